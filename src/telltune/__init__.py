@@ -1,0 +1,50 @@
+"""telltune: adapt a language model with almost no data.
+
+    import telltune
+
+    recipe = telltune.load_recipe("recipes/tickets.yaml")
+    adapter = telltune.fit(recipe, "runs/tickets")
+    print(telltune.evaluate("runs/tickets").scores)
+    print(telltune.predict("runs/tickets", ["My invoice is wrong."]))
+
+Everything is imported when it is first used, so that `import telltune` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from telltune.api import anchor, check, evaluate, fit, plan, predict
+    from telltune.errors import TellError
+    from telltune.recipe import Recipe, load_recipe
+    from telltune.study.compare import compare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Recipe",
+    "TellError",
+    "anchor",
+    "check",
+    "compare",
+    "evaluate",
+    "fit",
+    "load_recipe",
+    "plan",
+    "predict",
+]
+
+_HOMES = {
+    "Recipe": "telltune.recipe",
+    "TellError": "telltune.errors",
+    "compare": "telltune.study.compare",
+    "load_recipe": "telltune.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'telltune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "telltune.api")), name)

@@ -1,0 +1,250 @@
+"""The verbs as Python functions; the command line only parses, calls these and prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.checks import check_examples, finding_of
+from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.examples import Example, Problem
+from telltune.data.reading import scan
+from telltune.data.task import load_general, load_split, load_task
+from telltune.errors import RecipeError
+from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
+from telltune.methods.adapter_folder import load_predictor, read_tell
+from telltune.methods.anchor_choice import propose_anchors, rank_anchors
+from telltune.methods.forecast import estimated_memory_gib, estimated_seconds
+from telltune.methods.output_folder import claim, record_recipe
+from telltune.methods.preparation import prepare
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.models import compute_dtype, load_base, load_config, load_tokenizer
+from telltune.recipe import DataSpec, Recipe, load_recipe, recipe_from_dict
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.checks import Finding
+    from telltune.evaluation.score import Evaluation
+    from telltune.methods.anchor_choice import Candidate
+
+__all__ = ["anchor", "check", "evaluate", "fit", "plan", "predict", "predict_examples"]
+
+AnyRecipe = Recipe | str | Path | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` leaves: the folder, and what its tell.json says."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """A recipe from a file, a dictionary or a recipe."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+
+
+def plan(recipe: AnyRecipe) -> dict[str, Any]:
+    """What a run would do, without training.
+
+    Returns:
+        task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
+        optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more.
+
+    Raises:
+        TellError: Whatever would stop the run before its first step.
+    """
+    import torch
+
+    recipe = as_recipe(recipe)
+    method = get_method(recipe.method)
+    if not method.trains:
+        raise RecipeError(f"method `{method.name}` trains nothing; there is nothing to plan.")
+    task = load_task(recipe)
+    general = load_general(recipe) if method.mixes else None
+    config = load_config(recipe.model)
+    prepared = prepare(method, task, general, load_tokenizer(recipe.model), config, recipe)
+    bf16 = compute_dtype(recipe.training.precision) is torch.bfloat16
+    longest = int(prepared.task.lengths.max())
+    if prepared.general is not None and prepared.counts.general_examples:
+        longest = max(longest, int(prepared.general.lengths.max()))
+    return {
+        "method": method.name,
+        "task": task.name,
+        **prepared.counts.to_dict(),
+        "precision": "bf16" if bf16 else "fp32",
+        "estimated_seconds": round(
+            estimated_seconds(
+                config, prepared.counts.trained_tokens, bf16=bf16, dropout=recipe.lora.dropout > 0
+            ),
+            1,
+        ),
+        "estimated_memory_gib": round(
+            estimated_memory_gib(config, recipe.training.micro_batch_tokens, longest, bf16=bf16), 2
+        ),
+    }
+
+
+def fit(
+    recipe: AnyRecipe, out: str | Path, *, overwrite: bool = False, progress: bool = True
+) -> Fit:
+    """Train an adapter.
+
+    A run that was cut short goes on from its last checkpoint when called again on the same folder.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`.
+        out: The adapter folder.
+        overwrite: Train again where a finished run, or one with another recipe, already is.
+        progress: Show a bar.
+
+    Raises:
+        TellError: One sentence that says what, where, and what to do.
+    """
+    recipe, out = as_recipe(recipe), Path(out)
+    method = get_method(recipe.method)
+    if not method.trains:
+        raise RecipeError(f"method `{method.name}` trains nothing; `tell compare` can score it.")
+    claim(out, recipe, overwrite=overwrite)
+    task = load_task(recipe)
+    general = load_general(recipe) if method.mixes else None
+    prepare(method, task, general, load_tokenizer(recipe.model), load_config(recipe.model), recipe)
+    base = load_base(
+        recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+    )
+    record_recipe(out, recipe)
+    method.run(task, general, base, Settings(recipe, out, progress)).release()
+    return Fit(out, read_tell(out))
+
+
+def evaluate(
+    adapter: str | Path,
+    recipe: AnyRecipe | None = None,
+    *,
+    split: str = "test",
+    metrics: Sequence[str] = (),
+    max_items: int | None = None,
+    predictions: Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score an adapter folder on held-out items.
+
+    Args:
+        adapter: From `fit`.
+        recipe: Whose task to score on; the adapter's own if not given.
+        split: `test` or `dev`.
+        metrics: Names, the headline first.
+        max_items: Score the first so many only.
+        predictions: Write prompts, references, answers and scores to this JSONL file.
+        progress: Show a bar.
+    """
+    folder = Path(adapter)
+    record = read_tell(folder)
+    if split not in ("test", "dev"):
+        raise RecipeError(f"--split {split}: give `test` or `dev`.")
+    recipe = as_recipe(recipe if recipe is not None else record["recipe"])
+    metrics = tuple(metrics) or load_task(recipe).metrics
+    check_metrics(metrics)
+    items = load_split(recipe, "test" if split == "test" else "dev")
+    items = items[: max_items or recipe.evaluation.max_items]
+    predictor = load_predictor(
+        folder,
+        precision=recipe.training.precision,
+        batch_tokens=recipe.evaluation.batch_tokens,
+    )
+    with bar(shown=progress) as shown:
+        counter = shown.add_task(f"{folder.name}: {split}", total=len(items), note="")
+        evaluation = evaluate_predictor(
+            predictor,
+            items,
+            metrics,
+            confidence=recipe.evaluation.confidence,
+            seed=recipe.seed,
+            on_done=lambda n: shown.advance(counter, n),
+        )
+    if predictions is not None:
+        write_predictions(predictions, items, evaluation)
+    return evaluation
+
+
+def predict(
+    adapter: str | Path, prompts: Sequence[str], *, max_new_tokens: int | None = None
+) -> list[str]:
+    """Answer prompts with an adapter folder, greedily."""
+    return predict_examples(
+        adapter, [Example(prompt, "") for prompt in prompts], max_new_tokens=max_new_tokens
+    )
+
+
+def predict_examples(
+    adapter: str | Path,
+    examples: Sequence[Example],
+    *,
+    max_new_tokens: int | None = None,
+    progress: bool = False,
+) -> list[str]:
+    """As `predict`, for prompts with turns before them."""
+    predictor = load_predictor(Path(adapter))
+    if max_new_tokens is not None:
+        predictor.max_new_tokens = max_new_tokens
+    if predictor.anchor is not None:
+        examples = [predictor.anchor.detach(example) for example in examples]
+    with bar(shown=progress) as shown:
+        counter = shown.add_task("predict", total=len(examples), note="")
+        return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
+
+
+def check(
+    files: dict[str, list[str]], *, model: str | None = None, max_length: int | None = None
+) -> tuple[dict[str, int], list[Finding]]:
+    """Look through data for what would be refused, and for what should be looked at.
+
+    Args:
+        files: Paths by split; `train` is held against every other split.
+        model: Whose tokenizer to count tokens and know control tokens with; None for neither.
+        max_length: Longest example in tokens.
+
+    Returns:
+        Examples by split, and the findings.
+    """
+    findings: list[Finding] = []
+    groups: dict[str, list[Example]] = {}
+    for split, paths in files.items():
+        groups[split] = []
+        for path in paths:
+            for item in scan(DataSpec(path=path)):
+                if isinstance(item, Problem):
+                    findings.append(finding_of(item))
+                else:
+                    groups[split].append(item)
+    count_tokens, controls = None, []
+    if model is not None:
+        tokenizer = load_tokenizer(recipe_from_dict({"model": model, "task": "x"}).model)
+        encoder, controls = Encoder(tokenizer), control_tokens(tokenizer)
+        count_tokens = _counter(encoder, [e for group in groups.values() for e in group])
+    findings += check_examples(
+        groups, control_tokens=controls, count_tokens=count_tokens, max_length=max_length
+    )
+    return {split: len(group) for split, group in groups.items()}, findings
+
+
+def _counter(encoder: Encoder, examples: list[Example]) -> Any:
+    """Tokens of an example, all counted in one batch, which is many times quicker."""
+    lengths = encoder.encode(examples).lengths
+    by_identity = {id(e): int(n) for e, n in zip(examples, lengths, strict=True)}
+    return lambda example: by_identity[id(example)]
+
+
+def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> list[Candidate]:
+    """Propose anchors and rank them, with the recipe's own and none, by loss before training."""
+    recipe = as_recipe(recipe)
+    task = load_task(recipe)
+    base = load_base(recipe.model, recipe.training.precision)
+    return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))

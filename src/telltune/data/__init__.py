@@ -1,0 +1,1 @@
+"""Data: from files to examples, and from examples to the token ids that training sees."""

@@ -1,0 +1,200 @@
+"""The anchor: one fixed text that goes with every task example, in training and at inference.
+
+TELL (arXiv 2404.00914) opens each query with a fixed instruction and each response with a fixed
+line. Here the anchor lives in one place only, the tokenizer's chat template: training encodes task
+data with the anchored template, and the adapter folder carries it, so that whoever calls
+`apply_chat_template` applies the same anchor without knowing of telltune.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from telltune.data.encoding import control_tokens
+from telltune.errors import ModelError, RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from telltune.data.examples import Example
+    from telltune.recipe import AnchorSpec
+
+__all__ = ["Anchor", "anchored_tokenizer"]
+
+GAP = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A two-sided anchor.
+
+    Attributes:
+        prompt: Opens the user turn, or stands in the system turn.
+        response: Opens the answer ("" for none). It is given to the model with the generation
+            prompt, so that no answer token is spent on it and none can get it wrong.
+        place: Where the prompt side goes.
+    """
+
+    prompt: str
+    response: str = ""
+    place: Literal["user", "system"] = "user"
+
+    @classmethod
+    def from_spec(cls, spec: AnchorSpec) -> Anchor:
+        """The anchor that a recipe writes."""
+        return cls(spec.prompt.strip(), spec.response.strip(), spec.place)
+
+    def strip(self, text: str) -> str:
+        """Take the response side off an answer, if it is there."""
+        return _without_opening(text, self.response)
+
+    def detach(self, example: Example) -> Example:
+        """Take both sides off an example whose data already carries them.
+
+        The published TELL data does; attaching the anchor a second time would teach it twice.
+        """
+        return replace(
+            example,
+            prompt=_without_opening(example.prompt, self.prompt),
+            completion=self.strip(example.completion),
+        )
+
+    def write_into(self, template: str) -> str:
+        """A chat template that does what `template` does, and carries the anchor.
+
+        The first user turn (or the system turn) gets the prompt side, the first assistant turn or
+        the generation prompt the response side. Later turns stay as they are.
+
+        Args:
+            template: A Jinja chat template as Hugging Face tokenizers have it.
+        """
+        before = _PROMPT_IN_USER if self.place == "user" else _PROMPT_IN_SYSTEM
+        body = template.removesuffix("\n")
+        if self.response:
+            before += _RESPONSE_IN_ASSISTANT
+            # A template decides itself when it opens the assistant's turn; the response side must
+            # follow that opening, and only before the first answer.
+            body += _RESPONSE_AFTER_GENERATION_PROMPT
+        values = (
+            "{%- set telltune = namespace(messages=[], prompt_due=true, response_due=true, "
+            f"prompt={_jinja_text(self.prompt)}, response={_jinja_text(self.response + GAP)}, "
+            f"gap={_jinja_text(GAP)}) -%}}"
+        )
+        # The empty expression at the end keeps white space that opens the original template.
+        return f"{values}{before}{{%- set messages = telltune.messages -%}}{{{{- '' }}}}{body}"
+
+
+_PROMPT_IN_USER = """
+{%- for message in messages -%}
+  {%- if message['role'] == 'user' and telltune.prompt_due -%}
+    {%- set telltune.prompt_due = false -%}
+    {%- set telltune.messages = telltune.messages
+        + [dict(message, content=telltune.prompt + telltune.gap + message['content'])] -%}
+  {%- else -%}
+    {%- set telltune.messages = telltune.messages + [message] -%}
+  {%- endif -%}
+{%- endfor -%}"""
+
+_PROMPT_IN_SYSTEM = """
+{%- if messages and messages[0]['role'] == 'system' -%}
+  {%- set telltune.messages = [dict(messages[0],
+      content=telltune.prompt + telltune.gap + messages[0]['content'])] + messages[1:] -%}
+{%- else -%}
+  {%- set telltune.messages = [{'role': 'system', 'content': telltune.prompt}] + messages -%}
+{%- endif -%}"""
+
+_RESPONSE_IN_ASSISTANT = """
+{%- set messages = telltune.messages -%}
+{%- set telltune.messages = [] -%}
+{%- for message in messages -%}
+  {%- if message['role'] == 'assistant' and telltune.response_due -%}
+    {%- set telltune.response_due = false -%}
+    {%- set telltune.messages = telltune.messages
+        + [dict(message, content=telltune.response + message['content'])] -%}
+  {%- else -%}
+    {%- set telltune.messages = telltune.messages + [message] -%}
+  {%- endif -%}
+{%- endfor -%}"""
+
+_RESPONSE_AFTER_GENERATION_PROMPT = (
+    "{% if add_generation_prompt and telltune.response_due %}{{ telltune.response }}{% endif %}"
+)
+
+
+def anchored_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, anchor: Anchor | None
+) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer whose chat template carries the anchor.
+
+    Args:
+        tokenizer: With the model's own template.
+        anchor: None gives the tokenizer back as it is.
+
+    Raises:
+        ModelError: The template loses the anchor (no system turn, say), or changes it.
+        RecipeError: The anchor is empty, or holds a control token, which a template cannot write
+            as plain text.
+    """
+    if anchor is None:
+        return tokenizer
+    if not anchor.prompt:
+        raise RecipeError("anchor.prompt is empty; write one, or leave `anchor` out.")
+    for control in control_tokens(tokenizer):
+        if control in anchor.prompt or control in anchor.response:
+            raise RecipeError(
+                f"the anchor holds the control token {control!r}, which a chat template cannot "
+                "carry as plain text; take it out."
+            )
+    anchored = copy.deepcopy(tokenizer)
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ModelError("the tokenizer has several named chat templates; telltune needs one.")
+    anchored.chat_template = anchor.write_into(template)
+    _verify(tokenizer, anchored, anchor)
+    return anchored
+
+
+def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a: Anchor) -> None:
+    """Check on a probe that the anchored template writes what it should, where it should."""
+    probe = [{"role": "user", "content": "PROBE"}]
+    user = [{"role": "user", "content": a.prompt + GAP + "PROBE"}]
+    system = [{"role": "system", "content": a.prompt}, *probe]
+    other = "system" if a.place == "user" else "user"
+    try:
+        wanted = _render(plain, user if a.place == "user" else system)
+        got = _render(anchored, probe)
+    except Exception as error:  # a template may raise whatever it likes
+        raise ModelError(
+            f"the model's chat template cannot carry an anchor in the {a.place} turn: {error}; "
+            f"set anchor.place to {other}."
+        ) from None
+    if a.response:
+        wanted += a.response + GAP
+    if got != wanted or a.prompt not in got or "PROBE" not in got:
+        raise ModelError(
+            f"the model's chat template does not carry an anchor in the {a.place} turn (it drops "
+            f"or changes that text); set anchor.place to {other}."
+        )
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _without_opening(text: str, opening: str) -> str:
+    """Take `opening` off the start of a text; white space around and inside it may differ."""
+    if not opening:
+        return text
+    pattern = r"\s*" + r"\s+".join(re.escape(word) for word in opening.split()) + r"\s*"
+    match = re.match(pattern, text)
+    return text[match.end() :] if match else text
+
+
+def _jinja_text(text: str) -> str:
+    """A text as a Jinja string literal."""
+    for raw, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        text = text.replace(raw, escaped)
+    return f'"{text}"'

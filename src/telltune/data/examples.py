@@ -1,0 +1,53 @@
+"""Examples, the one form that all data takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Example", "Message", "Problem"]
+
+
+class Message(NamedTuple):
+    """One turn of a conversation. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing to learn or to be tested on: a prompt and the completion that should follow.
+
+    Attributes:
+        prompt: The last user turn, without an anchor and without template text.
+        completion: What the model should answer. Only this carries loss.
+        source: The name of the data set, such as "tickets" or "mmlu".
+        origin: Where it stands, for messages: "tickets.jsonl:17".
+        history: Turns before the prompt (a system turn, earlier user and assistant turns).
+    """
+
+    prompt: str
+    completion: str
+    source: str = ""
+    origin: str = ""
+    history: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row that cannot become an example. `str` gives "tickets.jsonl:17: no response: ...".
+
+    Attributes:
+        file: The file as the user named it, or the hub id.
+        line: Counted from 1: the line where the row begins, or the row itself in Parquet and on
+            the hub.
+        reason: What is wrong with it and what to do.
+    """
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"

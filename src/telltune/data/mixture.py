@@ -1,0 +1,511 @@
+"""Task and general examples in one seeded order: the "extensive shuffle" of TELL.
+
+Task examples, each repeated for as many passes as wanted, and a much larger amount of general
+examples are one multiset, put in one random order (arXiv 2404.00914). An order here is a pure
+function of (seed, epoch, sizes) that can be read from any place. So a resumed run sees what an
+uninterrupted one would have, whatever the number of processes, and no order is ever held in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+
+from telltune.data.permutation import MAX_SIZE, Permutation, derive_keys, hash64
+from telltune.errors import DataError, RecipeError
+from telltune.recipe import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Mixture", "Slot", "Slots", "general_choice", "interleave", "size_general"]
+
+T = TypeVar("T")
+
+# What a random stream is for. A new purpose takes a new number: changing one changes every run.
+_CHOICE, _REFRESH, _REST, _ORDER, _TASK_PASS, _BATCH, _OFFSET = range(7)
+
+_CHUNK = 2**13
+"""Slots that an iterator computes at once."""
+
+
+class Slot(NamedTuple):
+    """One place in the order, and what stands there."""
+
+    source: Literal["task", "general"]
+    """Which data."""
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    """Which example of that data, from 0."""
+
+
+class Slots(NamedTuple):
+    """Consecutive places in the order, as arrays of one length."""
+
+    is_task: NDArray[np.bool_]
+    """Shape (n,): true for a task example, false for a general one."""
+    index: NDArray[np.int64]  # type: ignore[assignment]  # as in Slot
+    """Shape (n,): which example of that data, from 0."""
+
+
+@lru_cache(maxsize=32)
+def _permutation(size: int, seed: int, stream: tuple[int, ...]) -> Permutation:
+    """Keep the latest: a small one is a table, and sorting it for each batch would be slow."""
+    return Permutation(size, seed, stream)
+
+
+def general_choice(available: int, seed: int) -> Permutation:
+    """Give the order in which a mixture draws on the general data.
+
+    `size_general` and the mixture share it, so the tokens counted are the tokens trained on.
+
+    Args:
+        available: General examples there are, 1 or more.
+        seed: The mixture's seed.
+
+    Returns:
+        Epoch 0 takes the numbers at positions 0, 1, 2 … of this permutation of `range(available)`.
+    """
+    return _permutation(available, seed, (_CHOICE,))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How task passes and general examples follow one another.
+
+    Every task example appears `passes` times an epoch, every general example at most once. The
+    next epoch has another order and takes other general examples: none comes back before all have
+    been seen.
+
+    Orders:
+        `shuffled`: one uniform random order of the whole multiset. TELL's.
+        `stratified`: each optimizer batch holds its proportional share of task examples, rounded
+            up or down, in random places. One pass over the task data ends before the next begins.
+        `task_first`, `general_first`: one part after the other, each shuffled within.
+
+    Example:
+        >>> mixture = Mixture(10, 1000, 50_000, passes=3, order="shuffled", seed=0, batch_size=16)
+        >>> len(mixture)
+        1030
+        >>> is_task, index = mixture.slots(epoch=0, start=0, stop=len(mixture))
+        >>> int(is_task.sum())
+        30
+
+    Attributes:
+        task_examples: Distinct task examples; 0 for general data alone.
+        general_examples: General slots in an epoch; 0 for task data alone.
+        general_available: General examples to choose from, or None for a stream, which is taken in
+            the order it comes.
+        passes: How often each task example appears in an epoch.
+        order: See above.
+        seed: Zero or more.
+        batch_size: Examples in an optimizer step, over all processes.
+
+    Raises:
+        RecipeError: A setting is out of range, or `stratified` with a batch of one.
+        DataError: There is nothing to mix, too much, or less general data than the epoch asks for.
+    """
+
+    task_examples: int
+    general_examples: int
+    general_available: int | None
+    passes: int
+    order: Order
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            known = ", ".join(f"`{order}`" for order in get_args(Order))
+            raise RecipeError(f"`mixture.order` is one of {known}, not `{self.order}`.")
+        for key, value, least in (
+            ("mixture.passes", self.passes, 1),
+            ("mixture.general_examples", self.general_examples, 0),
+            ("training.batch_size", self.batch_size, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise RecipeError(f"`{key}` must be {least} or more, not {value}.")
+        if self.order == "stratified" and self.batch_size == 1:
+            raise RecipeError(
+                "`mixture.order: stratified` gives each batch its share of task examples, and a "
+                "batch of 1 has nothing to share: raise `training.batch_size`, or use `shuffled`."
+            )
+        if self.task_examples < 0:
+            raise DataError(f"The number of task examples cannot be {self.task_examples}.")
+        if not 1 <= self._size <= MAX_SIZE:
+            raise DataError(
+                f"A mixture holds from 1 to 2**40 examples, not {self._size}: "
+                f"{self.task_examples} task examples x {self.passes} passes "
+                f"+ {self.general_examples} general examples."
+            )
+        if self.order == "stratified" and (self._task_slots + 1) * self._size >= 2**63:
+            raise DataError(
+                f"`mixture.order: stratified` cannot count {self._task_slots} task examples among "
+                f"{self._size}: lower `mixture.passes`, or use `shuffled`."
+            )
+        available = self.general_available
+        if available is not None and not self.general_examples <= available <= MAX_SIZE:
+            raise DataError(
+                f"An epoch asks for {self.general_examples} general examples and there are "
+                f"{available} (2**40 at most): lower `mixture.general_examples` or "
+                "`mixture.leverage_ratio`, or add general data."
+            )
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the last may be short."""
+        return -(-self._size // self.batch_size)
+
+    @property
+    def _task_slots(self) -> int:
+        return self.passes * self.task_examples
+
+    @property
+    def _size(self) -> int:
+        # Not len(self), which Python limits to the platform's index type and which is read here
+        # before the sizes are known to be valid.
+        return self._task_slots + self.general_examples
+
+    def slot(self, epoch: int, position: int) -> Slot:
+        """Say what stands at one place; `slots` is the quick way to read many.
+
+        Raises:
+            IndexError: The place is outside the epoch, or the epoch is negative.
+        """
+        is_task, index = self.slots(epoch, position, position + 1)
+        return Slot("task" if is_task[0] else "general", int(index[0]))
+
+    def slots(self, epoch: int, start: int, stop: int) -> Slots:
+        """Read a stretch of an epoch's order. A pure function of (seed, epoch, sizes).
+
+        Time and memory grow with `stop - start` only. (A shuffled stream's indices also take time,
+        not memory, for each task slot; `batches` pays that once.)
+
+        Args:
+            epoch: From 0.
+            start: First place, from 0.
+            stop: One past the last place, at most `len(self)`.
+
+        Returns:
+            Arrays of shape (stop - start,). For a stream, `index` counts on from epoch to epoch.
+
+        Raises:
+            IndexError: The stretch is outside the epoch, or the epoch is negative.
+        """
+        self._check_places(epoch, start, stop)
+        before = self.general_before(epoch, start) if self.general_available is None else 0
+        return self._slots(epoch, start, stop, before)
+
+    def batches(
+        self, epoch: int, start_batch: int = 0, shard: int = 0, shards: int = 1
+    ) -> Iterator[Slots]:
+        """Go through an epoch one optimizer step at a time.
+
+        The shards of a step are the step, whatever their number: nothing is lost or repeated.
+        Each shard sees every step, so that processes stay together; in the last, short batch, or
+        with more shards than `batch_size`, a shard's part may be empty.
+
+        Args:
+            epoch: From 0.
+            start_batch: Steps already done.
+            shard: This process, from 0.
+            shards: How many processes share each batch.
+
+        Yields:
+            This shard's part of each batch: every `shards`-th place of it.
+
+        Raises:
+            IndexError: `epoch`, `start_batch` or `shard` is out of range.
+        """
+        if not 0 <= shard < shards:
+            raise IndexError(f"Shard {shard} does not lie in range({shards}).")
+        if not 0 <= start_batch <= self.batches_per_epoch:
+            raise IndexError(f"Batch {start_batch} of {self.batches_per_epoch} does not exist.")
+        start = min(start_batch * self.batch_size, self._size)
+        self._check_places(epoch, start, self._size)
+        return self._shard_batches(epoch, start, shard, shards)
+
+    def general_before(self, epoch: int, position: int) -> int:
+        """Count the general slots before a place: what a resumed stream has to pass over.
+
+        Args:
+            epoch: From 0.
+            position: A place, from 0 to `len(self)`.
+
+        Returns:
+            General slots among the epoch's first `position`.
+
+        Raises:
+            IndexError: The place is outside the epoch, or the epoch is negative.
+        """
+        self._check_places(epoch, position, position)
+        match self.order:
+            case "task_first":
+                return max(0, position - self._task_slots)
+            case "general_first":
+                return min(position, self.general_examples)
+            case "stratified":
+                edge = position - position % self.batch_size
+                is_task, _ = self._draw(epoch, edge, position)
+                task_before = int(self._quota(epoch, np.array([edge]))[0]) + int(is_task.sum())
+            case "shuffled":
+                order = self._order(epoch, self._size)
+                task_before = sum(
+                    int((order.inverse(part) < position).sum())
+                    for part in _ranges(0, self._task_slots)
+                )
+        return position - task_before
+
+    def _check_places(self, epoch: int, start: int, stop: int) -> None:
+        if epoch < 0:
+            raise IndexError(f"Epochs count from 0: {epoch} does not exist.")
+        if not 0 <= start <= stop <= self._size:
+            raise IndexError(f"Places {start} to {stop} do not lie in an epoch of {self._size}.")
+
+    def _shard_batches(self, epoch: int, start: int, shard: int, shards: int) -> Iterator[Slots]:
+        whole_batches = max(1, _CHUNK // self.batch_size) * self.batch_size
+        for is_task, index in self._chunks(epoch, start, whole_batches):
+            for first in range(0, len(index), self.batch_size):
+                part = slice(first + shard, first + self.batch_size, shards)
+                yield Slots(is_task[part], index[part])
+
+    def _chunks(self, epoch: int, start: int, length: int = _CHUNK) -> Iterator[Slots]:
+        """Read on from `start`, and count a stream's examples along the way, not anew each time."""
+        before = self.general_before(epoch, start) if self.general_available is None else 0
+        for first in range(start, self._size, length):
+            chunk = self._slots(epoch, first, min(first + length, self._size), before)
+            before += int((~chunk.is_task).sum())
+            yield chunk
+
+    def _slots(self, epoch: int, start: int, stop: int, general_before: int) -> Slots:
+        is_task, ordinal = self._draw(epoch, start, stop)
+        index = np.empty(stop - start, dtype=np.int64)
+        if self.task_examples:
+            index[is_task] = ordinal[is_task] % self.task_examples
+        rank = epoch * self.general_examples
+        if self.general_available is None:
+            index[~is_task] = rank + general_before + np.arange(int((~is_task).sum()))
+        else:
+            index[~is_task] = self._general_index(rank + ordinal[~is_task])
+        return Slots(is_task, index)
+
+    def _draw(
+        self, epoch: int, start: int, stop: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Draw which kind stands at each place, and its number among its kind in this epoch."""
+        if self.order == "stratified":
+            return self._draw_stratified(epoch, start, stop)
+        places = np.arange(start, stop)
+        if self.order == "shuffled":
+            numbers = self._order(epoch, self._size)[places]
+            is_task = numbers < self._task_slots
+            return is_task, np.where(is_task, numbers, numbers - self._task_slots)
+        if self.order == "task_first":
+            is_task, ordinal = places < self._task_slots, places - self._task_slots
+        else:
+            is_task, ordinal = places >= self.general_examples, places.copy()
+            places = places - self.general_examples
+        if is_task.any():
+            ordinal[is_task] = self._order(epoch, self._task_slots)[places[is_task]]
+        return is_task, ordinal
+
+    def _draw_stratified(
+        self, epoch: int, start: int, stop: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        first, last = start // self.batch_size, -(-stop // self.batch_size)
+        edges = np.arange(first, last + 1) * self.batch_size
+        task_until = self._quota(epoch, np.minimum(edges, self._size))
+        places = np.arange(first * self.batch_size, last * self.batch_size)
+        draws = hash64(places.astype(np.uint64), derive_keys(self.seed, (_BATCH, epoch), 1)[0])
+        # A short last batch is filled up with places that come last and are cut off again.
+        draws[places >= self._size] = np.iinfo(np.uint64).max
+        by_batch = draws.reshape(last - first, self.batch_size)
+        rank = by_batch.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+        is_task = (rank < np.diff(task_until)[:, None]).ravel()
+        task_seen = task_until[0] + np.cumsum(is_task)
+        ordinal = np.where(is_task, task_seen - 1, places - task_seen)
+        wanted = slice(start - first * self.batch_size, stop - first * self.batch_size)
+        is_task, ordinal = is_task[wanted], ordinal[wanted]
+        ordinal[is_task] = self._shuffle_passes(epoch, ordinal[is_task])
+        return is_task, ordinal
+
+    def _quota(self, epoch: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count the task examples in the batches before each edge.
+
+        The offset moves the rounding, so that scarce task examples do not fall into the same
+        batches every epoch.
+        """
+        offset = int(derive_keys(self.seed, (_OFFSET, epoch), 1)[0]) % self._size
+        return (edges * self._task_slots + offset) // self._size
+
+    def _shuffle_passes(self, epoch: int, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give each pass over the task data its own random order."""
+        shuffled = np.empty_like(ordinal)
+        if not ordinal.size:
+            return shuffled
+        passes = ordinal // self.task_examples
+        for number in range(int(passes[0]), int(passes[-1]) + 1):
+            inside = slice(*np.searchsorted(passes, [number, number + 1]))
+            order = _permutation(self.task_examples, self.seed, (_TASK_PASS, epoch, number))
+            shuffled[inside] = order[ordinal[inside] - number * self.task_examples]
+        return shuffled
+
+    def _order(self, epoch: int, size: int) -> Permutation:
+        return _permutation(size, self.seed, (_ORDER, epoch))
+
+    def _general_index(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the example that each general slot takes, counted over all epochs."""
+        available = self.general_available
+        if not available or not ranks.size:
+            return np.empty_like(ranks)
+        laps = ranks // available
+        index = np.empty_like(ranks)
+        # An epoch is no longer than a lap over the general data, so it touches two at most.
+        for lap in range(int(laps.min()), int(laps.max()) + 1):
+            inside = laps == lap
+            positions = ranks[inside] - lap * available
+            for later in range(lap, 0, -1):
+                positions = self._previous_lap(positions, later, available)
+            index[inside] = general_choice(available, self.seed)[positions]
+        return index
+
+    def _previous_lap(
+        self, positions: NDArray[np.int64], lap: int, available: int
+    ) -> NDArray[np.int64]:
+        """Say where a lap's examples stood in the lap before.
+
+        Where an epoch runs over the seam, its part in the new lap (`head` examples) must not repeat
+        its part in the old one (the last `tail`). So the head is drawn from the rest, and only then
+        are the tail and what is left of the rest shuffled together.
+        """
+        tail = lap * available % self.general_examples
+        head = self.general_examples - tail if tail else 0
+        rest = _permutation(available - tail, self.seed, (_REFRESH, lap))
+        after = _permutation(available - head, self.seed, (_REST, lap))
+        old = positions.copy()
+        behind = positions >= head
+        old[behind] = after[positions[behind] - head] + head
+        from_rest = old < available - tail
+        old[from_rest] = rest[old[from_rest]]
+        return old
+
+
+def size_general(
+    leverage_ratio: float, task_tokens: int, general_lengths: ArrayLike, seed: int
+) -> int:
+    """Choose how many general examples make the wanted leverage ratio.
+
+    Leverage ratio = general tokens / distinct task tokens. The count is the one whose tokens come
+    nearest to the target, taken in the order in which a `Mixture` of this seed takes them in epoch
+    0; of two equally near, the smaller. It is 0 where even one example would be further off.
+
+    Args:
+        leverage_ratio: Zero or more.
+        task_tokens: Tokens of the distinct task examples.
+        general_lengths: Tokens of each general example, shape (available,).
+        seed: The mixture's seed.
+
+    Returns:
+        How many general examples an epoch takes.
+
+    Raises:
+        RecipeError: The ratio is negative or not finite.
+        DataError: There are no task tokens, or too few general ones.
+    """
+    if not (math.isfinite(leverage_ratio) and leverage_ratio >= 0):
+        raise RecipeError(f"`mixture.leverage_ratio` must be 0 or more, not {leverage_ratio}.")
+    if task_tokens < 1:
+        raise DataError("There are no task tokens, so a leverage ratio has nothing to multiply.")
+    lengths = np.asarray(general_lengths, dtype=np.int64)
+    target = leverage_ratio * task_tokens
+    total = int(lengths.sum())
+    if total < target:
+        # Rounded down, so that the ratio named here works when it is put into the recipe.
+        largest = math.floor(total / task_tokens * 100) / 100
+        raise DataError(
+            f"A leverage ratio of {leverage_ratio:g} asks for {math.ceil(target)} general tokens "
+            f"({leverage_ratio:g} x {task_tokens} task tokens), and there are {total}: "
+            f"{math.ceil(target) - total} are short. Lower `mixture.leverage_ratio` to "
+            f"{largest:.2f} at most, or add general data."
+        )
+    if target == 0:
+        return 0
+    tokens = np.cumsum(lengths[general_choice(lengths.size, seed)[np.arange(lengths.size)]])
+    reached = int(np.searchsorted(tokens, target))
+    below = int(tokens[reached - 1]) if reached else 0
+    return reached if target - below <= tokens[reached] - target else reached + 1
+
+
+def interleave(
+    mixture: Mixture, epoch: int, task: Sequence[T], general: Iterable[T], skip: int = 0
+) -> Iterator[T]:
+    """Mix task examples into a stream of general ones, in constant memory.
+
+    Args:
+        mixture: One with `general_available=None`.
+        epoch: From 0.
+        task: The task examples, `mixture.task_examples` of them.
+        general: The stream, standing where this epoch begins. No more is taken from it than the
+            epoch needs, so one iterator can serve epoch after epoch.
+        skip: Examples already seen, on a resumed run. The stream's part in them is read over.
+
+    Returns:
+        An iterator over the epoch's examples from the `skip`-th on.
+
+    Raises:
+        ValueError: The mixture chooses its general examples, and so cannot take them as they come.
+        IndexError: `epoch` or `skip` is out of range.
+        DataError: The task examples are not as many as the mixture counts; or, from the iterator
+            and at the slot that stays empty, the stream has ended early.
+    """
+    if mixture.general_available is not None:
+        raise ValueError("A stream is taken as it comes: mix it with `general_available=None`.")
+    if len(task) != mixture.task_examples:
+        raise DataError(
+            f"The mixture counts {mixture.task_examples} task examples, and {len(task)} were given."
+        )
+    before = mixture.general_before(epoch, skip)
+    return _interleave(mixture, epoch, task, general, skip, before)
+
+
+def _interleave(
+    mixture: Mixture,
+    epoch: int,
+    task: Sequence[T],
+    general: Iterable[T],
+    skip: int,
+    general_before: int,
+) -> Iterator[T]:
+    supply = _supply(general, mixture.general_examples)
+    deque(islice(supply, general_before), maxlen=0)
+    for is_task, index in mixture._chunks(epoch, skip):
+        for from_task, number in zip(is_task.tolist(), index.tolist(), strict=True):
+            yield task[number] if from_task else next(supply)
+
+
+def _supply(general: Iterable[T], asked: int) -> Iterator[T]:
+    """Hand on the stream, and say so if it ends: never fewer in silence, never the same again."""
+    came = 0
+    for example in general:
+        came += 1
+        yield example
+    raise DataError(
+        f"The stream of general data ended after {came} examples, and the epoch asks for {asked}: "
+        "lower `mixture.general_examples` or `mixture.leverage_ratio`, or add general data."
+    )
+
+
+def _ranges(start: int, stop: int) -> Iterator[NDArray[np.int64]]:
+    for first in range(start, stop, _CHUNK):
+        yield np.arange(first, min(first + _CHUNK, stop))

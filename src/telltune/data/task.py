@@ -1,0 +1,157 @@
+"""The task and general data that a recipe names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from telltune.data.anchor import Anchor
+from telltune.data.embedded import embedded_general, embedded_task
+from telltune.data.permutation import Permutation
+from telltune.data.reading import read_examples
+from telltune.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from numpy.typing import NDArray
+
+    from telltune.data.examples import Example
+    from telltune.recipe import DataSpec, Recipe
+
+__all__ = ["GeneralData", "TaskData", "digest", "load_general", "load_split", "load_task", "within"]
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a method may learn from and choose on. Test items are not in it, by construction.
+
+    Attributes:
+        name: For tables.
+        train: In the seed's order, so that a prefix is a smaller draw.
+        dev: For choices; may be empty.
+        anchor: The recipe's, or the embedded task's own.
+        metrics: Names, the headline first; empty lets the data decide.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    anchor: Anchor | None
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GeneralData:
+    """Abundant instructions and answers.
+
+    Attributes:
+        name: For tables.
+        examples: In their own order; the mixture chooses.
+    """
+
+    name: str
+    examples: Sequence[Example]
+
+
+def load_task(recipe: Recipe) -> TaskData:
+    """Read the task's training and dev data, cut to `task.max_examples`.
+
+    Raises:
+        DataError: As `read_examples`.
+    """
+    train = load_split(recipe, "train")
+    order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
+    drawn = tuple(train[i] for i in order[: recipe.task.max_examples])
+    metrics = tuple(recipe.evaluation.metrics or ())
+    if recipe.task.embedded:
+        metrics = metrics or embedded_task(recipe.task.embedded).metrics
+    has_dev = recipe.task.embedded is not None or recipe.task.dev is not None
+    return TaskData(
+        name=recipe.task.embedded or train[0].source,
+        train=drawn,
+        dev=tuple(load_split(recipe, "dev")) if has_dev else (),
+        anchor=_anchor(recipe),
+        metrics=metrics,
+    )
+
+
+def load_split(recipe: Recipe, split: Literal["train", "dev", "test"]) -> list[Example]:
+    """One split of the task, with the anchor taken off where the data already carries it.
+
+    Raises:
+        RecipeError: The recipe names no such split.
+        DataError: As `read_examples`.
+    """
+    if recipe.task.embedded:
+        examples = list(getattr(embedded_task(recipe.task.embedded), split))
+    else:
+        specs: list[DataSpec] | None = getattr(recipe.task, split)
+        if not specs:
+            raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
+        examples = read_examples(specs)
+    anchor = _anchor(recipe)
+    if anchor is not None:
+        examples = [anchor.detach(example) for example in examples]
+        for example in examples:
+            if not example.completion.strip():
+                raise DataError(f"{example.origin}: no response is left without the anchor's line.")
+    return examples
+
+
+def load_general(recipe: Recipe) -> GeneralData | None:
+    """Read the general data, or None where the recipe names none.
+
+    Raises:
+        DataError: As `read_examples`.
+    """
+    if recipe.general is None:
+        return None
+    examples: list[Example] = []
+    for spec in recipe.general.sources:
+        examples += embedded_general() if spec.path == EMBEDDED else read_examples([spec])
+    return GeneralData("+".join(s.path for s in recipe.general.sources), examples)
+
+
+def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
+    """How many examples, from the first, fit in `max_tokens`.
+
+    Raises:
+        DataError: Not even one does.
+    """
+    if max_tokens is None:
+        return len(lengths)
+    fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
+    if fitting == 0:
+        raise DataError(
+            f"task.max_tokens = {max_tokens} holds no example: the first has {lengths[0]} tokens."
+        )
+    return fitting
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """A hash of what the examples say, so that a run can be traced to its data."""
+    state = hashlib.sha256()
+    for example in examples:
+        row = (example.history, example.prompt, example.completion)
+        state.update(repr(row).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()[:16]
+
+
+# Keeps the draw of a subset apart from the mixture's random streams.
+_DRAW = (1000,)
+
+
+def _anchor(recipe: Recipe) -> Anchor | None:
+    if recipe.anchor is not None:
+        return Anchor.from_spec(recipe.anchor)
+    if recipe.task.embedded:
+        task = embedded_task(recipe.task.embedded)
+        return Anchor(task.anchor_prompt, task.anchor_response)
+    return None

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, and how sure a score is."""

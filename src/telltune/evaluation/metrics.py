@@ -1,0 +1,51 @@
+"""The door to the metrics: importing this registers all that come with telltune.
+
+    from telltune.evaluation.metrics import get_metric
+
+    scored = get_metric("macro_f1")(predictions, references)
+    scored.score, scored.per_item
+
+`registry` tells how to add one, `text` and `structured` hold the functions, and
+`docs/metrics.md` lists them for users.
+"""
+
+from __future__ import annotations
+
+from telltune.evaluation.registry import (
+    Floats,
+    Metric,
+    Scored,
+    get_metric,
+    mean_of,
+    metric,
+    metric_names,
+)
+from telltune.evaluation.structured import (
+    accuracy,
+    balanced_accuracy,
+    json_field_accuracy,
+    json_valid,
+    macro_f1,
+)
+from telltune.evaluation.text import bleu, chrf, exact_match, fold, rouge_l, token_f1
+
+__all__ = [
+    "Floats",
+    "Metric",
+    "Scored",
+    "accuracy",
+    "balanced_accuracy",
+    "bleu",
+    "chrf",
+    "exact_match",
+    "fold",
+    "get_metric",
+    "json_field_accuracy",
+    "json_valid",
+    "macro_f1",
+    "mean_of",
+    "metric",
+    "metric_names",
+    "rouge_l",
+    "token_f1",
+]

@@ -1,0 +1,216 @@
+"""What a metric is, and the one registry that all of them stand in.
+
+A metric is one function from predictions and references to a `Scored`. COMET, BLEURT or any other
+metric with weights of its own plugs in the same way as those that come with telltune:
+
+    from telltune.evaluation.metrics import Scored, mean_of, metric
+
+    @metric("comet", percent=False, needs_prompts=True)
+    def comet(predictions, references, prompts) -> Scored:
+        '''COMET, wmt22-comet-da (Rei et al., 2022).'''
+        import comet
+
+        model = comet.load_from_checkpoint("weights/wmt22-comet-da/model.ckpt")
+        rows = [
+            {"src": source, "mt": prediction, "ref": reference}
+            for source, prediction, reference in zip(prompts, predictions, references)
+        ]
+        return mean_of(model.predict(rows).scores)
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from telltune.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Floats", "Metric", "Scored", "get_metric", "mean_of", "metric", "metric_names"]
+
+Floats = npt.NDArray[np.float64]
+
+# Room for rounding: BLEU of a perfect corpus is exp(log 100), a hair above 100.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What a metric says of n predictions, kept so that a resample of them is scored quickly.
+
+    The score of any multiset of the items is `reduce` of the sum of their statistics. A bootstrap
+    is therefore one matrix product, with no text touched again.
+
+    Attributes:
+        per_item: Shape (n,). A score an item, on the scale of the score: 100 for a right answer
+            and 0 for a wrong one, sentence chrF, and so on.
+        statistics: Shape (n, k). Sufficient statistics an item, such as n-gram counts.
+        reduce: From summed statistics, shape (..., k), to corpus scores, shape (...).
+        percent: Whether scores lie on the scale 0..100.
+    """
+
+    per_item: Floats
+    statistics: Floats
+    reduce: Callable[[Floats], Floats]
+    percent: bool = True
+
+    @property
+    def score(self) -> float:
+        """The corpus score of all items; not always the mean of the per-item scores."""
+        return float(self.reduce(self.statistics.sum(axis=0)))
+
+    def __len__(self) -> int:
+        return len(self.per_item)
+
+
+def mean_of(per_item: npt.ArrayLike) -> Scored:
+    """Make a `Scored` whose corpus score is the mean over items.
+
+    Args:
+        per_item: Shape (n,). A score an item, on the scale that the metric is to be reported on.
+    """
+    scores = np.asarray(per_item, dtype=np.float64).reshape(-1)
+    return Scored(scores, np.column_stack([scores, np.ones_like(scores)]), _ratio)
+
+
+def _ratio(sums: Floats) -> Floats:
+    quotient: Floats = sums[..., 0] / sums[..., 1]
+    return quotient
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of the registry. Call it with predictions and references for a `Scored`.
+
+    Attributes:
+        name: What recipes call it.
+        function: From (predictions, references), and prompts where they are needed, to a `Scored`.
+        percent: Whether it lies on the scale 0..100.
+        binary: Whether the score is the share of items that are right, and nothing else.
+        needs_prompts: Whether the function takes the prompts too, as COMET takes its sources.
+    """
+
+    name: str
+    function: Callable[..., Scored]
+    percent: bool
+    binary: bool
+    needs_prompts: bool
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        lines = (self.function.__doc__ or "").strip().splitlines()
+        return lines[0] if lines else ""
+
+    def __call__(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        prompts: Sequence[str] | None = None,
+    ) -> Scored:
+        """Score n predictions against n references.
+
+        Raises:
+            DataError: There is nothing to score, the lengths differ, or prompts are needed and
+                were not given.
+            RecipeError: The metric's function returned scores of the wrong shape or scale.
+        """
+        if len(references) == 0:
+            raise DataError(
+                f"metric '{self.name}': there are no references to score against; "
+                f"give it at least one test example"
+            )
+        columns = [("predictions", predictions)]
+        if self.needs_prompts:
+            if prompts is None:
+                raise DataError(f"metric '{self.name}' needs the prompts, and none were given")
+            columns.append(("prompts", prompts))
+        for column, texts in columns:
+            if len(texts) != len(references):
+                raise DataError(
+                    f"metric '{self.name}': {len(texts)} {column} for {len(references)} "
+                    f"references; give one of each for every test example"
+                )
+        extra = [prompts] if self.needs_prompts else []
+        scored = self.function(predictions, references, *extra)
+        self._check(scored, len(references))
+        return replace(scored, percent=self.percent)
+
+    def _check(self, scored: Scored, n: int) -> None:
+        if scored.per_item.shape != (n,) or scored.statistics.shape[:1] != (n,):
+            raise RecipeError(
+                f"metric '{self.name}' returned {scored.per_item.size} per-item scores and "
+                f"{len(scored.statistics)} rows of statistics for {n} items; return one of each "
+                f"for every item"
+            )
+        if not (np.isfinite(scored.per_item).all() and np.isfinite(scored.statistics).all()):
+            raise RecipeError(f"metric '{self.name}' returned a score that is not a finite number")
+        if self.percent:
+            seen = np.append(scored.per_item, scored.score)
+            if seen.min() < -_ROUNDING or seen.max() > 100 + _ROUNDING:
+                raise RecipeError(
+                    f"metric '{self.name}' returned scores from {seen.min():g} to {seen.max():g}, "
+                    f"outside 0..100; rescale them or register it with percent=False"
+                )
+
+
+_METRICS: dict[str, Metric] = {}
+
+
+def metric(
+    name: str, *, percent: bool, binary: bool = False, needs_prompts: bool = False
+) -> Callable[[Callable[..., Scored]], Metric]:
+    """Put a function into the registry under a name.
+
+    Args:
+        name: What recipes are to call it.
+        percent: Whether its scores lie on the scale 0..100.
+        binary: Whether its score is the share of items that are right, and nothing else.
+        needs_prompts: Whether it takes the prompts as a third argument.
+
+    Raises:
+        RecipeError: Another function holds that name.
+    """
+
+    def register(function: Callable[..., Scored]) -> Metric:
+        held = _METRICS.get(name)
+        # The same function again is a notebook cell run twice, not a clash.
+        if held is not None and _origin(held.function) != _origin(function):
+            raise RecipeError(
+                f"metric '{name}' is registered already, by {_origin(held.function)}; "
+                f"choose another name"
+            )
+        _METRICS[name] = Metric(name, function, percent, binary, needs_prompts)
+        return _METRICS[name]
+
+    return register
+
+
+def _origin(function: Callable[..., Scored]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def get_metric(name: str) -> Metric:
+    """Look a metric up by name.
+
+    Raises:
+        RecipeError: No metric has that name; the message suggests the nearest.
+    """
+    if name in _METRICS:
+        return _METRICS[name]
+    near = difflib.get_close_matches(name, metric_names(), n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise RecipeError(
+        f"metrics: there is no metric '{name}'; {hint}choose from {', '.join(metric_names())}"
+    )
+
+
+def metric_names() -> list[str]:
+    """The names of all registered metrics, sorted."""
+    return sorted(_METRICS)

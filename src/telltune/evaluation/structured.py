@@ -1,0 +1,163 @@
+"""Metrics of answers with a form: labels of a closed set, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from telltune.errors import DataError
+from telltune.evaluation.registry import Floats, Scored, mean_of, metric
+from telltune.evaluation.text import fold
+
+__all__ = ["accuracy", "balanced_accuracy", "json_field_accuracy", "json_valid", "macro_f1"]
+
+# An object's fields, each value in canonical form.
+_Fields = dict[str, str]
+
+# From counts of gold, predicted and right items, each of shape (..., L), to scores in 0..1.
+_OfCounts = Callable[[Floats, Floats, Floats], Floats]
+
+
+def _label(text: str) -> str:
+    return fold(text).casefold()
+
+
+@metric("accuracy", percent=True, binary=True)
+def accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Share of predicted labels that are right; case and white space do not count.
+
+    A prediction that is no known label ("Billing, I think") is wrong.
+    """
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([100.0 * (_label(got) == _label(gold)) for got, gold in pairs])
+
+
+@metric("macro_f1", percent=True)
+def macro_f1(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """F1 of each label, averaged over the labels that the references hold.
+
+    A prediction that is none of them falls into an invalid class: it costs its gold label recall,
+    and no other label precision. Per-item scores are right (100) or wrong (0). Statistics have
+    shape (n, 3 L): one-hot gold, predicted and right, for L labels.
+
+    Source: equals scikit-learn's f1_score(average="macro", labels=labels in references).
+    """
+    return _by_label(predictions, references, _f1_of)
+
+
+@metric("balanced_accuracy", percent=True)
+def balanced_accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Recall of each label, averaged over the labels that the references hold.
+
+    Invalid predictions, per-item scores and statistics are as in `macro_f1`.
+
+    Source: equals scikit-learn's balanced_accuracy_score.
+    """
+    return _by_label(predictions, references, _recall_of)
+
+
+def _f1_of(gold: Floats, predicted: Floats, right: Floats) -> Floats:
+    return 2 * right / np.maximum(gold + predicted, 1)
+
+
+def _recall_of(gold: Floats, predicted: Floats, right: Floats) -> Floats:  # noqa: ARG001
+    return right / np.maximum(gold, 1)
+
+
+def _by_label(
+    predictions: Sequence[str], references: Sequence[str], of_counts: _OfCounts
+) -> Scored:
+    gold = [_label(text) for text in references]
+    got = [_label(text) for text in predictions]
+    column = {label: index for index, label in enumerate(sorted(set(gold)))}
+    one_hot = np.zeros((len(gold), 3, len(column)))
+    for row, (expected, predicted) in enumerate(zip(gold, got, strict=True)):
+        one_hot[row, 0, column[expected]] = 1
+        if predicted in column:
+            one_hot[row, 1, column[predicted]] = 1
+    one_hot[:, 2] = one_hot[:, 0] * one_hot[:, 1]
+
+    def reduce(sums: Floats) -> Floats:
+        counts = sums.reshape(*sums.shape[:-1], 3, -1)
+        expected = counts[..., 0, :]
+        # A resample without a label averages over the labels it holds, as the metric would if it
+        # were given those items.
+        held = expected > 0
+        per_label = of_counts(expected, counts[..., 1, :], counts[..., 2, :])
+        score: Floats = 100 * np.where(held, per_label, 0).sum(axis=-1) / held.sum(axis=-1)
+        return score
+
+    right = 100 * one_hot[:, 2].sum(axis=-1)
+    return Scored(right, one_hot.reshape(len(gold), -1), reduce)
+
+
+@metric("json_valid", percent=True, binary=True)
+def json_valid(predictions: Sequence[str], references: Sequence[str]) -> Scored:  # noqa: ARG001
+    """Share of predictions that parse as a JSON object or array; the references are not looked at.
+
+    Strictly RFC 8259, so NaN, comments, code fences and words around the JSON make it invalid.
+    """
+    return mean_of([100.0 * (_parse(text) is not None) for text in predictions])
+
+
+@metric("json_field_accuracy", percent=True)
+def json_field_accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Mean share of fields whose value is right, out of all fields of reference and prediction.
+
+    A field too many costs as much as a field too few. Values are compared whole: lists as
+    multisets at every depth, texts after `fold`, numbers by value (1 is 1.0, but neither true nor
+    "1"). A JSON array is right or wrong as one. Broken JSON is not mended and scores 0.
+
+    Raises:
+        DataError: A reference is not a JSON object or array.
+    """
+    scores = []
+    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        gold = _parse(reference)
+        if gold is None:
+            raise DataError(
+                f"metric 'json_field_accuracy': reference {index + 1} is not a JSON object or "
+                f"array: {reference[:60]!r}; mend it or choose another metric"
+            )
+        scores.append(100.0 * _share_equal(_parse(prediction), gold))
+    return mean_of(scores)
+
+
+def _share_equal(got: _Fields | str | None, gold: _Fields | str) -> float:
+    if isinstance(got, dict) and isinstance(gold, dict):
+        fields = got.keys() | gold.keys()
+        equal = sum(got[name] == gold[name] for name in got.keys() & gold.keys())
+        return equal / len(fields) if fields else 1.0
+    return float(got == gold)
+
+
+def _parse(text: str) -> _Fields | str | None:
+    """Read JSON: an object as its fields in canonical form, an array in canonical form, or None."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if isinstance(value, dict):
+            return {name: _canonical(inner) for name, inner in value.items()}
+        return _canonical(value) if isinstance(value, list) else None
+    # A prediction that runs into "[[[[[[" is too deep to be read, and no answer either.
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _canonical(value: object) -> str:
+    """Write a value so that two are equal exactly if their texts are."""
+    if isinstance(value, dict):
+        inner = (f"{json.dumps(name)}:{_canonical(value[name])}" for name in sorted(value))
+        return "{" + ",".join(inner) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(sorted(map(_canonical, value))) + "]"
+    if isinstance(value, str):
+        return json.dumps(fold(value))
+    if isinstance(value, float) and value.is_integer():
+        return json.dumps(int(value))
+    return json.dumps(value)

@@ -1,0 +1,190 @@
+"""Metrics of free text: exact match, token F1, ROUGE-L, chrF and BLEU."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from telltune.evaluation.registry import Floats, Scored, mean_of, metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["bleu", "chrf", "exact_match", "fold", "rouge_l", "token_f1"]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def fold(text: str) -> str:
+    """Strip a text and make every run of white space one space; compose its accents (NFC).
+
+    Case and punctuation stay. NFC, because "é" can be stored as one code point or as two and a
+    reader cannot tell them apart.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+@metric("exact_match", percent=True, binary=True)
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Share of predictions that equal the reference after `fold`; case and punctuation count.
+
+    SQuAD's looser normalization is left to `token_f1`: where the format is part of the task,
+    "Billing." is not "billing".
+    """
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([100.0 * (fold(got) == fold(gold)) for got, gold in pairs])
+
+
+@metric("token_f1", percent=True)
+def token_f1(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Mean F1 of the words that prediction and reference share, as SQuAD counts them.
+
+    Lower case, without ASCII punctuation and English articles. A text that has no word left after
+    that (the answer "A") is right if it equals the reference after `fold`, and wrong otherwise;
+    SQuAD would take "the" for "A" there.
+
+    Source: Rajpurkar et al. (2016), section 6.1, and the official evaluate-v1.1.py.
+    """
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([100.0 * _shared_f1(got, gold) for got, gold in pairs])
+
+
+def _squad_words(text: str) -> list[str]:
+    plain = fold(text).lower().translate(_PUNCTUATION)
+    return _ARTICLES.sub(" ", plain).split()
+
+
+def _shared_f1(prediction: str, reference: str) -> float:
+    got, gold = _squad_words(prediction), _squad_words(reference)
+    if not got or not gold:
+        return float(fold(prediction) == fold(reference))
+    shared = sum((Counter(got) & Counter(gold)).values())
+    return 2 * shared / (len(got) + len(gold))
+
+
+class _UnicodeWords:
+    """Words for rouge-score, whose own tokenizer drops every letter outside a-z.
+
+    On ASCII text both give the same words.
+    """
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+
+
+@metric("rouge_l", percent=True)
+def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Mean ROUGE-L F: the longest common subsequence of lower-case words, without stemming.
+
+    Where neither side has a word (an answer of punctuation alone), equal after `fold` is right.
+
+    Source: Lin (2004), section 3.1; computed by rouge-score.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    words = _UnicodeWords()
+    scorer = RougeScorer(["rougeL"], tokenizer=words)
+
+    def score(prediction: str, reference: str) -> float:
+        if not words.tokenize(prediction) and not words.tokenize(reference):
+            return float(fold(prediction) == fold(reference))
+        return float(scorer.score(reference, prediction)["rougeL"].fmeasure)
+
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([100.0 * score(got, gold) for got, gold in pairs])
+
+
+@metric("chrf", percent=True)
+def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Corpus chrF: F2 of character 1- to 6-grams, with sacrebleu's defaults.
+
+    Per-item scores are sentence chrF. Statistics have shape (n, 18): n-grams in the prediction, in
+    the reference and in both, for each of the six orders.
+
+    Source: Popović (2015); the n-grams are sacrebleu's.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.helpers import extract_all_char_ngrams
+
+    # CHRFScore does not publish its counts as BLEUScore does, so they are counted here; a test
+    # holds the result against sacrebleu's own corpus score.
+    def counts(prediction: str, reference: str) -> list[int]:
+        row = []
+        for got, gold in zip(
+            extract_all_char_ngrams(prediction, CHRF.CHAR_ORDER),
+            extract_all_char_ngrams(reference, CHRF.CHAR_ORDER),
+            strict=True,
+        ):
+            in_reference = gold.total()
+            # sacrebleu counts no n-grams of an order that the reference is too short for.
+            row += [got.total() if in_reference else 0, in_reference, (got & gold).total()]
+        return row
+
+    pairs = zip(predictions, references, strict=True)
+    statistics = np.array([counts(got, gold) for got, gold in pairs], dtype=np.float64)
+    return Scored(_chrf_of(statistics), statistics, _chrf_of)
+
+
+def _chrf_of(sums: Floats) -> Floats:
+    """ChrF from summed counts, shape (..., 18), as CHRF._compute_f_score has it for one corpus."""
+    beta_squared = 4.0
+    by_order = sums.reshape(*sums.shape[:-1], -1, 3)
+    got, gold, both = by_order[..., 0], by_order[..., 1], by_order[..., 2]
+    counted = (got > 0) & (gold > 0)
+    orders = np.maximum(counted.sum(axis=-1), 1)
+    precision = np.where(counted, both / np.maximum(got, 1), 0).sum(axis=-1) / orders
+    recall = np.where(counted, both / np.maximum(gold, 1), 0).sum(axis=-1) / orders
+    denominator = beta_squared * precision + recall
+    score: Floats = np.divide(
+        100 * (1 + beta_squared) * precision * recall,
+        denominator,
+        out=np.zeros_like(denominator),
+        where=denominator > 0,
+    )
+    return score
+
+
+@metric("bleu", percent=True)
+def bleu(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Corpus BLEU with sacrebleu's defaults: 13a words, up to 4-grams, exponential smoothing.
+
+    A corpus without a single 4-gram scores 0, by definition. Per-item scores are sentence BLEU
+    with effective order, so that short sentences can score. Statistics have shape (n, 10): length
+    of prediction and reference, matched n-grams of four orders, and n-grams of four orders.
+
+    Source: Papineni et al. (2002); Post (2018).
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    scorer = BLEU(effective_order=True)
+    pairs = zip(predictions, references, strict=True)
+    sentences = [scorer.sentence_score(got, [gold]) for got, gold in pairs]
+    statistics = np.array(
+        [[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in sentences],
+        dtype=np.float64,
+    )
+    per_item = np.array([min(one.score, 100.0) for one in sentences])
+    return Scored(per_item, statistics, _bleu_of)
+
+
+def _bleu_of(sums: Floats) -> Floats:
+    """BLEU from summed counts, shape (..., 10), as BLEU.compute_bleu has it for one corpus."""
+    got_length, gold_length = sums[..., 0], sums[..., 1]
+    matched, total = sums[..., 2:6], sums[..., 6:10]
+    missed = (matched == 0) & (total > 0)
+    # Exponential smoothing: the first order without a match counts as half a match, the next as a
+    # quarter, and so on (NIST's mteval-v13a.pl).
+    smoothed = np.where(missed, 0.5 ** missed.cumsum(axis=-1), matched)
+    defined = (total > 0).all(axis=-1) & (matched > 0).any(axis=-1)
+    precision = np.where(np.expand_dims(defined, -1), smoothed / np.maximum(total, 1), 1.0)
+    brevity = np.exp(np.minimum(0.0, 1 - gold_length / np.maximum(got_length, 1)))
+    mean = np.exp(np.log(precision).mean(axis=-1))
+    score: Floats = np.where(defined, np.minimum(100 * brevity * mean, 100.0), 0.0)
+    return score

@@ -1,0 +1,1 @@
+"""Inference: one `Generator` protocol and an engine a file."""

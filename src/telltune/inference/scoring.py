@@ -1,0 +1,34 @@
+"""The loss that a model gives to known responses, without training on them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from telltune.models.packing import can_pack, pack, packed_attention, token_nll
+
+if TYPE_CHECKING:
+    from telltune.data.encoding import EncodedSet
+
+__all__ = ["response_nll"]
+
+
+def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torch.Tensor:
+    """The summed negative log-likelihood of each example's response, in nats, (examples,).
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        encoded: The examples.
+        budget: Tokens computed at once.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    together = can_pack(inner)
+    rows = [encoded[i] for i in range(len(encoded))]
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    model.eval()
+    with torch.inference_mode(), packed_attention(inner) if together else nullcontext():
+        for batch in pack(rows, budget, together=together):
+            sums.index_add_(0, batch.rows, token_nll(model, batch).double().cpu())
+    return sums

@@ -1,0 +1,1 @@
+"""Methods: a file a method, all behind one protocol."""

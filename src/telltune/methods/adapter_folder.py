@@ -1,0 +1,138 @@
+"""What a run leaves: an ordinary PEFT adapter, its tokenizer, and tell.json, which says of what."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.anchor import Anchor
+from telltune.data.task import digest
+from telltune.errors import ModelError
+from telltune.methods.model_card import model_card
+from telltune.methods.protocol import Cost, Predictor
+from telltune.models import load_adapter, load_base
+from telltune.recipe import ModelSpec
+from telltune.storage import atomic_folder, write_json, write_text, writing
+from telltune.training.adapter import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.methods.preparation import Prepared
+    from telltune.methods.trained import Trained
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+
+__all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter"]
+
+TELL_JSON = "tell.json"
+_PACKAGES = ("telltune", "torch", "transformers", "peft", "accelerate")
+
+
+def save_adapter(
+    out: Path,
+    method: Trained,
+    model: Any,
+    prepared: Prepared,
+    base: BaseModel,
+    task: TaskData,
+    general: GeneralData | None,
+    recipe: Recipe,
+    seconds: float,
+    answer_tokens: int,
+) -> None:
+    """Write the adapter folder; tell.json comes last and marks the run as finished.
+
+    Every file is complete before it gets its name.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    anchor = prepared.anchor
+    trained_on = task.train[: prepared.counts.task_examples]
+    record = {
+        "method": method.name,
+        "counts": prepared.counts.to_dict(),
+        "seconds": round(seconds, 3),
+        "seed": recipe.seed,
+        "answer_tokens": answer_tokens,
+        "anchor": (
+            None
+            if anchor is None
+            else {"prompt": anchor.prompt, "response": anchor.response, "place": anchor.place}
+        ),
+        "base": {"name": base.name, "revision": base.revision},
+        "data": {
+            "task": {"name": task.name, "sha256": digest(trained_on)},
+            "general": (
+                {"name": general.name, "sha256": digest(general.examples)}
+                if method.mixes and general is not None
+                else None
+            ),
+        },
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    with writing(out), atomic_folder(out / ".adapter") as filling:
+        model.save_pretrained(filling)
+        prepared.tokenizer.save_pretrained(filling)
+    with writing(out):
+        for file in sorted((out / ".adapter").iterdir()):
+            file.replace(out / file.name)
+        (out / ".adapter").rmdir()
+    write_text(out / "README.md", model_card(record))
+    write_json(out / TELL_JSON, record)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def read_tell(folder: Path) -> dict[str, Any]:
+    """What tell.json of an adapter folder says.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    path = folder / TELL_JSON
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} is missing: this is no finished output of `tell fit`; run it again to go on."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    return record
+
+
+def load_predictor(folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> Predictor:
+    """Load what `tell fit` left, ready to answer.
+
+    Raises:
+        ModelError: It is not a finished adapter folder, or its base is gone.
+    """
+    record = read_tell(folder)
+    recipe = record["recipe"]
+    if recipe["training"]["full_parameters"]:
+        base = load_base(ModelSpec(name=str(folder.resolve())), precision)
+        model: Any = base.model
+        tokenizer = base.tokenizer
+    else:
+        base = load_base(ModelSpec.model_validate(recipe["model"]), precision)
+        if base.revision != record["base"]["revision"]:
+            raise ModelError(
+                f"{folder} was trained on {base.name} {record['base']['revision']}, and here is "
+                f"{base.revision}; set the recipe's model.revision, or fit again."
+            )
+        model, tokenizer = load_adapter(base, folder)
+    counts = record["counts"]
+    return Predictor(
+        model=model,
+        tokenizer=tokenizer,
+        anchor=Anchor(**record["anchor"]) if record["anchor"] else None,
+        max_new_tokens=record["answer_tokens"],
+        batch_tokens=batch_tokens,
+        cost=Cost(counts["task_tokens"], counts["general_tokens"], record["seconds"]),
+    )

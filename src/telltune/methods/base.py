@@ -1,0 +1,54 @@
+"""The base model as it comes, with or without the anchor: what training has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import Encoder
+from telltune.errors import RecipeError
+from telltune.methods.preparation import answer_budget
+from telltune.methods.protocol import Predictor
+
+if TYPE_CHECKING:
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.methods.protocol import Settings
+    from telltune.models import BaseModel
+
+__all__ = ["BASE", "BASE_ANCHOR"]
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Asks the base model."""
+
+    name: str
+    label: str
+    anchored: bool
+    mixes: bool = False
+    trains: bool = False
+
+    def run(
+        self,
+        task: TaskData,
+        general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
+        base: BaseModel,
+        settings: Settings,
+    ) -> Predictor:
+        """Answer with the base; the task's responses only tell how long answers are."""
+        if self.anchored and task.anchor is None:
+            raise RecipeError(f"method `{self.name}` needs an anchor; write `anchor: ...`.")
+        anchor = task.anchor if self.anchored else None
+        lengths = Encoder(base.tokenizer).encode(task.train).response_lengths
+        return Predictor(
+            model=base.model,
+            tokenizer=anchored_tokenizer(base.tokenizer, anchor),
+            anchor=anchor,
+            max_new_tokens=answer_budget(lengths, settings.recipe),
+            batch_tokens=settings.recipe.evaluation.batch_tokens,
+        )
+
+
+BASE = Untrained("base", "base model", anchored=False)
+BASE_ANCHOR = Untrained("base_anchor", "base model + anchor", anchored=True)

@@ -1,0 +1,179 @@
+"""What a run will do, computed before any of it is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import EncodedSet, Encoder
+from telltune.data.mixture import Mixture, general_choice, size_general
+from telltune.data.task import within
+from telltune.errors import DataError, RecipeError
+from telltune.models import context_length
+from telltune.training.loss import LossWeights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from telltune.data.anchor import Anchor
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.methods.protocol import Method
+    from telltune.recipe import Recipe
+
+__all__ = ["Prepared", "RunCounts", "answer_budget", "prepare"]
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """The numbers of a run.
+
+    Attributes:
+        task_examples: Distinct task examples.
+        task_tokens: Their tokens, prompt and response, after the model's own chat template.
+        general_examples: General examples that training sees.
+        general_tokens: Their tokens.
+        leverage_ratio: general_tokens / task_tokens.
+        passes: How often each task example appears.
+        optimizer_steps: Of the whole run.
+        trained_tokens: All tokens computed in training, the anchor and repeated passes included.
+        truncated: Origins of examples that lose their end to `training.max_length`.
+    """
+
+    task_examples: int
+    task_tokens: int
+    general_examples: int
+    general_tokens: int
+    leverage_ratio: float
+    passes: int
+    optimizer_steps: int
+    trained_tokens: int
+    truncated: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs besides the model.
+
+    Attributes:
+        counts: What it comes to.
+        anchor: The anchor in use, or None.
+        tokenizer: Whose template carries it.
+        task: The training examples, encoded.
+        general: The general examples, encoded, or None.
+        mixture: Which of them each step sees.
+        epochs: How often the mixture is run through.
+        weights: How each token counts.
+    """
+
+    counts: RunCounts
+    anchor: Anchor | None
+    tokenizer: PreTrainedTokenizerBase
+    task: EncodedSet
+    general: EncodedSet | None
+    mixture: Mixture
+    epochs: int
+    weights: LossWeights
+
+
+def prepare(
+    method: Method,
+    task: TaskData,
+    general: GeneralData | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Any,
+    recipe: Recipe,
+) -> Prepared:
+    """Encode, size and order what a method will train on.
+
+    Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
+    each time. With it, all passes stand in one shuffled order, as TELL has it.
+
+    Raises:
+        RecipeError: The method needs an anchor or general data that the recipe does not name.
+        DataError: An example is too long, or the general data too small.
+    """
+    anchor = task.anchor if method.anchored else None
+    if method.anchored and anchor is None:
+        raise RecipeError(
+            f"method `{method.name}` needs an anchor; write `anchor: ...` in the recipe, or let "
+            "`tell anchor RECIPE` propose one."
+        )
+    if method.mixes and general is None:
+        raise RecipeError(
+            f"method `{method.name}` needs general data; write `general: embedded`, or name files."
+        )
+    settings = recipe.training
+    limit = min(settings.max_length, context_length(config))
+    plain = Encoder(tokenizer, max_length=limit, too_long=settings.too_long)
+    # Sizes are counted without the anchor, so that methods compare at the same task tokens.
+    counted = plain.encode_cached(task.train)
+    used = within(counted.lengths, recipe.task.max_tokens)
+    task_tokens = int(counted.lengths[:used].sum())
+    anchored = anchored_tokenizer(tokenizer, anchor)
+    encoder = Encoder(anchored, max_length=limit, too_long=settings.too_long)
+    encoded = encoder.encode_cached(task.train[:used])
+
+    spec = recipe.mixture
+    pool = plain.encode_cached(general.examples) if method.mixes and general is not None else None
+    wanted = _general_count(recipe, task_tokens, pool)
+    mixture = Mixture(
+        task_examples=used,
+        general_examples=wanted,
+        general_available=len(pool) if pool is not None else 0,
+        passes=spec.passes if wanted else 1,
+        order=spec.order if wanted else "shuffled",
+        seed=recipe.seed,
+        batch_size=settings.batch_size,
+    )
+    epochs = 1 if wanted else spec.passes
+    general_tokens = 0
+    if pool is not None and wanted:
+        chosen = general_choice(len(pool), recipe.seed)[np.arange(wanted)]
+        general_tokens = int(pool.lengths[chosen].sum())
+    counts = RunCounts(
+        task_examples=used,
+        task_tokens=task_tokens,
+        general_examples=wanted,
+        general_tokens=general_tokens,
+        leverage_ratio=round(general_tokens / task_tokens, 3),
+        passes=spec.passes,
+        optimizer_steps=mixture.batches_per_epoch * epochs,
+        trained_tokens=int(encoded.lengths.sum()) * spec.passes + general_tokens,
+        truncated=tuple(dict.fromkeys(plain.truncated + encoder.truncated)),
+    )
+    weights = LossWeights(
+        settings.loss_average,
+        settings.task_weight,
+        settings.general_weight,
+        used * spec.passes / (used * spec.passes + wanted),
+    )
+    return Prepared(counts, anchor, anchored, encoded, pool, mixture, epochs, weights)
+
+
+def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:
+    """The longest answer to allow: what the recipe says, or a little over the longest seen."""
+    if recipe.evaluation.max_new_tokens is not None:
+        return recipe.evaluation.max_new_tokens
+    return int(np.max(response_lengths) * 1.25) + 4
+
+
+def _general_count(recipe: Recipe, task_tokens: int, pool: EncodedSet | None) -> int:
+    if pool is None:
+        return 0
+    count = recipe.mixture.general_examples
+    if count is None:
+        return size_general(recipe.mixture.leverage_ratio, task_tokens, pool.lengths, recipe.seed)
+    if count > len(pool):
+        raise DataError(
+            f"mixture.general_examples = {count}, but the general data has {len(pool)} examples, "
+            f"{count - len(pool)} short; lower it or add general data."
+        )
+    return count

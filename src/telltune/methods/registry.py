@@ -1,0 +1,36 @@
+"""The methods by name. A new method is one new file and one line here."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from telltune.errors import RecipeError
+from telltune.methods.base import BASE, BASE_ANCHOR
+from telltune.methods.sft import SFT, SFT_ANCHOR
+from telltune.methods.tell import TELL
+
+if TYPE_CHECKING:
+    from telltune.methods.protocol import Method
+
+__all__ = ["get_method", "method_names"]
+
+_METHODS: dict[str, Method] = {m.name: m for m in (BASE, BASE_ANCHOR, SFT, SFT_ANCHOR, TELL)}
+
+
+def method_names() -> list[str]:
+    """All names that `get_method` knows, the simplest first."""
+    return list(_METHODS)
+
+
+def get_method(name: str) -> Method:
+    """Find a method.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    if name not in _METHODS:
+        near = difflib.get_close_matches(name, _METHODS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(_METHODS)}."
+        raise RecipeError(f"there is no method `{name}`; {hint}")
+    return _METHODS[name]

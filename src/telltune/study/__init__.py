@@ -1,0 +1,1 @@
+"""Studies: methods held against one another on the same task."""

@@ -1,0 +1,129 @@
+"""Several methods on one task, at the same task tokens, in one table."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.task import load_general, load_split, load_task
+from telltune.evaluation.score import (
+    check_metrics,
+    choose_metrics,
+    evaluate_predictor,
+    write_predictions,
+)
+from telltune.methods.output_folder import claim, record_recipe
+from telltune.methods.preparation import prepare
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.models import load_base, load_config, load_tokenizer
+from telltune.storage import write_json
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.recipe import Recipe
+
+__all__ = ["DEFAULT_METHODS", "Row", "compare"]
+
+DEFAULT_METHODS = ("base", "sft", "sft_anchor", "tell")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's result.
+
+    Attributes:
+        method: Its name in recipes.
+        score: On the test items, in `metric`'s unit.
+        low: Of the confidence interval.
+        high: Of the confidence interval.
+        metric: The headline metric.
+        task_tokens: Distinct task tokens that training used.
+        general_tokens: General tokens that training used.
+        seconds: Of training.
+        items: Test items scored.
+    """
+
+    method: str
+    score: float
+    low: float
+    high: float
+    metric: str
+    task_tokens: int
+    general_tokens: int
+    seconds: float
+    items: int
+
+
+def compare(
+    recipe: Recipe,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    *,
+    out: Path,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> list[Row]:
+    """Run each method and score it on the task's test items.
+
+    Every method is checked before the first is run. Adapters go to `out/METHOD`, answers with
+    their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`.
+
+    Raises:
+        RecipeError: An unknown method or metric, no test data, a missing anchor.
+        DataError: Data that cannot be used.
+    """
+    chosen = [get_method(name) for name in methods]
+    claim(out, recipe, overwrite=overwrite)
+    task = load_task(recipe)
+    test = load_split(recipe, "test")[: recipe.evaluation.max_items]
+    metrics = task.metrics or choose_metrics(test)
+    check_metrics(metrics)
+    general = load_general(recipe) if any(method.mixes for method in chosen) else None
+    tokenizer, config = load_tokenizer(recipe.model), load_config(recipe.model)
+    for method in chosen:
+        if method.trains:
+            prepare(method, task, general, tokenizer, config, recipe)
+    record_recipe(out, recipe)
+    base = None
+    rows = []
+    for method in chosen:
+        if base is None or recipe.training.full_parameters:
+            # Training every weight leaves no base for the next method.
+            base = load_base(
+                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+            )
+        folder = out / method.name if method.trains else None
+        predictor = method.run(task, general, base, Settings(recipe, folder, progress))
+        with bar(shown=progress) as shown:
+            item = shown.add_task(f"{method.label}: test", total=len(test), note="")
+            evaluation = evaluate_predictor(
+                predictor,
+                test,
+                metrics,
+                confidence=recipe.evaluation.confidence,
+                seed=recipe.seed,
+                on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
+            )
+        predictor.release()
+        gc.collect()
+        name, interval = evaluation.headline
+        cost = predictor.cost
+        row = Row(
+            method.name,
+            round(interval.score, 3),
+            round(interval.low, 3),
+            round(interval.high, 3),
+            name,
+            cost.task_tokens,
+            cost.general_tokens,
+            round(cost.seconds, 1),
+            evaluation.items,
+        )
+        rows.append(row)
+        write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)
+        write_json(out / "summary.json", [asdict(r) for r in rows])
+    return rows

@@ -1,0 +1,1 @@
+"""Training: one loop for every method; methods differ in data and weights."""

@@ -1,0 +1,113 @@
+"""Put an adapter on a base model, train it, take it off again."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from telltune.models import compute_dtype
+from telltune.storage import writing
+from telltune.training.progress import LogCallback, bar
+from telltune.training.trainer import MixtureTrainer, StepSampler, training_arguments
+
+if TYPE_CHECKING:
+    from telltune.data.encoding import EncodedSet
+    from telltune.data.mixture import Mixture
+    from telltune.models import BaseModel
+    from telltune.recipe import LoraSpec, Recipe
+    from telltune.training.loss import LossWeights
+
+__all__ = ["CHECKPOINTS", "LOG", "add_lora", "train"]
+
+CHECKPOINTS = "checkpoints"
+LOG = "training_log.jsonl"
+
+
+def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
+    """Wrap the base in a fresh LoRA adapter (arXiv 2106.09685), its start drawn by `seed`."""
+    from peft import LoraConfig, get_peft_model
+
+    set_seed(seed)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]
+        lora_dropout=spec.dropout,
+        target_modules=spec.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base.model, config)
+
+
+def train(
+    base: BaseModel,
+    recipe: Recipe,
+    *,
+    task: EncodedSet,
+    general: EncodedSet | None,
+    mixture: Mixture,
+    epochs: int,
+    weights: LossWeights,
+    out: Path | None,
+    description: str,
+    progress: bool,
+) -> tuple[Any, float]:
+    """Train an adapter (or every weight) on a mixture.
+
+    With an output folder the run writes checkpoints and training_log.jsonl there, and a run that
+    was cut short goes on from its last checkpoint.
+
+    Returns:
+        The trained model, and the seconds that training took in this process.
+    """
+    settings = recipe.training
+    if settings.full_parameters:
+        set_seed(recipe.seed)
+        model: Any = base.model.requires_grad_(True)
+    else:
+        model = add_lora(base, recipe.lora, recipe.seed)
+    if settings.gradient_checkpointing:
+        # Checkpointed layers have no input that needs a gradient when the base is frozen.
+        base.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
+    sampler = StepSampler(mixture, epochs)
+    with ExitStack() as stack:
+        if out is None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        args = training_arguments(
+            settings,
+            out=out / CHECKPOINTS,
+            steps=len(sampler),
+            seed=recipe.seed,
+            bf16=compute_dtype(settings.precision) is torch.bfloat16,
+        )
+        shown = stack.enter_context(bar(shown=progress))
+        log = LogCallback(out / LOG, shown, description)
+        trainer = MixtureTrainer(
+            model,
+            task=task,
+            general=general,
+            sampler=sampler,
+            weights=weights,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            args=args,
+            callbacks=[log],
+        )
+        # The bar and the log say what it would print.
+        trainer.remove_callback(PrinterCallback)
+        log.trainer = trainer
+        checkpoints = out / CHECKPOINTS
+        last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+        began = time.perf_counter()
+        with writing(out):
+            trainer.train(resume_from_checkpoint=last)
+        seconds = time.perf_counter() - began
+    model.eval()
+    return model, seconds

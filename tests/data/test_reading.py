@@ -1,0 +1,185 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from telltune.data.examples import Example, Problem
+from telltune.data.reading import read_examples, scan
+from telltune.errors import DataError
+from telltune.recipe import Columns, DataSpec
+
+GOOD = {"prompt": "p", "completion": "c"}
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataSpec(path=str(path))
+
+
+def hub(monkeypatch, load_dataset):
+    # A stand-in for the library, which takes seconds to import.
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+
+
+def test_examples_carry_source_and_origin(tmp_path):
+    spec = write(tmp_path / "tickets.jsonl", GOOD, GOOD)
+    first, second = read_examples([spec])
+    assert (first.source, first.origin) == ("tickets", f"{tmp_path}/tickets.jsonl:1")
+    assert second.origin == f"{tmp_path}/tickets.jsonl:2"
+
+
+def test_problem_reads_as_file_line_reason():
+    assert str(Problem("a.jsonl", 3, "no response")) == "a.jsonl:3: no response"
+
+
+def test_scan_gives_problems_in_place_and_goes_on(tmp_path):
+    spec = write(tmp_path / "a.jsonl", GOOD, {"prompt": "p"}, GOOD)
+    kinds = [type(item) for item in scan(spec)]
+    assert kinds == [Example, Problem, Example]
+
+
+def test_schema_is_found_once_a_file(tmp_path):
+    spec = write(tmp_path / "a.jsonl", {"text": "x"}, GOOD, {"prompt": "p"})
+    unknown, _, missing = scan(spec)
+    assert "fit no schema" in unknown.reason
+    assert missing.reason == "no response: key `completion` is missing"
+
+
+def test_columns_of_the_recipe_are_used(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("ticket,team\nhelp,billing\n")
+    spec = DataSpec(path=str(path), columns=Columns(prompt="ticket", completion="team"))
+    assert [(e.prompt, e.completion) for e in read_examples([spec])] == [("help", "billing")]
+
+
+def test_error_names_first_problems_count_and_command(tmp_path):
+    spec = write(tmp_path / "a.jsonl", *[{"prompt": "p", "completion": None}] * 8)
+    with pytest.raises(DataError) as error:
+        read_examples([spec])
+    message = str(error.value)
+    assert message.startswith("8 problems in the data: ")
+    assert f"{tmp_path}/a.jsonl:1: no response: key `completion` is empty" in message
+    assert "and 3 more" in message
+    assert message.endswith(f"`tell check {tmp_path}/a.jsonl` lists them all.")
+
+
+def test_folder_is_read_in_name_order_without_other_files(tmp_path):
+    for name in ("b.jsonl", "a.jsonl"):
+        write(tmp_path / name, GOOD)
+    (tmp_path / "README.md").write_text("# Data")
+    (tmp_path / "c.jsonl").mkdir()
+    examples = read_examples([DataSpec(path=str(tmp_path))])
+    assert [example.source for example in examples] == ["a", "b"]
+
+
+def test_folder_without_data_files_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has no data files"):
+        read_examples([DataSpec(path=str(tmp_path))])
+
+
+def test_missing_file_suggests_its_neighbour(tmp_path):
+    write(tmp_path / "tickets.jsonl", GOOD)
+    with pytest.raises(DataError, match=r"tikcets\.jsonl \(did you mean .*tickets\.jsonl\?\)"):
+        read_examples([DataSpec(path=str(tmp_path / "tikcets.jsonl"))])
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no file or folder .*nowhere.*: check the path"):
+        read_examples([DataSpec(path=str(tmp_path / "nowhere" / "a.jsonl"))])
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b", "x" * 5000])
+def test_path_that_is_none_is_refused(path):
+    with pytest.raises(DataError):
+        read_examples([DataSpec(path=path)])
+
+
+def test_no_data_at_all_is_refused():
+    with pytest.raises(DataError, match="no data is named"):
+        read_examples([])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", "\n\n"), ("a.csv", "prompt,completion\n"), ("a.json", "[]")]
+)
+def test_file_without_rows_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match="holds no rows"):
+        read_examples([DataSpec(path=str(tmp_path / name))])
+
+
+def test_hub_id_is_loaded_with_configuration_and_split(monkeypatch):
+    asked = []
+
+    def load_dataset(path, name, split):
+        asked.append((path, name, split))
+        return [GOOD, {"prompt": "p", "completion": ""}]
+
+    hub(monkeypatch, load_dataset)
+    example, problem = scan(DataSpec(path="owner/name", config="main"))
+    assert asked == [("owner/name", "main", "train")]
+    assert (example.source, example.origin) == ("owner/name", "owner/name:1")
+    assert (problem.file, problem.line) == ("owner/name", 2)
+
+
+def test_hub_failure_is_one_sentence(monkeypatch):
+    def load_dataset(path, name, split):
+        raise ConnectionError("offline\nand much more")
+
+    hub(monkeypatch, load_dataset)
+    with pytest.raises(DataError, match=r"cannot be loaded \(offline\)") as error:
+        read_examples([DataSpec(path="owner/name")])
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_with_a_suffix_is_never_asked_of_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    hub(monkeypatch, lambda **_: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=r"no file or folder data/train\.jsonl"):
+        read_examples([DataSpec(path="data/train.jsonl")])
+
+
+@pytest.mark.parametrize("key", ["config", "split"])
+def test_hub_settings_for_a_file_are_refused(tmp_path, key):
+    spec = write(tmp_path / "a.jsonl", GOOD).model_copy(update={key: "x"})
+    with pytest.raises(DataError, match=f"`{key}` is only for hub data sets"):
+        read_examples([spec])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+turns = st.lists(
+    st.dictionaries(
+        st.sampled_from(["role", "content", "from", "value"]),
+        st.sampled_from(["user", "assistant", "human", "gpt", "system", "tool"]) | json_values,
+    )
+    | json_values
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(
+        st.dictionaries(
+            st.sampled_from(
+                ["prompt", "completion", "instruction", "output", "history", "messages", "input"]
+            ),
+            json_values | turns,
+        )
+    )
+)
+def test_any_json_rows_give_only_printable_examples_and_problems(tmp_path, rows):
+    for item in scan(write(tmp_path / "a.jsonl", *rows)):
+        assert isinstance(item, Example | Problem)
+        str(item).encode()
+        if isinstance(item, Example):
+            assert item.prompt.strip()
+            assert item.completion.strip()
