@@ -83,6 +83,14 @@ class DataSpec(_Part):
     """The hub data set's configuration."""
     split: str | None = None
     """The hub data set's split; `train` if not given."""
+    rows: tuple[int, int] | None = None
+    """Only the examples from the first number up to, not including, the second, from 0."""
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> DataSpec:
+        if self.rows is not None and not 0 <= self.rows[0] < self.rows[1]:
+            raise ValueError("`rows` is [from, to], with 0 <= from < to")
+        return self
 
 
 Data = Annotated[DataSpec, _short("path")]
@@ -269,7 +277,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{path}: no such recipe; `recipes/` has some to start from.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys such as `task:` and `general:`.")
@@ -312,7 +320,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise RecipeError(f"--set {override}: `{text}` is not a YAML value; quote it.") from None
     here = values
     for parent in parents:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,11 +40,19 @@ def read_examples(specs: Sequence[DataSpec]) -> list[Example]:
     """
     if not specs:
         raise DataError("no data is named: give at least one file, folder or hub id.")
-    found = list(itertools.chain.from_iterable(map(scan, specs)))
-    problems = [item for item in found if isinstance(item, Problem)]
+    found = [list(scan(spec)) for spec in specs]
+    problems = [item for items in found for item in items if isinstance(item, Problem)]
     if problems:
         raise DataError(_summary(problems))
-    return [item for item in found if isinstance(item, Example)]
+    examples: list[Example] = []
+    for spec, items in zip(specs, found, strict=True):
+        start, stop = spec.rows or (0, len(items))
+        if stop > len(items):
+            raise DataError(
+                f"{spec.path} holds {len(items)} examples, and `rows` asks for {start} to {stop}."
+            )
+        examples += [item for item in items[start:stop] if isinstance(item, Example)]
+    return examples
 
 
 def scan(spec: DataSpec) -> Iterator[Example | Problem]:

@@ -8,6 +8,7 @@ import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from telltune import __version__
 from telltune.data.anchor import Anchor
 from telltune.data.task import digest
 from telltune.errors import ModelError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter"]
 
 TELL_JSON = "tell.json"
-_PACKAGES = ("telltune", "torch", "transformers", "peft", "accelerate")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def save_adapter(
@@ -74,7 +75,9 @@ def save_adapter(
                 else None
             ),
         },
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        # Its own version is not asked of the installation: a run from a checkout has none.
+        "versions": {"python": platform.python_version(), "telltune": __version__}
+        | {p: version(p) for p in _PACKAGES},
         "recipe": recipe.model_dump(mode="json"),
     }
     with writing(out), atomic_folder(out / ".adapter") as filling:

@@ -1,32 +1,44 @@
-"""Many examples as one sequence: no padding, and logits only where the loss looks.
+"""Many examples as one sequence: no padding, no prefix twice, logits only where the loss looks.
 
 Examples of different lengths stand one after another in a row of tokens; positions restart with
-each and attention stays inside each, so the result is that of computing them apart. Logits over a
-vocabulary of 50,000 cost more than several layers of a small model, and only response positions
-need them.
+each and attention stays inside each, so the result is that of computing them apart. What examples
+share at their start (the system text, the anchor) stands in a row once: under causal attention its
+states do not depend on what follows, so every example can attend to the same ones, and gradients
+add up. Logits over a vocabulary of 50,000 cost more than several layers of a small model, and only
+response positions need them.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["PackedBatch", "can_pack", "pack", "packed_attention", "token_nll"]
+__all__ = ["PackedBatch", "Segment", "can_pack", "pack", "packed_attention", "token_nll"]
 
 ATTENTION = "telltune_packed"
+# A shorter common start is not worth a segment of its own.
+LEAST_SHARED = 8
+
+
+class Segment(NamedTuple):
+    """Consecutive tokens of a row that attend to one another, and to a prefix before them."""
+
+    start: int
+    stop: int
+    prefix_start: int = 0
+    prefix_stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,8 @@ class PackedBatch:
 
     Attributes:
         input_ids: int64 (1, tokens).
-        position_ids: int64 (1, tokens), from 0 in each example.
-        segments: Where each example starts, and where the last one ends.
+        position_ids: int64 (1, tokens): where each token stands in its own example.
+        segments: They partition the row: shared prefixes, and examples (without their prefix).
         positions: int64 (targets,), the positions whose logits predict a response token.
         targets: int64 (targets,), the response tokens.
         rows: int64 (targets,), which example of the caller's list each target belongs to.
@@ -44,51 +56,107 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    segments: tuple[int, ...]
+    segments: tuple[Segment, ...]
     positions: Tensor
     targets: Tensor
     rows: Tensor
 
 
 def pack(
-    rows: Sequence[tuple[NDArray[np.int32], int]], budget: int, *, together: bool = True
+    rows: Sequence[tuple[NDArray[np.int32], int]],
+    budget: int,
+    *,
+    sources: Sequence[int] | None = None,
+    together: bool = True,
 ) -> list[PackedBatch]:
     """Pack examples into as few rows of at most `budget` tokens as first-fit-decreasing finds.
 
     Args:
         rows: The ids of each example, (length,), and how many of them carry no loss.
         budget: Tokens in a row; a longer example has a row of its own.
+        sources: Of each example; a prefix is looked for among examples of one source, since task
+            examples share an anchor that general ones do not have.
         together: False keeps each example apart, for models that cannot be packed.
     """
+    if not together:
+        return [_row([(i, *row)], {i: (0, 0)}) for i, row in enumerate(rows)]
+    shared = _shared_prefixes(rows, sources or [0] * len(rows))
     bins: list[list[int]] = []
-    room: list[int] = []
+    used: list[int] = []
+    groups: list[set[int]] = []
     # The longest first: what is left of each row is then filled with short ones.
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i][0])):
-        length = len(rows[i][0])
-        place = next((b for b, free in enumerate(room) if free >= length), None)
-        if place is None or not together:
-            bins.append([i])
-            room.append(budget - length)
+        group, prefix = shared[i]
+        rest = len(rows[i][0]) - prefix
+        for b, members in enumerate(bins):
+            cost = rest + (0 if group in groups[b] else prefix)
+            if used[b] + cost <= budget:
+                members.append(i)
+                used[b] += cost
+                groups[b].add(group)
+                break
         else:
-            bins[place].append(i)
-            room[place] -= length
-    return [_row([(i, *rows[i]) for i in members]) for members in bins]
+            bins.append([i])
+            used.append(rest + prefix)
+            groups.append({group})
+    return [
+        # A group's members stand side by side, behind the prefix that they share.
+        _row([(i, *rows[i]) for i in sorted(members, key=lambda i: shared[i][0])], shared)
+        for members in bins
+    ]
 
 
-def _row(members: list[tuple[int, NDArray[np.int32], int]]) -> PackedBatch:
-    segments = [0]
+def _shared_prefixes(
+    rows: Sequence[tuple[NDArray[np.int32], int]], sources: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """For each example the number of its group, and how many tokens the group shares.
+
+    A prefix ends before the last token of every prompt in the group: that token's logits predict
+    the response, so it belongs to the example.
+    """
+    members: dict[tuple[int, bytes], list[int]] = {}
+    for i, (ids, prompt_length) in enumerate(rows):
+        opening = np.asarray(ids[:LEAST_SHARED], np.int32).tobytes()
+        key = (sources[i], opening if prompt_length > LEAST_SHARED else b"%d" % i)
+        members.setdefault(key, []).append(i)
+    shared = {}
+    for group, indices in enumerate(members.values()):
+        first = rows[indices[0]][0]
+        length = min(rows[i][1] for i in indices) - 1 if len(indices) > 1 else 0
+        for i in indices[1:]:
+            differs = np.flatnonzero(rows[i][0][:length] != first[:length])
+            length = int(differs[0]) if len(differs) else length
+        shared |= dict.fromkeys(indices, (group, max(length, 0)))
+    return shared
+
+
+def _row(
+    members: list[tuple[int, NDArray[np.int32], int]], shared: dict[int, tuple[int, int]]
+) -> PackedBatch:
+    segments: list[Segment] = []
     ids, places, positions, targets, owners = [], [], [], [], []
+    prefixes: dict[int, Segment] = {}
+    end = 0
     for row, example, prompt_length in members:
-        tokens = torch.as_tensor(example, dtype=torch.int64)
-        start, length = segments[-1], len(tokens)
-        segments.append(start + length)
-        ids.append(tokens)
-        places.append(torch.arange(length))
+        tokens = torch.as_tensor(np.asarray(example), dtype=torch.int64)
+        group, prefix = shared[row]
+        if prefix and group not in prefixes:
+            prefixes[group] = Segment(end, end + prefix)
+            segments.append(prefixes[group])
+            ids.append(tokens[:prefix])
+            places.append(torch.arange(prefix))
+            end += prefix
+        before = prefixes[group] if prefix else Segment(0, 0)
+        length = len(tokens)
+        segments.append(Segment(end, end + length - prefix, before.start, before.stop))
+        ids.append(tokens[prefix:])
+        places.append(torch.arange(prefix, length))
         # The logits at a position predict the token after it; the first token has none before it.
         first = max(prompt_length, 1)
-        positions.append(torch.arange(start + first - 1, start + length - 1))
+        positions.append(torch.arange(first - 1, length - 1) + (end - prefix))
         targets.append(tokens[first:])
         owners.append(torch.full((length - first,), row))
+        end += length - prefix
     return PackedBatch(
         torch.cat(ids)[None],
         torch.cat(places)[None],
@@ -131,13 +199,16 @@ def can_pack(model: Any) -> bool:
     """Whether packing gives this model what computing examples apart gives; tried, not guessed.
 
     Architectures differ in what passes between positions (recurrent state, attention sinks, soft
-    caps). Two short rows of tokens, packed and apart, tell.
+    caps). Three short rows of tokens, packed and apart, tell.
     """
-    import numpy as np
-
     vocabulary = int(model.config.get_text_config().vocab_size)
     generator = np.random.default_rng(0)
-    rows = [(generator.integers(0, vocabulary, n).astype(np.int32), 2) for n in (12, 7)]
+    opening = generator.integers(0, vocabulary, LEAST_SHARED + 4)
+    # Two that share their start, and one that does not.
+    rows = [
+        (np.concatenate([start, generator.integers(0, vocabulary, n)]).astype(np.int32), 14)
+        for start, n in ((opening, 9), (opening, 5), (opening[::-1], 7))
+    ]
     was_training = model.training
     model.train(False)
     try:
@@ -171,32 +242,40 @@ def _attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    segments: tuple[int, ...] = (),
+    segments: tuple[Segment, ...] = (),
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each segment.
+    """Causal attention within each segment, and to the prefix that it continues.
 
     Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width); returns
     (1, tokens, heads, width).
     """
     grouped = key.shape[1] != query.shape[1]
     parts = []
-    for start, stop in itertools.pairwise(segments):
-        length = stop - start
+    for start, stop, prefix_start, prefix_stop in segments:
+        prefix = prefix_stop - prefix_start
+        length = prefix + stop - start
+        # The prefix's queries are asked again, only to keep the plain causal form, which has the
+        # quickest kernels; attention over short rows costs little beside the projections.
+        q, k, v = (
+            torch.cat([t[:, :, prefix_start:prefix_stop], t[:, :, start:stop]], dim=2)
+            if prefix
+            else t[:, :, start:stop]
+            for t in (query, key, value)
+        )
         mask = None
         if sliding_window is not None and length > sliding_window:
             distance = torch.arange(length)[:, None] - torch.arange(length)[None]
             mask = ((distance >= 0) & (distance < sliding_window)).to(query.device)
-        parts.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                key[:, :, start:stop],
-                value[:, :, start:stop],
-                attn_mask=mask,
-                dropout_p=dropout if module.training else 0.0,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
+        attended = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout if module.training else 0.0,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=grouped,
         )
+        parts.append(attended[:, :, prefix:])
     return torch.cat(parts, dim=2).transpose(1, 2), None

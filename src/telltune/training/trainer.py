@@ -190,7 +190,9 @@ class MixtureTrainer(Trainer):
         device = self.args.device
         total = torch.zeros((), device=device)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
-        batches = pack(step.rows, self._budget, together=self._together)
+        batches = pack(
+            step.rows, self._budget, sources=step.is_task.tolist(), together=self._together
+        )
         context = packed_attention(self._inner) if self._together else nullcontext()
         with context:
             for batch in batches:
@@ -204,6 +206,7 @@ class MixtureTrainer(Trainer):
                 sums[:, 1].index_add_(0, source, torch.ones(len(source), dtype=torch.float64))
         self.step_record = {
             "tokens": float(sum(len(ids) for ids, _ in step.rows)),
+            "computed_tokens": float(sum(batch.input_ids.numel() for batch in batches)),
             "seconds": time.perf_counter() - began,
         }
         for name, (nll_sum, count) in zip(("general", "task"), sums.tolist(), strict=True):

@@ -1,0 +1,193 @@
+"""A tiny random model, toy data, and a cache of their own for the unit tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Nothing here may need the network; read by huggingface_hub when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+END_TO_END = Path(__file__).parent / "e2e"
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""SmolLM2's own."""
+
+SENTENCES = [
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    "item 7 is round, item 8 is square, item 9 is flat",
+    "system user assistant",
+    "Answer the question in one sentence. Name the shape, nothing else.",
+    "What is the capital of Iceland? The capital of Iceland is Reykjavík.",
+    "Write a short note about the weather; it rains, and the wind is cold.",
+    "ball box sheet",
+]
+
+SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
+
+
+@pytest.fixture(autouse=True)
+def cache(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path | None:
+    """A cache folder that ends with the session; None for tests/e2e, which use the user's own.
+
+    Converting the embedded model takes 20 seconds, so the end-to-end tests do it once for ever.
+    """
+    if END_TO_END in request.node.path.parents:
+        return None
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("TELLTUNE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama and a byte-level tokenizer with SmolLM2's template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = byte_level_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        # Large enough for answers that depend on the prompt, and for something to learn.
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's tokenizer, fresh, so that a test may change it."""
+    from telltune.models import load_tokenizer
+    from telltune.recipe import ModelSpec
+
+    return load_tokenizer(ModelSpec(name=str(tiny_model)))
+
+
+@pytest.fixture
+def tiny_base(tiny_model: Path) -> Any:
+    """The tiny model loaded in fp32, fresh."""
+    from telltune.models import load_base
+    from telltune.recipe import ModelSpec
+
+    return load_base(ModelSpec(name=str(tiny_model)), "fp32")
+
+
+def byte_level_tokenizer() -> Any:
+    """A byte-level BPE of some 400 tokens, with SmolLM2's control tokens and chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def write_jsonl() -> Callable[[Path, list[dict[str, Any]]], Path]:
+    """Write rows to a JSONL file, whose path comes back."""
+
+    def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def toy_rows(numbers: range) -> list[dict[str, str]]:
+    """Task rows whose answer is a function of the prompt: "item 7 is round" is a ball."""
+    kinds = list(SHAPES)
+    return [
+        {"prompt": f"item {n} is {kinds[n % 3]}", "completion": SHAPES[kinds[n % 3]]}
+        for n in numbers
+    ]
+
+
+@pytest.fixture
+def toy_task(tmp_path: Path, write_jsonl: Callable[..., Path]) -> dict[str, Path]:
+    """Files by name: train (24 examples, 3 labels), dev and test (12 each), general (200)."""
+    general = [
+        {"prompt": f"Write the number {n} twice.", "completion": f"{n} and {n}"} for n in range(200)
+    ]
+    return {
+        "train": write_jsonl(tmp_path / "train.jsonl", toy_rows(range(24))),
+        "dev": write_jsonl(tmp_path / "dev.jsonl", toy_rows(range(24, 36))),
+        "test": write_jsonl(tmp_path / "test.jsonl", toy_rows(range(36, 48))),
+        "general": write_jsonl(tmp_path / "general.jsonl", general),
+    }
+
+
+@pytest.fixture
+def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
+    """A recipe on the tiny model and the toy files, as YAML would give it; change it at will."""
+    return {
+        "model": str(tiny_model),
+        "task": {
+            "train": str(toy_task["train"]),
+            "dev": str(toy_task["dev"]),
+            "test": str(toy_task["test"]),
+        },
+        "general": str(toy_task["general"]),
+        "anchor": {"prompt": "Name the shape, nothing else."},
+        "mixture": {"leverage_ratio": 1.0, "passes": 2},
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
+        "training": {
+            "learning_rate": 1e-2,
+            "batch_size": 4,
+            "micro_batch_tokens": 512,
+            "max_length": 256,
+            "precision": "fp32",
+        },
+    }

@@ -1,0 +1,448 @@
+"""The verbs as a user calls them: what they print, what they leave, and how they exit."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from telltune.cli import main
+
+VERBS = ("plan", "fit", "evaluate", "predict", "check", "anchor", "compare")
+ADAPTER_FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "recipe.yaml",
+    "tell.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "training_log.jsonl",
+}
+
+
+@pytest.fixture
+def tell(monkeypatch, capsys):
+    """Call the command line in this process; exit code, standard output and standard error."""
+
+    def call(*args):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["tell", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        return exit_.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def tell_json(tell):
+    """Call with --json: exactly one JSON object on standard output, and nothing on the other."""
+
+    def call(*args, code=0):
+        got, out, err = tell(*args, "--json")
+        assert (got, err) == (code, "")
+        value = json.loads(out)
+        assert isinstance(value, dict)
+        assert out.count("\n") == 1
+        return value
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path, toy_recipe):
+    path = tmp_path / "recipe-of-mine.yaml"
+    path.write_text(yaml.safe_dump(toy_recipe), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory):
+    return {"folder": tmp_path_factory.mktemp("fitted") / "adapter"}
+
+
+@pytest.fixture
+def adapter(fitted_once, recipe, tell):
+    """One fitted adapter for all tests that only read it; its own recipe's files are the first's."""
+    if not fitted_once["folder"].exists():
+        assert tell("fit", recipe, "--out", fitted_once["folder"], "--json")[0] == 0
+    return fitted_once["folder"]
+
+
+# plan
+
+
+def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
+    plan = tell_json("plan", recipe)
+    assert plan["task_examples"] == 24
+    assert plan["passes"] == 2
+    assert plan["task_tokens"] > 24 * 10
+    assert plan["general_examples"] > 0
+    # The whole number of examples that comes nearest to the wanted ratio of 1.
+    assert plan["leverage_ratio"] == pytest.approx(1, abs=0.05)
+    assert plan["general_tokens"] == pytest.approx(
+        plan["leverage_ratio"] * plan["task_tokens"], rel=1e-3
+    )
+    assert plan["optimizer_steps"] == -(-(24 * 2 + plan["general_examples"]) // 4)
+    assert plan["trained_tokens"] > 2 * plan["task_tokens"] + plan["general_tokens"]
+    assert plan["estimated_seconds"] > 0
+    assert 0 < plan["estimated_memory_gib"] < 4
+
+
+def test_plan_for_people_names_the_numbers(tell, tell_json, recipe):
+    plan = tell_json("plan", recipe)
+    code, out, err = tell("plan", recipe)
+    assert (code, err) == (0, "")
+    assert f"24 examples, {plan['task_tokens']:,} tokens" in out
+    assert f"{plan['optimizer_steps']}" in out
+
+
+def test_set_changes_the_plan(tell_json, recipe):
+    plan = tell_json("plan", recipe, "--set", "mixture.passes=4", "--set", "task.max_examples=8")
+    assert (plan["passes"], plan["task_examples"]) == (4, 8)
+
+
+def test_plan_names_what_will_be_cut_on_standard_error(tell, recipe):
+    code, out, err = tell(
+        *("plan", recipe, "--set", "training.max_length=60"),
+        *("--set", "training.too_long=truncate", "--set", "anchor=null", "--set", "method=sft"),
+    )
+    assert (code, "Plan" in out) == (0, True)
+    assert err == "" or "lose their end" in err
+
+
+# fit
+
+
+def test_fit_leaves_an_ordinary_adapter_and_what_it_was_made_of(tell_json, recipe, tmp_path):
+    out = tmp_path / "run"
+    printed = tell_json("fit", recipe, "--out", out)
+    assert {path.name for path in out.iterdir()} == ADAPTER_FILES
+    record = json.loads((out / "tell.json").read_text())
+    assert printed == {"out": str(out)} | record
+    assert record["method"] == "tell"
+    assert record["anchor"]["prompt"] == "Name the shape, nothing else."
+    assert record["counts"]["task_examples"] == 24
+    assert set(record["versions"]) >= {"python", "telltune", "torch", "transformers", "peft"}
+    assert record["data"]["task"]["sha256"] != record["data"]["general"]["sha256"]
+    assert "Name the shape, nothing else." in (out / "chat_template.jinja").read_text()
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 4
+    steps = [json.loads(line)["step"] for line in (out / "training_log.jsonl").open()]
+    assert steps == list(range(1, record["counts"]["optimizer_steps"] + 1))
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nbase_model: ")
+    assert "24 task examples" in card
+
+
+def test_finished_folder_is_refused_until_overwrite(tell, tell_json, recipe, tmp_path):
+    out = tmp_path / "run"
+    short = ("--set", "method=sft", "--set", "mixture.passes=1", "--set", "task.max_examples=4")
+    first = tell_json("fit", recipe, "--out", out, *short)
+    before = (out / "tell.json").stat().st_mtime_ns
+    code, _, err = tell("fit", recipe, "--out", out, *short, "--json")
+    assert code == 2
+    assert err == (
+        f"error: {out} holds a finished run; choose another --out, or give --overwrite.\n"
+    )
+    assert (out / "tell.json").stat().st_mtime_ns == before
+    again = tell_json("fit", recipe, "--out", out, *short, "--overwrite", "--set", "seed=3")
+    assert (first["seed"], again["seed"]) == (0, 3)
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=["plain", "overwrite"])
+@pytest.mark.parametrize("name", ["thesis.txt", "recipe.yaml"])
+@pytest.mark.parametrize("verb", ["fit", "compare"])
+def test_foreign_folder_is_never_touched(tell, recipe, tmp_path, verb, name, overwrite):
+    out = tmp_path / "mine"
+    (out / "figures").mkdir(parents=True)
+    (out / name).write_text("task: answer_kind\n")
+    code, _, err = tell(verb, recipe, "--out", out, "--json", *overwrite)
+    assert code == 2
+    assert err.startswith(f"error: {out} holds what telltune did not write")
+    assert sorted(path.name for path in out.iterdir()) == sorted([name, "figures"])
+    assert (out / name).read_text() == "task: answer_kind\n"
+
+
+def test_folder_of_another_unfinished_run_is_refused(tell, recipe, tmp_path):
+    out = tmp_path / "run"
+    short = ("--set", "method=sft", "--set", "mixture.passes=1", "--set", "task.max_examples=4")
+    assert tell("fit", recipe, "--out", out, *short, "--json")[0] == 0
+    (out / "tell.json").unlink()
+    code, _, err = tell("fit", recipe, "--out", out, *short, "--set", "seed=9", "--json")
+    assert code == 2
+    assert "unfinished run of another recipe" in err
+    assert tell("fit", recipe, "--out", out, *short, "--json")[0] == 0
+
+
+def test_overwrite_keeps_the_old_run_when_the_new_one_cannot_start(tell, recipe, tmp_path):
+    out = tmp_path / "run"
+    short = ("--set", "method=sft", "--set", "mixture.passes=1", "--set", "task.max_examples=4")
+    assert tell("fit", recipe, "--out", out, *short, "--json")[0] == 0
+    before = sorted(path.name for path in out.iterdir())
+    code, _, _ = tell(
+        "fit", recipe, "--out", out, "--overwrite", "--json", "--set", "task.train=nowhere.jsonl"
+    )
+    assert code == 2
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+# evaluate
+
+
+def test_evaluate_prints_scores_with_intervals(tell_json, adapter, recipe, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    result = tell_json(
+        *("evaluate", adapter, "--recipe", recipe, "--max-items", 5),
+        *("--metric", "exact_match", "--metric", "token_f1", "--predictions", answers),
+    )
+    assert (result["adapter"], result["split"], result["items"]) == (str(adapter), "test", 5)
+    assert list(result["scores"]) == ["exact_match", "token_f1"]
+    for interval in result["scores"].values():
+        assert 0 <= interval["low"] <= interval["score"] <= interval["high"] <= 100
+    rows = [json.loads(line) for line in answers.open(encoding="utf-8")]
+    assert [row["prompt"] for row in rows] == [
+        f"item {n} is {kind}"
+        for n, kind in zip(range(36, 41), ["round", "square", "flat"] * 2, strict=False)
+    ]
+    assert all(row["origin"].rpartition(":")[2].isdecimal() for row in rows)
+    mean = sum(row["scores"]["exact_match"] for row in rows) / 5
+    assert mean == pytest.approx(result["scores"]["exact_match"]["score"])
+
+
+def test_evaluate_uses_the_adapters_own_recipe(tell_json, adapter):
+    assert tell_json("evaluate", adapter, "--split", "dev")["items"] == 12
+
+
+def test_evaluate_for_people_is_a_table(tell, adapter):
+    code, out, _ = tell("evaluate", adapter, "--metric", "exact_match", "--max-items", 2)
+    assert code == 0
+    assert "exact_match" in out
+    assert "95% interval" in out
+
+
+# predict
+
+
+def test_predict_answers_one_prompt(tell, tell_json, adapter):
+    value = tell_json("predict", adapter, "item 3 is round")
+    assert value["prompt"] == "item 3 is round"
+    code, out, err = tell("predict", adapter, "item 3 is round")
+    assert (code, err) == (0, "")
+    assert out == value["prediction"] + "\n"
+
+
+def test_predict_answers_a_file_into_a_file(tell_json, adapter, tmp_path, write_jsonl):
+    rows = [{"prompt": f"item {n} is flat", "id": n} for n in range(3)]
+    file, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "deep" / "out.jsonl"
+    value = tell_json("predict", adapter, "--file", file, "--out", out)
+    assert value == {"file": str(file), "out": str(out), "rows": 3}
+    answered = [json.loads(line) for line in out.open(encoding="utf-8")]
+    assert [row["prompt"] for row in answered] == [row["prompt"] for row in rows]
+    assert all(set(row) == {"prompt", "id", "prediction"} for row in answered)
+    alone = tell_json("predict", adapter, rows[1]["prompt"])
+    assert answered[1]["prediction"] == alone["prediction"]
+
+
+def test_predict_prints_rows_where_no_file_is_given(tell, tell_json, adapter, tmp_path):
+    file = tmp_path / "in.csv"
+    file.write_text("question,other\nitem 3 is round,x\nitem 4 is square,y\n")
+    code, out, _ = tell("predict", adapter, "--file", file)
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["other"] for row in rows] == ["x", "y"]
+    value = tell_json("predict", adapter, "--file", file)
+    assert value["predictions"] == [row["prediction"] for row in rows]
+
+
+def test_predict_answers_conversations(tell_json, adapter, tmp_path, write_jsonl):
+    asked = {"messages": [{"role": "user", "content": "item 3 is round"}]}
+    answered = {"messages": [*asked["messages"], {"role": "assistant", "content": "ball"}]}
+    later = {"messages": [*answered["messages"], {"role": "user", "content": "item 3 is round"}]}
+    file = write_jsonl(tmp_path / "in.jsonl", [asked, answered, later])
+    first, second, third = tell_json("predict", adapter, "--file", file)["predictions"]
+    assert first == second == tell_json("predict", adapter, "item 3 is round")["prediction"]
+    assert isinstance(third, str)
+
+
+def test_predict_takes_the_anchor_off_prompts_that_carry_it(tell_json, adapter):
+    plain = tell_json("predict", adapter, "item 3 is round")
+    carrying = tell_json("predict", adapter, "Name the shape, nothing else.\n\nitem 3 is round")
+    assert carrying["prediction"] == plain["prediction"]
+
+
+def test_predict_stops_at_the_longest_answer(tell_json, adapter):
+    def length(n):
+        args = ("predict", adapter, "item 3 is round", "--max-new-tokens", n)
+        return len(tell_json(*args)["prediction"].encode())
+
+    # A token of the tiny tokenizer holds a word at the most.
+    assert length(1) < 20
+
+
+@pytest.mark.parametrize("args", [(), ("a prompt", "--file", "in.jsonl")])
+def test_predict_wants_a_prompt_or_a_file(tell, adapter, args):
+    code, out, err = tell("predict", adapter, *args)
+    assert (code, out, err) == (2, "", "error: give either a prompt or --file.\n")
+
+
+# check
+
+
+def test_check_passes_good_data(tell_json, tell, toy_task, tiny_model):
+    args = ("check", toy_task["train"], "--test", toy_task["test"], "--model", tiny_model)
+    value = tell_json(*args)
+    assert value == {"examples": {"train": 24, "test": 12}, "refused": 0, "findings": []}
+    assert tell(*args)[:2] == (0, "24 train, 12 test examples; 0 refused, 0 warnings.\n")
+
+
+def test_check_exits_with_1_and_names_file_line_and_reason(
+    tell, tell_json, tmp_path, tiny_model, write_jsonl
+):
+    good = {"prompt": "item 1 is round", "completion": "ball"}
+    train = write_jsonl(
+        tmp_path / "train.jsonl",
+        [good, good, {"prompt": "item 2 is flat"}, {"prompt": "long " * 99, "completion": "x"}],
+    )
+    test = write_jsonl(tmp_path / "test.jsonl", [good])
+    args = ("check", train, "--test", test, "--model", tiny_model, "--max-length", 64)
+    value = tell_json(*args, code=1)
+    kinds = {(f["line"], f["kind"]) for f in value["findings"]}
+    assert kinds == {
+        (1, "leak_exact"),
+        (2, "leak_exact"),
+        (2, "duplicate"),
+        (3, "malformed"),
+        (4, "over_long"),
+    }
+    assert value["refused"] == 4
+    code, out, err = tell(*args)
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert f"{train}:3: no response: key `completion` is missing [malformed]" in lines
+    assert f"{train}:1: same prompt as {test}:1 [leak_exact]" in lines
+    assert lines[-1] == "3 train, 1 test examples; 4 refused, 1 warnings."
+
+
+def test_warnings_alone_exit_with_0(tell_json, tmp_path, tiny_model, write_jsonl):
+    good = {"prompt": "item 1 is round", "completion": "ball"}
+    train = write_jsonl(tmp_path / "train.jsonl", [good, good])
+    value = tell_json("check", train, "--model", tiny_model)
+    assert (value["refused"], [f["kind"] for f in value["findings"]]) == (0, ["duplicate"])
+
+
+# anchor
+
+
+def test_anchor_ranks_the_recipes_own_and_none(tell, tell_json, recipe):
+    rows = tell_json("anchor", recipe, "--candidates", 2)["candidates"]
+    assert {row["origin"] for row in rows} >= {"recipe", "none"}
+    assert [row["loss"] for row in rows] == sorted(row["loss"] for row in rows)
+    [own] = [row for row in rows if row["origin"] == "recipe"]
+    assert own["anchor"]["prompt"] == "Name the shape, nothing else."
+    [none] = [row for row in rows if row["origin"] == "none"]
+    assert (none["anchor"], none["tokens"]) == (None, 0)
+    code, out, _ = tell("anchor", recipe, "--candidates", 1)
+    assert code == 0
+    assert "anchor.prompt" in out
+
+
+# compare
+
+
+def test_compare_writes_a_row_a_method(tell_json, recipe, tmp_path):
+    out = tmp_path / "study"
+    printed = tell_json(
+        *("compare", recipe, "--out", out, "--method", "base, sft"),
+        *("--set", "mixture.passes=1", "--set", "evaluation.max_items=4"),
+    )
+    rows = json.loads((out / "summary.json").read_text())
+    assert isinstance(rows, list)
+    assert printed == {"out": str(out), "rows": rows}
+    assert [row["method"] for row in rows] == ["base", "sft"]
+    for row in rows:
+        assert set(row) >= {
+            *("method", "score", "low", "high", "metric"),
+            *("task_tokens", "general_tokens", "seconds"),
+        }
+        assert row["low"] <= row["score"] <= row["high"]
+        assert (out / "predictions" / f"{row['method']}.jsonl").is_file()
+    assert (out / "sft" / "adapter_config.json").is_file()
+    assert not (out / "base").exists()
+
+
+def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, recipe, tmp_path):
+    code, out, _ = tell(
+        *("compare", recipe, "--out", tmp_path / "study", "--method", "base,sft"),
+        *("--set", "general=null", "--set", "anchor=null"),
+        *("--set", "mixture.passes=1", "--set", "evaluation.max_items=2"),
+    )
+    assert code == 0
+    assert "task tokens" in out
+    assert "sft" in out
+
+
+# Help, and what starting costs
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_shows_an_example(tell, verb):
+    code, out, _ = tell(verb, "--help")
+    assert code == 0
+    assert f"Example: tell {verb} " in out
+    assert "--json" in out
+
+
+def test_help_lists_every_verb(tell):
+    code, out, _ = tell("--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import telltune; telltune.__version__",
+        "import telltune; telltune.load_recipe",
+        "import sys; sys.argv = ['tell', '--help']\n"
+        "from telltune.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass",
+        "import sys; sys.argv = ['tell', 'fit', '--help']\n"
+        "from telltune.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass",
+    ],
+    ids=["import", "load_recipe", "tell --help", "tell fit --help"],
+)
+def test_start_imports_neither_torch_nor_transformers(statement):
+    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'scipy'}"
+    code = f"{statement}\nimport sys\nassert not {heavy} & set(sys.modules)"
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=_with_src())
+    # Half a second alone; the bound leaves room for a machine that is busy with training.
+    assert time.monotonic() - began < 20
+
+
+def test_module_runs_as_the_command_does():
+    done = subprocess.run(
+        [sys.executable, "-m", "telltune", "plan", "nowhere.yaml"],
+        capture_output=True,
+        text=True,
+        env=_with_src(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nowhere.yaml: no such recipe")
+    assert done.stderr.count("\n") == 1
+
+
+def _with_src():
+    # Where the tests found telltune, installed or not.
+    import telltune
+
+    source = str(Path(telltune.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": source}

@@ -1,0 +1,339 @@
+"""What a recipe may say, and what is said about one that cannot be run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from telltune.errors import RecipeError
+from telltune.recipe import Recipe, load_recipe, recipe_from_dict
+
+SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+def overridden(values, *overrides):
+    return recipe_from_dict(values, overrides=list(overrides))
+
+
+def mistakes(values, **more):
+    with pytest.raises(RecipeError) as error:
+        recipe_from_dict(values, **more)
+    return str(error.value)
+
+
+# Shorthand forms
+
+
+def test_strings_stand_for_the_mappings_they_name():
+    short = recipe_from_dict(
+        {"model": "org/name", "task": "answer_kind", "general": "embedded", "anchor": "Say it."}
+    )
+    long = recipe_from_dict(
+        {
+            "model": {"name": "org/name"},
+            "task": {"embedded": "answer_kind"},
+            "general": {"sources": [{"path": "embedded"}]},
+            "anchor": {"prompt": "Say it."},
+        }
+    )
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    "train",
+    ["a.jsonl", ["a.jsonl"], {"path": "a.jsonl"}, [{"path": "a.jsonl"}]],
+    ids=["string", "list of strings", "mapping", "list of mappings"],
+)
+def test_data_can_be_named_in_four_ways(train):
+    recipe = recipe_from_dict({"task": {"train": train}, "general": {"sources": train}})
+    assert [spec.path for spec in recipe.task.train] == ["a.jsonl"]
+    assert recipe.general is not None
+    assert [spec.path for spec in recipe.general.sources] == ["a.jsonl"]
+
+
+def test_defaults_are_the_methods_own():
+    recipe = recipe_from_dict({"task": "answer_kind"})
+    assert (recipe.method, recipe.model.name, recipe.seed) == ("tell", "embedded", 0)
+    assert (recipe.mixture.passes, recipe.mixture.order) == (3, "shuffled")
+    assert recipe.general is None
+    assert recipe.anchor is None
+
+
+def test_values_given_are_not_changed():
+    values = {"task": "answer_kind", "mixture": {"passes": 3}}
+    recipe_from_dict(values, overrides=["mixture.passes=5", "task.max_examples=4"])
+    assert values == {"task": "answer_kind", "mixture": {"passes": 3}}
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = recipe_from_dict({"task": "answer_kind"})
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "near"),
+    [
+        ({"anker": "Say it."}, "anker", "anchor"),
+        ({"mixture": {"pases": 2}}, "mixture.pases", "passes"),
+        ({"training": {"learningrate": 1}}, "training.learningrate", "learning_rate"),
+        ({"lora": {"rnk": 8}}, "lora.rnk", "rank"),
+        (
+            {"general": {"sources": [{"path": "a.jsonl", "colums": {}}]}},
+            "general.sources.0.colums",
+            "columns",
+        ),
+    ],
+)
+def test_unknown_key_suggests_the_nearest(values, key, near):
+    message = mistakes({"task": "answer_kind"} | values)
+    assert message == f"recipe: `{key}` is not a key of a recipe; did you mean `{near}`?."
+
+
+def test_unknown_key_in_a_list_of_data_is_named_with_its_place():
+    message = mistakes({"task": {"train": [{"path": "a.jsonl", "splitt": "train"}]}})
+    assert "`task.train.0.splitt` is not a key of a recipe; did you mean `split`?" in message
+
+
+def test_key_near_to_none_lists_those_that_are_known():
+    message = mistakes({"task": "answer_kind", "mixture": {"zzzz": 1}})
+    assert "known are leverage_ratio, general_examples, passes, order" in message
+
+
+def test_several_mistakes_stand_in_one_message():
+    message = mistakes(
+        {"mixture": {"passes": 0, "order": "random"}, "seeds": 1, "lora": {"dropout": 2}}
+    )
+    assert "\n" not in message
+    for said in ("`task` is missing", "`mixture.passes`", "`mixture.order`", "`lora.dropout`"):
+        assert said in message
+    assert "did you mean `seed`?" in message
+
+
+@pytest.mark.parametrize("task", [{}, {"train": "a.jsonl", "embedded": "answer_kind"}])
+def test_task_needs_either_data_or_an_embedded_task(task):
+    assert "`task`: give either `train`" in mistakes({"task": task})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("mixture", "leverage_ratio", -1),
+        ("mixture", "leverage_ratio", "many"),
+        ("mixture", "passes", 1.5),
+        ("mixture", "general_examples", -1),
+        ("training", "learning_rate", 0),
+        ("training", "batch_size", 0),
+        ("training", "precision", "fp16"),
+        ("evaluation", "confidence", 1),
+        ("lora", "rank", 0),
+        ("anchor", "place", "assistant"),
+    ],
+)
+def test_value_out_of_range_is_named(section, key, value):
+    rest = {"prompt": "Say it."} if section == "anchor" else {}
+    assert f"`{section}.{key}`: " in mistakes(
+        {"task": "answer_kind", section: {key: value, **rest}}
+    )
+
+
+# --set
+
+
+def test_set_reaches_nested_keys_and_makes_their_parents():
+    recipe = overridden(
+        {"task": "answer_kind", "mixture": {"order": "stratified"}},
+        "mixture.passes=5",
+        "training.learning_rate=1e-3",
+        "seed=7",
+    )
+    assert (recipe.mixture.passes, recipe.mixture.order) == (5, "stratified")
+    assert recipe.training.learning_rate == pytest.approx(1e-3)
+    assert recipe.seed == 7
+
+
+def test_set_turns_shorthand_strings_into_mappings():
+    recipe = overridden(
+        {"model": "org/name", "task": "answer_kind", "anchor": "Say it."},
+        "model.revision='1234567'",
+        "task.max_examples=16",
+        "anchor.place=system",
+    )
+    assert (recipe.model.name, recipe.model.revision) == ("org/name", "1234567")
+    assert (recipe.task.embedded, recipe.task.max_examples) == ("answer_kind", 16)
+    assert recipe.anchor is not None
+    assert (recipe.anchor.prompt, recipe.anchor.place) == ("Say it.", "system")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("Team:", "Team:"),
+        ("Answer: yes", "Answer: yes"),
+        ("a=b", "a=b"),
+        ("'quoted: text'", "quoted: text"),
+        ("Þýddu þetta.", "Þýddu þetta."),
+    ],
+)
+def test_set_takes_colons_and_equals_signs_as_text(text, meant):
+    recipe = overridden({"task": "answer_kind", "anchor": "Say it."}, f"anchor.response={text}")
+    assert recipe.anchor is not None
+    assert recipe.anchor.response == meant
+
+
+def test_set_reads_flow_yaml():
+    recipe = overridden(
+        {"task": "answer_kind"},
+        "mixture={passes: 4, order: task_first}",
+        "general=[a.jsonl, b.jsonl]",
+        "evaluation.metrics=[accuracy, macro_f1]",
+        "anchor=null",
+    )
+    assert (recipe.mixture.passes, recipe.mixture.order) == (4, "task_first")
+    assert recipe.general is not None
+    assert [spec.path for spec in recipe.general.sources] == ["a.jsonl", "b.jsonl"]
+    assert recipe.evaluation.metrics == ["accuracy", "macro_f1"]
+    assert recipe.anchor is None
+
+
+def test_the_last_set_wins():
+    recipe = overridden({"task": "answer_kind"}, "seed=1", "seed=2")
+    assert recipe.seed == 2
+
+
+@pytest.mark.parametrize("override", ["mixture.passes", "=5", ""])
+def test_set_without_key_or_value_says_how(override):
+    message = mistakes({"task": "answer_kind"}, overrides=[override])
+    assert message == f"--set {override}: write it as key=value, such as mixture.passes=5."
+
+
+@pytest.mark.parametrize("text", ["[unclosed", "'unclosed", "2024-99-99"])
+def test_set_with_broken_yaml_says_so(text):
+    message = mistakes({"task": "answer_kind"}, overrides=[f"anchor.prompt={text}"])
+    assert message == f"--set anchor.prompt={text}: `{text}` is not a YAML value; quote it."
+
+
+def test_set_below_a_plain_value_says_so():
+    message = mistakes({"task": "answer_kind", "seed": 1}, overrides=["seed.x=2"])
+    assert message == "--set seed.x=2: `seed` holds no keys."
+
+
+def test_set_of_an_unknown_key_suggests_the_nearest():
+    message = mistakes({"task": "answer_kind"}, overrides=["mixture.leverage=2"])
+    assert "`mixture.leverage` is not a key" in message
+    assert "did you mean `leverage_ratio`?" in message
+
+
+# Files
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_yaml_round_trip(tmp_path):
+    recipe = recipe_from_dict(
+        {
+            "task": {
+                "train": {"path": "a.csv", "columns": {"prompt": "q", "completion": "a"}},
+                "max_tokens": 100,
+            },
+            "general": ["b.jsonl", "c.parquet"],
+            "anchor": {"prompt": "Þýddu: „þetta“.\n\nOg hitt.", "response": "Svar:"},
+            "training": {"learning_rate": 1e-3},
+        }
+    )
+    assert load_recipe(write(tmp_path / "r.yaml", recipe.to_yaml())) == recipe
+    assert "Þýddu" in recipe.to_yaml()
+
+
+def test_to_yaml_writes_every_default_out():
+    written = yaml.safe_load(recipe_from_dict({"task": "answer_kind"}).to_yaml())
+    assert set(written) == set(Recipe.model_fields)
+    assert written["lora"] == {
+        "rank": 16,
+        "alpha": 16.0,
+        "dropout": 0.05,
+        "target_modules": "all-linear",
+    }
+
+
+def test_relative_paths_are_taken_beside_the_recipe(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    (folder / "model").mkdir(parents=True)
+    for name in ("train.jsonl", "test.jsonl", "general.jsonl"):
+        write(folder / name, "{}\n")
+    path = write(
+        folder / "r.yaml",
+        "model: model\ntask: {train: train.jsonl, test: [test.jsonl]}\n"
+        "general: [general.jsonl, embedded]\n",
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipes/r.yaml")
+    assert recipe == load_recipe(path)
+    assert recipe.model.name == str(folder / "model")
+    assert [spec.path for spec in recipe.task.train] == [str(folder / "train.jsonl")]
+    assert [spec.path for spec in recipe.task.test] == [str(folder / "test.jsonl")]
+    assert recipe.general is not None
+    assert [spec.path for spec in recipe.general.sources] == [
+        str(folder / "general.jsonl"),
+        "embedded",
+    ]
+
+
+def test_names_that_are_not_beside_the_recipe_stay_as_they_are(tmp_path):
+    path = write(tmp_path / "r.yaml", "model: org/name\ntask: {train: org/tickets, dev: /d.jsonl}")
+    recipe = load_recipe(path)
+    assert recipe.model.name == "org/name"
+    assert recipe.task.train[0].path == "org/tickets"
+    assert recipe.task.dev[0].path == "/d.jsonl"
+
+
+def test_overrides_work_on_a_file(tmp_path):
+    path = write(tmp_path / "r.yaml", "task: answer_kind\n")
+    assert load_recipe(path, ["mixture.passes=9"]).mixture.passes == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: [answer_kind", "not valid YAML"),
+        ("task: a\n\tseed: 1", "not valid YAML"),
+        ("seed: 2024-99-99\n", "not valid YAML"),
+        ("- task\n- general\n", "a recipe is a mapping of keys"),
+        ("answer_kind\n", "a recipe is a mapping of keys"),
+        ("", "a recipe is a mapping of keys"),
+        ("seed: 1\n", "`task` is missing"),
+    ],
+)
+def test_unusable_yaml_is_one_line_that_names_the_file(tmp_path, text, said):
+    path = write(tmp_path / "r.yaml", text)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_recipe_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: no such recipe"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_recipe_that_is_a_folder_or_not_text_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"task: \xff\xfe\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml: cannot be read"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
+def test_shipped_recipe_loads(path):
+    recipe = load_recipe(path)
+    assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
