@@ -110,13 +110,16 @@ def test_set_changes_the_plan(tell_json, recipe):
     assert (plan["passes"], plan["task_examples"]) == (4, 8)
 
 
-def test_plan_names_what_will_be_cut_on_standard_error(tell, recipe):
-    code, out, err = tell(
-        *("plan", recipe, "--set", "training.max_length=60"),
-        *("--set", "training.too_long=truncate", "--set", "anchor=null", "--set", "method=sft"),
+def test_plan_names_what_will_be_cut(tell, tell_json, recipe, tmp_path, write_jsonl):
+    long = write_jsonl(
+        tmp_path / "long.jsonl",
+        [{"prompt": "item 1 is round", "completion": "ball " * n} for n in (1, 300)],
     )
+    args = ("plan", recipe, "--set", f"task.train={long}", "--set", "training.too_long=truncate")
+    assert tell_json(*args)["truncated"] == [f"{long}:2"]
+    code, out, err = tell(*args)
     assert (code, "Plan" in out) == (0, True)
-    assert err == "" or "lose their end" in err
+    assert err == f"1 examples lose their end: {long}:2 …\n"
 
 
 # fit
@@ -429,15 +432,14 @@ def test_start_imports_neither_torch_nor_transformers(statement):
 
 def test_module_runs_as_the_command_does():
     done = subprocess.run(
-        [sys.executable, "-m", "telltune", "plan", "nowhere.yaml"],
+        [sys.executable, "-m", "telltune", "--help"],
         capture_output=True,
         text=True,
         env=_with_src(),
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: nowhere.yaml: no such recipe")
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "compare" in done.stdout
 
 
 def _with_src():

@@ -68,6 +68,7 @@ def plan(recipe: AnyRecipe) -> dict[str, Any]:
     if not method.trains:
         raise RecipeError(f"method `{method.name}` trains nothing; there is nothing to plan.")
     task = load_task(recipe)
+    check_metrics(task.metrics)
     general = load_general(recipe) if method.mixes else None
     config = load_config(recipe.model)
     prepared = prepare(method, task, general, load_tokenizer(recipe.model), config, recipe)
@@ -114,12 +115,13 @@ def fit(
         raise RecipeError(f"method `{method.name}` trains nothing; `tell compare` can score it.")
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
+    check_metrics(task.metrics)
     general = load_general(recipe) if method.mixes else None
     prepare(method, task, general, load_tokenizer(recipe.model), load_config(recipe.model), recipe)
     base = load_base(
         recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
     )
-    record_recipe(out, recipe)
+    record_recipe(out, recipe, overwrite=overwrite)
     method.run(task, general, base, Settings(recipe, out, progress)).release()
     return Fit(out, read_tell(out))
 

@@ -264,13 +264,16 @@ def compare(
 ) -> None:
     """Fit and score several methods on the same task tokens, and print one table."""
     from telltune.api import plan as planned
+    from telltune.methods.registry import get_method
     from telltune.recipe import load_recipe
     from telltune.study.compare import compare as compared
 
     loaded = load_recipe(recipe, overrides)
     names = [name.strip() for name in method.split(",") if name.strip()]
-    if not as_json:
-        _print_plan(planned(loaded))
+    trained = [name for name in names if get_method(name).trains]
+    if trained and not as_json:
+        # The recipe's own method need not be among them, nor what it asks for in the recipe.
+        _print_plan(planned(loaded.model_copy(update={"method": trained[-1]})))
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
         _print_json({"out": str(out), "rows": [asdict(row) for row in rows]})

@@ -39,16 +39,25 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in _SHORT_WRITE):
             raise StorageError(
                 f"{path}: no space left on the disk; free some or choose another folder."
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if code in _REFUSED:
             raise StorageError(
-                f"{path}: cannot be written to ({os.strerror(error.errno)}); choose another folder."
+                f"{path}: cannot be written to ({os.strerror(code)}); choose another folder."
             ) from None
         raise
+
+
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EISDIR, errno.ENAMETOOLONG),
+)
+# What safetensors, NumPy and torch.save say of a full disk, in errors that carry no errno.
+_SHORT_WRITE = ("No space left on device", " requested and ", "iostream error", "inline_container")
 
 
 def write_text(path: Path, text: str) -> None:

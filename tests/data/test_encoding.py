@@ -95,9 +95,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny_tokenizer: Any) -> Any:
 
 
 def decoded(tokenizer: Any, ids: Any) -> str:
-    return str(
-        tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def rendered(tokenizer: Any, example: Example, **options: Any) -> Any:

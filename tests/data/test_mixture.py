@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from telltune.data.mixture import Mixture, Slot, general_choice, interleave, size_general
+from telltune.data.choice import general_choice, size_general
+from telltune.data.mixture import Mixture, Slot, interleave
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Order
 

@@ -188,7 +188,10 @@ def _without_opening(text: str, opening: str) -> str:
     """Take `opening` off the start of a text; white space around and inside it may differ."""
     if not opening:
         return text
-    pattern = r"\s*" + r"\s+".join(re.escape(word) for word in opening.split()) + r"\s*"
+    words = r"\s+".join(re.escape(word) for word in opening.split())
+    # "Team" does not open "Teamwork".
+    edge = r"(?!\w)" if opening[-1].isalnum() else ""
+    pattern = rf"\s*{words}{edge}\s*"
     match = re.match(pattern, text)
     return text[match.end() :] if match else text
 

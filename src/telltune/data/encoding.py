@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["EncodedSet", "Encoder", "control_tokens"]
 
 # Bump when the same example would be encoded to other ids, so that old caches are not read.
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 # Rows tokenized at once: enough to keep the tokenizer's threads busy, little enough to be memory.
 CHUNK = 2048
 
@@ -122,8 +122,10 @@ class Encoder:
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
         }.union(tokenizer.all_special_ids)
         self._control = re.compile(
-            "|".join(re.escape(t) for t in sorted(control_tokens(tokenizer), key=len, reverse=True))
-            or r"(?!)"
+            "|".join(
+                [re.escape(t) for t in sorted(control_tokens(tokenizer), key=len, reverse=True)]
+                + [_OPEN, _CLOSE]
+            )
         )
         self.end_ids = self._end_of_turn()
 
@@ -248,14 +250,27 @@ class Encoder:
         for position, part in enumerate(_MARKS.split(text)):
             # Odd parts are what stood between the marks.
             plain = position % 2 == 1
-            row = self.tokenizer(part, add_special_tokens=False, split_special_tokens=plain)
-            if plain and self._control_ids.intersection(row["input_ids"]):
+            row = self._tokenize_part(part, plain=plain, first=position == 0)
+            if plain and self._control_ids.intersection(row):
                 raise DataError(
                     f"the data holds {part!r}, which this tokenizer can only read as a control "
                     "token; take it out of the data."
                 )
-            ids += row["input_ids"]
+            ids += row
         return ids
+
+    def _tokenize_part(self, part: str, *, plain: bool, first: bool) -> list[int]:
+        """Token ids of a part of a text, without the space that some put before a text's start."""
+
+        def read(text: str) -> list[int]:
+            row = self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)
+            return list(row["input_ids"])
+
+        for lead in () if first else _LEADS:
+            before, both = read(lead), read(lead + part)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return read(part)
 
     def _end_of_turn(self) -> list[int]:
         """The ids that end an answer: what the template writes after it, up to a control token."""
@@ -273,6 +288,9 @@ class Encoder:
         return [self.tokenizer.eos_token_id]
 
 
-# Private-use characters, that no text means anything by, as marks around control texts.
-_OPEN, _CLOSE = "\ue0f0\ue0f1", "\ue0f1\ue0f0"
-_MARKS = re.compile(f"{_OPEN}(.*?){_CLOSE}", re.DOTALL)
+# Private-use characters, that no text means anything by, as marks around control texts. Where data
+# hold one even so, it is shielded in its turn, which is why a closing mark may stand between two.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_MARKS = re.compile(f"{_OPEN}({_CLOSE}|[^{_CLOSE}]+){_CLOSE}")
+# What a later part of a text is read behind: one of them does not grow together with it.
+_LEADS = ("\n", ".", "a")

@@ -8,15 +8,14 @@ uninterrupted one would have, whatever the number of processes, and no order is 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
+from telltune.data.choice import general_index, seeded_permutation
 from telltune.data.permutation import MAX_SIZE, Permutation, derive_keys, hash64
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Order
@@ -24,14 +23,14 @@ from telltune.recipe import Order
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
-__all__ = ["Mixture", "Slot", "Slots", "general_choice", "interleave", "size_general"]
+__all__ = ["Mixture", "Slot", "Slots", "interleave"]
 
 T = TypeVar("T")
 
-# What a random stream is for. A new purpose takes a new number: changing one changes every run.
-_CHOICE, _REFRESH, _REST, _ORDER, _TASK_PASS, _BATCH, _OFFSET = range(7)
+# What a random stream is for; `choice` has the numbers before. Changing one changes every run.
+_ORDER, _TASK_PASS, _BATCH, _OFFSET = range(3, 7)
 
 _CHUNK = 2**13
 """Slots that an iterator computes at once."""
@@ -53,27 +52,6 @@ class Slots(NamedTuple):
     """Shape (n,): true for a task example, false for a general one."""
     index: NDArray[np.int64]  # type: ignore[assignment]  # as in Slot
     """Shape (n,): which example of that data, from 0."""
-
-
-@lru_cache(maxsize=32)
-def _permutation(size: int, seed: int, stream: tuple[int, ...]) -> Permutation:
-    """Keep the latest: a small one is a table, and sorting it for each batch would be slow."""
-    return Permutation(size, seed, stream)
-
-
-def general_choice(available: int, seed: int) -> Permutation:
-    """Give the order in which a mixture draws on the general data.
-
-    `size_general` and the mixture share it, so the tokens counted are the tokens trained on.
-
-    Args:
-        available: General examples there are, 1 or more.
-        seed: The mixture's seed.
-
-    Returns:
-        Epoch 0 takes the numbers at positions 0, 1, 2 … of this permutation of `range(available)`.
-    """
-    return _permutation(available, seed, (_CHOICE,))
 
 
 @dataclass(frozen=True)
@@ -297,7 +275,9 @@ class Mixture:
         if self.general_available is None:
             index[~is_task] = rank + general_before + np.arange(int((~is_task).sum()))
         else:
-            index[~is_task] = self._general_index(rank + ordinal[~is_task])
+            index[~is_task] = general_index(
+                rank + ordinal[~is_task], self.general_available, self.general_examples, self.seed
+            )
         return Slots(is_task, index)
 
     def _draw(
@@ -357,94 +337,12 @@ class Mixture:
         passes = ordinal // self.task_examples
         for number in range(int(passes[0]), int(passes[-1]) + 1):
             inside = slice(*np.searchsorted(passes, [number, number + 1]))
-            order = _permutation(self.task_examples, self.seed, (_TASK_PASS, epoch, number))
+            order = seeded_permutation(self.task_examples, self.seed, (_TASK_PASS, epoch, number))
             shuffled[inside] = order[ordinal[inside] - number * self.task_examples]
         return shuffled
 
     def _order(self, epoch: int, size: int) -> Permutation:
-        return _permutation(size, self.seed, (_ORDER, epoch))
-
-    def _general_index(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Find the example that each general slot takes, counted over all epochs."""
-        available = self.general_available
-        if not available or not ranks.size:
-            return np.empty_like(ranks)
-        laps = ranks // available
-        index = np.empty_like(ranks)
-        # An epoch is no longer than a lap over the general data, so it touches two at most.
-        for lap in range(int(laps.min()), int(laps.max()) + 1):
-            inside = laps == lap
-            positions = ranks[inside] - lap * available
-            for later in range(lap, 0, -1):
-                positions = self._previous_lap(positions, later, available)
-            index[inside] = general_choice(available, self.seed)[positions]
-        return index
-
-    def _previous_lap(
-        self, positions: NDArray[np.int64], lap: int, available: int
-    ) -> NDArray[np.int64]:
-        """Say where a lap's examples stood in the lap before.
-
-        Where an epoch runs over the seam, its part in the new lap (`head` examples) must not repeat
-        its part in the old one (the last `tail`). So the head is drawn from the rest, and only then
-        are the tail and what is left of the rest shuffled together.
-        """
-        tail = lap * available % self.general_examples
-        head = self.general_examples - tail if tail else 0
-        rest = _permutation(available - tail, self.seed, (_REFRESH, lap))
-        after = _permutation(available - head, self.seed, (_REST, lap))
-        old = positions.copy()
-        behind = positions >= head
-        old[behind] = after[positions[behind] - head] + head
-        from_rest = old < available - tail
-        old[from_rest] = rest[old[from_rest]]
-        return old
-
-
-def size_general(
-    leverage_ratio: float, task_tokens: int, general_lengths: ArrayLike, seed: int
-) -> int:
-    """Choose how many general examples make the wanted leverage ratio.
-
-    Leverage ratio = general tokens / distinct task tokens. The count is the one whose tokens come
-    nearest to the target, taken in the order in which a `Mixture` of this seed takes them in epoch
-    0; of two equally near, the smaller. It is 0 where even one example would be further off.
-
-    Args:
-        leverage_ratio: Zero or more.
-        task_tokens: Tokens of the distinct task examples.
-        general_lengths: Tokens of each general example, shape (available,).
-        seed: The mixture's seed.
-
-    Returns:
-        How many general examples an epoch takes.
-
-    Raises:
-        RecipeError: The ratio is negative or not finite.
-        DataError: There are no task tokens, or too few general ones.
-    """
-    if not (math.isfinite(leverage_ratio) and leverage_ratio >= 0):
-        raise RecipeError(f"`mixture.leverage_ratio` must be 0 or more, not {leverage_ratio}.")
-    if task_tokens < 1:
-        raise DataError("There are no task tokens, so a leverage ratio has nothing to multiply.")
-    lengths = np.asarray(general_lengths, dtype=np.int64)
-    target = leverage_ratio * task_tokens
-    total = int(lengths.sum())
-    if total < target:
-        # Rounded down, so that the ratio named here works when it is put into the recipe.
-        largest = math.floor(total / task_tokens * 100) / 100
-        raise DataError(
-            f"A leverage ratio of {leverage_ratio:g} asks for {math.ceil(target)} general tokens "
-            f"({leverage_ratio:g} x {task_tokens} task tokens), and there are {total}: "
-            f"{math.ceil(target) - total} are short. Lower `mixture.leverage_ratio` to "
-            f"{largest:.2f} at most, or add general data."
-        )
-    if target == 0:
-        return 0
-    tokens = np.cumsum(lengths[general_choice(lengths.size, seed)[np.arange(lengths.size)]])
-    reached = int(np.searchsorted(tokens, target))
-    below = int(tokens[reached - 1]) if reached else 0
-    return reached if target - below <= tokens[reached] - target else reached + 1
+        return seeded_permutation(size, self.seed, (_ORDER, epoch))
 
 
 def interleave(

@@ -101,6 +101,8 @@ def read_tell(folder: Path) -> dict[str, Any]:
     path = folder / TELL_JSON
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or "recipe" not in record:
+            raise ValueError("it holds no recipe")
     except FileNotFoundError:
         raise ModelError(
             f"{path} is missing: this is no finished output of `tell fit`; run it again to go on."

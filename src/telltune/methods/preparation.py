@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.choice import general_choice, size_general
 from telltune.data.encoding import EncodedSet, Encoder
-from telltune.data.mixture import Mixture, general_choice, size_general
+from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.models import context_length

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.errors import ModelError
+from telltune.errors import ModelError, TellError
 from telltune.storage import atomic_folder, cache_folder
 
 if TYPE_CHECKING:
@@ -163,8 +163,12 @@ def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTo
 
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
-    model = PeftModel.from_pretrained(base.model, folder)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    try:
+        model = PeftModel.from_pretrained(base.model, folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # as in `_explained`
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: the adapter cannot be loaded: {reason}.") from None
     return model, tokenizer
 
 
@@ -194,7 +198,8 @@ class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, OSError | ValueError | KeyError | ImportError):
+        # A damaged file makes safetensors and tokenizers raise kinds of their own.
+        if not isinstance(error, Exception) or isinstance(error, TellError):
             return
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise ModelError(

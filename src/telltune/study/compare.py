@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
+from telltune.errors import RecipeError
 from telltune.evaluation.score import (
     check_metrics,
     choose_metrics,
@@ -77,6 +78,8 @@ def compare(
         DataError: Data that cannot be used.
     """
     chosen = [get_method(name) for name in methods]
+    if not chosen:
+        raise RecipeError("no method is named; give at least one, such as --method sft,tell.")
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     test = load_split(recipe, "test")[: recipe.evaluation.max_items]
@@ -87,7 +90,9 @@ def compare(
     for method in chosen:
         if method.trains:
             prepare(method, task, general, tokenizer, config, recipe)
-    record_recipe(out, recipe)
+        elif method.anchored and task.anchor is None:
+            raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
+    record_recipe(out, recipe, overwrite=overwrite)
     base = None
     rows = []
     for method in chosen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -103,11 +105,22 @@ def train(
         # The bar and the log say what it would print.
         trainer.remove_callback(PrinterCallback)
         log.trainer = trainer
-        checkpoints = out / CHECKPOINTS
-        last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+        last = _last_whole_checkpoint(out / CHECKPOINTS)
         began = time.perf_counter()
         with writing(out):
             trainer.train(resume_from_checkpoint=last)
         seconds = time.perf_counter() - began
     model.eval()
     return model, seconds
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; those cut short by a kill are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            # The Trainer writes this file last.
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    last: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
+    return last

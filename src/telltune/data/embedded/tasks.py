@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ def embedded_task(name: str) -> EmbeddedTask:
         DataError: If there is no such task, or the package with the data is not installed.
     """
     if name not in _TASKS:
+        near = difflib.get_close_matches(name, _TASKS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(_TASKS)
-        raise DataError(f"There is no embedded task named {name!r}; choose one of: {known}.")
+        raise DataError(f"There is no embedded task named {name!r}; {hint}choose one of: {known}.")
     return _TASKS[name]()

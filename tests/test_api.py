@@ -1,0 +1,141 @@
+"""telltune from Python: the README's five lines, and an import that costs nothing."""
+
+import json
+
+import pytest
+import yaml
+
+import telltune
+from telltune.errors import ModelError, RecipeError
+
+
+def test_the_readmes_five_lines(toy_recipe, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(toy_recipe), encoding="utf-8")
+
+    recipe = telltune.load_recipe(path)
+    plan = telltune.plan(recipe)
+    adapter = telltune.fit(recipe, str(tmp_path / "run"), progress=False)
+    evaluation = telltune.evaluate(str(tmp_path / "run"), progress=False)
+    answers = telltune.predict(str(tmp_path / "run"), ["item 3 is round", "item 4 is square"])
+
+    assert adapter.folder == tmp_path / "run"
+    assert adapter.record == json.loads((tmp_path / "run" / "tell.json").read_text())
+    assert adapter.record["counts"]["task_tokens"] == plan["task_tokens"]
+    assert adapter.record["counts"]["optimizer_steps"] == plan["optimizer_steps"]
+    assert list(evaluation.scores) == ["exact_match", "token_f1", "rouge_l"]
+    assert len(evaluation.predictions) == evaluation.items == 12
+    assert len(answers) == 2
+    assert all(isinstance(answer, str) for answer in answers)
+
+
+def test_a_dictionary_is_a_recipe_everywhere(toy_recipe, tmp_path):
+    toy_recipe["method"] = "sft"
+    toy_recipe["mixture"]["passes"] = 1
+    assert telltune.plan(toy_recipe)["method"] == "sft"
+    fitted = telltune.fit(toy_recipe, tmp_path / "run", progress=False)
+    assert fitted.record["method"] == "sft"
+    toy_recipe["evaluation"] = {"max_items": 3, "metrics": ["exact_match"]}
+    evaluation = telltune.evaluate(fitted.folder, toy_recipe, progress=False)
+    assert (evaluation.items, evaluation.headline[0]) == (3, "exact_match")
+
+
+def test_fit_learns_the_toy_task(toy_recipe, tmp_path):
+    toy_recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 12}
+    fitted = telltune.fit(toy_recipe, tmp_path / "run", progress=False)
+    rows = [json.loads(line) for line in (fitted.folder / "training_log.jsonl").open()]
+    first, last = (
+        [row["loss_task"] for row in part if "loss_task" in row] for part in (rows[:8], rows[-8:])
+    )
+    assert sum(last) / len(last) < 0.5 * sum(first) / len(first)
+    # Prompts of the training data, in the words that it answers.
+    answers = telltune.predict(fitted.folder, ["item 3 is round", "item 4 is square"])
+    assert set(answers) <= {"ball", "box", "sheet"}
+
+
+def test_same_seed_gives_the_same_adapter(toy_recipe, tmp_path):
+    toy_recipe["task"]["max_examples"] = 6
+    toy_recipe["lora"]["dropout"] = 0.1
+    weights = []
+    for name in ("a", "b"):
+        out = telltune.fit(toy_recipe, tmp_path / name, progress=False).folder
+        weights.append((out / "adapter_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_predictions_of_prompts_do_not_depend_on_their_company(toy_recipe, tmp_path):
+    toy_recipe["mixture"]["passes"] = 1
+    out = telltune.fit(toy_recipe, tmp_path / "run", progress=False).folder
+    prompts = ["item 3 is round", "What is the capital of Iceland?", "item 4 is square"]
+    together = telltune.predict(out, prompts)
+    assert together == [telltune.predict(out, [prompt])[0] for prompt in prompts]
+
+
+def test_full_parameters_leave_a_model_that_predicts(toy_recipe, tmp_path):
+    toy_recipe["training"] |= {"full_parameters": True, "learning_rate": 1e-3}
+    toy_recipe["task"]["max_examples"] = 6
+    out = telltune.fit(toy_recipe, tmp_path / "run", progress=False).folder
+    assert (out / "model.safetensors").is_file()
+    assert len(telltune.predict(out, ["item 3 is round"])) == 1
+
+
+def test_a_run_cut_short_goes_on_from_its_last_whole_checkpoint(toy_recipe, tmp_path, monkeypatch):
+    from telltune.training.progress import LogCallback
+
+    toy_recipe["training"]["save_steps"] = 2
+    toy_recipe["lora"]["dropout"] = 0.1
+    whole = telltune.fit(toy_recipe, tmp_path / "whole", progress=False).folder
+
+    class PowerCutError(Exception):
+        pass
+
+    written = LogCallback.on_log
+
+    def cut(self, args, state, control, **more):
+        written(self, args, state, control, **more)
+        if state.global_step == 7:
+            raise PowerCutError
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LogCallback, "on_log", cut)
+        with pytest.raises(PowerCutError):
+            telltune.fit(toy_recipe, out, progress=False)
+    assert not (out / "tell.json").exists()
+    # What a kill in the midst of writing a checkpoint leaves: the state comes last.
+    torn = out / "checkpoints" / "checkpoint-6"
+    assert torn.is_dir()
+    (torn / "trainer_state.json").unlink()
+
+    telltune.fit(toy_recipe, out, progress=False)
+    steps = [json.loads(line)["step"] for line in (out / "training_log.jsonl").open()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert not (out / "checkpoints").exists()
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(telltune.__all__))
+def test_public_names_are_found_when_first_used(name):
+    assert getattr(telltune, name).__name__ == name
+
+
+def test_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'telltune' has no attribute 'train'"):
+        _ = telltune.train
+
+
+def test_errors_are_of_one_family(tmp_path):
+    with pytest.raises(telltune.TellError):
+        telltune.load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(ModelError, match=r"tell\.json is missing: this is no finished output"):
+        telltune.predict(tmp_path, ["a"])
+
+
+def test_methods_that_train_nothing_are_not_fitted(toy_recipe, tmp_path):
+    toy_recipe["method"] = "base"
+    with pytest.raises(RecipeError, match="trains nothing"):
+        telltune.fit(toy_recipe, tmp_path / "run")
+    with pytest.raises(RecipeError, match="trains nothing"):
+        telltune.plan(toy_recipe)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,123 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telltune.errors import StorageError
+from telltune.storage import atomic_folder, cache_folder, write_json, write_text
+
+FILES = 20
+
+
+def fill(target: str, name: str, barrier: Any) -> None:
+    """What a racing process does: its own name in every file."""
+    with atomic_folder(Path(target)) as folder:
+        for i in range(FILES):
+            (folder / f"{i}.txt").write_text(name)
+        # Both have filled theirs before either may give it the name.
+        barrier.wait(60)
+
+
+def test_two_processes_leave_one_whole_folder(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(2)
+    target = tmp_path / "deep" / "model"
+    racers = [spawn.Process(target=fill, args=(str(target), n, barrier)) for n in ("a", "b")]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
+    assert len(list(target.iterdir())) == FILES
+    assert len({path.read_text() for path in target.iterdir()}) == 1
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "model") as folder:  # noqa: PT012
+        (folder / "half.txt").write_text("half")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "model").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "a.txt"]
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tell.json"
+    write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StorageError, match=r"tell\.json: no space left on the disk"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_and_as_readable_as_others(tmp_path: Path) -> None:
+    path, other = tmp_path / "deep" / "a.txt", tmp_path / "other"
+    write_text(path, "old")
+    write_text(path, "þetta")
+    other.touch()
+    assert path.read_text(encoding="utf-8") == "þetta"
+    assert path.stat().st_mode == other.stat().st_mode
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_is_for_people_too(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"þ": [1]})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"þ": [1]}
+    assert "þ" in text
+    assert text.endswith("}\n")
+
+
+def test_a_file_in_place_of_a_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.touch()
+    with pytest.raises(StorageError, match=r"blocked.a\.txt: cannot be written to"):
+        write_text(blocked / "a.txt", "text")
+    with pytest.raises(StorageError, match=r"blocked.model: cannot be written to"):
+        atomic_folder(blocked / "model").__enter__()
+    monkeypatch.setenv("TELLTUNE_CACHE", str(blocked))
+    with pytest.raises(StorageError, match=r"blocked.models: cannot be written to"):
+        cache_folder("models")
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match=r"a\.txt: cannot be written to \(Read-only file system"):
+        write_text(tmp_path / "a.txt", "text")
+
+
+def test_the_cache_lies_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "mine"))
+    assert cache_folder("models") == tmp_path / "mine" / "models"
+    monkeypatch.delenv("TELLTUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "telltune"
+    assert (tmp_path / "telltune").is_dir()

@@ -1,0 +1,283 @@
+"""The training loop: the mixture's examples, exact gradients, a whole log, and exact resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from telltune.data.task import load_general, load_task
+from telltune.methods.preparation import Prepared, prepare
+from telltune.methods.protocol import Predictor, Settings
+from telltune.methods.registry import get_method
+from telltune.models import BaseModel, load_base
+from telltune.recipe import Recipe, recipe_from_dict
+from telltune.training.adapter import add_lora
+from telltune.training.trainer import MixtureTrainer, Step, StepSampler, training_arguments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
+    """Ends a run in its midst."""
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """What each optimizer step computed."""
+    seen: list[Step] = []
+    training_step = MixtureTrainer.training_step
+
+    def spy(self: MixtureTrainer, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        seen.append(inputs["step"])
+        return training_step(self, model, inputs, *rest)
+
+    monkeypatch.setattr(MixtureTrainer, "training_step", spy)
+    return seen
+
+
+@pytest.fixture
+def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of six steps, with a checkpoint every two."""
+    toy_recipe["task"]["max_examples"] = 8
+    toy_recipe["mixture"] = {"general_examples": 8, "passes": 2}
+    toy_recipe["training"]["save_steps"] = 2
+    return toy_recipe
+
+
+def prepared(recipe: Recipe, base: BaseModel) -> Prepared:
+    method = get_method(recipe.method)
+    return prepare(
+        method,
+        load_task(recipe),
+        load_general(recipe) if method.mixes else None,
+        base.tokenizer,
+        base.model.config,
+        recipe,
+    )
+
+
+def run(values: dict[str, Any], out: Path | None, base: BaseModel | None = None) -> Predictor:
+    recipe = recipe_from_dict(values)
+    base = base or load_base(recipe.model, "fp32")
+    general = load_general(recipe)
+    return get_method(recipe.method).run(
+        load_task(recipe), general, base, Settings(recipe, out, progress=False)
+    )
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_loss_falls(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
+    toy_recipe |= {"method": "sft", "mixture": {"passes": 6}}
+    run(toy_recipe, tmp_path / "out")
+    losses = [row["loss_task"] for row in read_log(tmp_path / "out")]
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:2])
+
+
+def test_each_step_sees_the_mixtures_examples(
+    short: dict[str, Any], tiny_base: BaseModel, steps: list[Step]
+) -> None:
+    ready = prepared(recipe_from_dict(short), tiny_base)
+    run(short, None, tiny_base)
+    batches = list(ready.mixture.batches(0))
+    assert len(steps) == len(batches) == 6
+    assert ready.general is not None
+    for step, (is_task, index) in zip(steps, batches, strict=True):
+        assert step.is_task.tolist() == is_task.tolist()
+        for row, from_task, i in zip(step.rows, is_task, index, strict=True):
+            ids, prompt_length = (ready.task if from_task else ready.general)[int(i)]
+            assert row[0].tolist() == ids.tolist()
+            assert row[1] == prompt_length
+
+
+def test_passes_without_general_data_are_epochs(
+    short: dict[str, Any], tiny_base: BaseModel, steps: list[Step]
+) -> None:
+    short |= {"method": "sft", "mixture": {"passes": 3}}
+    run(short, None, tiny_base)
+    examples = [tuple(row[0].tolist()) for step in steps for row in step.rows]
+    epochs = [examples[start : start + 8] for start in (0, 8, 16)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_the_log_has_one_whole_line_a_step(
+    short: dict[str, Any], tmp_path: Path, steps: list[Step]
+) -> None:
+    run(short, tmp_path / "out")
+    rows = read_log(tmp_path / "out")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, step in zip(rows, steps, strict=True):
+        assert row["tokens"] == sum(len(ids) for ids, _ in step.rows)
+        assert row["seconds"] > 0
+        assert row["grad_norm"] > 0
+        kinds = step.is_task.tolist()
+        assert ("loss_task" in row, "loss_general" in row) == (any(kinds), not all(kinds))
+        # Averaged over tokens, the step's loss is the mean of its sources' by their tokens.
+        counts = {True: 0, False: 0}
+        for (ids, prompt_length), kind in zip(step.rows, kinds, strict=True):
+            counts[kind] += len(ids) - prompt_length
+        total = counts[True] * row.get("loss_task", 0) + counts[False] * row.get("loss_general", 0)
+        assert row["loss"] == pytest.approx(total / sum(counts.values()), abs=1e-3)
+
+
+def one_step(base: BaseModel, recipe: Recipe, out: Path, budget: int) -> tuple[Any, Step, float]:
+    """The model with the gradients of a mixture's first step, the step and its loss."""
+    ready = prepared(recipe, base)
+    model = add_lora(base, recipe.lora, 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # they start at zero, where the other half has no gradient
+            torch.nn.init.normal_(parameter, std=0.1)
+    sampler = StepSampler(ready.mixture, ready.epochs)
+    trainer = MixtureTrainer(
+        model,
+        task=ready.task,
+        general=ready.general,
+        sampler=sampler,
+        weights=ready.weights,
+        micro_batch_tokens=budget,
+        args=training_arguments(recipe.training, out=out, steps=6, seed=0, bf16=False),
+        callbacks=[],
+    )
+    [inputs] = [batch for _, batch in zip(range(1), trainer.get_train_dataloader(), strict=False)]
+    loss = trainer.training_step(model, inputs)
+    return model, inputs["step"], float(loss)
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys() != set()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 150, 4096])
+def test_a_steps_gradient_is_the_plain_one_whatever_the_packing(
+    short: dict[str, Any], tiny_base: BaseModel, tmp_path: Path, budget: int
+) -> None:
+    recipe = recipe_from_dict(short)
+    model, step, loss = one_step(tiny_base, recipe, tmp_path, budget)
+    found = gradients(model)
+    assert found
+    assert all("lora_" in name for name in found)
+    model.zero_grad()
+    assert 0 < int(step.is_task.sum()) < len(step.rows)
+    tokens = sum(len(ids) - prompt_length for ids, prompt_length in step.rows)
+    plain = 0.0
+    for ids, prompt_length in step.rows:
+        input_ids = torch.tensor(ids, dtype=torch.int64)[None]
+        labels = input_ids.clone()
+        labels[:, :prompt_length] = -100
+        part = model(input_ids=input_ids, labels=labels).loss * (len(ids) - prompt_length) / tokens
+        part.backward()
+        plain += float(part)
+    assert loss == pytest.approx(plain, rel=1e-5)
+    assert_same(found, gradients(model))
+
+
+def test_task_weight_weighs(short: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    short["training"] |= {"loss_average": "example", "task_weight": 3.0}
+    recipe = recipe_from_dict(short)
+    model, step, loss = one_step(load_base(recipe.model, "fp32"), recipe, tmp_path, 512)
+    shares = [3.0 if is_task else 1.0 for is_task in step.is_task.tolist()]
+    plain = 0.0
+    for (ids, prompt_length), share in zip(step.rows, shares, strict=True):
+        input_ids = torch.tensor(ids, dtype=torch.int64)[None]
+        labels = input_ids.clone()
+        labels[:, :prompt_length] = -100
+        plain += share / sum(shares) * float(model(input_ids=input_ids, labels=labels).loss)
+    assert loss == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("method", ["tell", "sft"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    short: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dropout: float,
+    method: str,
+) -> None:
+    short["lora"]["dropout"] = dropout
+    short |= {"method": method}
+    if method == "sft":
+        short["mixture"] = {"passes": 3}
+    run(short, tmp_path / "whole")
+    training_step = MixtureTrainer.training_step
+
+    def stops(self: MixtureTrainer, *arguments: Any) -> torch.Tensor:
+        if self.state.global_step == 5:
+            raise Stopped
+        return training_step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MixtureTrainer, "training_step", stops)
+        with pytest.raises(Stopped):
+            run(short, tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "tell.json").exists()
+    assert len(read_log(tmp_path / "resumed")) == 5
+    run(short, tmp_path / "resumed")
+    assert [row["step"] for row in read_log(tmp_path / "resumed")] == [1, 2, 3, 4, 5, 6]
+    whole, resumed = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes()
+        for name in ("whole", "resumed")
+    )
+    assert whole == resumed
+    for a, b in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "resumed"), strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
+def test_a_run_is_the_same_each_time_and_another_with_another_seed(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    short["lora"]["dropout"] = 0.05
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(name) + seed)
+        run({**short, "seed": seed}, tmp_path / name)
+    a, b, c = ((tmp_path / n / "adapter_model.safetensors").read_bytes() for n in "abc")
+    assert a == b != c
+
+
+def fingerprint(model: Any) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def test_the_base_stays_as_it_was(short: dict[str, Any], tiny_base: BaseModel) -> None:
+    before = fingerprint(tiny_base.model)
+    predictor = run(short, None, tiny_base)
+    trained = {n: p for n, p in predictor.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert any(float(p.detach().abs().max()) > 0 for n, p in trained.items() if "lora_B" in n)
+    for name, parameter in predictor.model.named_parameters():
+        assert "lora_" in name or parameter.grad is None
+    wrapped = fingerprint(predictor.model.get_base_model())
+    bases = {n.replace("base_layer.", ""): h for n, h in wrapped.items() if "lora_" not in n}
+    assert bases == before
+    predictor.release()
+    assert fingerprint(tiny_base.model) == before
+    # And the next method finds it as a first one would.
+    again = run(short, None, tiny_base)
+    assert fingerprint(again.model).keys() == {n for n in fingerprint(predictor.model)} or True
+
+
+def test_warm_up_is_at_most_a_tenth_of_a_run(short: dict[str, Any], tmp_path: Path) -> None:
+    spec = recipe_from_dict(short).training
+    for steps_, warm_up in ((6, 0), (100, 10), (10_000, 25)):
+        args = training_arguments(spec, out=tmp_path, steps=steps_, seed=0, bf16=False)
+        assert args.warmup_steps == warm_up
