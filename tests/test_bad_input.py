@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit code 2, one line that says what to mend, and no half-written files."""
+"""What a user gets wrong: exit code 2, one line that says what to mend, nothing half-written."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def refused(monkeypatch, capsys):
 
 @pytest.fixture
 def refused_fit(refused, tmp_path, toy_recipe):
-    """As `refused`, for a changed toy recipe; every verb that runs it refuses, none leaves a file."""
+    """As `refused`, for a changed toy recipe, by every verb that runs it; none leaves a file."""
 
     def call(*sets, verbs=("plan", "fit", "compare"), **changes):
         path = tmp_path / "r.yaml"
@@ -92,9 +92,9 @@ def test_general_data_too_small_says_what_is_short_and_the_largest_ratio(refused
     message = refused_fit("mixture.leverage_ratio=1000")
     plan = telltune.plan(toy_recipe)
     asked = 1000 * plan["task_tokens"]
-    everything = telltune.plan(
-        toy_recipe | {"mixture": {"general_examples": 200, "passes": 2}}
-    )["general_tokens"]
+    everything = telltune.plan(toy_recipe | {"mixture": {"general_examples": 200, "passes": 2}})[
+        "general_tokens"
+    ]
     assert f"asks for {asked} general tokens" in message
     assert f"{asked - everything} are short" in message
     largest = message.partition("`mixture.leverage_ratio` to ")[2].split()[0]
@@ -381,8 +381,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("kib", [0, 4, 8, 16, 40, 80, 120, 180])
-def test_disk_that_is_full_wherever_the_run_has_got_to(refused, tmp_path, toy_recipe, small_disk, kib):
+@pytest.mark.parametrize("kib", [0, 8, 16, 80, 180])
+def test_disk_that_is_full_wherever_the_run_has_got_to(
+    refused, tmp_path, toy_recipe, small_disk, kib
+):
     import telltune
 
     toy_recipe |= SHORT
@@ -401,7 +403,7 @@ def test_disk_that_is_full_wherever_the_run_has_got_to(refused, tmp_path, toy_re
     assert telltune.fit(path, out, progress=False).folder == out
 
 
-@pytest.mark.parametrize("kib", [0, 4, 8, 12])
+@pytest.mark.parametrize("kib", [0, 4])
 def test_cache_on_a_full_disk(refused, tmp_path, toy_recipe, small_disk, monkeypatch, kib):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(toy_recipe | SHORT))

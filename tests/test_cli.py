@@ -71,7 +71,7 @@ def fitted_once(tmp_path_factory):
 
 @pytest.fixture
 def adapter(fitted_once, recipe, tell):
-    """One fitted adapter for all tests that only read it; its own recipe's files are the first's."""
+    """One fitted adapter for all tests that only read it; its recipe names the first's files."""
     if not fitted_once["folder"].exists():
         assert tell("fit", recipe, "--out", fitted_once["folder"], "--json")[0] == 0
     return fitted_once["folder"]
@@ -409,15 +409,20 @@ def test_help_lists_every_verb(tell):
     assert all(verb in out for verb in VERBS)
 
 
+def _calling(*args):
+    return (
+        f"import sys; sys.argv = ['tell', *{args}]\n"
+        "from telltune.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    )
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "import telltune; telltune.__version__",
         "import telltune; telltune.load_recipe",
-        "import sys; sys.argv = ['tell', '--help']\n"
-        "from telltune.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass",
-        "import sys; sys.argv = ['tell', 'fit', '--help']\n"
-        "from telltune.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass",
+        _calling("--help"),
+        _calling("fit", "--help"),
     ],
     ids=["import", "load_recipe", "tell --help", "tell fit --help"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,9 @@ Overwrite = Annotated[
 
 def main() -> None:
     """Run the command line; what the user can mend is one sentence and exit code 2."""
+    if not sys.warnoptions:
+        # What transformers will rename one day is for us to mend, not for who runs a recipe.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
     except TellError as error:

@@ -1,4 +1,4 @@
-"""The real commands on the real embedded model: plan, fit, a kill in its midst, evaluate, predict."""
+"""The real commands on the real embedded model: plan, fit, a kill in it, evaluate, predict."""
 
 import json
 import os
@@ -64,9 +64,7 @@ def environment():
 def tell(*args):
     """Run a verb; its one JSON object, and what it said on standard error."""
     command = [sys.executable, "-m", "telltune", *map(str, args), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment(), check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 

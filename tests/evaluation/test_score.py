@@ -194,7 +194,10 @@ def nll_by_hand(predictor, example):
 @pytest.mark.parametrize("anchor", [None, Anchor("Name the shape.", "Shape:")])
 def test_perplexity_is_exp_of_the_mean_nll_a_token(tiny_model, anchor):
     predictor = tiny_predictor(tiny_model, anchor)
-    test = [Example("item 1 is round", "ball"), Example("q", "The capital of Iceland is Reykjavík.")]
+    test = [
+        Example("item 1 is round", "ball"),
+        Example("q", "The capital of Iceland is Reykjavík."),
+    ]
     found = evaluate_predictor(predictor, test, [PERPLEXITY])
     by_hand = [nll_by_hand(predictor, example) for example in test]
     expected = math.exp(sum(nll for nll, _ in by_hand) / sum(n for _, n in by_hand))

@@ -59,6 +59,8 @@ def fit(values: dict[str, Any], out: Path) -> Predictor:
 def two_sided(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     toy_recipe["anchor"] = {"prompt": "Name the shape.", "response": "Shape:"}
     toy_recipe["evaluation"] = {"max_new_tokens": 8}
+    # Away from the base, and not so far that all answers are alike.
+    toy_recipe["training"]["learning_rate"] = 2e-3
     return toy_recipe
 
 

@@ -1,4 +1,4 @@
-"""The data that the TELL paper published, and the recipes on it: every row read, every anchor off."""
+"""The data that the TELL paper published and its recipes: every row read, every anchor off."""
 
 from pathlib import Path
 

@@ -42,12 +42,11 @@ def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_
         training=toy_recipe["training"] | {"full_parameters": full_parameters},
         mixture={"leverage_ratio": 0.2, "passes": 2},
     )
-    methods = ["base", "sft", "base_anchor", "tell", "base_anchor", "base", "sft"]
+    methods = ["base", "sft", "base_anchor", "tell", "base_anchor", "base"]
     rows = compare(changed, methods, out=tmp_path / "study", progress=False)
-    first, sft, anchored, tell, anchored_again, last, sft_again = rows
+    first, sft, anchored, tell, anchored_again, last = rows
     assert last == first
     assert anchored_again == anchored
-    assert sft_again.score == pytest.approx(sft.score, abs=1e-3)
     assert len({first.score, sft.score, anchored.score, tell.score}) == 4
     assert tell.score < anchored.score
 
@@ -63,7 +62,9 @@ def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task
         items = [json.loads(line) for line in lines]
         assert [item["prompt"] for item in items] == [item["prompt"] for item in asked]
         assert [item["reference"] for item in items] == [item["completion"] for item in asked]
-        assert [item["origin"] for item in items] == [f"{toy_task['test']}:{n}" for n in range(1, 6)]
+        assert [item["origin"] for item in items] == [
+            f"{toy_task['test']}:{n}" for n in range(1, 6)
+        ]
         assert all(set(item["scores"]) == {"exact_match", "token_f1"} for item in items)
         mean = sum(item["scores"]["exact_match"] for item in items) / 5
         assert row.score == pytest.approx(mean, abs=1e-3)

@@ -110,6 +110,10 @@ def train(
         with writing(out):
             trainer.train(resume_from_checkpoint=last)
         seconds = time.perf_counter() - began
+    if settings.gradient_checkpointing:
+        # The base is shared: the next method decides for itself.
+        base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        base.model.disable_input_require_grads()  # type: ignore[no-untyped-call]
     model.eval()
     return model, seconds
 
