@@ -15,7 +15,7 @@ from telltune.errors import RecipeError
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
-from telltune.methods.forecast import estimated_memory_gib, estimated_seconds
+from telltune.methods.forecast import computed_tokens, estimated_memory_gib, estimated_seconds
 from telltune.methods.output_folder import claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
@@ -76,15 +76,15 @@ def plan(recipe: AnyRecipe) -> dict[str, Any]:
     longest = int(prepared.task.lengths.max())
     if prepared.general is not None and prepared.counts.general_examples:
         longest = max(longest, int(prepared.general.lengths.max()))
+    computed = computed_tokens(prepared, recipe.training.micro_batch_tokens)
     return {
         "method": method.name,
         "task": task.name,
         **prepared.counts.to_dict(),
+        "computed_tokens": computed,
         "precision": "bf16" if bf16 else "fp32",
         "estimated_seconds": round(
-            estimated_seconds(
-                config, prepared.counts.trained_tokens, bf16=bf16, dropout=recipe.lora.dropout > 0
-            ),
+            estimated_seconds(config, computed, bf16=bf16, dropout=recipe.lora.dropout > 0),
             1,
         ),
         "estimated_memory_gib": round(

@@ -316,7 +316,10 @@ def _print_plan(values: dict[str, Any]) -> None:
         ),
         ("passes", f"{values['passes']}"),
         ("optimizer steps", f"{values['optimizer_steps']:,}"),
-        ("tokens to train", f"{values['trained_tokens']:,}"),
+        (
+            "tokens to train",
+            f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
+        ),
         ("time", f"about {minutes:,.1f} minutes"),
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
     )

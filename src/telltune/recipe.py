@@ -76,7 +76,7 @@ class DataSpec(_Part):
     """Where one data set lies."""
 
     path: str
-    """A file (JSONL, JSON, CSV, Parquet), a folder of such, a hub id; for general data `embedded`."""
+    """A file (JSONL, JSON, CSV, Parquet), a folder of such, a hub id, or `embedded` (general)."""
     columns: Columns | None = None
     """Only for schemas that telltune does not know."""
     config: str | None = None

@@ -105,7 +105,8 @@ def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts share at their start, at least one left to each."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # all others lie between them in order
+    ordered = sorted(list(prompt) for prompt in prompts)
+    first, last = ordered[0], ordered[-1]  # all others lie between them
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1

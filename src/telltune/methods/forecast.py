@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["estimated_memory_gib", "estimated_seconds"]
+from telltune.models.packing import pack
+from telltune.training.trainer import StepSampler, Sources
+
+if TYPE_CHECKING:
+    from telltune.methods.preparation import Prepared
+
+__all__ = ["computed_tokens", "estimated_memory_gib", "estimated_seconds"]
 
 # Measured on two Zen 3 cores, SmolLM2-135M, fp32: of the GEMM rate at the model's own shape,
 # training reaches this share in products that count (forward, and backward to activations).
@@ -13,14 +20,31 @@ _EFFICIENCY = 0.6
 # Dropout draws a random number for every input of every adapted layer.
 _DROPOUT_FACTOR = 1.35
 _START_SECONDS = 3.0
+_STEPS_LOOKED_AT = 16
 
 
-def estimated_seconds(config: Any, trained_tokens: int, *, bf16: bool, dropout: bool) -> float:
+def computed_tokens(prepared: Prepared, budget: int) -> int:
+    """Tokens that training computes: prefixes that a row's examples share count once.
+
+    The first steps are packed as training will pack them, and the rest taken to be like them.
+    """
+    sources = Sources(prepared.task, prepared.general)
+    seen = computed = 0
+    for step in islice(StepSampler(prepared.mixture, prepared.epochs), _STEPS_LOOKED_AT):
+        examples = [sources[key] for key in step]
+        rows = [(ids, prompt) for _, ids, prompt in examples]
+        seen += sum(len(ids) for ids, _ in rows)
+        batches = pack(rows, budget, sources=[task for task, _, _ in examples])
+        computed += sum(batch.input_ids.numel() for batch in batches)
+    return round(prepared.counts.trained_tokens * computed / max(seen, 1))
+
+
+def estimated_seconds(config: Any, tokens: int, *, bf16: bool, dropout: bool) -> float:
     """Seconds of training, from a short matrix product of this machine.
 
     The base is frozen, so a token costs 4 FLOP a weight: 2 forward, 2 backward to activations.
     """
-    flop = 4.0 * _layer_weights(config) * trained_tokens
+    flop = 4.0 * _layer_weights(config) * tokens
     factor = _DROPOUT_FACTOR if dropout else 1.0
     return _START_SECONDS + factor * flop / (_EFFICIENCY * _gemm_rate(config, bf16=bf16))
 

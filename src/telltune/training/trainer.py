@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from telltune.recipe import TrainingSpec
     from telltune.training.loss import LossWeights
 
-__all__ = ["MixtureTrainer", "Step", "StepSampler", "training_arguments"]
+__all__ = ["MixtureTrainer", "Sources", "Step", "StepSampler", "training_arguments"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def _pairs(slots: Slots) -> list[tuple[bool, int]]:
     return list(zip(slots.is_task.tolist(), slots.index.tolist(), strict=True))
 
 
-class _Sources(Dataset[tuple[bool, Any, int]]):
-    """Looks an example up by (is it task data, index)."""
+class Sources(Dataset[tuple[bool, Any, int]]):
+    """Looks an example up by (is it task data, index): its ids, and the length of its prompt."""
 
     def __init__(self, task: EncodedSet, general: EncodedSet | None) -> None:
         self.task, self.general = task, general
@@ -148,7 +148,7 @@ class MixtureTrainer(Trainer):
         callbacks: list[Any],
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
-        self._sources = _Sources(task, general)
+        self._sources = Sources(task, general)
         self._sampler = sampler
         self._weights = weights
         self._budget = micro_batch_tokens
