@@ -15,13 +15,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from telltune.version import VERSION
+
 if TYPE_CHECKING:
     from telltune.api import anchor, check, evaluate, fit, plan, predict
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Recipe",

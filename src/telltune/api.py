@@ -21,7 +21,7 @@ from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import compute_dtype, load_base, load_config, load_tokenizer
-from telltune.recipe import DataSpec, Recipe, load_recipe, recipe_from_dict
+from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["anchor", "check", "evaluate", "fit", "plan", "predict", "predict_examples"]
 
-AnyRecipe = Recipe | str | Path | dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -42,13 +40,6 @@ class Fit:
 
     folder: Path
     record: dict[str, Any]
-
-
-def as_recipe(recipe: AnyRecipe) -> Recipe:
-    """A recipe from a file, a dictionary or a recipe."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
 
 
 def plan(recipe: AnyRecipe) -> dict[str, Any]:
@@ -228,7 +219,7 @@ def check(
                     groups[split].append(item)
     count_tokens, controls = None, []
     if model is not None:
-        tokenizer = load_tokenizer(recipe_from_dict({"model": model, "task": "x"}).model)
+        tokenizer = load_tokenizer(ModelSpec(name=model))
         encoder, controls = Encoder(tokenizer), control_tokens(tokenizer)
         count_tokens = _counter(encoder, [e for group in groups.values() for e in group])
     findings += check_examples(

@@ -57,10 +57,12 @@ def main() -> None:
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
 def plan(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run will do: examples, tokens, ratio, steps, minutes, memory. Trains nothing."""
-    from telltune.api import plan as planned
     from telltune.recipe import load_recipe
 
-    values = planned(load_recipe(recipe, overrides))
+    loaded = load_recipe(recipe, overrides)  # before PyTorch is: a typing mistake answers at once
+    from telltune.api import plan as planned
+
+    values = planned(loaded)
     if as_json:
         _print_json(values)
     else:
@@ -76,11 +78,12 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter. Called again after an interruption, it goes on from the last checkpoint."""
-    from telltune.api import fit as fitted
-    from telltune.api import plan as planned
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    from telltune.api import fit as fitted
+    from telltune.api import plan as planned
+
     if not as_json:
         _print_plan(planned(loaded))
     done = fitted(loaded, out, overwrite=overwrite, progress=not as_json)
@@ -232,10 +235,12 @@ def anchor(
     as_json: AsJson = False,
 ) -> None:
     """Let the model propose anchors, and rank them by held-out loss before any training."""
-    from telltune.api import anchor as ranked
     from telltune.recipe import load_recipe
 
-    rows = ranked(load_recipe(recipe, overrides), candidates=candidates)
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import anchor as ranked
+
+    rows = ranked(loaded, candidates=candidates)
     if as_json:
         _print_json({"candidates": [asdict(row) for row in rows]})
         return
@@ -282,9 +287,10 @@ def compare(
     if as_json:
         _print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
         return
+    interval = f"{loaded.evaluation.confidence:.0%} interval"
     _print_table(
         f"{rows[0].items} test items, {rows[0].metric}",
-        ("method", "score", "95% interval", "task tokens", "general tokens", "seconds"),
+        ("method", "score", interval, "task tokens", "general tokens", "seconds"),
         [
             (
                 row.method,

@@ -23,6 +23,7 @@ from telltune.errors import RecipeError
 
 __all__ = [
     "AnchorSpec",
+    "AnyRecipe",
     "Columns",
     "DataSpec",
     "EvaluationSpec",
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
+    "as_recipe",
     "load_recipe",
     "recipe_from_dict",
 ]
@@ -127,6 +129,12 @@ class GeneralSpec(_Part):
 
     sources: DataList
     """Files, folders, hub ids, or `embedded`."""
+
+
+def _as_sources(value: Any) -> Any:
+    """One data set, or a list of them, stands for `sources`."""
+    one = isinstance(value, str | list) or (isinstance(value, dict) and "path" in value)
+    return {"sources": value} if one else value
 
 
 class AnchorSpec(_Part):
@@ -237,7 +245,7 @@ class Recipe(_Part):
     task: Annotated[TaskSpec, _short("embedded")]
     general: Annotated[
         GeneralSpec | None,
-        BeforeValidator(lambda v: {"sources": v} if isinstance(v, str | list) else v),
+        BeforeValidator(_as_sources),
     ] = None
     anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
     mixture: MixtureSpec = MixtureSpec()
@@ -310,6 +318,21 @@ def recipe_from_dict(
     except ValidationError as error:
         raise RecipeError(f"{name}: {'; '.join(_explain(error))}.") from None
     return recipe if folder is None else _resolve(recipe, folder)
+
+
+AnyRecipe = Recipe | str | Path | dict[str, Any]
+"""What the API takes for a recipe: one, its YAML file, or its keys."""
+
+
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """A recipe from a file, a dictionary or a recipe.
+
+    Raises:
+        RecipeError: As `load_recipe`.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

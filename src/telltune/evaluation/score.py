@@ -73,11 +73,11 @@ class Evaluation:
 def choose_metrics(test: Sequence[Example]) -> tuple[str, ...]:
     """Metrics that fit the answers: labels, or free text.
 
-    A task whose answers come from a small closed set (at most a tenth as many as items, 20 at the
-    most) is scored as classification.
+    A task whose answers come from a small closed set (at most a quarter as many as items, 20 at
+    the most) is scored as classification.
     """
     labels = {example.completion for example in test}
-    if len(labels) <= min(20, max(2, len(test) // 10)):
+    if len(labels) <= min(20, max(2, len(test) // 4)):
         return ("accuracy", "macro_f1", "balanced_accuracy")
     return ("exact_match", "token_f1", "rouge_l")
 

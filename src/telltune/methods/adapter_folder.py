@@ -8,7 +8,6 @@ import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from telltune import __version__
 from telltune.data.anchor import Anchor
 from telltune.data.task import digest
 from telltune.errors import ModelError
@@ -18,6 +17,7 @@ from telltune.models import load_adapter, load_base
 from telltune.recipe import ModelSpec
 from telltune.storage import atomic_folder, write_json, write_text, writing
 from telltune.training.adapter import CHECKPOINTS
+from telltune.version import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def save_adapter(
             ),
         },
         # Its own version is not asked of the installation: a run from a checkout has none.
-        "versions": {"python": platform.python_version(), "telltune": __version__}
+        "versions": {"python": platform.python_version(), "telltune": VERSION}
         | {p: version(p) for p in _PACKAGES},
         "recipe": recipe.model_dump(mode="json"),
     }

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from telltune.models.packing import pack
-from telltune.training.trainer import StepSampler, Sources
+from telltune.training.trainer import Sources, StepSampler
 
 if TYPE_CHECKING:
     from telltune.methods.preparation import Prepared

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
@@ -19,14 +21,14 @@ from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_config, load_tokenizer
+from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from telltune.recipe import Recipe
+    from telltune.recipe import AnyRecipe
 
 __all__ = ["DEFAULT_METHODS", "Row", "compare"]
 
@@ -61,17 +63,18 @@ class Row:
 
 
 def compare(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     methods: Sequence[str] = DEFAULT_METHODS,
     *,
-    out: Path,
+    out: str | Path,
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Row]:
     """Run each method and score it on the task's test items.
 
     Every method is checked before the first is run. Adapters go to `out/METHOD`, answers with
-    their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`.
+    their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called again on the
+    same folder with the same recipe, it runs only the methods that have no row there yet.
 
     Raises:
         RecipeError: An unknown method or metric, no test data, a missing anchor.
@@ -80,6 +83,7 @@ def compare(
     chosen = [get_method(name) for name in methods]
     if not chosen:
         raise RecipeError("no method is named; give at least one, such as --method sft,tell.")
+    recipe, out = as_recipe(recipe), Path(out)
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     test = load_split(recipe, "test")[: recipe.evaluation.max_items]
@@ -94,8 +98,11 @@ def compare(
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
     base = None
-    rows = []
+    summary = out / "summary.json"
+    rows = [Row(**row) for row in json.loads(summary.read_text())] if summary.exists() else []
     for method in chosen:
+        if any(row.method == method.name for row in rows):
+            continue
         if base is None or recipe.training.full_parameters:
             # Training every weight leaves no base for the next method.
             base = load_base(
@@ -130,5 +137,5 @@ def compare(
         )
         rows.append(row)
         write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)
-        write_json(out / "summary.json", [asdict(r) for r in rows])
+        write_json(summary, [asdict(r) for r in rows])
     return rows
