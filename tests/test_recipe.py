@@ -337,3 +337,18 @@ def test_recipe_that_is_a_folder_or_not_text_is_named(tmp_path):
 def test_shipped_recipe_loads(path):
     recipe = load_recipe(path)
     assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+def test_reference_lists_every_key():
+    reference = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    for name, field in Recipe.model_fields.items():
+        assert f"| `{name}` |" in reference
+        part = field.annotation
+        for key in getattr(part, "model_fields", {}):
+            assert f"| `{name}.{key}` |" in reference
+
+
+def test_one_data_set_stands_for_general_sources():
+    recipe = recipe_from_dict({"task": "equation", "general": {"path": "g.jsonl"}})
+    assert recipe.general is not None
+    assert [spec.path for spec in recipe.general.sources] == ["g.jsonl"]

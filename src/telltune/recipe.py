@@ -193,7 +193,7 @@ class TrainingSpec(_Part):
     """Examples in an optimizer step, over all processes."""
     micro_batch_tokens: PositiveInt = 1024
     """Tokens computed at once; a step's examples are packed into as many as it takes."""
-    loss_average: LossAverage = "token"
+    loss_average: LossAverage = "example"
     """Average over response tokens, over examples, or over sources."""
     task_weight: PositiveFloat = 1.0
     """Weight of task data."""

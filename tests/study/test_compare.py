@@ -29,8 +29,8 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     assert sft.general_tokens == sft_anchor.general_tokens == 0
     assert tell.general_tokens == pytest.approx(tell.task_tokens, rel=0.05)
     assert {row.items for row in rows} == {12}
-    # Three answers to twelve items are too many for a task of labels.
-    assert {row.metric for row in rows} == {"exact_match"}
+    # Three answers to twelve items are labels.
+    assert {row.metric for row in rows} == {"accuracy"}
     assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in rows]
 
 
@@ -134,3 +134,13 @@ def test_every_method_of_the_registry_can_be_compared(recipe, tmp_path):
     )
     rows = compare(short, method_names(), out=tmp_path / "study", progress=False)
     assert [row.method for row in rows] == method_names()
+
+
+def test_called_again_it_runs_only_what_has_no_row(recipe, tmp_path):
+    out = tmp_path / "study"
+    first = compare(recipe(), ["base", "sft"], out=out, progress=False)
+    trained = (out / "sft" / "adapter_model.safetensors").stat().st_mtime_ns
+    again = compare(recipe(), ["base", "sft", "sft_anchor"], out=out, progress=False)
+    assert again[:2] == first
+    assert [row.method for row in again] == ["base", "sft", "sft_anchor"]
+    assert (out / "sft" / "adapter_model.safetensors").stat().st_mtime_ns == trained

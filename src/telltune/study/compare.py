@@ -100,9 +100,8 @@ def compare(
     base = None
     summary = out / "summary.json"
     rows = [Row(**row) for row in json.loads(summary.read_text())] if summary.exists() else []
-    for method in chosen:
-        if any(row.method == method.name for row in rows):
-            continue
+    done = {row.method for row in rows}
+    for method in [method for method in chosen if method.name not in done]:
         if base is None or recipe.training.full_parameters:
             # Training every weight leaves no base for the next method.
             base = load_base(
