@@ -187,6 +187,7 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
             "learning_rate": 1e-2,
             "batch_size": 4,
             "micro_batch_tokens": 512,
+            "loss_average": "token",
             "max_length": 256,
             "precision": "fp32",
         },

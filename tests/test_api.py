@@ -23,7 +23,7 @@ def test_the_readmes_five_lines(toy_recipe, tmp_path):
     assert adapter.record == json.loads((tmp_path / "run" / "tell.json").read_text())
     assert adapter.record["counts"]["task_tokens"] == plan["task_tokens"]
     assert adapter.record["counts"]["optimizer_steps"] == plan["optimizer_steps"]
-    assert list(evaluation.scores) == ["exact_match", "token_f1", "rouge_l"]
+    assert list(evaluation.scores) == ["accuracy", "macro_f1", "balanced_accuracy"]
     assert len(evaluation.predictions) == evaluation.items == 12
     assert len(answers) == 2
     assert all(isinstance(answer, str) for answer in answers)

@@ -94,8 +94,8 @@ def test_predictor_strips_the_anchors_line_from_its_answers(tiny_model, monkeypa
     [
         (["yes", "no"] * 2, LABELS),
         (["yes"] * 5, LABELS),
-        (["a", "b", "c"] * 10, LABELS),
-        (["a", "b", "c"] * 9, FREE_TEXT),  # three answers to 27 items: more than a tenth
+        (["a", "b", "c"] * 4, LABELS),
+        (["a", "b", "c"] * 3, FREE_TEXT),  # three answers to nine items: more than a quarter
         ([f"label {n}" for n in range(20)] * 10, LABELS),
         ([f"label {n}" for n in range(21)] * 20, FREE_TEXT),
         ([f"sentence {n}" for n in range(50)], FREE_TEXT),

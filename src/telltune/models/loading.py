@@ -94,11 +94,8 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    # Its bars (272 tensors in half a second) and hints would stand in the midst of ours.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    _hush_transformers()
     folder = _locate(spec)
     load_config(spec)
     dtype = torch.float32 if trainable else compute_dtype(precision)
@@ -251,7 +248,8 @@ def _converted(gguf: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logging.getLogger(__name__).info("Converting %s to safetensors, once.", gguf.name)
+    _hush_transformers()
+    logging.getLogger(__name__).warning("Converting %s, once; about 20 seconds.", gguf.name)
     with atomic_folder(target) as folder:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
@@ -261,6 +259,14 @@ def _converted(gguf: Path) -> Path:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
     return target
+
+
+def _hush_transformers() -> None:
+    """Its bars (272 tensors in half a second) and hints would stand in the midst of ours."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _hash_file(path: Path) -> str:
