@@ -93,6 +93,10 @@ def training_arguments(
     """
     save_steps = spec.save_steps or max(10, steps // 10)
     schedule = {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule)
+    # Named only when wanted: transformers warns of the name's coming change whenever it is.
+    less_memory: dict[str, Any] = (
+        {"gradient_checkpointing": True} if spec.gradient_checkpointing else {}
+    )
     return TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
@@ -102,7 +106,6 @@ def training_arguments(
         warmup_steps=min(spec.warmup_steps, steps // 10),
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        gradient_checkpointing=spec.gradient_checkpointing,
         bf16=bf16,
         save_strategy="steps",
         save_steps=save_steps,
@@ -118,6 +121,7 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
+        **less_memory,
     )
 
 
