@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from telltune.data.choice import general_choice, size_general
-from telltune.data.mixture import Mixture, Slot, interleave
+from telltune.data.mixture import Mixture, interleave
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Order
 
@@ -142,12 +142,6 @@ def test_the_order_is_pinned():
 def test_task_or_general_data_alone_is_a_mixture_too():
     assert all(is_task for is_task, _ in epoch_of(mix(general=0, available=0)))
     assert not any(is_task for is_task, _ in epoch_of(mix(task=0)))
-
-
-def test_one_slot_says_what_stands_there():
-    mixture = mix()
-    for position, (is_task, index) in enumerate(epoch_of(mixture, 1)):
-        assert mixture.slot(1, position) == Slot("task" if is_task else "general", index)
 
 
 # Orders

@@ -67,16 +67,6 @@ class EncodedSet:
         """Tokens of each example that carry loss, (n,)."""
         return self.lengths - self.prompt_lengths
 
-    def select(self, indices: NDArray[np.int64]) -> EncodedSet:
-        """A smaller set, copied into memory, in the order of `indices`."""
-        parts = [self[int(i)][0] for i in indices]
-        lengths = self.lengths[indices]
-        return EncodedSet(
-            np.concatenate(parts) if parts else np.empty(0, np.int32),
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.asarray(self.prompt_lengths[indices], np.int32),
-        )
-
     def save(self, folder: Path) -> None:
         """Write three .npy files into an existing folder."""
         for name in ("ids", "offsets", "prompt_lengths"):

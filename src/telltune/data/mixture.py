@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Mixture", "Slot", "Slots", "interleave"]
+__all__ = ["Mixture", "Slots", "interleave"]
 
 T = TypeVar("T")
 
@@ -36,21 +36,12 @@ _CHUNK = 2**13
 """Slots that an iterator computes at once."""
 
 
-class Slot(NamedTuple):
-    """One place in the order, and what stands there."""
-
-    source: Literal["task", "general"]
-    """Which data."""
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    """Which example of that data, from 0."""
-
-
 class Slots(NamedTuple):
     """Consecutive places in the order, as arrays of one length."""
 
     is_task: NDArray[np.bool_]
     """Shape (n,): true for a task example, false for a general one."""
-    index: NDArray[np.int64]  # type: ignore[assignment]  # as in Slot
+    index: NDArray[np.int64]  # type: ignore[assignment]  # hides tuple.index, not needed
     """Shape (n,): which example of that data, from 0."""
 
 
@@ -154,15 +145,6 @@ class Mixture:
         # Not len(self), which Python limits to the platform's index type and which is read here
         # before the sizes are known to be valid.
         return self._task_slots + self.general_examples
-
-    def slot(self, epoch: int, position: int) -> Slot:
-        """Say what stands at one place; `slots` is the quick way to read many.
-
-        Raises:
-            IndexError: The place is outside the epoch, or the epoch is negative.
-        """
-        is_task, index = self.slots(epoch, position, position + 1)
-        return Slot("task" if is_task[0] else "general", int(index[0]))
 
     def slots(self, epoch: int, start: int, stop: int) -> Slots:
         """Read a stretch of an epoch's order. A pure function of (seed, epoch, sizes).

@@ -68,7 +68,7 @@ def native_bf16() -> bool:
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # oneDNN's own answer is yes on every AVX-512 machine, where it emulates.
+    # AVX-512 alone does not bring bf16 products; these two do.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
