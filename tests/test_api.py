@@ -80,7 +80,7 @@ def test_full_parameters_leave_a_model_that_predicts(toy_recipe, tmp_path):
 
 
 def test_a_run_cut_short_goes_on_from_its_last_whole_checkpoint(toy_recipe, tmp_path, monkeypatch):
-    from telltune.training.progress import LogCallback
+    from telltune.training.callbacks import LogCallback
 
     toy_recipe["training"]["save_steps"] = 2
     toy_recipe["lora"]["dropout"] = 0.1

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from telltune.errors import StorageError
-from telltune.storage import atomic_folder, cache_folder, write_json, write_text
+from telltune.storage import (
+    atomic_folder,
+    cache_folder,
+    read_cached_json,
+    write_json,
+    write_text,
+)
 
 FILES = 20
 
@@ -121,3 +127,15 @@ def test_the_cache_lies_where_the_environment_says(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "telltune"
     assert (tmp_path / "telltune").is_dir()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+def test_what_cannot_be_read_of_the_cache_is_not_there(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_cached_json(path) is None
+    write_json(path, {"a": 1})
+    assert read_cached_json(path) == {"a": 1}

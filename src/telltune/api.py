@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from telltune.errors import RecipeError
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
-from telltune.methods.forecast import computed_tokens, estimated_memory_gib, estimated_seconds
+from telltune.methods.forecast import forecast
 from telltune.methods.output_folder import claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
@@ -23,13 +24,19 @@ from telltune.methods.registry import get_method
 from telltune.models import compute_dtype, load_base, load_config, load_tokenizer
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.training.progress import bar
+from telltune.training.speed import remember, training_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from telltune.data.checks import Finding
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
+    from telltune.methods.preparation import Prepared
+    from telltune.methods.protocol import Method
+    from telltune.recipe import Recipe
 
 __all__ = ["anchor", "check", "evaluate", "fit", "plan", "predict", "predict_examples"]
 
@@ -42,8 +49,15 @@ class Fit:
     record: dict[str, Any]
 
 
-def plan(recipe: AnyRecipe) -> dict[str, Any]:
+def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     """What a run would do, without training.
+
+    Its time is told from what such runs took on this machine. Before the first of them the model
+    is loaded and trained on a few rows, once; every later plan answers without it.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`.
+        measure: False leaves `estimated_seconds` None where nothing is known.
 
     Returns:
         task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
@@ -52,40 +66,17 @@ def plan(recipe: AnyRecipe) -> dict[str, Any]:
     Raises:
         TellError: Whatever would stop the run before its first step.
     """
-    import torch
-
     recipe = as_recipe(recipe)
-    method = get_method(recipe.method)
-    if not method.trains:
-        raise RecipeError(f"method `{method.name}` trains nothing; there is nothing to plan.")
-    task = load_task(recipe)
-    check_metrics(task.metrics)
-    general = load_general(recipe) if method.mixes else None
-    config = load_config(recipe.model)
-    prepared = prepare(method, task, general, load_tokenizer(recipe.model), config, recipe)
-    bf16 = compute_dtype(recipe.training.precision) is torch.bfloat16
-    longest = int(prepared.task.lengths.max())
-    if prepared.general is not None and prepared.counts.general_examples:
-        longest = max(longest, int(prepared.general.lengths.max()))
-    computed = computed_tokens(prepared, recipe.training.micro_batch_tokens)
-    return {
-        "method": method.name,
-        "task": task.name,
-        **prepared.counts.to_dict(),
-        "computed_tokens": computed,
-        "precision": "bf16" if bf16 else "fp32",
-        "estimated_seconds": round(
-            estimated_seconds(config, computed, bf16=bf16, dropout=recipe.lora.dropout > 0),
-            1,
-        ),
-        "estimated_memory_gib": round(
-            estimated_memory_gib(config, recipe.training.micro_batch_tokens, longest, bf16=bf16), 2
-        ),
-    }
+    return _plan(recipe, _ready(recipe), measure=measure)
 
 
 def fit(
-    recipe: AnyRecipe, out: str | Path, *, overwrite: bool = False, progress: bool = True
+    recipe: AnyRecipe,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    on_plan: Callable[[dict[str, Any]], None] | None = None,
 ) -> Fit:
     """Train an adapter.
 
@@ -96,25 +87,82 @@ def fit(
         out: The adapter folder.
         overwrite: Train again where a finished run, or one with another recipe, already is.
         progress: Show a bar.
+        on_plan: Gets what `plan(recipe, measure=False)` says, before the model is loaded.
 
     Raises:
         TellError: One sentence that says what, where, and what to do.
     """
+    began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
-    method = get_method(recipe.method)
-    if not method.trains:
-        raise RecipeError(f"method `{method.name}` trains nothing; `tell compare` can score it.")
+    _trained_method(recipe)
     claim(out, recipe, overwrite=overwrite)
-    task = load_task(recipe)
-    check_metrics(task.metrics)
-    general = load_general(recipe) if method.mixes else None
-    prepare(method, task, general, load_tokenizer(recipe.model), load_config(recipe.model), recipe)
+    ready = _ready(recipe)
+    if on_plan is not None:
+        on_plan(_plan(recipe, ready, measure=False))
     base = load_base(
         recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
     )
     record_recipe(out, recipe, overwrite=overwrite)
-    method.run(task, general, base, Settings(recipe, out, progress)).release()
-    return Fit(out, read_tell(out))
+    settings = Settings(recipe, out, progress, ready.prepared)
+    ready.method.run(ready.task, ready.general, base, settings).release()
+    record = read_tell(out)
+    besides = time.perf_counter() - began - record["seconds"]
+    remember(training_shape(ready.config, recipe), "fit", load_seconds=besides)
+    return Fit(out, record)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that a run needs besides the model's weights, and the seconds that getting it took."""
+
+    method: Method
+    task: TaskData
+    general: GeneralData | None
+    config: Any
+    prepared: Prepared
+    seconds: float
+
+
+def _ready(recipe: Recipe) -> _Ready:
+    """Load, check and encode what a run will train on.
+
+    Raises:
+        TellError: Whatever would stop the run before its first step.
+    """
+    began = time.perf_counter()
+    method = _trained_method(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    general = load_general(recipe) if method.mixes else None
+    tokenizer, config = load_tokenizer(recipe.model), load_config(recipe.model)
+    prepared = prepare(method, task, general, tokenizer, config, recipe)
+    return _Ready(method, task, general, config, prepared, time.perf_counter() - began)
+
+
+def _trained_method(recipe: Recipe) -> Method:
+    method = get_method(recipe.method)
+    if not method.trains:
+        raise RecipeError(
+            f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
+            "`tell compare` can score it."
+        )
+    return method
+
+
+def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
+    expected = forecast(
+        ready.prepared, ready.config, recipe, measure=measure, ready_seconds=ready.seconds
+    )
+    bf16 = compute_dtype(recipe.training.precision).itemsize == 2
+    return {
+        "method": ready.method.name,
+        "task": ready.task.name,
+        **ready.prepared.counts.to_dict(),
+        "computed_tokens": expected.computed_tokens,
+        "precision": "bf16" if bf16 else "fp32",
+        "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),
+        "estimated_memory_gib": round(expected.memory_gib, 2),
+    }
 
 
 def evaluate(
@@ -150,7 +198,7 @@ def evaluate(
     predictor = load_predictor(
         folder,
         precision=recipe.training.precision,
-        batch_tokens=recipe.evaluation.batch_tokens,
+        evaluation=recipe.evaluation,
     )
     with bar(shown=progress) as shown:
         counter = shown.add_task(f"{folder.name}: {split}", total=len(items), note="")

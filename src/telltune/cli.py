@@ -82,11 +82,14 @@ def fit(
 
     loaded = load_recipe(recipe, overrides)
     from telltune.api import fit as fitted
-    from telltune.api import plan as planned
 
-    if not as_json:
-        _print_plan(planned(loaded))
-    done = fitted(loaded, out, overwrite=overwrite, progress=not as_json)
+    done = fitted(
+        loaded,
+        out,
+        overwrite=overwrite,
+        progress=not as_json,
+        on_plan=None if as_json else _print_plan,
+    )
     if as_json:
         _print_json({"out": str(out), **done.record})
     else:
@@ -272,17 +275,19 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Fit and score several methods on the same task tokens, and print one table."""
-    from telltune.api import plan as planned
-    from telltune.methods.registry import get_method
     from telltune.recipe import load_recipe
-    from telltune.study.compare import compare as compared
 
     loaded = load_recipe(recipe, overrides)
+    from telltune.api import plan as planned
+    from telltune.methods.registry import get_method
+    from telltune.study.compare import compare as compared
+
     names = [name.strip() for name in method.split(",") if name.strip()]
     trained = [name for name in names if get_method(name).trains]
     if trained and not as_json:
         # The recipe's own method need not be among them, nor what it asks for in the recipe.
-        _print_plan(planned(loaded.model_copy(update={"method": trained[-1]})))
+        last = loaded.model_copy(update={"method": trained[-1]})
+        _print_plan(planned(last, measure=False))
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
         _print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
@@ -311,7 +316,12 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _print_plan(values: dict[str, Any]) -> None:
-    minutes = values["estimated_seconds"] / 60
+    seconds = values["estimated_seconds"]
+    time = (
+        "not known before a first run here; `tell plan` measures it"
+        if seconds is None
+        else f"about {seconds / 60:,.1f} minutes"
+    )
     ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
     rows: Iterable[tuple[str, str]] = (
         ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
@@ -326,7 +336,7 @@ def _print_plan(values: dict[str, Any]) -> None:
             "tokens to train",
             f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
         ),
-        ("time", f"about {minutes:,.1f} minutes"),
+        ("time", time),
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
     )
     _print_table("Plan", ("", ""), list(rows))

@@ -41,6 +41,7 @@ __all__ = [
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
+EngineName = Literal["auto", "packed", "transformers"]
 
 
 class _Part(BaseModel):
@@ -221,7 +222,11 @@ class EvaluationSpec(_Part):
     max_items: PositiveInt | None = None
     """Score the first so many test items only, and say so."""
     batch_tokens: PositiveInt = 4096
-    """Prompt tokens in a generation batch."""
+    """Tokens in a generation batch."""
+    answers: Literal["generate", "likelihood"] = "generate"
+    """How an answer comes about: written, or the likeliest label of the training data's."""
+    engine: EngineName = "auto"
+    """What generates: `packed` (ours), `transformers`, or with `auto` the quicker that fits."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
 

@@ -16,7 +16,14 @@ from telltune.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_folder", "cache_folder", "write_json", "write_text", "writing"]
+__all__ = [
+    "atomic_folder",
+    "cache_folder",
+    "read_cached_json",
+    "write_json",
+    "write_text",
+    "writing",
+]
 
 
 def cache_folder(*parts: str) -> Path:
@@ -83,6 +90,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_cached_json(path: Path) -> Any:
+    """What a JSON file in the cache holds; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def test_truncating_cuts_responses_only_and_names_them(tiny_tokenizer: Any) -> N
     assert (cut.prompt_lengths == whole.prompt_lengths).all()
     for i in range(len(EXAMPLES)):
         assert list(cut[i][0]) == list(whole[i][0][:limit])
-    # Not kept on disk: what was cut must be named in every run.
+    # From the disk too: what was cut must be named in every run.
     again = Encoder(tiny_tokenizer, max_length=limit, too_long="truncate")
     again.encode_cached(EXAMPLES)
     assert again.truncated == encoder.truncated
@@ -334,4 +334,35 @@ def test_a_template_that_refuses_an_example_names_where_it_stands(tiny_tokenizer
     encoder = Encoder(tiny_tokenizer)
     example = Example("item 7", "ball", "toys", "toys.jsonl:17", HISTORY[:1])
     with pytest.raises(DataError, match=r"toys\.jsonl:17: .*refuses it: no system here"):
-        encoder.encode([example])
+        encoder.encode([*EXAMPLES, example, *EXAMPLES])
+
+
+def test_chunks_end_by_number_and_by_length(
+    tiny_tokenizer: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Encoder(tiny_tokenizer).encode(EXAMPLES)
+    for limit, size, chunks in (("CHUNK", 3, [6, 6, 4]), ("CHUNK_CHARACTERS", 1, [2] * 8)):
+        calls.clear()
+        with monkeypatch.context() as small:
+            small.setattr(f"telltune.data.encoding.{limit}", size)
+            assert same(Encoder(tiny_tokenizer).encode(EXAMPLES), whole)
+        assert [n for n in calls if n] == chunks
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_asked_its_own_way(tiny_tokenizer: Any) -> None:
+    class Loud(PreTrainedTokenizerFast):
+        def __call__(self, text: Any, **options: Any) -> Any:
+            texts = [t.upper() for t in text] if isinstance(text, list) else text.upper()
+            return super().__call__(texts, **options)
+
+    loud = Loud(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+    for name in ("bos_token", "eos_token", "chat_template"):
+        setattr(loud, name, getattr(tiny_tokenizer, name))
+    [ids] = Encoder(loud).completions([Example("", "ball")])
+    assert decoded(tiny_tokenizer, ids).startswith("BALL")
+
+
+def test_a_length_that_was_set_before_cuts_nothing(tiny_tokenizer: Any) -> None:
+    whole = Encoder(tiny_tokenizer).encode(EXAMPLES)
+    tiny_tokenizer("a b c d e f", truncation=True, max_length=2, padding="max_length")
+    assert same(Encoder(tiny_tokenizer).encode(EXAMPLES), whole)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from telltune.data.choice import general_choice, size_general
+from telltune.data.choice import drawn_tokens, general_choice, size_general
 from telltune.data.mixture import Mixture, interleave
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Order
@@ -348,6 +348,11 @@ def test_impossible_settings_are_refused_by_name(changes, error, message):
 # Sizes by tokens
 
 
+def starts(lengths):
+    """Where each example's tokens start, and the last one's end."""
+    return np.cumsum([0, *lengths])
+
+
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=80),
     task_tokens=st.integers(1, 500),
@@ -359,17 +364,27 @@ def test_the_count_comes_nearest_to_the_wanted_tokens(lengths, task_tokens, rati
     target = ratio * task_tokens
     if sum(lengths) < target:
         with pytest.raises(DataError):
-            size_general(ratio, task_tokens, lengths, seed)
+            size_general(ratio, task_tokens, starts(lengths), seed)
         return
-    chosen = size_general(ratio, task_tokens, np.array(lengths), seed)
+    chosen = size_general(ratio, task_tokens, starts(lengths), seed)
     order = general_choice(len(lengths), seed)[np.arange(len(lengths))]
     off = np.abs(np.append(0, np.cumsum(np.array(lengths)[order])) - target)
     assert chosen == off.argmin()
 
 
+def test_lengths_are_looked_up_a_block_at_a_time(monkeypatch):
+    lengths = np.random.default_rng(0).integers(20, 400, 500)
+    drawn = lengths[general_choice(500, 3)[np.arange(500)]]
+    counts = [size_general(ratio, 100, starts(lengths), seed=3) for ratio in (7, 70, 700)]
+    monkeypatch.setattr("telltune.data.choice._BLOCK", 64)
+    assert [size_general(ratio, 100, starts(lengths), seed=3) for ratio in (7, 70, 700)] == counts
+    for wanted in (0, 1, 64, 65, 499, 500):
+        assert drawn_tokens(starts(lengths), wanted, seed=3) == drawn[:wanted].sum()
+
+
 def test_the_tokens_counted_are_those_of_the_first_epoch():
     lengths = np.random.default_rng(0).integers(20, 400, 5000)
-    chosen = size_general(20, 1000, lengths, seed=3)
+    chosen = size_general(20, 1000, starts(lengths), seed=3)
     for order in ORDERS:
         slots = epoch_of(mix(10, chosen, 5000, order=order, seed=3))
         tokens = sum(lengths[index] for is_task, index in slots if not is_task)
@@ -378,26 +393,26 @@ def test_the_tokens_counted_are_those_of_the_first_epoch():
 
 def test_too_little_general_data_says_how_much_and_what_to_do():
     with pytest.raises(DataError) as caught:
-        size_general(20, 300, [1000, 1000, 999], seed=0)
+        size_general(20, 300, starts([1000, 1000, 999]), seed=0)
     message = str(caught.value)
     for fact in ("6000 general tokens", "there are 2999", "3001 are short", "9.99 at most"):
         assert fact in message
     assert "Lower `mixture.leverage_ratio`" in message
-    assert size_general(9.99, 300, [1000, 1000, 999], seed=0) == 3
+    assert size_general(9.99, 300, starts([1000, 1000, 999]), seed=0) == 3
 
 
 @pytest.mark.parametrize("ratio", [-1, float("nan"), float("inf")])
 def test_impossible_ratios_are_refused(ratio):
     with pytest.raises(RecipeError, match="leverage_ratio"):
-        size_general(ratio, 100, [10], seed=0)
+        size_general(ratio, 100, starts([10]), seed=0)
 
 
 def test_a_ratio_needs_task_tokens_and_ratio_zero_needs_no_general_data():
     with pytest.raises(DataError, match="no task tokens"):
-        size_general(1, 0, [10], seed=0)
+        size_general(1, 0, starts([10]), seed=0)
     with pytest.raises(DataError, match="there are 0"):
-        size_general(1, 10, [], seed=0)
-    assert size_general(0, 10, [], seed=0) == 0
+        size_general(1, 10, starts([]), seed=0)
+    assert size_general(0, 10, starts([]), seed=0) == 0
 
 
 # Streams

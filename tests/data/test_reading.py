@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telltune.data.examples import Example, Problem
-from telltune.data.reading import read_examples, scan
+from telltune.data.reading import files_of, read_examples, scan, stream_examples
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -64,6 +64,36 @@ def test_error_names_first_problems_count_and_command(tmp_path):
     assert f"{tmp_path}/a.jsonl:1: no response: key `completion` is empty" in message
     assert "and 3 more" in message
     assert message.endswith(f"`tell check {tmp_path}/a.jsonl` lists them all.")
+
+
+def test_a_stream_is_read_no_further_than_it_is_used(tmp_path):
+    spec = write(tmp_path / "a.jsonl", *[GOOD] * 9, {"prompt": "p"}, GOOD, {"prompt": "p"})
+    stream = stream_examples([spec, spec])
+    assert [next(stream).origin for _ in range(9)] == [
+        f"{tmp_path}/a.jsonl:{line}" for line in range(1, 10)
+    ]
+    with pytest.raises(DataError, match=r"^4 problems in the data: .*:10: no response"):
+        next(stream)
+
+
+def test_rows_choose_examples_and_all_rows_are_checked(tmp_path):
+    rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(5)]
+    spec = write(tmp_path / "a.jsonl", *rows)
+    chosen = read_examples([spec.model_copy(update={"rows": (1, 3)})])
+    assert [example.prompt for example in chosen] == ["p1", "p2"]
+    with pytest.raises(DataError, match="holds 5 examples, and `rows` asks for 2 to 6"):
+        read_examples([spec.model_copy(update={"rows": (2, 6)})])
+    spec = write(tmp_path / "a.jsonl", *rows, {"prompt": "p"})
+    with pytest.raises(DataError, match=r"^1 problem in the data"):
+        read_examples([spec.model_copy(update={"rows": (1, 3)})])
+
+
+def test_files_are_named_in_the_order_in_which_they_are_read(tmp_path):
+    for name in ("b.jsonl", "a.jsonl"):
+        write(tmp_path / name, GOOD)
+    named = files_of(DataSpec(path=str(tmp_path)))
+    assert named == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    assert files_of(DataSpec(path="owner/name")) is None
 
 
 def test_folder_is_read_in_name_order_without_other_files(tmp_path):

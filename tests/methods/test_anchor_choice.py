@@ -11,8 +11,8 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, load_task
 from telltune.errors import DataError
+from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.scoring import response_nll
-from telltune.inference.transformers_engine import TransformersGenerator
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.recipe import recipe_from_dict
 
@@ -80,7 +80,7 @@ def test_repeated_and_empty_proposals_are_left_out(
     ]
     encode = tiny_base.tokenizer.encode
     monkeypatch.setattr(
-        TransformersGenerator, "generate", lambda *_, **__: [encode(text) for text in said]
+        PackedGenerator, "generate", lambda *_, **__: [encode(text) for text in said]
     )
     proposals = propose_anchors(tiny_base, task, len(said), seed=0)
     assert proposals == [Anchor("Name the shape."), Anchor("Name the box.")]

@@ -12,7 +12,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.models.packing import can_pack, pack, packed_attention, token_nll
+from telltune.models.attention import packed_attention
+from telltune.models.packing import can_pack, pack, token_nll
 
 VOCABULARY = 50
 SMALL = {
@@ -194,26 +195,29 @@ def test_every_example_is_packed_once_and_within_the_budget(
         assert len(places) == len(row_ids)
         assert len(row_ids) <= budget or len(batch.rows.unique()) <= 1
         # The segments partition the row, and each goes on where its prefix ends.
-        assert [s.start for s in batch.segments[1:]] == [s.stop for s in batch.segments[:-1]]
-        assert (batch.segments[0].start, batch.segments[-1].stop) == (0, len(row_ids))
-        for start, stop, prefix_start, prefix_stop in batch.segments:
-            length = prefix_stop - prefix_start
-            assert places[start:stop].tolist() == list(range(length, length + stop - start))
-            assert places[prefix_start:prefix_stop].tolist() == list(range(length))
+        segments = batch.layout.segments
+        assert sum(length for length, _ in segments) == len(row_ids)
+        for part, (length, prefix) in zip(
+            places.split([s.length for s in segments]), segments, strict=True
+        ):
+            start = segments[prefix].length if prefix >= 0 else 0
+            assert part.tolist() == list(range(start, start + length))
         assert torch.equal(row_ids[batch.positions + 1], batch.targets)
-        assert together or len(batch.segments) == 1
+        assert together or len(segments) == 1
     for i, (ids, prompt_length) in enumerate(rows):
         targets = torch.cat([batch.targets[batch.rows == i] for batch in batches])
         assert targets.tolist() == ids[max(prompt_length, 1) :].tolist()
     # Put together again, behind its prefix, each example stands there once.
-    whole = [
-        tuple(batch.input_ids[0, s.prefix_start : s.prefix_stop].tolist())
-        + tuple(batch.input_ids[0, s.start : s.stop].tolist())
-        for batch in batches
-        for s in batch.segments
-        if not any((o.prefix_start, o.prefix_stop) == s[:2] for o in batch.segments)
-    ]
-    assert sorted(whole) == sorted(tuple(ids.tolist()) for ids, _ in rows)
+    whole = []
+    for batch in batches:
+        segments = batch.layout.segments
+        parts = batch.input_ids[0].split([s.length for s in segments])
+        whole += [
+            (parts[prefix].tolist() if prefix >= 0 else []) + part.tolist()
+            for number, (part, (_, prefix)) in enumerate(zip(parts, segments, strict=True))
+            if all(s.prefix != number for s in segments)
+        ]
+    assert sorted(whole) == sorted(ids.tolist() for ids, _ in rows)
 
 
 def test_what_examples_share_stands_in_a_row_once() -> None:

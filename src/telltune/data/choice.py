@@ -12,12 +12,23 @@ from telltune.data.permutation import Permutation
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from collections.abc import Iterator
 
-__all__ = ["general_choice", "general_index", "seeded_permutation", "size_general"]
+    from numpy.typing import NDArray
+
+__all__ = [
+    "drawn_tokens",
+    "general_choice",
+    "general_index",
+    "seeded_permutation",
+    "size_general",
+]
 
 # What a random stream is for. `mixture` has the numbers from 3: changing one changes every run.
 _CHOICE, _REFRESH, _REST = range(3)
+
+_BLOCK = 2**14
+"""Examples whose lengths are looked up at once."""
 
 
 @lru_cache(maxsize=32)
@@ -91,18 +102,20 @@ def _previous_lap(
 
 
 def size_general(
-    leverage_ratio: float, task_tokens: int, general_lengths: ArrayLike, seed: int
+    leverage_ratio: float, task_tokens: int, offsets: NDArray[np.int64], seed: int
 ) -> int:
     """Choose how many general examples make the wanted leverage ratio.
 
     Leverage ratio = general tokens / distinct task tokens. The count is the one whose tokens come
     nearest to the target, taken in the order in which a `Mixture` of this seed takes them in epoch
-    0; of two equally near, the smaller. It is 0 where even one example would be further off.
+    0; of two equally near, the smaller. It is 0 where even one example would be further off. Time
+    grows with the count, and memory with neither it nor the examples that there are.
 
     Args:
         leverage_ratio: Zero or more.
         task_tokens: Tokens of the distinct task examples.
-        general_lengths: Tokens of each general example, shape (available,).
+        offsets: Where each general example's tokens start, and where the last one's end, shape
+            (available + 1,); may be mapped from disk.
         seed: The mixture's seed.
 
     Returns:
@@ -116,9 +129,8 @@ def size_general(
         raise RecipeError(f"`mixture.leverage_ratio` must be 0 or more, not {leverage_ratio}.")
     if task_tokens < 1:
         raise DataError("There are no task tokens, so a leverage ratio has nothing to multiply.")
-    lengths = np.asarray(general_lengths, dtype=np.int64)
     target = leverage_ratio * task_tokens
-    total = int(lengths.sum())
+    total = int(offsets[-1])
     if total < target:
         # Rounded down, so that the ratio named here works when it is put into the recipe.
         largest = math.floor(total / task_tokens * 100) / 100
@@ -130,7 +142,35 @@ def size_general(
         )
     if target == 0:
         return 0
-    tokens = np.cumsum(lengths[general_choice(lengths.size, seed)[np.arange(lengths.size)]])
-    reached = int(np.searchsorted(tokens, target))
-    below = int(tokens[reached - 1]) if reached else 0
-    return reached if target - below <= tokens[reached] - target else reached + 1
+    count = below = 0
+    for lengths in _drawn_lengths(offsets, len(offsets) - 1, seed):
+        tokens = below + np.cumsum(lengths)
+        place = int(np.searchsorted(tokens, target))
+        if place < len(tokens):
+            before = int(tokens[place - 1]) if place else below
+            nearer = target - before <= tokens[place] - target
+            return count + place if nearer else count + place + 1
+        count, below = count + len(lengths), int(tokens[-1])
+    return count
+
+
+def drawn_tokens(offsets: NDArray[np.int64], count: int, seed: int) -> int:
+    """Tokens of the first `count` general examples in the order of `general_choice`.
+
+    Args:
+        offsets: As for `size_general`.
+        count: From 0 to as many as there are.
+        seed: The mixture's seed.
+    """
+    if count == len(offsets) - 1:
+        return int(offsets[-1])
+    return sum(int(lengths.sum()) for lengths in _drawn_lengths(offsets, count, seed))
+
+
+def _drawn_lengths(
+    offsets: NDArray[np.int64], count: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, count, _BLOCK):
+        places = np.arange(start, min(start + _BLOCK, count))
+        chosen = general_choice(len(offsets) - 1, seed)[places]
+        yield offsets[chosen + 1] - offsets[chosen]

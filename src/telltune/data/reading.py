@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from telltune.data.examples import Example, Problem
 from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
 from telltune.errors import DataError
+from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from telltune.recipe import Columns, DataSpec
+    from telltune.recipe import Columns
 
-__all__ = ["read_examples", "scan"]
+__all__ = ["files_of", "read_examples", "scan", "stream_examples"]
 
 SHOWN_PROBLEMS = 5
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
 
 
 class _Table(NamedTuple):
@@ -38,21 +43,7 @@ def read_examples(specs: Sequence[DataSpec]) -> list[Example]:
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
     """
-    if not specs:
-        raise DataError("no data is named: give at least one file, folder or hub id.")
-    found = [list(scan(spec)) for spec in specs]
-    problems = [item for items in found for item in items if isinstance(item, Problem)]
-    if problems:
-        raise DataError(_summary(problems))
-    examples: list[Example] = []
-    for spec, items in zip(specs, found, strict=True):
-        start, stop = spec.rows or (0, len(items))
-        if stop > len(items):
-            raise DataError(
-                f"{spec.path} holds {len(items)} examples, and `rows` asks for {start} to {stop}."
-            )
-        examples += [item for item in items[start:stop] if isinstance(item, Example)]
-    return examples
+    return list(stream_examples(specs))
 
 
 def scan(spec: DataSpec) -> Iterator[Example | Problem]:
@@ -73,6 +64,39 @@ def scan(spec: DataSpec) -> Iterator[Example | Problem]:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
 
+def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
+    """As `read_examples`, one at a time, so that any number of them fits in memory.
+
+    What comes before a faulty row has been handed out when the error is raised; all rows behind it
+    are still looked at, so that the error counts every problem.
+
+    Args:
+        specs: In order.
+        reader: Reads one of them.
+
+    Raises:
+        DataError: As `read_examples`.
+    """
+    if not specs:
+        raise DataError("no data is named: give at least one file, folder or hub id.")
+    problems = _Problems()
+    for spec in specs:
+        start, stop = spec.rows or (0, None)
+        count = 0
+        for item in reader(spec):
+            if isinstance(item, Problem):
+                problems.add(item)
+            elif not problems.count and start <= count and (stop is None or count < stop):
+                yield item
+            count += 1
+        if stop is not None and stop > count and not problems.count:
+            raise DataError(
+                f"{spec.path} holds {count} examples, and `rows` asks for {start} to {stop}."
+            )
+    if problems.count:
+        raise DataError(problems.summary())
+
+
 def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Problem]:
     schema: Schema | None = None
     for row in table.rows:
@@ -89,6 +113,20 @@ def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Prob
 
 
 def _tables(spec: DataSpec) -> Iterator[_Table]:
+    files = files_of(spec)
+    if files is None:
+        yield _Table(spec.path, spec.path, _hub_rows(spec))
+        return
+    for file in files:
+        yield _Table(str(file), stem_of(file), read_rows(file))
+
+
+def files_of(spec: DataSpec) -> list[Path] | None:
+    """The data files that a spec names, in the order in which they are read; None for a hub id.
+
+    Raises:
+        DataError: There is no such file or folder, or the spec asks of it what only the hub has.
+    """
     path = Path(spec.path).expanduser()
     if not spec.path.strip() or "\0" in spec.path:
         raise DataError(f"{spec.path!r} is not a path: name a file, a folder or a hub data set.")
@@ -97,8 +135,7 @@ def _tables(spec: DataSpec) -> Iterator[_Table]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if files is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None:
-        yield _Table(spec.path, spec.path, _hub_rows(spec))
-        return
+        return None
     if files is None:
         raise DataError(f"no file or folder {path}{_suggestion(path)}: check the path.")
     for key in ("config", "split"):
@@ -106,8 +143,7 @@ def _tables(spec: DataSpec) -> Iterator[_Table]:
             raise DataError(
                 f"{path} is on disk, and `{key}` is only for hub data sets: take `{key}` out."
             )
-    for file in files:
-        yield _Table(str(file), stem_of(file), read_rows(file))
+    return files
 
 
 def _files(path: Path) -> list[Path] | None:
@@ -147,13 +183,26 @@ def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
         ) from error
 
 
-def _summary(problems: Sequence[Problem]) -> str:
-    shown = "; ".join(map(str, problems[:SHOWN_PROBLEMS]))
-    more = len(problems) - SHOWN_PROBLEMS
-    files = {problem.file for problem in problems}
-    file = files.pop() if len(files) == 1 else "FILE"
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return (
-        f"{count} in the data: {shown}{f'; and {more} more' if more > 0 else ''}. "
-        f"`tell check {file}` lists them all."
-    )
+class _Problems:
+    """Counts problems, and keeps as many as are shown."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._shown: list[Problem] = []
+        self._files: set[str] = set()
+
+    def add(self, problem: Problem) -> None:
+        self.count += 1
+        self._files.add(problem.file)
+        if len(self._shown) < SHOWN_PROBLEMS:
+            self._shown.append(problem)
+
+    def summary(self) -> str:
+        shown = "; ".join(map(str, self._shown))
+        more = self.count - len(self._shown)
+        file = next(iter(self._files)) if len(self._files) == 1 else "FILE"
+        count = "1 problem" if self.count == 1 else f"{self.count} problems"
+        return (
+            f"{count} in the data: {shown}{f'; and {more} more' if more > 0 else ''}. "
+            f"`tell check {file}` lists them all."
+        )

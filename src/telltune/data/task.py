@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from telltune.data.anchor import Anchor
-from telltune.data.embedded import embedded_general, embedded_task
+from telltune.data.embedded import embedded_task
+from telltune.data.general import GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import DataSpec, Recipe
 
-__all__ = ["GeneralData", "TaskData", "digest", "load_general", "load_split", "load_task", "within"]
-
-EMBEDDED = "embedded"
+__all__ = ["GeneralData", "TaskData", "load_general", "load_split", "load_task", "within"]
 
 
 @dataclass(frozen=True)
@@ -45,19 +42,6 @@ class TaskData:
     dev: tuple[Example, ...]
     anchor: Anchor | None
     metrics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GeneralData:
-    """Abundant instructions and answers.
-
-    Attributes:
-        name: For tables.
-        examples: In their own order; the mixture chooses.
-    """
-
-    name: str
-    examples: Sequence[Example]
 
 
 def load_task(recipe: Recipe) -> TaskData:
@@ -106,17 +90,11 @@ def load_split(recipe: Recipe, split: Literal["train", "dev", "test"]) -> list[E
 
 
 def load_general(recipe: Recipe) -> GeneralData | None:
-    """Read the general data, or None where the recipe names none.
-
-    Raises:
-        DataError: As `read_examples`.
-    """
+    """The general data, which are read when they are needed; None where the recipe names none."""
     if recipe.general is None:
         return None
-    examples: list[Example] = []
-    for spec in recipe.general.sources:
-        examples += embedded_general() if spec.path == EMBEDDED else read_examples([spec])
-    return GeneralData("+".join(s.path for s in recipe.general.sources), examples)
+    sources = recipe.general.sources
+    return GeneralData("+".join(spec.path for spec in sources), tuple(sources))
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
@@ -133,15 +111,6 @@ def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
             f"task.max_tokens = {max_tokens} holds no example: the first has {lengths[0]} tokens."
         )
     return fitting
-
-
-def digest(examples: Sequence[Example]) -> str:
-    """A hash of what the examples say, so that a run can be traced to its data."""
-    state = hashlib.sha256()
-    for example in examples:
-        row = (example.history, example.prompt, example.completion)
-        state.update(repr(row).encode("utf-8", "surrogatepass"))
-    return state.hexdigest()[:16]
 
 
 # Keeps the draw of a subset apart from the mixture's random streams.

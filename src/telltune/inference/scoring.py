@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from telltune.models.packing import can_pack, pack, packed_attention, token_nll
+from telltune.models.attention import packed_attention
+from telltune.models.packing import can_pack, pack, token_nll
 
 if TYPE_CHECKING:
     from telltune.data.encoding import EncodedSet
@@ -23,12 +24,11 @@ def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torc
         encoded: The examples.
         budget: Tokens computed at once.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    together = can_pack(inner)
+    together = can_pack(model)
     rows = [encoded[i] for i in range(len(encoded))]
     sums = torch.zeros(len(rows), dtype=torch.float64)
     model.eval()
-    with torch.inference_mode(), packed_attention(inner) if together else nullcontext():
+    with torch.inference_mode(), packed_attention(model) if together else nullcontext():
         for batch in pack(rows, budget, together=together):
             sums.index_add_(0, batch.rows, token_nll(model, batch).double().cpu())
     return sums

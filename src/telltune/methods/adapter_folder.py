@@ -9,20 +9,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import Anchor
-from telltune.data.task import digest
+from telltune.data.contents import contents_of
 from telltune.errors import ModelError
 from telltune.methods.model_card import model_card
 from telltune.methods.protocol import Cost, Predictor
 from telltune.models import load_adapter, load_base
-from telltune.recipe import ModelSpec
+from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import atomic_folder, write_json, write_text, writing
 from telltune.training.adapter import CHECKPOINTS
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.methods.preparation import Prepared
     from telltune.methods.trained import Trained
     from telltune.models import BaseModel
@@ -45,6 +47,7 @@ def save_adapter(
     recipe: Recipe,
     seconds: float,
     answer_tokens: int,
+    labels: Sequence[str],
 ) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
 
@@ -61,6 +64,7 @@ def save_adapter(
         "seconds": round(seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": answer_tokens,
+        "labels": list(labels),
         "anchor": (
             None
             if anchor is None
@@ -68,9 +72,9 @@ def save_adapter(
         ),
         "base": {"name": base.name, "revision": base.revision},
         "data": {
-            "task": {"name": task.name, "sha256": digest(trained_on)},
+            "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": (
-                {"name": general.name, "sha256": digest(general.examples)}
+                {"name": general.name, "sha256": general.contents.digest}
                 if method.mixes and general is not None
                 else None
             ),
@@ -112,8 +116,10 @@ def read_tell(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load_predictor(folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> Predictor:
-    """Load what `tell fit` left, ready to answer.
+def load_predictor(
+    folder: Path, *, precision: str = "auto", evaluation: EvaluationSpec | None = None
+) -> Predictor:
+    """Load what `tell fit` left, ready to answer as `evaluation` says, or its own recipe.
 
     Raises:
         ModelError: It is not a finished adapter folder, or its base is gone.
@@ -138,6 +144,7 @@ def load_predictor(folder: Path, *, precision: str = "auto", batch_tokens: int =
         tokenizer=tokenizer,
         anchor=Anchor(**record["anchor"]) if record["anchor"] else None,
         max_new_tokens=record["answer_tokens"],
-        batch_tokens=batch_tokens,
+        evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
+        labels=tuple(record["labels"]),
         cost=Cost(counts["task_tokens"], counts["general_tokens"], record["seconds"]),
     )

@@ -13,8 +13,8 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
+from telltune.inference.engine import make_generator
 from telltune.inference.scoring import response_nll
-from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
             f"Input: {e.prompt}\nOutput: {e.completion}" for e in task.train[start : start + _SHOWN]
         )
         requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
-    generator = TransformersGenerator(base.model, int(base.tokenizer.pad_token_id or 0))
+    generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0), 4096)
     answers = generator.generate(
         encoder.prompts(requests),
         max_new_tokens=_LONGEST_PROPOSAL,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.errors import RecipeError
+from telltune.inference.labels import closed_set
 from telltune.methods.preparation import answer_budget
 from telltune.methods.protocol import Predictor
 
@@ -46,7 +47,8 @@ class Untrained:
             tokenizer=anchored_tokenizer(base.tokenizer, anchor),
             anchor=anchor,
             max_new_tokens=answer_budget(lengths, settings.recipe),
-            batch_tokens=settings.recipe.evaluation.batch_tokens,
+            evaluation=settings.recipe.evaluation,
+            labels=closed_set(example.completion for example in task.train),
         )
 
 

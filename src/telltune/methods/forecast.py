@@ -1,99 +1,154 @@
-"""How long a run will take and how much memory, before it is started."""
+"""How long a fit will take and how much memory, before it is started."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import time
-from itertools import islice
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from telltune.models.packing import pack
-from telltune.training.trainer import Sources, StepSampler
+from telltune.models import compute_dtype, load_base
+from telltune.training.speed import recall, training_shape
+from telltune.training.work import flop, layer_weights, mlp_width, sampled_steps, step_work
 
 if TYPE_CHECKING:
     from telltune.methods.preparation import Prepared
+    from telltune.recipe import Recipe, TrainingSpec
+    from telltune.training.work import Work
 
-__all__ = ["computed_tokens", "estimated_memory_gib", "estimated_seconds"]
+__all__ = ["Forecast", "estimated_memory_gib", "forecast"]
 
-# Measured on two Zen 3 cores, SmolLM2-135M, fp32: of the GEMM rate at the model's own shape,
-# training reaches this share in products that count (forward, and backward to activations).
-_EFFICIENCY = 0.6
-# Dropout draws a random number for every input of every adapted layer.
-_DROPOUT_FACTOR = 1.35
-_START_SECONDS = 3.0
-_STEPS_LOOKED_AT = 16
+# Steps whose rows are packed and counted; the others are taken to be like them.
+_LOOKED_AT = 48
+_LIBRARIES_GIB = 0.7
 
 
-def computed_tokens(prepared: Prepared, budget: int) -> int:
-    """Tokens that training computes: prefixes that a row's examples share count once.
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit will take.
 
-    The first steps are packed as training will pack them, and the rest taken to be like them.
+    Attributes:
+        computed_tokens: Tokens in its rows: prefixes that a row's examples share count once.
+        seconds: From the call of `fit` to its return; None where this machine has not trained
+            such a model yet and was not to be asked.
+        memory_gib: At its peak.
     """
-    sources = Sources(prepared.task, prepared.general)
-    seen = computed = 0
-    for step in islice(StepSampler(prepared.mixture, prepared.epochs), _STEPS_LOOKED_AT):
-        examples = [sources[key] for key in step]
-        rows = [(ids, prompt) for _, ids, prompt in examples]
-        seen += sum(len(ids) for ids, _ in rows)
-        batches = pack(rows, budget, sources=[task for task, _, _ in examples])
-        computed += sum(batch.input_ids.numel() for batch in batches)
-    return round(prepared.counts.trained_tokens * computed / max(seen, 1))
+
+    computed_tokens: int
+    seconds: float | None
+    memory_gib: float
 
 
-def estimated_seconds(config: Any, tokens: int, *, bf16: bool, dropout: bool) -> float:
-    """Seconds of training, from a short matrix product of this machine.
+def forecast(
+    prepared: Prepared,
+    config: Any,
+    recipe: Recipe,
+    *,
+    measure: bool,
+    ready_seconds: float = 0.0,
+) -> Forecast:
+    """Say what a fit will take, from what such fits took on this machine.
 
-    The base is frozen, so a token costs 4 FLOP a weight: 2 forward, 2 backward to activations.
+    Args:
+        prepared: What it will train on.
+        config: The model's.
+        recipe: The run's.
+        measure: Load the model and train for a few seconds where nothing is known of it yet.
+        ready_seconds: What preparing took, as it will in the fit; remembered with the measurement.
+
+    Raises:
+        ModelError: The model cannot be loaded.
     """
-    flop = 4.0 * _layer_weights(config) * tokens
-    factor = _DROPOUT_FACTOR if dropout else 1.0
-    return _START_SECONDS + factor * flop / (_EFFICIENCY * _gemm_rate(config, bf16=bf16))
+    shape = training_shape(config, recipe)
+    speed = recall(shape)
+    if speed is None and measure:
+        _rehearse(prepared, recipe, ready_seconds)
+        speed = recall(shape)
+    settings = recipe.training
+    steps = sampled_steps(prepared.mixture, prepared.epochs, _LOOKED_AT)
+    works = [
+        step_work(
+            examples,
+            prepared.task,
+            prepared.general,
+            settings.micro_batch_tokens,
+            packed=speed is None or speed.packed,
+        )
+        for _, examples in steps
+    ]
+    # By tokens, whose number is known, rather than by steps, which differ in length.
+    scale = prepared.counts.trained_tokens / sum(work.tokens for work in works)
+    computed = scale * sum(work.computed for work in works)
+    seconds = None
+    if speed is not None:
+        tflop = sum(flop(work, config, settings) for work in works) / 1e12
+        sampled = tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds
+        seconds = speed.start_seconds + scale * sampled
+    memory = estimated_memory_gib(
+        config,
+        settings,
+        row_tokens=_row_tokens(prepared, works),
+        row_responses=max(work.row_responses for work in works),
+    )
+    return Forecast(round(computed), seconds, memory)
 
 
 def estimated_memory_gib(
-    config: Any, micro_batch_tokens: int, longest: int, *, bf16: bool
+    config: Any, spec: TrainingSpec, *, row_tokens: int, row_responses: int
 ) -> float:
-    """Peak memory of a fit, in GiB: libraries, weights, and what backward needs of one row."""
+    """Peak memory of a fit, in GiB: libraries, weights, and what backward needs of one row.
+
+    Args:
+        config: The model's.
+        spec: The recipe's `training`.
+        row_tokens: Of the longest row that is computed at once.
+        row_responses: Tokens with logits in a row, at most.
+    """
     text = config.get_text_config()
-    width = 2 if bf16 else 4
-    weights = (_layer_weights(config) + text.vocab_size * text.hidden_size) * width
-    tokens = max(micro_batch_tokens, longest)
-    layers, hidden, inner = text.num_hidden_layers, text.hidden_size, _inner(text)
-    # Kept for backward, a layer and token: about ten hidden vectors and five of the MLP.
-    activations = tokens * layers * (10 * hidden + 5 * inner) * width
-    # Logits exist at response positions only; a third of a row is a generous share.
-    logits = tokens / 3 * text.vocab_size * 4 * 3
-    return float((weights + activations + logits) / 2**30 + 0.6)
+    width = compute_dtype(spec.precision).itemsize
+    weights = layer_weights(config) + text.vocab_size * text.hidden_size
+    # Trained weights are fp32, with a gradient and AdamW's two moments; frozen ones are alone.
+    kept = weights * (4 * 4 if spec.full_parameters else width)
+    layers, hidden, inner = text.num_hidden_layers, text.hidden_size, mlp_width(config)
+    # Kept for backward, a layer and token: measured as some 11 hidden vectors and 6 of the MLP.
+    # With checkpointing it is one hidden vector, and all of one layer at a time.
+    vectors = (11 * hidden + 6 * inner) * width
+    each = layers * hidden * width + vectors if spec.gradient_checkpointing else layers * vectors
+    logits = row_responses * text.vocab_size * 4 * 3
+    return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
 
 
-def _inner(text: Any) -> int:
-    return int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
+def _rehearse(prepared: Prepared, recipe: Recipe, ready_seconds: float) -> None:
+    """Load the model, train on a few rows, remember how fast that went, and let go of it all."""
+    from telltune.training.rehearsal import rehearse
+
+    logging.getLogger(__name__).warning(
+        "Measuring how fast this machine trains %s, once; about 15 seconds.", recipe.model.name
+    )
+    began = time.perf_counter()
+    base = load_base(
+        recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+    )
+    rehearse(
+        base,
+        recipe,
+        task=prepared.task,
+        general=prepared.general,
+        mixture=prepared.mixture,
+        epochs=prepared.epochs,
+        weights=prepared.weights,
+        load_seconds=ready_seconds + time.perf_counter() - began,
+    )
+    del base
+    gc.collect()
 
 
-def _layer_weights(config: Any) -> int:
-    """Weights of all layers, embeddings not counted."""
-    text = config.get_text_config()
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    width = getattr(text, "head_dim", None) or hidden // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    attention = hidden * width * (2 * heads + 2 * key_heads)
-    gated = 3 if getattr(text, "hidden_act", "") in ("silu", "swish", "gelu_pytorch_tanh") else 2
-    return int(text.num_hidden_layers * (attention + gated * hidden * _inner(text)))
-
-
-def _gemm_rate(config: Any, *, bf16: bool) -> float:
-    """FLOP/s of a product at the model's MLP shape, the best within a third of a second."""
-    import torch
-
-    text = config.get_text_config()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    a = torch.ones(512, text.hidden_size, dtype=dtype, device=device)
-    b = torch.ones(_inner(text), text.hidden_size, dtype=dtype, device=device)
-    best, until = float("inf"), time.perf_counter() + 0.3
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * 512 * float(text.hidden_size) * _inner(text) / best
+def _row_tokens(prepared: Prepared, works: list[Work]) -> int:
+    """Tokens of the longest row: where not all are looked at, the longest example may be one."""
+    longest = max(work.row_tokens for work in works)
+    if len(works) < prepared.counts.optimizer_steps:
+        longest = max(longest, prepared.task.longest)
+        if prepared.general is not None and prepared.counts.general_examples:
+            longest = max(longest, prepared.general.longest)
+    return longest

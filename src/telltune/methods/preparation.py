@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.anchor import anchored_tokenizer
-from telltune.data.choice import general_choice, size_general
-from telltune.data.encoding import EncodedSet, Encoder
+from telltune.data.choice import drawn_tokens, size_general
+from telltune.data.encoding import Encoder
 from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.anchor import Anchor
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.methods.protocol import Method
     from telltune.recipe import Recipe
 
@@ -123,7 +125,9 @@ def prepare(
     encoded = encoder.encode_cached(task.train[:used])
 
     spec = recipe.mixture
-    pool = plain.encode_cached(general.examples) if method.mixes and general is not None else None
+    pool = None
+    if method.mixes and general is not None:
+        pool = plain.encode_cached(general, general.contents)
     wanted = _general_count(recipe, task_tokens, pool)
     mixture = Mixture(
         task_examples=used,
@@ -135,10 +139,7 @@ def prepare(
         batch_size=settings.batch_size,
     )
     epochs = 1 if wanted else spec.passes
-    general_tokens = 0
-    if pool is not None and wanted:
-        chosen = general_choice(len(pool), recipe.seed)[np.arange(wanted)]
-        general_tokens = int(pool.lengths[chosen].sum())
+    general_tokens = drawn_tokens(pool.offsets, wanted, recipe.seed) if pool is not None else 0
     counts = RunCounts(
         task_examples=used,
         task_tokens=task_tokens,
@@ -171,7 +172,7 @@ def _general_count(recipe: Recipe, task_tokens: int, pool: EncodedSet | None) ->
         return 0
     count = recipe.mixture.general_examples
     if count is None:
-        return size_general(recipe.mixture.leverage_ratio, task_tokens, pool.lengths, recipe.seed)
+        return size_general(recipe.mixture.leverage_ratio, task_tokens, pool.offsets, recipe.seed)
     if count > len(pool):
         raise DataError(
             f"mixture.general_examples = {count}, but the general data has {len(pool)} examples, "

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
+from telltune.data.examples import Example
+from telltune.errors import RecipeError
+from telltune.inference.engine import make_generator
+from telltune.inference.labels import label_nll
 from telltune.inference.scoring import response_nll
-from telltune.inference.transformers_engine import TransformersGenerator
+from telltune.recipe import EvaluationSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.anchor import Anchor
-    from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
+    from telltune.inference.generator import Generator
+    from telltune.methods.preparation import Prepared
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
@@ -50,7 +55,8 @@ class Predictor:
         tokenizer: Its template carries the anchor, where the method uses one.
         anchor: The same anchor, for stripping; or None.
         max_new_tokens: Longest answer.
-        batch_tokens: Prompt tokens in a batch.
+        evaluation: How answers come about.
+        labels: The answers that the training data has, where they are a closed set.
         cost: What making it took.
         release: Takes the adapter off the base model again.
     """
@@ -59,9 +65,11 @@ class Predictor:
     tokenizer: PreTrainedTokenizerBase
     anchor: Anchor | None
     max_new_tokens: int
-    batch_tokens: int = 4096
+    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
+    labels: tuple[str, ...] = ()
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
+    _generator: Generator | None = field(default=None, init=False, repr=False)
 
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
@@ -70,19 +78,45 @@ class Predictor:
 
         Returns:
             The answers, stripped of the anchor's response side and of white space around.
+
+        Raises:
+            RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
+            ModelError: `evaluation.engine` does not suit the model.
         """
         encoder = Encoder(self.tokenizer)
-        generator = TransformersGenerator(
-            self.model, int(self.tokenizer.pad_token_id or 0), self.batch_tokens
-        )
-        answers = generator.generate(
-            encoder.prompts(examples),
+        prompts = encoder.prompts(examples)
+        if self.evaluation.answers == "likelihood":
+            return self._likeliest(encoder, prompts, on_done)
+        if self._generator is None:
+            self._generator = make_generator(
+                self.model,
+                int(self.tokenizer.pad_token_id or 0),
+                self.evaluation.batch_tokens,
+                self.evaluation.engine,
+            )
+        answers = self._generator.generate(
+            prompts,
             max_new_tokens=self.max_new_tokens,
             stop_ids=encoder.stop_ids,
             on_done=on_done,
         )
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [self.anchor.strip(t).strip() if self.anchor else t.strip() for t in texts]
+
+    def _likeliest(
+        self,
+        encoder: Encoder,
+        prompts: list[list[int]],
+        on_done: Callable[[int], None] | None,
+    ) -> list[str]:
+        if not self.labels:
+            raise RecipeError(
+                "evaluation.answers: likelihood chooses among the training data's answers, and "
+                "these are no closed set (at most 100, each twice on average); write `generate`."
+            )
+        labels = encoder.completions([Example("", label) for label in self.labels])
+        nll = label_nll(self.model, prompts, labels, on_done=on_done)
+        return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
 
     def nll(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """How unlikely the examples' own completions are to the model.
@@ -104,11 +138,13 @@ class Settings:
         recipe: Everything that a recipe says.
         out: Where a trained adapter and its log go; None keeps them in memory.
         progress: Show a bar.
+        prepared: What `prepare` made of the same recipe and data, where that has been done.
     """
 
     recipe: Recipe
     out: Path | None = None
     progress: bool = True
+    prepared: Prepared | None = None
 
 
 class Method(Protocol):

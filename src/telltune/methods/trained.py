@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from telltune.inference.labels import closed_set
 from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
@@ -34,7 +35,9 @@ class Trained:
         from telltune.training.adapter import train
 
         recipe = settings.recipe
-        prepared = prepare(self, task, general, base.tokenizer, base.model.config, recipe)
+        prepared = settings.prepared or prepare(
+            self, task, general, base.tokenizer, base.model.config, recipe
+        )
         model, seconds = train(
             base,
             recipe,
@@ -50,16 +53,28 @@ class Trained:
         counts = prepared.counts
         cost = Cost(counts.task_tokens, counts.general_tokens, seconds)
         budget = answer_budget(prepared.task.response_lengths, recipe)
+        labels = closed_set(example.completion for example in task.train[: counts.task_examples])
         if settings.out is not None:
             save_adapter(
-                settings.out, self, model, prepared, base, task, general, recipe, seconds, budget
+                settings.out,
+                self,
+                model,
+                prepared,
+                base,
+                task,
+                general,
+                recipe,
+                seconds,
+                budget,
+                labels,
             )
         return Predictor(
             model=model,
             tokenizer=prepared.tokenizer,
             anchor=prepared.anchor,
             max_new_tokens=budget,
-            batch_tokens=recipe.evaluation.batch_tokens,
+            evaluation=recipe.evaluation,
+            labels=labels,
             cost=cost,
             # The next method gets the base as it was.
             release=getattr(model, "unload", lambda: None),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, TellError
+from telltune.models.allocator import keep_freed_memory
 from telltune.storage import atomic_folder, cache_folder
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     from transformers import AutoModelForCausalLM
 
     _hush_transformers()
+    keep_freed_memory()
     folder = _locate(spec)
     load_config(spec)
     dtype = torch.float32 if trainable else compute_dtype(precision)

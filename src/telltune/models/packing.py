@@ -11,16 +11,17 @@ response positions need them.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from telltune.models.attention import Layout, Segment, asks_attention, packed_attention
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -28,25 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "LEAST_SHARED",
     "PackedBatch",
-    "Segment",
     "can_pack",
     "pack",
-    "packed_attention",
     "token_nll",
 ]
 
-ATTENTION = "telltune_packed"
 # A shorter common start is not worth a segment of its own.
 LEAST_SHARED = 8
-
-
-class Segment(NamedTuple):
-    """Consecutive tokens of a row that attend to one another, and to a prefix before them."""
-
-    start: int
-    stop: int
-    prefix_start: int = 0
-    prefix_stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class PackedBatch:
     Attributes:
         input_ids: int64 (1, tokens).
         position_ids: int64 (1, tokens): where each token stands in its own example.
-        segments: They partition the row: shared prefixes, and examples (without their prefix).
+        layout: Of the row: shared prefixes, and examples (without their prefix).
         positions: int64 (targets,), the positions whose logits predict a response token.
         targets: int64 (targets,), the response tokens.
         rows: int64 (targets,), which example of the caller's list each target belongs to.
@@ -64,7 +53,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    segments: tuple[Segment, ...]
+    layout: Layout
     positions: Tensor
     targets: Tensor
     rows: Tensor
@@ -143,21 +132,20 @@ def _row(
 ) -> PackedBatch:
     segments: list[Segment] = []
     ids, places, positions, targets, owners = [], [], [], [], []
-    prefixes: dict[int, Segment] = {}
+    prefixes: dict[int, int] = {}
     end = 0
     for row, example, prompt_length in members:
         # A copy: what is mapped from the cache cannot be written to, and as_tensor warns of that.
         tokens = torch.tensor(np.asarray(example), dtype=torch.int64)
         group, prefix = shared[row]
         if prefix and group not in prefixes:
-            prefixes[group] = Segment(end, end + prefix)
-            segments.append(prefixes[group])
+            prefixes[group] = len(segments)
+            segments.append(Segment(prefix))
             ids.append(tokens[:prefix])
             places.append(torch.arange(prefix))
             end += prefix
-        before = prefixes[group] if prefix else Segment(0, 0)
         length = len(tokens)
-        segments.append(Segment(end, end + length - prefix, before.start, before.stop))
+        segments.append(Segment(length - prefix, prefixes[group] if prefix else -1))
         ids.append(tokens[prefix:])
         places.append(torch.arange(prefix, length))
         # The logits at a position predict the token after it; the first token has none before it.
@@ -169,7 +157,7 @@ def _row(
     return PackedBatch(
         torch.cat(ids)[None],
         torch.cat(places)[None],
-        tuple(segments),
+        Layout(segments),
         torch.cat(positions),
         torch.cat(targets),
         torch.cat(owners),
@@ -186,22 +174,10 @@ def token_nll(model: nn.Module, batch: PackedBatch) -> Tensor:
         input_ids=batch.input_ids.to(device),
         position_ids=batch.position_ids.to(device),
         logits_to_keep=batch.positions.to(device),
-        segments=batch.segments,
+        layout=batch.layout,
         use_cache=False,
     ).logits[0]
     return functional.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
-
-
-@contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """Let a model attend within examples only, while this lasts."""
-    _register()
-    before = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
 
 
 def can_pack(model: Any) -> bool:
@@ -222,10 +198,9 @@ def can_pack(model: Any) -> bool:
     model.train(False)
     try:
         with torch.no_grad(), packed_attention(model):
-            batch = pack(rows, 64)[0]
-            if not _asks_attend(model, batch):
+            if not asks_attention(model):
                 return False
-            packed = token_nll(model, batch)
+            packed = token_nll(model, pack(rows, 64)[0])
         with torch.no_grad():
             apart = torch.cat([token_nll(model, b) for b in pack(rows, 64, together=False)])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -236,81 +211,3 @@ def can_pack(model: Any) -> bool:
     # bf16 rounds to three digits; in fp32 the order of a sum is all that may differ.
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.02
     return bool(torch.allclose(packed, apart, rtol=tolerance, atol=tolerance))
-
-
-def _asks_attend(model: Any, batch: PackedBatch) -> bool:
-    """Whether the model's attention is `_attend`: it cannot go on without segments.
-
-    Some older architectures and those without attention do not look at the setting.
-    """
-    try:
-        token_nll(model, replace(batch, segments=()))
-    except _NoSegmentsError:
-        return True
-    return False
-
-
-class _NoSegmentsError(RuntimeError):
-    """`_attend` was asked, and nobody said where examples begin."""
-
-
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(ATTENTION, _attend)
-    # Attention is confined by `_attend`; a mask over all tokens of a row would be built in vain.
-    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - the interface of transformers
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    segments: tuple[Segment, ...] = (),
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Causal attention within each segment, and to the prefix that it continues.
-
-    Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width); returns
-    (1, tokens, heads, width).
-    """
-    if softcap is not None or s_aux is not None:
-        raise ValueError("attention with a soft cap or sinks has no packed form")
-    if not segments:
-        raise _NoSegmentsError
-    grouped = key.shape[1] != query.shape[1]
-    parts = []
-    for start, stop, prefix_start, prefix_stop in segments:
-        prefix = prefix_stop - prefix_start
-        length = prefix + stop - start
-        # The prefix's queries are asked again, only to keep the plain causal form, which has the
-        # quickest kernels; attention over short rows costs little beside the projections.
-        q, k, v = (
-            torch.cat([t[:, :, prefix_start:prefix_stop], t[:, :, start:stop]], dim=2)
-            if prefix
-            else t[:, :, start:stop]
-            for t in (query, key, value)
-        )
-        mask = None
-        if sliding_window is not None and length > sliding_window:
-            distance = torch.arange(length)[:, None] - torch.arange(length)[None]
-            mask = ((distance >= 0) & (distance < sliding_window)).to(query.device)
-        attended = functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout if module.training else 0.0,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        parts.append(attended[:, :, prefix:])
-    return torch.cat(parts, dim=2).transpose(1, 2), None

@@ -18,7 +18,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from telltune.models.packing import can_pack, pack, packed_attention, token_nll
+from telltune.models.attention import packed_attention
+from telltune.models.lora import FusedLora
+from telltune.models.packing import can_pack, pack, token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,9 +158,8 @@ class MixtureTrainer(Trainer):
         self._sampler = sampler
         self._weights = weights
         self._budget = micro_batch_tokens
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._inner = inner
-        self._together = can_pack(inner)
+        self.packed = can_pack(model)
+        self._fused = FusedLora(model)
         self.step_record: dict[str, float] = {}
         """Of the latest step: loss by source, tokens, seconds."""
 
@@ -195,10 +196,10 @@ class MixtureTrainer(Trainer):
         total = torch.zeros((), device=device)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         batches = pack(
-            step.rows, self._budget, sources=step.is_task.tolist(), together=self._together
+            step.rows, self._budget, sources=step.is_task.tolist(), together=self.packed
         )
-        context = packed_attention(self._inner) if self._together else nullcontext()
-        with context:
+        context = packed_attention(self.model) if self.packed else nullcontext()
+        with context, self._fused:
             for batch in batches:
                 with self.compute_loss_context_manager():
                     nll = token_nll(model, batch)

@@ -1,0 +1,61 @@
+"""Which engine answers with a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from telltune.errors import ModelError
+from telltune.inference.packed_engine import PackedGenerator, can_generate_packed
+from telltune.inference.transformers_engine import TransformersGenerator
+
+if TYPE_CHECKING:
+    from telltune.inference.generator import Generator
+    from telltune.recipe import EngineName
+
+__all__ = ["make_generator"]
+
+# What a model's generation_config may ask for that changes greedy choice, and its neutral values.
+_CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
+    "repetition_penalty": (None, 1.0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None,),
+    "sequence_bias": (None,),
+    "suppress_tokens": (None,),
+    "begin_suppress_tokens": (None,),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "num_beams": (None, 1),
+    "guidance_scale": (None, 1.0),
+}
+
+
+def make_generator(
+    model: Any, pad_id: int, batch_tokens: int, engine: EngineName = "auto"
+) -> Generator:
+    """The engine that a recipe names, or with `auto` the quickest that says what the model says.
+
+    Args:
+        model: A causal language model, with or without an adapter; it must not change afterwards.
+        pad_id: The token that fills short rows.
+        batch_tokens: Tokens in a batch.
+        engine: `auto`, `packed` or `transformers`.
+
+    Raises:
+        ModelError: `packed` is asked for, and this model cannot be packed.
+    """
+    if engine == "transformers":
+        return TransformersGenerator(model, pad_id, batch_tokens)
+    wishes = [
+        name
+        for name, neutral in _CHANGES_CHOICE.items()
+        if getattr(model.generation_config, name, None) not in neutral
+    ]
+    if not wishes and can_generate_packed(model):
+        return PackedGenerator(model, batch_tokens)
+    if engine == "packed":
+        reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its kind"
+        raise ModelError(
+            f"evaluation.engine: packed does not suit this model ({reason}); write `auto`."
+        )
+    return TransformersGenerator(model, pad_id, batch_tokens)

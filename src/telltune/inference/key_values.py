@@ -1,0 +1,197 @@
+"""Keys and values of many growing sequences, and of the prefix that all of them share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from telltune.models.attention import NoLayoutError, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+__all__ = ["KeyValues", "attend"]
+
+
+class KeyValues:
+    """What attention remembers.
+
+    Rows 0 to `len(lengths)` are the sequences being generated, each with its own tokens from the
+    left edge; the prefix stands apart, once.
+
+    Args:
+        rows: Sequences at most.
+        width: Tokens of a sequence at most, without the prefix.
+        prefix: Of each layer, keys and values of the shared prefix, (key heads, tokens, width).
+    """
+
+    def __init__(
+        self, rows: int, width: int, prefix: dict[int, tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        self.rows, self.width = rows, width
+        self.prefix = prefix or {}
+        self.lengths: list[int] = []
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._new: list[int] = []
+        self._at = torch.empty(0, 0, dtype=torch.int64)
+        self._seen = torch.empty(0, 0, 0)
+        self._masks: dict[tuple[int, int], Tensor | None] = {}
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the shared prefix."""
+        return next(iter(self.prefix.values()))[0].shape[1] if self.prefix else 0
+
+    def start(self, lengths: Sequence[int]) -> None:
+        """The next pass computes new sequences of these lengths, one after another in a row."""
+        self._new = list(lengths)
+        self._masks = {}
+
+    def grow(self, tokens: int = 1) -> None:
+        """The next pass computes so many more tokens of every sequence, side by side."""
+        self._new = []
+        self._at = torch.tensor(self.lengths)[:, None] + torch.arange(tokens)
+        # Its own new tokens are there when attention looks.
+        hidden = torch.arange(max(self.lengths) + tokens) > self._at[..., None]
+        self._seen = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+
+    def done(self) -> None:
+        """The pass is over: all layers have been through it."""
+        grown = self._at.shape[1]
+        self.lengths = self.lengths + self._new if self._new else [n + grown for n in self.lengths]
+
+    def shorten(self, row: int, tokens: int) -> None:
+        """Forget the last tokens of a sequence."""
+        self.lengths[row] -= tokens
+
+    def remove(self, row: int) -> None:
+        """Forget a sequence; the last one takes its row."""
+        last = len(self.lengths) - 1
+        if row != last:
+            length = self.lengths[last]
+            for keys, values in self._layers.values():
+                keys[row, :, :length] = keys[last, :, :length]
+                values[row, :, :length] = values[last, :, :length]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    ) -> Tensor:
+        """Remember keys and values and attend to them.
+
+        Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width);
+        returns (1, tokens, heads, width).
+        """
+        if layer not in self._layers:
+            shape = (self.rows, key.shape[1], self.width, key.shape[3])
+            # Zeros: what is masked still takes part in a product, and must be a number.
+            self._layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
+        part = self._start_rows if self._new else self._grow_rows
+        return part(layer, query, key, value, scaling)
+
+    def _start_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    ) -> Tensor:
+        keys, values = self._layers[layer]
+        parts = []
+        split = (t.split_with_sizes(self._new, dim=2) for t in (query, key, value))
+        for row, (q, k, v) in enumerate(zip(*split, strict=True), start=len(self.lengths)):
+            length = q.shape[2]
+            keys[row, :, :length] = k[0]
+            values[row, :, :length] = v[0]
+            if self.prefix:
+                prefix_keys, prefix_values = self.prefix[layer]
+                k = torch.cat([prefix_keys[None], k], dim=2)
+                v = torch.cat([prefix_values[None], v], dim=2)
+            mask = self._mask(length, k.shape[2] - length, q)
+            parts.append(
+                functional.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    scale=scaling,
+                    enable_gqa=k.shape[1] != q.shape[1],
+                )
+            )
+        return torch.cat(parts, dim=2).transpose(1, 2)
+
+    def _mask(self, length: int, prefix: int, like: Tensor) -> Tensor | None:
+        if not prefix:
+            return None
+        if (length, prefix) not in self._masks:
+            hidden = ~visible(length, prefix)
+            mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+            self._masks[length, prefix] = mask.to(like)
+        return self._masks[length, prefix]
+
+    def _grow_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    ) -> Tensor:
+        keys, values = self._layers[layer]
+        rows, tokens = self._at.shape
+        heads, width = key.shape[1], key.shape[3]
+        index = torch.arange(rows)[:, None]
+        keys[index, :, self._at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
+        values[index, :, self._at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
+        longest = self._seen.shape[2]
+        # Queries by the key head that they read: (rows, key heads, tokens x queries, width).
+        q = query[0].transpose(0, 1).reshape(rows, tokens, heads, -1, width).transpose(1, 2)
+        shape = q.shape
+        q = q.reshape(rows, heads, -1, width) * (scaling if scaling is not None else width**-0.5)
+        scores = q @ keys[:rows, :, :longest].transpose(2, 3)
+        seen = self._seen.to(scores).repeat_interleave(shape[3], dim=1)
+        scores += seen[:, None]
+        if self.prefix:
+            prefix_keys, prefix_values = self.prefix[layer]
+            # One product for all sequences: (key heads, rows x queries, width).
+            by_head = q.transpose(0, 1).reshape(heads, -1, width)
+            before = (by_head @ prefix_keys.transpose(1, 2)).view(heads, rows, q.shape[2], -1)
+            scores = torch.cat([before.transpose(0, 1), scores], dim=3)
+        weights = torch.softmax(scores, dim=3, dtype=torch.float32).to(q.dtype)
+        length = self.prefix_length
+        attended = weights[..., length:] @ values[:rows, :, :longest]
+        if self.prefix:
+            by_head = weights[..., :length].transpose(0, 1).reshape(heads, -1, length)
+            part = (by_head @ prefix_values).view(heads, rows, q.shape[2], width)
+            attended += part.transpose(0, 1)
+        return attended.view(shape).transpose(1, 2).reshape(1, rows * tokens, -1, width)
+
+    def as_prefix(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """The first sequence, for others to share."""
+        length = self.lengths[0]
+        return {
+            layer: (keys[0, :, :length].clone(), values[0, :, :length].clone())
+            for layer, (keys, values) in self._layers.items()
+        }
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the interface of transformers
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    key_values: KeyValues | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers' `AttentionInterface`: all of it is the `key_values`' doing.
+
+    Raises:
+        ValueError: The model wants attention of a kind that is not done here.
+    """
+    if sliding_window is not None or softcap is not None or s_aux is not None:
+        raise ValueError("attention with a window, a soft cap or sinks is not done here")
+    if key_values is None:
+        raise NoLayoutError
+    return key_values.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]

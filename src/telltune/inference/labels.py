@@ -1,0 +1,160 @@
+"""How likely each label of a closed set is, for many prompts in one packed pass.
+
+What all prompts share stands in a row once, each prompt once, and its labels side by side behind
+it: a label costs its own tokens only, and a label of one token nothing but a look at the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from telltune.inference.packed_engine import shared_length
+from telltune.models.attention import Layout, Segment, packed_attention
+from telltune.models.packing import LEAST_SHARED, can_pack, pack, token_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+__all__ = ["closed_set", "label_nll"]
+
+# With more different answers than this, choosing among them is no longer quicker than writing one.
+MOST_LABELS = 100
+
+
+def closed_set(answers: Iterable[str]) -> tuple[str, ...]:
+    """The labels that answers are drawn from, or none where they are no closed set.
+
+    A set is taken to be closed when it has at most 100 members, each seen twice on average.
+    """
+    seen = list(answers)
+    labels = sorted(set(seen))
+    return tuple(labels) if len(labels) <= min(MOST_LABELS, len(seen) // 2) else ()
+
+
+def label_nll(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    *,
+    budget: int = 2048,
+    on_done: Callable[[int], None] | None = None,
+) -> Tensor:
+    """The negative log-likelihood of each label behind each prompt, in nats, (prompts, labels).
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        prompts: Token ids, up to where the answer starts.
+        labels: Token ids, each with the token that ends the turn.
+        budget: Tokens computed at once.
+        on_done: Told how many prompts have been scored since the last call.
+    """
+    found = torch.zeros(len(prompts), len(labels), dtype=torch.float64)
+    model.eval()
+    if not can_pack(model):
+        return _apart(model, prompts, labels, found, on_done)
+    shared = shared_length(prompts)
+    shared = shared if shared >= LEAST_SHARED else 0
+    with torch.inference_mode(), packed_attention(model):
+        for row in _rows(prompts, labels, shared, budget):
+            found[row.items] = row.nll(model)
+            if on_done is not None:
+                on_done(len(row.items))
+    return found
+
+
+def _apart(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    found: Tensor,
+    on_done: Callable[[int], None] | None,
+) -> Tensor:
+    """One pass for every pair, for models that cannot be packed."""
+    for i, prompt in enumerate(prompts):
+        rows = [(np.asarray([*prompt, *label], np.int32), len(prompt)) for label in labels]
+        with torch.inference_mode():
+            for j, batch in enumerate(pack(rows, 1, together=False)):
+                found[i, j] = token_nll(model, batch).double().sum().cpu()
+        if on_done is not None:
+            on_done(1)
+    return found
+
+
+@dataclass
+class _Row:
+    """A row being filled: prompts behind what they share, and labels behind each."""
+
+    labels: Sequence[Sequence[int]]
+    items: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    """Positions whose logits are looked at."""
+    looks: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Item, label, number of the kept position, target token."""
+
+    def add(self, tokens: Sequence[int], place: int, prefix: int = -1) -> int:
+        """Put tokens behind the row, and say which segment they are."""
+        self.ids += tokens
+        self.places += range(place, place + len(tokens))
+        self.segments.append(Segment(len(tokens), prefix))
+        return len(self.segments) - 1
+
+    def add_item(self, item: int, prompt: Sequence[int], shared: int) -> None:
+        """Put a prompt and all labels behind the row."""
+        segment = self.add(prompt[shared:], shared, 0 if shared else -1)
+        at = len(self.items)
+        self.items.append(item)
+        self.kept.append(len(self.ids) - 1)
+        end_of_prompt = len(self.kept) - 1
+        for number, label in enumerate(self.labels):
+            # Nothing follows a label's last token, so it is a target only.
+            inputs = label[:-1]
+            first = len(self.ids)
+            if inputs:
+                self.add(inputs, len(prompt), segment)
+            self.kept += range(first, len(self.ids))
+            seen = [end_of_prompt, *range(len(self.kept) - len(inputs), len(self.kept))]
+            self.looks += [(at, number, k, t) for k, t in zip(seen, label, strict=True)]
+
+    def nll(self, model: Any) -> Tensor:
+        """Summed over the tokens of each label, (items, labels)."""
+        device = next(model.parameters()).device
+        logits = model(
+            input_ids=torch.tensor([self.ids], device=device),
+            position_ids=torch.tensor([self.places], device=device),
+            logits_to_keep=torch.tensor(self.kept, device=device),
+            layout=Layout(self.segments),
+            use_cache=False,
+        ).logits[0]
+        likelihood = logits.float().log_softmax(-1)
+        items, numbers, kept, targets = torch.tensor(self.looks).T
+        sums = torch.zeros(len(self.items), len(self.labels), dtype=torch.float64)
+        looked = -likelihood[kept.to(device), targets.to(device)].double().cpu()
+        return sums.index_put_((items, numbers), looked, accumulate=True)
+
+
+def _rows(
+    prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], shared: int, budget: int
+) -> Iterator[_Row]:
+    """Rows of at most `budget` tokens, or of one prompt that is longer."""
+    each = sum(len(label) - 1 for label in labels)
+    row: _Row | None = None
+    for i, prompt in enumerate(prompts):
+        if row is not None and len(row.ids) + len(prompt) - shared + each > budget:
+            yield row
+            row = None
+        if row is None:
+            row = _Row(labels)
+            if shared:
+                row.add(prompts[0][:shared], 0)
+        row.add_item(i, prompt, shared)
+    if row is not None:
+        yield row

@@ -1,0 +1,253 @@
+"""Attention confined to the examples of a packed row.
+
+A row of tokens is split into segments. A segment attends to itself, causally, and to all of the
+segments that it continues: an example to the prefix that it shares with others, a label to the
+prompt that it answers. That is what computing each example alone would give, since under causal
+attention the states of a prefix do not depend on what follows.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+__all__ = [
+    "Layout",
+    "NoLayoutError",
+    "Segment",
+    "asks_attention",
+    "attention",
+    "packed_attention",
+    "visible",
+]
+
+NAME = "telltune_packed"
+# Tokens of a tile, at most; a longer segment has one of its own.
+TILE = 128
+
+
+class Segment(NamedTuple):
+    """Consecutive tokens of a row.
+
+    Attributes:
+        length: How many.
+        prefix: The number of the segment that these continue, -1 for none.
+    """
+
+    length: int
+    prefix: int = -1
+
+
+class Tile(NamedTuple):
+    """Neighbouring segments whose attention is computed at once.
+
+    Attributes:
+        length: Tokens of all of them.
+        before: The numbers of the tiles that hold what they continue.
+        mask: Which keys each token sees, bool (length, keys): those of the tiles before, and its
+            own. None where plain causal attention says it.
+    """
+
+    length: int
+    before: tuple[int, ...]
+    mask: Tensor | None
+
+
+class Layout:
+    """The segments of a row, and the tiles that attention computes at once.
+
+    A call for each short segment would cost more in calling than in computing, and one for the
+    whole row compute mostly what the mask then hides.
+
+    Args:
+        segments: They partition the row; a segment stands behind the one it continues.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = tuple(segments)
+        self._tiles: dict[int | None, list[Tile]] = {}
+        self._masks: dict[tuple[object, ...], list[Tensor | None]] = {}
+
+    @cached_property
+    def ancestors(self) -> list[tuple[int, ...]]:
+        """Of each segment the numbers of all that it continues, the first of them first."""
+        found: list[tuple[int, ...]] = []
+        for _, prefix in self.segments:
+            found.append((*found[prefix], prefix) if prefix >= 0 else ())
+        return found
+
+    def tiles(self, window: int | None) -> list[Tile]:
+        """How attention is computed.
+
+        Args:
+            window: How far a token sees, or None for all the way.
+        """
+        longest = max(
+            length + sum(self.segments[i].length for i in before)
+            for (length, _), before in zip(self.segments, self.ancestors, strict=True)
+        )
+        window = window if window is not None and window < longest else None
+        if window not in self._tiles:
+            self._tiles[window] = self._tiled(window)
+        return self._tiles[window]
+
+    def masks(self, window: int | None, like: Tensor) -> list[Tensor | None]:
+        """What is added to the attention of each tile, in the dtype and on the device of `like`."""
+        key = (window, like.dtype, like.device)
+        if key not in self._masks:
+            self._masks[key] = [
+                None
+                if mask is None
+                else torch.zeros(mask.shape).masked_fill_(~mask, float("-inf")).to(like)
+                for _, _, mask in self.tiles(window)
+            ]
+        return self._masks[key]
+
+    def _tiled(self, window: int | None) -> list[Tile]:
+        groups: list[list[int]] = []
+        size = 0
+        parents = {prefix for _, prefix in self.segments}
+        for number, (length, _) in enumerate(self.segments):
+            # What others continue has a tile of its own: all of it may be theirs to see.
+            alone = number in parents or bool(groups and groups[-1][-1] in parents)
+            if not groups or alone or size + length > TILE:
+                groups.append([])
+                size = 0
+            groups[-1].append(number)
+            size += length
+        tile_of = {number: i for i, group in enumerate(groups) for number in group}
+        return [self._tile(group, tile_of, window) for group in groups]
+
+    def _tile(self, group: list[int], tile_of: dict[int, int], window: int | None) -> Tile:
+        lengths = [self.segments[i].length for i in group]
+        before = sorted({i for number in group for i in self.ancestors[number]})
+        keys = [(i, self.segments[i].length) for i in before] + list(
+            zip(group, lengths, strict=True)
+        )
+        if len(keys) == 1 and window is None:
+            return Tile(lengths[0], (), None)
+        rows = []
+        for number, length in zip(group, lengths, strict=True):
+            chain = self.ancestors[number]
+            prefix = sum(self.segments[i].length for i in chain)
+            own = visible(length, prefix, window)
+            row, at = [], 0
+            for i, count in keys:
+                if i in chain or i == number:
+                    row.append(own[:, at : at + count])
+                    at += count
+                else:
+                    row.append(torch.zeros(length, count, dtype=torch.bool))
+            rows.append(torch.cat(row, dim=1))
+        return Tile(sum(lengths), tuple(tile_of[i] for i in before), torch.cat(rows))
+
+
+def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
+    """Which keys each of the last `length` tokens sees, bool (length, prefix + length)."""
+    distance = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
+    seen = distance >= 0
+    return seen if window is None else seen & (distance < window)
+
+
+class NoLayoutError(RuntimeError):
+    """Our attention was asked, and nobody said what attends to what."""
+
+
+@contextmanager
+def attention(model: Any, name: str, function: Any) -> Iterator[None]:
+    """Let a model attend as `function` does, while this lasts.
+
+    Args:
+        model: A model of transformers, or a PEFT model around one.
+        name: Under which transformers keeps the function.
+        function: With the interface of transformers' `AttentionInterface`. It gets no mask; that
+            over all tokens of a row would be built in vain.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def asks_attention(model: Any) -> bool:
+    """Whether the attention set by `attention` is what the model computes with.
+
+    Some older architectures and those without attention do not look at the setting. Ours cannot go
+    on without being told what to attend to.
+    """
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
+    except NoLayoutError:
+        return True
+    return False
+
+
+def packed_attention(model: Any) -> Any:
+    """Let a model attend within the segments of the `layout` that it is called with."""
+    return attention(model, NAME, _attend)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the interface of transformers
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Causal attention within each segment, and to those that it continues.
+
+    Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width); returns
+    (1, tokens, heads, width).
+    """
+    if softcap is not None or s_aux is not None:
+        raise ValueError("attention with a soft cap or sinks has no packed form")
+    if layout is None:
+        raise NoLayoutError
+    tiles = layout.tiles(sliding_window)
+    lengths = [tile.length for tile in tiles]
+    # Split at once: the gradient of that is one tensor, where slices would each fill a whole one.
+    queries, keys, values = (t.split_with_sizes(lengths, dim=2) for t in (query, key, value))
+    parts = []
+    masks = layout.masks(sliding_window, query)
+    for number, (tile, mask) in enumerate(zip(tiles, masks, strict=True)):
+        k, v = (
+            torch.cat([*(split[i] for i in tile.before), split[number]], dim=2)
+            if tile.before
+            else split[number]
+            for split in (keys, values)
+        )
+        parts.append(
+            functional.scaled_dot_product_attention(
+                queries[number],
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout if module.training else 0.0,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2), None

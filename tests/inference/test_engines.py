@@ -1,0 +1,208 @@
+"""Every engine: a batch answers as its prompts would alone, in order, without stop tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from telltune.errors import ModelError
+from telltune.inference.engine import make_generator
+from telltune.inference.packed_engine import PackedGenerator, draft
+from telltune.inference.transformers_engine import TransformersGenerator
+
+if TYPE_CHECKING:
+    from telltune.inference.generator import Generator
+
+END = 2
+generator = np.random.default_rng(5)
+PROMPTS = [generator.integers(3, 400, n).tolist() for n in (9, 3, 17, 5, 3, 12, 1, 8)]
+
+
+@pytest.fixture(params=["packed", "transformers"])
+def engine(request: pytest.FixtureRequest, tiny_base: Any) -> Any:
+    return make_generator(tiny_base.model, END, 40, request.param)
+
+
+def alone(engine: Any, **options: Any) -> list[list[int]]:
+    options = {"max_new_tokens": 12, "stop_ids": {END}, **options}
+    return [engine.generate([prompt], **options)[0] for prompt in PROMPTS]
+
+
+def test_a_batch_answers_as_each_prompt_alone(engine: Any) -> None:
+    batched = engine.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
+    assert batched == alone(engine)
+    # They differ, so that an order mixed up would show.
+    assert len({tuple(answer) for answer in batched}) == len(PROMPTS)
+
+
+def test_the_likeliest_token_is_taken_each_time(engine: Any) -> None:
+    import torch
+
+    for prompt, answer in zip(PROMPTS, alone(engine, stop_ids={399}), strict=True):
+        ids = list(prompt)
+        for token in answer:
+            logits = engine.model(torch.tensor([ids])).logits[0, -1]
+            assert token == int(logits.argmax())
+            ids.append(token)
+
+
+def test_an_answer_ends_before_its_first_stop_token(engine: Any) -> None:
+    free = alone(engine, stop_ids={END})
+    *_, one, other = sorted(free, key=len)
+    stop = {one[4], other[7], END}
+    cut = engine.generate(PROMPTS, max_new_tokens=12, stop_ids=stop)
+    for whole, answer in zip(free, cut, strict=True):
+        first = next((i for i, token in enumerate(whole) if token in stop), len(whole))
+        assert answer == whole[:first]
+    assert [len(answer) for answer in cut] != [len(answer) for answer in free]
+
+
+def test_every_prompt_is_reported_once(engine: Any) -> None:
+    done: list[int] = []
+    engine.generate(PROMPTS, max_new_tokens=2, stop_ids={END}, on_done=done.append)
+    assert sum(done) == len(PROMPTS)
+    assert len(done) > 1
+    assert engine.generate([], max_new_tokens=2, stop_ids={END}, on_done=done.append) == []
+
+
+def test_padded_batches_hold_no_more_than_their_tokens(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersGenerator(tiny_base.model, END, 40)
+    shapes = []
+    generate = engine.model.generate
+
+    def spy(**inputs: Any) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return generate(**inputs)
+
+    monkeypatch.setattr(engine.model, "generate", spy)
+    engine.generate([*PROMPTS, list(range(3, 53))], max_new_tokens=1, stop_ids={END})
+    assert all(rows * width <= 40 or rows == 1 for rows, width in shapes)
+    assert shapes[0] == (1, 50)
+
+
+def test_sampling_draws_anew(engine: Any) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    drawn = engine.generate(PROMPTS[:1] * 8, max_new_tokens=6, stop_ids={END}, temperature=1.0)
+    assert len({tuple(answer) for answer in drawn}) > 1
+
+
+OPENING = generator.integers(3, 400, 20).tolist()
+
+
+@pytest.fixture
+def passes(tiny_base: Any) -> list[int]:
+    """Tokens of each pass over the model, as they are computed."""
+    counted: list[int] = []
+    tiny_base.model.register_forward_pre_hook(
+        lambda _, args, values: counted.append(values["input_ids"].numel()), with_kwargs=True
+    )
+    return counted
+
+
+def test_a_shared_start_is_computed_once_for_all_calls(tiny_base: Any, passes: list[int]) -> None:
+    engine = PackedGenerator(tiny_base.model)
+    prompts = [OPENING + prompt for prompt in PROMPTS]
+    first = engine.generate(prompts, max_new_tokens=1, stop_ids={END})
+    own = sum(map(len, PROMPTS))
+    assert passes == [len(OPENING), own]
+    assert engine.generate(prompts, max_new_tokens=1, stop_ids={END}) == first
+    assert passes == [len(OPENING), own, own]
+    assert engine.generate(PROMPTS, max_new_tokens=1, stop_ids={END}) == [
+        engine.generate([prompt], max_new_tokens=1, stop_ids={END})[0] for prompt in PROMPTS
+    ]
+
+
+def test_an_ended_answer_is_not_computed_on(tiny_base: Any, passes: list[int]) -> None:
+    engine = PackedGenerator(tiny_base.model)
+    free = engine.generate(PROMPTS[:4], max_new_tokens=9, stop_ids={END})
+    stop = {free[0][1]}
+    passes.clear()
+    answers = engine.generate(PROMPTS[:4], max_new_tokens=9, stop_ids=stop)
+    assert len({len(answer) for answer in answers}) > 1
+    # A token more than it kept, where it stopped before the longest allowed, and drafts at the end.
+    asked = [min(len(answer) + 1, 9) for answer in answers]
+    growing = [sum(n > step for n in asked) for step in range(1, 9)]
+    alone = growing.index(1) if 1 in growing else len(growing)
+    assert passes[1 : 1 + alone] == growing[:alone]
+
+
+def test_waiting_prompts_come_in_as_others_leave(tiny_base: Any, passes: list[int]) -> None:
+    engine = PackedGenerator(tiny_base.model, batch_tokens=60, pass_tokens=30)
+    together = PackedGenerator(tiny_base.model)
+    answers = engine.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
+    assert max(passes) <= 30
+    assert answers == together.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
+
+
+def test_drafts_spare_passes_and_change_nothing(
+    tiny_base: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = PROMPTS[0]
+    engine = PackedGenerator(tiny_base.model)
+    with monkeypatch.context() as patch:
+        patch.setattr("telltune.inference.packed_engine.draft", lambda *_: [])
+        plain = engine.generate([prompt], max_new_tokens=40, stop_ids=set())
+        assert len(passes) == len(plain[0])
+    passes.clear()
+    # A prompt that holds its own answer.
+    told = [*plain[0], 3, 4, *prompt]
+    again = engine.generate([told], max_new_tokens=40, stop_ids=set())
+    assert len(passes) < len(again[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("telltune.inference.packed_engine.draft", lambda *_: [])
+        assert engine.generate([told], max_new_tokens=40, stop_ids=set()) == again
+    # Guesses that are always wrong cost, and change nothing.
+    with monkeypatch.context() as patch:
+        patch.setattr("telltune.inference.packed_engine.draft", lambda _, most: [5] * min(most, 3))
+        assert engine.generate([prompt], max_new_tokens=40, stop_ids=set()) == plain
+
+
+def test_a_draft_is_what_followed_the_same_two_tokens() -> None:
+    assert draft([1, 2, 7, 8, 9, 5, 1, 2], 10) == [7, 8, 9]
+    assert draft([1, 2, 7, 1, 2, 8, 1, 2], 10) == [8, 1, 2]
+    assert draft([1, 2, 7, 8, 9, 5, 1, 2], 1) == [7]
+    assert draft([1, 2, 3], 10) == []
+    assert draft([1, 2, 7, 1, 2], 0) == []
+
+
+def test_a_model_that_wishes_more_than_the_likeliest_goes_to_transformers(tiny_base: Any) -> None:
+    def made(engine: Any) -> Generator:
+        return make_generator(tiny_base.model, END, 40, engine)
+
+    assert isinstance(made("auto"), PackedGenerator)
+    tiny_base.model.generation_config.repetition_penalty = 1.1
+    assert isinstance(made("auto"), TransformersGenerator)
+    with pytest.raises(ModelError, match="repetition_penalty"):
+        made("packed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("MistralConfig", {"sliding_window": 4}),
+        ("MambaConfig", {"state_size": 4}),
+        ("Gemma2Config", {"head_dim": 8, "attn_logit_softcapping": 50.0}),
+    ],
+)
+def test_other_kinds_of_models_go_to_transformers(kind: str, more: dict[str, Any]) -> None:
+    import transformers
+
+    values = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    config = getattr(transformers, kind)(**values, **more)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert isinstance(make_generator(model, 0, 40), TransformersGenerator)
+    with pytest.raises(ModelError, match="its kind"):
+        make_generator(model, 0, 40, "packed")

@@ -1,0 +1,54 @@
+"""Packed weights compute what the model computes, and leave it as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_lora import IDS, adapted
+
+from telltune.models import prepacked as module
+from telltune.models.prepacked import Prepacked
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("options", [None, {}, {"use_dora": True}, {"lora_dropout": 0.5}])
+def test_the_logits_are_the_models(tiny_base: Any, options: dict[str, Any] | None) -> None:
+    model = tiny_base.model if options is None else adapted(tiny_base, **options)
+    model.eval()
+    wanted = logits(model)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    packed = Prepacked(model)
+    for _ in range(2):
+        with packed:
+            torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits(model), wanted)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_the_packed_layers_are_what_computes(tiny_base: Any) -> None:
+    wanted = logits(tiny_base.model)
+    packed = Prepacked(tiny_base.model)
+    with packed:
+        pass
+    tiny_base.model.lm_head.weight.data.zero_()
+    assert not logits(tiny_base.model).any()
+    with packed:
+        torch.testing.assert_close(logits(tiny_base.model), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_with_too_little_memory_the_model_computes_as_it_is(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = SimpleNamespace(available=1000)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory)
+    packed = Prepacked(tiny_base.model)
+    with packed:
+        assert logits(tiny_base.model).isfinite().all()
+    assert packed._packed == {}
