@@ -61,7 +61,9 @@ def test_training_pads_nothing_and_computes_no_logits_of_prompts(
     toy_recipe: dict[str, Any], tmp_path: Path, computed: Counter[str]
 ) -> None:
     toy_recipe["mixture"] = {"passes": 2}
-    counts = api.fit({**toy_recipe, "method": "sft"}, tmp_path / "fit", progress=False).record["counts"]
+    counts = api.fit({**toy_recipe, "method": "sft"}, tmp_path / "fit", progress=False).record[
+        "counts"
+    ]
     # Fewer tokens than given, since what a step's examples share is computed once.
     assert counts["trained_tokens"] / 4 < computed["trained tokens"] < counts["trained_tokens"]
     words = ("ball", "box", "sheet")

@@ -221,7 +221,7 @@ class EvaluationSpec(_Part):
     """Longest answer; by default a little over the longest training response."""
     max_items: PositiveInt | None = None
     """Score the first so many test items only, and say so."""
-    batch_tokens: PositiveInt = 4096
+    batch_tokens: PositiveInt = 8192
     """Tokens in a generation batch."""
     answers: Literal["generate", "likelihood"] = "generate"
     """How an answer comes about: written, or the likeliest label of the training data's."""

@@ -164,7 +164,7 @@ def test_drafts_spare_passes_and_change_nothing(
 
 
 def test_a_draft_is_what_followed_the_same_two_tokens() -> None:
-    assert draft([1, 2, 7, 8, 9, 5, 1, 2], 10) == [7, 8, 9]
+    assert draft([1, 2, 7, 8, 9, 5, 1, 2], 3) == [7, 8, 9]
     assert draft([1, 2, 7, 1, 2, 8, 1, 2], 10) == [8, 1, 2]
     assert draft([1, 2, 7, 8, 9, 5, 1, 2], 1) == [7]
     assert draft([1, 2, 3], 10) == []

@@ -31,7 +31,7 @@ _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
 
 
 def make_generator(
-    model: Any, pad_id: int, batch_tokens: int, engine: EngineName = "auto"
+    model: Any, pad_id: int, batch_tokens: int = 8192, engine: EngineName = "auto"
 ) -> Generator:
     """The engine that a recipe names, or with `auto` the quickest that says what the model says.
 

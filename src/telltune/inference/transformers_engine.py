@@ -25,7 +25,7 @@ class TransformersGenerator:
 
     model: Any
     pad_id: int
-    batch_tokens: int = 4096
+    batch_tokens: int = 8192
 
     def generate(
         self,

@@ -71,7 +71,7 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
             f"Input: {e.prompt}\nOutput: {e.completion}" for e in task.train[start : start + _SHOWN]
         )
         requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
-    generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0), 4096)
+    generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0))
     answers = generator.generate(
         encoder.prompts(requests),
         max_new_tokens=_LONGEST_PROPOSAL,

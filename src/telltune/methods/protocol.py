@@ -69,6 +69,7 @@ class Predictor:
     labels: tuple[str, ...] = ()
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
+    _encoder: Encoder | None = field(default=None, init=False, repr=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
 
     def predict(
@@ -83,7 +84,9 @@ class Predictor:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
             ModelError: `evaluation.engine` does not suit the model.
         """
-        encoder = Encoder(self.tokenizer)
+        if self._encoder is None:
+            self._encoder = Encoder(self.tokenizer)
+        encoder = self._encoder
         prompts = encoder.prompts(examples)
         if self.evaluation.answers == "likelihood":
             return self._likeliest(encoder, prompts, on_done)

@@ -195,9 +195,7 @@ class MixtureTrainer(Trainer):
         device = self.args.device
         total = torch.zeros((), device=device)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
-        batches = pack(
-            step.rows, self._budget, sources=step.is_task.tolist(), together=self.packed
-        )
+        batches = pack(step.rows, self._budget, sources=step.is_task.tolist(), together=self.packed)
         context = packed_attention(self.model) if self.packed else nullcontext()
         with context, self._fused:
             for batch in batches:
