@@ -61,7 +61,8 @@ def main() -> None:
         rows.active = name in options.chosen
         if rows.active:
             print(f"{name}:", flush=True)
-        elif not any(row["part"] == name for row in rows.known.values()):
+        # Memory is looked up in the rows of training.
+        elif not any(row["part"] == parts.ROWS_OF.get(name, name) for row in rows.known.values()):
             continue
         lines += part(rows, setting)
         results = [line.to_dict() | {"machine": machine} for line in lines]

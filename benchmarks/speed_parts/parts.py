@@ -340,6 +340,10 @@ PARTS: dict[str, Callable[[Rows, Setting], list[Line]]] = {
 }
 
 
+ROWS_OF = {"memory": "train"}
+"""Parts that look at what another part measured."""
+
+
 def _gemm(rows: Rows, setting: Setting, when: str) -> Result:
     config = setting.config
     width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
