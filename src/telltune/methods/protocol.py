@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
@@ -69,8 +70,11 @@ class Predictor:
     labels: tuple[str, ...] = ()
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
-    _encoder: Encoder | None = field(default=None, init=False, repr=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer)
 
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
@@ -84,8 +88,6 @@ class Predictor:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
             ModelError: `evaluation.engine` does not suit the model.
         """
-        if self._encoder is None:
-            self._encoder = Encoder(self.tokenizer)
         encoder = self._encoder
         prompts = encoder.prompts(examples)
         if self.evaluation.answers == "likelihood":
@@ -129,7 +131,7 @@ class Predictor:
         """
         import torch
 
-        encoded = Encoder(self.tokenizer).encode(examples)
+        encoded = self._encoder.encode(examples)
         return response_nll(self.model, encoded), torch.from_numpy(encoded.response_lengths.copy())
 
 

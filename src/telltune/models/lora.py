@@ -18,7 +18,6 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
     from torch import Tensor
 
@@ -47,12 +46,7 @@ class FusedLora:
             group.attach()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for group in self._groups:
             group.detach()
 

@@ -17,7 +17,6 @@ from telltune.models.lora import is_plain_lora
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from torch import Tensor
 
@@ -50,12 +49,7 @@ class Prepacked:
             layer.forward = forward
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for layer in self._packed or {}:
             del layer.forward
 

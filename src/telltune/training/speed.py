@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
 from telltune.models import compute_dtype
-from telltune.storage import cache_folder, write_json
+from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.work import flop, step_work
 from telltune.version import VERSION
 
@@ -194,10 +194,7 @@ def _path(shape: dict[str, Any]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """A record, empty where there is none that can be read."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    stored = read_cached_json(path)
     return stored if isinstance(stored, dict) else {}
 
 
