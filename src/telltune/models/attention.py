@@ -85,17 +85,22 @@ class Layout:
             found.append((*found[prefix], prefix) if prefix >= 0 else ())
         return found
 
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest segment with all that it continues."""
+        return max(
+            length + sum(self.segments[i].length for i in before)
+            for (length, _), before in zip(self.segments, self.ancestors, strict=True)
+        )
+
     def tiles(self, window: int | None) -> list[Tile]:
         """How attention is computed.
 
         Args:
             window: How far a token sees, or None for all the way.
         """
-        longest = max(
-            length + sum(self.segments[i].length for i in before)
-            for (length, _), before in zip(self.segments, self.ancestors, strict=True)
-        )
-        window = window if window is not None and window < longest else None
+        # A window that hides nothing is none; every layer asks, so this is not counted anew.
+        window = window if window is not None and window < self._longest else None
         if window not in self._tiles:
             self._tiles[window] = self._tiled(window)
         return self._tiles[window]
