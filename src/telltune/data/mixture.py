@@ -44,6 +44,11 @@ class Slots(NamedTuple):
     index: NDArray[np.int64]  # type: ignore[assignment]  # hides tuple.index, not needed
     """Shape (n,): which example of that data, from 0."""
 
+    @property
+    def pairs(self) -> list[tuple[bool, int]]:
+        """Of each place: is it task data, and the index."""
+        return list(zip(self.is_task.tolist(), self.index.tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class Mixture:

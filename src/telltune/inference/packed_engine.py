@@ -8,7 +8,6 @@ that is growing.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.models.attention import asks_attention, attention
+from telltune.models.attention import agrees, attention
 from telltune.models.packing import LEAST_SHARED
 from telltune.models.prepacked import Prepacked
 
@@ -203,25 +202,18 @@ def can_generate_packed(model: Any) -> bool:
     opening = numbers.integers(0, vocabulary, LEAST_SHARED + 2).tolist()
     texts = [opening + numbers.integers(0, vocabulary, n).tolist() for n in (6, 4)]
     engine = PackedGenerator(model)
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.inference_mode():
-            whole = [model(torch.tensor([t], device=model.device)).logits[0, -1] for t in texts]
-            with attention(model, NAME, attend):
-                if not asks_attention(model):
-                    return False
-                start = len(engine._shared_prefix(texts))
-                store = KeyValues(2, 8, engine._prefix[1])
-                engine._start(store, [text[start:-2] for text in texts])
-                grown = engine._grow(store, [text[-2:] for text in texts])[1::2]
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        logging.getLogger(__name__).info("This model generates with transformers: %s", error)
-        return False
-    finally:
-        model.train(was_training)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.02
-    return torch.allclose(grown, torch.stack(whole), rtol=tolerance, atol=tolerance)
+
+    def grown() -> Tensor:
+        start = len(engine._shared_prefix(texts))
+        store = KeyValues(len(texts), 8, engine._prefix[1])
+        engine._start(store, [text[start:-2] for text in texts])
+        return engine._grow(store, [text[-2:] for text in texts])[1::2]
+
+    def whole() -> Tensor:
+        ids = [torch.tensor([text], device=model.device) for text in texts]
+        return torch.stack([model(row).logits[0, -1] for row in ids])
+
+    return agrees(model, attention(model, NAME, attend), grown, whole)
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -8,6 +8,7 @@ attention the states of a prefix do not depend on what follows.
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,8 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ __all__ = [
     "Layout",
     "NoLayoutError",
     "Segment",
+    "agrees",
     "asks_attention",
     "attention",
     "packed_attention",
@@ -202,7 +205,42 @@ def asks_attention(model: Any) -> bool:
     return False
 
 
-def packed_attention(model: Any) -> Any:
+def agrees(
+    model: Any,
+    context: AbstractContextManager[None],
+    ours: Callable[[], Tensor],
+    plain: Callable[[], Tensor],
+) -> bool:
+    """Whether a model computes the same with our attention as without; tried, not guessed.
+
+    A model that does not use the attention, or refuses what is asked of it, does not.
+
+    Args:
+        model: It computes without dropout here.
+        context: From `attention` or `packed_attention`.
+        ours: Computed within the context.
+        plain: Computed outside of it; the same shape.
+    """
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            wanted = plain()
+            with context:
+                if not asks_attention(model):
+                    return False
+                found = ours()
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        logging.getLogger(__name__).info("This model is not packed: %s", error)
+        return False
+    finally:
+        model.train(was_training)
+    # bf16 rounds to three digits; in fp32 the order of a sum is all that may differ.
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.02
+    return bool(torch.allclose(found, wanted, rtol=tolerance, atol=tolerance))
+
+
+def packed_attention(model: Any) -> AbstractContextManager[None]:
     """Let a model attend within the segments of the `layout` that it is called with."""
     return attention(model, NAME, _attend)
 

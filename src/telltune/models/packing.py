@@ -10,7 +10,6 @@ response positions need them.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from telltune.models.attention import Layout, Segment, asks_attention, packed_attention
+from telltune.models.attention import Layout, Segment, agrees, packed_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,20 +193,9 @@ def can_pack(model: Any) -> bool:
         (np.concatenate([start, generator.integers(0, vocabulary, n)]).astype(np.int32), 14)
         for start, n in ((opening, 9), (opening, 5), (opening[::-1], 7))
     ]
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad(), packed_attention(model):
-            if not asks_attention(model):
-                return False
-            packed = token_nll(model, pack(rows, 64)[0])
-        with torch.no_grad():
-            apart = torch.cat([token_nll(model, b) for b in pack(rows, 64, together=False)])
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        logging.getLogger(__name__).info("This model is not packed: %s", error)
-        return False
-    finally:
-        model.train(was_training)
-    # bf16 rounds to three digits; in fp32 the order of a sum is all that may differ.
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.02
-    return bool(torch.allclose(packed, apart, rtol=tolerance, atol=tolerance))
+    return agrees(
+        model,
+        packed_attention(model),
+        lambda: token_nll(model, pack(rows, 64)[0]),
+        lambda: torch.cat([token_nll(model, row) for row in pack(rows, 64, together=False)]),
+    )

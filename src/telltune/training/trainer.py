@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.encoding import EncodedSet
-    from telltune.data.mixture import Mixture, Slots
+    from telltune.data.mixture import Mixture
     from telltune.recipe import TrainingSpec
     from telltune.training.loss import LossWeights
 
@@ -65,11 +65,7 @@ class StepSampler:
     def __iter__(self) -> Iterator[list[tuple[bool, int]]]:
         for epoch in range(self.epochs):
             for slots in self.mixture.batches(epoch, shard=self.shard, shards=self.shards):
-                yield _pairs(slots)
-
-
-def _pairs(slots: Slots) -> list[tuple[bool, int]]:
-    return list(zip(slots.is_task.tolist(), slots.index.tolist(), strict=True))
+                yield slots.pairs
 
 
 class Sources(Dataset[tuple[bool, Any, int]]):

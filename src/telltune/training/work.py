@@ -54,8 +54,7 @@ def sampled_steps(
         epoch, place = divmod(int(step), each)
         start = place * mixture.batch_size
         slots = mixture.slots(epoch, start, min(start + mixture.batch_size, size))
-        pairs = list(zip(slots.is_task.tolist(), slots.index.tolist(), strict=True))
-        chosen.append((int(step), pairs))
+        chosen.append((int(step), slots.pairs))
     return chosen
 
 
