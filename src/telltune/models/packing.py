@@ -10,6 +10,7 @@ response positions need them.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from telltune.models.cut_loss import CutLoss
 
 __all__ = [
     "LEAST_SHARED",
@@ -163,20 +166,29 @@ def _row(
     )
 
 
-def token_nll(model: nn.Module, batch: PackedBatch) -> Tensor:
+def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) -> Tensor:
     """The negative log-likelihood of each target, in nats, fp32 (targets,).
 
     Call it inside `packed_attention(model)` when the batch holds more than one example.
+
+    Args:
+        model: A causal language model.
+        batch: The examples.
+        cut: Computes the loss without logits, where `cut_loss` found that it can be had.
     """
     device = next(model.parameters()).device
-    logits = model(
-        input_ids=batch.input_ids.to(device),
-        position_ids=batch.position_ids.to(device),
-        logits_to_keep=batch.positions.to(device),
-        layout=batch.layout,
-        use_cache=False,
-    ).logits[0]
-    return functional.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
+    with cut or nullcontext():
+        logits = model(
+            input_ids=batch.input_ids.to(device),
+            position_ids=batch.position_ids.to(device),
+            logits_to_keep=batch.positions.to(device),
+            layout=batch.layout,
+            use_cache=False,
+        ).logits[0]
+    targets = batch.targets.to(device)
+    if cut is not None:
+        return cut.nll(logits, targets)
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def can_pack(model: Any) -> bool:

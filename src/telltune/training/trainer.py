@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 from telltune.models.attention import packed_attention
+from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
 from telltune.models.packing import can_pack, pack, token_nll
 
@@ -156,6 +157,7 @@ class MixtureTrainer(Trainer):
         self._budget = micro_batch_tokens
         self.packed = can_pack(model)
         self._fused = FusedLora(model)
+        self._cut = cut_loss(model)
         self.step_record: dict[str, float] = {}
         """Of the latest step: loss by source, tokens, seconds."""
 
@@ -196,7 +198,7 @@ class MixtureTrainer(Trainer):
         with context, self._fused:
             for batch in batches:
                 with self.compute_loss_context_manager():
-                    nll = token_nll(model, batch)
+                    nll = token_nll(model, batch, self._cut)
                     loss = (nll * step.weights[batch.rows].to(device)).sum()
                 self.accelerator.backward(loss)
                 total += loss.detach()
