@@ -16,6 +16,7 @@ from telltune.evaluation.intervals import (
     Interval,
     bootstrap_interval,
     paired_bootstrap,
+    resample_scores,
     wilson_interval,
 )
 from telltune.evaluation.metrics import Scored, get_metric, mean_of
@@ -151,6 +152,13 @@ def test_bootstrap_of_macro_f1_is_that_of_rescoring():
     assert interval.high == pytest.approx(high, abs=1.5)
 
 
+def test_luck_beside_that_of_the_items_widens_an_interval_but_not_beyond_the_scale():
+    scored, luck = right_of(45, 50), np.random.default_rng(1).normal(0, 20, 2000)
+    plain, lucky = bootstrap_interval(scored), bootstrap_interval(scored, luck=luck)
+    assert lucky.low < plain.low - 10
+    assert lucky.high == 100
+
+
 def _coverage(draw, truth, trials=500):
     rng = np.random.default_rng(11)
     held = 0
@@ -204,6 +212,23 @@ def test_2000_resamples_are_quick():
 
 
 # Two systems
+
+
+def test_systems_are_resampled_on_the_same_items():
+    a = mean_of(np.random.default_rng(0).uniform(0, 90, size=50))
+    draws = resample_scores([a, mean_of(a.per_item + 5), right_of(9, 50)], 100)
+    assert draws.shape == (100, 3)
+    assert draws[:, 1] - draws[:, 0] == pytest.approx(5)
+    with pytest.raises(DataError, match="cannot compare 50 items with 3 items"):
+        resample_scores([a, right_of(1, 3)])
+
+
+def test_luck_beside_that_of_the_items_makes_a_difference_less_sure():
+    better, worse = right_of(90, 100), right_of(50, 100)
+    luck = np.random.default_rng(1).normal(0, 40, 2000)
+    paired = paired_bootstrap(better, worse, luck=luck)
+    assert paired.low < 0 < paired.high
+    assert 0.1 < paired.p_value < 0.6
 
 
 def test_same_answers_differ_by_nothing():

@@ -15,7 +15,7 @@ import numpy as np
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from telltune.evaluation.registry import Floats, Scored
 
@@ -24,6 +24,7 @@ __all__ = [
     "PairedDifference",
     "bootstrap_interval",
     "paired_bootstrap",
+    "resample_scores",
     "wilson_interval",
 ]
 
@@ -84,8 +85,46 @@ def wilson_interval(right: float, items: int, confidence: float = 0.95) -> tuple
     return low, high
 
 
+def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int = 0) -> Floats:
+    """Score resampled items: what each system would have scored on other test items.
+
+    Args:
+        systems: m systems on the same n items, in the same order.
+        resamples: How many bootstrap samples are drawn.
+        seed: The scores are a pure function of this and the other arguments.
+
+    Returns:
+        Shape (resamples, m). A row draws its items once, and scores every system on them.
+
+    Raises:
+        DataError: There are no items, or the systems were not scored on the same items.
+        RecipeError: resamples is out of range.
+    """
+    items = len(systems[0])
+    _check(items, resamples=resamples)
+    for system in systems:
+        if len(system) != items:
+            raise DataError(
+                f"cannot compare {items} items with {len(system)} items pair by pair; score all "
+                f"systems on the same test examples"
+            )
+    columns = np.hstack([system.statistics for system in systems])
+    ends = np.cumsum([system.statistics.shape[1] for system in systems])[:-1]
+
+    def score(counts: Floats) -> Floats:
+        sums = np.split(counts @ columns, ends, axis=1)
+        return np.column_stack([one.reduce(of) for one, of in zip(systems, sums, strict=True)])
+
+    rng = np.random.default_rng(seed)
+    return _concatenate(score(counts) for counts in _resample_counts(items, resamples, rng))
+
+
 def bootstrap_interval(
-    scored: Scored, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    scored: Scored,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    luck: Floats | float = 0.0,
 ) -> Interval:
     """Percentile bootstrap interval of a corpus score, resampling items.
 
@@ -100,6 +139,8 @@ def bootstrap_interval(
         confidence: Between 0 and 1.
         resamples: How many bootstrap samples are drawn.
         seed: The interval is a pure function of this and the other arguments.
+        luck: Shape (resamples,). What else could have moved the score, beside the items; such as
+            the seed of training.
 
     Raises:
         DataError: There are no items.
@@ -108,18 +149,19 @@ def bootstrap_interval(
     Source: Efron and Tibshirani (1993), chapter 13.
     """
     _check(len(scored), confidence, resamples)
-    rng = np.random.default_rng(seed)
-    draws = _concatenate(
-        scored.reduce(counts @ scored.statistics)
-        for counts in _resample_counts(len(scored), resamples, rng)
-    )
+    draws = resample_scores([scored], resamples, seed)[:, 0]
     ends = (0.0, 100.0) if scored.percent else None
-    low, high = _bounds(draws, scored.score, len(scored), confidence, ends)
+    low, high = _bounds(draws + luck, scored.score, len(scored), confidence, ends)
     return Interval(scored.score, low, high)
 
 
 def paired_bootstrap(
-    a: Scored, b: Scored, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    a: Scored,
+    b: Scored,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    luck: Floats | float = 0.0,
 ) -> PairedDifference:
     """Compare two systems by one metric on the same items, in the same order.
 
@@ -136,6 +178,7 @@ def paired_bootstrap(
         confidence: Between 0 and 1.
         resamples: How many bootstrap samples and how many random swaps are drawn.
         seed: The result is a pure function of this and the other arguments.
+        luck: Shape (resamples,). What else could have moved the difference, beside the items.
 
     Raises:
         DataError: There are no items, or a and b were not scored on the same items.
@@ -149,23 +192,21 @@ def paired_bootstrap(
             f"cannot compare {len(a)} items with {len(b)} items pair by pair, or by different "
             f"metrics; score both systems with one metric on the same test examples"
         )
-    rng = np.random.default_rng(seed)
     difference = a.score - b.score
-    draws = _concatenate(
-        a.reduce(counts @ a.statistics) - b.reduce(counts @ b.statistics)
-        for counts in _resample_counts(len(a), resamples, rng)
-    )
+    draws = resample_scores([a, b], resamples, seed)
+    # A stream of its own: coins that shared the resamples' bits would not be independent of them.
+    rng = np.random.default_rng([seed, 1])
     swapped = _concatenate(
         a.reduce(a.statistics.sum(axis=0) + moved) - b.reduce(b.statistics.sum(axis=0) - moved)
         for moved in _swaps(b.statistics - a.statistics, resamples, rng)
     )
-    as_large = int((np.abs(swapped) >= abs(difference) - _ROUNDING).sum())
+    as_large = int((np.abs(swapped + luck) >= abs(difference) - _ROUNDING).sum())
     ends = (-100.0, 100.0) if a.percent and b.percent else None
-    low, high = _bounds(draws, difference, len(a), confidence, ends)
+    low, high = _bounds(draws[:, 0] - draws[:, 1] + luck, difference, len(a), confidence, ends)
     return PairedDifference(difference, low, high, (1 + as_large) / (1 + resamples))
 
 
-def _check(items: int, confidence: float, resamples: int = 1) -> None:
+def _check(items: int, confidence: float = 0.95, resamples: int = 1) -> None:
     if items == 0:
         raise DataError("there are no scored items to take an interval of; score at least one")
     if not 0 < confidence < 1:
@@ -209,6 +250,8 @@ def _bounds(
     if np.ptp(draws) > _ROUNDING:
         tail = (1 - confidence) / 2
         low, high = np.quantile(draws, [tail, 1 - tail])
+        if ends is not None:
+            low, high = max(low, ends[0]), min(high, ends[1])
         # Corpus metrics are biased in small resamples, which must not push the score out of its
         # own interval.
         return min(float(low), value), max(float(high), value)
