@@ -12,7 +12,7 @@ import yaml
 
 from telltune.cli import main
 
-VERBS = ("plan", "fit", "evaluate", "predict", "check", "anchor", "compare")
+VERBS = ("plan", "fit", "evaluate", "predict", "check", "anchor", "compare", "study", "report")
 ADAPTER_FILES = {
     "README.md",
     "adapter_config.json",
@@ -470,6 +470,17 @@ def test_a_plan_imports_no_training_loop():
     assert not {"transformers.trainer", "peft", "accelerate"} & loaded
 
 
+def test_a_plan_of_what_is_known_imports_no_transformers(recipe):
+    from telltune.api import plan
+
+    first = plan(recipe, measure=False)
+    loaded = _modules_after(
+        f"from telltune.api import plan\nassert plan({str(recipe)!r}, measure=False) == {first!r}"
+    )
+    heavy = {"transformers", "tokenizers", "peft", "accelerate", "datasets", "sklearn", "scipy"}
+    assert not (heavy | {"huggingface_hub", "pandas", "pyarrow", "torch._dynamo"}) & loaded
+
+
 def _modules_after(statement):
     code = f"{statement}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
@@ -496,3 +507,45 @@ def _with_src():
 
     source = str(Path(telltune.__file__).parents[1])
     return os.environ | {"PYTHONPATH": source}
+
+
+@pytest.fixture
+def study_file(toy_recipe, tmp_path):
+    """A study of two cells."""
+    values = {"recipe": toy_recipe, "methods": ["sft_anchor", "tell"], "sizes": [300]}
+    values["forgetting"] = {"examples": 4, "prompts": 2}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_study_is_planned_run_and_told_on_one_page(tell_json, study_file, tmp_path):
+    out = tmp_path / "out"
+    planned = tell_json("plan", study_file)
+    assert (planned["cells"], planned["finished"], planned["problems"]) == (2, 0, [])
+    told = tell_json("study", study_file, "--out", out)
+    assert told["cells"] == 2
+    assert [point["name"] for point in told["points"]] == ["sft_anchor", "tell"]
+    assert [row["against"] for row in told["saved"]] == ["sft_anchor"]
+    assert told == {"out": str(out), "cells": 2} | json.loads((out / "summary.json").read_text())
+    assert tell_json("plan", study_file, "--out", out)["finished"] == 2
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert tell_json("report", out)["report"] == str(out / "report.html")
+    assert (out / "report.html").read_text() == page
+    # What is in the folder is enough to run the study again.
+    again = tell_json("study", out / "study.yaml", "--out", out)
+    assert again == told
+    assert len((out / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_study_prints_a_table_and_fails_where_a_cell_does(tell, study_file, tmp_path):
+    values = yaml.safe_load(study_file.read_text())
+    greedy = {"method": "tell", "name": "greedy", "set": {"mixture.leverage_ratio": 10_000}}
+    values["methods"] = ["sft_anchor", greedy]
+    study_file.write_text(yaml.safe_dump(values))
+    code, out, err = tell("study", study_file, "--out", tmp_path / "out")
+    assert code == 1
+    assert "sft_anchor" in out
+    assert "report.html" in out
+    assert re.search(r"failed: .*greedy, seed 0: A leverage ratio of 10000 asks for", err)

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
-    from telltune.api import anchor, check, evaluate, fit, plan, predict
+    from telltune.api import (
+        anchor,
+        check,
+        evaluate,
+        fit,
+        plan,
+        plan_study,
+        predict,
+        report,
+        run_study,
+    )
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
@@ -35,7 +45,10 @@ __all__ = [
     "fit",
     "load_recipe",
     "plan",
+    "plan_study",
     "predict",
+    "report",
+    "run_study",
 ]
 
 _HOMES = {

@@ -7,14 +7,12 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from telltune.errors import TellError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from telltune.tables import print_json, print_plan, print_study, print_study_plan, print_table
 
 __all__ = ["main"]
 
@@ -55,18 +53,38 @@ def main() -> None:
 
 
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
-def plan(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or study, in YAML.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A study's folder, whose finished cells are left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what a run will do: examples, tokens, ratio, steps, minutes, memory. Trains nothing."""
-    from telltune.recipe import load_recipe
+    from telltune.recipe import load_recipe, read_yaml
 
-    loaded = load_recipe(recipe, overrides)  # before PyTorch is: a typing mistake answers at once
-    from telltune.api import plan as planned
+    # Both are read before PyTorch is: a typing mistake answers at once.
+    if "methods" in read_yaml(recipe, "recipe"):
+        from telltune.study.spec import load_study
 
-    values = planned(loaded)
+        load_study(recipe)
+        from telltune.api import plan_study
+
+        planned = plan_study(recipe, out)
+        if as_json:
+            print_json(planned)
+        else:
+            print_study_plan(planned)
+        return
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import plan as planned_run
+
+    values = planned_run(loaded)
     if as_json:
-        _print_json(values)
+        print_json(values)
     else:
-        _print_plan(values)
+        print_plan(values)
 
 
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
@@ -88,10 +106,10 @@ def fit(
         out,
         overwrite=overwrite,
         progress=not as_json,
-        on_plan=None if as_json else _print_plan,
+        on_plan=None if as_json else print_plan,
     )
     if as_json:
-        _print_json({"out": str(out), **done.record})
+        print_json({"out": str(out), **done.record})
     else:
         typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
 
@@ -134,9 +152,9 @@ def evaluate(
         progress=not as_json,
     )
     if as_json:
-        _print_json({"adapter": str(adapter), "split": split, **result.to_dict()})
+        print_json({"adapter": str(adapter), "split": split, **result.to_dict()})
         return
-    _print_table(
+    print_table(
         f"{adapter} on {result.items} {split} items",
         ("metric", "score", f"{loaded.evaluation.confidence:.0%} interval"),
         [(n, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}") for n, i in result.scores.items()],
@@ -166,7 +184,7 @@ def predict(
     if prompt is not None:
         [answer] = predict_examples(adapter, [Example(prompt, "")], max_new_tokens=max_new_tokens)
         if as_json:
-            _print_json({"prompt": prompt, "prediction": answer})
+            print_json({"prompt": prompt, "prediction": answer})
         else:
             typer.echo(answer)
         return
@@ -185,7 +203,7 @@ def predict(
     if out is not None:
         write_text(out, lines)
     if as_json:
-        _print_json(
+        print_json(
             {"file": str(file), "out": str(out), "rows": len(answered)}
             if out is not None
             else {"file": str(file), "predictions": answers}
@@ -218,7 +236,7 @@ def check(
     )
     refused = sum(finding.refused for finding in findings)
     if as_json:
-        _print_json(
+        print_json(
             {"examples": counts, "refused": refused, "findings": [asdict(f) for f in findings]}
         )
     else:
@@ -245,9 +263,9 @@ def anchor(
 
     rows = ranked(loaded, candidates=candidates)
     if as_json:
-        _print_json({"candidates": [asdict(row) for row in rows]})
+        print_json({"candidates": [asdict(row) for row in rows]})
         return
-    _print_table(
+    print_table(
         "Anchors by loss on held-out examples, before training (lower is better)",
         ("loss", "tokens", "from", "anchor"),
         [
@@ -287,13 +305,13 @@ def compare(
     if trained and not as_json:
         # The recipe's own method need not be among them, nor what it asks for in the recipe.
         last = loaded.model_copy(update={"method": trained[-1]})
-        _print_plan(planned(last, measure=False))
+        print_plan(planned(last, measure=False))
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
-        _print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
+        print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
         return
     interval = f"{loaded.evaluation.confidence:.0%} interval"
-    _print_table(
+    print_table(
         f"{rows[0].items} test items, {rows[0].metric}",
         ("method", "score", interval, "task tokens", "general tokens", "seconds"),
         [
@@ -311,50 +329,48 @@ def compare(
     typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
+@app.command(
+    epilog="Example: tell study recipes/study.yaml --out runs/study; the same again goes on."
+)
+def study(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, in YAML.")],
+    out: Annotated[Path, typer.Option(help="Where rows, answers and report.html go.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run methods x sizes x seeds on tasks, each cell once, and say what comes out.
+
+    Called again on the same folder it goes on where it was; after an edit it runs what is new.
+    """
+    from telltune.study.spec import load_study
+
+    load_study(study)  # before PyTorch is: a typing mistake answers at once
+    from telltune.api import plan_study, run_study
+
+    if not as_json:
+        print_study_plan(plan_study(study, out, measure=False))
+    summary, rows = run_study(study, out, progress=not as_json)
+    failed = [row for row in rows if row.status == "failed"]
+    if as_json:
+        print_json({"out": str(out), "cells": len(rows), **summary.to_dict()})
+    else:
+        print_study(summary)
+        for row in failed:
+            typer.echo(f"failed: {row.task}, {row.name}, seed {row.seed}: {row.reason}", err=True)
+        typer.echo(f"{len(rows) - len(failed)} of {len(rows)} cells; see {out / 'report.html'}.")
+    if failed:
+        raise typer.Exit(1)
 
 
-def _print_plan(values: dict[str, Any]) -> None:
-    seconds = values["estimated_seconds"]
-    time = (
-        "not known before a first run here; `tell plan` measures it"
-        if seconds is None
-        else f"about {seconds / 60:,.1f} minutes"
-    )
-    ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
-    rows: Iterable[tuple[str, str]] = (
-        ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
-        ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens"),
-        (
-            "general",
-            f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
-        ),
-        ("passes", f"{values['passes']}"),
-        ("optimizer steps", f"{values['optimizer_steps']:,}"),
-        (
-            "tokens to train",
-            f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
-        ),
-        ("time", time),
-        ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
-    )
-    _print_table("Plan", ("", ""), list(rows))
-    if values["truncated"]:
-        shown = ", ".join(values["truncated"][:5])
-        typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
+@app.command(epilog="Example: tell report runs/study")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `tell study` fills.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a study's page anew: one HTML file. The study may still be running."""
+    from telltune.api import report as reported
 
-
-def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, show_header=any(heads), title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="right" if head in _NUMBERS else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-_NUMBERS = {"score", "loss", "tokens", "task tokens", "general tokens", "seconds"}
+    page = reported(folder)
+    if as_json:
+        print_json({"report": str(page), "summary": str(page.with_name("summary.json"))})
+    else:
+        typer.echo(f"Report in {page}.")

@@ -27,6 +27,7 @@ __all__ = [
     "Columns",
     "DataSpec",
     "EvaluationSpec",
+    "FewShotSpec",
     "GeneralSpec",
     "LoraSpec",
     "MixtureSpec",
@@ -35,13 +36,15 @@ __all__ = [
     "TaskSpec",
     "TrainingSpec",
     "as_recipe",
+    "explain",
     "load_recipe",
+    "read_yaml",
     "recipe_from_dict",
 ]
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
-EngineName = Literal["auto", "packed", "transformers"]
+EngineName = Literal["auto", "packed", "transformers", "vllm"]
 
 
 class _Part(BaseModel):
@@ -226,9 +229,16 @@ class EvaluationSpec(_Part):
     answers: Literal["generate", "likelihood"] = "generate"
     """How an answer comes about: written, or the likeliest label of the training data's."""
     engine: EngineName = "auto"
-    """What generates: `packed` (ours), `transformers`, or with `auto` the quicker that fits."""
+    """What generates: `packed` (ours), `transformers`, `vllm`, or with `auto` the quickest."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
+
+
+class FewShotSpec(_Part):
+    """Task examples shown in the prompt, for the method `few_shot`."""
+
+    examples: PositiveInt | None = None
+    """How many; by default as many as the model's context holds."""
 
 
 class Recipe(_Part):
@@ -257,6 +267,7 @@ class Recipe(_Part):
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    few_shot: FewShotSpec = FewShotSpec()
     seed: int = Field(default=0, ge=0)
 
     def to_yaml(self) -> str:
@@ -284,17 +295,32 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: Every mistake found, each with its key, in one message.
     """
     path = Path(path)
+    values = read_yaml(path, "recipe")
+    return recipe_from_dict(values, name=str(path), folder=path.parent, overrides=overrides)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Args:
+        path: The file.
+        what: It should be: "recipe" or "study".
+
+    Raises:
+        RecipeError: There is none, or it cannot be read, or is no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; `recipes/` has some to start from.") from None
+        raise RecipeError(f"{path}: no such {what}; `recipes/` has some to start from.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys such as `task:` and `general:`.")
-    return recipe_from_dict(values, name=str(path), folder=path.parent, overrides=overrides)
+        keys = "`task:` and `general:`" if what == "recipe" else "`recipe:` and `methods:`"
+        raise RecipeError(f"{path}: a {what} is a mapping of keys such as {keys}.")
+    return values
 
 
 def recipe_from_dict(
@@ -321,7 +347,7 @@ def recipe_from_dict(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{name}: {'; '.join(_explain(error))}.") from None
+        raise RecipeError(f"{name}: {'; '.join(explain(error, Recipe, 'recipe'))}.") from None
     return recipe if folder is None else _resolve(recipe, folder)
 
 
@@ -367,16 +393,22 @@ def _override(values: dict[str, Any], override: str) -> None:
 _SHORTHANDS = {"model": "name", "task": "embedded", "anchor": "prompt", "general": "sources"}
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """A clause a mistake: the key, what is wrong, and the nearest key where one was mistyped."""
+def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
+    """A clause a mistake: the key, what is wrong, and the nearest key where one was mistyped.
+
+    Args:
+        error: What pydantic found.
+        model: That it checked.
+        what: People call it.
+    """
     clauses = []
     for mistake in error.errors():
         key = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "extra_forbidden":
-            known = _keys_beside(mistake["loc"])
+            known = _keys_beside(mistake["loc"], model)
             near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-            clauses.append(f"`{key}` is not a key of a recipe; {hint}")
+            clauses.append(f"`{key}` is not a key of a {what}; {hint}")
         elif mistake["type"] == "missing":
             clauses.append(f"`{key}` is missing")
         else:
@@ -385,9 +417,9 @@ def _explain(error: ValidationError) -> list[str]:
     return clauses
 
 
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     """The keys that could stand where an unknown one was found."""
-    part: type[BaseModel] = Recipe
+    part = model
     for name in location[:-1]:
         if isinstance(name, int):
             continue

@@ -58,10 +58,13 @@ def _identity(path: Path) -> list[int] | None:
 
 
 @cache
-def code_hash() -> str:
-    """A hash of the code that turns files into examples: another reader may read other examples."""
+def code_hash(folder: Path = Path(__file__).parent) -> str:
+    """A hash of code; by default of what turns files into examples, as another may read others.
+
+    Args:
+        folder: With Python files, at any depth.
+    """
     digest = hashlib.sha256(VERSION.encode())
-    folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())

@@ -1,0 +1,127 @@
+"""What training on a task did to everything else: general loss, and the task's format elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.choice import general_choice
+from telltune.errors import DataError
+from telltune.inference.labels import closed_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.methods.protocol import Predictor
+
+__all__ = ["Aside", "held_out_general", "measure_aside", "task_format"]
+
+
+@dataclass(frozen=True)
+class Aside:
+    """How a model does beside its task, asked without the anchor.
+
+    Attributes:
+        general_nll: Mean negative log-likelihood a response token of held-out general examples,
+            in nats.
+        leakage: Share of general prompts that get an answer in the task's format, 0 to 1; None
+            where the task's answers have none that could be told.
+    """
+
+    general_nll: float
+    leakage: float | None
+
+
+def held_out_general(general: GeneralData, count: int, used: int, seed: int) -> list[Example]:
+    """General examples that a mixture of this seed does not reach in its first epoch.
+
+    They are the last in the order in which it draws on the data.
+
+    Args:
+        general: The data.
+        count: How many to hold out.
+        used: How many general examples training takes.
+        seed: The mixture's.
+
+    Raises:
+        DataError: Training leaves too few.
+    """
+    available = general.contents.examples
+    if used + count > available:
+        raise DataError(
+            f"general data: {available} examples are too few to train on {used} and hold out "
+            f"{count}; add some, or lower `forgetting.examples`."
+        )
+    order = general_choice(available, seed)
+    places = {int(order[available - 1 - i]): i for i in range(count)}
+    found = {places[i]: example for i, example in enumerate(general) if i in places}
+    return [found[i] for i in range(count)]
+
+
+def task_format(completions: Sequence[str]) -> Callable[[str], bool] | None:
+    """Tells whether an answer looks like the task's; None where nothing marks such an answer.
+
+    Answers of a closed set are known by what they say, JSON by its keys.
+
+    Args:
+        completions: Of the task's training examples.
+    """
+    labels = {_plain(label) for label in closed_set(completions)}
+    if labels:
+        return lambda answer: _plain(answer) in labels
+    keys = [_json_keys(completion) for completion in completions]
+    if keys and all(found is not None for found in keys):
+        known = frozenset().union(*(found for found in keys if found is not None))
+
+        def like_the_tasks(answer: str) -> bool:
+            found = _json_keys(answer)
+            return found is not None and found <= known
+
+        return like_the_tasks
+    return None
+
+
+def measure_aside(
+    predictor: Predictor,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    prompts: int,
+    looks_like_the_task: Callable[[str], bool] | None,
+) -> Aside:
+    """Ask a predictor's model about general examples, without the anchor.
+
+    Args:
+        predictor: Any method's.
+        tokenizer: The model's own, whose template carries no anchor.
+        examples: Held out; one at least.
+        prompts: How many of them to answer.
+        looks_like_the_task: From `task_format`.
+    """
+    plain = predictor.beside_its_task(tokenizer)
+    nll, tokens = plain.nll(examples)
+    leakage = None
+    if looks_like_the_task is not None and prompts:
+        answers = plain.predict(examples[:prompts])
+        leakage = sum(map(looks_like_the_task, answers)) / len(answers)
+    return Aside(float(nll.sum() / tokens.sum()), leakage)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).strip(" .\"'").casefold()
+
+
+def _json_keys(text: str) -> frozenset[str] | None:
+    """The keys of a JSON object, or of the objects in a list; None for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    rows = value if isinstance(value, list) else [value]
+    if not all(isinstance(row, dict) for row in rows):
+        return None
+    return frozenset(key for row in rows for key in row)

@@ -1,0 +1,88 @@
+"""What a study will take, before it is run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from telltune.data.task import load_general, load_task
+from telltune.errors import TellError
+from telltune.methods.forecast import forecast
+from telltune.methods.known_model import known_model
+from telltune.methods.preparation import prepare
+from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
+from telltune.study.results import Results
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.methods.known_model import KnownModel
+    from telltune.study.spec import Cell
+
+__all__ = ["PlannedCell", "plan_cells"]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell that has no row yet.
+
+    Attributes:
+        cell: Which.
+        trained_tokens: That it will train on.
+        training_seconds: That this will take; None where the machine's speed is not known.
+        answering_seconds: As the finished cells of its task took; None where there are none.
+        problem: Why it cannot run, if that is plain already.
+    """
+
+    cell: Cell
+    trained_tokens: int = 0
+    training_seconds: float | None = 0.0
+    answering_seconds: float | None = None
+    problem: str = ""
+
+
+def plan_cells(cells: Sequence[Cell], out: Path | None, *, measure: bool) -> list[PlannedCell]:
+    """Look at every cell that is still to be run.
+
+    Args:
+        cells: From `load_study`.
+        out: The study's folder, if it has one.
+        measure: Train a few rows where the machine's speed is not known.
+    """
+    rows = Results(out).rows if out is not None else []
+    done = {(r.task, r.name, r.size, r.leverage_ratio, r.seed) for r in rows if r.status == "done"}
+    answering: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.status == "done":
+            answering[row.task].append(sum(row.seconds.values()) - row.seconds["training"])
+    models: dict[str, KnownModel] = {}
+    planned = []
+    for cell in cells:
+        if (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed) in done:
+            continue
+        spec = cell.recipe.model
+        if spec.model_dump_json() not in models:
+            models[spec.model_dump_json()] = known_model(spec)
+        besides = median(answering[cell.task]) if answering[cell.task] else None
+        planned.append(_planned(cell, models[spec.model_dump_json()], besides, measure=measure))
+    return planned
+
+
+def _planned(
+    cell: Cell, model: KnownModel, answering: float | None, *, measure: bool
+) -> PlannedCell:
+    method, recipe = get_method(cell.method), cell.recipe
+    if not isinstance(method, Trained):
+        return PlannedCell(cell, answering_seconds=answering)
+    try:
+        prepared = prepare(method, load_task(recipe), load_general(recipe), model, recipe)
+    except TellError as error:
+        return PlannedCell(cell, problem=str(error))
+    expected = forecast(prepared, model.shape, recipe, measure=measure)
+    # A study loads the base once, so what a fit takes before its first step does not count.
+    seconds = expected.training_seconds
+    return PlannedCell(cell, prepared.counts.trained_tokens, seconds, answering)

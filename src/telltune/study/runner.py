@@ -1,0 +1,283 @@
+"""Run a study's cells on one loaded base, each once, whatever happens in between."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from telltune.data.contents import contents_of
+from telltune.data.fingerprint import code_hash
+from telltune.data.task import load_general, load_split, load_task
+from telltune.errors import StorageError, TellError
+from telltune.evaluation.forgetting import Aside, held_out_general, measure_aside, task_format
+from telltune.evaluation.score import (
+    check_metrics,
+    choose_metrics,
+    evaluate_predictor,
+    write_predictions,
+)
+from telltune.methods.adapter_folder import versions
+from telltune.methods.protocol import Predictor, Settings
+from telltune.methods.registry import get_method
+from telltune.models import load_base
+from telltune.storage import write_text, writing
+from telltune.study.results import ANSWERS, Results, Row, cell_key
+from telltune.training.adapter import LOG
+from telltune.training.log import loss_curve
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+    from telltune.study.spec import Cell, ForgettingSpec
+
+__all__ = ["run_cells"]
+
+_CODE = code_hash(Path(__file__).parents[1])[:12]
+_WORK = "work"
+_FAILURES = "failures"
+
+
+def run_cells(
+    cells: Sequence[Cell], forgetting: ForgettingSpec, out: Path, *, progress: bool = True
+) -> list[Row]:
+    """Run the cells that have no finished row in `out` yet, in their order.
+
+    A cell that fails has a row with its reason, and is tried again the next time. One that was cut
+    short goes on from its last checkpoint.
+
+    Args:
+        cells: From `load_study`.
+        forgetting: What is measured beside the task.
+        out: Of the study; other cells' rows in it stay.
+        progress: Show a bar.
+
+    Returns:
+        A row a cell.
+
+    Raises:
+        TellError: Nothing can run: a task that cannot be read, a folder in use.
+    """
+    with _only_one(out):
+        results = Results(out)
+        mixing = next((cell.recipe for cell in cells if cell.recipe.general), None)
+        worker = _Worker(out, forgetting, mixing)
+        keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
+        with bar(shown=progress) as shown:
+            task = shown.add_task("study", total=len(cells), note="")
+            for cell, key in keys.items():
+                row = results.find(cell, key)
+                if row is None or row.status == "failed":
+                    shown.update(task, description=cell.title)
+                    row = worker.run(cell, key)
+                    results.append(row)
+                    if progress:
+                        # A line a cell, for whoever follows a log and not a bar.
+                        shown.console.print(f"{cell.title}: {_outcome(row)}", highlight=False)
+                elif not results.is_latest(cell, row):
+                    # The same work under another name, or from before an edit that was undone.
+                    results.append(replace(row, task=cell.task, name=cell.name))
+                shown.advance(task)
+    found = [results.find(cell, key) for cell, key in keys.items()]
+    return [row for row in found if row is not None]
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Two processes would run every cell twice, and slow each other down fivefold."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise StorageError(
+            f"{out} is in use by another `tell study`; wait for it, or stop it."
+        ) from None
+
+
+@dataclass
+class _Worker:
+    """Holds what cells share: the base, the tasks, what the base says of general examples."""
+
+    out: Path
+    forgetting: ForgettingSpec
+    mixing: Recipe | None
+    """Whose general data every cell is asked about; None where no cell has any."""
+    base: BaseModel | None = None
+    _tasks: dict[str, tuple[TaskData, list[Example]]] = field(default_factory=dict)
+    _general: dict[str, GeneralData | None] = field(default_factory=dict)
+    _asked: dict[tuple[str, str, int], Aside | None] = field(default_factory=dict)
+
+    def hashes(self, cell: Cell) -> dict[str, str]:
+        """Of all that a cell reads, its base aside."""
+        task, test = self.task(cell.recipe)
+        general = self.general(cell.recipe)
+        found = {
+            "train": contents_of(task.train).digest,
+            "test": contents_of(test).digest,
+            "model": _model_name(cell.recipe),
+        }
+        return found if general is None else found | {"general": general.contents.digest}
+
+    def task(self, recipe: Recipe) -> tuple[TaskData, list[Example]]:
+        """A task's data and its test items; read once."""
+        anchor = recipe.anchor.model_dump_json() if recipe.anchor else ""
+        metrics = recipe.evaluation.metrics
+        sized = recipe.task.model_copy(update={"max_tokens": None})
+        items = recipe.evaluation.max_items
+        key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{items}|{recipe.seed}"
+        if key not in self._tasks:
+            test = load_split(recipe, "test")[:items]
+            task = load_task(recipe)
+            metrics = list(task.metrics or choose_metrics(test))
+            check_metrics(metrics)
+            self._tasks[key] = replace(task, metrics=tuple(metrics)), test
+        return self._tasks[key]
+
+    def general(self, recipe: Recipe) -> GeneralData | None:
+        """The general data; looked through once."""
+        key = recipe.general.model_dump_json() if recipe.general else ""
+        if key not in self._general:
+            self._general[key] = load_general(recipe)
+        return self._general[key]
+
+    def run(self, cell: Cell, key: str) -> Row:
+        """Train, answer, score, ask about general examples; a failure is a row too."""
+        began = time.perf_counter()
+        row = Row(
+            key=key,
+            status="failed",
+            task=cell.task,
+            method=cell.method,
+            name=cell.name,
+            size=cell.size,
+            leverage_ratio=cell.leverage_ratio,
+            seed=cell.seed,
+            recipe=cell.recipe.model_dump(mode="json"),
+            versions=versions() | {"code": _CODE},
+        )
+        try:
+            found = self._run(cell, key)
+        except Exception as error:
+            # What is left on the base nobody knows; the next cell gets a new one.
+            self.base = None
+            write_text(self.out / _FAILURES / f"{key}.txt", traceback.format_exc())
+            kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
+            logging.getLogger(__name__).warning("%s failed: %s%s", cell.title, kind, error)
+            return replace(
+                row, reason=f"{kind}{error}", seconds={"other": time.perf_counter() - began}
+            )
+        finally:
+            gc.collect()
+        seconds = found.pop("seconds")
+        seconds["other"] = time.perf_counter() - began - sum(seconds.values())
+        seconds = {phase: round(spent, 2) for phase, spent in seconds.items()}
+        return replace(row, status="done", seconds=seconds, **found)
+
+    def _run(self, cell: Cell, key: str) -> dict[str, Any]:
+        recipe, method = cell.recipe, get_method(cell.method)
+        task, test = self.task(recipe)
+        general = self.general(recipe)
+        base = self._base(recipe)
+        began = time.perf_counter()
+        before = self._before(cell, task, base)
+        asking = time.perf_counter() - began
+        work = self.out / _WORK / key if method.trains else None
+        # One bar is enough: it says which cell is run.
+        predictor = method.run(task, general, base, Settings(recipe, work, progress=False))
+        evaluation = evaluate_predictor(
+            predictor,
+            test,
+            task.metrics,
+            confidence=recipe.evaluation.confidence,
+            seed=recipe.seed,
+        )
+        write_predictions(self.out / ANSWERS / f"{key}.jsonl", test, evaluation)
+        began = time.perf_counter()
+        after = self._aside(cell, predictor, task, predictor.cost.general_examples)
+        asking += time.perf_counter() - began
+        predictor.release()
+        curve = {}
+        if work is not None:
+            curve = loss_curve(work / LOG)
+            shutil.rmtree(work, ignore_errors=True)
+        name, _ = evaluation.headline
+        cost = asdict(predictor.cost)
+        return {
+            "metric": name,
+            "scores": evaluation.to_dict()["scores"],
+            "per_item": {k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
+            "forgetting": _told(before, after),
+            "seconds": {
+                "training": cost.pop("seconds"),
+                "answering": evaluation.seconds,
+                "general": asking,
+            },
+            "counts": cost,
+            "curve": curve,
+            "hashes": self.hashes(cell) | {"base": base.revision},
+        }
+
+    def _aside(self, cell: Cell, predictor: Predictor, task: TaskData, used: int) -> Aside | None:
+        """What a model says of general examples that the cell has not seen."""
+        if self.mixing is None or not self.forgetting.examples:
+            return None
+        general = self.general(self.mixing)
+        assert general is not None  # by what `mixing` is
+        held_out = held_out_general(general, self.forgetting.examples, used, cell.seed)
+        looks = task_format([example.completion for example in task.train])
+        plain = self._base(cell.recipe).tokenizer
+        return measure_aside(predictor, plain, held_out, self.forgetting.prompts, looks)
+
+    def _before(self, cell: Cell, task: TaskData, base: BaseModel) -> Aside | None:
+        """What the base says of them: asked once for a task and a seed."""
+        key = (base.revision, cell.task, cell.seed)
+        if key not in self._asked:
+            predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
+            self._asked[key] = self._aside(cell, predictor, task, 0)
+        return self._asked[key]
+
+    def _base(self, recipe: Recipe) -> BaseModel:
+        name = _model_name(recipe)
+        if self.base is None or self.base.name != name or recipe.training.full_parameters:
+            self.base = None
+            self.base = load_base(
+                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+            )
+        return self.base
+
+
+def _outcome(row: Row) -> str:
+    if row.status == "failed":
+        return f"failed: {row.reason}"
+    return f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
+
+
+def _told(before: Aside | None, after: Aside | None) -> dict[str, float]:
+    return {
+        f"{name}_{when}": round(value, 5)
+        for when, aside in (("before", before), ("after", after))
+        if aside is not None
+        for name, value in asdict(aside).items()
+        if value is not None
+    }
+
+
+def _model_name(recipe: Recipe) -> str:
+    model = recipe.model
+    return model.name if model.revision is None else f"{model.name}@{model.revision}"

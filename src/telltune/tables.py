@@ -1,0 +1,120 @@
+"""What the command line prints: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from telltune.study.summary import Summary
+
+__all__ = ["print_json", "print_plan", "print_study", "print_study_plan", "print_table"]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_plan(values: dict[str, Any]) -> None:
+    """What `plan` says of a run."""
+    seconds = values["estimated_seconds"]
+    time = (
+        "not known before a first run here; `tell plan` measures it"
+        if seconds is None
+        else f"about {seconds / 60:,.1f} minutes"
+    )
+    ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
+    rows: Iterable[tuple[str, str]] = (
+        ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
+        ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens"),
+        (
+            "general",
+            f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
+        ),
+        ("passes", f"{values['passes']}"),
+        ("optimizer steps", f"{values['optimizer_steps']:,}"),
+        (
+            "tokens to train",
+            f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
+        ),
+        ("time", time),
+        ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
+    )
+    print_table("Plan", ("", ""), list(rows))
+    if values["truncated"]:
+        shown = ", ".join(values["truncated"][:5])
+        typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
+
+
+def print_study_plan(values: dict[str, Any]) -> None:
+    """What `plan_study` says."""
+
+    def hours(seconds: float | None) -> str:
+        if seconds is None:
+            return "not known before a first run here"
+        return (
+            f"about {seconds / 3600:,.1f} hours" if seconds > 5400 else f"{seconds / 60:,.1f} min"
+        )
+
+    rows = [
+        ("cells", f"{values['cells']:,}, of which {values['finished']:,} are finished"),
+        ("tokens to train", f"{values['trained_tokens']:,}"),
+        ("training", hours(values["training_seconds"])),
+        ("answering", hours(values["answering_seconds"])),
+    ]
+    print_table("Study", ("", ""), rows)
+    for problem in values["problems"]:
+        typer.echo(f"{problem['cell']} cannot run: {problem['reason']}", err=True)
+
+
+def print_study(summary: Summary) -> None:
+    """Each method at each size, held against SFT with the anchor."""
+    against: dict[tuple[Any, ...], str] = {
+        (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
+        for c in summary.comparisons
+        if c.against == "sft_anchor"
+    }
+    saved: dict[tuple[Any, ...], str] = {
+        (s.task, s.size, s.name, s.leverage_ratio): s.text
+        for s in summary.saved
+        if s.against == "sft_anchor"
+    }
+    rows = []
+    for p in summary.points:
+        cell = (p.task, p.size, p.name, p.leverage_ratio)
+        rows.append(
+            (
+                p.task,
+                p.name,
+                f"{p.task_tokens:,.0f}",
+                f"{p.general_tokens:,.0f}",
+                f"{p.score:.1f}",
+                f"{p.low:.1f} to {p.high:.1f}",
+                f"{p.seeds}",
+                against.get(cell, ""),
+                saved.get(cell, ""),
+            )
+        )
+    heads = ("task", "method", "task tokens", "general tokens", "score", "interval", "seeds")
+    print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; columns of numbers stand on the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=any(heads), title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right" if head in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+_NUMBERS = {"score", "loss", "tokens", "task tokens", "general tokens", "seconds", "seeds"}

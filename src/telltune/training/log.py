@@ -1,0 +1,38 @@
+"""Reading a training log back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["loss_curve"]
+
+
+def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
+    """How the loss of each source went, thinned for a chart.
+
+    Args:
+        path: A training_log.jsonl.
+        points: At most so many; each is the mean over the steps that it stands for.
+
+    Returns:
+        `step` (the last that a point stands for), and for each source that was trained on (`task`,
+        `general`) the mean negative log-likelihood a response token; None where no step had any.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    parts = [part.tolist() for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
+    curve: dict[str, list[float | None]] = {"step": [rows[part[-1]]["step"] for part in parts]}
+    for source in ("task", "general"):
+        name = f"loss_{source}"
+        if not any(name in row for row in rows):
+            continue
+        curve[source] = []
+        for part in parts:
+            seen = [rows[i][name] for i in part if name in rows[i]]
+            curve[source].append(round(float(np.mean(seen)), 4) if seen else None)
+    return curve

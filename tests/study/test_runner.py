@@ -1,0 +1,201 @@
+"""Studies that run: every cell once, failures recorded, kills survived, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from filelock import FileLock
+
+from telltune.errors import StorageError
+from telltune.methods.registry import method_names
+from telltune.study import runner
+from telltune.study.results import RESULTS, Results, Row
+from telltune.study.runner import run_cells
+from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEW = ForgettingSpec(examples=8, prompts=4)
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from telltune.study.runner import run_cells
+from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
+spec = StudySpec.model_validate(json.loads(sys.argv[1]))
+run_cells(cells_of(spec), ForgettingSpec(examples=8, prompts=4), Path(sys.argv[2]), progress=False)
+"""
+
+
+@pytest.fixture
+def study(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a study whose cells take a second or less."""
+    return {
+        "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}},
+        "methods": ["base", "sft_anchor", "tell"],
+        "sizes": [300, 600],
+        "seeds": [0, 1],
+    }
+
+
+def cells(study: dict[str, Any], **changes: Any) -> list[Cell]:
+    return cells_of(StudySpec.model_validate(study | changes))
+
+
+def without_time(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name != "seconds"}
+
+
+def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_path: Path) -> None:
+    wanted = cells(study)
+    rows = run_cells(wanted, FEW, tmp_path / "out", progress=False)
+    assert [(r.name, r.size, r.seed, r.status) for r in rows] == [
+        (c.name, c.size, c.seed, "done") for c in wanted
+    ]
+    by_cell = {(row.name, row.size, row.seed): row for row in rows}
+    base, tell = by_cell["base", None, 0], by_cell["tell", 600, 1]
+    assert base.counts["task_tokens"] == base.counts["trained_tokens"] == 0
+    assert 0 < tell.counts["task_tokens"] <= 600
+    assert tell.counts["general_tokens"] == pytest.approx(tell.counts["task_tokens"], rel=0.1)
+    assert len(tell.per_item[tell.metric]) == 12
+    assert tell.score == pytest.approx(sum(tell.per_item["accuracy"]) / 12)
+    assert set(tell.curve) == {"step", "task", "general"}
+    assert set(tell.hashes) == {"train", "test", "general", "model", "base"}
+    # Three labels: an answer in the task's format can be told.
+    assert set(tell.forgetting) == {
+        f"{what}_{when}" for what in ("general_nll", "leakage") for when in ("before", "after")
+    }
+    assert base.forgetting["general_nll_before"] == base.forgetting["general_nll_after"]
+    assert tell.forgetting["general_nll_before"] != tell.forgetting["general_nll_after"]
+    assert not (tmp_path / "out" / "work").exists() or not any((tmp_path / "out/work").iterdir())
+
+
+def test_a_smaller_size_lies_inside_a_larger_and_seeds_draw_anew(study: dict[str, Any]) -> None:
+    from telltune.data.task import load_task
+
+    by_seed = {c.seed: load_task(c.recipe).train for c in cells(study) if c.name == "tell"}
+    assert by_seed[0] != by_seed[1]
+    assert {e.prompt for e in by_seed[0]} == {e.prompt for e in by_seed[1]}
+
+
+def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = runner._Worker.run
+
+    def counted(self: Any, cell: Cell, key: str) -> Row:
+        ran.append(cell.title)
+        return run(self, cell, key)
+
+    monkeypatch.setattr(runner._Worker, "run", counted)
+    study["seeds"], study["sizes"] = [0], [300]
+    first = run_cells(cells(study), FEW, tmp_path, progress=False)
+    assert len(ran) == 3
+    assert run_cells(cells(study), FEW, tmp_path, progress=False) == first
+    assert len(ran) == 3
+    run_cells(cells(study, sizes=[300, 600]), FEW, tmp_path, progress=False)
+    assert ran[3:] == [
+        "train, sft_anchor, 600 tokens, seed 0",
+        "train, tell, 600 tokens, ratio 1, seed 0",
+    ]
+    renamed = cells(study, methods=[{"method": "tell", "name": "ours"}])
+    [row] = run_cells(renamed, FEW, tmp_path, progress=False)
+    assert (row.name, len(ran)) == ("ours", 5)
+    assert without_time(row) | {"name": "tell"} == without_time(first[-1])
+
+
+def test_changed_data_is_new_work(
+    study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path]
+) -> None:
+    study["seeds"], study["sizes"], study["methods"] = [0], [300], ["base"]
+    [before] = run_cells(cells(study), FEW, tmp_path / "out", progress=False)
+    with toy_task["test"].open("a") as file:
+        file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    [after] = run_cells(cells(study), FEW, tmp_path / "out", progress=False)
+    assert after.key != before.key
+    assert len(after.per_item["accuracy"]) == len(before.per_item["accuracy"]) + 1
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["seeds"] = [0]
+    # No room for a general example of 300 tokens' worth at such a ratio.
+    greedy = {"method": "tell", "name": "greedy", "set": {"mixture.leverage_ratio": 10_000}}
+    rows = run_cells(cells(study, methods=[greedy, "base"]), FEW, tmp_path, progress=False)
+    by_name = {row.name: row for row in rows}
+    assert by_name["base"].status == "done"
+    assert by_name["greedy"].status == "failed"
+    assert "leverage ratio" in by_name["greedy"].reason
+    assert "Traceback" in (tmp_path / "failures" / f"{by_name['greedy'].key}.txt").read_text()
+
+
+def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study["seeds"], study["sizes"], study["methods"] = [0], [300], ["tell", "sft"]
+    [_, alone] = run_cells(cells(study), FEW, tmp_path / "a", progress=False)
+    evaluate = runner.evaluate_predictor
+
+    def breaks(predictor: Any, *rest: Any, **more: Any) -> Any:
+        if predictor.anchor is not None:
+            raise MemoryError("no room")
+        return evaluate(predictor, *rest, **more)
+
+    monkeypatch.setattr(runner, "evaluate_predictor", breaks)
+    [broken, after] = run_cells(cells(study), FEW, tmp_path / "b", progress=False)
+    assert broken.reason == "MemoryError: no room"
+    assert without_time(after) == without_time(alone)
+
+
+def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(StorageError, match="in use by another `tell study`"),
+    ):
+        run_cells(cells(study), FEW, tmp_path, progress=False)
+
+
+def test_killed_at_a_random_moment_it_gives_the_same_rows(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["recipe"]["training"]["save_steps"] = 1
+    whole = run_cells(cells(study), FEW, tmp_path / "whole", progress=False)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(study), str(tmp_path / "killed")]
+    moment = random.Random(os.urandom(8))
+    with subprocess.Popen(command) as process:
+        # Importing takes a while; from the first row on, any moment will do.
+        while not (tmp_path / "killed" / RESULTS).exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(moment.uniform(0, 1.0))
+        process.send_signal(signal.SIGKILL)
+    before = len(Results(tmp_path / "killed").rows)
+    again = run_cells(cells(study), FEW, tmp_path / "killed", progress=False)
+    assert 0 < before < len(again)
+    for one, other in zip(again, whole, strict=True):
+        assert without_time(one) == without_time(other)
+
+
+def test_every_method_can_be_studied(study: dict[str, Any], tmp_path: Path) -> None:
+    study["seeds"], study["sizes"] = [0], [300]
+    rows = run_cells(cells(study, methods=method_names()), FEW, tmp_path, progress=False)
+    assert [(row.name, row.reason) for row in rows if row.status == "failed"] == []
+    by_name = {row.name: row for row in rows}
+    steps = {name: row.counts["optimizer_steps"] for name, row in by_name.items()}
+    assert steps["sft_anchor"] < steps["sft_anchor_steps"]
+    assert abs(steps["sft_anchor_steps"] - steps["tell"]) <= steps["sft_anchor"]
+    assert by_name["sft_anchor_steps"].counts["general_tokens"] == 0
+    assert by_name["few_shot"].counts["task_tokens"] > 0
+    assert by_name["few_shot"].counts["trained_tokens"] == 0
+    general = by_name["general_only"].counts
+    assert general["trained_tokens"] == general["general_tokens"] > 0

@@ -1,0 +1,111 @@
+"""A study's file: which cells it comes to, in which order, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from telltune.errors import RecipeError
+from telltune.study.spec import Cell, StudySpec, cells_of, load_study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = {
+    "task": "medical_specialty",
+    "general": "embedded",
+    "anchor": "Name the specialty.",
+    "mixture": {"leverage_ratio": 8},
+}
+
+
+def study(**values: Any) -> list[Cell]:
+    spec = {"recipe": RECIPE, "methods": ["sft", "tell"], "sizes": [3000, 10000]}
+    return cells_of(StudySpec.model_validate(spec | values))
+
+
+def test_a_grid_is_every_method_at_every_size_and_seed() -> None:
+    cells = study(seeds=[0, 1])
+    assert len(cells) == 8
+    assert {(c.name, c.size, c.seed) for c in cells} == {
+        (name, size, seed) for name in ("sft", "tell") for size in (3000, 10000) for seed in (0, 1)
+    }
+    assert all(c.recipe.task.max_tokens == c.size and c.recipe.seed == c.seed for c in cells)
+
+
+def test_a_whole_seed_is_there_before_the_next_and_small_cells_come_first() -> None:
+    order = [(cell.seed, cell.size) for cell in study(seeds=[1, 0], sizes=[10000, 3000])]
+    assert order == sorted(order, key=lambda pair: (pair[0], pair[1] or 0))
+
+
+def test_what_changes_nothing_makes_no_cell_of_its_own() -> None:
+    cells = study(methods=["base", "sft", "tell"], leverage_ratios=[4, 8], seeds=[0, 1])
+    by_name = {name: [c for c in cells if c.name == name] for name in ("base", "sft", "tell")}
+    assert [(c.size, c.leverage_ratio, c.seed) for c in by_name["base"]] == [(None, None, 0)]
+    assert len(by_name["sft"]) == 4
+    assert {c.leverage_ratio for c in by_name["sft"]} == {None}
+    assert len(by_name["tell"]) == 8
+    assert {c.recipe.mixture.leverage_ratio for c in by_name["tell"]} == {4, 8}
+
+
+def test_more_blocks_add_cells_and_repeat_none() -> None:
+    cells = study(more=[{"methods": ["sft"], "sizes": [10000, 100000]}])
+    assert sorted(c.size or 0 for c in cells if c.name == "sft") == [3000, 10000, 100000]
+    assert sorted(c.size or 0 for c in cells if c.name == "tell") == [3000, 10000]
+
+
+def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
+    longer = {"method": "sft", "name": "sft, 12 passes", "set": {"mixture.passes": 12}}
+    cells = study(methods=["sft", longer], sizes=[3000])
+    assert [(c.name, c.recipe.mixture.passes) for c in cells] == [("sft", 3), (longer["name"], 12)]
+
+
+def test_tasks_are_embedded_names_or_recipe_keys() -> None:
+    own = {"name": "mine", "task": {"embedded": "equation"}, "evaluation": {"max_items": 7}}
+    cells = study(tasks=["mention_json", own], methods=["sft"], sizes=[3000])
+    assert [c.task for c in cells] == ["mention_json", "mine"]
+    assert [c.recipe.task.embedded for c in cells] == ["mention_json", "equation"]
+    assert cells[1].recipe.evaluation.max_items == 7
+    # The recipe's anchor is for the recipe's task.
+    assert [c.recipe.anchor for c in cells] == [None, None]
+
+
+def test_without_tasks_the_recipes_own_is_studied() -> None:
+    [cell] = study(methods=["sft"], sizes=[3000])
+    assert cell.task == "medical_specialty"
+    assert cell.recipe.anchor is not None
+
+
+def test_a_study_may_name_a_recipe_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    recipe = {"task": {"train": "train.jsonl"}, "anchor": "Answer."}
+    (tmp_path / "data" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    study_file = tmp_path / "study.yaml"
+    values = {"recipe": "data/recipe.yaml", "methods": ["sft_anchor"], "sizes": [100]}
+    study_file.write_text(yaml.safe_dump(values))
+    _, [cell] = load_study(study_file)
+    assert cell.recipe.task.train is not None
+    assert cell.recipe.task.train[0].path == str(tmp_path / "data" / "train.jsonl")
+    assert cell.recipe.anchor is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ["tel"]}, "there is no method `tel`; did you mean `tell`"),
+        ({"size": [3]}, "`size` is not a key of a study; did you mean `sizes`"),
+        ({"sizes": []}, "`sizes`"),
+        ({"more": [{"tasks": ["other"]}]}, "`more` names the task `other`"),
+        ({"tasks": ["equation", "equation"]}, "two tasks have the same name"),
+        ({"methods": [{"method": "sft", "set": {"mixture.pases": 3}}]}, "`mixture.pases`"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    file = tmp_path / "study.yaml"
+    whole = {"recipe": RECIPE, "methods": ["sft"], "sizes": [3000]}
+    file.write_text(yaml.safe_dump(whole | values))
+    with pytest.raises(RecipeError, match=message):
+        load_study(file)
