@@ -1,0 +1,209 @@
+"""A study as one page that needs no network: what it says, how surely, and how it was made."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
+
+from telltune.storage import write_json, write_text
+from telltune.study.charts import (
+    Palette,
+    curve_figures,
+    efficiency_figures,
+    emergence_figures,
+    forgetting_figures,
+)
+from telltune.study.formats import FORMATS
+from telltune.study.results import Results
+from telltune.study.series import series_of
+from telltune.study.side_by_side import side_by_side
+from telltune.study.summary import summarize
+from telltune.study.verdict import give_verdict, is_clear, reference_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.study.results import Row
+    from telltune.study.series import Series
+    from telltune.study.summary import Comparison, Point, SavedData, Summary
+
+__all__ = ["REPORT", "SUMMARY", "write_report"]
+
+REPORT = "report.html"
+SUMMARY = "summary.json"
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
+    """Write `summary.json` and `report.html` beside a study's results.
+
+    The files are a pure function of the results, so that they can be compared and committed.
+
+    Args:
+        out: Of `tell study`.
+        resamples: Of all bootstraps.
+
+    Returns:
+        What the rows say.
+
+    Raises:
+        StorageError: There are no finished cells, answers of one are missing, the disk refuses.
+    """
+    summary = summarize(out, resamples=resamples)
+    rows = Results(out).rows
+    write_json(out / SUMMARY, summary.to_dict())
+    write_text(out / REPORT, _page(out, summary, rows))
+    return summary
+
+
+def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    done = [row for row in rows if row.status == "done"]
+    palette = Palette(summary.points)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FORMATS
+    return environment.get_template("report.html.j2").render(
+        title=out.resolve().name,
+        summary=summary,
+        rows=done,
+        verdict=give_verdict(summary),
+        efficiency=efficiency_figures(summary.points, palette),
+        emergence=emergence_figures(summary, palette),
+        reference=reference_of(summary),
+        tables=_tables(summary, palette.labels),
+        forgetting=forgetting_figures(summary.points, palette),
+        tasks=side_by_side(out, rows, summary.points),
+        curves=curve_figures(rows, summary.points, palette),
+        costs=_costs(done),
+        made=_made(done),
+        vega=_vega(),
+    )
+
+
+class TableRow(NamedTuple):
+    """A method at a size, beside what it is held against."""
+
+    label: str
+    point: Point
+    comparison: Comparison | None
+    saved: SavedData | None
+    clear: bool
+
+
+def _tables(
+    summary: Summary, labels: dict[Series, str]
+) -> dict[str, dict[int | None, list[TableRow]]]:
+    """By task and size, methods in the order of the study."""
+    against = reference_of(summary)
+    compared = {
+        (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
+    }
+    saved = {(s.task, s.size, series_of(s)): s for s in summary.saved if s.against == against}
+    tables: dict[str, dict[int | None, list[TableRow]]] = {}
+    for point in summary.points:
+        tables.setdefault(point.task, {})
+    order = list(labels)
+    for point in sorted(
+        summary.points, key=lambda point: (point.size or 0, order.index(series_of(point)))
+    ):
+        key = (point.task, point.size or 0, series_of(point))
+        comparison = compared.get(key)
+        row = TableRow(
+            labels[series_of(point)],
+            point,
+            comparison,
+            saved.get(key),
+            comparison is not None and is_clear(comparison),
+        )
+        tables[point.task].setdefault(point.size, []).append(row)
+    return tables
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the finished cells of a method cost.
+
+    Attributes:
+        name: The method's name in tables; its leverage ratios are taken together.
+        cells: How many.
+        seconds: By phase, of all of them.
+        counts: By what is counted, the mean.
+    """
+
+    name: str
+    cells: int
+    seconds: dict[str, float]
+    counts: dict[str, float]
+
+
+def _costs(done: Sequence[Row]) -> list[Cost]:
+    phases = dict.fromkeys(chain.from_iterable(row.seconds for row in done))
+    counted = dict.fromkeys(chain.from_iterable(row.counts for row in done))
+    by_name: dict[str, list[Row]] = defaultdict(list)
+    for row in done:
+        by_name[row.name].append(row)
+    return [
+        Cost(
+            name,
+            len(rows),
+            {phase: sum(row.seconds.get(phase, 0) for row in rows) for phase in phases},
+            {what: fmean(row.counts.get(what, 0) for row in rows) for what in counted},
+        )
+        for name, rows in by_name.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a study was made.
+
+    Attributes:
+        versions: By what has them; several where rows differ.
+        hashes: By task, then by what is hashed; likewise.
+        example: A cell whose recipe stands for all: the one that trained longest.
+        recipe: Its recipe, as YAML.
+    """
+
+    versions: dict[str, list[str]]
+    hashes: dict[str, dict[str, list[str]]]
+    example: Row
+    recipe: str
+
+
+def _made(done: Sequence[Row]) -> Made:
+    example = max(done, key=lambda row: row.seconds["training"])
+    tasks = dict.fromkeys(row.task for row in done)
+    return Made(
+        _distinct([row.versions for row in done]),
+        {task: _distinct([row.hashes for row in done if row.task == task]) for task in tasks},
+        example,
+        yaml.safe_dump(example.recipe, sort_keys=False, allow_unicode=True, width=96),
+    )
+
+
+def _distinct(found: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    names = dict.fromkeys(chain.from_iterable(found))
+    return {name: sorted({each[name] for each in found if name in each}) for name in names}
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which takes some seconds to bundle."""
+    from vl_convert import javascript_bundle
+
+    return javascript_bundle("window.vegaEmbed = vegaEmbed;")

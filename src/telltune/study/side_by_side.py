@@ -1,0 +1,140 @@
+"""The same test items as answered by each method: those on which methods differ most."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import pvariance
+from typing import TYPE_CHECKING, Any
+
+from telltune.evaluation.metrics import get_metric
+from telltune.evaluation.score import PERPLEXITY
+from telltune.study.results import read_answers
+from telltune.study.series import label_series, main_points, series_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.study.results import Row
+    from telltune.study.summary import Point
+
+__all__ = ["Answer", "Item", "SideBySide", "fullest_cells", "side_by_side"]
+
+_ITEMS = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method said of an item.
+
+    Attributes:
+        label: The method's.
+        text: The answer.
+        score: By the headline metric.
+        right: Whether that is all or nothing; None where the metric knows shades.
+    """
+
+    label: str
+    text: str
+    score: float
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A test item and its answers.
+
+    Attributes:
+        number: Where it stands among the test items, from 1.
+        prompt: Of the item.
+        reference: The right answer.
+        answers: One a method.
+    """
+
+    number: int
+    prompt: str
+    reference: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Items of a task, answered at one size and seed.
+
+    Attributes:
+        task: The task's name.
+        size: Task tokens; None where no method uses any.
+        seed: Of the methods that have one.
+        metric: The headline metric.
+        items: Those on which methods differ most.
+    """
+
+    task: str
+    size: int | None
+    seed: int
+    metric: str
+    items: list[Item]
+
+
+def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, list[Row]]:
+    """Finished cells by task: at the size and seed that most methods have, the smallest of these.
+
+    Methods that use no task data are among them; of several leverage ratios those that
+    `main_points` keeps.
+    """
+    kept = {(point.task, series_of(point)) for point in main_points(points)}
+    done = [r for r in rows if r.status == "done" and (r.task, series_of(r)) in kept]
+    found = {}
+    for task in dict.fromkeys(row.task for row in done):
+        cells: dict[tuple[int, int], list[Row]] = defaultdict(list)
+        unsized = [row for row in done if row.task == task and row.size is None]
+        for row in done:
+            if row.task == task and row.size is not None:
+                cells[row.size, row.seed].append(row)
+        fullest = min(cells, key=lambda cell: (-len(cells[cell]), *cell), default=None)
+        found[task] = unsized + (cells[fullest] if fullest else [])
+    return found
+
+
+def side_by_side(out: Path, rows: Sequence[Row], points: Sequence[Point]) -> list[SideBySide]:
+    """Choose items of each task on which the scores of methods vary most, the first of equals.
+
+    Args:
+        out: The study's folder.
+        rows: Of the study.
+        points: From its summary.
+    """
+    labels = label_series(points)
+    found = []
+    for task, cells in fullest_cells(rows, points).items():
+        metric = cells[0].metric
+        if metric == PERPLEXITY:
+            # It looks at no answer, so there is none.
+            continue
+        answers = {labels[series_of(row)]: read_answers(out, row) for row in cells}
+        scores = [
+            [lines[i]["scores"][metric] for lines in answers.values()]
+            for i in range(len(next(iter(answers.values()))))
+        ]
+        differing = sorted(range(len(scores)), key=lambda i: -pvariance(scores[i]))
+        sized = [row for row in cells if row.size is not None] or cells
+        items = [_item(i, answers, metric) for i in sorted(differing[:_ITEMS])]
+        found.append(SideBySide(task, sized[0].size, sized[0].seed, metric, items))
+    return found
+
+
+def _item(number: int, answers: dict[str, list[dict[str, Any]]], metric: str) -> Item:
+    binary = get_metric(metric).binary
+    lines = {label: items[number] for label, items in answers.items()}
+    first = next(iter(lines.values()))
+    return Item(
+        number + 1,
+        first["prompt"],
+        first["reference"],
+        [
+            Answer(label, line["prediction"], score, score > 0 if binary else None)
+            for label, line in lines.items()
+            for score in [line["scores"][metric]]
+        ],
+    )

@@ -1,0 +1,117 @@
+"""The page of a study in a real browser: Debian's Chromium, through Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.study.report import REPORT, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+
+HOSTILE = "<img src=http://evil.example/x onerror=alert(1)>"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
+DRAWN = (
+    "document.querySelectorAll('.chart svg').length === document.querySelectorAll('figure').length"
+)
+
+
+@pytest.fixture(scope="module")
+def page(
+    write_study: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """The report of a small study, opened and drawn; `page.said` is what went wrong or out."""
+    folder = tmp_path_factory.mktemp("browser")
+    write_study(folder, items=40, seeds=(0, 1), sizes=(3000, 10000), prompt=HOSTILE)
+    write_report(folder, resamples=200)
+    path = folder / REPORT
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport=DESKTOP)
+        page.set_default_timeout(120_000)
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.said.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_function(DRAWN)
+        assert page.said.pop(0) == path.as_uri()
+        yield page
+        browser.close()
+
+
+def test_charts_are_drawn_with_nothing_from_the_network_and_no_error(page: Any) -> None:
+    # Two tasks: efficiency, emergence at two sizes, forgetting twice, curves.
+    assert page.locator(".chart svg").count() == 2 + 4 + 2 + 2
+    for chart in page.locator(".chart svg").all():
+        assert chart.locator("path[aria-roledescription], [role=graphics-symbol]").count() > 2
+        assert chart.bounding_box()["height"] > 100
+    assert page.locator(f"text={HOSTILE}").count() == 6
+    assert page.said == []
+
+
+def test_hovering_over_a_point_tells_its_row(page: Any) -> None:
+    point = page.locator("#efficiency .mark-symbol path").first
+    assert not page.locator("#vg-tooltip-element").is_visible()
+    point.hover()
+    told = page.locator("#vg-tooltip-element.visible").inner_text().split("\n")
+    told = dict(line.split("\t") for line in told if line)
+    assert told["task"] == "routing"
+    assert told["method"] == "sft_anchor"
+    assert told["size asked for"] == "3,000"
+    assert told["task tokens"] == "2,980"
+    assert " to " in told["95% interval"]
+    assert told["seeds"] == "2"
+    row = page.locator("#methods tr", has_text="sft_anchor").first
+    assert told["score"] == row.locator("td").first.inner_text()
+    assert page.said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_fits_the_screen_in_light_and_dark(
+    page: Any, tmp_path: Path, scheme: str, size: dict[str, int]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(size)
+    box = f"document.querySelector('.chart svg').getBoundingClientRect().right <= {size['width']}"
+    page.wait_for_function(box)
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+    assert colour(page, "body", "background-color") == (DARK if scheme == "dark" else LIGHT)
+    # Charts take part without being drawn again.
+    axis = "rgb(163, 172, 184)" if scheme == "dark" else "rgb(87, 96, 106)"
+    assert colour(page, ".chart svg .role-axis-label text", "fill") == axis
+    page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+    assert (tmp_path / f"{scheme}.png").stat().st_size > 50_000
+    assert page.said == []
+
+
+def test_wide_tables_scroll_in_their_own_box(page: Any) -> None:
+    page.set_viewport_size(PHONE)
+    table = "document.querySelector('#methods .wide')"
+    assert page.evaluate(f"{table}.scrollWidth > {table}.clientWidth")
+    # The method's name stays in sight.
+    page.evaluate(f"{table}.scrollTo(300, 0)")
+    assert page.locator("#methods tbody th").nth(1).bounding_box()["x"] >= 0
+
+
+def test_paper_is_white(page: Any) -> None:
+    page.emulate_media(color_scheme="dark", media="print")
+    assert colour(page, "body", "background-color") == LIGHT
+    page.emulate_media(media="screen")
+
+
+def colour(page: Any, selector: str, what: str) -> str:
+    found: str = page.locator(selector).first.evaluate(
+        f"element => getComputedStyle(element)['{what}']"
+    )
+    return found

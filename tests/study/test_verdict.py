@@ -1,0 +1,83 @@
+"""Two sentences that say no more than the numbers do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from telltune.study.emergence import Emergence
+from telltune.study.summary import Comparison, GeneralCurve, Point, SavedData, Summary
+from telltune.study.verdict import give_verdict, tell_emergence
+
+CLEAR, UNCLEAR = 0.01, 0.4
+
+
+def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summary:
+    """Of comparisons with sft: task, size, method, difference, adjusted p."""
+    return Summary(
+        points=[
+            Point(task, name, name, size, None, 0, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})
+            for task, size, name, _, _ in cells
+        ],
+        comparisons=[
+            Comparison(task, size, name, None, "sft", gain, gain - 2, gain + 2, p / 2, p)
+            for task, size, name, gain, p in cells
+        ],
+        saved=[
+            SavedData(task, size, name, None, "sft", gain, 1.0, None, "", f"{gain} (1.0 to >9.0)")
+            for task, size, name, gain, _ in cells
+        ],
+        general_curves=[],
+        failed=[],
+        overhead=0.01,
+        seconds=1.0,
+    )
+
+
+def told(found: Summary) -> str:
+    return " ".join(give_verdict(found).sentences).replace("\u00a0", " ")
+
+
+def test_gains_and_losses_stand_in_one_sentence() -> None:
+    text = told(
+        summary(
+            ("a", 3000, "tell", 6.0, CLEAR),
+            ("b", 3000, "tell", 9.0, CLEAR),
+            ("c", 3000, "tell", -3.0, CLEAR),
+            ("a", 10000, "tell", -1.0, CLEAR),
+            ("a", 3000, "other", 1.0, UNCLEAR),
+        )
+    )
+    assert text.startswith(
+        "With 3,000 task tokens, tell is clearly better than sft on 2 of 3 tasks: +6.0 points on a "
+        "(95% interval 4.0 to 8.0, p = 0.010 after Holm) and +9.0 on b (7.0 to 11.0, p = 0.010); "
+        "it is clearly worse on 1: −3.0 points on c"
+    )
+    assert "at its other sizes it is clearly better in 0 and clearly worse in 1 of 1" in text
+
+
+def test_many_tasks_are_told_by_their_extremes() -> None:
+    text = told(summary(*((task, 3000, "tell", ord(task) - 90.0, CLEAR) for task in "abcde")))
+    assert "on 5 of 5 tasks: from +7.0 points on a" in text
+    assert "to +11.0 on e (9.0 to 13.0, p = 0.010)." in text
+    assert "is from 7.0 (1.0 to >9.0) on a to 11.0 (1.0 to >9.0) on e (95% intervals)." in text
+
+
+def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
+    cells = [("a", 3000, "tell", 8.0, CLEAR), ("b", 3000, "tell", -8.0, CLEAR)]
+    steady = [("a", 3000, "steady", 0.5, UNCLEAR), ("b", 3000, "steady", 0.5, UNCLEAR)]
+    verdict = give_verdict(summary(*cells, *steady))
+    assert verdict.sentences[0].startswith("No method comes out clearly ahead of sft: the nearest")
+    tally = verdict.tallies[1]
+    assert (tally.label, tally.better, tally.unclear, tally.worse) == ("tell", 1, 0, 1)
+
+
+def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
+    jump = Emergence("jump", 3000, 15000, 0, 60000, 12.3, 8.1, 16.4, 0.0004, 0.012)
+    curve = GeneralCurve("routing", 3000, "tell", jump)
+    assert tell_emergence(curve).replace("\u00a0", " ") == (
+        "tell: the score rises at once, by +12.3 points (95% interval 8.1 to 16.4), between 3,000 "
+        "and 15,000 general tokens (95%: between 0 and 60,000); p <0.001 for scores that are all "
+        "one, p = 0.012 for a steady course."
+    )
+    flat = replace(curve, emergence=replace(jump, shape="flat", p_flat=0.3))
+    assert "no clear difference (p = 0.300" in tell_emergence(flat).replace("\u00a0", " ")
