@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from telltune.errors import ModelError
 from telltune.inference.packed_engine import PackedGenerator, can_generate_packed
 from telltune.inference.transformers_engine import TransformersGenerator
+from telltune.inference.vllm_engine import VllmGenerator
 
 if TYPE_CHECKING:
     from telltune.inference.generator import Generator
@@ -38,11 +44,11 @@ def make_generator(
     Args:
         model: A causal language model, with or without an adapter; it must not change afterwards.
         pad_id: The token that fills short rows.
-        batch_tokens: Tokens in a batch.
-        engine: `auto`, `packed` or `transformers`.
+        batch_tokens: Tokens in a batch; vLLM sizes its own.
+        engine: `auto`, `packed`, `transformers` or `vllm`.
 
     Raises:
-        ModelError: `packed` is asked for, and this model cannot be packed.
+        ModelError: `packed` or `vllm` is asked for, and does not suit this model or machine.
     """
     if engine == "transformers":
         return TransformersGenerator(model, pad_id, batch_tokens)
@@ -51,11 +57,29 @@ def make_generator(
         for name, neutral in _CHANGES_CHOICE.items()
         if getattr(model.generation_config, name, None) not in neutral
     ]
+    reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its kind"
+    if not wishes and engine == "vllm":
+        return VllmGenerator(model)
+    if not wishes and engine == "auto" and _vllm_is_quicker():
+        try:
+            return VllmGenerator(model)
+        except ModelError as error:
+            _warn(f"{error} telltune's own engine answers in its place.")
     if not wishes and can_generate_packed(model):
         return PackedGenerator(model, batch_tokens)
-    if engine == "packed":
-        reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its kind"
+    if engine != "auto":
         raise ModelError(
-            f"evaluation.engine: packed does not suit this model ({reason}); write `auto`."
+            f"evaluation.engine: {engine} does not suit this model ({reason}); write `auto`."
         )
     return TransformersGenerator(model, pad_id, batch_tokens)
+
+
+def _vllm_is_quicker() -> bool:
+    """On a GPU, where it is installed. On a CPU it has to be asked for."""
+    return torch.cuda.is_available() and find_spec("vllm") is not None
+
+
+@cache
+def _warn(message: str) -> None:
+    """Say it once, not at every adapter of a study."""
+    logging.getLogger(__name__).warning(message)
