@@ -222,15 +222,11 @@ def test_truncating_cuts_responses_only_and_names_them(tiny_tokenizer: Any) -> N
     whole = Encoder(tiny_tokenizer).encode(EXAMPLES)
     limit = int(whole.lengths[5])
     encoder = Encoder(tiny_tokenizer, max_length=limit, too_long="truncate")
-    cut = encoder.encode_cached(EXAMPLES)
+    cut = encoder.encode(EXAMPLES)
     assert encoder.truncated == ["toys.jsonl:7", "toys.jsonl:8"]
     assert (cut.prompt_lengths == whole.prompt_lengths).all()
     for i in range(len(EXAMPLES)):
         assert list(cut[i][0]) == list(whole[i][0][:limit])
-    # From the disk too: what was cut must be named in every run.
-    again = Encoder(tiny_tokenizer, max_length=limit, too_long="truncate")
-    again.encode_cached(EXAMPLES)
-    assert again.truncated == encoder.truncated
 
 
 def test_truncating_never_cuts_a_prompt(tiny_tokenizer: Any) -> None:
@@ -258,38 +254,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Encoder, "_tokenize", counting)
     return counted
-
-
-def test_the_same_examples_are_tokenized_once(tiny_tokenizer: Any, calls: list[int]) -> None:
-    examples = [Example("only in this test", "yes"), *EXAMPLES]
-    first = Encoder(tiny_tokenizer).encode_cached(examples)
-    assert sum(calls) == 2 * len(examples)
-    second = Encoder(tiny_tokenizer).encode_cached(examples)
-    assert sum(calls) == 2 * len(examples)
-    assert same(first, second)
-    assert same(first, Encoder(tiny_tokenizer).encode(examples))
-
-
-@pytest.mark.parametrize("change", ["prompt", "completion", "history", "template", "limit"])
-def test_what_changes_the_ids_is_tokenized_anew(
-    tiny_tokenizer: Any, calls: list[int], change: str
-) -> None:
-    example = Example(f"before {change}", "ball", history=HISTORY[:1])
-    Encoder(tiny_tokenizer).encode_cached([example])
-    changed, limit = example, None
-    if change == "template":
-        tiny_tokenizer.chat_template += "{{ ' ' }}"
-    elif change == "limit":
-        limit = 200
-    else:
-        value = (Message("system", "Other."),) if change == "history" else "other"
-        fields = {"prompt": example.prompt, "completion": "ball", "history": example.history}
-        changed = Example(**{**fields, change: value})  # type: ignore[arg-type]
-    encoder = Encoder(tiny_tokenizer, max_length=limit)
-    calls.clear()
-    cached = encoder.encode_cached([changed])
-    assert calls
-    assert same(cached, encoder.encode([changed]))
 
 
 ROWS = st.lists(

@@ -12,7 +12,9 @@ from telltune.data import encoding, fingerprint, general
 from telltune.data.contents import contents_of
 from telltune.data.embedded import embedded_general
 from telltune.data.encoding import Encoder
+from telltune.data.encoding_cache import EncodingCache
 from telltune.data.general import GeneralData
+from telltune.data.tokenizer import KnownTokenizer
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 from telltune.storage import cache_folder
@@ -37,8 +39,8 @@ def data(*paths, **settings):
 
 
 def encode(tokenizer, examples, **settings):
-    encoder = Encoder(tokenizer, **settings)
-    return encoder.encode_cached(examples, examples.contents), encoder
+    encodings = EncodingCache(KnownTokenizer.of(tokenizer), **settings)
+    return encodings.encode(examples, examples.contents), encodings
 
 
 def as_lists(encoded):
@@ -174,11 +176,11 @@ def test_truncated_examples_are_named_in_every_run_by_where_they_stand(path, tin
     settings = {"max_length": int(lengths.max()) - 2, "too_long": "truncate"}
     lines = [i + 1 for i, n in enumerate(lengths) if n > settings["max_length"]]
     for _ in range(2):
-        _, encoder = encode(tiny_tokenizer, data(path), **settings)
-        assert encoder.truncated == [f"{path}:{line}" for line in lines]
+        _, encodings = encode(tiny_tokenizer, data(path), **settings)
+        assert encodings.truncated == [f"{path}:{line}" for line in lines]
     moved = path.rename(path.with_name("moved.jsonl"))
-    _, encoder = encode(tiny_tokenizer, data(moved), **settings)
-    assert encoder.truncated == [f"{moved}:{line}" for line in lines]
+    _, encodings = encode(tiny_tokenizer, data(moved), **settings)
+    assert encodings.truncated == [f"{moved}:{line}" for line in lines]
     with pytest.raises(DataError, match="longer than"):
         encode(tiny_tokenizer, data(moved), max_length=settings["max_length"])
 
@@ -210,9 +212,9 @@ def test_memory_does_not_grow_with_the_number_of_examples(
     peaks = []
     for count in (500, 5000):
         path = write_jsonl(tmp_path / f"{count}.jsonl", rows(range(count), tmp_path.name))
-        encoder, examples = Encoder(tiny_tokenizer), data(path)
+        encodings, examples = EncodingCache(KnownTokenizer.of(tiny_tokenizer)), data(path)
         tracemalloc.start()
-        encoded = encoder.encode_cached(examples, examples.contents)
+        encoded = encodings.encode(examples, examples.contents)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(encoded) == count

@@ -11,9 +11,9 @@ import telltune
 from telltune.data.task import load_general, load_task
 from telltune.methods import forecast as module
 from telltune.methods.forecast import Forecast, estimated_memory_gib, forecast
+from telltune.methods.known_model import known_model
 from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
-from telltune.models import load_config, load_tokenizer
 from telltune.models.packing import pack
 from telltune.recipe import TrainingSpec, recipe_from_dict
 from telltune.training.speed import recall, remember, training_shape
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.methods.preparation import Prepared
+    from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
 
@@ -42,12 +43,11 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_base", refuse)
 
 
-def ready(values: dict[str, Any]) -> tuple[Prepared, Any, Recipe]:
+def ready(values: dict[str, Any]) -> tuple[Prepared, ModelShape, Recipe]:
     recipe = recipe_from_dict(values)
-    method, config = get_method(recipe.method), load_config(recipe.model)
+    method, model = get_method(recipe.method), known_model(recipe.model)
     general = load_general(recipe) if method.mixes else None
-    tokenizer = load_tokenizer(recipe.model)
-    return prepare(method, load_task(recipe), general, tokenizer, config, recipe), config, recipe
+    return prepare(method, load_task(recipe), general, model, recipe), model.shape, recipe
 
 
 def forecast_of(values: dict[str, Any], *, measure: bool = False) -> Forecast:
@@ -56,7 +56,7 @@ def forecast_of(values: dict[str, Any], *, measure: bool = False) -> Forecast:
 
 def know(values: dict[str, Any], *, source: Any = "fit", **seconds: float) -> None:
     recipe = recipe_from_dict(values)
-    shape = training_shape(load_config(recipe.model), recipe)
+    shape = training_shape(known_model(recipe.model).shape, recipe)
     remember(shape, source, packed=True, **seconds)
 
 
@@ -69,14 +69,14 @@ def seconds_of(values: dict[str, Any]) -> float:
 def test_computed_tokens_are_those_that_training_packs(toy_recipe: dict[str, Any]) -> None:
     toy_recipe["mixture"] = {"general_examples": 12, "passes": 1}
     toy_recipe["training"]["micro_batch_tokens"] = 256
-    prepared, config, recipe = ready(toy_recipe)
+    prepared, model, recipe = ready(toy_recipe)
     assert prepared.general is not None
     expected = 0
     for step in StepSampler(prepared.mixture, prepared.epochs):  # nine: all are looked at
         rows = [(prepared.task if is_task else prepared.general)[index] for is_task, index in step]
         batches = pack(rows, 256, sources=[is_task for is_task, _ in step])
         expected += sum(batch.input_ids.numel() for batch in batches)
-    got = forecast(prepared, config, recipe, measure=False).computed_tokens
+    got = forecast(prepared, model, recipe, measure=False).computed_tokens
     assert got == expected < prepared.counts.trained_tokens
 
 
@@ -194,7 +194,7 @@ def test_fits_count_before_a_rehearsal_and_the_quickest_of_the_last_three(
     toy_recipe: dict[str, Any],
 ) -> None:
     recipe = recipe_from_dict(toy_recipe)
-    shape = training_shape(load_config(recipe.model), recipe)
+    shape = training_shape(known_model(recipe.model).shape, recipe)
     remember(shape, "rehearsal", packed=False, seconds_per_tflop=0.5, load_seconds=7.0)
     speed = recall(shape)
     assert speed is not None
@@ -207,11 +207,11 @@ def test_fits_count_before_a_rehearsal_and_the_quickest_of_the_last_three(
 
 
 def test_memory_grows_with_rows_and_with_what_is_trained(toy_recipe: dict[str, Any]) -> None:
-    config = load_config(recipe_from_dict(toy_recipe).model)
+    model = known_model(recipe_from_dict(toy_recipe).model).shape
 
     def memory(tokens: int = 64, responses: int = 0, **spec: Any) -> float:
         settings = TrainingSpec(precision="fp32", **spec)
-        return estimated_memory_gib(config, settings, row_tokens=tokens, row_responses=responses)
+        return estimated_memory_gib(model, settings, row_tokens=tokens, row_responses=responses)
 
     many = 2**20
     assert memory(many) > memory(1024)

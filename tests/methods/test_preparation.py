@@ -10,6 +10,7 @@ import pytest
 
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError
+from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import Prepared, answer_budget, prepare
 from telltune.methods.registry import get_method
 from telltune.models import load_config
@@ -20,7 +21,8 @@ def prepared(values: dict[str, Any], tokenizer: Any) -> Prepared:
     recipe = recipe_from_dict(values)
     method = get_method(recipe.method)
     general = load_general(recipe)
-    return prepare(method, load_task(recipe), general, tokenizer, load_config(recipe.model), recipe)
+    model = KnownModel.of(load_config(recipe.model), tokenizer)
+    return prepare(method, load_task(recipe), general, model, recipe)
 
 
 def tokens(tokenizer: Any, prompt: str, completion: str) -> int:

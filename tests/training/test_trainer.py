@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from telltune.data.task import load_general, load_task
+from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import Prepared, prepare
 from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
@@ -56,8 +57,7 @@ def prepared(recipe: Recipe, base: BaseModel) -> Prepared:
         method,
         load_task(recipe),
         load_general(recipe) if method.mixes else None,
-        base.tokenizer,
-        base.model.config,
+        KnownModel.of(base.model.config, base.tokenizer),
         recipe,
     )
 

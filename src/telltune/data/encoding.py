@@ -1,8 +1,7 @@
-"""From examples to token ids: the chat template, the loss boundary, and the cache on disk."""
+"""From examples to token ids: the chat template and the loss boundary."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -10,15 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from telltune.data.contents import Contents, ContentsHash, contents_of
-from telltune.data.encoded import EncodedSet, EncodedWriter
+from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
-from telltune.storage import atomic_folder, cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
 
@@ -26,13 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedSet", "Encoder", "control_tokens"]
 
-# Bump when the same example would be encoded to other ids, so that old caches are not read.
-ENCODING_VERSION = 2
 # Tokenized at once, whichever comes first: enough to keep the tokenizer's threads busy. It takes
 # some 100 bytes for a token while it works, so long texts come in smaller chunks.
 CHUNK = 2048
 CHUNK_CHARACTERS = 2**21
-_TRUNCATED = "truncated.json"
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -108,45 +101,10 @@ class Encoder:
             DataError: An example is longer than `max_length`, and the recipe says to refuse it; or
                 its prompt alone leaves no room for a response.
         """
-        return EncodedSet.joined(list(self._parts(examples)))
+        return EncodedSet.joined(list(self.encode_parts(examples)))
 
-    def encode_cached(
-        self, examples: Iterable[Example], contents: Contents | None = None
-    ) -> EncodedSet:
-        """As `encode`, kept on disk by content: the same examples are tokenized once.
-
-        The examples go from the reader through the tokenizer to the disk, a few thousand at a time,
-        and the set is mapped from there, so that no number of them fills the memory.
-
-        Args:
-            examples: Read not at all where the set is on disk and `contents` is given.
-            contents: Of these examples, where they are known.
-
-        Raises:
-            DataError: As `encode`; or the examples are not those that `contents` tells of.
-        """
-        contents = contents_of(examples) if contents is None else contents
-        folder = cache_folder("encoded") / self._key(contents)
-        if not folder.is_dir():
-            with atomic_folder(folder) as filling:
-                self._encode_into(filling, examples, contents)
-        # What was cut must be named in every run.
-        self.truncated += read_cached_json(folder / _TRUNCATED) or []
-        return EncodedSet.load(folder)
-
-    def _encode_into(self, folder: Path, examples: Iterable[Example], contents: Contents) -> None:
-        passing, before = ContentsHash(), len(self.truncated)
-        with EncodedWriter(folder) as writer:
-            for part in self._parts(passing.follow(examples)):
-                writer.append(part)
-        if passing.contents != contents:
-            raise DataError("the data were changed while they were read; run the command again.")
-        if truncated := self.truncated[before:]:
-            write_json(folder / _TRUNCATED, truncated)
-            del self.truncated[before:]
-
-    def _parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
-        """Encode a chunk at a time: one is tokenized while the next is read and rendered."""
+    def encode_parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
+        """As `encode`, a chunk at a time: one is tokenized while the next is read and rendered."""
         refused = _Refused(self.max_length)
         seen = 0
         waiting: list[tuple[list[Example], Future[list[list[int]]]]] = []
@@ -183,20 +141,6 @@ class Encoder:
             np.concatenate([[0], np.cumsum(lengths.reshape(-1, 2).sum(1))]).astype(np.int64),
             lengths[::2].astype(np.int32),
         )
-
-    def _key(self, contents: Contents) -> str:
-        """A hash of all that decides the ids, and what is said of them."""
-        settings = f"{ENCODING_VERSION}|{self.max_length}|{self.too_long}|"
-        digest = hashlib.sha256(settings.encode())
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        vocabulary = backend.to_str() if backend else repr(sorted(self.tokenizer.get_vocab()))
-        digest.update(vocabulary.encode())
-        digest.update(str(self.tokenizer.chat_template).encode())
-        digest.update(contents.sha256.encode())
-        if self.too_long == "truncate":
-            # What was cut is named by where it stands.
-            digest.update(contents.origins.encode())
-        return digest.hexdigest()[:32]
 
     def _render(self, examples: Sequence[Example]) -> list[str]:
         """The chat template's text up to each answer, control texts in the data shielded."""

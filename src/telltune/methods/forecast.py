@@ -6,14 +6,15 @@ import gc
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from telltune.models import compute_dtype, load_base
 from telltune.training.speed import recall, training_shape
-from telltune.training.work import flop, layer_weights, mlp_width, sampled_steps, step_work
+from telltune.training.work import flop, sampled_steps, step_work
 
 if TYPE_CHECKING:
     from telltune.methods.preparation import Prepared
+    from telltune.models import ModelShape
     from telltune.recipe import Recipe, TrainingSpec
     from telltune.training.work import Work
 
@@ -32,17 +33,19 @@ class Forecast:
         computed_tokens: Tokens in its rows: prefixes that a row's examples share count once.
         seconds: From the call of `fit` to its return; None where this machine has not trained
             such a model yet and was not to be asked.
+        training_seconds: Of it, the optimizer steps alone.
         memory_gib: At its peak.
     """
 
     computed_tokens: int
     seconds: float | None
+    training_seconds: float | None
     memory_gib: float
 
 
 def forecast(
     prepared: Prepared,
-    config: Any,
+    model: ModelShape,
     recipe: Recipe,
     *,
     measure: bool,
@@ -52,7 +55,7 @@ def forecast(
 
     Args:
         prepared: What it will train on.
-        config: The model's.
+        model: Whose sizes decide it.
         recipe: The run's.
         measure: Load the model and train for a few seconds where nothing is known of it yet.
         ready_seconds: What preparing took, as it will in the fit; remembered with the measurement.
@@ -60,7 +63,7 @@ def forecast(
     Raises:
         ModelError: The model cannot be loaded.
     """
-    shape = training_shape(config, recipe)
+    shape = training_shape(model, recipe)
     speed = recall(shape)
     if speed is None and measure:
         _rehearse(prepared, recipe, ready_seconds)
@@ -80,42 +83,41 @@ def forecast(
     # By tokens, whose number is known, rather than by steps, which differ in length.
     scale = prepared.counts.trained_tokens / sum(work.tokens for work in works)
     computed = scale * sum(work.computed for work in works)
-    seconds = None
+    seconds = training = None
     if speed is not None:
-        tflop = sum(flop(work, config, settings) for work in works) / 1e12
-        sampled = tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds
-        seconds = speed.start_seconds + scale * sampled
+        tflop = sum(flop(work, model, settings) for work in works) / 1e12
+        training = scale * (tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds)
+        seconds = speed.start_seconds + training
     memory = estimated_memory_gib(
-        config,
+        model,
         settings,
         row_tokens=_row_tokens(prepared, works),
         row_responses=max(work.row_responses for work in works),
     )
-    return Forecast(round(computed), seconds, memory)
+    return Forecast(round(computed), seconds, training, memory)
 
 
 def estimated_memory_gib(
-    config: Any, spec: TrainingSpec, *, row_tokens: int, row_responses: int
+    model: ModelShape, spec: TrainingSpec, *, row_tokens: int, row_responses: int
 ) -> float:
     """Peak memory of a fit, in GiB: libraries, weights, and what backward needs of one row.
 
     Args:
-        config: The model's.
+        model: Its sizes.
         spec: The recipe's `training`.
         row_tokens: Of the longest row that is computed at once.
         row_responses: Tokens with logits in a row, at most.
     """
-    text = config.get_text_config()
     width = compute_dtype(spec.precision).itemsize
-    weights = layer_weights(config) + text.vocab_size * text.hidden_size
+    weights = model.layer_weights + model.vocabulary * model.hidden
     # Trained weights are fp32, with a gradient and AdamW's two moments; frozen ones are alone.
     kept = weights * (4 * 4 if spec.full_parameters else width)
-    layers, hidden, inner = text.num_hidden_layers, text.hidden_size, mlp_width(config)
+    layers, hidden = model.layers, model.hidden
     # Kept for backward, a layer and token: measured as some 11 hidden vectors and 6 of the MLP.
     # With checkpointing it is one hidden vector, and all of one layer at a time.
-    vectors = (11 * hidden + 6 * inner) * width
+    vectors = (11 * hidden + 6 * model.mlp_width) * width
     each = layers * hidden * width + vectors if spec.gradient_checkpointing else layers * vectors
-    logits = row_responses * text.vocab_size * 4 * 3
+    logits = row_responses * model.vocabulary * 4 * 3
     return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
 
 

@@ -3,21 +3,25 @@
 from telltune.models.loading import (
     BaseModel,
     compute_dtype,
-    context_length,
     load_adapter,
     load_base,
     load_config,
     load_tokenizer,
+    model_files,
     native_bf16,
 )
+from telltune.models.shape import ModelShape, context_length, model_shape
 
 __all__ = [
     "BaseModel",
+    "ModelShape",
     "compute_dtype",
     "context_length",
     "load_adapter",
     "load_base",
     "load_config",
     "load_tokenizer",
+    "model_files",
+    "model_shape",
     "native_bf16",
 ]

@@ -24,11 +24,11 @@ __all__ = [
     "PLAIN_TEMPLATE",
     "BaseModel",
     "compute_dtype",
-    "context_length",
     "load_adapter",
     "load_base",
     "load_config",
     "load_tokenizer",
+    "model_files",
     "native_bf16",
 ]
 
@@ -171,13 +171,34 @@ def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTo
     return model, tokenizer
 
 
-def context_length(config: Any) -> int:
-    """The longest sequence that the model was made for, in tokens."""
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
-        length = getattr(config, name, None)
-        if isinstance(length, int):
-            return length
-    return 2048
+def model_files(spec: ModelSpec) -> list[Path] | None:
+    """All that configuration and tokenizer may be read from: the model's files but its weights.
+
+    Returns:
+        None where they do not tell what the model is: it brings its own code, or the hub has not
+        given it to this machine yet.
+
+    Raises:
+        ModelError: No such folder or file, or a GGUF file that cannot be read.
+    """
+    if spec.trust_remote_code:
+        return None
+    with _explained(spec):
+        located = _locate(spec)
+    folder = Path(located)
+    if not folder.is_dir():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            # As transformers does: of the revision as it is now, or was when the hub was reached.
+            folder = Path(hf_hub_download(located, "config.json", revision=spec.revision)).parent
+        except Exception:  # loading the model says why
+            return None
+    found = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
+    return sorted(path for path in found if path.is_file() and path.suffix not in _WEIGHTS)
+
+
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
 
 
 def _where_from(spec: ModelSpec) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from telltune.evaluation.score import (
     evaluate_predictor,
     write_predictions,
 )
+from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
-from telltune.models import load_base, load_config, load_tokenizer
+from telltune.methods.trained import Trained
+from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.training.progress import bar
@@ -90,10 +92,10 @@ def compare(
     metrics = task.metrics or choose_metrics(test)
     check_metrics(metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
-    tokenizer, config = load_tokenizer(recipe.model), load_config(recipe.model)
+    model = known_model(recipe.model)
     for method in chosen:
-        if method.trains:
-            prepare(method, task, general, tokenizer, config, recipe)
+        if isinstance(method, Trained):
+            prepare(method, task, general, model, recipe)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)

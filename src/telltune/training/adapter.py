@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.models import compute_dtype
+from telltune.models import compute_dtype, model_shape
 from telltune.storage import writing
 from telltune.training.progress import bar
 from telltune.training.speed import learn
@@ -132,7 +132,7 @@ def train(
             sampled_steps(mixture, epochs, _LOOKED_AT),
             task=task,
             general=general,
-            config=base.model.config,
+            model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.packed,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),

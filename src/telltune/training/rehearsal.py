@@ -12,7 +12,7 @@ import torch
 from transformers import PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from telltune.models import compute_dtype
+from telltune.models import compute_dtype, model_shape
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
 from telltune.training.speed import learn
@@ -91,7 +91,7 @@ def rehearse(
         enumerate(sampler.rows),
         task=task,
         general=general,
-        config=base.model.config,
+        model=model_shape(base.model.config),
         recipe=recipe,
         packed=trainer.packed,
         load_seconds=load_seconds,

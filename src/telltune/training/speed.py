@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from telltune.data.encoded import EncodedSet
+    from telltune.models import ModelShape
     from telltune.recipe import Recipe
     from telltune.training.callbacks import Stopwatch
 
@@ -53,7 +54,7 @@ class Speed:
     packed: bool
 
 
-def training_shape(config: Any, recipe: Recipe) -> dict[str, Any]:
+def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
     """All that the speed of training depends on, besides how much is trained on.
 
     Models of one architecture and size are one shape, whatever their weights.
@@ -62,7 +63,6 @@ def training_shape(config: Any, recipe: Recipe) -> dict[str, Any]:
 
     training, lora = recipe.training, recipe.lora
     cuda = torch.cuda.is_available()
-    sizes = config.get_text_config().to_dict()
     return {
         "machine": torch.cuda.get_device_name() if cuda else _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -70,15 +70,7 @@ def training_shape(config: Any, recipe: Recipe) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "telltune": VERSION,
-        "model": {
-            "type": config.model_type,
-            # Whole numbers are what a size is; ids of tokens are some too, and change no speed.
-            **{
-                key: value
-                for key, value in sorted(sizes.items())
-                if type(value) is int and not key.endswith("token_id")
-            },
-        },
+        "model": {"type": model.model_type, **model.sizes},
         "lora": (
             None
             if training.full_parameters
@@ -120,7 +112,7 @@ def learn(
     *,
     task: EncodedSet,
     general: EncodedSet | None,
-    config: Any,
+    model: ModelShape,
     recipe: Recipe,
     packed: bool,
     **seconds: float,
@@ -134,7 +126,7 @@ def learn(
             over, and so is the first that was, in which much is done for the first time.
         task: Encoded task data.
         general: Encoded general data, or None.
-        config: The model's.
+        model: Its sizes.
         recipe: The run's.
         packed: Whether examples shared rows.
         seconds: More to remember, as `remember` takes it.
@@ -145,12 +137,12 @@ def learn(
     for number, examples in steps:
         if number in seen:
             work = step_work(examples, task, general, settings.micro_batch_tokens, packed=packed)
-            tflop = flop(work, config, settings) / 1e12
+            tflop = flop(work, model, settings) / 1e12
             rates.append(watch.steps[number].computing / tflop)
     if rates:
         besides = [step.whole - step.computing for step in watch.steps.values()]
         remember(
-            training_shape(config, recipe),
+            training_shape(model, recipe),
             source,
             packed=packed,
             seconds_per_tflop=median(rates),

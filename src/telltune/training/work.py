@@ -6,7 +6,7 @@ a step holds 16 short task examples or as many long general ones, which no count
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.mixture import Mixture
+    from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
 
-__all__ = ["Work", "flop", "layer_weights", "mlp_width", "sampled_steps", "step_work"]
+__all__ = ["Work", "flop", "sampled_steps", "step_work"]
 
 
 class Work(NamedTuple):
@@ -98,34 +99,16 @@ def step_work(
     )
 
 
-def flop(work: Work, config: Any, spec: TrainingSpec) -> float:
+def flop(work: Work, model: ModelShape, spec: TrainingSpec) -> float:
     """FLOP of forward and backward.
 
     A product costs 2 FLOP a weight and token in each direction: forward, backward to activations,
     and, where every weight is trained, backward to weights. Logits exist at response tokens only.
     """
-    text = config.get_text_config()
     directions = 3 if spec.full_parameters else 2
     again = 1 if spec.gradient_checkpointing else 0
-    layers = 2.0 * layer_weights(config) * work.computed * (directions + again)
-    logits = 2.0 * text.vocab_size * text.hidden_size * work.responses * directions
+    layers = 2.0 * model.layer_weights * work.computed * (directions + again)
+    logits = 2.0 * model.vocabulary * model.hidden * work.responses * directions
     # Causal attention sees half of the pairs, in two products; its backward has five.
-    attention = 2.0 * text.num_hidden_layers * text.hidden_size * work.pairs * (3.5 + again)
+    attention = 2.0 * model.layers * model.hidden * work.pairs * (3.5 + again)
     return float(layers + logits + attention)
-
-
-def mlp_width(config: Any) -> int:
-    """The width of the hidden layer in each MLP."""
-    text = config.get_text_config()
-    return int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
-
-
-def layer_weights(config: Any) -> int:
-    """Weights of all layers, embeddings not counted."""
-    text = config.get_text_config()
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    width = getattr(text, "head_dim", None) or hidden // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    attention = hidden * width * (2 * heads + 2 * key_heads)
-    gated = 3 if getattr(text, "hidden_act", "") in ("silu", "swish", "gelu_pytorch_tanh") else 2
-    return int(text.num_hidden_layers * (attention + gated * hidden * mlp_width(config)))

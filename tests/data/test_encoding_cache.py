@@ -1,0 +1,130 @@
+"""Encoded examples are kept on disk, and never served for another tokenizer, anchor or text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from telltune.data import tokenizer as module
+from telltune.data.anchor import Anchor, anchored_tokenizer
+from telltune.data.encoding import Encoder
+from telltune.data.encoding_cache import EncodingCache
+from telltune.data.examples import Example, Message
+from telltune.data.tokenizer import KnownTokenizer
+from telltune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from telltune.data.encoded import EncodedSet
+
+HISTORY = (Message("system", "You name shapes."),)
+EXAMPLES = [Example(f"item {n}", "ball " * n, "toys", f"toys.jsonl:{n}") for n in range(1, 9)]
+
+
+def same(a: EncodedSet, b: EncodedSet) -> bool:
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("ids", "offsets", "prompt_lengths")
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of the tokenizer got."""
+    counted: list[int] = []
+    tokenize = Encoder._tokenize
+
+    def counting(self: Encoder, texts: list[str]) -> list[list[int]]:
+        counted.append(len(texts))
+        return tokenize(self, texts)
+
+    monkeypatch.setattr(Encoder, "_tokenize", counting)
+    return counted
+
+
+def test_the_same_examples_are_tokenized_once(tiny_tokenizer: Any, calls: list[int]) -> None:
+    examples = [Example("only in this test", "yes"), *EXAMPLES]
+    known = KnownTokenizer.of(tiny_tokenizer)
+    first = EncodingCache(known).encode(examples)
+    assert sum(calls) == 2 * len(examples)
+    unloaded = replace(known, load=lambda: pytest.fail("loaded for nothing"))
+    second = EncodingCache(unloaded).encode(examples)
+    assert sum(calls) == 2 * len(examples)
+    assert same(first, second)
+    assert same(first, Encoder(tiny_tokenizer).encode(examples))
+
+
+@pytest.mark.parametrize("change", ["prompt", "completion", "history", "limit"])
+def test_what_changes_the_ids_is_tokenized_anew(
+    tiny_tokenizer: Any, calls: list[int], change: str
+) -> None:
+    example = Example(f"before {change}", "ball", history=HISTORY)
+    known = KnownTokenizer.of(tiny_tokenizer)
+    EncodingCache(known).encode([example])
+    changed, limit = example, None
+    if change == "limit":
+        limit = 200
+    else:
+        value = (Message("system", "Other."),) if change == "history" else "other"
+        changed = replace(example, **{change: value})
+    calls.clear()
+    cached = EncodingCache(known, max_length=limit).encode([changed])
+    assert calls
+    assert same(cached, Encoder(tiny_tokenizer).encode([changed]))
+
+
+@pytest.mark.parametrize("change", ["template", "vocabulary", "end of text", "code"])
+def test_another_tokenizer_tokenizes_anew(
+    tiny_tokenizer: Any, calls: list[int], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A template that writes no control token, so that the answer ends with that of the text.
+    tiny_tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    examples = [Example(f"before {change}", "ball")]
+    before = EncodingCache(KnownTokenizer.of(tiny_tokenizer)).encode(examples)
+    if change == "template":
+        tiny_tokenizer.chat_template += "{{ ' ' }}"
+    elif change == "vocabulary":
+        tiny_tokenizer.add_tokens(["efore"])
+    elif change == "end of text":
+        tiny_tokenizer.eos_token = "<|endoftext|>"
+    else:
+        monkeypatch.setattr(module, "version", lambda _: "100.0")
+    calls.clear()
+    cached = EncodingCache(KnownTokenizer.of(tiny_tokenizer)).encode(examples)
+    assert calls
+    assert same(cached, Encoder(tiny_tokenizer).encode(examples))
+    assert same(cached, before) == (change == "code")
+
+
+def test_an_anchor_has_ids_of_its_own(tiny_tokenizer: Any, calls: list[int]) -> None:
+    anchors = [None, Anchor("Name it."), Anchor("Name it.", "It is:"), Anchor("Name it", "It:")]
+    known = KnownTokenizer.of(tiny_tokenizer)
+    for anchor in anchors:
+        calls.clear()
+        cached = EncodingCache(known, anchor).encode(EXAMPLES[:2])
+        assert calls
+        anchored = anchored_tokenizer(tiny_tokenizer, anchor)
+        assert same(cached, Encoder(anchored).encode(EXAMPLES[:2]))
+        # The same as what a tokenizer gives whose template carries the anchor already.
+        calls.clear()
+        assert same(cached, EncodingCache(KnownTokenizer.of(anchored)).encode(EXAMPLES[:2]))
+        assert not calls
+
+
+def test_an_anchor_that_cannot_be_carried_is_refused_every_time(tiny_tokenizer: Any) -> None:
+    encodings = EncodingCache(KnownTokenizer.of(tiny_tokenizer), Anchor("Say <|im_end|>."))
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"holds the control token '<\|im_end\|>'"):
+            encodings.encode(EXAMPLES)
+
+
+def test_what_was_cut_is_named_from_the_disk_too(tiny_tokenizer: Any) -> None:
+    limit = int(Encoder(tiny_tokenizer).encode(EXAMPLES).lengths[5])
+    for _ in range(2):
+        encodings = EncodingCache(
+            KnownTokenizer.of(tiny_tokenizer), max_length=limit, too_long="truncate"
+        )
+        assert encodings.encode(EXAMPLES).longest == limit
+        assert encodings.truncated == ["toys.jsonl:7", "toys.jsonl:8"]
