@@ -35,19 +35,21 @@ mixture: {{leverage_ratio: 20, passes: 3}}
 """
 ENCODE = """
 import json, sys, time
-from telltune.data.encoding import Encoder
+from telltune.data.encoding_cache import EncodingCache
 from telltune.data.task import load_general
-from telltune.models import load_tokenizer
+from telltune.methods.known_model import known_model
 from telltune.recipe import as_recipe
 recipe = as_recipe(sys.argv[1])
-encoder = Encoder(load_tokenizer(recipe.model), max_length=recipe.training.max_length)
+tokenizer = known_model(recipe.model).tokenizer
+tokenizer.load()
+encodings = EncodingCache(tokenizer, max_length=recipe.training.max_length)
 general = load_general(recipe)
 def seconds():
     return time.perf_counter(), time.process_time()
 began = seconds()
 contents = general.contents
 read = seconds()
-tokens = int(encoder.encode_cached(general, contents).offsets[-1])
+tokens = int(encodings.encode(general, contents).offsets[-1])
 done = seconds()
 print(json.dumps({
     "tokens": tokens,

@@ -30,9 +30,9 @@ GUIDE = (
 def workload(steps: int, overrides: list[str], path: Path) -> None:
     """The first steps of the demo recipe's mixture, encoded and ordered as `tell fit` does."""
     from telltune.data.task import load_general, load_task
+    from telltune.methods.known_model import known_model
     from telltune.methods.preparation import prepare
     from telltune.methods.registry import get_method
-    from telltune.models import load_config, load_tokenizer
     from telltune.recipe import load_recipe
     from telltune.training.trainer import StepSampler
 
@@ -41,8 +41,7 @@ def workload(steps: int, overrides: list[str], path: Path) -> None:
         get_method("tell"),
         load_task(recipe),
         load_general(recipe),
-        load_tokenizer(recipe.model),
-        load_config(recipe.model),
+        known_model(recipe.model),
         recipe,
     )
     numbers: dict[tuple[bool, int], int] = {}

@@ -17,12 +17,15 @@ from telltune.evaluation.score import check_metrics, evaluate_predictor, write_p
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.forecast import forecast
+from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
-from telltune.models import compute_dtype, load_base, load_config, load_tokenizer
+from telltune.methods.trained import Trained
+from telltune.models import compute_dtype, load_base, load_tokenizer
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
+from telltune.storage import write_text
 from telltune.training.progress import bar
 from telltune.training.speed import remember, training_shape
 
@@ -35,10 +38,23 @@ if TYPE_CHECKING:
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
-    from telltune.methods.protocol import Method
+    from telltune.models import ModelShape
     from telltune.recipe import Recipe
+    from telltune.study.results import Row
+    from telltune.study.summary import Summary
 
-__all__ = ["anchor", "check", "evaluate", "fit", "plan", "predict", "predict_examples"]
+__all__ = [
+    "anchor",
+    "check",
+    "evaluate",
+    "fit",
+    "plan",
+    "plan_study",
+    "predict",
+    "predict_examples",
+    "report",
+    "run_study",
+]
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,7 @@ def fit(
     ready.method.run(ready.task, ready.general, base, settings).release()
     record = read_tell(out)
     besides = time.perf_counter() - began - record["seconds"]
-    remember(training_shape(ready.config, recipe), "fit", load_seconds=besides)
+    remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
     return Fit(out, record)
 
 
@@ -115,10 +131,10 @@ def fit(
 class _Ready:
     """All that a run needs besides the model's weights, and the seconds that getting it took."""
 
-    method: Method
+    method: Trained
     task: TaskData
     general: GeneralData | None
-    config: Any
+    shape: ModelShape
     prepared: Prepared
     seconds: float
 
@@ -134,14 +150,14 @@ def _ready(recipe: Recipe) -> _Ready:
     task = load_task(recipe)
     check_metrics(task.metrics)
     general = load_general(recipe) if method.mixes else None
-    tokenizer, config = load_tokenizer(recipe.model), load_config(recipe.model)
-    prepared = prepare(method, task, general, tokenizer, config, recipe)
-    return _Ready(method, task, general, config, prepared, time.perf_counter() - began)
+    model = known_model(recipe.model)
+    prepared = prepare(method, task, general, model, recipe)
+    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
 
 
-def _trained_method(recipe: Recipe) -> Method:
+def _trained_method(recipe: Recipe) -> Trained:
     method = get_method(recipe.method)
-    if not method.trains:
+    if not isinstance(method, Trained):
         raise RecipeError(
             f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
             "`tell compare` can score it."
@@ -151,7 +167,7 @@ def _trained_method(recipe: Recipe) -> Method:
 
 def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
     expected = forecast(
-        ready.prepared, ready.config, recipe, measure=measure, ready_seconds=ready.seconds
+        ready.prepared, ready.shape, recipe, measure=measure, ready_seconds=ready.seconds
     )
     bf16 = compute_dtype(recipe.training.precision).itemsize == 2
     return {
@@ -289,3 +305,88 @@ def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> list[Candidate]:
     task = load_task(recipe)
     base = load_base(recipe.model, recipe.training.precision)
     return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))
+
+
+def run_study(
+    study: str | Path, out: str | Path, *, progress: bool = True
+) -> tuple[Summary, list[Row]]:
+    """Run methods x sizes x seeds on tasks: every cell that has no finished row in `out` yet.
+
+    Args:
+        study: A YAML file; see `StudySpec`.
+        out: Where results.jsonl, answers, summary.json and report.html go, and study.yaml with
+            all that the study says.
+        progress: Show a bar.
+
+    Returns:
+        What all rows in the folder say, and the rows of this study.
+
+    Raises:
+        TellError: A study that cannot be run, or not one cell of it could.
+    """
+    from telltune.study.report import write_report
+    from telltune.study.runner import run_cells
+    from telltune.study.spec import STUDY_FILE, load_study
+
+    out = Path(out)
+    spec, cells = load_study(study)
+    write_text(out / STUDY_FILE, spec.to_yaml())
+    rows = run_cells(cells, spec.forgetting, out, progress=progress)
+    return write_report(out), rows
+
+
+def report(out: str | Path) -> Path:
+    """Write a study's report anew, of the cells that are finished.
+
+    Args:
+        out: The study's folder, running or not.
+
+    Returns:
+        The page, one HTML file that needs no network; summary.json stands beside it.
+
+    Raises:
+        StorageError: There are no finished cells.
+    """
+    from telltune.study.report import REPORT, write_report
+
+    write_report(Path(out))
+    return Path(out) / REPORT
+
+
+def plan_study(
+    study: str | Path, out: str | Path | None = None, *, measure: bool = True
+) -> dict[str, Any]:
+    """What a study will take, without running any of it.
+
+    Args:
+        study: A YAML file.
+        out: Its folder, whose finished cells are left out and tell how long answering takes.
+        measure: False leaves times None where this machine has not trained such a model yet.
+
+    Returns:
+        cells, finished, trained_tokens, training_seconds, answering_seconds (None where no cell
+        has been run yet) and problems: of cells that cannot run, title and reason.
+    """
+    from telltune.study.planning import plan_cells
+    from telltune.study.spec import load_study
+
+    _, cells = load_study(study)
+    planned = plan_cells(cells, None if out is None else Path(out), measure=measure)
+    training = [one.training_seconds for one in planned]
+    answering = [one.answering_seconds for one in planned]
+    return {
+        "cells": len(cells),
+        "finished": len(cells) - len(planned),
+        "trained_tokens": sum(one.trained_tokens for one in planned),
+        "training_seconds": _sum(training),
+        "answering_seconds": _sum(answering),
+        "problems": [
+            {"cell": one.cell.title, "reason": one.problem} for one in planned if one.problem
+        ],
+    }
+
+
+def _sum(values: list[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return round(sum(known), 1) if len(known) == len(values) else None

@@ -20,6 +20,7 @@ class Generator(Protocol):
         max_new_tokens: int,
         stop_ids: set[int],
         temperature: float = 0.0,
+        top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Continue each prompt.
@@ -29,6 +30,7 @@ class Generator(Protocol):
             max_new_tokens: Longest answer.
             stop_ids: Tokens that end an answer; they are not part of it.
             temperature: 0 is greedy.
+            top_p: Draw among the likeliest tokens that hold this much of the probability.
             on_done: Told how many prompts have been finished since the last call.
 
         Returns:

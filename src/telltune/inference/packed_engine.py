@@ -58,12 +58,13 @@ class PackedGenerator:
         max_new_tokens: int,
         stop_ids: set[int],
         temperature: float = 0.0,
+        top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """As `Generator.generate`."""
         self.model.eval()
         with torch.inference_mode(), self._packed, attention(self.model, NAME, attend):
-            return self._generate(prompts, max_new_tokens, stop_ids, temperature, on_done)
+            return self._generate(prompts, max_new_tokens, stop_ids, temperature, top_p, on_done)
 
     def _generate(
         self,
@@ -71,6 +72,7 @@ class PackedGenerator:
         max_new_tokens: int,
         stop_ids: set[int],
         temperature: float,
+        top_p: float,
         on_done: Callable[[int], None] | None,
     ) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
@@ -92,7 +94,7 @@ class PackedGenerator:
                 logits = self._start(store, [list(prompts[i][start:]) for i in new])
                 first = len(growing)
                 growing += new
-                chosen = [[token] for token in _choose(logits, temperature)]
+                chosen = [[token] for token in _choose(logits, temperature, top_p)]
             elif len(growing) == 1 and temperature == 0:
                 first = 0
                 answer = answers[growing[0]]
@@ -105,7 +107,7 @@ class PackedGenerator:
             else:
                 first = 0
                 logits = self._grow(store, [[answers[i][-1]] for i in growing])
-                chosen = [[token] for token in _choose(logits, temperature)]
+                chosen = [[token] for token in _choose(logits, temperature, top_p)]
             # From the last, so that the row which takes a leaving one's place has been seen to.
             for row in range(len(growing) - 1, first - 1, -1):
                 i = growing[row]
@@ -123,7 +125,7 @@ class PackedGenerator:
         As far as the guess is right, and the first choice where it is not: what one pass a token
         would have chosen.
         """
-        chosen = _choose(self._grow(store, [tokens]), 0.0)
+        chosen = _choose(self._grow(store, [tokens]))
         right = 0
         while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
             right += 1
@@ -228,12 +230,16 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(len(p) for p in prompts) - 1)
 
 
-def _choose(logits: Tensor, temperature: float) -> list[int]:
-    if temperature > 0:
-        chances = torch.softmax(logits.float() / temperature, dim=-1)
-        tokens: list[int] = torch.multinomial(chances, 1)[:, 0].tolist()
-    else:
+def _choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list[int]:
+    tokens: list[int]
+    if temperature == 0:
         tokens = logits.argmax(dim=-1).tolist()
+        return tokens
+    chances, order = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
+    # The likeliest stays, however much it holds alone.
+    chances[chances.cumsum(-1) - chances >= top_p] = 0
+    drawn = order.gather(-1, torch.multinomial(chances, 1))
+    tokens = drawn[:, 0].tolist()
     return tokens
 
 

@@ -34,6 +34,7 @@ class TransformersGenerator:
         max_new_tokens: int,
         stop_ids: set[int],
         temperature: float = 0.0,
+        top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """As `Generator.generate`."""
@@ -43,6 +44,9 @@ class TransformersGenerator:
             max_new_tokens=max_new_tokens,
             do_sample=temperature > 0,
             temperature=temperature if temperature > 0 else None,
+            top_p=top_p if temperature > 0 else None,
+            # The rest of what a model was drawn from is not cut off unasked.
+            top_k=0 if temperature > 0 else None,
             eos_token_id=sorted(stop_ids),
             pad_token_id=self.pad_id,
         )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from transformers import PreTrainedTokenizerBase
+
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.methods.preparation import Prepared
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
-__all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter"]
+__all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
 
 TELL_JSON = "tell.json"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -40,6 +42,7 @@ def save_adapter(
     out: Path,
     method: Trained,
     model: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prepared: Prepared,
     base: BaseModel,
     task: TaskData,
@@ -79,14 +82,12 @@ def save_adapter(
                 else None
             ),
         },
-        # Its own version is not asked of the installation: a run from a checkout has none.
-        "versions": {"python": platform.python_version(), "telltune": VERSION}
-        | {p: version(p) for p in _PACKAGES},
+        "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
     with writing(out), atomic_folder(out / ".adapter") as filling:
         model.save_pretrained(filling)
-        prepared.tokenizer.save_pretrained(filling)
+        tokenizer.save_pretrained(filling)
     with writing(out):
         for file in sorted((out / ".adapter").iterdir()):
             file.replace(out / file.name)
@@ -94,6 +95,13 @@ def save_adapter(
     write_text(out / "README.md", model_card(record))
     write_json(out / TELL_JSON, record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """Of Python, telltune and the libraries that results depend on."""
+    # Its own version is not asked of the installation: a run from a checkout has none.
+    own = {"python": platform.python_version(), "telltune": VERSION}
+    return own | {package: version(package) for package in _PACKAGES}
 
 
 def read_tell(folder: Path) -> dict[str, Any]:
@@ -138,7 +146,6 @@ def load_predictor(
                 f"{base.revision}; set the recipe's model.revision, or fit again."
             )
         model, tokenizer = load_adapter(base, folder)
-    counts = record["counts"]
     return Predictor(
         model=model,
         tokenizer=tokenizer,
@@ -146,5 +153,5 @@ def load_predictor(
         max_new_tokens=record["answer_tokens"],
         evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
         labels=tuple(record["labels"]),
-        cost=Cost(counts["task_tokens"], counts["general_tokens"], record["seconds"]),
+        cost=Cost.of(record["counts"], record["seconds"]),
     )

@@ -29,6 +29,7 @@ class Untrained:
     anchored: bool
     mixes: bool = False
     trains: bool = False
+    sized: bool = False
 
     def run(
         self,

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.anchor import anchored_tokenizer
 from telltune.data.choice import drawn_tokens, size_general
-from telltune.data.encoding import Encoder
+from telltune.data.encoding_cache import EncodingCache
 from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
-from telltune.models import context_length
 from telltune.training.loss import LossWeights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
 
     from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.methods.protocol import Method
+    from telltune.methods.known_model import KnownModel
+    from telltune.methods.trained import Trained
     from telltune.recipe import Recipe
 
 __all__ = ["Prepared", "RunCounts", "answer_budget", "prepare"]
@@ -68,7 +67,6 @@ class Prepared:
     Attributes:
         counts: What it comes to.
         anchor: The anchor in use, or None.
-        tokenizer: Whose template carries it.
         task: The training examples, encoded.
         general: The general examples, encoded, or None.
         mixture: Which of them each step sees.
@@ -78,7 +76,6 @@ class Prepared:
 
     counts: RunCounts
     anchor: Anchor | None
-    tokenizer: PreTrainedTokenizerBase
     task: EncodedSet
     general: EncodedSet | None
     mixture: Mixture
@@ -87,11 +84,10 @@ class Prepared:
 
 
 def prepare(
-    method: Method,
+    method: Trained,
     task: TaskData,
     general: GeneralData | None,
-    tokenizer: PreTrainedTokenizerBase,
-    config: Any,
+    model: KnownModel,
     recipe: Recipe,
 ) -> Prepared:
     """Encode, size and order what a method will train on.
@@ -114,31 +110,36 @@ def prepare(
             f"method `{method.name}` needs general data; write `general: embedded`, or name files."
         )
     settings = recipe.training
-    limit = min(settings.max_length, context_length(config))
-    plain = Encoder(tokenizer, max_length=limit, too_long=settings.too_long)
+    limit = min(settings.max_length, model.shape.context_length)
+    plain, anchored = (
+        EncodingCache(model.tokenizer, carried, max_length=limit, too_long=settings.too_long)
+        for carried in (None, anchor)
+    )
     # Sizes are counted without the anchor, so that methods compare at the same task tokens.
-    counted = plain.encode_cached(task.train)
+    counted = plain.encode(task.train)
     used = within(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
-    anchored = anchored_tokenizer(tokenizer, anchor)
-    encoder = Encoder(anchored, max_length=limit, too_long=settings.too_long)
-    encoded = encoder.encode_cached(task.train[:used])
+    encoded = anchored.encode(task.train[:used])
 
     spec = recipe.mixture
     pool = None
     if method.mixes and general is not None:
-        pool = plain.encode_cached(general, general.contents)
-    wanted = _general_count(recipe, task_tokens, pool)
+        pool = plain.encode(general, general.contents)
+    wanted, passes = _general_count(recipe, task_tokens, pool), spec.passes
+    if method.equal_steps:
+        mixed = math.ceil((used * passes + wanted) / settings.batch_size)
+        wanted, passes = 0, max(1, round(mixed / math.ceil(used / settings.batch_size)))
+    learned = used if method.learns else 0
     mixture = Mixture(
-        task_examples=used,
+        task_examples=learned,
         general_examples=wanted,
         general_available=len(pool) if pool is not None else 0,
-        passes=spec.passes if wanted else 1,
-        order=spec.order if wanted else "shuffled",
+        passes=passes if wanted else 1,
+        order=(method.order or spec.order) if wanted else "shuffled",
         seed=recipe.seed,
         batch_size=settings.batch_size,
     )
-    epochs = 1 if wanted else spec.passes
+    epochs = 1 if wanted else passes
     general_tokens = drawn_tokens(pool.offsets, wanted, recipe.seed) if pool is not None else 0
     counts = RunCounts(
         task_examples=used,
@@ -146,18 +147,18 @@ def prepare(
         general_examples=wanted,
         general_tokens=general_tokens,
         leverage_ratio=round(general_tokens / task_tokens, 3),
-        passes=spec.passes,
+        passes=passes,
         optimizer_steps=mixture.batches_per_epoch * epochs,
-        trained_tokens=int(encoded.lengths.sum()) * spec.passes + general_tokens,
-        truncated=tuple(dict.fromkeys(plain.truncated + encoder.truncated)),
+        trained_tokens=int(encoded.lengths[:learned].sum()) * passes + general_tokens,
+        truncated=tuple(dict.fromkeys(plain.truncated + anchored.truncated)),
     )
     weights = LossWeights(
         settings.loss_average,
         settings.task_weight,
         settings.general_weight,
-        used * spec.passes / (used * spec.passes + wanted),
+        learned * passes / (learned * passes + wanted),
     )
-    return Prepared(counts, anchor, anchored, encoded, pool, mixture, epochs, weights)
+    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
 
 
 def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example
+from telltune.data.examples import Example, Message
 from telltune.errors import RecipeError
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import label_nll
 from telltune.inference.scoring import response_nll
+from telltune.models import context_length
 from telltune.recipe import EvaluationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
-__all__ = ["Cost", "Method", "Predictor", "Settings"]
+__all__ = ["Cost", "Method", "Predictor", "Settings", "behind"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,28 @@ class Cost:
     """What a method used.
 
     Attributes:
-        task_tokens: Distinct task tokens, after the model's own chat template.
-        general_tokens: General tokens that training saw.
+        task_examples: Distinct task examples.
+        task_tokens: Their tokens, after the model's own chat template.
+        general_examples: General examples that training saw.
+        general_tokens: Their tokens.
+        optimizer_steps: Of training.
+        trained_tokens: All tokens of training, the anchor and repeated passes included.
         seconds: Of training.
     """
 
+    task_examples: int = 0
     task_tokens: int = 0
+    general_examples: int = 0
     general_tokens: int = 0
+    optimizer_steps: int = 0
+    trained_tokens: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Any], seconds: float) -> Cost:
+        """What a run's counts come to; see `RunCounts`."""
+        used = {f.name: counts[f.name] for f in fields(cls) if f.name in counts}
+        return cls(**used, seconds=seconds)
 
 
 @dataclass
@@ -58,6 +73,7 @@ class Predictor:
         max_new_tokens: Longest answer.
         evaluation: How answers come about.
         labels: The answers that the training data has, where they are a closed set.
+        shots: Turns that stand before every prompt: examples, question and answer by turns.
         cost: What making it took.
         release: Takes the adapter off the base model again.
     """
@@ -68,6 +84,7 @@ class Predictor:
     max_new_tokens: int
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     labels: tuple[str, ...] = ()
+    shots: tuple[Message, ...] = ()
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
     _generator: Generator | None = field(default=None, init=False, repr=False)
@@ -89,7 +106,7 @@ class Predictor:
             ModelError: `evaluation.engine` does not suit the model.
         """
         encoder = self._encoder
-        prompts = encoder.prompts(examples)
+        prompts = self._prompts(examples, self.shots)
         if self.evaluation.answers == "likelihood":
             return self._likeliest(encoder, prompts, on_done)
         if self._generator is None:
@@ -107,6 +124,29 @@ class Predictor:
         )
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [self.anchor.strip(t).strip() if self.anchor else t.strip() for t in texts]
+
+    def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
+        """Token ids of each prompt; one that the context cannot hold is shown half the shots."""
+        prompts = self._encoder.prompts([behind(shots, example) for example in examples])
+        room = context_length(self.model.config) - self.max_new_tokens
+        long = [i for i, prompt in enumerate(prompts) if len(prompt) > room]
+        if shots and long:
+            fewer = shots[: len(shots) // 4 * 2]
+            for i, prompt in zip(
+                long, self._prompts([examples[i] for i in long], fewer), strict=True
+            ):
+                prompts[i] = prompt
+        return prompts
+
+    def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
+        """The same model without anchor and shots: what anybody else gets who asks it.
+
+        Args:
+            tokenizer: The model's own, whose template carries no anchor.
+        """
+        plain = replace(self, tokenizer=tokenizer, anchor=None, shots=())
+        plain._generator = self._generator
+        return plain
 
     def _likeliest(
         self,
@@ -131,8 +171,17 @@ class Predictor:
         """
         import torch
 
-        encoded = self._encoder.encode(examples)
+        encoded = self._encoder.encode([behind(self.shots, example) for example in examples])
         return response_nll(self.model, encoded), torch.from_numpy(encoded.response_lengths.copy())
+
+
+def behind(shots: tuple[Message, ...], example: Example) -> Example:
+    """An example with shots before its own turns, but behind its system turn."""
+    if not shots:
+        return example
+    opening = example.history[:1] if [m.role for m in example.history[:1]] == ["system"] else ()
+    rest = example.history[len(opening) :]
+    return replace(example, history=(*opening, *shots, *rest))
 
 
 @dataclass(frozen=True)
@@ -178,6 +227,11 @@ class Method(Protocol):
     @property
     def trains(self) -> bool:
         """Whether it makes an adapter."""
+        ...
+
+    @property
+    def sized(self) -> bool:
+        """Whether it depends on how much task data there is, and so on which was drawn."""
         ...
 
     def run(

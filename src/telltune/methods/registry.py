@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 from telltune.errors import RecipeError
 from telltune.methods.base import BASE, BASE_ANCHOR
-from telltune.methods.sft import SFT, SFT_ANCHOR
-from telltune.methods.tell import TELL
+from telltune.methods.few_shot import FEW_SHOT
+from telltune.methods.self_sampled import TELL_SELF_SAMPLED
+from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS
+from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
 
 if TYPE_CHECKING:
     from telltune.methods.protocol import Method
 
 __all__ = ["get_method", "method_names"]
 
-_METHODS: dict[str, Method] = {m.name: m for m in (BASE, BASE_ANCHOR, SFT, SFT_ANCHOR, TELL)}
+_ALL: tuple[Method, ...] = (
+    *(BASE, BASE_ANCHOR, FEW_SHOT, SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
+    *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
+)
+_METHODS = {method.name: method for method in _ALL}
 
 
 def method_names() -> list[str]:

@@ -2,7 +2,15 @@
 
 from telltune.methods.trained import Trained
 
-__all__ = ["SFT", "SFT_ANCHOR"]
+__all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS"]
 
 SFT = Trained("sft", "SFT", anchored=False, mixes=False)
 SFT_ANCHOR = Trained("sft_anchor", "SFT + anchor", anchored=True, mixes=False)
+# Much of what general data seem to bring may be that there are more optimizer steps with them.
+SFT_ANCHOR_STEPS = Trained(
+    "sft_anchor_steps",
+    "SFT + anchor, TELL's steps",
+    anchored=True,
+    mixes=True,
+    equal_steps=True,
+)

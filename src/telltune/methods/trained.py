@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
 from telltune.methods.adapter_folder import save_adapter
+from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 
@@ -14,19 +16,36 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
+    from telltune.recipe import Order
 
 __all__ = ["Trained"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A method that trains an adapter; methods differ in what they train it on."""
+    """A method that trains an adapter; methods differ in what they train it on.
+
+    Attributes:
+        name: In recipes and tables.
+        label: For people.
+        anchored: Whether it uses the anchor.
+        mixes: Whether it uses general data, be it only to know how much TELL would take.
+        learns: Whether the task's examples are trained on; else they only say how much general
+            data is.
+        order: Of the mixture, in place of the recipe's.
+        equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
+            optimizer steps that TELL would take.
+    """
 
     name: str
     label: str
     anchored: bool
     mixes: bool
+    learns: bool = True
+    order: Order | None = None
+    equal_steps: bool = False
     trains: bool = True
+    sized: bool = True
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
@@ -36,8 +55,9 @@ class Trained:
 
         recipe = settings.recipe
         prepared = settings.prepared or prepare(
-            self, task, general, base.tokenizer, base.model.config, recipe
+            self, task, general, KnownModel.of(base.model.config, base.tokenizer), recipe
         )
+        tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         model, seconds = train(
             base,
             recipe,
@@ -51,7 +71,7 @@ class Trained:
             progress=settings.progress,
         )
         counts = prepared.counts
-        cost = Cost(counts.task_tokens, counts.general_tokens, seconds)
+        cost = Cost.of(counts.to_dict(), seconds)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in task.train[: counts.task_examples])
         if settings.out is not None:
@@ -59,6 +79,7 @@ class Trained:
                 settings.out,
                 self,
                 model,
+                tokenizer,
                 prepared,
                 base,
                 task,
@@ -70,7 +91,7 @@ class Trained:
             )
         return Predictor(
             model=model,
-            tokenizer=prepared.tokenizer,
+            tokenizer=tokenizer,
             anchor=prepared.anchor,
             max_new_tokens=budget,
             evaluation=recipe.evaluation,

@@ -1,0 +1,160 @@
+"""TELL with general responses that the model wrote itself (DELIA, arXiv 2408.10841).
+
+Responses of its own keep the general data on the model's distribution: training on them moves it
+less than other people's answers do. They are sampled at temperature 0.7 and top-p 0.95, with up to
+512 tokens, and kept on disk: another method, seed or size asks for the same ones again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from telltune.data.choice import general_choice
+from telltune.data.contents import Contents, contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Example, Message
+from telltune.data.general import GeneralData
+from telltune.inference.engine import make_generator
+from telltune.methods.known_model import KnownModel
+from telltune.methods.preparation import prepare
+from telltune.methods.trained import Trained
+from telltune.models import context_length
+from telltune.storage import cache_folder, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from telltune.data.task import TaskData
+    from telltune.methods.protocol import Predictor, Settings
+    from telltune.models import BaseModel
+
+__all__ = ["TELL_SELF_SAMPLED", "sample_responses"]
+
+_TEMPERATURE = 0.7
+_TOP_P = 0.95
+_LONGEST = 512
+# Written at once: what a killed process loses.
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class SampledData(GeneralData):
+    """General prompts with a model's own responses, in files of our own.
+
+    Attributes:
+        files: In the order in which the mixture draws on them.
+        count: How many examples to take of them.
+    """
+
+    files: tuple[Path, ...]
+    count: int
+
+    def __iter__(self) -> Iterator[Example]:
+        """Read the examples, one at a time."""
+        return islice(chain.from_iterable(map(_read, self.files)), self.count)
+
+    # Not kept: there are a few thousand at most.
+    @property
+    def contents(self) -> Contents:
+        """How many examples there are and a hash of what they say."""
+        return contents_of(self)
+
+
+@dataclass(frozen=True)
+class SelfSampled(Trained):
+    """Trains on general prompts with the base model's own responses."""
+
+    def run(
+        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+    ) -> Predictor:
+        """Sample responses to the general examples that TELL would take, and mix these in."""
+        recipe = settings.recipe
+        known = KnownModel.of(base.model.config, base.tokenizer)
+        # This refuses a recipe without general data as any other method does.
+        counts = prepare(self, task, general, known, recipe).counts
+        assert general is not None  # by `prepare`
+        sampled = sample_responses(base, general, counts.general_examples, recipe.seed)
+        spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
+        settings = replace(
+            settings, recipe=recipe.model_copy(update={"mixture": spec}), prepared=None
+        )
+        return super().run(task, sampled, base, settings)
+
+
+def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: int) -> SampledData:
+    """The general examples that a mixture draws first, with the model's own responses.
+
+    Args:
+        base: Answers, without an adapter.
+        general: Whose prompts are answered.
+        count: How many.
+        seed: Of the mixture and of the sampling.
+    """
+    available = general.contents.examples
+    order = general_choice(available, seed)
+    # Whole chunks, so that a larger mixture holds the very responses of a smaller.
+    last = min(-(-count // _CHUNK) * _CHUNK, available)
+    places = {int(order[i]): i for i in range(last)}
+    chosen = {places[i]: example for i, example in enumerate(general) if i in places}
+    settings = (base.revision, _TEMPERATURE, _TOP_P, _LONGEST, seed)
+    digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
+    folder = cache_folder("self_sampled", digest)
+    files = []
+    for start in range(0, last, _CHUNK):
+        examples = [chosen[i] for i in range(start, min(start + _CHUNK, last))]
+        file = folder / f"{start}.jsonl"
+        if not file.is_file():
+            # Each chunk draws on its own, so that it is the same after an interruption.
+            write_text(file, _answered(base, examples, seed=seed + start))
+        files.append(file)
+    return SampledData(f"{general.name} (self-sampled)", general.sources, tuple(files), count)
+
+
+def _read(file: Path) -> Iterator[Example]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        history = tuple(Message(*turn) for turn in values.pop("history"))
+        yield Example(**values, history=history)
+
+
+def _answered(base: BaseModel, examples: list[Example], *, seed: int) -> str:
+    """JSON lines; where the model has nothing to say, or the prompt no room, the response stays."""
+    encoder = Encoder(base.tokenizer)
+    prompts = encoder.prompts(examples)
+    context = context_length(base.model.config)
+    longest = min(_LONGEST, context // 4)
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= context - longest]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        answers = make_generator(base.model, int(base.tokenizer.pad_token_id or 0)).generate(
+            [prompts[i] for i in fitting],
+            max_new_tokens=longest,
+            stop_ids=encoder.stop_ids,
+            temperature=_TEMPERATURE,
+            top_p=_TOP_P,
+        )
+    texts = [base.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    said = {i: str(text).strip() for i, text in zip(fitting, texts, strict=True)}
+    rows = (
+        {
+            "prompt": example.prompt,
+            "completion": said.get(i) or example.completion,
+            "source": example.source,
+            "origin": example.origin,
+            "history": [list(turn) for turn in example.history],
+        }
+        for i, example in enumerate(examples)
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+TELL_SELF_SAMPLED = SelfSampled(
+    "tell_self_sampled", "TELL, self-sampled general data", anchored=True, mixes=True
+)

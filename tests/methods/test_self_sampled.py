@@ -1,0 +1,101 @@
+"""General responses that the model wrote: its own, drawn once, the same whatever comes between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.data.task import load_general, load_task
+from telltune.methods import self_sampled
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.methods.self_sampled import sample_responses
+from telltune.recipe import recipe_from_dict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.data.general import GeneralData
+    from telltune.models import BaseModel
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(self_sampled, "_LONGEST", 8)
+    monkeypatch.setattr(self_sampled, "_CHUNK", 4)
+
+
+@pytest.fixture
+def general(toy_recipe: dict[str, Any]) -> GeneralData:
+    found = load_general(recipe_from_dict(toy_recipe))
+    assert found is not None
+    return found
+
+
+def test_prompts_stay_and_responses_are_the_models(
+    tiny_base: BaseModel, general: GeneralData
+) -> None:
+    sampled = list(sample_responses(tiny_base, general, 10, seed=0))
+    by_prompt = {example.prompt: example for example in general}
+    assert len({example.prompt for example in sampled}) == 10
+    assert {example.prompt for example in sampled} < set(by_prompt)
+    assert all(example.completion for example in sampled)
+    assert sum(by_prompt[e.prompt].completion != e.completion for e in sampled) > 5
+
+
+def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
+    tiny_base: BaseModel, general: GeneralData
+) -> None:
+    small = list(sample_responses(tiny_base, general, 5, seed=0))
+    large = list(sample_responses(tiny_base, general, 10, seed=0))
+    assert large[:5] == small
+    assert list(sample_responses(tiny_base, general, 5, seed=1)) != small
+
+
+def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
+    tiny_base: BaseModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[int] = []
+    answered = self_sampled._answered
+
+    def counted(base: Any, examples: list[Any], *, seed: int) -> str:
+        chunks.append(seed)
+        return answered(base, examples, seed=seed)
+
+    monkeypatch.setattr(self_sampled, "_answered", counted)
+    first = sample_responses(tiny_base, general, 10, seed=3)
+    whole = list(first)
+    assert chunks == [3, 7, 11]
+    first.files[1].unlink()
+    assert list(sample_responses(tiny_base, general, 10, seed=3)) == whole
+    assert chunks == [3, 7, 11, 7]
+
+
+def test_training_sees_the_sampled_responses(
+    tiny_base: BaseModel, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = recipe_from_dict(toy_recipe)
+    method = get_method("tell_self_sampled")
+    general = load_general(recipe)
+    out = tmp_path / "out"
+    predictor = method.run(load_task(recipe), general, tiny_base, Settings(recipe, out, False))
+    predictor.release()
+    plain = get_method("tell").run(load_task(recipe), general, tiny_base, Settings(recipe))
+    assert predictor.cost.general_examples == plain.cost.general_examples > 0
+    # Other responses have other lengths.
+    assert predictor.cost.general_tokens != plain.cost.general_tokens
+    from telltune.methods.adapter_folder import read_tell
+
+    assert "self-sampled" in read_tell(out)["data"]["general"]["name"]
+
+
+def test_without_general_data_it_is_refused(
+    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+) -> None:
+    from telltune.errors import RecipeError
+
+    recipe = recipe_from_dict(toy_recipe | {"general": None})
+    with pytest.raises(RecipeError, match="needs general data"):
+        get_method("tell_self_sampled").run(load_task(recipe), None, tiny_base, Settings(recipe))
