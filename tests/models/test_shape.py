@@ -51,3 +51,8 @@ def test_sizes_by_name_are_whole_numbers_and_no_ids_of_tokens() -> None:
     config = transformers.LlamaConfig(**SMALL, bos_token_id=7, rms_norm_eps=1e-3)
     assert model_shape(config).sizes.items() >= SMALL.items()
     assert not {"bos_token_id", "rms_norm_eps", "use_cache"} & set(model_shape(config).sizes)
+
+
+def test_a_model_without_attention_has_a_shape() -> None:
+    shape = model_shape(transformers.MambaConfig(hidden_size=32, num_hidden_layers=2))
+    assert shape.layer_weights > 0

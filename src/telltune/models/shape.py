@@ -36,7 +36,9 @@ class ModelShape:
 def model_shape(config: Any) -> ModelShape:
     """The sizes in a configuration of transformers."""
     text = config.get_text_config()
-    layers, hidden, heads = text.num_hidden_layers, text.hidden_size, text.num_attention_heads
+    layers, hidden = text.num_hidden_layers, text.hidden_size
+    # Without attention (Mamba), what mixes positions is taken to be as large as one head of all.
+    heads = getattr(text, "num_attention_heads", None) or 1
     width = getattr(text, "head_dim", None) or hidden // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     attention = hidden * width * (2 * heads + 2 * key_heads)
