@@ -199,3 +199,29 @@ def test_every_method_can_be_studied(study: dict[str, Any], tmp_path: Path) -> N
     assert by_name["few_shot"].counts["trained_tokens"] == 0
     general = by_name["general_only"].counts
     assert general["trained_tokens"] == general["general_tokens"] > 0
+
+
+def test_every_weight_may_be_trained_and_the_next_cell_has_the_base_again(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["seeds"], study["sizes"] = [0], [300]
+    whole = {"method": "sft", "name": "all weights", "set": {"training.full_parameters": True}}
+    rows = run_cells(
+        cells(study, methods=[whole, "sft", "base", "tell"]), FEW, tmp_path, progress=False
+    )
+    by_name = {row.name: row for row in rows}
+    assert {row.status for row in rows} == {"done"}
+    before = {row.forgetting["general_nll_before"] for row in rows}
+    assert before == {by_name["base"].forgetting["general_nll_after"]}
+    after = {row.forgetting["general_nll_after"] for row in rows}
+    assert len(after) == 4
+
+
+def test_too_little_general_data_to_hold_any_out_is_told_before_training(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study["seeds"], study["sizes"] = [0], [300]
+    monkeypatch.setattr("telltune.training.adapter.train", lambda *_, **__: pytest.fail("trained"))
+    many = ForgettingSpec(examples=200, prompts=2)
+    [row] = run_cells(cells(study, methods=["tell"]), many, tmp_path, progress=False)
+    assert "too few to train on" in row.reason

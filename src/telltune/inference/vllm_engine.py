@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -83,7 +84,6 @@ class VllmGenerator:
     """
 
     model: Any
-    _folder: TemporaryDirectory[str] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         refusal = _refusal(self.model)
@@ -187,10 +187,11 @@ class VllmGenerator:
         """
         from vllm.lora.request import LoRARequest
 
-        self._folder = TemporaryDirectory(prefix="telltune-vllm-")
-        self.model.save_pretrained(self._folder.name)
+        folder = TemporaryDirectory(prefix="telltune-vllm-")
+        finalize(self, folder.cleanup)
+        self.model.save_pretrained(folder.name)
         number = next(_numbers)
-        request = LoRARequest(f"telltune-{number}", number, self._folder.name)
+        request = LoRARequest(f"telltune-{number}", number, folder.name)
         try:
             engine.add_lora(request)
         except Exception as error:  # vLLM has no kind of its own for this

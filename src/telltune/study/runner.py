@@ -26,8 +26,11 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.methods.adapter_folder import versions
+from telltune.methods.known_model import KnownModel
+from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.storage import write_text, writing
 from telltune.study.results import ANSWERS, Results, Row, cell_key
@@ -118,7 +121,7 @@ class _Worker:
     forgetting: ForgettingSpec
     mixing: Recipe | None
     """Whose general data every cell is asked about; None where no cell has any."""
-    base: BaseModel | None = None
+    _loaded: tuple[Any, BaseModel] | None = None
     _tasks: dict[str, tuple[TaskData, list[Example]]] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _asked: dict[tuple[str, str, int], Aside | None] = field(default_factory=dict)
@@ -175,7 +178,7 @@ class _Worker:
             found = self._run(cell, key)
         except Exception as error:
             # What is left on the base nobody knows; the next cell gets a new one.
-            self.base = None
+            self._loaded = None
             write_text(self.out / _FAILURES / f"{key}.txt", traceback.format_exc())
             kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
             logging.getLogger(__name__).warning("%s failed: %s%s", cell.title, kind, error)
@@ -194,12 +197,19 @@ class _Worker:
         task, test = self.task(recipe)
         general = self.general(recipe)
         base = self._base(recipe)
+        work = prepared = None
+        if isinstance(method, Trained):
+            work = self.out / _WORK / key
+            known = KnownModel.of(base.model.config, base.tokenizer)
+            prepared = prepare(method, task, general, known, recipe)
+        # Before anything is trained: there may be too few to hold any out.
+        held_out = self._held_out(cell, prepared.counts.general_examples if prepared else 0)
         began = time.perf_counter()
-        before = self._before(cell, task, base)
+        before = self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
-        work = self.out / _WORK / key if method.trains else None
         # One bar is enough: it says which cell is run.
-        predictor = method.run(task, general, base, Settings(recipe, work, progress=False))
+        settings = Settings(recipe, work, progress=False, prepared=prepared)
+        predictor = method.run(task, general, base, settings)
         evaluation = evaluate_predictor(
             predictor,
             test,
@@ -209,9 +219,11 @@ class _Worker:
         )
         write_predictions(self.out / ANSWERS / f"{key}.jsonl", test, evaluation)
         began = time.perf_counter()
-        after = self._aside(cell, predictor, task, predictor.cost.general_examples)
+        after = self._aside(predictor, task, base, held_out)
         asking += time.perf_counter() - began
         predictor.release()
+        if recipe.training.full_parameters:
+            self._loaded = None
         curve = {}
         if work is not None:
             curve = loss_curve(work / LOG)
@@ -233,33 +245,40 @@ class _Worker:
             "hashes": self.hashes(cell) | {"base": base.revision},
         }
 
-    def _aside(self, cell: Cell, predictor: Predictor, task: TaskData, used: int) -> Aside | None:
-        """What a model says of general examples that the cell has not seen."""
+    def _held_out(self, cell: Cell, used: int) -> list[Example]:
+        """General examples that the cell does not see; none where the study has no general data."""
         if self.mixing is None or not self.forgetting.examples:
-            return None
+            return []
         general = self.general(self.mixing)
         assert general is not None  # by what `mixing` is
-        held_out = held_out_general(general, self.forgetting.examples, used, cell.seed)
-        looks = task_format([example.completion for example in task.train])
-        plain = self._base(cell.recipe).tokenizer
-        return measure_aside(predictor, plain, held_out, self.forgetting.prompts, looks)
+        return held_out_general(general, self.forgetting.examples, used, cell.seed)
 
-    def _before(self, cell: Cell, task: TaskData, base: BaseModel) -> Aside | None:
+    def _aside(
+        self, predictor: Predictor, task: TaskData, base: BaseModel, held_out: Sequence[Example]
+    ) -> Aside | None:
+        if not held_out:
+            return None
+        looks = task_format([example.completion for example in task.train])
+        return measure_aside(predictor, base.tokenizer, held_out, self.forgetting.prompts, looks)
+
+    def _before(
+        self, cell: Cell, task: TaskData, base: BaseModel, held_out: Sequence[Example]
+    ) -> Aside | None:
         """What the base says of them: asked once for a task and a seed."""
         key = (base.revision, cell.task, cell.seed)
         if key not in self._asked:
             predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
-            self._asked[key] = self._aside(cell, predictor, task, 0)
+            self._asked[key] = self._aside(predictor, task, base, held_out)
         return self._asked[key]
 
     def _base(self, recipe: Recipe) -> BaseModel:
-        name = _model_name(recipe)
-        if self.base is None or self.base.name != name or recipe.training.full_parameters:
-            self.base = None
-            self.base = load_base(
-                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-            )
-        return self.base
+        training = recipe.training
+        wanted = (recipe.model, training.precision, training.full_parameters)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # two at once may not fit
+            base = load_base(recipe.model, training.precision, trainable=training.full_parameters)
+            self._loaded = wanted, base
+        return self._loaded[1]
 
 
 def _outcome(row: Row) -> str:
