@@ -186,7 +186,7 @@ def test_vllm_is_told_what_to_load(
     assert asked["dtype"] == "float32"
     assert asked["generation_config"] == "vllm"
     assert asked["enable_prefix_caching"]
-    assert 0 < asked["gpu_memory_utilization"] < 0.5
+    assert 0 < asked["kv_cache_memory_bytes"] <= 4 * 2**30
 
 
 def test_the_users_script_is_not_run_in_vllms_processes(

@@ -324,9 +324,9 @@ def _start(base: _Base, rank: int) -> Any:
         enable_lora=True,
         max_lora_rank=rank,
         max_loras=1,
-        gpu_memory_utilization=_half_of_free(),
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        **_memory(),
     )
     with _no_script():
         return LLMEngine.from_engine_args(arguments)
@@ -338,20 +338,19 @@ def _stop() -> None:
         engine.engine_core.shutdown()
 
 
-def _half_of_free() -> float:
-    """The share of all memory that vLLM may take: weights, keys and values.
+def _memory() -> dict[str, Any]:
+    """How much vLLM may take, as its arguments.
 
     The engine stays while the next adapter of a study is trained, and training wants the rest.
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
-    else:
-        import psutil
+        return {"gpu_memory_utilization": 0.5 * free / total}
+    import psutil
 
-        memory = psutil.virtual_memory()
-        free, total = memory.available, memory.total
-    return 0.5 * free / total
+    # For keys and values alone; on a CPU vLLM fills all of it at its start.
+    return {"kv_cache_memory_bytes": min(4 * 2**30, psutil.virtual_memory().available // 2)}
 
 
 @contextmanager
