@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # Nothing here may need the network; read by huggingface_hub when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,6 +55,20 @@ def cache(
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("TELLTUNE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tiny model has nothing to share out, and threads that wait for one another are slow.
+
+    Beside other work on the machine they made a test of seconds take minutes.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if END_TO_END in request.node.path.parents else 1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
