@@ -483,8 +483,10 @@ def test_a_plan_of_what_is_known_imports_no_transformers(recipe):
 
 def _modules_after(statement):
     code = f"{statement}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
+    # As many threads as here: a machine's speed is remembered for each number of them.
+    environment = _with_src() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=_with_src()
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     )
     return set(done.stderr.split())
 
