@@ -242,20 +242,6 @@ def same(a: EncodedSet, b: EncodedSet) -> bool:
     )
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each call of the tokenizer got."""
-    counted: list[int] = []
-    tokenize = Encoder._tokenize
-
-    def counting(self: Encoder, texts: list[str]) -> list[list[int]]:
-        counted.append(len(texts))
-        return tokenize(self, texts)
-
-    monkeypatch.setattr(Encoder, "_tokenize", counting)
-    return counted
-
-
 ROWS = st.lists(
     st.tuples(st.lists(st.integers(0, 400), max_size=8), st.integers(0, 8)), min_size=1, max_size=8
 )

@@ -30,20 +30,6 @@ def same(a: EncodedSet, b: EncodedSet) -> bool:
     )
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each call of the tokenizer got."""
-    counted: list[int] = []
-    tokenize = Encoder._tokenize
-
-    def counting(self: Encoder, texts: list[str]) -> list[list[int]]:
-        counted.append(len(texts))
-        return tokenize(self, texts)
-
-    monkeypatch.setattr(Encoder, "_tokenize", counting)
-    return counted
-
-
 def test_the_same_examples_are_tokenized_once(tiny_tokenizer: Any, calls: list[int]) -> None:
     examples = [Example("only in this test", "yes"), *EXAMPLES]
     known = KnownTokenizer.of(tiny_tokenizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -269,30 +268,30 @@ def _point(group: Group, rows: list[Row], runs: Runs, drawn: dict[str, Any]) -> 
 def _comparisons(
     groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
 ) -> list[Comparison]:
-    families: dict[tuple[str, int, str], list[partial[Comparison]]] = defaultdict(list)
+    families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
         binary = get_metric(groups[method][0].metric).binary
         found = compare_runs(runs[method], runs[reference], binary=binary, **drawn)
         assert method.size is not None  # by `_pairs`
         families[method.task, method.size, reference.name].append(
-            partial(
-                Comparison,
-                method.task,
-                method.size,
-                method.name,
-                method.leverage_ratio,
-                reference.name,
-                found.difference,
-                found.low,
-                found.high,
-                found.p_value,
+            Comparison(
+                task=method.task,
+                size=method.size,
+                name=method.name,
+                leverage_ratio=method.leverage_ratio,
+                against=reference.name,
+                difference=found.difference,
+                low=found.low,
+                high=found.high,
+                p_value=found.p_value,
+                p_adjusted=found.p_value,
             )
         )
-    comparisons = []
-    for family in families.values():
-        adjusted = holm([one.args[-1] for one in family])
-        comparisons += [one(p) for one, p in zip(family, adjusted, strict=True)]
-    return comparisons
+    return [
+        replace(one, p_adjusted=adjusted)
+        for family in families.values()
+        for one, adjusted in zip(family, holm([o.p_value for o in family]), strict=True)
+    ]
 
 
 def _saved(
