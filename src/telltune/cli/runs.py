@@ -1,0 +1,223 @@
+"""Verbs of one run: plan it, fit an adapter, score it, ask it, hold methods side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
+from telltune.tables import print_json, print_plan, print_study_plan, print_table
+
+
+@app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
+def plan(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or study, in YAML.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A study's folder, whose finished cells are left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will do: examples, tokens, ratio, steps, minutes, memory. Trains nothing."""
+    from telltune.recipe import load_recipe, read_yaml
+
+    # Both are read before PyTorch is: a typing mistake answers at once.
+    if "methods" in read_yaml(recipe, "recipe"):
+        from telltune.study.spec import load_study
+
+        load_study(recipe)
+        from telltune.api import plan_study
+
+        planned = plan_study(recipe, out)
+        if as_json:
+            print_json(planned)
+        else:
+            print_study_plan(planned)
+        return
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import plan as planned_run
+
+    values = planned_run(loaded)
+    if as_json:
+        print_json(values)
+    else:
+        print_plan(values)
+
+
+@app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
+def fit(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option(help="The adapter folder.")],
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter. Called again after an interruption, it goes on from the last checkpoint."""
+    from telltune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import fit as fitted
+
+    done = fitted(
+        loaded,
+        out,
+        overwrite=overwrite,
+        progress=not as_json,
+        on_plan=None if as_json else print_plan,
+    )
+    if as_json:
+        print_json({"out": str(out), **done.record})
+    else:
+        typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
+
+
+@app.command(
+    epilog="Example: tell evaluate runs/mine --metric macro_f1 --predictions answers.jsonl"
+)
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="Score on this recipe's task, not on the adapter's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="`test` or `dev`.")] = "test",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric by name, the headline first; repeatable.")
+    ] = None,
+    max_items: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write each item's answer and scores to this JSONL file.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score an adapter on held-out items, with a confidence interval for every metric."""
+    from telltune.api import evaluate as evaluated
+    from telltune.methods.adapter_folder import read_tell
+    from telltune.recipe import load_recipe, recipe_from_dict
+
+    if recipe is not None:
+        loaded = load_recipe(recipe, overrides)
+    else:
+        loaded = recipe_from_dict(read_tell(adapter)["recipe"], overrides=overrides)
+    result = evaluated(
+        adapter,
+        loaded,
+        split=split,
+        metrics=metric or (),
+        max_items=max_items,
+        predictions=predictions,
+        progress=not as_json,
+    )
+    if as_json:
+        print_json({"adapter": str(adapter), "split": split, **result.to_dict()})
+        return
+    print_table(
+        f"{adapter} on {result.items} {split} items",
+        ("metric", "score", f"{loaded.evaluation.confidence:.0%} interval"),
+        [(n, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}") for n, i in result.scores.items()],
+    )
+
+
+@app.command(epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"')
+def predict(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
+    prompt: Annotated[str | None, typer.Argument(help="One prompt.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Rows to answer, in any data format.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go, each with `prediction` added.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one prompt, or every row of a file."""
+    from telltune.api import predict_examples
+    from telltune.data.examples import Example
+    from telltune.data.prompts import read_prompts
+    from telltune.errors import RecipeError
+    from telltune.storage import write_text
+
+    if (prompt is None) == (file is None):
+        raise RecipeError("give either a prompt or --file.")
+    if prompt is not None:
+        [answer] = predict_examples(adapter, [Example(prompt, "")], max_new_tokens=max_new_tokens)
+        if as_json:
+            print_json({"prompt": prompt, "prediction": answer})
+        else:
+            typer.echo(answer)
+        return
+    assert file is not None
+    rows = read_prompts(file)
+    answers = predict_examples(
+        adapter,
+        [example for _, example in rows],
+        max_new_tokens=max_new_tokens,
+        progress=not as_json,
+    )
+    answered = [
+        values | {"prediction": answer} for (values, _), answer in zip(rows, answers, strict=True)
+    ]
+    lines = "".join(json.dumps(r, ensure_ascii=False, default=str) + "\n" for r in answered)
+    if out is not None:
+        write_text(out, lines)
+    if as_json:
+        print_json(
+            {"file": str(file), "out": str(out), "rows": len(answered)}
+            if out is not None
+            else {"file": str(file), "predictions": answers}
+        )
+    elif out is None:
+        typer.echo(lines, nl=False)
+    else:
+        typer.echo(f"{len(answered)} rows in {out}.")
+
+
+@app.command(epilog="Example: tell compare recipes/demo.yaml --out runs/demo --method sft,tell")
+def compare(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option(help="Where adapters, answers and summary.json go.")],
+    method: Annotated[
+        str, typer.Option(help="Names, separated by commas.")
+    ] = "base,sft,sft_anchor,tell",
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit and score several methods on the same task tokens, and print one table."""
+    from telltune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import plan as planned
+    from telltune.methods.registry import get_method
+    from telltune.study.compare import compare as compared
+
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    trained = [name for name in names if get_method(name).trains]
+    if trained and not as_json:
+        # The recipe's own method need not be among them, nor what it asks for in the recipe.
+        last = loaded.model_copy(update={"method": trained[-1]})
+        print_plan(planned(last, measure=False))
+    rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
+    if as_json:
+        print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
+        return
+    interval = f"{loaded.evaluation.confidence:.0%} interval"
+    print_table(
+        f"{rows[0].items} test items, {rows[0].metric}",
+        ("method", "score", interval, "task tokens", "general tokens", "seconds"),
+        [
+            (
+                row.method,
+                f"{row.score:.1f}",
+                f"{row.low:.1f} to {row.high:.1f}",
+                f"{row.task_tokens:,}",
+                f"{row.general_tokens:,}",
+                f"{row.seconds:,.0f}",
+            )
+            for row in rows
+        ],
+    )
+    typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
