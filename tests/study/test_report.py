@@ -79,7 +79,7 @@ def study(
 
 def test_the_verdict_comes_first_and_says_who_wins_where(study: Any) -> None:
     _, _, page = study
-    assert list(page.text)[:2] == ["", "verdict"]
+    assert list(page.text)[:3] == ["", "verdict", "efficiency"]
     verdict = " ".join(page.text["verdict"].split())
     assert re.search(
         r"With 3,000 task tokens, tell at ratio 20 is clearly better than sft_anchor on 2 of "
@@ -93,7 +93,8 @@ def test_the_verdict_comes_first_and_says_who_wins_where(study: Any) -> None:
 
 def test_every_number_of_the_table_comes_from_rows(study: Any) -> None:
     folder, rows, page = study
-    cells = next(row for row in page.rows["methods"] if row[0] == "tell at ratio 20")
+    tables = (row for row in page.rows["methods"] if len(row) == 11)
+    cells = next(row for row in tables if row[0] == "tell at ratio 20")
     own = [
         row
         for row in rows
@@ -131,6 +132,47 @@ def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
     curve = page.specs["curves"][0]
     sources = {v["source"] for values in curve["datasets"].values() for v in values}
     assert sources == {"task", "general"}
+
+
+def test_items_are_shown_one_by_one_where_general_data_grow(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    rows = write_study(tmp_path, **small(ratios=(0.0, 1.0, 5.0, 20.0), sizes=(3000,)))
+    page = report(tmp_path)
+    _, items = page.specs["emergence"]
+    [shown] = items["datasets"].values()
+    assert sorted(value["item"] for value in shown) == list(range(1, 41))
+    seventh = next(value for value in shown if value["item"] == 7)
+    assert seventh["prompt"] == "item 6"
+    assert seventh["general"] == [0, 2980, 14900, 59600]
+    own = [r for r in rows if (r.name, r.leverage_ratio) == ("tell", 5.0)]
+    scores = [row.per_item["accuracy"][6] for row in own]
+    assert seventh["score"][2] == pytest.approx(fmean(scores), abs=0.1)
+    assert seventh["seeds"][2] == ", ".join(f"{s}: {v:.1f}" for s, v in enumerate(scores))
+    [told] = json.loads((tmp_path / "summary.json").read_text())["general_curves"]
+    assert sum(told["items"].values()) == 40
+    assert f"{told['items']['wavering']} more than once" in page.text["emergence"]
+
+
+def test_of_many_items_some_are_shown_and_it_says_so(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(
+        tmp_path,
+        {"tell": 1.0},
+        **small(ratios=(0.0, 1.0, 5.0, 20.0), sizes=(3000,), seeds=(0,), items=450),
+    )
+    page = report(tmp_path)
+    [shown] = page.specs["emergence"][1]["datasets"].values()
+    assert len(shown) == 150
+    assert "150 of 450 items are drawn" in page.text["emergence"]
+
+
+def test_it_says_where_the_time_went(study: Any) -> None:
+    _, rows, page = study
+    whole = sum(sum(row.seconds.values()) for row in rows)
+    other = sum(row.seconds["other"] for row in rows)
+    assert f"forgetting, is {100 * other / whole:.1f}% of" in " ".join(page.text["costs"].split())
 
 
 def test_answers_are_those_on_which_methods_differ(study: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from telltune.errors import StorageError
+from telltune.study.item_changes import ItemChanges
 from telltune.study.results import ANSWERS, Results, Row
 from telltune.study.summary import summarize
 
@@ -111,11 +113,50 @@ def test_the_saved_data_is_read_off_sfts_own_curve(tmp_path: Path) -> None:
     assert saved["mix"].text.startswith(">100")
 
 
-def test_overhead_is_what_is_neither_training_nor_asking(tmp_path: Path) -> None:
+def test_the_time_of_all_cells_is_added_up(tmp_path: Path) -> None:
     put(tmp_path, "sft", 0.5)
+    put(tmp_path, "sft", 0.5, seed=1)
+    told = summarize(tmp_path).to_dict()["spent"]
+    assert told == {
+        "training": 21.0,
+        "answering": 10.0,
+        "general": 8.0,
+        "other": 2.0,
+        "failed": 0,
+        "overhead": pytest.approx(2 / 41),
+    }
+
+
+def series(folder: Path, *shares: float, name: str = "tell") -> None:
+    """A method at growing leverage ratios."""
+    for step, share in enumerate(shares):
+        row = put(folder, name, share, ratio=4.0**step)
+        counts = row.counts | {"general_tokens": 1000 * 4**step}
+        Results(folder).append(replace(row, counts=counts))
+
+
+def test_items_that_change_at_the_jump_are_counted(tmp_path: Path) -> None:
+    series(tmp_path, 0.2, 0.2, 0.6, 0.7)
+    [curve] = summarize(tmp_path).general_curves
+    assert (curve.emergence.before, curve.emergence.after) == (4000, 16000)
+    assert curve.items == ItemChanges(
+        always=20, never=30, at_jump=40, elsewhere=10, gradually=0, against=0, wavering=0
+    )
+    assert len(json.dumps(summarize(tmp_path).to_dict()["general_curves"])) < 1000
+
+
+def test_three_amounts_of_general_data_are_no_curve_to_fit(tmp_path: Path) -> None:
+    series(tmp_path, 0.2, 0.2, 0.6)
     summary = summarize(tmp_path)
-    assert summary.overhead == pytest.approx(1 / 20)
-    assert summary.seconds == 20
+    assert (len(summary.points), summary.general_curves) == (3, [])
+
+
+def test_general_data_alone_has_a_curve_too(tmp_path: Path) -> None:
+    series(tmp_path, 0.2, 0.2, 0.6, 0.6, name="general_only")
+    for row in Results(tmp_path).rows:
+        Results(tmp_path).append(replace(row, counts=row.counts | {"task_tokens": 0}))
+    [curve] = summarize(tmp_path).general_curves
+    assert curve.emergence.height == pytest.approx(40)
 
 
 def test_failed_cells_are_listed(tmp_path: Path) -> None:

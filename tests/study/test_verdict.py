@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from telltune.study.emergence import Emergence
+from telltune.study.item_changes import ItemChanges
+from telltune.study.spent import Spent
 from telltune.study.summary import Comparison, GeneralCurve, Point, SavedData, Summary
-from telltune.study.verdict import give_verdict, tell_emergence
+from telltune.study.verdict import give_verdict, tell_emergence, tell_items
 
 CLEAR, UNCLEAR = 0.01, 0.4
 
@@ -28,8 +30,7 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
         ],
         general_curves=[],
         failed=[],
-        overhead=0.01,
-        seconds=1.0,
+        spent=Spent(1.0, 1.0, 1.0, 0.1, 0.0, 0.03),
     )
 
 
@@ -73,7 +74,7 @@ def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
 
 def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
     jump = Emergence("jump", 3000, 15000, 0, 60000, 12.3, 8.1, 16.4, 0.0004, 0.012)
-    curve = GeneralCurve("routing", 3000, "tell", jump)
+    curve = GeneralCurve("routing", 3000, "tell", jump, None)
     assert tell_emergence(curve).replace("\u00a0", " ") == (
         "tell: the score rises at once, by +12.3 points (95% interval 8.1 to 16.4), between 3,000 "
         "and 15,000 general tokens (95%: between 0 and 60,000); p <0.001 for scores that are all "
@@ -81,3 +82,23 @@ def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
     )
     flat = replace(curve, emergence=replace(jump, shape="flat", p_flat=0.3))
     assert "no clear difference (p = 0.300" in tell_emergence(flat).replace("\u00a0", " ")
+
+
+def test_items_are_told_by_how_they_change() -> None:
+    jump = Emergence("jump", 3000, 15000, 0, 60000, 12.3, 8.1, 16.4, 0.0004, 0.012)
+    items = ItemChanges(
+        always=50, never=30, at_jump=30, elsewhere=6, gradually=4, against=3, wavering=12
+    )
+    assert tell_items(items, jump) == (
+        "40 items become right and stay so: 30 (75.0%) at once between 3,000 and 15,000 general "
+        "tokens, 6 at once elsewhere, 4 gradually. 3 change once the other way, 12 more than once; "
+        "50 are right and 30 wrong at all sizes."
+    )
+    fall = replace(jump, height=-12.3)
+    still = replace(items, at_jump=0, elsewhere=0, gradually=0)
+    assert tell_items(still, fall).startswith("0 items become wrong and stay so: 0 at once")
+
+
+def test_one_failed_cell_is_one_cell() -> None:
+    failed = replace(summary(("a", 3000, "tell", 6.0, CLEAR)), failed=[{"name": "sft"}])
+    assert "1 cell failed, and nothing of that is in what follows." in give_verdict(failed).notes

@@ -1,43 +1,47 @@
-"""The charts of a report, as Vega-Lite specifications.
-
-Colours are CSS variables of the page, so that a chart follows it from light to dark and onto paper
-without being drawn again. Width is that of the box that a chart stands in.
-"""
+"""The charts of a report, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from telltune.study.drawing import Figure, Palette, Values, chart_of, layers_of, spec_of, tooltip_of
 from telltune.study.formats import interval, loss, number, score, share, signed
-from telltune.study.series import label_series, main_points, series_of
+from telltune.study.item_changes import sort_items
+from telltune.study.series import main_points, series_of
 from telltune.study.side_by_side import fullest_cells
-from telltune.study.verdict import tell_emergence
+from telltune.study.verdict import tell_emergence, tell_items
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import altair as alt
 
+    from telltune.study.item_changes import ItemCourses
     from telltune.study.results import Row
     from telltune.study.summary import Point, Summary
 
 __all__ = [
-    "Figure",
-    "Key",
-    "Palette",
     "curve_figures",
     "efficiency_figures",
     "emergence_figures",
     "forgetting_figures",
 ]
 
-Values = Sequence[dict[str, Any]]
+# Where a label ends in a leverage ratio, that is a line of its own: cut off, all would be alike.
+_TWO_LINES: dict[str, Any] = {
+    "labelLimit": 170,
+    "labelExpr": "split(replace(datum.label, ' at ratio ', '\\nat ratio '), '\\n')",
+    # The first of two lines stands in the middle otherwise.
+    "labelOffset": {
+        "condition": {"test": "indexof(datum.label, ' at ratio ') > 0", "value": -6},
+        "value": 0,
+    },
+}
 
-# 8 colours beside 5 shapes: 40 methods differ in one or the other.
-_COLOURS = [f"var(--series-{i})" for i in range(8)]
-_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
+_MOST_ITEMS = 200
+_PROMPT_LENGTH = 120
 
 _TOLD = {
     "task": "task",
@@ -51,70 +55,6 @@ _TOLD = {
     "general": "general tokens",
 }
 """What hovering over a score tells, by field."""
-
-
-class Key(NamedTuple):
-    """What a legend says of a series; the shape of a level line is "level"."""
-
-    label: str
-    colour: str
-    shape: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart.
-
-    Attributes:
-        title: Stands above it.
-        spec: In Vega-Lite.
-        keys: What its marks stand for.
-        notes: What it comes to.
-    """
-
-    title: str
-    spec: dict[str, Any]
-    keys: list[Key]
-    notes: list[str] = field(default_factory=list)
-
-
-class Palette:
-    """One colour and one shape a series, in all charts of a report.
-
-    Args:
-        points: Of the whole study.
-    """
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        self.labels = label_series(points)
-        # Where leverage ratios are a line's points, not lines of their own, it has the bare name.
-        names = [point.name for point in points]
-        self._domain = list(dict.fromkeys([*self.labels.values(), *names]))
-
-    def colour(self) -> alt.Color:
-        """By the field `method`."""
-        import altair as alt
-
-        return alt.Color("method:N").scale(domain=self._domain, range=_COLOURS).legend(None)
-
-    def shape(self) -> alt.Shape:
-        """By the field `method`."""
-        import altair as alt
-
-        return alt.Shape("method:N").scale(domain=self._domain, range=_SHAPES).legend(None)
-
-    def keys(self, values: Values, level: Values = ()) -> list[Key]:
-        """Of the methods in the values of a chart, those of level lines apart."""
-        dots, lines = ({value["method"] for value in each} for each in (values, level))
-        return [
-            Key(
-                label,
-                _COLOURS[i % len(_COLOURS)],
-                _SHAPES[i % len(_SHAPES)] if label in dots else "level",
-            )
-            for i, label in enumerate(self._domain)
-            if label in dots | lines
-        ]
 
 
 def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
@@ -135,17 +75,22 @@ def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure
             alt.X("x:Q")
             .title("task tokens")
             .scale(type="log", domain=[smallest / beside, largest * beside], nice=False)
-            .axis(values=sorted({p.size for p in sized if p.size}), format="~s")
+            .axis(values=sorted({p.size for p in sized if p.size}), format=".3~s")
         )
         chart = _scores(values, x, palette)
         if level:
-            chart = _layers(_levels(level, palette), chart)
-        figures.append(Figure(task, _spec(chart), palette.keys(values, level)))
+            chart = layers_of(_levels(level, palette), chart)
+        figures.append(Figure(task, spec_of(chart), palette.keys(values, level)))
     return figures
 
 
-def emergence_figures(summary: Summary, palette: Palette) -> list[Figure]:
-    """Score against general tokens, a figure a task and size where a method ran at several."""
+def emergence_figures(
+    summary: Summary, courses: Sequence[ItemCourses], palette: Palette
+) -> list[Figure]:
+    """Score against general tokens, a figure a task and size where a method ran at several.
+
+    Behind each come its methods' test items, one by one.
+    """
     import altair as alt
 
     lines: dict[tuple[str, int], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
@@ -162,7 +107,7 @@ def emergence_figures(summary: Summary, palette: Palette) -> list[Figure]:
             alt.X("x:Q")
             .title("general tokens")
             # log(task + general tokens), on which no general data has a place too.
-            .scale(type="symlog", constant=max(p.task_tokens for p in found), nice=False)
+            .scale(type="symlog", constant=size, nice=False)
             .axis(values=sorted({p.general_tokens for p in found}), format=".2~s")
         )
         title = f"{task}, {number(size)} task tokens"
@@ -171,9 +116,71 @@ def emergence_figures(summary: Summary, palette: Palette) -> list[Figure]:
             for curve in summary.general_curves
             if (curve.task, curve.size) == (task, size)
         ]
-        spec = _spec(_scores(values, x, palette))
+        spec = spec_of(_scores(values, x, palette))
         figures.append(Figure(title, spec, palette.keys(values), notes))
+        figures += [
+            _item_figure(each)
+            for each in courses
+            if (each.curve.task, each.curve.size) == (task, size)
+        ]
     return figures
+
+
+def _item_figure(courses: ItemCourses) -> Figure:
+    """A column an amount of general data, a line an item: full where all of its seeds are right."""
+    import altair as alt
+
+    means = courses.scores
+    order = sort_items(means)
+    # A line is seen down to some 2 pixels; of more items every second, third ... is drawn.
+    shown = order[:: math.ceil(len(order) / _MOST_ITEMS)]
+    values = [
+        {
+            "rank": rank,
+            "item": item + 1,
+            "prompt": _beginning(courses.prompts[item]),
+            "general": courses.general,
+            "score": means[:, item].round(1).tolist(),
+            "seeds": [
+                ", ".join(f"{seed}: {score(scores[item])}" for seed, scores in seeds.items())
+                for seeds in courses.by_seed
+            ],
+        }
+        for rank, item in enumerate(shown)
+    ]
+    x = (
+        alt.X("general:O")
+        .title("general tokens")
+        .scale(paddingInner=0.04, paddingOuter=0)
+        .axis(labelAngle=0, labelExpr="format(datum.value, '.2~s')", domain=False)
+    )
+    cells = (
+        chart_of(values)
+        .transform_flatten(["general", "score", "seeds"])
+        .mark_rect(color="var(--accent)")
+        .encode(
+            x,
+            alt.Y("rank:O").title("test items").scale(padding=0).axis(labels=False, grid=False),
+            alt.Opacity("score:Q").scale(domain=[0, 100], range=[0.07, 1]).legend(None),
+            tooltip=tooltip_of(
+                {
+                    "item": "test item",
+                    "prompt": "prompt",
+                    "general": "general tokens",
+                    "score": "score",
+                    "seeds": "by seed",
+                }
+            ),
+        )
+    )
+    curve = courses.curve
+    notes = [] if curve.items is None else [tell_items(curve.items, curve.emergence)]
+    if len(shown) < len(order):
+        notes.append(f"{len(shown)} of {len(order)} items are drawn, evenly chosen in this order.")
+    title = f"{curve.name}, item by item: {curve.task}, {number(curve.size)} task tokens"
+    # Whole pixels an item, or lines would differ.
+    height = len(shown) * max(2, 320 // len(shown))
+    return Figure(title, spec_of(layers_of(cells), height), [], notes)
 
 
 def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
@@ -217,7 +224,7 @@ def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette
         ]
         if not values:
             continue
-        lines = _chart(values).encode(
+        lines = chart_of(values).encode(
             alt.X("step:Q").title("optimizer step"),
             alt.Y("y:Q").title("loss, nats a token").scale(zero=False),
             palette.colour(),
@@ -225,14 +232,14 @@ def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette
             .scale(domain=["task", "general"], range=[[1, 0], [4, 3]])
             .legend(None),
             tooltip=[
-                *_tooltip({name: name for name in ("method", "source", "step")}),
+                *tooltip_of({name: name for name in ("method", "source", "step")}),
                 alt.Tooltip("y:Q").title("loss").format(".3f"),
             ],
         )
         dots = lines.mark_point(size=60, opacity=0, filled=True)
-        chart = _layers(lines.mark_line(strokeWidth=1.75), dots)
+        chart = layers_of(lines.mark_line(strokeWidth=1.75), dots)
         title = f"{task}, {number(drawn[0].size or 0)} task tokens, seed {drawn[0].seed}"
-        figures.append(Figure(title, _spec(chart), palette.keys(values)))
+        figures.append(Figure(title, spec_of(chart), palette.keys(values)))
     return figures
 
 
@@ -240,13 +247,13 @@ def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
     """Points with their intervals, joined by a line a method."""
     import altair as alt
 
-    base = _chart(values).encode(x, palette.colour())
+    base = chart_of(values).encode(x, palette.colour())
     y = alt.Y("y:Q").title(values[0]["metric"]).scale(zero=False)
-    return _layers(
+    return layers_of(
         base.mark_rule(strokeWidth=1.25, opacity=0.6).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
         base.mark_line(strokeWidth=2).encode(y),
         base.mark_point(filled=True, size=64, opacity=1).encode(
-            y, palette.shape(), tooltip=_tooltip(_TOLD)
+            y, palette.shape(), tooltip=tooltip_of(_TOLD)
         ),
     )
 
@@ -255,8 +262,8 @@ def _levels(values: Values, palette: Palette) -> alt.LayerChart:
     """A line a method, as high all along."""
     import altair as alt
 
-    rule = _chart(values).encode(alt.Y("y:Q"), palette.colour(), tooltip=_tooltip(_TOLD))
-    return _layers(
+    rule = chart_of(values).encode(alt.Y("y:Q"), palette.colour(), tooltip=tooltip_of(_TOLD))
+    return layers_of(
         rule.mark_rule(strokeDash=[6, 4], strokeWidth=1.5),
         # Not seen, but wide enough to be pointed at.
         rule.mark_rule(strokeWidth=12, opacity=0),
@@ -269,16 +276,16 @@ def _changes(values: Values, palette: Palette) -> dict[str, Any]:
 
     methods = [key.label for key in palette.keys(values)]
     names = ("task", "method", "tokens", "before", "after", "change")
-    dots = _chart(values).encode(
+    dots = chart_of(values).encode(
         alt.X("x:Q").title(None),
-        alt.Y("method:N").title(None).sort(methods).axis(labelLimit=150),
+        alt.Y("method:N").title(None).sort(methods).axis(**_TWO_LINES),
         palette.colour(),
         palette.shape(),
-        tooltip=_tooltip({name: _TOLD.get(name, name) for name in names}),
+        tooltip=tooltip_of({name: _TOLD.get(name, name) for name in names}),
     )
-    rule = _chart([{"x": 0}]).mark_rule(color="var(--muted)").encode(alt.X("x:Q"))
-    layers = _layers(rule, dots.mark_point(filled=True, size=64, opacity=0.8))
-    return _spec(layers, height=30 + 26 * len(methods))
+    rule = chart_of([{"x": 0}]).mark_rule(color="var(--muted)").encode(alt.X("x:Q"))
+    layers = layers_of(rule, dots.mark_point(filled=True, size=64, opacity=0.8))
+    return spec_of(layers, height=30 + 30 * len(methods))
 
 
 def _value(point: Point, label: str) -> dict[str, Any]:
@@ -302,35 +309,17 @@ def _value(point: Point, label: str) -> dict[str, Any]:
     }
 
 
+def _beginning(text: str) -> str:
+    """On one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _PROMPT_LENGTH else f"{line[: _PROMPT_LENGTH - 1]}…"
+
+
 def _moved_apart(values: Values) -> Values:
     """Move the methods a little along x, each by the same, so that intervals do not hide others."""
     methods = list(dict.fromkeys(value["method"] for value in values))
     smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
-    step = max(1.01, (largest / smallest) ** 0.012)
+    # Of one size, tokens still differ by some percent from seed to seed.
+    step = 1.04 if largest < 1.5 * smallest else (largest / smallest) ** 0.012
     middle = (len(methods) - 1) / 2
     return [v | {"x": v["x"] * step ** (methods.index(v["method"]) - middle)} for v in values]
-
-
-def _chart(values: Values) -> alt.Chart:
-    import altair as alt
-
-    return alt.Chart(alt.InlineData(values=values))
-
-
-def _layers(*charts: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    import altair as alt
-
-    return alt.LayerChart(layer=list(charts))
-
-
-def _tooltip(told: dict[str, str]) -> list[alt.Tooltip]:
-    import altair as alt
-
-    return [alt.Tooltip(f"{name}:N").title(title) for name, title in told.items()]
-
-
-def _spec(chart: alt.LayerChart, height: int = 260) -> dict[str, Any]:
-    """Without Altair's own look: the page has one for all charts."""
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    del spec["config"]
-    return spec

@@ -49,6 +49,11 @@ class Emergence:
     p_flat: float
     p_gradual: float
 
+    @property
+    def rises(self) -> bool:
+        """Whether the jump goes up."""
+        return self.height >= 0
+
 
 def find_jump(
     by_general: Mapping[float, Runs],

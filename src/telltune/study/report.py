@@ -14,13 +14,14 @@ import yaml
 
 from telltune.storage import write_json, write_text
 from telltune.study.charts import (
-    Palette,
     curve_figures,
     efficiency_figures,
     emergence_figures,
     forgetting_figures,
 )
+from telltune.study.drawing import Palette
 from telltune.study.formats import FORMATS
+from telltune.study.item_changes import item_courses
 from telltune.study.results import Results
 from telltune.study.series import series_of
 from telltune.study.side_by_side import side_by_side
@@ -83,7 +84,9 @@ def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
         rows=done,
         verdict=give_verdict(summary),
         efficiency=efficiency_figures(summary.points, palette),
-        emergence=emergence_figures(summary, palette),
+        emergence=emergence_figures(
+            summary, item_courses(out, rows, summary.general_curves), palette
+        ),
         reference=reference_of(summary),
         tables=_tables(summary, palette.labels),
         forgetting=forgetting_figures(summary.points, palette),
@@ -108,7 +111,7 @@ class TableRow(NamedTuple):
 def _tables(
     summary: Summary, labels: dict[Series, str]
 ) -> dict[str, dict[int | None, list[TableRow]]]:
-    """By task and size, methods in the order of the study."""
+    """By task and size, methods in the order of their labels."""
     against = reference_of(summary)
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against

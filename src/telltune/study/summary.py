@@ -7,21 +7,28 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.emergence import find_jump
+from telltune.study.item_changes import count_changes
+from telltune.study.resampling import mean_over_seeds
 from telltune.study.results import Results, read_answers
 from telltune.study.saving import saving_factor
 from telltune.study.significance import compare_runs, holm, spread_over_seeds
+from telltune.study.spent import time_spent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
     from telltune.study.emergence import Emergence
+    from telltune.study.item_changes import ItemChanges
     from telltune.study.resampling import Runs
     from telltune.study.results import Row
+    from telltune.study.spent import Spent
 
 __all__ = [
     "REFERENCES",
@@ -30,6 +37,7 @@ __all__ = [
     "Point",
     "SavedData",
     "Summary",
+    "scored_run",
     "summarize",
 ]
 
@@ -154,12 +162,14 @@ class GeneralCurve:
         size: Task tokens that the method might use.
         name: The method's name in tables.
         emergence: Whether there is a jump, and where.
+        items: How many test items change there, or elsewhere; None where the metric has no scale.
     """
 
     task: str
     size: int
     name: str
     emergence: Emergence
+    items: ItemChanges | None
 
 
 @dataclass(frozen=True)
@@ -170,11 +180,9 @@ class Summary:
         points: A method at a size each.
         comparisons: Against each of `REFERENCES` that the study has.
         saved: Likewise.
-        general_curves: Where a method ran with three amounts of general data or more.
+        general_curves: Where a method ran with four amounts of general data or more.
         failed: Cells without a score, and why.
-        overhead: Share of the finished cells' time that went to neither training nor answering
-            nor asking about general examples.
-        seconds: Of all finished cells.
+        spent: Where the time went, and how much of it was overhead.
     """
 
     points: list[Point]
@@ -182,8 +190,7 @@ class Summary:
     saved: list[SavedData]
     general_curves: list[GeneralCurve]
     failed: list[dict[str, Any]]
-    overhead: float
-    seconds: float
+    spent: Spent
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -209,11 +216,9 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
     for row in sorted(done, key=lambda row: row.seed):
         groups[Group(row.task, row.name, row.size, row.leverage_ratio)].append(row)
     runs: dict[Group, Runs] = {
-        group: [_scored(out, row) for row in found] for group, found in groups.items()
+        group: [scored_run(out, row) for row in found] for group, found in groups.items()
     }
     drawn = {"confidence": confidence, "resamples": resamples}
-    spent = [row.seconds for row in done]
-    seconds = sum(sum(times.values()) for times in spent)
     return Summary(
         points=[_point(group, groups[group], runs[group], drawn) for group in groups],
         comparisons=_comparisons(groups, runs, drawn),
@@ -225,12 +230,11 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
             for row in rows
             if row.status == "failed"
         ],
-        overhead=sum(times["other"] for times in spent) / seconds,
-        seconds=seconds,
+        spent=time_spent(rows),
     )
 
 
-def _scored(out: Path, row: Row) -> Scored:
+def scored_run(out: Path, row: Row) -> Scored:
     """The headline metric of a row's answers, in the form that can be resampled."""
     if row.metric == PERPLEXITY:
         return replace(mean_of(row.per_item[row.metric]), percent=False)
@@ -328,23 +332,28 @@ def _saved(
 def _general_curves(
     groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
 ) -> list[GeneralCurve]:
-    curves: dict[tuple[str, int, str], dict[float, Group]] = defaultdict(dict)
+    curves: dict[tuple[str, int, str], dict[float, Runs]] = defaultdict(dict)
     for group, rows in groups.items():
         if group.size is not None and group.leverage_ratio is not None:
             tokens = fmean(row.counts["general_tokens"] for row in rows)
-            curves[group.task, group.size, group.name][tokens] = group
-    return [
-        GeneralCurve(
-            *key,
-            find_jump(
-                {tokens: runs[group] for tokens, group in curve.items()},
-                fmean(row.counts["task_tokens"] for g in curve.values() for row in groups[g]),
-                **drawn,
-            ),
-        )
-        for key, curve in curves.items()
-        if len(curve) >= 3
-    ]
+            curves[group.task, group.size, group.name][tokens] = runs[group]
+    return [_general_curve(key, curve, drawn) for key, curve in curves.items() if len(curve) >= 4]
+
+
+def _general_curve(
+    key: tuple[str, int, str], by_tokens: dict[float, Runs], drawn: dict[str, Any]
+) -> GeneralCurve:
+    _, size, _ = key
+    found = find_jump(by_tokens, size, **drawn)
+    means = [mean_over_seeds(by_tokens[tokens]) for tokens in sorted(by_tokens)]
+    if not means[0].percent:
+        return GeneralCurve(*key, found, None)
+    items = count_changes(
+        np.array([mean.per_item for mean in means]),
+        sorted(by_tokens).index(found.before),
+        rising=found.rises,
+    )
+    return GeneralCurve(*key, found, items)
 
 
 def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:

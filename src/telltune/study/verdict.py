@@ -6,17 +6,27 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from telltune.study.formats import interval, number, p_value, score, signed
+from telltune.study.formats import interval, number, p_value, score, share, signed
 from telltune.study.series import label_series, series_of
 from telltune.study.summary import REFERENCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from telltune.study.emergence import Emergence
+    from telltune.study.item_changes import ItemChanges
     from telltune.study.series import Series
     from telltune.study.summary import Comparison, GeneralCurve, Summary
 
-__all__ = ["Tally", "Verdict", "give_verdict", "is_clear", "reference_of", "tell_emergence"]
+__all__ = [
+    "Tally",
+    "Verdict",
+    "give_verdict",
+    "is_clear",
+    "reference_of",
+    "tell_emergence",
+    "tell_items",
+]
 
 _LEVEL = 0.05
 
@@ -111,7 +121,7 @@ def tell_emergence(curve: GeneralCurve) -> str:
     flat = f"{_is(found.p_flat)} for scores that are all one"
     if found.shape == "flat":
         return f"{curve.name}: general tokens make no clear difference ({flat})."
-    moved = "rises" if found.height > 0 else "falls"
+    moved = "rises" if found.rises else "falls"
     if found.shape == "gradual":
         return (
             f"{curve.name}: the score {moved} with general tokens ({flat}), but a jump cannot be "
@@ -122,6 +132,19 @@ def tell_emergence(curve: GeneralCurve) -> str:
         f"{interval(found.low, found.high)}), between {number(found.before)} and "
         f"{number(found.after)} general tokens (95%: between {number(found.earliest)} and "
         f"{number(found.latest)}); {flat}, {_is(found.p_gradual)} for a steady course."
+    )
+
+
+def tell_items(items: ItemChanges, emergence: Emergence) -> str:
+    """How many test items change at the jump, and how many otherwise, in two sentences."""
+    moved = items.at_jump + items.elsewhere + items.gradually
+    part = f" ({share(items.at_jump / moved)})" if moved else ""
+    return (
+        f"{moved} items become {'right' if emergence.rises else 'wrong'} and stay so: "
+        f"{items.at_jump}{part} at once between {number(emergence.before)} and "
+        f"{number(emergence.after)} general tokens, {items.elsewhere} at once elsewhere, "
+        f"{items.gradually} gradually. {items.against} change once the other way, {items.wavering} "
+        f"more than once; {items.always} are right and {items.never} wrong at all sizes."
     )
 
 
@@ -215,7 +238,8 @@ def _notes(summary: Summary) -> list[str]:
             "seeds may well differ by more."
         )
     if summary.failed:
-        notes.append(f"{len(summary.failed)} cells failed and are missing from all that follows.")
+        cells = "1 cell" if len(summary.failed) == 1 else f"{len(summary.failed)} cells"
+        notes.append(f"{cells} failed, and nothing of that is in what follows.")
     return notes
 
 

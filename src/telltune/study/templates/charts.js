@@ -18,7 +18,7 @@ const config = {
     titlePadding: 10,
     ticks: false,
   },
-  axisX: { grid: false, domainColor: "var(--muted)" },
+  axisX: { grid: false, domainColor: "var(--muted)", labelFlush: false, labelSeparation: 8 },
   axisY: { domain: false, tickCount: 6 },
 };
 
