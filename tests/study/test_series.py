@@ -19,6 +19,13 @@ def test_the_ratio_is_named_only_where_there_are_several() -> None:
     assert labels[Series("mix", 5)] == "mix"
 
 
+def test_ratios_stand_by_their_method_and_grow() -> None:
+    found = [point("tell", 3000, ratio) for ratio in (4, 20)]
+    found += [point("mix", 3000, 4), point("tell", 3000, 0)]
+    told = list(label_series(found).values())
+    assert told == ["tell at ratio 0", "tell at ratio 4", "tell at ratio 20", "mix"]
+
+
 def test_a_study_of_ratios_at_one_size_is_no_crowd_of_dots() -> None:
     curve = [point("tell", size, 5) for size in (3000, 10000)]
     ratios = [point("tell", 3000, ratio) for ratio in (0, 1, 20)]

@@ -34,12 +34,13 @@ def series_of(found: _Named) -> Series:
 
 
 def label_series(found: Iterable[_Named]) -> dict[Series, str]:
-    """What to call each series, in the order in which they come.
+    """What to call each series: methods in the order in which they come, leverage ratios growing.
 
     The leverage ratio is part of it only where a method ran at several.
     """
-    known = dict.fromkeys(map(series_of, found))
+    known = list(dict.fromkeys(map(series_of, found)))
     names = [series.name for series in known]
+    known.sort(key=lambda series: (names.index(series.name), series.leverage_ratio or 0))
     return {
         series: series.name
         if names.count(series.name) == 1

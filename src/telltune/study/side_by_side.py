@@ -112,7 +112,8 @@ def side_by_side(out: Path, rows: Sequence[Row], points: Sequence[Point]) -> lis
         if metric == PERPLEXITY:
             # It looks at no answer, so there is none.
             continue
-        answers = {labels[series_of(row)]: read_answers(out, row) for row in cells}
+        told = {series_of(row): row for row in cells}
+        answers = {labels[s]: read_answers(out, told[s]) for s in labels if s in told}
         scores = [
             [lines[i]["scores"][metric] for lines in answers.values()]
             for i in range(len(next(iter(answers.values()))))
