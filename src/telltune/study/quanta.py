@@ -1,0 +1,285 @@
+"""Which quanta of a task are learned when, under each method and order of the mixture.
+
+TELL's mechanism is said to be an order: general data, interleaved at random, let the quanta of a
+task be learned in nearly the order in which plentiful data would teach them (arXiv 2404.00914).
+Here that is measured. A reference is trained on plentiful task data; held-out tokens that it
+learned are clustered by gradient; and each method's order of learning these clusters is held
+against the reference's. Only dev items are looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.task import load_general, load_task
+from telltune.errors import DataError, RecipeError, StorageError
+from telltune.methods.known_model import known_model
+from telltune.methods.output_folder import alone, claim, record_recipe
+from telltune.methods.preparation import Prepared, prepare
+from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
+from telltune.models import BaseModel, context_length, load_base
+from telltune.recipe import as_recipe
+from telltune.storage import write_json
+from telltune.study.quanta_report import QuantaReport, judge
+from telltune.training.adapter import train
+from telltune.valuation.quanta_clusters import cluster_gradients
+from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights, token_gradients
+from telltune.valuation.quanta_losses import LossCurves, LossRecorder
+from telltune.valuation.quanta_tokens import choose_tokens, copied_tokens, token_owners
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.examples import Example
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.recipe import AnyRecipe, Recipe
+
+__all__ = ["DEFAULT_METHODS", "QUANTA", "quanta"]
+
+DEFAULT_METHODS = (
+    *("sft_anchor", "tell", "tell_stratified"),
+    *("tell_task_first", "tell_general_first"),
+)
+QUANTA = "quanta.json"
+_SETTINGS = "settings.json"
+_REFERENCE = "reference"
+_REFERENCE_METHOD = "sft_anchor"
+_WORK = "work"
+
+
+def quanta(
+    recipe: AnyRecipe,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    *,
+    out: str | Path,
+    reference_tokens: int = 10_000,
+    items: int = 100,
+    clusters: int = 12,
+    moments: int = 10,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> QuantaReport:
+    """Find a task's quanta, and hold the order in which methods learn them to a reference's.
+
+    The reference is SFT with the anchor. Called again on the same folder with the same recipe and
+    settings, it trains only the methods that were not finished there, and goes on with one that
+    was cut short.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`; its `task.max_tokens` is what methods learn
+            from.
+        methods: Names of methods that train; differences are against the first.
+        out: Where quanta.json goes, and a file with token losses for each training.
+        reference_tokens: Task tokens that the reference learns from.
+        items: Dev items whose response tokens are looked at, the first of them.
+        clusters: How many quanta to find.
+        moments: How often a training is looked at, besides its start.
+        overwrite: Begin anew where a run with another recipe or other settings is.
+        progress: Show a bar.
+
+    Raises:
+        RecipeError: A method that cannot be watched, no dev items, no more data for the reference
+            than for the methods, or fewer than two clusters.
+        DataError: Too few held-out tokens are learned for so many clusters.
+        StorageError: The folder holds something else.
+    """
+    recipe, out = as_recipe(recipe), Path(out)
+    if min(items, clusters - 1, moments) < 1:
+        raise RecipeError("quanta take one item, two clusters and one moment at least.")
+    with alone(out):
+        claim(out, recipe, overwrite=overwrite)
+        jobs = _jobs(recipe, methods, reference_tokens)
+        held_out = jobs[0].task.dev[:items]
+        if not held_out:
+            raise RecipeError("quanta are found among dev items; add `task.dev` to the recipe.")
+        settings = {
+            "reference_tokens": reference_tokens,
+            "items": len(held_out),
+            "clusters": clusters,
+            "moments": moments,
+            "train": contents_of(jobs[0].task.train).digest,
+            "dev": contents_of(held_out).digest,
+        }
+        if not overwrite:
+            _check_settings(out, settings)
+        record_recipe(out, recipe, overwrite=overwrite)
+        write_json(out / _SETTINGS, settings)
+        records = _records(jobs, held_out, out, clusters, moments, progress=progress)
+        report = judge(jobs[0].task.name, settings, records, recipe.seed)
+        write_json(out / QUANTA, asdict(report))
+        return report
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training to be recorded."""
+
+    name: str
+    method: Trained
+    recipe: Recipe
+    task: TaskData
+    general: GeneralData | None
+    prepared: Prepared
+
+
+def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list[_Job]:
+    """The reference first; everything is checked and encoded before anything is trained."""
+    if not methods:
+        raise RecipeError("no method is named; give at least one, such as --method tell.")
+    wider = {"max_tokens": reference_tokens, "max_examples": None}
+    plentiful = recipe.model_copy(update={"task": recipe.task.model_copy(update=wider)})
+    model, general = known_model(recipe.model), load_general(recipe)
+    jobs = []
+    for name in (_REFERENCE, *methods):
+        method = get_method(_REFERENCE_METHOD if name == _REFERENCE else name)
+        if not isinstance(method, Trained):
+            raise RecipeError(
+                f"method `{name}` cannot be watched as it learns; name `sft`, `tell` or the like."
+            )
+        its_recipe = plentiful if name == _REFERENCE else recipe
+        task, mixed = load_task(its_recipe), general if method.mixes else None
+        prepared = prepare(method, task, mixed, model, its_recipe)
+        jobs.append(_Job(name, method, its_recipe, task, mixed, prepared))
+    there, used = (job.prepared.counts.task_tokens for job in jobs[:2])
+    if there <= used:
+        raise RecipeError(
+            f"the reference has {there} task tokens and the methods {used}: set `task.max_tokens` "
+            "lower, or --reference-tokens higher."
+        )
+    return jobs
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    path = out / _SETTINGS
+    for name, before in _read(path).items() if path.exists() else ():
+        if settings[name] != before:
+            raise StorageError(
+                f"{out} holds a run with {name.replace('_', ' ')} {before}, not {settings[name]}; "
+                "choose another --out, or give --overwrite."
+            )
+
+
+def _records(
+    jobs: Sequence[_Job],
+    held_out: Sequence[Example],
+    out: Path,
+    clusters: int,
+    moments: int,
+    *,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """What each training was like, from its file where it has been finished before."""
+    base: BaseModel | None = None
+    records = []
+    for job in jobs:
+        path = out / f"{job.name}.json"
+        if not path.exists():
+            settings = job.recipe.training
+            if base is None or settings.full_parameters:
+                # Training every weight leaves no base for the next.
+                base = load_base(
+                    job.recipe.model, settings.precision, trainable=settings.full_parameters
+                )
+            work = out / _WORK / job.name
+            wanted = clusters if job.name == _REFERENCE else 0
+            write_json(path, _train(job, base, held_out, work, wanted, moments, progress=progress))
+            shutil.rmtree(out / _WORK, ignore_errors=True)
+        records.append(_read(path))
+    return records
+
+
+def _train(
+    job: _Job,
+    base: BaseModel,
+    held_out: Sequence[Example],
+    work: Path,
+    clusters: int,
+    moments: int,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train and record; and find the quanta, where clusters are asked for."""
+    prepared = job.prepared
+    tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
+    encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
+    encoded = encoder.encode(held_out)
+    recorder = LossRecorder(work / "losses.jsonl", encoded, moments)
+    model, seconds = train(
+        base,
+        job.recipe,
+        task=prepared.task,
+        general=prepared.general,
+        mixture=prepared.mixture,
+        epochs=prepared.epochs,
+        weights=prepared.weights,
+        out=work,
+        description=f"{job.name}: {job.method.label}",
+        progress=progress,
+        callbacks=[recorder],
+        texts=(job.task.train, job.general),
+    )
+    curves = recorder.curves()
+    found = {
+        "method": job.name,
+        "label": job.method.label,
+        "counts": prepared.counts.to_dict(),
+        "seconds": round(seconds, 1),
+        "steps": curves.steps.tolist(),
+        "losses": curves.losses.tolist(),
+    }
+    if clusters:
+        found |= _clusters(model, encoded, curves, clusters, job.recipe.seed)
+        found["texts"] = [tokenizer.decode([token]) for token in found.pop("ids")]
+    # The next one gets the base as it was.
+    getattr(model, "unload", lambda: None)()
+    gc.collect()
+    return found
+
+
+def _clusters(
+    model: Any, encoded: EncodedSet, curves: LossCurves, clusters: int, seed: int
+) -> dict[str, Any]:
+    """Choose tokens that the reference has learned, and cluster them.
+
+    Raises:
+        DataError: It learned too few.
+    """
+    chosen, counts = choose_tokens(curves.losses[0], curves.losses[-1], copied_tokens(encoded))
+    if len(chosen) < clusters:
+        said = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in counts.items())
+        raise DataError(
+            f"held-out tokens that the reference learned are too few for {clusters} clusters "
+            f"({said}); ask for fewer, or give it more passes, task tokens or items."
+        )
+    sketch = GradientSketch(gradient_weights(model), seed=seed)
+    labels = cluster_gradients(token_gradients(model, encoded, chosen, sketch), clusters, seed)
+    owners, ids = token_owners(encoded)
+    found = labels >= 0
+    counts["without_gradient"] = int((~found).sum())
+    return {
+        "counted": counts,
+        "tokens": chosen[found].tolist(),
+        "labels": labels[found].tolist(),
+        "owners": owners[chosen[found]].tolist(),
+        "ids": ids[chosen[found]].tolist(),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{path}: cannot be read ({error}); remove it, and what it holds is made again."
+        ) from None
+    return values

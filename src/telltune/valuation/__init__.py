@@ -1,0 +1,1 @@
+"""Valuation: what training examples are worth, and what is learned from them when."""
