@@ -1,9 +1,12 @@
 """What a recipe may say, and what is said about one that cannot be run."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
@@ -116,7 +119,7 @@ def test_several_mistakes_stand_in_one_message():
 
 @pytest.mark.parametrize("task", [{}, {"train": "a.jsonl", "embedded": "answer_kind"}])
 def test_task_needs_either_data_or_an_embedded_task(task):
-    assert "`task`: give either `train`" in mistakes({"task": task})
+    assert "`task.train`: give either `train`" in mistakes({"task": task})
 
 
 @pytest.mark.parametrize(
@@ -356,3 +359,157 @@ def test_one_data_set_stands_for_general_sources():
     recipe = recipe_from_dict({"task": "equation", "general": {"path": "g.jsonl"}})
     assert recipe.general is not None
     assert [spec.path for spec in recipe.general.sources] == ["g.jsonl"]
+
+
+# What should not get in, or stay in
+
+
+def refused(path):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: a\nlora: {rank: 8}\nlora: {alpha: 4}\n", "the key `lora` is given twice"),
+        ("task: " + "[" * 5000, "nested too deeply"),
+        ("task: a\nx: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("task: a\nx: !!python/name:os.system\n", "not valid YAML"),
+        ("task: a\0b\n", "not valid YAML"),
+        ('task: {train: "\\ud800"}\n', "has half a character"),
+        ("task: a\n" + "# " + "x" * 2**20, "more than 1 MiB"),
+        ("task: a\nlora: {alpha: .inf}\n", "`lora.alpha`: input should be a finite number"),
+        ("task: a\nseed: 4294967296\n", "`seed`: input should be less than 4294967296"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_yaml_that_is_hostile_or_torn_is_one_line(tmp_path, text, said):
+    assert said in refused(write(tmp_path / "r.yaml", text))
+
+
+@pytest.mark.timeout(20)
+def test_merges_of_merges_do_not_swell(tmp_path):
+    # Ten keys, and at each of nine levels ten times as many: ten billion.
+    levels = ["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(10)) + "}"]
+    levels += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 10)]
+    message = refused(write(tmp_path / "r.yaml", "task: a\n" + "\n".join(levels)))
+    assert "merged keys are too many" in message
+
+
+def test_merging_and_aliases_work_as_ever(tmp_path):
+    path = write(
+        tmp_path / "r.yaml",
+        "task: &t {train: a.jsonl, max_tokens: 9}\nlora: {<<: {rank: 4, alpha: 2}, rank: 8}\n",
+    )
+    assert (load_recipe(path).lora.rank, load_recipe(path).lora.alpha) == (8, 2)
+
+
+@pytest.mark.timeout(20)
+def test_a_recipe_that_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "r.yaml")
+    assert "not a regular file" in refused(tmp_path / "r.yaml")
+    assert "not a regular file" in refused(Path("/dev/zero"))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbftask: answer_kind\n")
+    assert load_recipe(tmp_path / "r.yaml").task.embedded == "answer_kind"
+
+
+def test_a_path_of_thousands_of_letters_is_left_to_who_reads_it(tmp_path):
+    path = write(tmp_path / "r.yaml", f"task: {{train: {'x' * 5000}}}\n")
+    assert load_recipe(path).task.train[0].path == "x" * 5000
+
+
+def test_mistakes_of_values_of_sections_and_of_set_stand_in_one_message():
+    message = mistakes(
+        {
+            "task": {"max_examples": 0, "dev": {"path": "d.jsonl", "rows": [5, 1]}},
+            "mixture": {"passes": 0},
+            "mixtrue": {},
+        },
+        overrides=["seed", "anchor.prompt=[open", "lora.rank=8", "lora.rank.x=1"],
+    )
+    for said in (
+        "--set seed: write it as",
+        "--set anchor.prompt=[open: ",
+        "--set lora.rank.x=1: `rank` holds no keys",
+        "`task.max_examples`",
+        "`task.train`: give either",
+        "`task.dev.0.rows`: `rows` is",
+        "`mixture.passes`",
+        "did you mean `mixture`?",
+    ):
+        assert said in message
+
+
+def test_many_mistakes_are_counted_not_listed():
+    message = mistakes({"task": "a"} | {f"key{i}": 1 for i in range(500)})
+    assert "and 480 more mistakes" in message
+    assert len(message) < 5000
+
+
+SECRETS = [
+    "hf_" + "abcDEF0123" * 3 + "wxyz",
+    "https://me:s3cret-word@example.com/data.jsonl",
+    "https://example.com/data.jsonl?token=s3cret-word",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "SECRET"},
+        {"model": {"name": "org/name", "revision": "SECRET"}},
+        {"task": {"train": ["SECRET"]}},
+        {"anchor": "Say SECRET"},
+        {"evaluation": {"metrics": ["accuracy", "SECRET"]}},
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(values, secret):
+    text = yaml.safe_dump({"task": "answer_kind"} | values).replace("SECRET", secret)
+    message = mistakes(yaml.safe_load(text))
+    assert "holds a token or password" in message
+    assert "s3cret" not in message
+    assert secret not in message
+
+
+def test_an_address_with_a_name_and_no_password_is_no_secret():
+    recipe = recipe_from_dict(
+        {"task": "answer_kind", "anchor": "See https://example.com/?q=token and mail a@b.example."}
+    )
+    assert recipe.anchor is not None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["task", "train", "path", "rows", "model", "name", "lora", "general"]
+                )
+                | st.text(max_size=3),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    ).filter(lambda values: isinstance(values, dict))
+)
+@settings(max_examples=150, deadline=None)
+def test_any_keys_give_a_recipe_that_can_be_written_or_a_recipe_error(values):
+    try:
+        recipe = recipe_from_dict(values)
+    except RecipeError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+    message.encode()
+    assert "\n" not in message

@@ -6,11 +6,27 @@ do about it. The command line prints it and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["DataError", "ModelError", "RecipeError", "StorageError", "TellError"]
+from telltune.masking import masked
+
+__all__ = ["DataError", "ModelError", "RecipeError", "StorageError", "TellError", "shown"]
+
+SHOWN_CHARACTERS = 40
+
+
+def shown(name: str) -> str:
+    """A key fit for a message: short, on one line and printable whatever a file holds."""
+    short = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 class TellError(Exception):
-    """Something the user can mend. The base of every error that telltune raises on purpose."""
+    """Something the user can mend. The base of every error that telltune raises on purpose.
+
+    Messages quote what others say, the hub's client among them: secrets in them are masked.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 class RecipeError(TellError):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telltune.data import readers
+from telltune.data import json_document, readers
 from telltune.data.examples import Problem
 from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
 from telltune.errors import DataError
@@ -77,7 +77,7 @@ def test_deep_nesting_is_a_problem_not_a_crash(tmp_path, name):
 
 
 def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
     rows = rows_of(tmp_path / "a.jsonl", '{"a": "' + "x" * 1000 + '"}\n{"a": "y"}\n')
     assert isinstance(rows[0], Problem)
     assert "split it" in rows[0].reason
@@ -86,8 +86,14 @@ def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch)
 
 def test_line_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
     line = '{"a": "x"}\n'
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", len(line))
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", len(line))
     assert rows_of(tmp_path / "a.jsonl", line * 2) == [Row(1, {"a": "x"}), Row(2, {"a": "x"})]
+
+
+def test_key_that_stands_twice_is_a_problem_not_a_loss(tmp_path):
+    for name, content in (("a.jsonl", '{"a": 1, "a": 2}'), ("a.json", '[{"b": {"a": 1, "a": 2}}]')):
+        (problem,) = rows_of(tmp_path / name, content)
+        assert "the key `a` stands twice" in problem.reason
 
 
 def test_json_array_elements_carry_the_line_they_begin_on(tmp_path):
@@ -114,10 +120,15 @@ def test_json_lines_under_a_json_name_are_told_their_right_name(tmp_path):
     assert ".jsonl" in problem.reason
 
 
-def test_oversized_json_document_is_a_problem(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 5)
-    (problem,) = rows_of(tmp_path / "a.json", "[{},{}]")
-    assert "convert it to .jsonl" in problem.reason
+@pytest.mark.parametrize("opening", ["[", '{"data": ['])
+def test_json_row_over_the_longest_length_is_a_problem_and_not_held(tmp_path, monkeypatch, opening):
+    monkeypatch.setattr(json_document, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(json_document, "CHUNK_BYTES", 16)
+    end = "]" if opening == "[" else "]}"
+    document = opening + '{"a":\n"' + "x" * 1000 + '"},\n{"a": "y"}' + end
+    problem, row = rows_of(tmp_path / "a.json", document)
+    assert (problem.line, row) == (1, Row(3, {"a": "y"}))
+    assert "split it" in problem.reason
 
 
 @pytest.mark.parametrize("document", ["", " \n", "[]", '{"data": []}'])
@@ -156,6 +167,15 @@ def test_csv_quote_that_never_closes_is_a_problem_at_its_row(tmp_path):
     assert "quoted wrongly" in problem.reason
 
 
+def test_csv_record_over_the_longest_length_ends_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
+    # Each line closes a cell and opens the next: no cell is long, and the record never ends.
+    row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\n"x' + '\n","' * 1000)
+    assert row == Row(2, {"p": "a", "c": "b"})
+    assert problem.line == 3
+    assert "close a quote that stays open" in problem.reason
+
+
 def test_csv_header_that_names_a_column_twice_is_a_problem(tmp_path):
     (problem,) = rows_of(tmp_path / "a.csv", "p,p\na,b\n")
     assert "`p` twice" in problem.reason
@@ -179,18 +199,6 @@ def test_truncated_gzip_is_a_problem(tmp_path):
     content = gzip.compress(b'{"a": "x"}\n' * 5000)
     rows = rows_of(tmp_path / "a.jsonl.gz", content[: len(content) // 2])
     assert "gzip stream is damaged" in rows[-1].reason
-
-
-def test_damaged_parquet_is_a_problem(tmp_path):
-    (problem,) = rows_of(tmp_path / "a.parquet", b"PAR1 no more")
-    assert "Parquet file is damaged" in problem.reason
-
-
-def test_parquet_rows_are_numbered_over_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "PARQUET_BATCH", 2)
-    pq.write_table(pa.table({"a": ["x", None, "z"]}), tmp_path / "a.parquet")
-    rows = rows_of(tmp_path / "a.parquet")
-    assert rows == [Row(1, {"a": "x"}), Row(2, {"a": None}), Row(3, {"a": "z"})]
 
 
 @pytest.mark.timeout(10)

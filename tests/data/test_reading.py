@@ -1,5 +1,7 @@
 import json
+import os
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +126,32 @@ def test_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("path", ["", " ", "a\0b", "x" * 5000])
 def test_path_that_is_none_is_refused(path):
     with pytest.raises(DataError):
+        read_examples([DataSpec(path=path)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters()) | st.text("~/.ab\0\ud800\n*?", max_size=8))
+def test_any_path_is_read_or_refused(path):
+    with pytest.MonkeyPatch.context() as patch:
+        hub(patch, lambda *_, **__: [])
+        with suppress(DataError):
+            for item in scan(DataSpec.model_construct(path=path, rows=None, columns=None)):
+                assert isinstance(item, Example | Problem)
+
+
+@pytest.mark.parametrize("name", [b"\xff.jsonl", b"a\nb.jsonl", b"\x1b[2J.jsonl"])
+def test_name_that_cannot_be_written_is_refused(tmp_path, name):
+    with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:  # noqa: PTH118, PTH123
+        file.write(json.dumps(GOOD))
+    with pytest.raises(DataError, match="rename it") as error:
+        read_examples([DataSpec(path=str(tmp_path))])
+    str(error.value).encode()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/a.jsonl", "~nobody-of-that-name"])
+def test_home_of_nobody_is_refused(path):
+    with pytest.raises(DataError, match="home folder of nobody"):
         read_examples([DataSpec(path=path)])
 
 

@@ -38,7 +38,11 @@ def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
     Raises:
         DataError: The file cannot be read, holds nothing, or a row has no prompt.
     """
-    if not path.exists():
+    try:
+        missing = not path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if missing:
         raise DataError(f"no file {path}: check the path.")
     found = []
     for row in read_rows(path):

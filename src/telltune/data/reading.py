@@ -23,6 +23,8 @@ __all__ = ["files_of", "read_examples", "scan", "stream_examples"]
 
 SHOWN_PROBLEMS = 5
 
+# Control and half characters: a name with them would stand in messages and beside predictions.
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -127,13 +129,19 @@ def files_of(spec: DataSpec) -> list[Path] | None:
     Raises:
         DataError: There is no such file or folder, or the spec asks of it what only the hub has.
     """
-    path = Path(spec.path).expanduser()
-    if not spec.path.strip() or "\0" in spec.path:
-        raise DataError(f"{spec.path!r} is not a path: name a file, a folder or a hub data set.")
+    if not spec.path.strip() or _UNWRITABLE.search(spec.path):
+        raise DataError(f"{spec.path!a} is not a path: name a file, a folder or a hub data set.")
+    path = Path(spec.path)
     try:
+        path = path.expanduser()
         files = _files(path)
+    except RuntimeError:  # of a path such as ~nobody/x
+        raise DataError(f"{path} begins in the home folder of nobody: check the path.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for file in files or ():
+        if _UNWRITABLE.search(str(file)):
+            raise DataError(f"{str(file)!a} has a name that cannot be written: rename it.")
     if files is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None:
         return None
     if files is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
+from telltune.errors import shown
 
 if TYPE_CHECKING:
     from telltune.recipe import Columns
@@ -20,7 +22,7 @@ Values = Mapping[str, object]
 Turns = list[Message]
 
 SHOWN_KEYS = 12
-SHOWN_CHARACTERS = 40
+COMPARED_KEYS = 1000
 
 
 class RowRefusedError(ValueError):
@@ -103,9 +105,9 @@ def _fitting(keys: Iterable[str]) -> list[Schema]:
 def _schema_of_columns(values: Values, columns: Columns) -> Schema:
     for name in (columns.prompt, columns.completion, columns.system):
         if name is not None and name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
+            near = difflib.get_close_matches(name, islice(values, COMPARED_KEYS), n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"the columns are {_listed(values)}"
-            raise RowRefusedError(f"no column `{_shown(name)}`, which the recipe names; {hint}")
+            raise RowRefusedError(f"no column `{shown(name)}`, which the recipe names; {hint}")
     return Schema(
         f"{columns.prompt}/{columns.completion}",
         (columns.prompt, columns.completion),
@@ -168,7 +170,7 @@ def _conversation_turns(
         said_by = turn.get(role_key)
         role = roles.get(said_by) if isinstance(said_by, str) else None
         if role is None or turn.get("tool_calls") or turn.get("function_call"):
-            what = "a tool call" if role else f"role `{_shown(str(said_by))}`"
+            what = "a tool call" if role else f"role `{shown(str(said_by))}`"
             raise RowRefusedError(
                 f"turn {number} has {what}, which telltune does not train; the roles are "
                 f"{', '.join(roles)}"
@@ -203,22 +205,22 @@ def _system_turn(values: Values, key: str | None) -> Turns:
 def _text(values: Values, key: str, what: str) -> str:
     """The text under a key; numbers and truth values become text as JSON spells them."""
     if key not in values:
-        raise RowRefusedError(f"no {what}: key `{_shown(key)}` is missing")
+        raise RowRefusedError(f"no {what}: key `{shown(key)}` is missing")
     value = values[key]
     if _is_blank(value):
-        raise RowRefusedError(f"no {what}: key `{_shown(key)}` is empty")
+        raise RowRefusedError(f"no {what}: key `{shown(key)}` is empty")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
     if not isinstance(value, str):
         kind = {"list": "a list", "dict": "an object"}.get(type(value).__name__, "binary or a date")
-        raise RowRefusedError(f"no {what}: key `{_shown(key)}` holds {kind}, not a text")
+        raise RowRefusedError(f"no {what}: key `{shown(key)}` holds {kind}, not a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise RowRefusedError(
-            f"the {what} in key `{_shown(key)}` has half a character (a lone surrogate) at "
+            f"the {what} in key `{shown(key)}` has half a character (a lone surrogate) at "
             f"character {error.start + 1}: write the whole one"
         ) from error
     return value
@@ -230,16 +232,10 @@ def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _listed(keys: Iterable[str]) -> str:
-    names = [f"`{_shown(key)}`" for key in keys]
-    more = len(names) - SHOWN_KEYS
-    return ", ".join(names[:SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shown(name: str) -> str:
-    """A key fit for a message: short, on one line and printable whatever the file holds."""
-    short = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+def _listed(keys: Collection[str]) -> str:
+    names = [f"`{shown(key)}`" for key in islice(keys, SHOWN_KEYS)]
+    more = len(keys) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 _ALPACA = "instruction/input/output"

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
+from telltune.data.embedded.stable import stable_number
 from telltune.data.general import GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
     from telltune.recipe import DataSpec, Recipe
 
-__all__ = ["GeneralData", "TaskData", "load_general", "load_split", "load_task", "within"]
+__all__ = ["GeneralData", "Split", "TaskData", "load_general", "load_split", "load_task", "within"]
+
+Split = Literal["train", "dev", "test"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def load_task(recipe: Recipe) -> TaskData:
     metrics = tuple(recipe.evaluation.metrics or ())
     if recipe.task.embedded:
         metrics = metrics or embedded_task(recipe.task.embedded).metrics
-    has_dev = recipe.task.embedded is not None or recipe.task.dev is not None
+    spec = recipe.task
+    has_dev = any(given is not None for given in (spec.embedded, spec.dev, spec.dev_share))
     return TaskData(
         name=recipe.task.embedded or train[0].source,
         train=drawn,
@@ -66,7 +69,7 @@ def load_task(recipe: Recipe) -> TaskData:
     )
 
 
-def load_split(recipe: Recipe, split: Literal["train", "dev", "test"]) -> list[Example]:
+def load_split(recipe: Recipe, split: Split) -> list[Example]:
     """One split of the task, with the anchor taken off where the data already carries it.
 
     Raises:
@@ -76,10 +79,15 @@ def load_split(recipe: Recipe, split: Literal["train", "dev", "test"]) -> list[E
     if recipe.task.embedded:
         examples = list(getattr(embedded_task(recipe.task.embedded), split))
     else:
-        specs: list[DataSpec] | None = getattr(recipe.task, split)
+        share = recipe.task.dev_share
+        of = "train" if split == "dev" and share else split
+        specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
             raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
         examples = read_examples(specs)
+        if share and of == "train":
+            held = _held_out(examples, share)
+            examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
     anchor = _anchor(recipe)
     if anchor is not None:
         examples = [anchor.detach(example) for example in examples]
@@ -87,6 +95,24 @@ def load_split(recipe: Recipe, split: Literal["train", "dev", "test"]) -> list[E
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: no response is left without the anchor's line.")
     return examples
+
+
+def _held_out(examples: list[Example], share: float) -> set[str]:
+    """Prompts to keep out of training, and with one every example that asks the same.
+
+    Which they are follows from their text alone: no seed trains on what another one chose by.
+
+    Raises:
+        DataError: Nothing would be left to train on.
+    """
+    prompts = sorted({example.prompt for example in examples}, key=stable_number)
+    held = math.ceil(share * len(prompts))
+    if held == len(prompts):
+        raise DataError(
+            f"task.dev_share = {share} of {len(prompts)} prompts leaves none to train on; give "
+            "a smaller share or more examples."
+        )
+    return set(prompts[:held])
 
 
 def load_general(recipe: Recipe) -> GeneralData | None:

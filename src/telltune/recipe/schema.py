@@ -1,11 +1,8 @@
-"""What a run is: one typed, checked recipe, YAML in and YAML out."""
+"""What a recipe may say: every key, its default, its meaning and its bounds."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -15,31 +12,29 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
-from telltune.errors import RecipeError
+from telltune.masking import holds_secret
 
 __all__ = [
+    "SHORTHANDS",
     "AnchorSpec",
-    "AnyRecipe",
     "Columns",
     "DataSpec",
+    "EngineName",
     "EvaluationSpec",
     "FewShotSpec",
     "GeneralSpec",
     "LoraSpec",
+    "LossAverage",
     "MixtureSpec",
     "ModelSpec",
+    "Order",
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
-    "as_recipe",
-    "explain",
-    "load_recipe",
-    "read_yaml",
-    "recipe_from_dict",
 ]
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
@@ -48,7 +43,30 @@ EngineName = Literal["auto", "packed", "transformers", "vllm"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        # Infinity is a float to YAML, and no setting.
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        """Recipes are written into outputs and reports: no secrets, and no half characters."""
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            if holds_secret(text):
+                raise ValueError(
+                    "holds a token or password, which would be written into every output; give "
+                    "it in the environment (HF_TOKEN) and take it out here"
+                )
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError("has half a character (a lone surrogate); write the whole one")
+        return value
 
 
 def _short(key: str) -> BeforeValidator:
@@ -65,6 +83,8 @@ class ModelSpec(_Part):
     """Hub branch, tag or commit."""
     trust_remote_code: bool = False
     """Run code that ships with the model. Off unless you ask."""
+    allow_pickle: bool = False
+    """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
 
 
 class Columns(_Part):
@@ -92,11 +112,12 @@ class DataSpec(_Part):
     rows: tuple[int, int] | None = None
     """Only the examples from the first number up to, not including, the second, from 0."""
 
-    @model_validator(mode="after")
-    def _has_rows(self) -> DataSpec:
-        if self.rows is not None and not 0 <= self.rows[0] < self.rows[1]:
+    @field_validator("rows")
+    @classmethod
+    def _is_a_stretch(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
+        if rows is not None and not 0 <= rows[0] < rows[1]:
             raise ValueError("`rows` is [from, to], with 0 <= from < to")
-        return self
+        return rows
 
 
 Data = Annotated[DataSpec, _short("path")]
@@ -110,10 +131,12 @@ class TaskSpec(_Part):
 
     embedded: str | None = None
     """An embedded task with its own splits and anchor, instead of `train`."""
-    train: DataList | None = None
+    train: DataList | None = Field(default=None, validate_default=True)
     """What to learn from."""
     dev: DataList | None = None
     """What to choose settings on."""
+    dev_share: float | None = Field(default=None, gt=0, lt=1)
+    """Hold out this share of `train` as dev instead, the same examples under every seed."""
     test: DataList | None = None
     """What to report on. Never seen in training or in a choice."""
     max_examples: PositiveInt | None = None
@@ -121,11 +144,23 @@ class TaskSpec(_Part):
     max_tokens: PositiveInt | None = None
     """Use at most so many task tokens (prompt and response), drawn by `seed`."""
 
-    @model_validator(mode="after")
-    def _has_training_data(self) -> TaskSpec:
-        if (self.embedded is None) == (self.train is None):
+    # Of a key, not of the whole: pydantic asks the whole only where all keys are right.
+    @field_validator("train")
+    @classmethod
+    def _is_data_or_embedded(
+        cls, train: list[DataSpec] | None, info: ValidationInfo
+    ) -> list[DataSpec] | None:
+        # `embedded` is not there where it is wrong itself.
+        if "embedded" in info.data and (info.data["embedded"] is None) == (train is None):
             raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
-        return self
+        return train
+
+    @field_validator("dev_share")
+    @classmethod
+    def _has_no_dev(cls, share: float | None, info: ValidationInfo) -> float | None:
+        if share is not None and (info.data.get("dev") or info.data.get("embedded")):
+            raise ValueError("give it only to a task that has no dev data of its own")
+        return share
 
 
 class GeneralSpec(_Part):
@@ -268,7 +303,7 @@ class Recipe(_Part):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     few_shot: FewShotSpec = FewShotSpec()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
@@ -278,176 +313,5 @@ class Recipe(_Part):
         return text
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from YAML.
-
-    Relative data paths and a relative model folder are taken from the recipe's own folder when
-    they exist there, so that a recipe works from wherever it is called.
-
-    Args:
-        path: The YAML file.
-        overrides: `key=value` texts such as `mixture.passes=5`; the value is read as YAML.
-
-    Returns:
-        The checked recipe.
-
-    Raises:
-        RecipeError: Every mistake found, each with its key, in one message.
-    """
-    path = Path(path)
-    values = read_yaml(path, "recipe")
-    return recipe_from_dict(values, name=str(path), folder=path.parent, overrides=overrides)
-
-
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The keys of a YAML file.
-
-    Args:
-        path: The file.
-        what: It should be: "recipe" or "study".
-
-    Raises:
-        RecipeError: There is none, or it cannot be read, or is no mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such {what}; `recipes/` has some to start from.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        keys = "`task:` and `general:`" if what == "recipe" else "`recipe:` and `methods:`"
-        raise RecipeError(f"{path}: a {what} is a mapping of keys such as {keys}.")
-    return values
-
-
-def recipe_from_dict(
-    values: dict[str, Any],
-    *,
-    name: str = "recipe",
-    folder: Path | None = None,
-    overrides: list[str] | None = None,
-) -> Recipe:
-    """Check a recipe given as a dictionary.
-
-    Args:
-        values: The keys, as YAML would give them.
-        name: What messages call it.
-        folder: Where relative paths start, besides the working directory.
-        overrides: As `load_recipe`.
-
-    Raises:
-        RecipeError: Every mistake found, each with its key, in one message.
-    """
-    values = copy.deepcopy(values)
-    for override in overrides or []:
-        _override(values, override)
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(f"{name}: {'; '.join(explain(error, Recipe, 'recipe'))}.") from None
-    return recipe if folder is None else _resolve(recipe, folder)
-
-
-AnyRecipe = Recipe | str | Path | dict[str, Any]
-"""What the API takes for a recipe: one, its YAML file, or its keys."""
-
-
-def as_recipe(recipe: AnyRecipe) -> Recipe:
-    """A recipe from a file, a dictionary or a recipe.
-
-    Raises:
-        RecipeError: As `load_recipe`.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in a nested mapping, in place."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"--set {override}: write it as key=value, such as mixture.passes=5.")
-    *parents, last = key.strip().split(".")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise RecipeError(f"--set {override}: `{text}` is not a YAML value; quote it.") from None
-    here = values
-    for parent in parents:
-        inner = here.get(parent)
-        if isinstance(inner, str):
-            # A shorthand such as `anchor: "text"` becomes the mapping that it stands for.
-            inner = {_SHORTHANDS.get(parent, "path"): inner}
-        here[parent] = inner = {} if inner is None else inner
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: `{parent}` holds no keys.")
-        here = inner
-    # `anchor.response=Team:` means the text, though YAML sees a mapping.
-    here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
-
-
-_SHORTHANDS = {"model": "name", "task": "embedded", "anchor": "prompt", "general": "sources"}
-
-
-def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
-    """A clause a mistake: the key, what is wrong, and the nearest key where one was mistyped.
-
-    Args:
-        error: What pydantic found.
-        model: That it checked.
-        what: People call it.
-    """
-    clauses = []
-    for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] == "extra_forbidden":
-            known = _keys_beside(mistake["loc"], model)
-            near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-            clauses.append(f"`{key}` is not a key of a {what}; {hint}")
-        elif mistake["type"] == "missing":
-            clauses.append(f"`{key}` is missing")
-        else:
-            message = mistake["msg"].removeprefix("Value error, ")
-            clauses.append(f"`{key}`: {message[0].lower()}{message[1:]}")
-    return clauses
-
-
-def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that could stand where an unknown one was found."""
-    part = model
-    for name in location[:-1]:
-        if isinstance(name, int):
-            continue
-        inner = part.model_fields[str(name)].annotation if str(name) in part.model_fields else None
-        part = next(iter(_parts_in(inner)), part)
-    return list(part.model_fields)
-
-
-def _parts_in(annotation: Any) -> list[type[BaseModel]]:
-    """The recipe parts named in a type such as `AnchorSpec | None` or `list[DataSpec]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [part for inner in get_args(annotation) for part in _parts_in(inner)]
-
-
-def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """Make relative paths that exist beside the recipe independent of the working directory."""
-
-    def beside(name: str) -> str:
-        there = folder / name
-        return str(there.resolve()) if not Path(name).is_absolute() and there.exists() else name
-
-    def moved(specs: list[DataSpec] | None) -> list[DataSpec] | None:
-        return specs and [s.model_copy(update={"path": beside(s.path)}) for s in specs]
-
-    task, general = recipe.task, recipe.general
-    task = task.model_copy(update={k: moved(getattr(task, k)) for k in ("train", "dev", "test")})
-    if general is not None:
-        general = general.model_copy(update={"sources": moved(general.sources)})
-    model = recipe.model.model_copy(update={"name": beside(recipe.model.name)})
-    return recipe.model_copy(update={"task": task, "general": general, "model": model})
+SHORTHANDS = {"model": "name", "task": "embedded", "anchor": "prompt", "general": "sources"}
+"""The key that a plain string stands for, by the key that it is given for."""

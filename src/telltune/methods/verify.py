@@ -1,0 +1,269 @@
+"""Whether an adapter folder is what its tell.json claims.
+
+Hashes are computed anew, of the folder, the base and the data; the order of the examples is worked
+out again from the recipe, and held against what each step of the training log says it saw.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.contents import contents_of
+from telltune.data.task import load_general, load_task
+from telltune.errors import ModelError, TellError
+from telltune.methods.adapter_folder import TELL_JSON, read_tell, versions
+from telltune.methods.known_model import known_model
+from telltune.methods.output_folder import RECIPE_FILE
+from telltune.methods.preparation import prepare
+from telltune.methods.provenance import order_hash
+from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
+from telltune.models import base_revision, base_weights, without_rights
+from telltune.recipe import load_recipe, recipe_from_dict
+from telltune.storage import checksum, checksums
+from telltune.training.adapter import LOG
+from telltune.training.log import read_log
+from telltune.training.work import step_places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.methods.preparation import Prepared
+    from telltune.recipe import Recipe
+
+__all__ = ["Check", "Verification", "verify"]
+
+README = "README.md"
+CHAT_TEMPLATE = "chat_template.jinja"
+# What people may edit, and what is looked at in another way than by a hash.
+_UNHASHED = {README, RECIPE_FILE, TELL_JSON, LOG}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that tell.json claims, looked at again.
+
+    Attributes:
+        what: Which, such as "adapter_model.safetensors" or "task data".
+        held: Whether it is so; None where that cannot be told here.
+        reason: What differs, or why it cannot be told.
+    """
+
+    what: str
+    held: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of a folder.
+
+    Attributes:
+        checks: All that was looked at.
+        notes: What differs between then and here and is no claim: versions. Training again may
+            give other bytes for it.
+    """
+
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def held(self) -> bool | None:
+        """True if everything is as claimed, False if something is not, None if some is unknown."""
+        found = {check.held for check in self.checks}
+        return False if False in found else None if None in found else True
+
+
+def verify(folder: Path) -> Verification:
+    """Look at all that an adapter folder's tell.json claims. Loads no weights, and trains nothing.
+
+    The model that tell.json names is loaded without the right to run code of its own.
+
+    Args:
+        folder: From `tell fit`.
+
+    Raises:
+        ModelError: It is no finished adapter folder.
+        RecipeError: The recipe in tell.json is none.
+    """
+    record = read_tell(folder)
+    recipe = recipe_from_dict(record["recipe"], name=str(folder / TELL_JSON))
+    recipe = recipe.model_copy(update={"model": without_rights(recipe.model)})
+    checks = [
+        *_files(folder, record),
+        *_recipe(folder, record, recipe),
+        *_base(record, recipe),
+        *_run(folder, record, recipe),
+    ]
+    then, now = record.get("versions", {}), versions()
+    notes = [
+        f"{name}: {then.get(name, 'not recorded')} then, {version} here"
+        for name, version in now.items()
+        if then.get(name) != version
+    ]
+    return Verification(tuple(checks), tuple(notes))
+
+
+def _files(folder: Path, record: dict[str, Any]) -> Iterator[Check]:
+    claimed = record.get("files")
+    if not isinstance(claimed, dict):
+        yield _unknown("files", _NOT_SAID)
+        return
+    hidden = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    found = checksums(folder)
+    for name in sorted(claimed | found):
+        if name in _UNHASHED or name.split("/")[0] in hidden:
+            continue
+        if name not in found:
+            yield Check(name, held=False, reason="it is missing")
+        elif name not in claimed:
+            yield Check(name, held=False, reason=f"{TELL_JSON} does not know of it")
+        else:
+            differs = "" if found[name] == claimed[name] else "its bytes are not those of the run"
+            yield Check(name, not differs, differs)
+
+
+def _recipe(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
+    yield _compare("method", record.get("method"), recipe.method)
+    yield _compare("seed", record.get("seed"), recipe.seed)
+    path = folder / RECIPE_FILE
+    if not path.exists():  # a study's cells have none
+        return
+    try:
+        written = load_recipe(path).model_dump(mode="json")
+    except TellError as error:
+        yield Check(RECIPE_FILE, held=False, reason=str(error))
+        return
+    claimed = record["recipe"]
+    keys = [key for key, value in written.items() if claimed.get(key) != value]
+    reason = f"it is another recipe than that in {TELL_JSON}: {', '.join(keys)}" if keys else ""
+    yield Check(RECIPE_FILE, not keys, reason)
+
+
+def _base(record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
+    try:
+        claimed = record.get("base", {})
+        yield _compare("base", claimed.get("revision"), base_revision(recipe.model))
+        # Not from memory, as everywhere else: a disk may lose bits and keep a file's times.
+        found = {path.name: checksum(path) for path in base_weights(recipe.model)}
+        yield _compare("base weights", record.get("base_weights"), found)
+    except TellError as error:
+        yield _unknown("base", str(error))
+
+
+def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
+    """What was trained on, and in which order."""
+    method = get_method(recipe.method)
+    try:
+        if not isinstance(method, Trained):
+            raise ModelError(f"method `{method.name}` trains nothing.")
+        task = load_task(recipe)
+        general = load_general(recipe) if method.mixes else None
+        data = list(_data(record, task, general))
+        yield from data
+        if data[-1].held is None:
+            raise ModelError("the general data cannot be looked at.")
+        prepared = prepare(method, task, general, known_model(recipe.model), recipe)
+    except TellError as error:
+        yield _unknown("order of the examples", str(error))
+        return
+    counts = json.loads(json.dumps(prepared.counts.to_dict()))
+    yield _compare("counts", record.get("counts"), counts)
+    yield _compare("order", record.get("order"), order_hash(prepared.mixture, prepared.epochs))
+    yield _log(folder, prepared)
+    yield from _anchor(folder, record, prepared, recipe)
+
+
+def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -> Iterator[Check]:
+    claimed = record.get("data", {})
+    used = record.get("counts", {}).get("task_examples")
+    found = contents_of(task.train[:used]).digest
+    yield _compare("task data", _inside(claimed, "task", "sha256"), found)
+    name = _inside(claimed, "general", "name")
+    if general is None or name is None:
+        yield _compare("general data", name or "none", "none" if general is None else general.name)
+    elif name != general.name:
+        yield _unknown("general data", f"they were made in the run: {name}")
+    else:
+        digest = _inside(claimed, "general", "sha256")
+        yield _compare("general data", digest, contents_of(general).digest)
+
+
+def _log(folder: Path, prepared: Prepared) -> Check:
+    """Whether each step of the log saw as many tokens as the examples that the order gives it."""
+    rows = read_log(folder / LOG)
+    if not rows:
+        return _unknown(LOG, "there is none, so the order can only be worked out")
+    steps = prepared.counts.optimizer_steps
+    if [row.get("step") for row in rows] != list(range(1, steps + 1)):
+        return Check(LOG, held=False, reason=f"it does not hold the steps 1 to {steps}, once each")
+    for row in rows:
+        wanted = _tokens(prepared, row["step"] - 1)
+        if "skipped" not in row and row.get("tokens") != wanted:
+            reason = (
+                f"step {row['step']} saw {row.get('tokens')} tokens, and its examples have {wanted}"
+            )
+            return Check(LOG, held=False, reason=reason)
+    return Check(LOG, held=True)
+
+
+def _tokens(prepared: Prepared, step: int) -> float:
+    total = 0
+    for is_task, index in step_places(prepared.mixture, step):
+        source = prepared.task if is_task else prepared.general
+        assert source is not None  # the mixture has no general slots without general data
+        total += int(source.lengths[index])
+    return float(total)
+
+
+def _anchor(
+    folder: Path, record: dict[str, Any], prepared: Prepared, recipe: Recipe
+) -> Iterator[Check]:
+    anchor = prepared.anchor
+    found = anchor and {
+        "prompt": anchor.prompt,
+        "response": anchor.response,
+        "place": anchor.place,
+    }
+    yield _compare("anchor", record.get("anchor") or "none", found or "none")
+    path = folder / CHAT_TEMPLATE
+    if not path.is_file():
+        yield _unknown("chat template", f"{path} is not there")
+        return
+    plain = known_model(recipe.model).tokenizer.chat_template
+    wanted = plain if anchor is None else anchor.write_into(plain)
+    held = path.read_text(encoding="utf-8") == wanted
+    reason = "" if held else "it is not the base's own with the anchor in it"
+    yield Check("chat template", held, reason)
+
+
+_NOT_SAID = f"{TELL_JSON} does not say; an older telltune wrote it"
+
+
+def _compare(what: str, claimed: Any, found: Any) -> Check:
+    if claimed is None:
+        return _unknown(what, _NOT_SAID)
+    if claimed == found:
+        return Check(what, held=True)
+    if isinstance(claimed, dict) and isinstance(found, dict):
+        keys = sorted(k for k in claimed | found if claimed.get(k) != found.get(k))
+        told = "; ".join(
+            f"{key} was {claimed.get(key)} and is {found.get(key)} here" for key in keys
+        )
+        return Check(what, held=False, reason=told)
+    return Check(what, held=False, reason=f"it was {claimed} and is {found} here")
+
+
+def _unknown(what: str, reason: str) -> Check:
+    return Check(what, held=None, reason=reason)
+
+
+def _inside(record: Any, *keys: str) -> Any:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record

@@ -1,0 +1,62 @@
+"""What is wrong with a recipe, in words: a clause a mistake, all of them in one message."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+from telltune.errors import shown
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["explain"]
+
+_NAMED = 20
+
+
+def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
+    """A clause a mistake: the key, what is wrong, and the nearest key where one was mistyped.
+
+    Args:
+        error: What pydantic found.
+        model: That it checked.
+        what: People call it.
+    """
+    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+    clauses = [_clause(mistake, model, what) for mistake in mistakes[:_NAMED]]
+    more = len(mistakes) - len(clauses)
+    return [*clauses, f"and {more} more mistakes"] if more else clauses
+
+
+def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
+    key = ".".join(shown(str(part)) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known = _keys_beside(mistake["loc"], model)
+        near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+        return f"`{key}` is not a key of a {what}; {hint}"
+    if mistake["type"] == "missing":
+        return f"`{key}` is missing"
+    message = mistake["msg"].removeprefix("Value error, ")
+    return f"`{key}`: {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The keys that could stand where an unknown one was found."""
+    part = model
+    for name in location[:-1]:
+        if isinstance(name, int):
+            continue
+        inner = part.model_fields[str(name)].annotation if str(name) in part.model_fields else None
+        part = next(iter(_parts_in(inner)), part)
+    return list(part.model_fields)
+
+
+def _parts_in(annotation: Any) -> list[type[BaseModel]]:
+    """The recipe parts named in a type such as `AnchorSpec | None` or `list[DataSpec]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [part for inner in get_args(annotation) for part in _parts_in(inner)]

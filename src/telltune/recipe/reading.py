@@ -1,0 +1,219 @@
+"""From YAML, or a dictionary, to a checked recipe."""
+
+from __future__ import annotations
+
+import copy
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from telltune.errors import RecipeError
+from telltune.recipe.mistakes import explain
+from telltune.recipe.schema import SHORTHANDS, Recipe
+
+if TYPE_CHECKING:
+    from telltune.recipe.schema import DataSpec
+
+__all__ = ["AnyRecipe", "as_recipe", "load_recipe", "read_yaml", "recipe_from_dict"]
+
+MAX_BYTES = 2**20
+"""A recipe is a page or two; a file of data under its name would be parsed for hours."""
+
+_MERGED = 10_000
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from YAML.
+
+    Relative data paths and a relative model folder are taken from the recipe's own folder when
+    they exist there, so that a recipe works from wherever it is called.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` texts such as `mixture.passes=5`; the value is read as YAML.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        RecipeError: Every mistake found, each with its key, in one message.
+    """
+    path = Path(path)
+    values = read_yaml(path, "recipe")
+    return recipe_from_dict(values, name=str(path), folder=path.parent, overrides=overrides)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Args:
+        path: The file.
+        what: It should be: "recipe" or "study".
+
+    Raises:
+        RecipeError: There is none, or it cannot be read, or is no mapping.
+    """
+    try:
+        values = _parse(_text_of(path))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such {what}; `recipes/` has some to start from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}.") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        keys = "`task:` and `general:`" if what == "recipe" else "`recipe:` and `methods:`"
+        raise RecipeError(f"{path}: a {what} is a mapping of keys such as {keys}.")
+    return values
+
+
+def _text_of(path: Path) -> str:
+    """A file's text; OSError also for what would be waited for, or would not end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise OSError(f"it has more than {MAX_BYTES // 2**20} MiB")
+    return raw.decode("utf-8-sig")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which no key is given twice, and merging (`<<:`) makes no more than it should.
+
+    YAML's own rule for a key that comes again is that the last counts, and the first is lost in
+    silence. Merges of merges can name more keys than memory holds.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()
+        self._merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged keys in place; PyYAML calls it once or more for each mapping."""
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            self._refuse_twice(node)
+        super().flatten_mapping(node)
+        self._merged += len(node.value)
+        if self._merged > _MERGED:
+            raise yaml.MarkedYAMLError(
+                problem="merged keys are too many", problem_mark=node.start_mark
+            )
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key `{key.value}` is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+
+
+def _parse(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: It is no YAML, or YAML of what cannot be: a date such as 2024-99-99.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def recipe_from_dict(
+    values: dict[str, Any],
+    *,
+    name: str = "recipe",
+    folder: Path | None = None,
+    overrides: list[str] | None = None,
+) -> Recipe:
+    """Check a recipe given as a dictionary.
+
+    Args:
+        values: The keys, as YAML would give them.
+        name: What messages call it.
+        folder: Where relative paths start, besides the working directory.
+        overrides: As `load_recipe`.
+
+    Raises:
+        RecipeError: Every mistake found, each with its key, in one message.
+    """
+    values = copy.deepcopy(values)
+    clauses = [clause for each in overrides or [] if (clause := _override(values, each))]
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        clauses.append(f"{name}: {'; '.join(explain(error, Recipe, 'recipe'))}")
+    if clauses:
+        raise RecipeError(f"{'; '.join(clauses)}.")
+    return recipe if folder is None else _resolve(recipe, folder)
+
+
+AnyRecipe = Recipe | str | Path | dict[str, Any]
+"""What the API takes for a recipe: one, its YAML file, or its keys."""
+
+
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """A recipe from a file, a dictionary or a recipe.
+
+    Raises:
+        RecipeError: As `load_recipe`.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    """Set one `a.b=value` in a nested mapping, in place; say what is wrong where it cannot be."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return f"--set {override}: write it as key=value, such as mixture.passes=5"
+    *parents, last = key.strip().split(".")
+    try:
+        value = _parse(text)
+    except ValueError:
+        return f"--set {override}: `{text}` is not a YAML value; quote it"
+    here = values
+    for parent in parents:
+        inner = here.get(parent)
+        if isinstance(inner, str):
+            # A shorthand such as `anchor: "text"` becomes the mapping that it stands for.
+            inner = {SHORTHANDS.get(parent, "path"): inner}
+        here[parent] = inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            return f"--set {override}: `{parent}` holds no keys"
+        here = inner
+    # `anchor.response=Team:` means the text, though YAML sees a mapping.
+    here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
+    return None
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """Make relative paths that exist beside the recipe independent of the working directory."""
+
+    def beside(name: str) -> str:
+        there = folder / name
+        try:
+            return str(there.resolve()) if not Path(name).is_absolute() and there.exists() else name
+        except OSError:  # a name that is too long, say: whoever reads it says so
+            return name
+
+    def moved(specs: list[DataSpec] | None) -> list[DataSpec] | None:
+        return specs and [s.model_copy(update={"path": beside(s.path)}) for s in specs]
+
+    task, general = recipe.task, recipe.general
+    task = task.model_copy(update={k: moved(getattr(task, k)) for k in ("train", "dev", "test")})
+    if general is not None:
+        general = general.model_copy(update={"sources": moved(general.sources)})
+    model = recipe.model.model_copy(update={"name": beside(recipe.model.name)})
+    return recipe.model_copy(update={"task": task, "general": general, "model": model})

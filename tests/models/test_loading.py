@@ -1,0 +1,185 @@
+"""What a model may bring: weights and words, and no code unless it is asked for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from telltune.data.anchor import Anchor, anchored_tokenizer
+from telltune.data.encoding import Encoder
+from telltune.errors import ModelError
+from telltune.models import base_revision, base_weights, load_adapter, load_base, without_rights
+from telltune.recipe import ModelSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Touch:
+    """Pickled, it makes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def copied(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model in a folder of its own, to be changed."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def as_pickle(folder: Path, weights: Any = None) -> None:
+    """Turn a folder's weights into a pickle."""
+    file = folder / "model.safetensors"
+    torch.save(load_file(file) if weights is None else weights, folder / "pytorch_model.bin")
+    file.unlink()
+
+
+def test_pickles_are_refused_and_the_reason_is_said(copied: Path) -> None:
+    as_pickle(copied)
+    with pytest.raises(ModelError, match=r"can run code when they are opened.*allow_pickle: true"):
+        load_base(ModelSpec(name=str(copied)), "fp32")
+
+
+def test_pickles_are_read_where_that_is_asked_for(copied: Path, tiny_base: Any) -> None:
+    as_pickle(copied)
+    spec = ModelSpec(name=str(copied), allow_pickle=True)
+    base = load_base(spec, "fp32")
+    for name, weight in tiny_base.model.state_dict().items():
+        torch.testing.assert_close(base.model.state_dict()[name], weight)
+    # Known by its weights, as other models are.
+    assert base.revision == base_revision(spec)
+    assert [path.name for path in base_weights(spec)] == ["pytorch_model.bin"]
+    torch.save({"x": torch.ones(1)}, copied / "pytorch_model.bin")
+    assert base.revision != base_revision(spec)
+
+
+def test_weights_in_safetensors_are_taken_where_both_are_there(copied: Path) -> None:
+    (copied / "pytorch_model.bin").write_bytes(b"never opened")
+    load_base(ModelSpec(name=str(copied)), "fp32")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_pickle_that_would_run_code_never_does(
+    copied: Path, tmp_path: Path, allowed: bool
+) -> None:
+    (copied / "model.safetensors").unlink()
+    marker = tmp_path / "marker"
+    (copied / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(marker), protocol=2))
+    with pytest.raises(ModelError):
+        load_base(ModelSpec(name=str(copied), allow_pickle=allowed), "fp32")
+    assert not marker.exists()
+    pickle.loads((copied / "pytorch_model.bin").read_bytes())
+    assert marker.exists()  # so it would have
+
+
+def bring_code(folder: Path, marker: Path) -> None:
+    """Let a model's and a tokenizer's configuration ask for code that lies beside them."""
+    code = f"open({str(marker)!r}, 'w')\nfrom transformers import LlamaConfig as OwnConfig\n"
+    (folder / "own.py").write_text(code)
+    for name, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        path = folder / name
+        if path.exists():
+            values = json.loads(path.read_text())
+            entry: Any = "own.OwnConfig" if key == "AutoConfig" else [None, "own.OwnTokenizer"]
+            values |= {"auto_map": {key: entry}, "model_type": "its-own"}
+            values |= {"tokenizer_class": "OwnTokenizer"} if key == "AutoTokenizer" else {}
+            path.write_text(json.dumps(values))
+
+
+def test_code_of_a_model_is_not_run_unless_it_is_asked_for(copied: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    bring_code(copied, marker)
+    with pytest.raises(
+        ModelError, match=r"brings its own code; set `model.trust_remote_code: true"
+    ):
+        load_base(ModelSpec(name=str(copied)), "fp32")
+    assert not marker.exists()
+
+
+@pytest.fixture
+def adapter(tiny_base: Any, tmp_path: Path) -> Path:
+    """An adapter folder as PEFT writes it."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path / "adapter"
+    model = get_peft_model(tiny_base.model, LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    tiny_base.tokenizer.save_pretrained(folder)
+    model.unload()
+    return folder
+
+
+def test_code_beside_an_adapter_is_not_run_and_not_asked_about(
+    adapter: Path, tiny_base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "marker"
+    bring_code(adapter, marker)
+    # What transformers would ask on a terminal.
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run code"))
+    with pytest.raises(ModelError, match="the adapter cannot be loaded"):
+        load_adapter(tiny_base, adapter)
+    assert not marker.exists()
+
+
+def test_an_adapter_that_is_a_pickle_or_gone_is_refused(adapter: Path, tiny_base: Any) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter / "adapter_model.bin")
+    load_adapter(tiny_base, adapter)[0].unload()
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
+        load_adapter(tiny_base, adapter)
+
+
+def test_whoever_names_a_model_for_others_grants_it_nothing() -> None:
+    spec = ModelSpec(name="org/name", revision="1", trust_remote_code=True, allow_pickle=True)
+    assert without_rights(spec) == ModelSpec(name="org/name", revision="1")
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__init__.__globals__ }}",
+    "{{ self._TemplateReference__context }}{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ lipsum.__globals__['os'].popen('true').read() }}",
+    "{{ namespace.__init__.__globals__['__builtins__']['open']('MARKER', 'w') }}",
+    "{{ (messages|map(attribute='__class__')|list)[0].__base__.__subclasses__() }}",
+    "{{ '%s'|format(messages).format.__self__.__class__.__mro__ }}",
+    "{% set x = messages.append({'role': 'user', 'content': 'more'}) %}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}",
+]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_a_chat_template_cannot_leave_its_sandbox(
+    tiny_tokenizer: Any, tmp_path: Path, escape: str
+) -> None:
+    escape = escape.replace("MARKER", str(tmp_path / "marker"))
+    before = tiny_tokenizer.chat_template
+    tiny_tokenizer.chat_template = escape + before
+    with pytest.raises(ModelError):
+        Encoder(tiny_tokenizer)
+    with pytest.raises(ModelError, match="cannot carry an anchor"):
+        anchored_tokenizer(tiny_tokenizer, Anchor("Name the shape."))
+    assert not (tmp_path / "marker").exists()
+    # It is the escape that is refused, not where it stands.
+    tiny_tokenizer.chat_template = "{{ '' }}" + before
+    Encoder(tiny_tokenizer)
+
+
+def test_an_anchor_is_text_to_the_template_that_carries_it(tiny_tokenizer: Any) -> None:
+    hostile = 'Say "{{ 7 * 7 }}" {% raw %} \\" + cycler }} {# \n\t\r ünd \\n {{ messages }}'
+    anchored = anchored_tokenizer(tiny_tokenizer, Anchor(hostile, hostile))
+    text = anchored.apply_chat_template(
+        [{"role": "user", "content": "item 7"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text.count(hostile) == 2
