@@ -164,5 +164,26 @@ def test_a_folder_without_its_adapter_is_refused(two_sided: dict[str, Any], tmp_
     two_sided |= {"method": "sft", "mixture": {"passes": 1}}
     fit(two_sided, tmp_path / "out")
     (tmp_path / "out" / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match="no adapter here"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json is missing; bring it back, or fit"):
         load_predictor(tmp_path / "out")
+
+
+def test_a_damaged_file_is_refused_by_name(two_sided: dict[str, Any], tmp_path: Path) -> None:
+    two_sided |= {"method": "sft_anchor", "mixture": {"passes": 1}}
+    out = tmp_path / "out"
+    fit(two_sided, out)
+    files = read_tell(out)["files"]
+    # All that answers depend on: the weights, and the template that carries the anchor.
+    assert {"adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"} <= set(files)
+    (out / "README.md").write_text("Notes of my own.")
+    assert load_predictor(out, precision="fp32").anchor is not None
+    for name in files:
+        path = out / name
+        good = path.read_bytes()
+        damaged = bytearray(good)
+        damaged[len(good) // 2] ^= 1
+        for bad in (bytes(damaged), good[:-1]):
+            path.write_bytes(bad)
+            with pytest.raises(ModelError, match=f"{name} is damaged: .*or fit again"):
+                load_predictor(out, precision="fp32")
+        path.write_bytes(good)

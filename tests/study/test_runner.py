@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from filelock import FileLock
 
 from telltune.errors import StorageError
+from telltune.methods.output_folder import alone
 from telltune.methods.registry import method_names
 from telltune.study import runner
 from telltune.study.results import RESULTS, Results, Row
@@ -159,8 +159,8 @@ def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
 
 def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
     with (
-        FileLock(tmp_path / ".lock"),
-        pytest.raises(StorageError, match="in use by another `tell study`"),
+        alone(tmp_path),
+        pytest.raises(StorageError, match=f"in use by process {os.getpid()} on "),
     ):
         run_cells(cells(study), FEW, tmp_path, progress=False)
 

@@ -15,8 +15,9 @@ from telltune.methods.model_card import model_card
 from telltune.methods.protocol import Cost, Predictor
 from telltune.models import load_adapter, load_base
 from telltune.recipe import EvaluationSpec, ModelSpec
-from telltune.storage import atomic_folder, write_json, write_text, writing
-from telltune.training.adapter import CHECKPOINTS
+from telltune.storage import atomic_folder, checksum, checksums, write_json, write_text, writing
+from telltune.training.adapter import CHECKPOINTS, LOG, trained_bytes
+from telltune.training.log import read_log
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -82,16 +83,23 @@ def save_adapter(
                 else None
             ),
         },
+        "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    with writing(out), atomic_folder(out / ".adapter") as filling:
+    written = out / ".adapter"
+    # Of a run that was killed while it moved the files from there.
+    shutil.rmtree(written, ignore_errors=True)
+    with atomic_folder(written, needed=trained_bytes(model)) as filling:
         model.save_pretrained(filling)
         tokenizer.save_pretrained(filling)
+        # PEFT's own, in place of which ours comes; people may edit it.
+        (filling / "README.md").unlink(missing_ok=True)
+        record["files"] = checksums(filling)
     with writing(out):
-        for file in sorted((out / ".adapter").iterdir()):
+        for file in sorted(written.iterdir()):
             file.replace(out / file.name)
-        (out / ".adapter").rmdir()
+        written.rmdir()
     write_text(out / "README.md", model_card(record))
     write_json(out / TELL_JSON, record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -130,9 +138,10 @@ def load_predictor(
     """Load what `tell fit` left, ready to answer as `evaluation` says, or its own recipe.
 
     Raises:
-        ModelError: It is not a finished adapter folder, or its base is gone.
+        ModelError: It is not a finished adapter folder, it is damaged, or its base is gone.
     """
     record = read_tell(folder)
+    _refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]
     if recipe["training"]["full_parameters"]:
         base = load_base(ModelSpec(name=str(folder.resolve())), precision)
@@ -155,3 +164,23 @@ def load_predictor(
         labels=tuple(record["labels"]),
         cost=Cost.of(record["counts"], record["seconds"]),
     )
+
+
+def _refuse_damaged(folder: Path, files: dict[str, str]) -> None:
+    """Raise unless every file is what it was when the run ended.
+
+    Args:
+        folder: The adapter's.
+        files: By name, the sha256 that tell.json has.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        try:
+            found = checksum(path)
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
+        if found != expected:
+            raise ModelError(
+                f"{path} is damaged: it is not what the run wrote (see {TELL_JSON}); bring back "
+                "the file, or fit again."
+            )

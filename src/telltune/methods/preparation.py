@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.methods.known_model import KnownModel
+    from telltune.methods.protocol import Method
     from telltune.methods.trained import Trained
     from telltune.recipe import Recipe
 
-__all__ = ["Prepared", "RunCounts", "answer_budget", "prepare"]
+__all__ = ["Prepared", "RunCounts", "answer_budget", "check_needs", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,7 @@ def prepare(
         DataError: An example is too long, or the general data too small.
     """
     anchor = task.anchor if method.anchored else None
-    if method.anchored and anchor is None:
-        raise RecipeError(
-            f"method `{method.name}` needs an anchor; write `anchor: ...` in the recipe, or let "
-            "`tell anchor RECIPE` propose one."
-        )
-    if method.mixes and general is None:
-        raise RecipeError(
-            f"method `{method.name}` needs general data; write `general: embedded`, or name files."
-        )
+    check_needs(method, anchored=anchor is not None, general=general is not None)
     settings = recipe.training
     limit = min(settings.max_length, model.shape.context_length)
     plain, anchored = (
@@ -159,6 +152,28 @@ def prepare(
         learned * passes / (learned * passes + wanted),
     )
     return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
+
+
+def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
+    """Refuse a method that lacks what it works with.
+
+    Args:
+        method: Which.
+        anchored: Whether there is an anchor.
+        general: Whether there are general data.
+
+    Raises:
+        RecipeError: It needs an anchor or general data that the recipe does not name.
+    """
+    if method.anchored and not anchored:
+        raise RecipeError(
+            f"method `{method.name}` needs an anchor; write `anchor: ...` in the recipe, or let "
+            "`tell anchor RECIPE` propose one."
+        )
+    if method.mixes and not general:
+        raise RecipeError(
+            f"method `{method.name}` needs general data; write `general: embedded`, or name files."
+        )
 
 
 def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:

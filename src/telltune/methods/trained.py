@@ -69,6 +69,7 @@ class Trained:
             out=settings.out,
             description=self.label,
             progress=settings.progress,
+            texts=(task.train, general),
         )
         counts = prepared.counts
         cost = Cost.of(counts.to_dict(), seconds)

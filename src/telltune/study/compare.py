@@ -17,7 +17,7 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.methods.known_model import known_model
-from telltune.methods.output_folder import claim, record_recipe
+from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
@@ -30,7 +30,8 @@ from telltune.training.progress import bar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.recipe import AnyRecipe
+    from telltune.methods.protocol import Method
+    from telltune.recipe import AnyRecipe, Recipe
 
 __all__ = ["DEFAULT_METHODS", "Row", "compare"]
 
@@ -86,6 +87,13 @@ def compare(
     if not chosen:
         raise RecipeError("no method is named; give at least one, such as --method sft,tell.")
     recipe, out = as_recipe(recipe), Path(out)
+    with alone(out):
+        return _compare(recipe, chosen, out, overwrite=overwrite, progress=progress)
+
+
+def _compare(
+    recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
+) -> list[Row]:
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     test = load_split(recipe, "test")[: recipe.evaluation.max_items]

@@ -7,17 +7,14 @@ import logging
 import shutil
 import time
 import traceback
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash
 from telltune.data.task import load_general, load_split, load_task
-from telltune.errors import StorageError, TellError
+from telltune.errors import TellError
 from telltune.evaluation.forgetting import Aside, held_out_general, measure_aside, task_format
 from telltune.evaluation.score import (
     check_metrics,
@@ -27,23 +24,24 @@ from telltune.evaluation.score import (
 )
 from telltune.methods.adapter_folder import versions
 from telltune.methods.known_model import KnownModel
+from telltune.methods.output_folder import alone
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import load_base
-from telltune.storage import write_text, writing
+from telltune.storage import write_text
 from telltune.study.results import ANSWERS, Results, Row, cell_key
 from telltune.training.adapter import LOG
 from telltune.training.log import loss_curve
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
+    from telltune.data.task import Split, TaskData
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
@@ -56,7 +54,13 @@ _FAILURES = "failures"
 
 
 def run_cells(
-    cells: Sequence[Cell], forgetting: ForgettingSpec, out: Path, *, progress: bool = True
+    cells: Sequence[Cell],
+    forgetting: ForgettingSpec,
+    out: Path,
+    *,
+    split: Split = "test",
+    general: Recipe | None = None,
+    progress: bool = True,
 ) -> list[Row]:
     """Run the cells that have no finished row in `out` yet, in their order.
 
@@ -67,6 +71,9 @@ def run_cells(
         cells: From `load_study`.
         forgetting: What is measured beside the task.
         out: Of the study; other cells' rows in it stay.
+        split: Whose items are answered: `dev` where something will be chosen by the scores.
+        general: Names the general data that every cell is asked about, which no cell may have of
+            its own; those of the first cell that mixes if not given.
         progress: Show a bar.
 
     Returns:
@@ -75,10 +82,10 @@ def run_cells(
     Raises:
         TellError: Nothing can run: a task that cannot be read, a folder in use.
     """
-    with _only_one(out):
+    with alone(out):
         results = Results(out)
-        mixing = next((cell.recipe for cell in cells if cell.recipe.general), None)
-        worker = _Worker(out, forgetting, mixing)
+        mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
+        worker = _Worker(out, forgetting, split, mixing)
         keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
         with bar(shown=progress) as shown:
             task = shown.add_task("study", total=len(cells), note="")
@@ -99,26 +106,13 @@ def run_cells(
     return [row for row in found if row is not None]
 
 
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Two processes would run every cell twice, and slow each other down fivefold."""
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise StorageError(
-            f"{out} is in use by another `tell study`; wait for it, or stop it."
-        ) from None
-
-
 @dataclass
 class _Worker:
     """Holds what cells share: the base, the tasks, what the base says of general examples."""
 
     out: Path
     forgetting: ForgettingSpec
+    split: Split
     mixing: Recipe | None
     """Whose general data every cell is asked about; None where no cell has any."""
     _loaded: tuple[Any, BaseModel] | None = None
@@ -128,28 +122,28 @@ class _Worker:
 
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Of all that a cell reads, its base aside."""
-        task, test = self.task(cell.recipe)
+        task, items = self.task(cell.recipe)
         general = self.general(cell.recipe)
         found = {
             "train": contents_of(task.train).digest,
-            "test": contents_of(test).digest,
+            self.split: contents_of(items).digest,
             "model": _model_name(cell.recipe),
         }
         return found if general is None else found | {"general": general.contents.digest}
 
     def task(self, recipe: Recipe) -> tuple[TaskData, list[Example]]:
-        """A task's data and its test items; read once."""
+        """A task's data and the items that are answered; read once."""
         anchor = recipe.anchor.model_dump_json() if recipe.anchor else ""
         metrics = recipe.evaluation.metrics
         sized = recipe.task.model_copy(update={"max_tokens": None})
-        items = recipe.evaluation.max_items
-        key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{items}|{recipe.seed}"
+        count = recipe.evaluation.max_items
+        key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{count}|{recipe.seed}"
         if key not in self._tasks:
-            test = load_split(recipe, "test")[:items]
+            items = load_split(recipe, self.split)[:count]
             task = load_task(recipe)
-            metrics = list(task.metrics or choose_metrics(test))
+            metrics = list(task.metrics or choose_metrics(items))
             check_metrics(metrics)
-            self._tasks[key] = replace(task, metrics=tuple(metrics)), test
+            self._tasks[key] = replace(task, metrics=tuple(metrics)), items
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
@@ -171,6 +165,7 @@ class _Worker:
             size=cell.size,
             leverage_ratio=cell.leverage_ratio,
             seed=cell.seed,
+            split=self.split,
             recipe=cell.recipe.model_dump(mode="json"),
             versions=versions() | {"code": _CODE},
         )
@@ -194,7 +189,7 @@ class _Worker:
 
     def _run(self, cell: Cell, key: str) -> dict[str, Any]:
         recipe, method = cell.recipe, get_method(cell.method)
-        task, test = self.task(recipe)
+        task, items = self.task(recipe)
         general = self.general(recipe)
         base = self._base(recipe)
         work = prepared = None
@@ -212,12 +207,12 @@ class _Worker:
         predictor = method.run(task, general, base, settings)
         evaluation = evaluate_predictor(
             predictor,
-            test,
+            items,
             task.metrics,
             confidence=recipe.evaluation.confidence,
             seed=recipe.seed,
         )
-        write_predictions(self.out / ANSWERS / f"{key}.jsonl", test, evaluation)
+        write_predictions(self.out / ANSWERS / f"{key}.jsonl", items, evaluation)
         began = time.perf_counter()
         after = self._aside(predictor, task, base, held_out)
         asking += time.perf_counter() - began

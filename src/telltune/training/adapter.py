@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import hashlib
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.models import compute_dtype, model_shape
+import numpy as np
+
+from telltune.models import compute_dtype, load_base, model_shape
 from telltune.storage import writing
+from telltune.training.checkpoints import Checkpoints
 from telltune.training.progress import bar
 from telltune.training.speed import learn
 from telltune.training.work import sampled_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import TrainerCallback
+
     from telltune.data.encoded import EncodedSet
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
     from telltune.data.mixture import Mixture
     from telltune.models import BaseModel
     from telltune.recipe import LoraSpec, Recipe
     from telltune.training.loss import LossWeights
 
-__all__ = ["CHECKPOINTS", "LOG", "add_lora", "train", "trainable"]
+__all__ = ["CHECKPOINTS", "LOG", "add_lora", "train", "trainable", "trained_bytes"]
 
 CHECKPOINTS = "checkpoints"
 LOG = "training_log.jsonl"
@@ -46,6 +54,11 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(base.model, config)
+
+
+def trained_bytes(model: Any) -> int:
+    """What the weights take that are trained."""
+    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
 
 
 def trainable(base: BaseModel, recipe: Recipe) -> Any:
@@ -75,57 +88,100 @@ def train(
     out: Path | None,
     description: str,
     progress: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+    texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
     With an output folder the run writes checkpoints and training_log.jsonl there, and a run that
-    was cut short goes on from its last checkpoint.
+    was cut short goes on from its last checkpoint. SIGINT and SIGTERM cut it short themselves,
+    with a checkpoint. A step that is not healthy is left out, and its examples are named.
+
+    Args:
+        base: The model.
+        recipe: The run's.
+        task: Encoded task data.
+        general: Encoded general data, or None.
+        mixture: Which examples each step sees.
+        epochs: How often.
+        weights: How they count.
+        out: Where checkpoints and log go; None keeps neither.
+        description: Of the bar.
+        progress: Show it.
+        callbacks: These listen as well.
+        texts: Task and general data before they were encoded, which tell where examples are from.
 
     Returns:
         The trained model, and the seconds that training took in this process.
+
+    Raises:
+        RecipeError: It does not fit in memory, or does not stay healthy.
+        StorageError: The disk refuses, or what the run is made of has changed since its checkpoint.
+        KeyboardInterrupt: On SIGINT, once the step is finished.
+        SystemExit: On SIGTERM, likewise.
     """
     import torch
     from transformers import PrinterCallback
 
     from telltune.training.callbacks import LogCallback, Stopwatch
+    from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+    from telltune.training.stopping import StopCallback
     from telltune.training.trainer import MixtureTrainer, StepSampler, training_arguments
 
     settings = recipe.training
-    model = trainable(base, recipe)
     sampler = StepSampler(mixture, epochs)
+    watch, stop = Stopwatch(), StopCallback()
+    health = HealthCallback(base.model.config.get_text_config().vocab_size)
     with ExitStack() as stack:
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            stack.enter_context(stop.listening())
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(out / CHECKPOINTS, _inputs(base, task, mixture, epochs, texts[1]))
         args = training_arguments(
             settings,
-            out=out / CHECKPOINTS,
+            out=checkpoints.unfinished,
             steps=len(sampler),
             seed=recipe.seed,
             bf16=compute_dtype(settings.precision) is torch.bfloat16,
         )
-        shown = stack.enter_context(bar(shown=progress))
-        log, watch = LogCallback(out / LOG, shown, description), Stopwatch()
-        trainer = MixtureTrainer(
-            model,
-            task=task,
-            general=general,
-            sampler=sampler,
-            weights=weights,
-            micro_batch_tokens=settings.micro_batch_tokens,
-            args=args,
-            callbacks=[log, watch],
-        )
-        # The bar and the log say what it would print.
-        trainer.remove_callback(PrinterCallback)
-        log.trainer = watch.trainer = trainer
-        last = _last_whole_checkpoint(out / CHECKPOINTS)
+        log = LogCallback(out / LOG, stack.enter_context(bar(shown=progress)), description)
+        left_out = LeftOut(out / LOG, mixture, texts)
         began = time.perf_counter()
-        with writing(out):
-            trainer.train(resume_from_checkpoint=last)
+        while True:
+            model = trainable(base, recipe)
+            trainer = MixtureTrainer(
+                model,
+                task=task,
+                general=general,
+                sampler=sampler,
+                weights=weights,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                args=args,
+                # Health comes first: what is not healthy is not logged.
+                callbacks=[health, log, watch, stop, *callbacks],
+                checkpoints=checkpoints,
+                left_out=left_out.steps,
+            )
+            # The bar and the log say what it would print.
+            trainer.remove_callback(PrinterCallback)
+            health.trainer = log.trainer = watch.trainer = trainer
+            last = checkpoints.latest()
+            try:
+                with writing(out):
+                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+                break
+            except UnhealthyStepError as error:
+                left_out.add(error)
+            _restore(base, model, recipe)
         seconds = time.perf_counter() - began
-    if len(watch.steps) >= _LEAST_STEPS:
+    stop.leave(trainer.state.global_step, len(sampler))
+    # At another row length than the recipe's, or with the time that listeners take, the speed would
+    # be remembered wrongly.
+    as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
+    if as_asked and not callbacks and len(watch.steps) >= _LEAST_STEPS:
         learn(
             watch,
             "fit",
@@ -137,23 +193,39 @@ def train(
             packed=trainer.packed,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
-    if settings.gradient_checkpointing:
-        # The base is shared: the next method decides for itself.
-        base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
-        base.model.disable_input_require_grads()  # type: ignore[no-untyped-call]
+    _forget_checkpointing(base, recipe)
     model.eval()
     return model, seconds
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; those cut short by a kill are removed."""
-    from transformers.trainer_utils import get_last_checkpoint
+def _inputs(
+    base: BaseModel, task: EncodedSet, mixture: Mixture, epochs: int, general: GeneralData | None
+) -> dict[str, str | None]:
+    """What a run is made of: a run that goes on must be made of the same."""
+    encoded = hashlib.sha256()
+    for array in (task.ids, task.offsets, task.prompt_lengths):
+        encoded.update(np.ascontiguousarray(array).data)
+    mixed = general if mixture.general_examples else None
+    return {
+        "model": base.revision,
+        "task data": encoded.hexdigest(),
+        "general data": None if mixed is None else mixed.contents.sha256,
+        "mixture": f"{mixture} {epochs}",
+    }
 
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            # The Trainer writes this file last.
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    last: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
-    return last
+
+def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
+    """Make a base again what it was before `trainable`."""
+    _forget_checkpointing(base, recipe)
+    if recipe.training.full_parameters:
+        fresh = load_base(recipe.model, recipe.training.precision, trainable=True)
+        base.model.load_state_dict(fresh.model.state_dict())
+    else:
+        model.unload()
+
+
+def _forget_checkpointing(base: BaseModel, recipe: Recipe) -> None:
+    """The base is shared: the next method decides for itself."""
+    if recipe.training.gradient_checkpointing:
+        base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        base.model.disable_input_require_grads()  # type: ignore[no-untyped-call]

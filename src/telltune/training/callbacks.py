@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import TrainerCallback
+
+from telltune.storage import write_text, writing
+from telltune.training.log import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,36 +40,32 @@ class LogCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Show the bar where the run stands, and cut the log there."""
-        self._task = self.progress.add_task(
-            self.description, total=state.max_steps, completed=state.global_step, note=""
-        )
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # a line cut short by a kill; its step is done again
-                if row["step"] <= state.global_step:
-                    kept.append(line + "\n")
-        self.path.write_text("".join(kept), encoding="utf-8")
+        if self._task is None:
+            self._task = self.progress.add_task(self.description, total=state.max_steps, note="")
+        self.progress.update(self._task, completed=state.global_step)
+        kept = [row for row in read_log(self.path) if row["step"] <= state.global_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the step's line."""
         if not logs or "loss" not in logs or self.trainer is None:
             return
-        row = {
-            "step": state.global_step,
-            "loss": logs["loss"],
-            "learning_rate": logs.get("learning_rate"),
-            "grad_norm": logs.get("grad_norm"),
-            **self.trainer.step_record,
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        measured = self.trainer.step_record
+        # A step that was left out has no loss.
+        names = () if "skipped" in measured else ("loss", "learning_rate", "grad_norm")
+        row = {"step": state.global_step, **{name: logs.get(name) for name in names}, **measured}
+        line = json.dumps(row) + "\n"
+        with writing(self.path, needed=len(line)), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            if control.should_save:
+                # A checkpoint comes next, and the log is not to be behind it after a power cut.
+                file.flush()
+                os.fsync(file.fileno())
         self._tokens += row["tokens"]
         self._seconds += row["seconds"]
-        note = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s, loss {row['loss']:.3f}"
+        note = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s"
+        if "loss" in row:
+            note += f", loss {row['loss']:.3f}"
         self.progress.update(self._task, completed=state.global_step, note=note)
 
 

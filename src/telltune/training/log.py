@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["loss_curve"]
+__all__ = ["loss_curve", "read_log"]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a training_log.jsonl but for what a kill cut short; none if there is no log."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
 
 
 def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
@@ -24,7 +36,7 @@ def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
         `step` (the last that a point stands for), and for each source that was trained on (`task`,
         `general`) the mean negative log-likelihood a response token; None where no step had any.
     """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_log(path)
     parts = [part.tolist() for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
     curve: dict[str, list[float | None]] = {"step": [rows[part[-1]]["step"] for part in parts]}
     for source in ("task", "general"):

@@ -8,6 +8,7 @@ checkpoints, callbacks, accelerate) is the Trainer's.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,18 +19,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
+from telltune.errors import RecipeError
 from telltune.models.attention import packed_attention
 from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
-from telltune.models.packing import can_pack, pack, token_nll
+from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
+from telltune.training.adapter import trained_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from telltune.data.encoding import EncodedSet
     from telltune.data.mixture import Mixture
     from telltune.recipe import TrainingSpec
+    from telltune.training.checkpoints import Checkpoints
     from telltune.training.loss import LossWeights
 
 __all__ = ["MixtureTrainer", "Sources", "Step", "StepSampler", "training_arguments"]
@@ -108,7 +112,6 @@ def training_arguments(
         bf16=bf16,
         save_strategy="steps",
         save_steps=save_steps,
-        save_total_limit=2,
         logging_strategy="steps",
         logging_steps=1,
         # A loss that is not a number must be seen, not smoothed over.
@@ -136,6 +139,8 @@ class MixtureTrainer(Trainer):
         micro_batch_tokens: Tokens computed at once.
         args: From `training_arguments`.
         callbacks: The Trainer's.
+        checkpoints: Where they go; None where none is written.
+        left_out: By number, from 1, steps that are not computed, and what the log says of them.
     """
 
     def __init__(
@@ -149,17 +154,22 @@ class MixtureTrainer(Trainer):
         micro_batch_tokens: int,
         args: TrainingArguments,
         callbacks: list[Any],
+        checkpoints: Checkpoints | None = None,
+        left_out: Mapping[int, Any] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
         self._sources = Sources(task, general)
         self._sampler = sampler
         self._weights = weights
-        self._budget = micro_batch_tokens
+        self._checkpoints = checkpoints
+        self._left_out = left_out or {}
+        self.micro_batch_tokens = micro_batch_tokens
+        """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
         self._fused = FusedLora(model)
         self._cut = cut_loss(model)
-        self.step_record: dict[str, float] = {}
-        """Of the latest step: loss by source, tokens, seconds."""
+        self.step_record: dict[str, Any] = {}
+        """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One batch is one optimizer step; the mixture has split it over processes already."""
@@ -184,16 +194,42 @@ class MixtureTrainer(Trainer):
     ) -> torch.Tensor:
         """Forward and backward over all rows of one optimizer step.
 
+        Where they do not fit in memory the step is computed again in shorter rows, and so are
+        those that follow.
+
         Returns:
             The step's loss, a scalar.
+
+        Raises:
+            RecipeError: Not even one example at a time fits in memory.
         """
+        step: Step = inputs["step"]
+        reason = self._left_out.get(self.state.global_step + 1)
+        if reason is not None:
+            # Without gradients the optimizer leaves weights and moments as they are.
+            self.step_record = {"tokens": 0.0, "seconds": 0.0, "skipped": reason}
+            return torch.zeros((), device=self.args.device)
+        while True:
+            batches = pack(
+                step.rows,
+                self.micro_batch_tokens,
+                sources=step.is_task.tolist(),
+                together=self.packed,
+            )
+            try:
+                return self._compute(model, step, batches)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+            # Behind `except`, where nothing holds the failed pass any more.
+            self._use_less_memory(model, step, batches)
+
+    def _compute(self, model: Any, step: Step, batches: list[PackedBatch]) -> torch.Tensor:
         began = time.perf_counter()
         model.train()
-        step: Step = inputs["step"]
         device = self.args.device
         total = torch.zeros((), device=device)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
-        batches = pack(step.rows, self._budget, sources=step.is_task.tolist(), together=self.packed)
         context = packed_attention(self.model) if self.packed else nullcontext()
         with context, self._fused:
             for batch in batches:
@@ -215,6 +251,50 @@ class MixtureTrainer(Trainer):
                 self.step_record[f"loss_{name}"] = nll_sum / count
         return total
 
+    def _use_less_memory(self, model: Any, step: Step, batches: list[PackedBatch]) -> None:
+        """Halve the tokens computed at once, and forget what was computed of the step."""
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        number = self.state.global_step + 1
+        if len(batches) == len(step.rows):
+            longest = max(len(ids) for ids, _ in step.rows)
+            raise RecipeError(
+                f"step {number} does not fit in memory, not even one example at a time (the "
+                f"longest has {longest:,} tokens); set training.gradient_checkpointing: true, or "
+                "lower training.max_length."
+            )
+        largest = max(batch.input_ids.numel() for batch in batches)
+        self.micro_batch_tokens = min(self.micro_batch_tokens, largest) // 2
+        logging.getLogger(__name__).warning(
+            "Step %d does not fit in memory; from here on %d tokens are computed at once, and not "
+            "training.micro_batch_tokens of them. What is computed stays the same.",
+            number,
+            self.micro_batch_tokens,
+        )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._checkpoints is None:
+            super()._save_checkpoint(model, trial)
+            return
+        with self._checkpoints.saving(self.state.global_step, self._checkpoint_bytes()):
+            super()._save_checkpoint(model, trial)
+
+    def _checkpoint_bytes(self) -> int:
+        """What the weights that are trained and the optimizer's moments take."""
+        optimizer: Any = self.optimizer
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        tensors = filter(torch.is_tensor, moments)
+        return trained_bytes(self.model) + sum(int(tensor.nbytes) for tensor in tensors)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
         """Not counted: the Trainer's formula does not know packed rows."""
         return 0
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises a plain RuntimeError, whose words differ between platforms.
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
 
-__all__ = ["Work", "flop", "sampled_steps", "step_work"]
+__all__ = ["Work", "flop", "sampled_steps", "step_places", "step_work"]
 
 
 class Work(NamedTuple):
@@ -48,15 +48,16 @@ def sampled_steps(
     Returns:
         Each step's number, from 0, and its examples: is it task data, and the index.
     """
-    size, each = len(mixture), mixture.batches_per_epoch
-    total = each * epochs
-    chosen = []
-    for step in np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)):
-        epoch, place = divmod(int(step), each)
-        start = place * mixture.batch_size
-        slots = mixture.slots(epoch, start, min(start + mixture.batch_size, size))
-        chosen.append((int(step), slots.pairs))
-    return chosen
+    total = mixture.batches_per_epoch * epochs
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+    return [(step, step_places(mixture, step)) for step in chosen]
+
+
+def step_places(mixture: Mixture, step: int) -> list[tuple[bool, int]]:
+    """The examples of an optimizer step, from 0: is it task data, and the index."""
+    epoch, place = divmod(step, mixture.batches_per_epoch)
+    start = place * mixture.batch_size
+    return mixture.slots(epoch, start, min(start + mixture.batch_size, len(mixture))).pairs
 
 
 def step_work(

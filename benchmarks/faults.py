@@ -1,0 +1,96 @@
+"""Every fault that a long run has to survive, injected: a table, and faults.json.
+
+    python benchmarks/faults.py              # 20 random kills and more; minutes on one core
+    python benchmarks/faults.py --kills 100
+
+Each row is a test (most are in tests/faults), run as often as it has cases. `survived` are the
+tries that ended as docs/reliability.md promises; `lost` counts what was gone after them: steps of
+the log, adapters that differ from the undisturbed run's, or, where a test tells no more, tries that
+did not survive. The model is a tiny random one, on the CPU in fp32; the processes that are killed
+are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).with_suffix(".json")
+TESTS = (
+    "tests/faults",
+    "tests/training/test_checkpoints.py",
+    "tests/methods/test_output_folder.py",
+    "tests/methods/test_adapter_folder.py::test_a_damaged_file_is_refused_by_name",
+    "tests/study/test_runner.py::test_killed_at_a_random_moment_it_gives_the_same_rows",
+    "tests/study/test_runner.py::test_two_at_once_are_refused",
+)
+
+
+class Outcomes:
+    """Counts what pytest reports, by test."""
+
+    def __init__(self) -> None:
+        self.tries, self.survived, self.lost = Counter(), Counter(), Counter()
+        self.skipped: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a phase of a test into account."""
+        fault = fault_of(report.nodeid)
+        if report.skipped:
+            self.skipped[fault] = str(report.longrepr[-1])
+        elif report.when == "call" or report.failed:
+            self.tries[fault] += 1
+            self.survived[fault] += report.passed
+            known = [value for name, value in report.user_properties if name == "lost"]
+            self.lost[fault] += sum(known) if known else report.failed
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """A row a fault, in the order of the tests."""
+        return [
+            {
+                "fault": fault,
+                "tries": tries,
+                "survived": self.survived[fault],
+                "lost": self.lost[fault],
+            }
+            for fault, tries in self.tries.items()
+        ]
+
+
+def fault_of(test: str) -> str:
+    """A test's name in words, and the file that it stands in."""
+    file, _, name = test.partition("::")
+    words = name.partition("[")[0].removeprefix("test_").replace("_", " ")
+    return f"{Path(file).stem.removeprefix('test_').replace('_', ' ')}: {words}"
+
+
+def main() -> None:
+    """Run the tests, print the table, write the file."""
+    parser = argparse.ArgumentParser(description="Faults that a long run has to survive.")
+    parser.add_argument("--kills", type=int, default=20, help="random moments (default 20)")
+    os.environ["TELLTUNE_KILLS"] = str(parser.parse_args().kills)
+    outcomes = Outcomes()
+    tests = [str(ROOT / test) for test in TESTS]
+    # A try may have to wait for other work on the machine.
+    code = pytest.main(["-q", f"--rootdir={ROOT}", "--timeout=1200", *tests], plugins=[outcomes])
+    rows = outcomes.rows()
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    print(f"{'tries':>5} {'survived':>8} {'lost':>5}  fault")
+    for row in rows:
+        print(f"{row['tries']:>5} {row['survived']:>8} {row['lost']:>5}  {row['fault']}")
+    totals = [sum(int(row[key]) for row in rows) for key in ("tries", "survived", "lost")]
+    print("{:>5} {:>8} {:>5}  in all".format(*totals))
+    for fault, reason in outcomes.skipped.items():
+        print(f"not tried: {fault} ({reason})")
+    sys.exit(int(code))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Checkpoints that can be trusted: whole, on the disk, known by checksums, of this very run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from telltune.errors import StorageError
+from telltune.storage import checksums, publish, write_json, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Checkpoints"]
+
+MANIFEST = "manifest.json"
+INPUTS = "inputs.json"
+# If the newest is damaged there is still the one before.
+_KEPT = 2
+_UNFINISHED = "unfinished"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint is written into `unfinished`, where the Trainer puts it under its own name. The
+    manifest, with a checksum of every other file, comes last; then all is synced, and moved to
+    where checkpoints are looked for. A kill at any moment leaves the ones before as they were.
+
+    Args:
+        folder: Where they are, a folder each.
+        inputs: What the run is made of: a hash by name, such as "task data". A run that goes on
+            must be made of the same.
+    """
+
+    def __init__(self, folder: Path, inputs: Mapping[str, str | None]) -> None:
+        self.folder = folder
+        self.inputs = dict(inputs)
+        self.unfinished = folder / _UNFINISHED
+        """Where the Trainer writes."""
+
+    @contextmanager
+    def saving(self, step: int, needed: int) -> Iterator[None]:
+        """Make what is written into `unfinished` meanwhile the newest checkpoint.
+
+        Args:
+            step: After which it was taken.
+            needed: Bytes that it takes.
+
+        Raises:
+            StorageError: The disk refuses; the checkpoints before are as they were.
+        """
+        target = self.folder / f"checkpoint-{step}"
+        filled = self.unfinished / target.name
+        try:
+            with writing(target, needed=needed):
+                yield
+                write_json(filled / INPUTS, self.inputs)
+                write_json(filled / MANIFEST, checksums(filled))
+                publish(filled, target)
+        finally:
+            shutil.rmtree(filled, ignore_errors=True)
+        # By their steps: of times that the clock says nothing follows.
+        for old in self._all()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is what it was when it was written.
+
+        Damaged ones are named on standard error and removed.
+
+        Raises:
+            StorageError: It is of other data or of another model.
+        """
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        paths = self._all()
+        while paths:
+            path = paths.pop()
+            damage = _damage(path)
+            if damage is None:
+                self._check_inputs(path)
+                return path
+            instead = "goes on from the one before" if paths else "begins anew"
+            logging.getLogger(__name__).warning(
+                "%s is damaged (%s): training %s.", path, damage, instead
+            )
+            shutil.rmtree(path, ignore_errors=True)
+        return None
+
+    def _all(self) -> list[Path]:
+        """From the oldest to the newest."""
+        found = {
+            int(path.name.removeprefix("checkpoint-")): path
+            for path in self.folder.glob("checkpoint-*")
+            if path.name.removeprefix("checkpoint-").isdecimal()
+        }
+        return [found[step] for step in sorted(found)]
+
+    def _check_inputs(self, path: Path) -> None:
+        before = json.loads((path / INPUTS).read_text(encoding="utf-8"))
+        changed = [name for name, value in self.inputs.items() if before.get(name) != value]
+        if changed:
+            run = self.folder.parent
+            raise StorageError(
+                f"{run} holds a run that was cut short, and since then what it is made of has "
+                f"changed: {', '.join(changed)}. Bring back what it was, or remove {run} to train "
+                "anew."
+            )
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with it, or None."""
+    try:
+        expected = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+        found = checksums(checkpoint)
+        found.pop(MANIFEST)
+    except (OSError, ValueError, TypeError) as error:
+        return f"it cannot be read: {error}"
+    if found == expected:
+        return None
+    names = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+    return f"not as written: {', '.join(names)}"

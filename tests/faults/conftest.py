@@ -1,0 +1,76 @@
+"""A small run to disturb, and what it leaves when nobody does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from victim import STEPS, Left, Victim
+
+import telltune
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of twelve steps, that draws random numbers in each."""
+    toy_recipe["task"]["max_examples"] = 16
+    toy_recipe["mixture"] = {"general_examples": 16, "passes": 2}
+    toy_recipe["training"]["save_steps"] = 3
+    toy_recipe["lora"]["dropout"] = 0.1
+    return toy_recipe
+
+
+@pytest.fixture
+def recipe(short: dict[str, Any], tmp_path: Path) -> Path:
+    """The same, as a file."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(short), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed") / "out"
+
+
+@pytest.fixture
+def undisturbed(_undisturbed: Path, short: dict[str, Any]) -> Left:
+    """What the run leaves when nothing happens; made once, since it is the same for every test."""
+    if not _undisturbed.exists():
+        telltune.fit(short, _undisturbed, progress=False)
+    left = Left.of(_undisturbed)
+    assert [row["step"] for row in left.rows] == list(range(1, STEPS + 1))
+    return left
+
+
+@pytest.fixture
+def fit(recipe: Path, tmp_path: Path) -> Callable[..., Victim]:
+    """`tell fit` of the recipe into `out`, in a process of its own."""
+
+    def start(**more: Any) -> Victim:
+        return Victim("fit", recipe, "--out", tmp_path / "out", said=tmp_path / "said.txt", **more)
+
+    return start
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    command = [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mount -t tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,73 @@
+"""A run that is gone on with must be made of what it was begun with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from victim import Left, cut_at
+
+import telltune
+from telltune.errors import StorageError
+from telltune.models import load_base
+from telltune.recipe import ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def other_task(short: dict[str, Any]) -> None:
+    path = Path(short["task"]["train"])
+    # As many tokens as before, so that nothing but their hash tells.
+    path.write_text(path.read_text().replace('"ball"', '"bxll"'))
+
+
+def other_general(short: dict[str, Any]) -> None:
+    path = Path(short["general"])
+    path.write_text(path.read_text().replace("twice", "thrice"))
+
+
+def other_model(short: dict[str, Any]) -> None:
+    base = load_base(ModelSpec(name=short["model"]), "fp32").model
+    with torch.no_grad():
+        next(base.parameters())[0, 0] += 1
+    base.save_pretrained(short["model"])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_task, "task data"),
+        (other_general, "general data"),
+        (other_model, "model"),
+    ],
+)
+def test_what_changed_since_the_run_was_cut_short_is_named(
+    short: dict[str, Any],
+    undisturbed: Left,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Any]], None],
+    named: str,
+) -> None:
+    short["model"] = shutil.copytree(short["model"], tmp_path / "model").as_posix()
+    out = tmp_path / "out"
+
+    def run() -> object:
+        return telltune.fit(short, out, progress=False)
+
+    cut_at(5, monkeypatch, run)
+    kept = {p: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
+    weights = Path(short["model"]) / "model.safetensors"
+    kept[weights] = weights.read_bytes()
+    change(short)
+    with pytest.raises(StorageError, match=f"cut short, .* has changed: {named}. Bring back"):
+        run()
+    # With all brought back it goes on.
+    for path, content in kept.items():
+        path.write_bytes(content)
+    run()
+    assert Left.of(out) == undisturbed

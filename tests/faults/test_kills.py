@@ -1,0 +1,145 @@
+"""SIGKILL at any moment: the same command goes on, and ends as if nothing had been.
+
+`TELLTUNE_KILLS` sets how many moments are tried; `benchmarks/faults.py` tries more of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from victim import (
+    STEPS,
+    Left,
+    die_at_write,
+    die_when_finished,
+    die_while_saving,
+    die_while_tokenizing,
+)
+
+import telltune
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from victim import Victim
+
+KILLS = int(os.environ.get("TELLTUNE_KILLS", "2"))
+
+
+def lines(out: Path) -> int:
+    log = out / "training_log.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def goes_on(
+    fit: Callable[..., Victim], out: Path, undisturbed: Left, lost: Callable[..., None]
+) -> None:
+    """The same command ends with the same adapter, and with every step in the log once."""
+    again = fit()
+    assert again.wait() == 0, again.said.read_text()
+    left = Left.of(out)
+    missing = {row["step"] for row in undisturbed.rows} - {row["step"] for row in left.rows}
+    lost("lost", len(missing) + (left.adapter != undisturbed.adapter))
+    assert left == undisturbed
+    assert not [path for path in out.iterdir() if path.name.startswith((".", "checkpoints"))]
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_killed_at_a_random_moment(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    tmp_path: Path,
+    record_property: Callable[..., None],
+    seed: int,
+) -> None:
+    draw = random.Random(seed)
+    out, victim = tmp_path / "out", fit()
+    step = draw.randrange(STEPS)
+    victim.until(lambda: lines(out) >= step)
+    # Up to some two steps later, or in the midst of a checkpoint.
+    time.sleep(draw.uniform(0, 0.1))
+    victim.signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    goes_on(fit, out, undisturbed, record_property)
+
+
+# A run has 110 such moments at least until it is finished: the lock, the recipe, four checkpoints,
+# the adapter, tell.json.
+@pytest.mark.parametrize("moment", random.Random(0).sample(range(1, 111), KILLS))
+def test_killed_between_one_write_and_the_next(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    tmp_path: Path,
+    record_property: Callable[..., None],
+    moment: int,
+) -> None:
+    assert fit(fault=partial(die_at_write, moment)).wait() == -signal.SIGKILL
+    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+
+
+# Four files a checkpoint: arguments, optimizer, schedule, random numbers.
+@pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 16) // 2))
+def test_killed_with_a_file_of_a_checkpoint_half_written(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    tmp_path: Path,
+    record_property: Callable[..., None],
+    file: int,
+) -> None:
+    assert fit(fault=partial(die_while_saving, file)).wait() == -signal.SIGKILL
+    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+
+
+def test_killed_while_it_tokenizes(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    tmp_path: Path,
+    record_property: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
+    assert fit(fault=die_while_tokenizing).wait() == -signal.SIGKILL
+    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+
+
+def test_killed_once_it_is_finished(
+    fit: Callable[..., Victim], undisturbed: Left, tmp_path: Path
+) -> None:
+    assert fit(fault=die_when_finished).wait() == -signal.SIGKILL
+    assert Left.of(tmp_path / "out") == undisturbed
+    assert len(telltune.predict(tmp_path / "out", ["item 4 is square"])) == 1
+    again = fit()
+    assert again.wait() == 2
+    assert "holds a finished run" in again.said.read_text()
+
+
+def test_killed_again_and_again(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    recipe: Path,
+    tmp_path: Path,
+    record_property: Callable[..., None],
+) -> None:
+    """Each time a little further: the way of a machine that is taken away every few minutes."""
+    out = tmp_path / "out"
+    for reached in range(4, STEPS, 7):
+        victim = fit()
+        victim.until(partial(_has, out, reached))
+        victim.signal(signal.SIGKILL)
+        assert victim.wait() == -signal.SIGKILL
+    goes_on(fit, out, undisturbed, record_property)
+    again, whole = (
+        telltune.evaluate(folder, recipe, progress=False) for folder in (out, undisturbed.folder)
+    )
+    assert again.per_item == whole.per_item
+
+
+def _has(out: Path, reached: int) -> bool:
+    return lines(out) >= reached

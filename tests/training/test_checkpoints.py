@@ -1,0 +1,109 @@
+"""Checkpoints: whole or not there, known by every bit, the two newest kept."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from telltune.errors import StorageError
+from telltune.training.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INPUTS = {"model": "a", "task data": "b", "general data": None}
+FILES = {"weights": b"w" * 1000, "optimizer": b"o" * 100, "deep/state": b"{}"}
+
+
+def save(checkpoints: Checkpoints, step: int) -> None:
+    """What the Trainer does."""
+    with checkpoints.saving(step, needed=0):
+        for name, content in FILES.items():
+            path = checkpoints.unfinished / f"checkpoint-{step}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content + b"%d" % step)
+
+
+def test_the_two_newest_steps_are_kept_whatever_the_clock_says(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, INPUTS)
+    for step in (8, 9, 10, 100):
+        save(checkpoints, step)
+        os.utime(tmp_path / f"checkpoint-{step}", (1000 - step, 1000 - step))
+    assert checkpoints.latest() == tmp_path / "checkpoint-100"
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-100"}
+
+
+def test_there_is_none_at_first_and_what_was_never_finished_is_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "not made yet", INPUTS)
+    assert checkpoints.latest() is None
+    half = checkpoints.unfinished / "checkpoint-3"
+    half.mkdir(parents=True)
+    (half / "weights").write_bytes(b"w")
+    assert checkpoints.latest() is None
+    assert not half.exists()
+
+
+def test_one_that_fails_on_the_way_leaves_the_others(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, INPUTS)
+    save(checkpoints, 1)
+    with pytest.raises(KeyError), checkpoints.saving(2, needed=0):  # noqa: PT012
+        (checkpoints.unfinished / "checkpoint-2").mkdir(parents=True)
+        raise KeyError
+    assert checkpoints.latest() == tmp_path / "checkpoint-1"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_bit_of_any_file_is_missed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    checkpoints = Checkpoints(folder, INPUTS)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    files = sorted(path for path in (folder / "checkpoint-2").rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes())
+    match data.draw(st.sampled_from(["flip", "truncate", "remove", "add"])):
+        case "flip":
+            content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(
+                st.integers(0, 7)
+            )
+            path.write_bytes(content)
+        case "truncate":
+            path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+        case "remove":
+            path.unlink()
+        case "add":
+            path.with_name("more").write_bytes(b"")
+    assert checkpoints.latest() == folder / "checkpoint-1"
+    assert not (folder / "checkpoint-2").exists()
+
+
+def test_with_all_of_them_damaged_training_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, INPUTS)
+    for step in (1, 2):
+        save(checkpoints, step)
+        (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"")
+    assert checkpoints.latest() is None
+    second, first = (record.getMessage() for record in caplog.records)
+    assert second == (
+        f"{tmp_path / 'checkpoint-2'} is damaged (not as written: weights): training goes on from "
+        "the one before."
+    )
+    assert first.endswith("training begins anew.")
+
+
+def test_other_inputs_are_named(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path / "checkpoints", INPUTS), 1)
+    other = Checkpoints(tmp_path / "checkpoints", INPUTS | {"model": "x", "task data": "y"})
+    with pytest.raises(StorageError, match=r"has changed: model, task data\. Bring back"):
+        other.latest()
+    # Nothing was removed: with the old ones back it would go on.
+    assert Checkpoints(tmp_path / "checkpoints", INPUTS).latest() is not None

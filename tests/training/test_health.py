@@ -1,0 +1,87 @@
+"""What is left out is named by where it comes from, as far as anybody can still tell."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from telltune.data.examples import Example
+from telltune.data.mixture import Mixture
+from telltune.errors import DataError, RecipeError
+from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+from telltune.training.work import step_places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIXTURE = Mixture(4, 4, 9, passes=1, order="shuffled", seed=0, batch_size=2)
+TASK = [Example("a", "b", origin=f"task.jsonl:{n + 1}") for n in range(4)]
+GENERAL = [Example("a", "b", origin=f"general.jsonl:{n + 1}") for n in range(9)]
+
+
+def names(general: object, log: Path) -> list[str]:
+    left_out = LeftOut(log, MIXTURE, (TASK, general))  # type: ignore[arg-type]
+    for step in (1, 2, 3):
+        left_out.add(UnhealthyStepError(step, "the loss is nan"))
+    return [name for told in left_out.steps.values() for name in told["examples"]]
+
+
+def test_examples_are_named_by_file_and_line(tmp_path: Path) -> None:
+    found = names(GENERAL, tmp_path / "log")
+    places = [place for step in range(3) for place in step_places(MIXTURE, step)]
+    assert found == [(TASK if is_task else GENERAL)[i].origin for is_task, i in places]
+    assert {name.partition(":")[0] for name in found} == {"task.jsonl", "general.jsonl"}
+
+
+def test_general_data_that_are_gone_are_named_by_their_number(tmp_path: Path) -> None:
+    def gone() -> Iterator[Example]:
+        yield GENERAL[0]
+        raise DataError("no such file")
+
+    found = names(gone(), tmp_path / "log")
+    for name, other in zip(found, names(GENERAL, tmp_path / "log"), strict=True):
+        number = int(other.rpartition(":")[2]) - 1
+        assert name in (other, f"general example {number}")
+    assert any(name.startswith("general example") for name in found)
+
+
+def test_the_log_tells_what_was_left_out_before(tmp_path: Path) -> None:
+    log, told = tmp_path / "log.jsonl", {"reason": "r", "examples": ["task.jsonl:1"]}
+    rows = [{"step": 1, "loss": 2.0}, *({"step": n, "skipped": told} for n in (2, 3, 4))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
+    left_out = LeftOut(log, MIXTURE, (TASK, GENERAL))
+    assert left_out.steps == {2: told, 3: told, 4: told}
+    with pytest.raises(RecipeError, match=r"at step 1 the loss is inf, after 3 .*step 2: r, task"):
+        left_out.add(UnhealthyStepError(1, "the loss is inf"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "source", "ill"),
+    [
+        (2.0, 1.0, 2.0, False),
+        (math.nan, 1.0, 2.0, True),
+        (math.inf, 1.0, 2.0, True),
+        (2.0, math.inf, 2.0, True),
+        # Worse than guessing, as after a few wrong labels, and thrice as bad.
+        (2.0, None, 1.5 * math.log(400), False),
+        (2.0, None, 3.1 * math.log(400), True),
+    ],
+)
+def test_what_is_ill(loss: float, norm: float | None, source: float, ill: bool) -> None:
+    health = HealthCallback(400)
+    health.trainer = SimpleNamespace(step_record={"loss_task": source})  # type: ignore[assignment]
+    state = SimpleNamespace(global_step=7)
+
+    def look() -> None:
+        health.on_log(None, state, None, logs={"loss": loss, "grad_norm": norm})
+
+    if ill:
+        with pytest.raises(UnhealthyStepError, match=r"^step 7: "):
+            look()
+    else:
+        look()
