@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Nothing here may need the network; read by huggingface_hub when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A core for each worker, and for the commands that it starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 END_TO_END = Path(__file__).parent / "e2e"
 

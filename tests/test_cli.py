@@ -12,7 +12,11 @@ import yaml
 
 from telltune.cli import main
 
-VERBS = ("plan", "fit", "evaluate", "predict", "check", "anchor", "compare", "study", "report")
+VERBS = (
+    *("plan", "fit", "evaluate", "predict", "check", "anchor", "compare"),
+    "verify",
+    *("study", "report", "recommend", "quanta"),
+)
 ADAPTER_FILES = {
     "README.md",
     "adapter_config.json",
@@ -551,3 +555,24 @@ def test_study_prints_a_table_and_fails_where_a_cell_does(tell, study_file, tmp_
     assert "sft_anchor" in out
     assert "report.html" in out
     assert re.search(r"failed: .*greedy, seed 0: A leverage ratio of 10000 asks for", err)
+
+
+def test_recommend_prints_what_to_run_and_leaves_a_recipe_that_fits(
+    tell, tell_json, toy_recipe, tmp_path
+):
+    values = toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}}
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    code, out, _ = tell("recommend", recipe, "--out", tmp_path / "out", "--minutes", 0)
+    assert code == 0
+    assert re.search(r"Recommended, after 3 settings .* by 12 dev items", out)
+    assert "accuracy" in out
+    told = tell_json("recommend", recipe, "--out", tmp_path / "out", "--minutes", 0)
+    assert told["name"] in out
+    assert tell_json("plan", tmp_path / "out" / "recipe.yaml")["method"] == told["method"]
+
+
+def test_recommend_of_a_task_that_is_not_there_names_those_that_are(tell, tmp_path):
+    code, _, err = tell("recommend", "medical", "--out", tmp_path / "out")
+    assert code == 2
+    assert "medical_specialty" in err

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         plan,
         plan_study,
         predict,
+        recommend,
         report,
         run_study,
+        verify,
     )
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
@@ -47,8 +49,10 @@ __all__ = [
     "plan",
     "plan_study",
     "predict",
+    "recommend",
     "report",
     "run_study",
+    "verify",
 ]
 
 _HOMES = {

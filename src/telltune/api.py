@@ -18,7 +18,7 @@ from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
-from telltune.methods.output_folder import claim, record_recipe
+from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
+    from telltune.methods.verify import Verification
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
+    from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
     from telltune.study.summary import Summary
 
@@ -52,8 +54,10 @@ __all__ = [
     "plan_study",
     "predict",
     "predict_examples",
+    "recommend",
     "report",
     "run_study",
+    "verify",
 ]
 
 
@@ -111,17 +115,18 @@ def fit(
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
     _trained_method(recipe)
-    claim(out, recipe, overwrite=overwrite)
-    ready = _ready(recipe)
-    if on_plan is not None:
-        on_plan(_plan(recipe, ready, measure=False))
-    base = load_base(
-        recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-    )
-    record_recipe(out, recipe, overwrite=overwrite)
-    settings = Settings(recipe, out, progress, ready.prepared)
-    ready.method.run(ready.task, ready.general, base, settings).release()
-    record = read_tell(out)
+    with alone(out):
+        claim(out, recipe, overwrite=overwrite)
+        ready = _ready(recipe)
+        if on_plan is not None:
+            on_plan(_plan(recipe, ready, measure=False))
+        base = load_base(
+            recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+        )
+        record_recipe(out, recipe, overwrite=overwrite)
+        settings = Settings(recipe, out, progress, ready.prepared)
+        ready.method.run(ready.task, ready.general, base, settings).release()
+        record = read_tell(out)
     besides = time.perf_counter() - began - record["seconds"]
     remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
     return Fit(out, record)
@@ -258,6 +263,17 @@ def predict_examples(
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
 
 
+def verify(adapter: str | Path) -> Verification:
+    """Look at all that an adapter folder's tell.json claims; see `methods.verify`.
+
+    Args:
+        adapter: From `fit`.
+    """
+    from telltune.methods.verify import verify as verified
+
+    return verified(Path(adapter))
+
+
 def check(
     files: dict[str, list[str]], *, model: str | None = None, max_length: int | None = None
 ) -> tuple[dict[str, int], list[Finding]]:
@@ -351,6 +367,22 @@ def report(out: str | Path) -> Path:
 
     write_report(Path(out))
     return Path(out) / REPORT
+
+
+def recommend(
+    recipe: AnyRecipe, out: str | Path, *, minutes: float = 60.0, progress: bool = True
+) -> Recommendation:
+    """Search on dev items for the method and settings that suit a task; see `study.recommend`.
+
+    Args:
+        recipe: The task, the model, and the settings to begin with.
+        out: Where what was tried goes, and `recipe.yaml`, the recipe to use.
+        minutes: To spend.
+        progress: Show a bar.
+    """
+    from telltune.study.recommend import recommend as recommended
+
+    return recommended(recipe, Path(out), minutes=minutes, progress=progress)
 
 
 def plan_study(

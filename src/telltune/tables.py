@@ -10,9 +10,19 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.study.quanta_report import QuantaReport
+    from telltune.study.recommend import Recommendation
     from telltune.study.summary import Summary
 
-__all__ = ["print_json", "print_plan", "print_study", "print_study_plan", "print_table"]
+__all__ = [
+    "print_json",
+    "print_plan",
+    "print_quanta",
+    "print_recommendation",
+    "print_study",
+    "print_study_plan",
+    "print_table",
+]
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -102,6 +112,71 @@ def print_study(summary: Summary) -> None:
         )
     heads = ("task", "method", "task tokens", "general tokens", "score", "interval", "seeds")
     print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
+
+
+def print_recommendation(found: Recommendation) -> None:
+    """What to run, what it expects, and what stands beside it."""
+    rows = [
+        ("run", found.name),
+        ("expect", f"{found.metric} {found.expected}, 95% interval, on items like the dev ones"),
+    ]
+    rows += [
+        (f"against {name}", f"{by.value:+.1f} ({by.low:+.1f} to {by.high:+.1f})")
+        for name, by in found.rivals.items()
+    ]
+    rows += [
+        (f"{name}: beside the task", _beside(told)) for name, told in found.beside.items() if told
+    ]
+    if found.more_examples is not None:
+        gain = found.more_examples
+        rows.append(
+            ("100 more examples", f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
+        )
+    title = (
+        f"Recommended, after {found.tried} settings and {found.seconds / 60:,.0f} minutes, by "
+        f"{found.items} dev items"
+    )
+    print_table(title, ("", ""), rows)
+
+
+def _beside(told: dict[str, float]) -> str:
+    before, after = told["general_nll_before"], told["general_nll_after"]
+    leaks = "leakage_after" in told
+    leakage = f", {told['leakage_after']:.0%} of other prompts answered as if they were the task's"
+    return f"general loss {before:.2f} to {after:.2f}{leakage if leaks else ''}"
+
+
+def print_quanta(report: QuantaReport) -> None:
+    """The quanta of a task, and how far each method learned them in the reference's order."""
+    quanta = [
+        (
+            str(q.tokens),
+            str(q.items),
+            ", ".join(f"{text!r} {count}" for text, count in q.texts.items()),
+            f"{q.start:.2f}",
+            f"{q.end:.2f}",
+            f"{q.learned:.1f}",
+        )
+        for q in report.quanta
+    ]
+    print_table("Quanta", ("tokens", "items", "texts", "start", "end", "learned at step"), quanta)
+
+    def said(value: float | None, low: float | None, high: float | None) -> str:
+        if value is None or low is None or high is None:
+            return "no order"
+        return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+    methods = [
+        (
+            m.method,
+            f"{sum(step is not None for step in m.learned)} of {len(m.learned)}",
+            said(m.tau, m.low, m.high),
+            said(m.difference, m.difference_low, m.difference_high),
+        )
+        for m in report.methods
+    ]
+    heads = ("method", "learned", "tau", "against the first")
+    print_table("Agreement with the reference's order", heads, methods)
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -102,3 +102,19 @@ def test_items_are_told_by_how_they_change() -> None:
 def test_one_failed_cell_is_one_cell() -> None:
     failed = replace(summary(("a", 3000, "tell", 6.0, CLEAR)), failed=[{"name": "sft"}])
     assert "1 cell failed, and nothing of that is in what follows." in give_verdict(failed).notes
+
+
+def test_what_training_cost_beside_the_task_is_the_first_note() -> None:
+    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("b", 3000, "other", 0.0, UNCLEAR))
+    beside = {"general_nll_before": 2.0, "leakage_before": 0.0}
+    after = {
+        "tell": beside | {"general_nll_after": 1.8, "leakage_after": 0.0},
+        "other": beside | {"general_nll_after": 3.0, "leakage_after": 0.5},
+    }
+    points = [replace(point, forgetting=after[point.name]) for point in found.points]
+    assert give_verdict(replace(found, points=points)).notes[0] == (
+        "Beside the task, the loss on general examples changes by +50% after other and -10% after "
+        "tell; of unrelated prompts get an answer in the task's format 50% after other and 0% "
+        "after tell. (Means over tasks and sizes.)"
+    )
+    assert not any("Beside" in note for note in give_verdict(found).notes)

@@ -221,3 +221,27 @@ def compare(
         ],
     )
     typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
+
+
+@app.command(epilog="Example: tell verify runs/mine")
+def verify(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether an adapter folder is what its tell.json claims: files, data, base, order.
+
+    Loads no weights. Exit 1 if something differs.
+    """
+    from telltune.api import verify as verified
+
+    found = verified(adapter)
+    if as_json:
+        print_json({"adapter": str(adapter), "held": found.held, **asdict(found)})
+    else:
+        for check in found.checks:
+            told = {True: "as claimed", False: "DIFFERS", None: "cannot be told"}[check.held]
+            typer.echo(f"{check.what}: {told}{f' ({check.reason})' if check.reason else ''}")
+        for note in found.notes:
+            typer.echo(f"not claimed, and may change a new training: {note}")
+    if found.held is False:
+        raise typer.Exit(1)

@@ -14,6 +14,7 @@ from telltune.storage import writing
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from telltune.data.task import Split
     from telltune.study.spec import Cell
 
 __all__ = ["ANSWERS", "RESULTS", "Results", "Row", "cell_key", "read_answers"]
@@ -36,6 +37,7 @@ class Row:
         size: Task tokens that it might use; None where it uses no task data.
         leverage_ratio: That was asked for; None where the method does not mix.
         seed: Of the draw, the order and the adapter.
+        split: Whose items were answered.
         reason: Why a cell failed.
         metric: The headline metric.
         scores: By metric: score, low, high.
@@ -59,6 +61,7 @@ class Row:
     size: int | None
     leverage_ratio: float | None
     seed: int
+    split: Split = "test"
     reason: str = ""
     metric: str = ""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -86,10 +89,11 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
         cell: Which.
         hashes: Of its data and its base.
     """
-    recipe = cell.recipe.model_dump(mode="json")
+    # A key that is not given is left out, so that one which a later telltune adds changes nothing.
+    recipe = cell.recipe.model_dump(mode="json", exclude_none=True)
     for part in ("train", "dev", "test", "embedded"):
-        recipe["task"].pop(part)
-    recipe.pop("general")
+        recipe["task"].pop(part, None)
+    recipe.pop("general", None)
     recipe.pop("model")
     work = {"recipe": recipe, "hashes": hashes}
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
@@ -150,7 +154,7 @@ class Results:
             StorageError: The disk refuses.
         """
         line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
-        with writing(self.path):
+        with writing(self.path, needed=len(line)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(line.encode())

@@ -89,7 +89,7 @@ def give_verdict(summary: Summary) -> Verdict:
     reference = reference_of(summary)
     labels = label_series(summary.points)
     if reference is None:
-        return Verdict(_without_reference(summary, labels), _notes(summary), [])
+        return Verdict(_without_reference(summary, labels), _notes(summary, labels), [])
     by_series: dict[Series, list[Comparison]] = {}
     for comparison in summary.comparisons:
         if comparison.against == reference:
@@ -98,7 +98,7 @@ def give_verdict(summary: Summary) -> Verdict:
     best = ranked[0]
     sizes = sorted({comparison.size for comparison in by_series[best]})
     size = max(sizes, key=lambda size: _net([c for c in by_series[best] if c.size == size]))
-    notes = _notes(summary)
+    notes = _notes(summary, labels)
     if len(ranked) > 1:
         notes.append(
             f"{labels[best]} is the best of {len(ranked)} methods on these very test items; "
@@ -230,8 +230,8 @@ def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str
     return nothing, f"The highest scores are those of {_listed(best)}."
 
 
-def _notes(summary: Summary) -> list[str]:
-    notes = []
+def _notes(summary: Summary, labels: dict[Series, str]) -> list[str]:
+    notes = _beside(summary, labels)
     if _one_seed(summary):
         notes.append(
             "There is one seed, so that intervals hold the luck of the test items only; other "
@@ -241,6 +241,31 @@ def _notes(summary: Summary) -> list[str]:
         cells = "1 cell" if len(summary.failed) == 1 else f"{len(summary.failed)} cells"
         notes.append(f"{cells} failed, and nothing of that is in what follows.")
     return notes
+
+
+def _beside(summary: Summary, labels: dict[Series, str]) -> list[str]:
+    """What training cost elsewhere: level scores may hide that one method ruins the model."""
+    changes: dict[str, list[float]] = {}
+    leaks: dict[str, list[float]] = {}
+    for point in summary.points:
+        found, label = point.forgetting, labels[series_of(point)]
+        if point.size is None or "general_nll_after" not in found:
+            continue
+        change = found["general_nll_after"] / found["general_nll_before"] - 1
+        changes.setdefault(label, []).append(change)
+        if "leakage_after" in found:
+            leaks.setdefault(label, []).append(found["leakage_after"])
+    if not changes:
+        return []
+    most = sorted(changes, key=lambda label: -fmean(changes[label]))
+    text = "Beside the task, the loss on general examples changes by " + _listed(
+        [f"{fmean(changes[label]):+.0%} after {label}" for label in most]
+    )
+    if leaks:
+        text += "; of unrelated prompts get an answer in the task's format " + _listed(
+            [f"{fmean(leaks[label]):.0%} after {label}" for label in most if label in leaks]
+        )
+    return [f"{text}. (Means over tasks and sizes.)"]
 
 
 def _one_seed(summary: Summary) -> bool:

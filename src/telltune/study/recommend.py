@@ -1,0 +1,288 @@
+"""What to run on a task: the recipe that a small search prefers, and what to expect of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from telltune.data.task import load_split, load_task
+from telltune.errors import RecipeError
+from telltune.evaluation.score import PERPLEXITY, choose_metrics
+from telltune.methods.known_model import known_model
+from telltune.methods.preparation import prepare
+from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
+from telltune.recipe import as_recipe
+from telltune.storage import write_json, write_text
+from telltune.study.resampling import resample_runs
+from telltune.study.search import Search, search
+from telltune.study.summary import scored_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.evaluation.registry import Floats
+    from telltune.recipe import AnyRecipe, Recipe, TaskSpec
+    from telltune.study.resampling import Runs
+    from telltune.study.results import Row
+
+__all__ = ["RECOMMENDED", "Estimate", "Recommendation", "gain_of_more", "optimism", "recommend"]
+
+RECOMMENDED = "recipe.yaml"
+"""In the search's folder."""
+
+_MORE = 100
+_DEV_SHARE = 0.2
+_TAIL = (1 - 0.95) / 2
+# Of a normal distribution so much lies beyond one standard error.
+_ONE_ERROR = 0.16
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval.
+
+    Attributes:
+        value: The number.
+        low: Of the interval.
+        high: Of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Such as `63.1 (55.0 to 70.2)`."""
+        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to run, and why.
+
+    Attributes:
+        name: The method and its settings.
+        method: The method's name in recipes.
+        recipe: In full, on all of the task data.
+        metric: The headline metric.
+        items: Dev items that decided.
+        expected: The score on items like them, less what having chosen the best flatters it by.
+        rivals: What else went to the end, by name: the score of the recommended less its own.
+        beside: Of the finalists, by name: what became of general examples and prompts, the mean
+            over seeds; nothing where the recipe has no general data. See `Row.forgetting`.
+        more_examples: What another hundred task examples should add; None where the method does
+            not learn from them, or too few sizes were tried to say.
+        tried: Candidates at the smallest size.
+        seconds: Of all cells.
+    """
+
+    name: str
+    method: str
+    recipe: Recipe
+    metric: str
+    items: int
+    expected: Estimate
+    rivals: dict[str, Estimate]
+    beside: dict[str, dict[str, float]]
+    more_examples: Estimate | None
+    tried: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"recipe": self.recipe.model_dump(mode="json")}
+
+
+def recommend(
+    recipe: AnyRecipe, out: Path, *, minutes: float = 60.0, progress: bool = True
+) -> Recommendation:
+    """Search for the method and settings that suit a task, on its dev items alone.
+
+    Tried are SFT, and with general data and an anchor SFT with the anchor and TELL, at several
+    learning rates, passes and leverage ratios; base and few-shot stand beside the finalists. Test
+    items are not read. Of a task without dev items a fifth of the training data is held out for
+    the search; the recipe that comes back trains on all of them.
+
+    Args:
+        recipe: The task and the model, and the settings to begin with.
+        out: Where rows, `recipe.yaml` and recommendation.json go. Called again on the same folder
+            it goes on where it was.
+        minutes: To spend; the least that tells anything may take longer.
+        progress: Show a bar.
+
+    Raises:
+        RecipeError: The metric is one of which less is better.
+        DataError: Too little task data.
+    """
+    recipe = as_recipe(recipe)
+    given = recipe.task
+    if not (given.embedded or given.dev or given.dev_share):
+        held = given.model_copy(update={"dev_share": _DEV_SHARE})
+        recipe = recipe.model_copy(update={"task": held})
+    task = load_task(recipe)
+    dev = load_split(recipe, "dev")
+    metric = (task.metrics or choose_metrics(dev))[0]
+    if metric == PERPLEXITY:
+        raise RecipeError(
+            "a search needs a metric of which more is better; name one under evaluation.metrics."
+        )
+    methods = _methods(recipe, anchored=task.anchor is not None)
+    plain = get_method("sft")
+    assert isinstance(plain, Trained)  # by its name
+    prepared = prepare(plain, task, None, known_model(recipe.model), recipe)
+    counts = prepared.counts
+    found = search(recipe, methods, counts.task_tokens, out, minutes=minutes, progress=progress)
+    recommendation = _judge(found, out, recipe, given, counts.task_examples)
+    write_json(out / "recommendation.json", recommendation.to_dict())
+    write_text(
+        out / RECOMMENDED,
+        f"# {recommendation.name}: {metric} {recommendation.expected} expected, "
+        f"by {recommendation.items} dev items.\n{recommendation.recipe.to_yaml()}",
+    )
+    return recommendation
+
+
+def _methods(recipe: Recipe, *, anchored: bool) -> list[str]:
+    mixes = recipe.general is not None
+    if anchored:
+        return ["tell", "sft_anchor", "sft"] if mixes else ["sft_anchor", "sft"]
+    return ["mix", "sft"] if mixes else ["sft"]
+
+
+def _judge(
+    found: Search, out: Path, recipe: Recipe, task: TaskSpec, examples: int
+) -> Recommendation:
+    """Choose among the finalists and what needs no training."""
+    last = found.rungs[-1]
+    groups: dict[str, list[Row]] = {}
+    for row in [*last.rows, *found.untrained]:
+        if row.status == "done":
+            groups.setdefault(row.name, []).append(row)
+    names = list(groups)
+    runs = [[scored_run(out, row) for row in groups[name]] for name in names]
+    scores = np.array([np.mean([run.score for run in group]) for group in runs])
+    drawn = resample_runs(runs, _RESAMPLES)
+    flattery = optimism(scores, drawn)
+    beside = {name: _beside(groups[name]) for name in last.scores}
+    losses = {name: told["general_nll_after"] for name, told in beside.items() if told}
+    best = _choose(names, scores, drawn, losses)
+    name, rows = names[best], groups[names[best]]
+    learned = name in found.candidates
+    return Recommendation(
+        name=name,
+        method=rows[0].method,
+        # On the data that the user named, those that were held out for the search among them.
+        recipe=as_recipe(rows[0].recipe).model_copy(update={"task": task, "seed": recipe.seed}),
+        metric=rows[0].metric,
+        items=len(runs[best][0]),
+        expected=_estimate(scores[best] - flattery, drawn[:, best] - flattery),
+        rivals={
+            names[i]: _estimate(scores[best] - scores[i], drawn[:, best] - drawn[:, i])
+            for i in np.argsort(-scores)
+            if i != best
+        },
+        beside=beside,
+        more_examples=_more(found, out, name, examples) if learned else None,
+        tried=len(found.rungs[0].rows),
+        seconds=sum(
+            sum(row.seconds.values())
+            for row in [*(r for rung in found.rungs for r in rung.rows), *found.untrained]
+        ),
+    )
+
+
+def _choose(names: list[str], scores: Floats, drawn: Floats, losses: dict[str, float]) -> int:
+    """The best score, or of the finalists within one standard error the one that forgets least.
+
+    The rule of one standard error (Breiman et al. 1984) gives way on the score only as far as noise
+    would explain it; within an interval of 95%, which few seeds make wide, it would give away more.
+
+    Args:
+        names: m of them.
+        scores: Shape (m,).
+        drawn: Shape (resamples, m).
+        losses: Of general examples after training, by finalist's name.
+    """
+    best = int(scores.argmax())
+    if names[best] not in losses:
+        return best
+    alike = [
+        i
+        for i, name in enumerate(names)
+        if name in losses and np.quantile(drawn[:, best] - drawn[:, i], _ONE_ERROR) <= 0
+    ]
+    return min(alike, key=lambda i: losses[names[i]])
+
+
+def _beside(rows: list[Row]) -> dict[str, float]:
+    kinds = rows[0].forgetting
+    return {kind: fmean(row.forgetting[kind] for row in rows) for kind in kinds}
+
+
+def optimism(scores: Floats, drawn: Floats) -> float:
+    """How much choosing the best of several flatters it.
+
+    In each resample the best is chosen anew; it looks better there than in all that was seen.
+
+    Args:
+        scores: Shape (m,). As seen.
+        drawn: Shape (resamples, m). As they might have been.
+
+    Returns:
+        In the units of the score, not below 0.
+
+    Source: Efron & Tibshirani (1993), section 17.6, for the choice of a model.
+    """
+    chosen = drawn.argmax(axis=1)
+    flattery = drawn[np.arange(len(drawn)), chosen] - scores[chosen]
+    return max(0.0, float(flattery.mean()))
+
+
+def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
+    """What further task examples should add: a straight line over log examples, drawn on.
+
+    Args:
+        curve: Runs by task examples, at two sizes or more, on the same items.
+        now: Examples that there are.
+        more: That would come on top.
+
+    Returns:
+        In the units of the score, never below 0: more data is taken to do no harm. Where the line
+        would lead past 100% the gain ends there.
+    """
+    sizes = sorted(curve)
+    groups = [curve[size] for size in sizes]
+    seen = np.array([[np.mean([run.score for run in group]) for group in groups]])
+    logs = np.log(sizes)
+    centred = logs - logs.mean()
+    weights = centred / (centred**2).sum()
+
+    def gain(scores: Floats) -> Floats:
+        slope = scores @ weights
+        end = scores.mean(axis=1) + slope * (math.log(now) - logs.mean())
+        room = np.maximum(0.0, 100.0 - end) if groups[0][0].percent else np.inf
+        found: Floats = np.clip(slope * math.log1p(more / now), 0.0, room)
+        return found
+
+    return _estimate(float(gain(seen)[0]), gain(resample_runs(groups, _RESAMPLES)))
+
+
+def _more(found: Search, out: Path, name: str, examples: int) -> Estimate | None:
+    curve: dict[float, Runs] = {}
+    for rung in found.rungs:
+        rows = [row for row in rung.rows if row.name == name and row.status == "done"]
+        if rows:
+            used = float(np.mean([row.counts["task_examples"] for row in rows]))
+            curve[used] = [scored_run(out, row) for row in rows]
+    return gain_of_more(curve, examples, _MORE) if len(curve) > 1 else None
+
+
+def _estimate(value: float, drawn: Floats) -> Estimate:
+    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL])
+    return Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)))

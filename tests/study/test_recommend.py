@@ -1,0 +1,116 @@
+"""A recommendation: what it may look at, what it expects, and what more data should buy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from telltune.errors import RecipeError
+from telltune.evaluation.metrics import mean_of
+from telltune.recipe import load_recipe
+from telltune.study.recommend import RECOMMENDED, _choose, gain_of_more, optimism, recommend
+from telltune.study.resampling import resample_runs
+
+
+def runs(score: float, items: int = 200) -> list[Any]:
+    """One run of so many percent."""
+    right = round(items * score / 100)
+    return [mean_of(np.repeat([100.0, 0.0], [right, items - right]))]
+
+
+@pytest.fixture
+def quick(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    return toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}}
+
+
+def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
+    quick: dict[str, Any], tmp_path: Path
+) -> None:
+    Path(quick["task"]["test"]).unlink()
+    found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
+    recipe = load_recipe(tmp_path / "out" / RECOMMENDED)
+    assert recipe.method == found.method
+    assert recipe.task.max_tokens is None
+    assert Path(recipe.task.train[0].path) == Path(quick["task"]["train"])
+    assert found.tried == 3
+    assert found.items == 12
+    assert len(found.rivals) == 3  # the other finalist, few-shot and base
+    assert all("general_nll_after" in told for told in found.beside.values())
+    saved = json.loads((tmp_path / "out" / "recommendation.json").read_text())
+    assert saved["name"] == found.name
+    assert saved["expected"]["low"] <= saved["expected"]["value"] <= saved["expected"]["high"]
+
+
+def test_a_task_without_dev_items_lends_some_of_its_own_to_the_search(
+    quick: dict[str, Any], tmp_path: Path
+) -> None:
+    del quick["task"]["dev"]
+    found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
+    assert found.items == 5  # a fifth of 24
+    assert found.recipe.task.dev_share is None
+
+
+def test_a_metric_of_which_less_is_better_is_refused(quick: dict[str, Any], tmp_path: Path) -> None:
+    quick["evaluation"] = {"metrics": ["perplexity"]}
+    with pytest.raises(RecipeError, match="more is better"):
+        recommend(quick, tmp_path / "out", minutes=0, progress=False)
+
+
+def test_the_chosen_of_equals_is_expected_to_score_less_than_it_did() -> None:
+    rng = np.random.default_rng(0)
+    naive, corrected = [], []
+    for study in range(60):
+        # Eight settings that are all right on 60% of the items there are in the world.
+        tried = [[mean_of(100.0 * (rng.random(100) < 0.6))] for _ in range(8)]
+        scores = np.array([group[0].score for group in tried])
+        naive.append(scores.max() - 60)
+        drawn = resample_runs(tried, 400, seed=study)
+        corrected.append(scores.max() - optimism(scores, drawn) - 60)
+    assert np.mean(naive) > 4
+    assert abs(np.mean(corrected)) < 0.6 * np.mean(naive)
+    assert np.mean(corrected) < np.mean(naive) - 2
+
+
+def test_one_candidate_alone_is_not_flattered() -> None:
+    tried = [runs(60.0)]
+    assert optimism(np.array([60.0]), resample_runs(tried, 2000)) < 0.3
+
+
+def test_of_finalists_that_are_not_told_apart_the_one_that_forgets_least_is_chosen() -> None:
+    names = ["sft", "tell", "few_shot"]
+    losses = {"sft": 4.0, "tell": 1.4}
+
+    def drawn(*scores: float) -> list[Any]:
+        """Each method right on items of its own."""
+        rng = np.random.default_rng(0)
+        return [[mean_of(rng.permutation(runs(score)[0].per_item))] for score in scores]
+
+    near, far, shown = drawn(60, 58, 50), drawn(60, 30, 50), drawn(60, 58, 90)
+
+    def chosen(tried: list[Any], losses: dict[str, float]) -> str:
+        scores = np.array([group[0].score for group in tried])
+        return names[_choose(names, scores, resample_runs(tried, 2000), losses)]
+
+    assert chosen(near, losses) == "tell"
+    assert chosen(far, losses) == "sft"
+    assert chosen(near, {}) == "sft"  # nothing is known of forgetting
+    assert chosen(shown, losses) == "few_shot"
+
+
+def test_scores_on_a_line_over_log_examples_go_on_along_it() -> None:
+    curve = {25.0: runs(40.0), 50.0: runs(50.0), 100.0: runs(60.0)}
+    found = gain_of_more(curve, 100, 100)
+    assert found.value == pytest.approx(10.0)
+    assert found.low < 10 < found.high
+    assert gain_of_more(curve, 100, 300).value == pytest.approx(20.0)
+
+
+def test_more_data_is_taken_to_do_no_harm_and_to_end_at_all_right() -> None:
+    falling = {25.0: runs(60.0), 100.0: runs(40.0)}
+    assert gain_of_more(falling, 100, 100).value == 0
+    steep = {25.0: runs(50.0), 100.0: runs(96.0)}
+    assert gain_of_more(steep, 100, 1000).value == pytest.approx(4.0, abs=0.01)

@@ -1,0 +1,112 @@
+"""Scripts in data, names, answers, reasons and recipes are text on the page of a study."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.study.report import REPORT, write_report
+from telltune.study.results import ANSWERS, RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+
+RUN = "document.documentElement.dataset.ran = 'yes'"
+# Out of text, an attribute, a JSON block, a comment, a module; and Vega's own expressions.
+HOSTILE = [
+    f"<script>{RUN}</script>",
+    f"</script><script>{RUN}</script>",
+    f"<!--<script>{RUN}</script>",
+    f'"><svg onload="{RUN}">',
+    f"' onmouseover='{RUN}' x='",
+    f"</pre></td></style><img src=x onerror={RUN}>",
+    f"{{{{ ''.constructor.constructor(\"{RUN}\")() }}}}",
+    f'<iframe srcdoc="<script>parent.{RUN}</script>"></iframe>',
+    f"javascript:{RUN}",
+    "\u2028</sc\u2029ript>",
+]
+EVERYTHING = " ".join(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def folder(write_study: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study in which all text that is anybody's is hostile."""
+    folder = tmp_path_factory.mktemp("page") / f"<script>{RUN.replace('/', '')}<script>"
+    folder.mkdir()
+    names = {HOSTILE[0]: 0.0, HOSTILE[1]: 1.0, HOSTILE[3]: 0.5, f"failed {HOSTILE[2]}": 0.0}
+    failed = [f"failed {HOSTILE[2]}"]
+    write_study(
+        folder,
+        names,
+        tasks=(HOSTILE[5],),
+        seeds=(0, 1),
+        sizes=(3000, 10000),
+        items=30,
+        prompt=f"{{}} {EVERYTHING}",
+        failed=failed,
+    )
+    rows = [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
+    for row in rows:
+        row["reason"] = row["reason"] and f"broke on {EVERYTHING}"
+        row["versions"] = {HOSTILE[4]: HOSTILE[1], "code": HOSTILE[0]}
+        row["hashes"] = {HOSTILE[1]: HOSTILE[3]}
+        row["recipe"] = {"anchor": {"prompt": EVERYTHING, "response": HOSTILE[1]}}
+    (folder / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in (folder / ANSWERS).iterdir():
+        answers = [json.loads(line) for line in path.read_text().splitlines()]
+        for answer in answers:
+            answer["reference"] = f"{HOSTILE[1]} {answer['reference']}"
+            answer["prediction"] = f"{answer['prediction']} {EVERYTHING}"
+        path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    write_report(folder, resamples=100)
+    return folder
+
+
+def test_no_script_of_the_data_runs_and_all_of_it_is_shown(folder: Path) -> None:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: said.append(request.url))
+        page.goto((folder / REPORT).as_uri())
+        page.wait_for_function(
+            "document.querySelectorAll('.chart svg').length "
+            "=== document.querySelectorAll('figure').length"
+        )
+        # What waits for a pointer gets one, tooltips of charts among it.
+        for mark in page.locator(".chart svg .mark-symbol path").all()[:5]:
+            mark.hover(force=True)
+        assert page.evaluate("document.documentElement.dataset.ran") is None
+        assert page.locator("iframe, img, svg[onload], [onmouseover], [onerror]").count() == 0
+        text = page.locator("body").inner_text()
+        scripts = page.locator("script").count()
+        expected = page.locator("figure").count() + 2
+        browser.close()
+    assert scripts == expected
+    assert [part for part in HOSTILE[:9] if part not in text] == []
+    assert said[1:] == []
+
+
+def test_the_page_would_run_a_script_that_was_not_escaped(folder: Path, tmp_path: Path) -> None:
+    """The test above can fail: the page's policy alone would not have stopped them."""
+    page_path = tmp_path / REPORT
+    text = (folder / REPORT).read_text(encoding="utf-8")
+    page_path.write_text(text.replace("</body>", f"<script>{RUN}</script></body>"), "utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(page_path.as_uri())
+        assert page.evaluate("document.documentElement.dataset.ran") == "yes"
+        browser.close()

@@ -1,0 +1,102 @@
+"""A search: settings halved round by round, on dev items, within its budget, and resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.errors import DataError
+from telltune.recipe import Recipe
+from telltune.study.results import RESULTS, Results
+from telltune.study.search import (
+    Candidate,
+    _affordable,
+    _better_half,
+    _Costs,
+    candidates_of,
+    search,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METHODS = ["tell", "sft_anchor", "sft"]
+
+
+@pytest.fixture
+def recipe(toy_recipe: dict[str, Any]) -> Recipe:
+    """Of cells that take a second or less."""
+    return Recipe.model_validate(toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}})
+
+
+def candidate(method: str, passes: int = 2, ratio: float | None = None) -> Candidate:
+    return Candidate(method, 1e-3, passes, ratio)
+
+
+def test_each_methods_own_settings_come_first_and_no_setting_twice(recipe: Recipe) -> None:
+    found = candidates_of(recipe, METHODS)
+    assert found[:3] == [
+        Candidate("tell", 1e-2, 1, 1.0),
+        Candidate("sft_anchor", 1e-2, 1, None),
+        Candidate("sft", 1e-2, 1, None),
+    ]
+    assert [one.method for one in found[3:9]] == METHODS * 2
+    assert len(set(found)) == len(found)
+    assert found == candidates_of(recipe, METHODS)
+
+
+def test_half_survives_and_the_best_of_each_method() -> None:
+    known = {
+        one.name: one
+        for one in (
+            candidate("sft", 2),
+            candidate("sft", 4),
+            candidate("tell", 2, 4.0),
+            candidate("tell", 4, 4.0),
+            candidate("sft_anchor", 2),
+        )
+    }
+    scores = dict(zip(known, (90.0, 80.0, 40.0, 50.0, 10.0), strict=True))
+    ranked = dict(sorted(scores.items(), key=lambda item: -item[1]))
+    kept = _better_half(ranked, known)
+    assert [(known[name].method, scores[name]) for name in kept] == [
+        ("sft", 90.0),
+        ("sft", 80.0),
+        ("tell", 50.0),
+        ("sft_anchor", 10.0),
+    ]
+
+
+def test_more_minutes_afford_more_candidates_and_the_least_is_always_tried() -> None:
+    tried = [candidate("sft", passes) for passes in (2, 4, 8, 16)]
+    # A cell of 2 passes trains for 2, 4 and 8 s at the three sizes, and answers for 1.
+    costs = _Costs({"sft": 1.0}, 1.0)
+    assert costs.seconds(tried[0], 0.25) == 3
+    assert costs.seconds(tried[0], 1.0) == 9
+    # Two candidates: mean work 3, so 4 and 7 and 13 s a cell: 2 x 4 + 1 x 7 + 4 x 13 + 2 x 1.
+    assert _affordable(tried, 1, costs, 69) == 2
+    assert _affordable(tried, 1, costs, 68) == 1
+    assert _affordable(tried, 2, costs, 0) == 2
+    assert _affordable(tried, 1, costs, 1e6) == 4
+
+
+def test_a_search_ends_with_two_methods_on_all_of_the_data_and_runs_nothing_twice(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    found = search(recipe, METHODS, 1200, tmp_path / "out", minutes=0, progress=False)
+    assert [rung.size for rung in found.rungs] == [300, 600, 1200]
+    assert [len(rung.scores) for rung in found.rungs] == [3, 3, 2]
+    assert {row.seed for row in found.rungs[-1].rows} == {0, 1}
+    assert len({row.method for row in found.rungs[-1].rows}) == 2
+    assert {row.method for row in found.untrained} == {"base", "few_shot"}
+    assert {row.split for row in Results(tmp_path / "out").rows} == {"dev"}
+    rows = (tmp_path / "out" / RESULTS).read_bytes()
+    again = search(recipe, METHODS, 1200, tmp_path / "out", minutes=0, progress=False)
+    assert (tmp_path / "out" / RESULTS).read_bytes() == rows
+    assert [rung.scores for rung in again.rungs] == [rung.scores for rung in found.rungs]
+
+
+def test_a_search_of_which_nothing_can_run_says_why(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no candidate could be run: .*holds no example"):
+        search(recipe, ["sft"], 8, tmp_path / "out", minutes=1, progress=False)
