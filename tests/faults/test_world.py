@@ -23,9 +23,9 @@ from telltune.training.callbacks import LogCallback
 
 @pytest.fixture
 def movable(
-    short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: dict[str, Any], undisturbed: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """The recipe with a model and a cache of its own."""
+    """The recipe with a model and a cache of its own; what is undisturbed has those of all."""
     short["model"] = shutil.copytree(short["model"], tmp_path / "model").as_posix()
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     return short
