@@ -13,6 +13,7 @@ from telltune.data.examples import Example, Problem
 from telltune.data.reading import scan
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError
+from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
@@ -151,6 +152,7 @@ def _ready(recipe: Recipe) -> _Ready:
         TellError: Whatever would stop the run before its first step.
     """
     began = time.perf_counter()
+    check_recipe(recipe)
     method = _trained_method(recipe)
     task = load_task(recipe)
     check_metrics(task.metrics)
@@ -194,6 +196,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     max_items: int | None = None,
     predictions: Path | None = None,
+    trust_model: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Score an adapter folder on held-out items.
@@ -205,6 +208,7 @@ def evaluate(
         metrics: Names, the headline first.
         max_items: Score the first so many only.
         predictions: Write prompts, references, answers and scores to this JSONL file.
+        trust_model: Let the base's own code run and pickles be read, if tell.json asks for it.
         progress: Show a bar.
     """
     folder = Path(adapter)
@@ -220,6 +224,7 @@ def evaluate(
         folder,
         precision=recipe.training.precision,
         evaluation=recipe.evaluation,
+        trust_model=trust_model,
     )
     with bar(shown=progress) as shown:
         counter = shown.add_task(f"{folder.name}: {split}", total=len(items), note="")
@@ -237,11 +242,18 @@ def evaluate(
 
 
 def predict(
-    adapter: str | Path, prompts: Sequence[str], *, max_new_tokens: int | None = None
+    adapter: str | Path,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int | None = None,
+    trust_model: bool = False,
 ) -> list[str]:
-    """Answer prompts with an adapter folder, greedily."""
+    """Answer prompts with an adapter folder, greedily; `trust_model` as in `evaluate`."""
     return predict_examples(
-        adapter, [Example(prompt, "") for prompt in prompts], max_new_tokens=max_new_tokens
+        adapter,
+        [Example(prompt, "") for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        trust_model=trust_model,
     )
 
 
@@ -250,10 +262,11 @@ def predict_examples(
     examples: Sequence[Example],
     *,
     max_new_tokens: int | None = None,
+    trust_model: bool = False,
     progress: bool = False,
 ) -> list[str]:
     """As `predict`, for prompts with turns before them."""
-    predictor = load_predictor(Path(adapter))
+    predictor = load_predictor(Path(adapter), trust_model=trust_model)
     if max_new_tokens is not None:
         predictor.max_new_tokens = max_new_tokens
     if predictor.anchor is not None:

@@ -25,6 +25,9 @@ from telltune.recipe import recipe_from_dict
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from telltune.models import BaseModel
+    from telltune.recipe import ModelSpec
+
 PLAIN = """
 import json, sys
 from peft import AutoPeftModelForCausalLM
@@ -187,3 +190,23 @@ def test_a_damaged_file_is_refused_by_name(two_sided: dict[str, Any], tmp_path: 
             with pytest.raises(ModelError, match=f"{name} is damaged: .*or fit again"):
                 load_predictor(out, precision="fp32")
         path.write_bytes(good)
+
+
+def test_a_folder_cannot_let_its_base_run_code(
+    two_sided: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    fit(two_sided, out)
+    record = read_tell(out)
+    record["recipe"]["model"] |= {"trust_remote_code": True, "allow_pickle": True}
+    (out / "tell.json").write_text(json.dumps(record))
+    asked = []
+
+    def spied(spec: ModelSpec, precision: str) -> BaseModel:
+        asked.append((spec.trust_remote_code, spec.allow_pickle))
+        return load_base(spec, precision)
+
+    monkeypatch.setattr("telltune.methods.adapter_folder.load_base", spied)
+    load_predictor(out, precision="fp32")
+    load_predictor(out, precision="fp32", trust_model=True)
+    assert asked == [(False, False), (True, True)]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Overrides", "Overwrite", "RecipeFile", "app"]
+__all__ = ["AsJson", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
 
 app = typer.Typer(
     name="tell",
@@ -27,4 +27,10 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier run of telltune left there.")
+]
+TrustModel = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model", help="Let the base run its own code and read pickles, if tell.json asks."
+    ),
 ]

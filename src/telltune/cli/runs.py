@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
+from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.tables import print_json, print_plan, print_study_plan, print_table
 
 
@@ -92,6 +92,7 @@ def evaluate(
         Path | None, typer.Option(help="Write each item's answer and scores to this JSONL file.")
     ] = None,
     overrides: Overrides = None,
+    trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter on held-out items, with a confidence interval for every metric."""
@@ -110,6 +111,7 @@ def evaluate(
         metrics=metric or (),
         max_items=max_items,
         predictions=predictions,
+        trust_model=trust_model,
         progress=not as_json,
     )
     if as_json:
@@ -131,6 +133,7 @@ def predict(
         Path | None, typer.Option(help="Where the rows go, each with `prediction` added.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt, or every row of a file."""
@@ -143,7 +146,12 @@ def predict(
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
     if prompt is not None:
-        [answer] = predict_examples(adapter, [Example(prompt, "")], max_new_tokens=max_new_tokens)
+        [answer] = predict_examples(
+            adapter,
+            [Example(prompt, "")],
+            max_new_tokens=max_new_tokens,
+            trust_model=trust_model,
+        )
         if as_json:
             print_json({"prompt": prompt, "prediction": answer})
         else:
@@ -155,6 +163,7 @@ def predict(
         adapter,
         [example for _, example in rows],
         max_new_tokens=max_new_tokens,
+        trust_model=trust_model,
         progress=not as_json,
     )
     answered = [

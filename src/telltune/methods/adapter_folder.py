@@ -13,7 +13,8 @@ from telltune.data.contents import contents_of
 from telltune.errors import ModelError
 from telltune.methods.model_card import model_card
 from telltune.methods.protocol import Cost, Predictor
-from telltune.models import load_adapter, load_base
+from telltune.methods.provenance import provenance
+from telltune.models import load_adapter, load_base, model_shape, without_rights
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import atomic_folder, checksum, checksums, write_json, write_text, writing
 from telltune.training.adapter import CHECKPOINTS, LOG, trained_bytes
@@ -84,6 +85,7 @@ def save_adapter(
             ),
         },
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
+        **provenance(prepared, model_shape(base.model.config), recipe),
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
@@ -133,9 +135,20 @@ def read_tell(folder: Path) -> dict[str, Any]:
 
 
 def load_predictor(
-    folder: Path, *, precision: str = "auto", evaluation: EvaluationSpec | None = None
+    folder: Path,
+    *,
+    precision: str = "auto",
+    evaluation: EvaluationSpec | None = None,
+    trust_model: bool = False,
 ) -> Predictor:
     """Load what `tell fit` left, ready to answer as `evaluation` says, or its own recipe.
+
+    Args:
+        folder: From `fit`, perhaps somebody else's.
+        precision: As in a recipe.
+        evaluation: How to answer; the recipe's own if not given.
+        trust_model: Let the base run code of its own and read pickles where tell.json asks for it.
+            A folder cannot grant itself that.
 
     Raises:
         ModelError: It is not a finished adapter folder, it is damaged, or its base is gone.
@@ -148,7 +161,8 @@ def load_predictor(
         model: Any = base.model
         tokenizer = base.tokenizer
     else:
-        base = load_base(ModelSpec.model_validate(recipe["model"]), precision)
+        spec = ModelSpec.model_validate(recipe["model"])
+        base = load_base(spec if trust_model else without_rights(spec), precision)
         if base.revision != record["base"]["revision"]:
             raise ModelError(
                 f"{folder} was trained on {base.name} {record['base']['revision']}, and here is "

@@ -22,6 +22,7 @@ from telltune.evaluation.score import (
     evaluate_predictor,
     write_predictions,
 )
+from telltune.masking import masked
 from telltune.methods.adapter_folder import versions
 from telltune.methods.known_model import KnownModel
 from telltune.methods.output_folder import alone
@@ -174,11 +175,11 @@ class _Worker:
         except Exception as error:
             # What is left on the base nobody knows; the next cell gets a new one.
             self._loaded = None
-            write_text(self.out / _FAILURES / f"{key}.txt", traceback.format_exc())
+            write_text(self.out / _FAILURES / f"{key}.txt", masked(traceback.format_exc()))
             kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
             logging.getLogger(__name__).warning("%s failed: %s%s", cell.title, kind, error)
             return replace(
-                row, reason=f"{kind}{error}", seconds={"other": time.perf_counter() - began}
+                row, reason=masked(f"{kind}{error}"), seconds={"other": time.perf_counter() - began}
             )
         finally:
             gc.collect()
