@@ -6,7 +6,9 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from telltune.storage import (
     atomic_folder,
     cache_folder,
     read_cached_json,
+    remove_unfinished,
     write_json,
     write_text,
 )
@@ -75,6 +78,60 @@ def test_a_full_disk_leaves_the_old_file_and_says_where(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (2**20, r"Needed: 1\.0 MiB; free: 10\.0 KiB\."),
+        # More than it seems: file systems keep some for themselves.
+        (100, r"Needed: over 10\.0 KiB; free: 10\.0 KiB\."),
+    ],
+)
+def test_a_full_disk_is_named_with_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, said: str
+) -> None:
+    monkeypatch.setattr(os, "fsync", full_disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 1024))
+    with pytest.raises(StorageError, match=f"or choose another folder. {said}"):
+        write_text(tmp_path / "a.txt", "x" * length)
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path))
+    with pytest.raises(StorageError, match=f"or set TELLTUNE_CACHE to another folder. {said}"):
+        write_text(tmp_path / "a.txt", "x" * length)
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut right after it must find the whole, which only the order can show here."""
+    done: list[str] = []
+    sync = os.fsync
+
+    def spy(handle: int) -> None:
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        unfinished = {path.name for path in tmp_path.glob(".*")}
+        done.append("unfinished" if name in unfinished else name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("a")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b.txt").write_text("b")
+    assert sorted(done[:4]) == ["a.txt", "b.txt", "deep", "unfinished"]
+    assert done[4:] == [tmp_path.name]
+    done.clear()
+    write_text(tmp_path / "c.txt", "c")
+    assert done == ["unfinished", tmp_path.name]
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".a.txt.12345678.unfinished", ".hidden", "b.unfinished"):
+        (tmp_path / name).touch()
+    (tmp_path / ".model.12345678.unfinished").mkdir()
+    (tmp_path / ".model.12345678.unfinished" / "half").touch()
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", "b.unfinished"}
 
 
 def test_a_file_is_replaced_and_as_readable_as_others(tmp_path: Path) -> None:

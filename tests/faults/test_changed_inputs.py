@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,6 @@ import telltune
 from telltune.errors import StorageError
 from telltune.models import load_base
 from telltune.recipe import ModelSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def other_task(short: dict[str, Any]) -> None:
@@ -37,21 +34,8 @@ def other_model(short: dict[str, Any]) -> None:
     base.save_pretrained(short["model"])
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (other_task, "task data"),
-        (other_general, "general data"),
-        (other_model, "model"),
-    ],
-)
 def test_what_changed_since_the_run_was_cut_short_is_named(
-    short: dict[str, Any],
-    undisturbed: Left,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[dict[str, Any]], None],
-    named: str,
+    short: dict[str, Any], undisturbed: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short["model"] = shutil.copytree(short["model"], tmp_path / "model").as_posix()
     out = tmp_path / "out"
@@ -60,14 +44,18 @@ def test_what_changed_since_the_run_was_cut_short_is_named(
         return telltune.fit(short, out, progress=False)
 
     cut_at(5, monkeypatch, run)
-    kept = {p: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
-    weights = Path(short["model"]) / "model.safetensors"
-    kept[weights] = weights.read_bytes()
-    change(short)
-    with pytest.raises(StorageError, match=f"cut short, .* has changed: {named}. Bring back"):
-        run()
+    files = (*tmp_path.glob("*.jsonl"), Path(short["model"]) / "model.safetensors")
+    kept = {path: path.read_bytes() for path in files}
+    for change, named in (
+        (other_task, "task data"),
+        (other_general, "general data"),
+        (other_model, "model"),
+    ):
+        change(short)
+        with pytest.raises(StorageError, match=f"cut short, .* has changed: {named}. Bring back"):
+            run()
+        for path, content in kept.items():
+            path.write_bytes(content)
     # With all brought back it goes on.
-    for path, content in kept.items():
-        path.write_bytes(content)
     run()
     assert Left.of(out) == undisturbed

@@ -29,20 +29,18 @@ def fill(disk: Path, but: int = 0) -> None:
     (disk / "filler").write_bytes(bytes(max(free - but * 1024, 0)))
 
 
-@pytest.mark.parametrize("but", [0, 20])
 def test_a_checkpoint_that_has_no_room_leaves_the_one_before(
     short: dict[str, Any],
     undisturbed: Left,
     small_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
-    but: int,
 ) -> None:
     out = small_disk / "out"
     saving = Checkpoints.saving
 
     def full(self: Checkpoints, step: int, needed: int) -> Any:
         if step == 6 and not (small_disk / "filler").exists():
-            fill(small_disk, but)
+            fill(small_disk, 20)
         return saving(self, step, needed)
 
     monkeypatch.setattr(Checkpoints, "saving", full)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from victim import Victim
 
-KILLS = int(os.environ.get("TELLTUNE_KILLS", "2"))
+KILLS = int(os.environ.get("TELLTUNE_KILLS", "1"))
 
 
 def lines(out: Path) -> int:
@@ -85,7 +85,7 @@ def test_killed_between_one_write_and_the_next(
 
 
 # Four files a checkpoint: arguments, optimizer, schedule, random numbers.
-@pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 16) // 2))
+@pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 8)))
 def test_killed_with_a_file_of_a_checkpoint_half_written(
     fit: Callable[..., Victim],
     undisturbed: Left,

@@ -17,7 +17,7 @@ from victim import Left, cut_at
 
 import telltune
 from telltune.data.encoding import Encoder
-from telltune.errors import DataError, ModelError, StorageError
+from telltune.errors import DataError, ModelError, RecipeError, StorageError
 from telltune.training.callbacks import LogCallback
 
 
@@ -42,6 +42,7 @@ def vanish(recipe: dict[str, Any], *what: str) -> None:
         shutil.rmtree(os.environ["TELLTUNE_CACHE"])
 
 
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT's, of the model
 def test_what_vanishes_in_the_midst_of_a_run_is_not_missed(
     movable: dict[str, Any],
     undisturbed: Left,
@@ -63,8 +64,8 @@ def test_what_vanishes_in_the_midst_of_a_run_is_not_missed(
 @pytest.mark.parametrize(
     ("what", "error", "said"),
     [
-        ("data", DataError, "train.jsonl"),
-        ("model", ModelError, "model"),
+        ("data", RecipeError, r"train\.jsonl: check the path.*general\.jsonl"),
+        ("model", ModelError, "no such folder"),
         ("cache", None, ""),
     ],
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.fingerprint import file_hash
+from telltune.errors import ModelError
 from telltune.models import base_weights
 from telltune.training.speed import training_shape
 
@@ -39,13 +40,17 @@ def provenance(prepared: Prepared, shape: ModelShape, recipe: Recipe) -> dict[st
 
     Returns:
         `order` (a sha256 of which examples each step saw), `base_weights` (a sha256 a file; empty
-        for a hub model, which its commit names) and `computed_with`.
+        for a hub model, which its commit names; None where nobody can tell) and `computed_with`.
     """
     machine = training_shape(shape, recipe)
+    try:
+        # Gigabytes take a while once; then the hash is remembered while the file stays what it is.
+        weights = {path.name: file_hash(path) for path in base_weights(recipe.model)}
+    except ModelError:
+        weights = None  # it vanished while it was trained on
     return {
         "order": order_hash(prepared.mixture, prepared.epochs),
-        # Gigabytes take a while once; then the hash is remembered while the file stays what it is.
-        "base_weights": {path.name: file_hash(path) for path in base_weights(recipe.model)},
+        "base_weights": weights,
         "computed_with": {
             "system": platform.platform(),
             **{name: machine[name] for name in _DECISIVE},
