@@ -73,6 +73,7 @@ def adapter(task_name: str, folder: Path) -> None:
     from telltune.data.embedded import embedded_task
     from telltune.models import load_tokenizer
     from telltune.recipe import ModelSpec, recipe_from_dict
+    from telltune.storage import checksum
 
     tokenizer = load_tokenizer(ModelSpec())
     instruction = embedded_task(task_name).anchor_prompt
@@ -95,6 +96,10 @@ def adapter(task_name: str, folder: Path) -> None:
             noise = torch.randn(weights[name].shape, generator=generator) * 0.01
             weights[name] = noise.to(weights[name].dtype)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # The folder is loaded only as what its record says.
+    record = json.loads((folder / "tell.json").read_text(encoding="utf-8"))
+    record["files"]["adapter_model.safetensors"] = checksum(folder / "adapter_model.safetensors")
+    (folder / "tell.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def prompts(task_name: str, items: int, folder: Path, path: Path) -> None:

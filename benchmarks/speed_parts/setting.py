@@ -45,7 +45,7 @@ class Sizes:
     one_prompt: int = 64
     one_tokens: int = 64
     repeats: int = 3
-    cost: tuple[int, ...] = (10_000, 30_000, 100_000)
+    cost: tuple[int, ...] = (10_000, 30_000, 100_000, 1_000_000)
     gemm_seconds: float = 4.0
 
     @classmethod
@@ -111,8 +111,8 @@ class Setting:
 
     @cached_property
     def peer_dtypes(self) -> tuple[str, ...]:
-        """What peers are tried in: bf16 only where the processor has it."""
-        return ("fp32", "bf16", "bf16_base") if native_bf16() else ("fp32",)
+        """What peers are tried in: bf16 where the processor has it, since fp32 is slower there."""
+        return ("bf16", "bf16_base") if native_bf16() else ("fp32",)
 
     @property
     def together(self) -> list[int]:
@@ -159,8 +159,8 @@ class Setting:
 
     def long_mixture(self) -> Path:
         """The same with more general data, enough for the largest size of part `cost`."""
-        overrides = ["mixture.leverage_ratio=8", f"training.batch_size={self.sizes.batch}"]
-        return self._drawn("cost.npz", draw.workload, 1000, overrides)
+        overrides = ["mixture.leverage_ratio=110", f"training.batch_size={self.sizes.batch}"]
+        return self._drawn("cost.npz", draw.workload, 2000, overrides)
 
     def adapter(self, task: str) -> tuple[Path, Path]:
         """An adapter folder, and the task's test items as messages."""

@@ -28,7 +28,8 @@ model: embedded
 task: {embedded: answer_kind, max_examples: 16}
 general: embedded
 mixture: {general_examples: 8, passes: 1}
-training: {batch_size: 8, save_steps: 1}
+# Plain transformers computes in fp32, where the same answers can be asked for.
+training: {batch_size: 8, save_steps: 1, precision: fp32}
 """
 # 16 task examples and 8 general ones, eight a step.
 STEPS = [1, 2, 3]

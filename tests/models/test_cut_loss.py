@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch import nn
 from torch.nn import functional
 
 from telltune.models import cut_loss as module
+from telltune.models.chunked_loss import chunked_cross_entropy
 from telltune.models.cut_loss import cut_loss
 from telltune.models.packing import pack, token_nll
 
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     installed.linear_cross_entropy = linear_cross_entropy  # type: ignore[attr-defined]
     installed.__spec__ = ModuleSpec("cut_cross_entropy", None)
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", installed)
-    monkeypatch.setattr(module, "_suits", lambda head: type(head) is nn.Linear)
+    monkeypatch.setattr(module, "_suits_kernels", lambda head: True)
     return dtypes
 
 
@@ -115,10 +115,23 @@ def test_kernels_that_do_not_compile_are_left_alone(
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(sys.modules["cut_cross_entropy"], "linear_cross_entropy", broken)
+    # Its weights are trained, so that it cannot do without logits some positions at a time either.
     assert cut_loss(model()) is None
     assert "no such instruction" in caplog.text
+    cut = cut_loss(model().requires_grad_(False))
+    assert cut is not None
+    assert cut.cross_entropy is chunked_cross_entropy
 
 
-def test_on_a_cpu_logits_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_the_loss_is_computed_some_positions_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, seen: list[torch.dtype]
+) -> None:
     monkeypatch.undo()
-    assert cut_loss(model().to(torch.bfloat16)) is None
+    llama = model().to(torch.bfloat16).requires_grad_(False)
+    cut = cut_loss(llama)
+    assert cut is not None
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    torch.testing.assert_close(
+        token_nll(llama, batch, cut), token_nll(llama, batch), atol=0.05, rtol=0.01
+    )
+    assert seen == []

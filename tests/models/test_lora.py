@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from telltune.models import lora
 from telltune.models.lora import FusedLora, is_plain_lora
 
 IDS = torch.arange(3, 30)[None]
@@ -58,6 +60,69 @@ def test_loss_and_gradients_are_pefts(tiny_base: Any, options: dict[str, Any]) -
     with FusedLora(model):
         found = loss_and_gradients(model)
     assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("options", [{}, {"target_modules": ["q_proj", "v_proj", "down_proj"]}])
+def test_with_the_second_factors_beside_the_weights_it_is_the_same(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dropout: float
+) -> None:
+    model = adapted(tiny_base, lora_dropout=dropout, **options)
+    found = []
+    for wide in (False, True):
+        monkeypatch.setattr(lora, "_affords_copies", lambda _, wide=wide: wide)
+        fused = FusedLora(model)
+        assert all((group._wide is not None) == wide for group in fused._groups)
+        torch.manual_seed(5)
+        with fused:
+            found.append(loss_and_gradients(model))
+        # A step later the factors are others.
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data *= 1.5
+        torch.manual_seed(5)
+        with fused:
+            found.append(loss_and_gradients(model))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data /= 1.5
+    assert_same(found[2], found[0])
+    assert_same(found[3], found[1])
+    assert found[0][0] != found[1][0]
+
+
+def test_in_bf16_a_small_update_is_not_lost(tiny_base: Any) -> None:
+    model = adapted(tiny_base).to(torch.bfloat16).eval()
+    layer = plain_layers(model)[0]
+    torch.manual_seed(3)
+    x = torch.randn(4000, layer.base_layer.in_features).bfloat16()
+    base = x.float() @ layer.base_layer.weight.float().t()
+    # Too small for most sums to round to another number.
+    layer.lora_B["default"].weight.data *= 2e-3
+    update = x.float() @ layer.get_delta_weight("default").float().t()
+    assert update.abs().mean() < base.abs().mean() / 500
+
+    def kept(result: torch.Tensor) -> float:
+        """How much of the update is in a result, on the whole."""
+        return float(((result.float() - base) * update).sum() / (update**2).sum())
+
+    with torch.no_grad(), FusedLora(model):
+        ours = kept(layer(x))
+    with torch.no_grad():
+        pefts = kept(layer(x))
+    assert ours == pytest.approx(1, abs=0.15)
+    assert pefts < 0.85
+
+
+def test_copies_are_made_in_half_precision_and_where_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.zeros(100, dtype=torch.bfloat16)
+    assert lora._affords_copies([weight])
+    assert not lora._affords_copies([weight, torch.zeros(100)])
+    assert not lora._affords_copies([])
+    monkeypatch.setattr(lora.psutil, "virtual_memory", lambda: SimpleNamespace(available=799))
+    assert not lora._affords_copies([weight])
 
 
 def test_layers_that_read_the_same_input_are_one_product(tiny_base: Any) -> None:

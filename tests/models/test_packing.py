@@ -140,6 +140,16 @@ def test_a_model_of_attention_only_can_be_packed(model: Any) -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("name", [*CONFIGS, *NOT_PACKABLE])
+def test_half_precision_hides_nothing(name: str) -> None:
+    model = random_model(*(CONFIGS | NOT_PACKABLE)[name]).to(torch.bfloat16)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    # What was found of this kind before is not asked.
+    assert can_pack.__wrapped__(model) == (name in CONFIGS)  # type: ignore[attr-defined]
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", NOT_PACKABLE)
 def test_a_model_that_packing_would_change_is_computed_apart(name: str) -> None:
     model = random_model(*NOT_PACKABLE[name])

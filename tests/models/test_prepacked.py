@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_lora import IDS, adapted
+from test_lora import IDS, adapted, plain_layers
 
 from telltune.models import prepacked as module
 from telltune.models.prepacked import Prepacked
@@ -30,6 +30,24 @@ def test_the_logits_are_the_models(tiny_base: Any, options: dict[str, Any] | Non
             torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits(model), wanted)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_in_bf16_an_adapter_stands_beside_the_weights(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    model = adapted(tiny_base).eval()
+    exact = logits(model)
+    model.to(torch.bfloat16)
+    monkeypatch.setattr(module, "native_bf16", lambda: packs)
+    packed = Prepacked(model)
+    with packed:
+        found = logits(model)
+        layer = plain_layers(model)[0]
+        assert "forward" in vars(layer)
+    assert bool(packed._packed) == packs
+    assert "forward" not in vars(layer)
+    assert (found.float() - exact).norm() / exact.norm() < 0.03
 
 
 def test_the_packed_layers_are_what_computes(tiny_base: Any) -> None:

@@ -38,7 +38,7 @@ class KeyValues:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._new: list[int] = []
         self._at = torch.empty(0, 0, dtype=torch.int64)
-        self._seen = torch.empty(0, 0, 0)
+        self._moved: tuple[Tensor, Tensor, Tensor] | None = None
         self._masks: dict[tuple[int, int], Tensor | None] = {}
 
     @property
@@ -55,9 +55,7 @@ class KeyValues:
         """The next pass computes so many more tokens of every sequence, side by side."""
         self._new = []
         self._at = torch.tensor(self.lengths)[:, None] + torch.arange(tokens)
-        # Its own new tokens are there when attention looks.
-        hidden = torch.arange(max(self.lengths) + tokens) > self._at[..., None]
-        self._seen = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        self._moved = None
 
     def done(self) -> None:
         """The pass is over: all layers have been through it."""
@@ -137,17 +135,16 @@ class KeyValues:
         keys, values = self._layers[layer]
         rows, tokens = self._at.shape
         heads, width = key.shape[1], key.shape[3]
-        index = torch.arange(rows)[:, None]
-        keys[index, :, self._at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
-        values[index, :, self._at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
-        longest = self._seen.shape[2]
+        index, at, seen = self._where(key)
+        keys[index, :, at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
+        values[index, :, at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
+        longest = seen.shape[2]
         # Queries by the key head that they read: (rows, key heads, tokens x queries, width).
         q = query[0].transpose(0, 1).reshape(rows, tokens, heads, -1, width).transpose(1, 2)
         shape = q.shape
         q = q.reshape(rows, heads, -1, width) * (scaling if scaling is not None else width**-0.5)
         scores = q @ keys[:rows, :, :longest].transpose(2, 3)
-        seen = self._seen.to(scores).repeat_interleave(shape[3], dim=1)
-        scores += seen[:, None]
+        scores += seen.repeat_interleave(shape[3], dim=1)[:, None]
         if self.prefix:
             prefix_keys, prefix_values = self.prefix[layer]
             # One product for all sequences: (key heads, rows x queries, width).
@@ -162,6 +159,23 @@ class KeyValues:
             part = (by_head @ prefix_values).view(heads, rows, q.shape[2], width)
             attended += part.transpose(0, 1)
         return attended.view(shape).transpose(1, 2).reshape(1, rows * tokens, -1, width)
+
+    def _where(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row and place of each new token, and what is added to the scores of what it may see.
+
+        Moved to the device once a pass, for the first layer that asks.
+
+        Returns:
+            (rows, 1), (rows, tokens) and (rows, tokens, longest).
+        """
+        if self._moved is None:
+            rows, tokens = self._at.shape
+            # Its own new tokens are there when attention looks.
+            hidden = torch.arange(max(self.lengths) + tokens) > self._at[..., None]
+            seen = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+            index = torch.arange(rows)[:, None]
+            self._moved = (index.to(like.device), self._at.to(like.device), seen.to(like))
+        return self._moved
 
     def as_prefix(self) -> dict[int, tuple[Tensor, Tensor]]:
         """The first sequence, for others to share."""

@@ -14,6 +14,7 @@ import torch
 
 from telltune.inference.packed_engine import shared_length
 from telltune.models.attention import Layout, Segment, packed_attention
+from telltune.models.lora import FusedLora
 from telltune.models.packing import LEAST_SHARED, can_pack, pack, token_nll
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def label_nll(
         return _apart(model, prompts, labels, found, on_done)
     shared = shared_length(prompts)
     shared = shared if shared >= LEAST_SHARED else 0
-    with torch.inference_mode(), packed_attention(model):
+    with torch.inference_mode(), FusedLora(model), packed_attention(model):
         for row in _rows(prompts, labels, shared, budget):
             found[row.items] = row.nll(model)
             if on_done is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.models.attention import agrees, attention
+from telltune.models.attention import agrees, attention, tried_once
 from telltune.models.packing import LEAST_SHARED
 from telltune.models.prepacked import Prepacked
 
@@ -193,6 +193,7 @@ class PackedGenerator:
         return logits
 
 
+@tried_once
 def can_generate_packed(model: Any) -> bool:
     """Whether this engine says what the model says; tried, not guessed.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from telltune.models.attention import packed_attention
+from telltune.models.lora import FusedLora
 from telltune.models.packing import can_pack, pack, token_nll
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torc
     rows = [encoded[i] for i in range(len(encoded))]
     sums = torch.zeros(len(rows), dtype=torch.float64)
     model.eval()
-    with torch.inference_mode(), packed_attention(model) if together else nullcontext():
+    attending = packed_attention(model) if together else nullcontext()
+    with torch.inference_mode(), FusedLora(model), attending:
         for batch in pack(rows, budget, together=together):
             sums.index_add_(0, batch.rows, token_nll(model, batch).double().cpu())
     return sums

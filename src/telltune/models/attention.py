@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
+
+from telltune.models.attention_products import attend_by_products, suits_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +32,16 @@ __all__ = [
     "asks_attention",
     "attention",
     "packed_attention",
+    "tried_once",
     "visible",
 ]
 
 NAME = "telltune_packed"
 # Tokens of a tile, at most; a longer segment has one of its own.
-TILE = 128
+TILE = 192
+# On a GPU a call takes longer than what is computed in vain; the mask's memory is the bound there.
+GPU_TILE = 2048
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class Segment(NamedTuple):
@@ -77,7 +83,7 @@ class Layout:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = tuple(segments)
-        self._tiles: dict[int | None, list[Tile]] = {}
+        self._tiles: dict[tuple[int | None, int], list[Tile]] = {}
         self._masks: dict[tuple[object, ...], list[Tensor | None]] = {}
 
     @cached_property
@@ -96,17 +102,19 @@ class Layout:
             for (length, _), before in zip(self.segments, self.ancestors, strict=True)
         )
 
-    def tiles(self, window: int | None) -> list[Tile]:
+    def tiles(self, window: int | None, *, gpu: bool = False) -> list[Tile]:
         """How attention is computed.
 
         Args:
             window: How far a token sees, or None for all the way.
+            gpu: Whether a GPU computes it.
         """
         # A window that hides nothing is none; every layer asks, so this is not counted anew.
         window = window if window is not None and window < self._longest else None
-        if window not in self._tiles:
-            self._tiles[window] = self._tiled(window)
-        return self._tiles[window]
+        key = (window, GPU_TILE if gpu else TILE)
+        if key not in self._tiles:
+            self._tiles[key] = self._tiled(*key)
+        return self._tiles[key]
 
     def masks(self, window: int | None, like: Tensor) -> list[Tensor | None]:
         """What is added to the attention of each tile, in the dtype and on the device of `like`."""
@@ -116,18 +124,18 @@ class Layout:
                 None
                 if mask is None
                 else torch.zeros(mask.shape).masked_fill_(~mask, float("-inf")).to(like)
-                for _, _, mask in self.tiles(window)
+                for _, _, mask in self.tiles(window, gpu=like.is_cuda)
             ]
         return self._masks[key]
 
-    def _tiled(self, window: int | None) -> list[Tile]:
+    def _tiled(self, window: int | None, longest: int) -> list[Tile]:
         groups: list[list[int]] = []
         size = 0
         parents = {prefix for _, prefix in self.segments}
         for number, (length, _) in enumerate(self.segments):
             # What others continue has a tile of its own: all of it may be theirs to see.
             alone = number in parents or bool(groups and groups[-1][-1] in parents)
-            if not groups or alone or size + length > TILE:
+            if not groups or alone or size + length > longest:
                 groups.append([])
                 size = 0
             groups[-1].append(number)
@@ -213,7 +221,9 @@ def agrees(
 ) -> bool:
     """Whether a model computes the same with our attention as without; tried, not guessed.
 
-    A model that does not use the attention, or refuses what is asked of it, does not.
+    A model that does not use the attention, or refuses what is asked of it, does not. Half
+    precision would round away what tells one kind of attention from another, so all of it is
+    computed in fp32.
 
     Args:
         model: It computes without dropout here.
@@ -224,7 +234,7 @@ def agrees(
     was_training = model.training
     model.train(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _in_fp32(model):
             wanted = plain()
             with context:
                 if not asks_attention(model):
@@ -235,9 +245,53 @@ def agrees(
         return False
     finally:
         model.train(was_training)
-    # bf16 rounds to three digits; in fp32 the order of a sum is all that may differ.
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.02
-    return bool(torch.allclose(found, wanted, rtol=tolerance, atol=tolerance))
+    # The order of a sum is all that may differ.
+    return bool(torch.allclose(found.float(), wanted.float(), rtol=1e-3, atol=1e-3))
+
+
+def tried_once(trial: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Try once for each kind of model: its configuration decides, and not its weights."""
+    known: dict[str, bool] = {}
+
+    @wraps(trial)
+    def verdict(model: Any) -> bool:
+        key = f"{type(model.config).__qualname__} {model.config.to_json_string()}"
+        if key not in known:
+            known[key] = trial(model)
+        return known[key]
+
+    return verdict
+
+
+@contextmanager
+def _in_fp32(model: nn.Module) -> Iterator[None]:
+    """Let a model in half precision compute in fp32, with no more than a module's weights twice."""
+    kept: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    def widen(module: nn.Module, _: object) -> None:
+        own = [p for p in module.parameters(recurse=False) if p.dtype in _HALF]
+        kept[module] = [(parameter, parameter.data) for parameter in own]
+        for parameter in own:
+            parameter.data = parameter.data.float()
+
+    def restore(module: nn.Module, *_: object) -> None:
+        for parameter, data in kept.pop(module, ()):
+            parameter.data = data
+
+    handles = [
+        handle
+        for module in model.modules()
+        if any(p.dtype in _HALF for p in module.parameters(recurse=False))
+        for handle in (
+            module.register_forward_pre_hook(widen),
+            module.register_forward_hook(restore, always_call=True),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def packed_attention(model: Any) -> AbstractContextManager[None]:
@@ -268,7 +322,13 @@ def _attend(
         raise ValueError("attention with a soft cap or sinks has no packed form")
     if layout is None:
         raise NoLayoutError
-    tiles = layout.tiles(sliding_window)
+    tiles = layout.tiles(sliding_window, gpu=query.is_cuda)
+    groups = query.shape[1] // key.shape[1]
+    if query.is_cuda and groups > 1:
+        # Its kernels that take a mask want a key head for each query head.
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    dropout = dropout if module.training else 0.0
     lengths = [tile.length for tile in tiles]
     # Split at once: the gradient of that is one tensor, where slices would each fill a whole one.
     queries, keys, values = (t.split_with_sizes(lengths, dim=2) for t in (query, key, value))
@@ -281,16 +341,19 @@ def _attend(
             else split[number]
             for split in (keys, values)
         )
+        if suits_products(query, k, dropout):
+            parts.append(attend_by_products(queries[number], k, v, mask, scale))
+            continue
         parts.append(
             functional.scaled_dot_product_attention(
                 queries[number],
                 k,
                 v,
                 attn_mask=mask,
-                dropout_p=dropout if module.training else 0.0,
+                dropout_p=dropout,
                 is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
+                scale=scale,
+                enable_gqa=k.shape[1] != query.shape[1],
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2), None

@@ -1,8 +1,9 @@
-"""The loss of the output layer without its logits, on a GPU where cut-cross-entropy is installed.
+"""The loss of the output layer without keeping its logits.
 
-The kernels of cut-cross-entropy (arXiv 2411.09009) never write a row of logits to memory. They
-want half precision, and a plain output layer. What a model does to its logits afterwards is done to
-what that layer reads, which is the same for a scale and another thing for a soft cap; so whether
+On a GPU where it is installed, by the kernels of cut-cross-entropy (arXiv 2411.09009), which never
+write a row of logits to memory and want half precision; else some positions at a time, by
+`chunked_loss`. Both want a plain output layer. What a model does to its logits afterwards is done
+to what that layer reads, which is the same for a scale and another thing for a soft cap; so whether
 the loss is the model's own is tried, not guessed.
 """
 
@@ -11,14 +12,17 @@ from __future__ import annotations
 import importlib.util
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from telltune.models.chunked_loss import chunked_cross_entropy
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -34,11 +38,11 @@ class CutLoss:
 
     Attributes:
         head: The output layer.
-        cross_entropy: (hidden, weight, targets, reduction=...) → the loss.
+        cross_entropy: (hidden, weight, targets) → the loss of each target.
     """
 
     head: nn.Linear
-    cross_entropy: Callable[..., Tensor]
+    cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def __enter__(self) -> None:
         self.head.forward = nn.Identity().forward  # type: ignore[method-assign]
@@ -56,8 +60,7 @@ class CutLoss:
         """
         weight = self.head.weight
         # Autocast hands outputs back in fp32.
-        found = self.cross_entropy(hidden.to(weight.dtype), weight, targets, reduction="none")
-        return found.float()
+        return self.cross_entropy(hidden.to(weight.dtype), weight, targets).float()
 
 
 def cut_loss(model: Any) -> CutLoss | None:
@@ -67,20 +70,25 @@ def cut_loss(model: Any) -> CutLoss | None:
         model: A causal language model, with or without an adapter.
     """
     head = model.get_output_embeddings()
-    if not _suits(head) or importlib.util.find_spec("cut_cross_entropy") is None:
+    if type(head) is not nn.Linear or head.bias is not None:
         return None
     was_training = model.training
     model.train(False)
     try:
-        from cut_cross_entropy import linear_cross_entropy
-
-        cut = CutLoss(head, linear_cross_entropy)
-        return cut if _agrees(model, cut) else None
-    except Exception as error:  # Triton has kinds of its own for what it cannot compile.
-        logging.getLogger(__name__).warning("cut-cross-entropy is not used: %s", error)
-        return None
+        ways = _ways(head)
+        return next((cut for cut in ways if _agrees(model, cut)), None)
     finally:
         model.train(was_training)
+
+
+def _ways(head: nn.Linear) -> Iterator[CutLoss]:
+    """The quickest first."""
+    if _suits_kernels(head) and importlib.util.find_spec("cut_cross_entropy") is not None:
+        from cut_cross_entropy import linear_cross_entropy
+
+        yield CutLoss(head, partial(linear_cross_entropy, reduction="none"))
+    if not head.weight.requires_grad:
+        yield CutLoss(head, chunked_cross_entropy)
 
 
 @torch.no_grad()
@@ -90,16 +98,19 @@ def _agrees(model: Any, cut: CutLoss) -> bool:
     ids = torch.randint(cut.head.out_features, (1, _TRIED_ON), generator=generator)
     ids = ids.to(cut.head.weight.device)
     wanted = functional.cross_entropy(model(ids).logits[0].float(), ids[0], reduction="none")
-    with cut:
-        found = cut.nll(model(ids).logits[0], ids[0])
+    try:
+        with cut:
+            found = cut.nll(model(ids).logits[0], ids[0])
+    except Exception as error:  # Triton has kinds of its own for what it cannot compile.
+        logging.getLogger(__name__).warning("%s is not used: %s", _name(cut), error)
+        return False
     return torch.allclose(found, wanted, rtol=0.02, atol=0.02)
 
 
-def _suits(head: Any) -> bool:
-    """Whether the kernels take an output layer: on a GPU, in half precision, bare."""
-    return (
-        type(head) is nn.Linear
-        and head.bias is None
-        and head.weight.is_cuda
-        and head.weight.dtype in (torch.bfloat16, torch.float16)
-    )
+def _name(cut: CutLoss) -> str:
+    return "chunked loss" if cut.cross_entropy is chunked_cross_entropy else "cut-cross-entropy"
+
+
+def _suits_kernels(head: nn.Linear) -> bool:
+    """Whether they take an output layer: on a GPU, in half precision."""
+    return head.weight.is_cuda and head.weight.dtype in (torch.bfloat16, torch.float16)

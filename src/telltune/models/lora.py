@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from torch.autograd import Function
@@ -38,7 +39,9 @@ class FusedLora:
     def __init__(self, model: nn.Module) -> None:
         layers = [module for module in model.modules() if is_plain_lora(module)]
         self._noise = _Noise()
-        self._groups = [_Group(group, self._noise) for group in _same_input(model, layers)]
+        groups = list(_same_input(model, layers))
+        wide = _affords_copies([layer.base_layer.weight for layer in layers])
+        self._groups = [_Group(group, self._noise, wide=wide) for group in groups]
 
     def __enter__(self) -> FusedLora:
         self._noise.renew()
@@ -66,6 +69,17 @@ def is_plain_lora(module: nn.Module) -> TypeGuard[Any]:
         and module.lora_A[name].bias is None
         and module.lora_B[name].bias is None
     )
+
+
+def _affords_copies(weights: Sequence[Tensor]) -> bool:
+    """Whether half-precision weights may be kept twice: in a quarter of the memory that is free."""
+    if not weights or any(w.dtype not in (torch.bfloat16, torch.float16) for w in weights):
+        return False
+    if weights[0].is_cuda:
+        free = torch.cuda.mem_get_info(weights[0].device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return sum(weight.nbytes for weight in weights) < free / 4
 
 
 def _same_input(model: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
@@ -133,18 +147,32 @@ class _Noise:
 
 
 class _Group:
-    """Layers that read the same input; the first one asked computes for all."""
+    """Layers that read the same input; the first one asked computes for all.
 
-    def __init__(self, layers: list[Any], noise: _Noise) -> None:
+    Args:
+        layers: Of PEFT.
+        noise: For dropout.
+        wide: Keep a copy of their weights with the second factors beside them.
+    """
+
+    def __init__(self, layers: list[Any], noise: _Noise, *, wide: bool) -> None:
         self.layers = layers
         self.noise = noise
         self.name = layers[0].active_adapters[0]
         dropout = layers[0].lora_dropout[self.name]
         self.probability = float(getattr(dropout, "p", 0.0))
+        weights = [layer.base_layer.weight for layer in layers]
+        self._wide = _Wide(weights, self._ups) if wide else None
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
 
+    @property
+    def _ups(self) -> list[Tensor]:
+        return [layer.lora_B[self.name].weight for layer in self.layers]
+
     def attach(self) -> None:
+        if self._wide is not None:
+            self._wide.renew(self._ups, self._scales(drops=self._drops))
         for number, layer in enumerate(self.layers):
             layer.forward = lambda x, number=number: self._forward(number, x)
 
@@ -152,6 +180,14 @@ class _Group:
         self._input, self._waiting = None, {}
         for layer in self.layers:
             del layer.forward
+
+    @property
+    def _drops(self) -> bool:
+        return self.probability > 0 and bool(self.layers[0].training)
+
+    def _scales(self, *, drops: bool) -> list[float]:
+        share = 1 / (1 - self.probability) if drops else 1.0
+        return [layer.scaling[self.name] * share for layer in self.layers]
 
     def _forward(self, number: int, x: Tensor) -> Tensor:
         if x is not self._input or number not in self._waiting:
@@ -163,19 +199,41 @@ class _Group:
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         layers, name = self.layers, self.name
-        drops = self.probability > 0 and layers[0].training
         x = x.to(layers[0].base_layer.weight.dtype)
-        kept = self.noise.kept(x, self.probability) if drops else None
-        share = 1 / (1 - self.probability) if drops else 1.0
-        return _LoraProducts.apply(  # type: ignore[no-untyped-call, no-any-return]
+        kept = self.noise.kept(x, self.probability) if self._drops else None
+        products = _LoraProducts if self._wide is None else _WideProducts
+        return products.apply(  # type: ignore[no-untyped-call, no-any-return]
             x,
             kept,
-            [layer.scaling[name] * share for layer in layers],
-            *(layer.base_layer.weight for layer in layers),
+            self._scales(drops=kept is not None),
+            *(self._wide.weights if self._wide else (lay.base_layer.weight for lay in layers)),
             *(layer.base_layer.bias for layer in layers),
             *(layer.lora_A[name].weight for layer in layers),
-            *(layer.lora_B[name].weight for layer in layers),
+            *self._ups,
         )
+
+
+class _Wide:
+    """Weights with what LoRA adds beside them: one product in place of two, and rounded once.
+
+    In bf16 an addition to a product that is rounded already is lost where it is small against it,
+    as it is at the start of training.
+
+    Attributes:
+        weights: Of each layer, (out, in + ranks of all layers): W, and s B in its own columns.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
+        ranks = [up.shape[1] for up in ups]
+        self.weights = [functional.pad(weight, (0, sum(ranks))) for weight in weights]
+        starts = [weights[0].shape[1] + sum(ranks[:i]) for i in range(len(ranks))]
+        self._places = [slice(at, at + rank) for at, rank in zip(starts, ranks, strict=True)]
+
+    @torch.no_grad()
+    def renew(self, ups: Sequence[Tensor], scales: Sequence[float]) -> None:
+        """After a step, the second factors are others."""
+        for weight, place, up, scale in zip(self.weights, self._places, ups, scales, strict=True):
+            weight[:, place] = up * scale
 
 
 class _LoraProducts(Function):
@@ -229,6 +287,58 @@ class _LoraProducts(Function):
                 dx *= kept.view_as(rows)
             for g, weight in zip(flat, weights, strict=True):
                 dx.addmm_(g, weight)
+            dx = dx.view(ctx.shape)
+        frozen = (None,) * (2 * n)
+        return (dx, None, None, *frozen, *down_gradients, *up_gradients)
+
+
+class _WideProducts(Function):
+    """The same from the weights of `_Wide`: [x, A (k ∘ x)] [W, s B]^T."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, kept: Tensor | None, scales: list[float], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        n = len(scales)
+        wides, biases, downs, ups = (tensors[i * n : (i + 1) * n] for i in range(4))
+        rows = x.reshape(-1, x.shape[-1])
+        read = rows if kept is None else rows * kept.view_as(rows)
+        down = torch.cat(downs).to(rows.dtype)
+        both = torch.cat([rows, read @ down.t()], 1)
+        ctx.save_for_backward(both, kept, down, *wides)
+        ctx.scales, ctx.ranks, ctx.shape = scales, [len(d) for d in downs], x.shape
+        ctx.dtype = ups[0].dtype
+        return tuple(
+            functional.linear(both, wide, bias).view(*x.shape[:-1], -1)
+            for wide, bias in zip(wides, biases, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        n, width = len(ctx.scales), ctx.shape[-1]
+        both, kept, down, *wides = ctx.saved_tensors
+        flat = [g.reshape(-1, g.shape[-1]) for g in gradients]
+        # To the input and to the hidden values at once.
+        below = flat[0] @ wides[0]
+        for g, wide in zip(flat[1:], wides[1:], strict=True):
+            below.addmm_(g, wide)
+        rows, hidden = both[:, :width], both[:, width:].contiguous()
+        up_gradients = [
+            (g.t() @ h).mul_(scale).to(ctx.dtype)
+            for g, scale, h in zip(
+                flat, ctx.scales, hidden.split_with_sizes(ctx.ranks, 1), strict=True
+            )
+        ]
+        d_hidden = below[:, width:].contiguous()
+        read = rows if kept is None else rows * kept.view_as(rows)
+        down_gradients = (d_hidden.t() @ read).to(ctx.dtype).split_with_sizes(ctx.ranks)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = below[:, :width]
+            if kept is None:
+                dx = torch.addmm(dx, d_hidden, down)
+            else:
+                dx = (d_hidden @ down).mul_(kept.view_as(rows)).add_(dx)
             dx = dx.view(ctx.shape)
         frozen = (None,) * (2 * n)
         return (dx, None, None, *frozen, *down_gradients, *up_gradients)

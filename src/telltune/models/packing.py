@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from telltune.models.attention import Layout, Segment, agrees, packed_attention
+from telltune.models.attention import Layout, Segment, agrees, packed_attention, tried_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +191,7 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
+@tried_once
 def can_pack(model: Any) -> bool:
     """Whether packing gives this model what computing examples apart gives; tried, not guessed.
 
