@@ -23,6 +23,7 @@ from telltune.errors import RecipeError
 from telltune.models.attention import packed_attention
 from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
+from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.training.adapter import trained_bytes
 
@@ -166,7 +167,7 @@ class MixtureTrainer(Trainer):
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
-        self._fused = FusedLora(model)
+        self._fused, self._norms = FusedLora(model), QuickNorms(model)
         self._cut = cut_loss(model)
         self.step_record: dict[str, Any] = {}
         """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
@@ -231,7 +232,7 @@ class MixtureTrainer(Trainer):
         total = torch.zeros((), device=device)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         context = packed_attention(self.model) if self.packed else nullcontext()
-        with context, self._fused:
+        with context, self._fused, self._norms:
             for batch in batches:
                 with self.compute_loss_context_manager():
                     nll = token_nll(model, batch, self._cut)
