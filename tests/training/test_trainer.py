@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from telltune.data.task import load_general, load_task
+from telltune.inference.packed_engine import PackedGenerator
+from telltune.methods.adapter_folder import load_predictor
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import Prepared, prepare
 from telltune.methods.protocol import Predictor, Settings
@@ -292,3 +294,21 @@ def test_warm_up_is_at_most_a_tenth_of_a_run(short: dict[str, Any], tmp_path: Pa
     for steps_, warm_up in ((6, 0), (100, 10), (10_000, 25)):
         args = training_arguments(spec, out=tmp_path, steps=steps_, seed=0, bf16=False)
         assert args.warmup_steps == warm_up
+
+
+def test_what_was_trained_in_bf16_answers_as_loaded_anew(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    short["training"]["precision"] = "bf16"
+    base = load_base(recipe_from_dict(short).model, "bf16")
+    predictor = run(short, tmp_path / "run", base)
+    autocast: list[bool] = []
+    predictor.model.get_output_embeddings().register_forward_pre_hook(
+        lambda *_: autocast.append(torch.is_autocast_enabled("cpu"))
+    )
+    answers = predictor.predict(load_task(recipe_from_dict(short)).train)
+    assert isinstance(predictor._generator, PackedGenerator)
+    assert autocast
+    assert not any(autocast)
+    anew = load_predictor(tmp_path / "run", precision="bf16")
+    assert answers == anew.predict(load_task(recipe_from_dict(short)).train)

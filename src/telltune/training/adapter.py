@@ -194,6 +194,8 @@ def train(
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
+    # In bf16 accelerate wraps it in autocast, for training; what answers computes as loaded anew.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     return model, seconds
 
