@@ -17,7 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
-RESULTS, ANSWERS, STUDY = "results.jsonl", "answers", "study.yaml"
+from telltune.study.results import ANSWERS, RESULTS
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ class _Group:
 
     def attach(self) -> None:
         if self._wide is not None:
-            self._wide.renew(self._ups, self._scales(drops=self._drops))
+            self._wide.renew(self._ups, self._scales)
         for number, layer in enumerate(self.layers):
             layer.forward = lambda x, number=number: self._forward(number, x)
 
@@ -182,12 +182,8 @@ class _Group:
             del layer.forward
 
     @property
-    def _drops(self) -> bool:
-        return self.probability > 0 and bool(self.layers[0].training)
-
-    def _scales(self, *, drops: bool) -> list[float]:
-        share = 1 / (1 - self.probability) if drops else 1.0
-        return [layer.scaling[self.name] * share for layer in self.layers]
+    def _scales(self) -> list[float]:
+        return [layer.scaling[self.name] for layer in self.layers]
 
     def _forward(self, number: int, x: Tensor) -> Tensor:
         if x is not self._input or number not in self._waiting:
@@ -200,12 +196,14 @@ class _Group:
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         layers, name = self.layers, self.name
         x = x.to(layers[0].base_layer.weight.dtype)
-        kept = self.noise.kept(x, self.probability) if self._drops else None
+        drops = self.probability > 0 and layers[0].training
+        kept = self.noise.kept(x, self.probability) if drops else None
         products = _LoraProducts if self._wide is None else _WideProducts
         return products.apply(  # type: ignore[no-untyped-call, no-any-return]
             x,
             kept,
-            self._scales(drops=kept is not None),
+            1 / (1 - self.probability) if drops else 1.0,
+            self._scales,
             *(self._wide.weights if self._wide else (lay.base_layer.weight for lay in layers)),
             *(layer.base_layer.bias for layer in layers),
             *(layer.lora_A[name].weight for layer in layers),
@@ -245,13 +243,18 @@ class _LoraProducts(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kept: Tensor | None, scales: list[float], *tensors: Tensor
+        ctx: Any,
+        x: Tensor,
+        kept: Tensor | None,
+        share: float,
+        scales: list[float],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         n = len(scales)
         weights, biases, downs, ups = (tensors[i * n : (i + 1) * n] for i in range(4))
         rows = x.reshape(-1, x.shape[-1])
         read = rows if kept is None else rows * kept.view_as(rows)
-        down = torch.cat(downs).to(rows.dtype)
+        down = torch.cat(downs).mul_(share).to(rows.dtype)
         ranks = [len(d) for d in downs]
         hidden = read @ down.t()
         outputs = []
@@ -263,7 +266,7 @@ class _LoraProducts(Function):
             outputs.append(y.view(*x.shape[:-1], -1))
         # `read` is computed again in backward: it is cheaper to compute than to keep.
         ctx.save_for_backward(rows, kept, hidden, down, *weights, *ups)
-        ctx.scales, ctx.ranks, ctx.shape = scales, ranks, x.shape
+        ctx.share, ctx.scales, ctx.ranks, ctx.shape = share, scales, ranks, x.shape
         return tuple(outputs)
 
     @staticmethod
@@ -279,7 +282,9 @@ class _LoraProducts(Function):
             up_gradients.append((g.t() @ h).mul_(scale).to(up.dtype))
         d_hidden = torch.cat(inner, 1)
         read = rows if kept is None else rows * kept.view_as(rows)
-        down_gradients = (d_hidden.t() @ read).to(ups[0].dtype).split_with_sizes(ctx.ranks)
+        down_gradients = (
+            (d_hidden.t() @ read).mul_(ctx.share).to(ups[0].dtype).split_with_sizes(ctx.ranks)
+        )
         dx = None
         if ctx.needs_input_grad[0]:
             dx = d_hidden @ down
@@ -289,7 +294,7 @@ class _LoraProducts(Function):
                 dx.addmm_(g, weight)
             dx = dx.view(ctx.shape)
         frozen = (None,) * (2 * n)
-        return (dx, None, None, *frozen, *down_gradients, *up_gradients)
+        return (dx, None, None, None, *frozen, *down_gradients, *up_gradients)
 
 
 class _WideProducts(Function):
@@ -297,16 +302,26 @@ class _WideProducts(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kept: Tensor | None, scales: list[float], *tensors: Tensor
+        ctx: Any,
+        x: Tensor,
+        kept: Tensor | None,
+        share: float,
+        scales: list[float],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         n = len(scales)
         wides, biases, downs, ups = (tensors[i * n : (i + 1) * n] for i in range(4))
         rows = x.reshape(-1, x.shape[-1])
         read = rows if kept is None else rows * kept.view_as(rows)
-        down = torch.cat(downs).to(rows.dtype)
+        down = torch.cat(downs).mul_(share).to(rows.dtype)
         both = torch.cat([rows, read @ down.t()], 1)
         ctx.save_for_backward(both, kept, down, *wides)
-        ctx.scales, ctx.ranks, ctx.shape = scales, [len(d) for d in downs], x.shape
+        ctx.share, ctx.scales, ctx.ranks, ctx.shape = (
+            share,
+            scales,
+            [len(d) for d in downs],
+            x.shape,
+        )
         ctx.dtype = ups[0].dtype
         return tuple(
             functional.linear(both, wide, bias).view(*x.shape[:-1], -1)
@@ -331,7 +346,9 @@ class _WideProducts(Function):
         ]
         d_hidden = below[:, width:].contiguous()
         read = rows if kept is None else rows * kept.view_as(rows)
-        down_gradients = (d_hidden.t() @ read).to(ctx.dtype).split_with_sizes(ctx.ranks)
+        down_gradients = (
+            (d_hidden.t() @ read).mul_(ctx.share).to(ctx.dtype).split_with_sizes(ctx.ranks)
+        )
         dx = None
         if ctx.needs_input_grad[0]:
             dx = below[:, :width]
@@ -341,4 +358,4 @@ class _WideProducts(Function):
                 dx = (d_hidden @ down).mul_(kept.view_as(rows)).add_(dx)
             dx = dx.view(ctx.shape)
         frozen = (None,) * (2 * n)
-        return (dx, None, None, *frozen, *down_gradients, *up_gradients)
+        return (dx, None, None, None, *frozen, *down_gradients, *up_gradients)

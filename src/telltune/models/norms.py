@@ -1,7 +1,7 @@
 """RMSNorm with its derivative written out: what autograd keeps and passes over is spared.
 
 Transformers writes it as six operations, each of which keeps a tensor in fp32 and has a derivative
-of its own; a small model spends a tenth of a training step there.
+of its own; a small model spends a seventh of a training step there.
 """
 
 from __future__ import annotations

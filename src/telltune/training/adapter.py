@@ -175,6 +175,9 @@ def train(
                 break
             except UnhealthyStepError as error:
                 left_out.add(error)
+            finally:
+                # In bf16 accelerate wraps it in autocast, for this training and no other use.
+                trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             _restore(base, model, recipe)
         seconds = time.perf_counter() - began
     stop.leave(trainer.state.global_step, len(sampler))
@@ -194,8 +197,6 @@ def train(
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
-    # In bf16 accelerate wraps it in autocast, for training; what answers computes as loaded anew.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     return model, seconds
 
