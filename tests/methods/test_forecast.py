@@ -75,7 +75,7 @@ def test_computed_tokens_are_those_that_training_packs(toy_recipe: dict[str, Any
     for step in StepSampler(prepared.mixture, prepared.epochs):  # nine: all are looked at
         rows = [(prepared.task if is_task else prepared.general)[index] for is_task, index in step]
         batches = pack(rows, 256, sources=[is_task for is_task, _ in step])
-        expected += sum(batch.input_ids.numel() for batch in batches)
+        expected += sum(batch.tokens for batch in batches)
     got = forecast(prepared, model, recipe, measure=False).computed_tokens
     assert got == expected < prepared.counts.trained_tokens
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.models.attention import packed_attention
+from telltune.models.blocks import CHUNK
 from telltune.models.packing import can_pack, pack, token_nll
 
 VOCABULARY = 50
@@ -203,7 +204,9 @@ def test_every_example_is_packed_once_and_within_the_budget(
     for batch in batches:
         row_ids, places = batch.input_ids[0], batch.position_ids[0]
         assert len(places) == len(row_ids)
-        assert len(row_ids) <= budget or len(batch.rows.unique()) <= 1
+        assert batch.tokens <= budget or len(batch.rows.unique()) <= 1
+        filler = len(row_ids) - batch.tokens
+        assert (filler < CHUNK and len(row_ids) % CHUNK == 0) if together else filler == 0
         # The segments partition the row, and each goes on where its prefix ends.
         segments = batch.layout.segments
         assert sum(length for length, _ in segments) == len(row_ids)
@@ -227,13 +230,15 @@ def test_every_example_is_packed_once_and_within_the_budget(
             for number, (part, (_, prefix)) in enumerate(zip(parts, segments, strict=True))
             if all(s.prefix != number for s in segments)
         ]
+        # The last of them fills the row.
+        del whole[len(whole) - (len(batch.input_ids[0]) > batch.tokens) :]
     assert sorted(whole) == sorted(ids.tolist() for ids, _ in rows)
 
 
 def test_what_examples_share_stands_in_a_row_once() -> None:
     ids = [np.array([*range(20), 30 + i, 40], np.int32) for i in range(4)]
     [batch] = pack([(row, 21) for row in ids], 64)
-    assert batch.input_ids.shape == (1, 20 + 4 * 2)
+    assert batch.tokens == 20 + 4 * 2
     # Other sources have other prefixes, for one of them has an anchor.
     [batch] = pack([(row, 21) for row in ids], 64, sources=[0, 0, 1, 1])
-    assert batch.input_ids.shape == (1, 2 * 20 + 4 * 2)
+    assert batch.tokens == 2 * 20 + 4 * 2

@@ -45,9 +45,27 @@ def test_in_bf16_an_adapter_stands_beside_the_weights(
         found = logits(model)
         layer = plain_layers(model)[0]
         assert "forward" in vars(layer)
-    assert bool(packed._packed) == packs
+    assert bool(packed._products) == packs
     assert "forward" not in vars(layer)
     assert (found.float() - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_that_read_the_same_are_one_product(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    # An adapter beside some of them, and none beside the others.
+    model = adapted(tiny_base, target_modules=["q_proj", "v_proj", "up_proj"]).eval()
+    exact = logits(model)
+    model.to(dtype)
+    monkeypatch.setattr(module, "native_bf16", lambda: True)
+    packed = Prepacked(model)
+    with packed:
+        found = logits(model)
+    assert packed._products is not None
+    sizes = [len(product.shared.layers) for product in packed._products]
+    assert sizes == [3, 1, 2, 1] * model.config.num_hidden_layers + [1]
+    assert (found.float() - exact).norm() / exact.norm() < (0.03 if dtype.itemsize == 2 else 1e-5)
 
 
 def test_the_packed_layers_are_what_computes(tiny_base: Any) -> None:
@@ -69,4 +87,4 @@ def test_with_too_little_memory_the_model_computes_as_it_is(
     packed = Prepacked(tiny_base.model)
     with packed:
         assert logits(tiny_base.model).isfinite().all()
-    assert packed._packed == {}
+    assert packed._products == []

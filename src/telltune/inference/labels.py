@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from telltune.inference.packed_engine import shared_length
-from telltune.models.attention import Layout, Segment, packed_attention
+from telltune.models.attention import packed_attention
+from telltune.models.layout import Layout, Segment
 from telltune.models.lora import FusedLora
 from telltune.models.packing import LEAST_SHARED, can_pack, pack, token_nll
 

@@ -8,19 +8,22 @@ that is growing.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
 from telltune.models.attention import agrees, attention, tried_once
+from telltune.models.decoder_layers import QuickLayers
+from telltune.models.norms import QuickNorms
 from telltune.models.packing import LEAST_SHARED
 from telltune.models.prepacked import Prepacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -47,9 +50,7 @@ class PackedGenerator:
     batch_tokens: int = 8192
     pass_tokens: int = 1024
     _prefix: tuple[tuple[int, ...], dict[int, Any]] = field(default=((), {}), init=False)
-
-    def __post_init__(self) -> None:
-        self._packed = Prepacked(self.model)
+    _packed: Prepacked | None = field(default=None, init=False)
 
     def generate(
         self,
@@ -63,6 +64,8 @@ class PackedGenerator:
     ) -> list[list[int]]:
         """As `Generator.generate`."""
         self.model.eval()
+        if self._packed is None:
+            self._packed = Prepacked(self.model, quick=_way(self.model) == "quick")
         with torch.inference_mode(), self._packed, attention(self.model, NAME, attend):
             return self._generate(prompts, max_new_tokens, stop_ids, temperature, top_p, on_done)
 
@@ -193,9 +196,14 @@ class PackedGenerator:
         return logits
 
 
-@tried_once
 def can_generate_packed(model: Any) -> bool:
-    """Whether this engine says what the model says; tried, not guessed.
+    """Whether this engine says what the model says; tried, not guessed."""
+    return _way(model) is not None
+
+
+@tried_once
+def _way(model: Any) -> Literal["quick", "plain"] | None:
+    """With which decoder layers this engine says what the model says: ours, its own, or neither.
 
     Two prompts with a common start, and their next tokens, must have the logits that the model
     gives to each text as a whole.
@@ -204,9 +212,9 @@ def can_generate_packed(model: Any) -> bool:
     numbers = np.random.default_rng(0)
     opening = numbers.integers(0, vocabulary, LEAST_SHARED + 2).tolist()
     texts = [opening + numbers.integers(0, vocabulary, n).tolist() for n in (6, 4)]
-    engine = PackedGenerator(model)
 
     def grown() -> Tensor:
+        engine = PackedGenerator(model)
         start = len(engine._shared_prefix(texts))
         store = KeyValues(len(texts), 8, engine._prefix[1])
         engine._start(store, [text[start:-2] for text in texts])
@@ -216,7 +224,18 @@ def can_generate_packed(model: Any) -> bool:
         ids = [torch.tensor([text], device=model.device) for text in texts]
         return torch.stack([model(row).logits[0, -1] for row in ids])
 
-    return agrees(model, attention(model, NAME, attend), grown, whole)
+    if agrees(model, _with_quick_layers(model), grown, whole):
+        return "quick"
+    return "plain" if agrees(model, attention(model, NAME, attend), grown, whole) else None
+
+
+@contextmanager
+def _with_quick_layers(model: Any) -> Iterator[None]:
+    def beside(*layers: Any) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.cat([layer(x) for layer in layers], -1)
+
+    with attention(model, NAME, attend), QuickNorms(model), QuickLayers(model, beside):
+        yield
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -1,17 +1,11 @@
-"""Attention confined to the examples of a packed row.
-
-A row of tokens is split into segments. A segment attends to itself, causally, and to all of the
-segments that it continues: an example to the prefix that it shares with others, a label to the
-prompt that it answers. That is what computing each example alone would give, since under causal
-attention the states of a prefix do not depend on what follows.
-"""
+"""Attention confined to the examples of a packed row."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -19,159 +13,26 @@ from torch.nn import functional
 from telltune.models.attention_products import attend_by_products, suits_products
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
+    from telltune.models.layout import Layout
+
 __all__ = [
-    "Layout",
     "NoLayoutError",
-    "Segment",
     "agrees",
     "asks_attention",
     "attention",
     "packed_attention",
     "tried_once",
-    "visible",
 ]
 
+Verdict = TypeVar("Verdict")
+
 NAME = "telltune_packed"
-# Tokens of a tile, at most; a longer segment has one of its own.
-TILE = 192
-# On a GPU a call takes longer than what is computed in vain; the mask's memory is the bound there.
-GPU_TILE = 2048
 _HALF = (torch.bfloat16, torch.float16)
-
-
-class Segment(NamedTuple):
-    """Consecutive tokens of a row.
-
-    Attributes:
-        length: How many.
-        prefix: The number of the segment that these continue, -1 for none.
-    """
-
-    length: int
-    prefix: int = -1
-
-
-class Tile(NamedTuple):
-    """Neighbouring segments whose attention is computed at once.
-
-    Attributes:
-        length: Tokens of all of them.
-        before: The numbers of the tiles that hold what they continue.
-        mask: Which keys each token sees, bool (length, keys): those of the tiles before, and its
-            own. None where plain causal attention says it.
-    """
-
-    length: int
-    before: tuple[int, ...]
-    mask: Tensor | None
-
-
-class Layout:
-    """The segments of a row, and the tiles that attention computes at once.
-
-    A call for each short segment would cost more in calling than in computing, and one for the
-    whole row compute mostly what the mask then hides.
-
-    Args:
-        segments: They partition the row; a segment stands behind the one it continues.
-    """
-
-    def __init__(self, segments: Sequence[Segment]) -> None:
-        self.segments = tuple(segments)
-        self._tiles: dict[tuple[int | None, int], list[Tile]] = {}
-        self._masks: dict[tuple[object, ...], list[Tensor | None]] = {}
-
-    @cached_property
-    def ancestors(self) -> list[tuple[int, ...]]:
-        """Of each segment the numbers of all that it continues, the first of them first."""
-        found: list[tuple[int, ...]] = []
-        for _, prefix in self.segments:
-            found.append((*found[prefix], prefix) if prefix >= 0 else ())
-        return found
-
-    @cached_property
-    def _longest(self) -> int:
-        """Tokens of the longest segment with all that it continues."""
-        return max(
-            length + sum(self.segments[i].length for i in before)
-            for (length, _), before in zip(self.segments, self.ancestors, strict=True)
-        )
-
-    def tiles(self, window: int | None, *, gpu: bool = False) -> list[Tile]:
-        """How attention is computed.
-
-        Args:
-            window: How far a token sees, or None for all the way.
-            gpu: Whether a GPU computes it.
-        """
-        # A window that hides nothing is none; every layer asks, so this is not counted anew.
-        window = window if window is not None and window < self._longest else None
-        key = (window, GPU_TILE if gpu else TILE)
-        if key not in self._tiles:
-            self._tiles[key] = self._tiled(*key)
-        return self._tiles[key]
-
-    def masks(self, window: int | None, like: Tensor) -> list[Tensor | None]:
-        """What is added to the attention of each tile, in the dtype and on the device of `like`."""
-        key = (window, like.dtype, like.device)
-        if key not in self._masks:
-            self._masks[key] = [
-                None
-                if mask is None
-                else torch.zeros(mask.shape).masked_fill_(~mask, float("-inf")).to(like)
-                for _, _, mask in self.tiles(window, gpu=like.is_cuda)
-            ]
-        return self._masks[key]
-
-    def _tiled(self, window: int | None, longest: int) -> list[Tile]:
-        groups: list[list[int]] = []
-        size = 0
-        parents = {prefix for _, prefix in self.segments}
-        for number, (length, _) in enumerate(self.segments):
-            # What others continue has a tile of its own: all of it may be theirs to see.
-            alone = number in parents or bool(groups and groups[-1][-1] in parents)
-            if not groups or alone or size + length > longest:
-                groups.append([])
-                size = 0
-            groups[-1].append(number)
-            size += length
-        tile_of = {number: i for i, group in enumerate(groups) for number in group}
-        return [self._tile(group, tile_of, window) for group in groups]
-
-    def _tile(self, group: list[int], tile_of: dict[int, int], window: int | None) -> Tile:
-        lengths = [self.segments[i].length for i in group]
-        before = sorted({i for number in group for i in self.ancestors[number]})
-        keys = [(i, self.segments[i].length) for i in before] + list(
-            zip(group, lengths, strict=True)
-        )
-        if len(keys) == 1 and window is None:
-            return Tile(lengths[0], (), None)
-        rows = []
-        for number, length in zip(group, lengths, strict=True):
-            chain = self.ancestors[number]
-            prefix = sum(self.segments[i].length for i in chain)
-            own = visible(length, prefix, window)
-            row, at = [], 0
-            for i, count in keys:
-                if i in chain or i == number:
-                    row.append(own[:, at : at + count])
-                    at += count
-                else:
-                    row.append(torch.zeros(length, count, dtype=torch.bool))
-            rows.append(torch.cat(row, dim=1))
-        return Tile(sum(lengths), tuple(tile_of[i] for i in before), torch.cat(rows))
-
-
-def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
-    """Which keys each of the last `length` tokens sees, bool (length, prefix + length)."""
-    distance = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
 
 
 class NoLayoutError(RuntimeError):
@@ -249,12 +110,12 @@ def agrees(
     return bool(torch.allclose(found.float(), wanted.float(), rtol=1e-3, atol=1e-3))
 
 
-def tried_once(trial: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
     """Try once for each kind of model: its configuration decides, and not its weights."""
-    known: dict[str, bool] = {}
+    known: dict[str, Verdict] = {}
 
     @wraps(trial)
-    def verdict(model: Any) -> bool:
+    def verdict(model: Any) -> Verdict:
         key = f"{type(model.config).__qualname__} {model.config.to_json_string()}"
         if key not in known:
             known[key] = trial(model)
@@ -322,13 +183,17 @@ def _attend(
         raise ValueError("attention with a soft cap or sinks has no packed form")
     if layout is None:
         raise NoLayoutError
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    dropout = dropout if module.training else 0.0
+    if suits_products(query, dropout):
+        blocks = layout.blocks(sliding_window)
+        if blocks is not None:
+            return attend_by_products(query, key, value, blocks, scale), None
     tiles = layout.tiles(sliding_window, gpu=query.is_cuda)
     groups = query.shape[1] // key.shape[1]
     if query.is_cuda and groups > 1:
         # Its kernels that take a mask want a key head for each query head.
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    dropout = dropout if module.training else 0.0
     lengths = [tile.length for tile in tiles]
     # Split at once: the gradient of that is one tensor, where slices would each fill a whole one.
     queries, keys, values = (t.split_with_sizes(lengths, dim=2) for t in (query, key, value))
@@ -341,9 +206,6 @@ def _attend(
             else split[number]
             for split in (keys, values)
         )
-        if suits_products(query, k, dropout):
-            parts.append(attend_by_products(queries[number], k, v, mask, scale))
-            continue
         parts.append(
             functional.scaled_dot_product_attention(
                 queries[number],

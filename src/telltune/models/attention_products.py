@@ -1,8 +1,8 @@
-"""Attention of a tile as matrix products, for bf16 on a CPU.
+"""Attention of a packed row as matrix products, for bf16 on a CPU.
 
 PyTorch's fused kernel converts bf16 at every block: forward and backward of a tile of 128 tokens
 were measured at 1.9 ms with it on two Zen 5 cores, and at 0.4 ms as products. It costs memory to
-keep the weights of those, so the longest tiles are left to the kernel.
+keep the weights of those, so rows with very long examples are left to the kernel.
 """
 
 from __future__ import annotations
@@ -17,49 +17,33 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from telltune.models.blocks import Block
+
 __all__ = ["attend_by_products", "suits_products"]
 
-# Keys of a tile, at most: so what is kept of a token stays below a fixed size.
-_LONGEST = 1024
-# Queries at once: of the keys behind the last of them nothing is computed.
-_BLOCK = 192
 
-
-def suits_products(query: Tensor, key: Tensor, dropout: float) -> bool:
-    """Whether products are the quicker way: bf16 on a CPU, and few keys."""
-    return (
-        query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
-        and key.shape[2] <= _LONGEST
-        and not dropout
-    )
+def suits_products(query: Tensor, dropout: float) -> bool:
+    """Whether products are the quicker way: bf16 on a CPU."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout
 
 
 def attend_by_products(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float
 ) -> Tensor:
-    """softmax(scale Q K^T + mask) V, with as many query heads to a key head as there are.
+    """softmax(scale Q K^T + hidden) V, with as many query heads to a key head as there are.
 
     Args:
         query: (1, heads, tokens, width).
-        key: (1, key heads, keys, width).
+        key: (1, key heads, tokens, width).
         value: As key.
-        mask: (tokens, keys), added; None for plain causal attention.
+        blocks: Of the row.
         scale: Of the scores.
 
     Returns:
-        (1, heads, tokens, width).
+        (1, tokens, heads, width).
     """
-    tokens, keys = query.shape[2], key.shape[2]
-    if mask is None:
-        mask = torch.full((tokens, keys), float("-inf"), dtype=query.dtype).triu_(1)
-    attended: Tensor = _Products.apply(query[0], key[0], value[0], mask, scale)  # type: ignore[no-untyped-call]
-    return attended[None]
-
-
-def _blocks(tensor: Tensor) -> Sequence[Tensor]:
-    parts: Sequence[Tensor] = tensor.split(_BLOCK, 1)  # type: ignore[no-untyped-call]
-    return parts
+    attended: Tensor = _Products.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]
+    return attended
 
 
 class _Products(Function):
@@ -67,36 +51,55 @@ class _Products(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float
     ) -> Tensor:
-        parts, kept = [], []
-        before = key.shape[1] - query.shape[1]
-        for q, hidden in zip(_blocks(query), _blocks(mask[None]), strict=True):
-            heads, tokens, width = q.shape
-            before += tokens
-            k, v = key[:, :before], value[:, :before]
-            by_head = q.reshape(len(k), -1, width)
-            scores = torch.bmm(by_head, k.transpose(1, 2)).view(heads, tokens, before)
+        _, heads, tokens, width = query.shape
+        groups = key.shape[1]
+        attended = query.new_empty(1, tokens, heads, width)
+        kept = []
+        for start, stop, spans, hidden in blocks:
+            count = stop - start
+            scaled = query.new_empty(heads, count, width)
+            torch.mul(query[0, :, start:stop], scale, out=scaled)
+            scaled = scaled.view(groups, -1, width)
+            scores = torch.bmm(scaled, _taken(key, spans).transpose(1, 2))
             # As the eager attention of transformers: scores in bf16, their softmax in fp32.
-            scores = scores.float().mul_(scale).add_(hidden[0, :, :before])
-            weights = torch.softmax(scores, -1).to(query.dtype).view(len(k), -1, before)
-            parts.append(torch.bmm(weights, v).view(heads, tokens, width))
-            kept += [by_head, weights]
+            scores = scores.view(heads, count, -1).float().add_(hidden)
+            weights = torch.softmax(scores, -1).to(query.dtype).view(groups, -1, scores.shape[2])
+            result = torch.bmm(weights, _taken(value, spans)).view(heads, count, width)
+            attended[0, start:stop] = result.transpose(0, 1)
+            kept += [scaled, weights]
         ctx.save_for_backward(key, value, *kept)
-        ctx.scale = scale
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        ctx.blocks, ctx.scale = blocks, scale
+        return attended
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         key, value, *kept = ctx.saved_tensors
-        d_query, d_key, d_value = [], torch.zeros_like(key), torch.zeros_like(value)
-        for by_head, weights, g in zip(kept[::2], kept[1::2], _blocks(gradient), strict=True):
-            before = weights.shape[2]
-            by_value = g.reshape(by_head.shape)
-            d_value[:, :before] += torch.bmm(weights.transpose(1, 2), by_value)
-            d_weights = torch.bmm(by_value, value[:, :before].transpose(1, 2))
+        d_query = torch.empty_like(gradient)
+        # A prefix gets its share from many blocks: summed in fp32.
+        d_key, d_value = (torch.zeros_like(t[0], dtype=torch.float32) for t in (key, value))
+        for block, scaled, weights in zip(ctx.blocks, kept[::2], kept[1::2], strict=True):
+            start, stop, spans, _ = block
+            here = gradient[0, start:stop].transpose(0, 1)
+            by_head = here.reshape(scaled.shape)
+            _add(d_value, spans, torch.bmm(weights.transpose(1, 2), by_head))
+            d_weights = torch.bmm(by_head, _taken(value, spans).transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_scores.mul_(ctx.scale)
-            d_query.append(torch.bmm(d_scores, key[:, :before]).view(g.shape))
-            d_key[:, :before] += torch.bmm(d_scores.transpose(1, 2), by_head)
-        return torch.cat(d_query, 1), d_key, d_value, None, None
+            d_scaled = torch.bmm(d_scores, _taken(key, spans)).view(here.shape)
+            torch.mul(d_scaled.transpose(0, 1), ctx.scale, out=d_query[0, start:stop])
+            _add(d_key, spans, torch.bmm(d_scores.transpose(1, 2), scaled))
+        d_keys = (t.to(key.dtype)[None] for t in (d_key, d_value))
+        return d_query.transpose(1, 2), *d_keys, None, None
+
+
+def _taken(tensor: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
+    """Of (1, heads, tokens, width) the tokens of `spans`, (heads, keys, width)."""
+    parts = [tensor[0, :, start:stop] for start, stop in spans]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _add(total: Tensor, spans: tuple[tuple[int, int], ...], share: Tensor) -> None:
+    sizes = [stop - start for start, stop in spans]
+    for (start, stop), part in zip(spans, share.split_with_sizes(sizes, 1), strict=True):
+        total[:, start:stop] += part

@@ -26,6 +26,8 @@ __all__ = ["chunked_cross_entropy"]
 # cache of most processors, where products want more positions than that.
 _LOGITS, _NORMALIZED = 2**24, 2**21
 _GPU_LOGITS = 2**28
+# Positions are filled up to a multiple of this, so that products have few shapes.
+_MULTIPLE = 16
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -43,9 +45,13 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Te
 class _ChunkedNll(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
+        wanted, count = ctx.needs_input_grad[0], len(targets)
+        filler = -count % _MULTIPLE
+        hidden = functional.pad(hidden, (0, 0, 0, filler))
+        targets = functional.pad(targets, (0, filler))
         most, least = (_GPU_LOGITS,) * 2 if hidden.is_cuda else (_LOGITS, _NORMALIZED)
-        rows, few = (max(logits // len(weight), 1) for logits in (most, least))
+        few = max(least // len(weight), 1)
+        rows = max(most // len(weight) // _MULTIPLE, 1) * _MULTIPLE
         nll, derivatives = [], []
         for part, aims in zip(_split(hidden, rows), _split(targets, rows), strict=True):
             logits = functional.linear(part, weight)
@@ -57,8 +63,8 @@ class _ChunkedNll(Function):
             if wanted:
                 derivatives.append((logits @ weight).div_(torch.cat(sums)))
         if wanted:
-            ctx.save_for_backward(torch.cat(derivatives))
-        return torch.cat(nll)
+            ctx.save_for_backward(torch.cat(derivatives)[:count])
+        return torch.cat(nll)[:count]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:

@@ -17,12 +17,14 @@ from torch import nn
 from torch.autograd import Function
 from torch.nn import functional
 
+from telltune.models.same_input import SharedInput, same_input
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = ["FusedLora", "is_plain_lora"]
+__all__ = ["FusedLora", "Wide", "is_plain_lora"]
 
 
 class FusedLora:
@@ -39,7 +41,7 @@ class FusedLora:
     def __init__(self, model: nn.Module) -> None:
         layers = [module for module in model.modules() if is_plain_lora(module)]
         self._noise = _Noise()
-        groups = list(_same_input(model, layers))
+        groups = list(same_input(model, layers))
         wide = _affords_copies([layer.base_layer.weight for layer in layers])
         self._groups = [_Group(group, self._noise, wide=wide) for group in groups]
 
@@ -82,39 +84,6 @@ def _affords_copies(weights: Sequence[Tensor]) -> bool:
     return sum(weight.nbytes for weight in weights) < free / 4
 
 
-def _same_input(model: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
-    """Layers in the order of computing, together where one reads the very tensor of another.
-
-    Seen in a pass over two tokens; what that does not reach stays as it is.
-    """
-    if not layers:
-        return
-    seen: list[tuple[Any, Tensor]] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, args: seen.append((layer, args[0])))
-        for layer in layers
-    ]
-    device = next(model.parameters()).device
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device))
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    group: list[Any] = []
-    shared: Tensor | None = None
-    for layer, tensor in seen:
-        if group and tensor is not shared:
-            yield group
-            group = []
-        group.append(layer)
-        shared = tensor
-    if group:
-        yield group
-
-
 class _Noise:
     """Where dropout is read from: drawn once a step, at another place by every product.
 
@@ -147,7 +116,7 @@ class _Noise:
 
 
 class _Group:
-    """Layers that read the same input; the first one asked computes for all.
+    """Layers that read the same input.
 
     Args:
         layers: Of PEFT.
@@ -162,9 +131,8 @@ class _Group:
         dropout = layers[0].lora_dropout[self.name]
         self.probability = float(getattr(dropout, "p", 0.0))
         weights = [layer.base_layer.weight for layer in layers]
-        self._wide = _Wide(weights, self._ups) if wide else None
-        self._input: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
+        self._wide = Wide(weights, self._ups) if wide else None
+        self._shared = SharedInput(layers, self._compute)
 
     @property
     def _ups(self) -> list[Tensor]:
@@ -173,25 +141,14 @@ class _Group:
     def attach(self) -> None:
         if self._wide is not None:
             self._wide.renew(self._ups, self._scales)
-        for number, layer in enumerate(self.layers):
-            layer.forward = lambda x, number=number: self._forward(number, x)
+        self._shared.attach()
 
     def detach(self) -> None:
-        self._input, self._waiting = None, {}
-        for layer in self.layers:
-            del layer.forward
+        self._shared.detach()
 
     @property
     def _scales(self) -> list[float]:
         return [layer.scaling[self.name] for layer in self.layers]
-
-    def _forward(self, number: int, x: Tensor) -> Tensor:
-        if x is not self._input or number not in self._waiting:
-            self._input, self._waiting = x, dict(enumerate(self._compute(x)))
-        result = self._waiting.pop(number)
-        if not self._waiting:
-            self._input = None
-        return result
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         layers, name = self.layers, self.name
@@ -211,7 +168,7 @@ class _Group:
         )
 
 
-class _Wide:
+class Wide:
     """Weights with what LoRA adds beside them: one product in place of two, and rounded once.
 
     In bf16 an addition to a product that is rounded already is lost where it is small against it,
@@ -298,7 +255,7 @@ class _LoraProducts(Function):
 
 
 class _WideProducts(Function):
-    """The same from the weights of `_Wide`: [x, A (k ∘ x)] [W, s B]^T."""
+    """The same from the weights of `Wide`: [x, A (k ∘ x)] [W, s B]^T."""
 
     @staticmethod
     def forward(

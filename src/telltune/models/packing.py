@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from telltune.models.attention import Layout, Segment, agrees, packed_attention, tried_once
+from telltune.models.attention import agrees, packed_attention, tried_once
+from telltune.models.blocks import CHUNK
+from telltune.models.layout import Layout, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +53,7 @@ class PackedBatch:
         positions: int64 (targets,), the positions whose logits predict a response token.
         targets: int64 (targets,), the response tokens.
         rows: int64 (targets,), which example of the caller's list each target belongs to.
+        tokens: Of the examples; what fills the row up behind them is not among these.
     """
 
     input_ids: Tensor
@@ -59,6 +62,7 @@ class PackedBatch:
     positions: Tensor
     targets: Tensor
     rows: Tensor
+    tokens: int
 
 
 def pack(
@@ -70,15 +74,18 @@ def pack(
 ) -> list[PackedBatch]:
     """Pack examples into as few rows of at most `budget` tokens as first-fit-decreasing finds.
 
+    Rows are filled up to a multiple of `CHUNK` tokens: a library that compiles its products for
+    each length of a row would else go on compiling, and keep all of it.
+
     Args:
         rows: The ids of each example, (length,), and how many of them carry no loss.
-        budget: Tokens in a row; a longer example has a row of its own.
+        budget: Tokens of examples in a row; a longer example has a row of its own.
         sources: Of each example; a prefix is looked for among examples of one source, since task
             examples share an anchor that general ones do not have.
         together: False keeps each example apart, for models that cannot be packed.
     """
     if not together:
-        return [_row([(i, *row)], {i: (0, 0)}) for i, row in enumerate(rows)]
+        return [_row([(i, *row)], {i: (0, 0)}, fill=False) for i, row in enumerate(rows)]
     shared = _shared_prefixes(rows, sources or [0] * len(rows))
     bins: list[list[int]] = []
     used: list[int] = []
@@ -100,7 +107,9 @@ def pack(
             groups.append({group})
     return [
         # A group's members stand side by side, behind the prefix that they share.
-        _row([(i, *rows[i]) for i in sorted(members, key=lambda i: shared[i][0])], shared)
+        _row(
+            [(i, *rows[i]) for i in sorted(members, key=lambda i: shared[i][0])], shared, fill=True
+        )
         for members in bins
     ]
 
@@ -130,7 +139,10 @@ def _shared_prefixes(
 
 
 def _row(
-    members: list[tuple[int, NDArray[np.int32], int]], shared: dict[int, tuple[int, int]]
+    members: list[tuple[int, NDArray[np.int32], int]],
+    shared: dict[int, tuple[int, int]],
+    *,
+    fill: bool,
 ) -> PackedBatch:
     segments: list[Segment] = []
     ids, places, positions, targets, owners = [], [], [], [], []
@@ -156,6 +168,10 @@ def _row(
         targets.append(tokens[first:])
         owners.append(torch.full((length - first,), row))
         end += length - prefix
+    if filler := -end % CHUNK if fill else 0:
+        segments.append(Segment(filler))
+        ids.append(torch.zeros(filler, dtype=torch.int64))
+        places.append(torch.arange(filler))
     return PackedBatch(
         torch.cat(ids)[None],
         torch.cat(places)[None],
@@ -163,6 +179,7 @@ def _row(
         torch.cat(positions),
         torch.cat(targets),
         torch.cat(owners),
+        end,
     )
 
 

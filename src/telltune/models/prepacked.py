@@ -14,11 +14,14 @@ import psutil
 import torch
 from torch import nn
 
+from telltune.models.decoder_layers import QuickLayers
 from telltune.models.loading import native_bf16
-from telltune.models.lora import FusedLora, is_plain_lora
+from telltune.models.lora import FusedLora, Wide, is_plain_lora
+from telltune.models.norms import QuickNorms
+from telltune.models.same_input import SharedInput, same_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -31,87 +34,134 @@ _ROWS = 32
 class Prepacked:
     """A context in which a model's linear layers compute from packed copies of their weights.
 
-    Plain LoRA layers are merged into the copy, so an adapter costs nothing; in bf16, where a merged
-    weight would be rounded, its second factor stands beside it. The model's own weights stay as
-    they are. The copies are made when the context is first entered, and take as much memory as the
-    layers' weights. On a GPU, without oneDNN, or with too little memory for the copies, LoRA layers
-    compute as in training.
+    Those that read the same input are one product. Plain LoRA layers are merged into the copy, so
+    an adapter costs nothing; in bf16, where a merged weight would be rounded, its second factor
+    stands beside it. The model's own weights stay as they are. The copies are made when the context
+    is first entered, and take as much memory as the layers' weights. On a GPU, without oneDNN, or
+    with too little memory for the copies, LoRA layers compute as in training.
 
     Args:
         model: Its weights must not change afterwards.
+        quick: Whether its decoder layers may compute as `QuickLayers` has them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, quick: bool = False) -> None:
         self.model = model
-        self._packed: dict[nn.Module, Any] | None = None
-        self._unpacked: FusedLora | None = None
+        self.quick = quick
+        self._products: list[_Product] | None = None
+        self._others: list[Any] = []
 
     def __enter__(self) -> Prepacked:
-        if self._packed is None:
-            self._packed = _pack_all(self.model)
-            if not self._packed:
-                self._unpacked = FusedLora(self.model)
-        for layer, forward in self._packed.items():
-            layer.forward = forward
-        if self._unpacked is not None:
-            self._unpacked.__enter__()
+        if self._products is None:
+            self._prepare()
+        for product in self._products or ():
+            product.shared.attach()
+        for other in self._others:
+            other.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for layer in self._packed or {}:
-            del layer.forward
-        if self._unpacked is not None:
-            self._unpacked.__exit__(*error)
+        for other in self._others:
+            other.__exit__(*error)
+        for product in self._products or ():
+            product.shared.detach()
+
+    def _prepare(self) -> None:
+        self._products = list(_pack_all(self.model))
+        if not self._products:
+            self._others = [FusedLora(self.model)]
+            return
+        self._others = [QuickNorms(self.model)]
+        if self.quick:
+            known = {tuple(product.shared.layers): product for product in self._products}
+            self._others.append(QuickLayers(self.model, lambda *layers: known.get(layers)))
 
 
-def _pack_all(model: nn.Module) -> dict[nn.Module, Any]:
-    """The forward of each layer that is packed."""
-    layers = dict(_linear_layers(model))
-    weights = [weight for weight, _ in layers.values()]
+class _Product:
+    """The packed weights of layers that read the same input.
+
+    Args:
+        layers: In the order of computing.
+    """
+
+    @torch.no_grad()
+    def __init__(self, layers: list[Any]) -> None:
+        pairs = [_weight_and_bias(layer) for layer in layers]
+        weights = [weight.detach() for weight, _ in pairs]
+        self._down: Tensor | None = None
+        if any(map(is_plain_lora, layers)):
+            weights = self._with_adapters(layers, weights)
+        biases = [bias for _, bias in pairs]
+        self._bias = None
+        if any(bias is not None for bias in biases):
+            self._bias = torch.cat(
+                [
+                    weight.new_zeros(len(weight)) if bias is None else bias.detach()
+                    for weight, bias in zip(weights, biases, strict=True)
+                ]
+            )
+        self._sizes = [len(weight) for weight in weights]
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), _ROWS)
+        self.shared = SharedInput(layers, lambda x: self(x).split_with_sizes(self._sizes, -1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What all layers give, beside one another: (..., in) → (..., out of all)."""
+        if self._down is not None:
+            x = torch.cat([x, x @ self._down], -1)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._packed, self._bias, "none", [], ""
+        )
+        return product
+
+    def _with_adapters(self, layers: list[Any], weights: list[Tensor]) -> list[Tensor]:
+        names = [layer.active_adapters[0] if is_plain_lora(layer) else None for layer in layers]
+        if weights[0].dtype == torch.float32:
+            # As PEFT merges, but into a copy.
+            return [
+                weight if name is None else weight + layer.get_delta_weight(name)
+                for layer, name, weight in zip(layers, names, weights, strict=True)
+            ]
+        downs, ups, scales = [], [], []
+        for layer, name, weight in zip(layers, names, weights, strict=True):
+            if name is not None:
+                downs.append(layer.lora_A[name].weight)
+            ups.append(
+                weight.new_zeros(len(weight), 0) if name is None else layer.lora_B[name].weight
+            )
+            scales.append(1.0 if name is None else layer.scaling[name])
+        wide = Wide(weights, ups)
+        wide.renew(ups, scales)
+        self._down = torch.cat(downs).to(weights[0].dtype).t()
+        return wide.weights
+
+
+def _pack_all(model: nn.Module) -> Iterator[_Product]:
+    layers = list(_linear_layers(model))
+    weights = [_weight_and_bias(layer)[0] for layer in layers]
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    if not _can_pack(weights) or size > psutil.virtual_memory().available / 2:
-        return {}
-    return {layer: _forward(layer, weight, bias) for layer, (weight, bias) in layers.items()}
+    if _can_pack(weights) and size <= psutil.virtual_memory().available / 2:
+        for group in same_input(model, layers):
+            yield _Product(group)
 
 
-def _linear_layers(module: nn.Module) -> Iterator[tuple[nn.Module, tuple[Tensor, Tensor | None]]]:
-    """Every linear layer that computes with nothing around it, its weight and its bias."""
-    if is_plain_lora(module):
-        yield module, (module.base_layer.weight, module.base_layer.bias)
-    elif type(module) is nn.Linear:
-        yield module, (module.weight, module.bias)
+def _linear_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Every linear layer that computes with nothing around it."""
+    if is_plain_lora(module) or type(module) is nn.Linear:
+        yield module
     else:
         for child in module.children():
             yield from _linear_layers(child)
 
 
-def _can_pack(weights: list[Tensor]) -> bool:
+def _weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None]:
+    own = layer.base_layer if is_plain_lora(layer) else layer
+    return own.weight, own.bias
+
+
+def _can_pack(weights: Sequence[Tensor]) -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     dtypes = {weight.dtype for weight in weights}
     return all(weight.device.type == "cpu" for weight in weights) and (
         dtypes == {torch.float32} or (dtypes == {torch.bfloat16} and native_bf16())
     )
-
-
-def _forward(layer: Any, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    down: Tensor | None = None
-    with torch.no_grad():
-        if is_plain_lora(layer):
-            name = layer.active_adapters[0]
-            if weight.dtype == torch.float32:
-                # As PEFT merges, but into a copy.
-                weight = weight + layer.get_delta_weight(name)
-            else:
-                up = layer.lora_B[name].weight * layer.scaling[name]
-                weight = torch.cat([weight, up.to(weight.dtype)], 1)
-                down = layer.lora_A[name].weight.to(weight.dtype).t()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
-
-    def forward(x: Tensor) -> Tensor:
-        if down is not None:
-            x = torch.cat([x, x @ down], -1)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-        return product
-
-    return forward

@@ -244,7 +244,7 @@ class MixtureTrainer(Trainer):
                 sums[:, 1].index_add_(0, source, torch.ones(len(source), dtype=torch.float64))
         self.step_record = {
             "tokens": float(sum(len(ids) for ids, _ in step.rows)),
-            "computed_tokens": float(sum(batch.input_ids.numel() for batch in batches)),
+            "computed_tokens": float(sum(batch.tokens for batch in batches)),
             "seconds": time.perf_counter() - began,
         }
         for name, (nll_sum, count) in zip(("general", "task"), sums.tolist(), strict=True):

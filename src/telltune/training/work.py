@@ -87,7 +87,7 @@ def step_work(
         examples.append(source[index])
     rows = pack(examples, budget, sources=sources, together=packed)
     lengths = [len(ids) for ids, _ in examples]
-    computed = [row.input_ids.numel() for row in rows]
+    computed = [row.tokens for row in rows]
     responses = [row.targets.numel() for row in rows]
     return Work(
         rows=len(rows),
