@@ -33,6 +33,7 @@ $(READY): pyproject.toml constraints.txt
 study: $(READY)
 	$(BIN)/tell plan benchmarks/study.yaml --out benchmarks/study
 	$(BIN)/tell study benchmarks/study.yaml --out benchmarks/study
+	[ ! -d ../shared/data ] || $(BIN)/tell study benchmarks/study_paper.yaml --out benchmarks/study
 
 # Speed and memory beside what a user would run instead, in one run; hours on two cores. Rows that
 # are in benchmarks/speed_rows.jsonl are not measured again: `make bench-speed ARGS="--help"`.

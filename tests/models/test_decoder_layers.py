@@ -82,3 +82,7 @@ def test_layers_that_only_look_the_same_are_found_by_the_trial() -> None:
     with QuickLayers(granite, beside) as quick:
         assert quick._layers
     assert _way(granite) == "plain"
+
+
+def test_what_only_long_texts_would_show_is_refused() -> None:
+    assert _way(model_of("MistralConfig", sliding_window=1000)) is None

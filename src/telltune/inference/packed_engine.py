@@ -224,9 +224,11 @@ def _way(model: Any) -> Literal["quick", "plain"] | None:
         ids = [torch.tensor([text], device=model.device) for text in texts]
         return torch.stack([model(row).logits[0, -1] for row in ids])
 
-    if agrees(model, _with_quick_layers(model), grown, whole):
-        return "quick"
-    return "plain" if agrees(model, attention(model, NAME, attend), grown, whole) else None
+    # Its own layers say what they want of attention (a window that is wider than these texts), ours
+    # do not pass it on.
+    if not agrees(model, attention(model, NAME, attend), grown, whole):
+        return None
+    return "quick" if agrees(model, _with_quick_layers(model), grown, whole) else "plain"
 
 
 @contextmanager
