@@ -78,6 +78,14 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert not (tmp_path / "out" / "work").exists() or not any((tmp_path / "out/work").iterdir())
 
 
+def test_nothing_is_written_that_only_an_adapters_user_reads(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telltune.methods.trained.save_adapter", None)
+    rows = run_cells(cells(study, sizes=[300], seeds=[0]), FEW, tmp_path, progress=False)
+    assert [row.status for row in rows] == ["done"] * 3
+
+
 def test_a_smaller_size_lies_inside_a_larger_and_seeds_draw_anew(study: dict[str, Any]) -> None:
     from telltune.data.task import load_task
 

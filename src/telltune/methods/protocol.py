@@ -190,15 +190,17 @@ class Settings:
 
     Attributes:
         recipe: Everything that a recipe says.
-        out: Where a trained adapter and its log go; None keeps them in memory.
+        out: Where checkpoints, log and the trained adapter go; None keeps them in memory.
         progress: Show a bar.
         prepared: What `prepare` made of the same recipe and data, where that has been done.
+        save: Whether the adapter goes there, too; else the last checkpoint stays.
     """
 
     recipe: Recipe
     out: Path | None = None
     progress: bool = True
     prepared: Prepared | None = None
+    save: bool = True
 
 
 class Method(Protocol):

@@ -75,7 +75,7 @@ class Trained:
         cost = Cost.of(counts.to_dict(), seconds)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in task.train[: counts.task_examples])
-        if settings.out is not None:
+        if settings.out is not None and settings.save:
             save_adapter(
                 settings.out,
                 self,

@@ -203,8 +203,8 @@ class _Worker:
         began = time.perf_counter()
         before = self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
-        # One bar is enough: it says which cell is run.
-        settings = Settings(recipe, work, progress=False, prepared=prepared)
+        # One bar is enough: it says which cell is run. Nobody asks for its adapter afterwards.
+        settings = Settings(recipe, work, progress=False, prepared=prepared, save=False)
         predictor = method.run(task, general, base, settings)
         evaluation = evaluate_predictor(
             predictor,
