@@ -149,8 +149,8 @@ class KeyValues:
                 for before, own in zip(self.prefix[layer], parts, strict=True)
             ]
         keys, values = parts
-        # Queries that read the same key head count as its tokens: on a CPU three to five times as
-        # quick as PyTorch's `enable_gqa`.
+        # Queries that read the same key head count as its tokens: in bf16 on a CPU three to five
+        # times as quick as PyTorch's `enable_gqa`.
         heads, width = keys.shape[1], keys.shape[3]
         grouped = query.reshape(1, heads, -1, width)
         mask = self._mask(tokens, keys.shape[2] - tokens, query) if tokens > 1 else None
