@@ -18,10 +18,14 @@ def layer(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return hidden, torch.randn(VOCABULARY, 8).to(dtype), torch.randint(VOCABULARY, (11,))
 
 
-@pytest.mark.parametrize(("products", "normalized"), [(2**24, 2**21), (5, 2), (4, 4), (1, 3)])
+@pytest.mark.parametrize(
+    ("products", "normalized", "multiple"),
+    [(2**24, 2**21, 16), (5, 2, 1), (4, 4, 4), (5, 3, 2), (1, 3, 1)],
+)
 def test_loss_and_gradient_are_those_of_all_logits(
-    monkeypatch: pytest.MonkeyPatch, products: int, normalized: int
+    monkeypatch: pytest.MonkeyPatch, products: int, normalized: int, multiple: int
 ) -> None:
+    monkeypatch.setattr(module, "_MULTIPLE", multiple)
     monkeypatch.setattr(module, "_LOGITS", products * VOCABULARY)
     monkeypatch.setattr(module, "_NORMALIZED", normalized * VOCABULARY)
     hidden, weight, targets = layer(torch.float32)
@@ -31,6 +35,29 @@ def test_loss_and_gradient_are_those_of_all_logits(
     found = chunked_cross_entropy(hidden, weight, targets)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(torch.autograd.grad(found, hidden, upstream)[0], gradient)
+
+
+def test_products_have_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    linear = functional.linear
+
+    def counted(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return linear(part, weight)
+
+    monkeypatch.setattr(module.functional, "linear", counted)
+    monkeypatch.setattr(module, "_LOGITS", 40 * VOCABULARY)
+    for count in (1, 11, 40, 50):
+        hidden = torch.randn(count, 8)
+        assert (
+            len(
+                chunked_cross_entropy(
+                    hidden, torch.randn(VOCABULARY, 8), torch.zeros(count, dtype=torch.int64)
+                )
+            )
+            == count
+        )
+    assert sizes == [16, 16, 32, 16, 32, 32]
 
 
 def test_without_a_gradient_the_loss_is_the_same() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -42,62 +42,46 @@ class Block(NamedTuple):
 
 
 def blocks_of(
-    lengths: Sequence[int],
+    bounds: Sequence[tuple[int, int]],
     ancestors: Sequence[tuple[int, ...]],
-    window: int | None,
+    sees: Callable[[Tensor, Tensor], Tensor],
     most_keys: int,
 ) -> list[Block] | None:
     """The blocks of a row.
 
     Args:
-        lengths: Of its segments.
+        bounds: Of its segments, which partition it: start and stop of each.
         ancestors: Of each segment the numbers of all that it continues.
-        window: How far a token sees, or None for all the way.
+        sees: Which keys each query sees, bool (queries, keys), by their places in the row.
         most_keys: That a block may read.
 
     Returns:
         The blocks in order; None where one of them would read more keys.
     """
-    sizes = torch.tensor(lengths)
-    ends = sizes.cumsum(0)
-    starts = (ends - sizes).tolist()
-    total = int(ends[-1])
-    seen = _seen_chunks(starts, ends.tolist(), ancestors)
+    total = bounds[-1][1]
+    seen = _seen_chunks(bounds, ancestors)
     cuts = _cuts(seen)
     reads = [_union(seen[a:b]) for a, b in pairwise(cuts)]
     if max(bits.bit_count() for bits in reads) * CHUNK > most_keys:
         return None
-    owner = torch.arange(len(lengths)).repeat_interleave(sizes)
-    before = torch.tensor([sum(lengths[i] for i in chain) for chain in ancestors])
-    at = torch.arange(total)
-    # Where a token stands in its own example.
-    place = at - torch.tensor(starts)[owner] + before[owner]
-    chains = torch.eye(len(lengths), dtype=torch.bool)
-    for number, chain in enumerate(ancestors):
-        chains[number, list(chain)] = True
     blocks = []
     for (a, b), bits in zip(pairwise(cuts), reads, strict=True):
         start, stop = a * CHUNK, min(b * CHUNK, total)
         spans = _spans(bits, total)
-        keys = torch.cat([at[s:e] for s, e in spans])
-        sees = chains[owner[start:stop]][:, owner[keys]] & (keys <= at[start:stop, None])
-        if window is not None:
-            sees &= place[start:stop, None] - place[keys] < window
-        hidden = torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))
+        seen_keys = sees(torch.arange(start, stop), torch.cat([torch.arange(*s) for s in spans]))
+        hidden = torch.zeros(seen_keys.shape).masked_fill_(~seen_keys, float("-inf"))
         blocks.append(Block(start, stop, spans, hidden))
     return blocks
 
 
 def _seen_chunks(
-    starts: Sequence[int], ends: Sequence[int], ancestors: Sequence[tuple[int, ...]]
+    bounds: Sequence[tuple[int, int]], ancestors: Sequence[tuple[int, ...]]
 ) -> list[int]:
     """Of each chunk of queries the chunks of keys that it needs, as bits."""
-    seen = [0] * -(-ends[-1] // CHUNK)
-    for start, end, chain in zip(starts, ends, ancestors, strict=True):
-        own, last = start // CHUNK, (end - 1) // CHUNK
-        inherited = 0
-        for i in chain:
-            inherited |= _bits(starts[i] // CHUNK, (ends[i] - 1) // CHUNK)
+    seen = [0] * -(-bounds[-1][1] // CHUNK)
+    chunks = [(start // CHUNK, (stop - 1) // CHUNK) for start, stop in bounds]
+    for (own, last), chain in zip(chunks, ancestors, strict=True):
+        inherited = _union([_bits(*chunks[i]) for i in chain])
         for chunk in range(own, last + 1):
             seen[chunk] |= inherited | _bits(own, chunk)
     return seen

@@ -8,7 +8,8 @@ attention the states of a prefix do not depend on what follows.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -82,12 +83,34 @@ class Layout:
         return found
 
     @cached_property
-    def _longest(self) -> int:
-        """Tokens of the longest segment with all that it continues."""
-        return max(
-            length + sum(self.segments[i].length for i in before)
-            for (length, _), before in zip(self.segments, self.ancestors, strict=True)
-        )
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Start and stop of each segment in the row."""
+        stops = list(accumulate(segment.length for segment in self.segments))
+        return list(pairwise([0, *stops]))
+
+    @cached_property
+    def _tokens(self) -> tuple[Tensor, Tensor]:
+        """Of each token its segment, and where it stands behind all that this continues."""
+        sizes = torch.tensor([segment.length for segment in self.segments])
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        starts = torch.tensor([start for start, _ in self._bounds])
+        before = torch.tensor([int(sizes[list(chain)].sum()) for chain in self.ancestors])
+        return owner, torch.arange(len(owner)) + (before - starts)[owner]
+
+    @cached_property
+    def _continues(self) -> Tensor:
+        """Whether a segment is another or continues it, bool (segments, segments)."""
+        related = torch.eye(len(self.segments), dtype=torch.bool)
+        for number, chain in enumerate(self.ancestors):
+            related[number, list(chain)] = True
+        return related
+
+    def _sees(self, queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+        """Which keys each query sees, bool (queries, keys), by their places in the row."""
+        owner, place = self._tokens
+        # What a segment continues stands before it in the row.
+        seen = self._continues[owner[queries]][:, owner[keys]] & (keys <= queries[:, None])
+        return seen if window is None else seen & (place[queries][:, None] - place[keys] < window)
 
     def tiles(self, window: int | None, *, gpu: bool = False) -> list[Tile]:
         """How attention is computed.
@@ -117,13 +140,13 @@ class Layout:
         """How attention is computed as products; None where its weights would take much memory."""
         window = self._hides(window)
         if window not in self._blocks:
-            lengths = [segment.length for segment in self.segments]
-            self._blocks[window] = blocks_of(lengths, self.ancestors, window, MOST_KEYS)
+            sees = partial(self._sees, window=window)
+            self._blocks[window] = blocks_of(self._bounds, self.ancestors, sees, MOST_KEYS)
         return self._blocks[window]
 
     def _hides(self, window: int | None) -> int | None:
         # A window that hides nothing is none; every layer asks, so this is not counted anew.
-        return window if window is not None and window < self._longest else None
+        return window if window is not None and window <= int(self._tokens[1].max()) else None
 
     def _tiled(self, window: int | None, longest: int) -> list[Tile]:
         groups: list[list[int]] = []
@@ -141,31 +164,17 @@ class Layout:
         return [self._tile(group, tile_of, window) for group in groups]
 
     def _tile(self, group: list[int], tile_of: dict[int, int], window: int | None) -> Tile:
-        lengths = [self.segments[i].length for i in group]
+        length = sum(self.segments[i].length for i in group)
         before = sorted({i for number in group for i in self.ancestors[number]})
-        keys = [(i, self.segments[i].length) for i in before] + list(
-            zip(group, lengths, strict=True)
+        if len(group) == 1 and not before and window is None:
+            return Tile(length, (), None)
+        queries, keys = (
+            torch.cat([torch.arange(*self._bounds[i]) for i in numbers])
+            for numbers in (group, [*before, *group])
         )
-        if len(keys) == 1 and window is None:
-            return Tile(lengths[0], (), None)
-        rows = []
-        for number, length in zip(group, lengths, strict=True):
-            chain = self.ancestors[number]
-            prefix = sum(self.segments[i].length for i in chain)
-            own = visible(length, prefix, window)
-            row, at = [], 0
-            for i, count in keys:
-                if i in chain or i == number:
-                    row.append(own[:, at : at + count])
-                    at += count
-                else:
-                    row.append(torch.zeros(length, count, dtype=torch.bool))
-            rows.append(torch.cat(row, dim=1))
-        return Tile(sum(lengths), tuple(tile_of[i] for i in before), torch.cat(rows))
+        return Tile(length, tuple(tile_of[i] for i in before), self._sees(queries, keys, window))
 
 
-def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
+def visible(length: int, prefix: int) -> Tensor:
     """Which keys each of the last `length` tokens sees, bool (length, prefix + length)."""
-    distance = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
+    return torch.arange(prefix, prefix + length)[:, None] >= torch.arange(prefix + length)
