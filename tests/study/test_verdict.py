@@ -72,6 +72,14 @@ def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
     assert (tally.label, tally.better, tally.unclear, tally.worse) == ("tell", 1, 0, 1)
 
 
+def test_of_methods_alike_the_one_tried_on_most_tasks_is_told() -> None:
+    wide = [(task, 3000, "wide", 0.5, UNCLEAR) for task in "abc"]
+    found = summary(*wide, ("a", 3000, "lucky", 6.0, UNCLEAR))
+    assert "the nearest, wide with 3,000 task tokens" in told(found)
+    better = summary(*wide, ("a", 3000, "lucky", 6.0, CLEAR))
+    assert told(better).startswith("With 3,000 task tokens, lucky is clearly better than sft on 1")
+
+
 def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
     jump = Emergence("jump", 3000, 15000, 0, 60000, 12.3, 8.1, 16.4, 0.0004, 0.012)
     curve = GeneralCurve("routing", 3000, "tell", jump, None)
@@ -118,3 +126,15 @@ def test_what_training_cost_beside_the_task_is_the_first_note() -> None:
         "after tell. (Means over tasks and sizes.)"
     )
     assert not any("Beside" in note for note in give_verdict(found).notes)
+
+
+def test_of_many_methods_the_first_note_names_the_best_and_the_references() -> None:
+    names = ["sft", "sft_anchor", "tell", "mix", "few_shot"]
+    found = summary(*(("a", 3000, name, float(name == "tell"), UNCLEAR) for name in names))
+    beside = {"general_nll_before": 2.0, "general_nll_after": 1.0}
+    points = [replace(point, forgetting=beside) for point in found.points]
+    assert give_verdict(replace(found, points=points)).notes[0] == (
+        "Beside the task, the loss on general examples changes by -50% after sft, -50% after "
+        "sft_anchor and -50% after tell. (Means over tasks and sizes; the other methods stand in "
+        "the table.)"
+    )

@@ -83,13 +83,13 @@ def give_verdict(summary: Summary) -> Verdict:
     """Say which method did best against the reference, where, and what data that saves.
 
     The method is the one with most clear gains less clear losses over all tasks and sizes (of
-    those with as many, the one with the largest mean difference), at the size at which it has most
-    (of several, the smallest).
+    those with as many, the one tried on most tasks, then at most places, then with the largest mean
+    difference), at the size at which it has most (of several, the smallest).
     """
     reference = reference_of(summary)
     labels = label_series(summary.points)
     if reference is None:
-        return Verdict(_without_reference(summary, labels), _notes(summary, labels), [])
+        return Verdict(_without_reference(summary, labels), _notes(summary, labels, None), [])
     by_series: dict[Series, list[Comparison]] = {}
     for comparison in summary.comparisons:
         if comparison.against == reference:
@@ -98,7 +98,7 @@ def give_verdict(summary: Summary) -> Verdict:
     best = ranked[0]
     sizes = sorted({comparison.size for comparison in by_series[best]})
     size = max(sizes, key=lambda size: _net([c for c in by_series[best] if c.size == size]))
-    notes = _notes(summary, labels)
+    notes = _notes(summary, labels, labels[best])
     if len(ranked) > 1:
         notes.append(
             f"{labels[best]} is the best of {len(ranked)} methods on these very test items; "
@@ -153,8 +153,9 @@ def _net(found: Sequence[Comparison]) -> int:
     return sum((1 if c.difference > 0 else -1) for c in found if is_clear(c))
 
 
-def _merit(found: Sequence[Comparison]) -> tuple[int, float]:
-    return _net(found), fmean(comparison.difference for comparison in found)
+def _merit(found: Sequence[Comparison]) -> tuple[int, int, int, float]:
+    tasks = len({comparison.task for comparison in found})
+    return _net(found), tasks, len(found), fmean(comparison.difference for comparison in found)
 
 
 def _tally(found: Sequence[Comparison], label: str) -> Tally:
@@ -230,8 +231,8 @@ def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str
     return nothing, f"The highest scores are those of {_listed(best)}."
 
 
-def _notes(summary: Summary, labels: dict[Series, str]) -> list[str]:
-    notes = _beside(summary, labels)
+def _notes(summary: Summary, labels: dict[Series, str], best: str | None) -> list[str]:
+    notes = _beside(summary, labels, best)
     if _one_seed(summary):
         notes.append(
             "There is one seed, so that intervals hold the luck of the test items only; other "
@@ -243,8 +244,11 @@ def _notes(summary: Summary, labels: dict[Series, str]) -> list[str]:
     return notes
 
 
-def _beside(summary: Summary, labels: dict[Series, str]) -> list[str]:
-    """What training cost elsewhere: level scores may hide that one method ruins the model."""
+def _beside(summary: Summary, labels: dict[Series, str], best: str | None) -> list[str]:
+    """What training cost elsewhere: level scores may hide that one method ruins the model.
+
+    Of many methods, told of the best and of those that it is held against.
+    """
     changes: dict[str, list[float]] = {}
     leaks: dict[str, list[float]] = {}
     for point in summary.points:
@@ -258,6 +262,11 @@ def _beside(summary: Summary, labels: dict[Series, str]) -> list[str]:
     if not changes:
         return []
     most = sorted(changes, key=lambda label: -fmean(changes[label]))
+    others = ""
+    if len(most) > _SPELLED_OUT:
+        few = [label for label in most if label in (best, *REFERENCES)] or most[:_SPELLED_OUT]
+        others = "; the other methods stand in the table" if len(few) < len(most) else ""
+        most = few
     text = "Beside the task, the loss on general examples changes by " + _listed(
         [f"{fmean(changes[label]):+.0%} after {label}" for label in most]
     )
@@ -265,7 +274,7 @@ def _beside(summary: Summary, labels: dict[Series, str]) -> list[str]:
         text += "; of unrelated prompts get an answer in the task's format " + _listed(
             [f"{fmean(leaks[label]):.0%} after {label}" for label in most if label in leaks]
         )
-    return [f"{text}. (Means over tasks and sizes.)"]
+    return [f"{text}. (Means over tasks and sizes{others}.)"]
 
 
 def _one_seed(summary: Summary) -> bool:
