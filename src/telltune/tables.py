@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.study.example_scores import ExampleScores
     from telltune.study.quanta_report import QuantaReport
     from telltune.study.recommend import Recommendation
     from telltune.study.summary import Summary
@@ -19,6 +20,7 @@ __all__ = [
     "print_plan",
     "print_quanta",
     "print_recommendation",
+    "print_scores",
     "print_study",
     "print_study_plan",
     "print_table",
@@ -144,6 +146,24 @@ def _beside(told: dict[str, float]) -> str:
     leaks = "leakage_after" in told
     leakage = f", {told['leakage_after']:.0%} of other prompts answered as if they were the task's"
     return f"general loss {before:.2f} to {after:.2f}{leakage if leaks else ''}"
+
+
+def print_scores(scores: ExampleScores) -> None:
+    """What the scores of examples say, and whose labels look wrong."""
+    rows = [
+        (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row['pvi']:+.2f}")
+        for row in scores.suspects
+    ]
+    print_table("Labels to look at first", ("where", "prompt", "completion", "PVI, bits"), rows)
+    typer.echo(
+        f"{scores.examples} examples, {scores.information:.2f} bits of information each "
+        f"({scores.information_per_token:.2f} a token), {scores.negative} below zero."
+    )
+
+
+def _short(text: str, longest: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def print_quanta(report: QuantaReport) -> None:

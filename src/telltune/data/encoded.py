@@ -58,6 +58,16 @@ class EncodedSet:
         blocks = (self.offsets[i : i + _BLOCK + 1] for i in range(0, len(self), _BLOCK))
         return max((int(np.diff(block).max()) for block in blocks), default=0)
 
+    def take(self, indices: NDArray[np.int64]) -> EncodedSet:
+        """Some of the examples, in the order of `indices`; a copy."""
+        rows = [self[int(i)] for i in indices]
+        lengths = np.array([len(ids) for ids, _ in rows], np.int64)
+        return EncodedSet(
+            np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in rows)]),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            np.array([prompt for _, prompt in rows], np.int32),
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[EncodedSet]) -> EncodedSet:
         """One set of several, in order; of none, an empty one."""
