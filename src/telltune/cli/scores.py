@@ -13,8 +13,8 @@ from telltune.tables import print_json, print_scores
 
 
 @app.command(
-    epilog="Example: tell score tickets.yaml --by pvi --out runs/scores; then look at scores.jsonl, "
-    "the lowest pvi_per_token first."
+    epilog="Example: tell score tickets.yaml --by pvi --out runs/scores; scores.jsonl has "
+    "a row an example, the lowest pvi_per_token is the first to look at."
 )
 def score(
     recipe: RecipeFile,
@@ -33,7 +33,7 @@ def score(
 ) -> None:
     """Score each training example: how much of its answer is read from its input, in bits.
 
-    The lowest are hard or wrongly labelled. Called again on the same folder it goes on where it was.
+    The lowest are hard or wrongly labelled. Called again on the same folder it goes on.
     """
     from telltune.recipe import load_recipe
 

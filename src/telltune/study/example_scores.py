@@ -171,7 +171,7 @@ class _Scorer:
         fold: NDArray[np.int64],
         shots: int,
         out: Path,
-        progress: bool,  # noqa: FBT001
+        progress: bool,
     ) -> None:
         self.base, self.recipe, self.fold, self.shots = base, recipe, fold, shots
         self.out, self.progress = out, progress

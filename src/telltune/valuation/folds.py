@@ -54,8 +54,8 @@ def assign_folds(
             origin = next(e.origin for e in examples if e.completion == label)
             count = Counter(e.completion for e in examples)[label]
             raise DataError(
-                f"label `{label}` ({count} example{'s' * (count > 1)}, the first {origin}) stands in "
-                "one fold only, so what scores it has never seen it; add examples of it, or leave "
-                "it out."
+                f"label `{label}` ({count} example{'s' * (count > 1)}, the first {origin}) stands "
+                "in one fold only, so what scores it has never seen it; add examples of it, or "
+                "leave it out."
             )
     return found
