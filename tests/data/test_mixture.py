@@ -1,5 +1,6 @@
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from itertools import count, islice
 from typing import get_args
 
@@ -79,6 +80,7 @@ def mixtures(draw, streams=True):
         order=draw(st.sampled_from(ORDERS)),
         seed=draw(st.integers(0, 2**64)),
         batch_size=draw(st.integers(2, 40)),
+        ranked=draw(st.booleans()),
     )
 
 
@@ -226,6 +228,19 @@ def test_stratified_finishes_each_pass_in_its_own_random_order():
     passes = [tuple(task[start : start + 100]) for start in range(0, 400, 100)]
     assert all(sorted(one) == list(range(100)) for one in passes)
     assert len({*passes, tuple(range(100))}) == 5
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("available", [900, None])
+def test_a_curriculum_goes_through_the_task_data_in_their_own_order(order, available):
+    plain = mix(10, 300, available, 3, order)
+    ranked = replace(plain, ranked=True)
+    assert [i for is_task, i in epoch_of(ranked, 2) if is_task] == [*range(10)] * 3
+    # The places are those that they would have had, and so are the general examples.
+    places = [[task for task, _ in epoch_of(one, 2)] for one in (plain, ranked)]
+    general = [[i for task, i in epoch_of(one, 2) if not task] for one in (plain, ranked)]
+    assert places[0] == places[1]
+    assert general[0] == general[1]
 
 
 def test_stratified_scarce_task_examples_change_batches_between_epochs():

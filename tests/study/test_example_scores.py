@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.errors import DataError, RecipeError, StorageError
-from telltune.study import example_scores as module
-from telltune.study.example_scores import SCORES, score_by_pvi
+from telltune.study.example_scores import SCORES, score_examples
+from telltune.valuation import fold_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +33,26 @@ def planted(
         "task": toy_recipe["task"] | {"train": str(train)},
         "mixture": {"passes": 12},
         "training": toy_recipe["training"] | {"learning_rate": 1e-2},
+        "selection": {"folds": 4},
     }
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests scored is not found here."""
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / SCORES).read_text(encoding="utf-8").splitlines()]
 
 
+def by(recipe: dict[str, Any], **selection: Any) -> dict[str, Any]:
+    return recipe | {"selection": selection}
+
+
 def test_wrong_labels_come_first(planted: dict[str, Any], tmp_path: Path) -> None:
-    report = score_by_pvi(planted, out=tmp_path / "out", folds=4, progress=False)
+    report = score_examples(planted, out=tmp_path / "out", progress=False)
     rows = rows_of(tmp_path / "out")
     numbers = [int(row["prompt"].split()[1]) for row in rows]
     first = sorted(rows, key=lambda row: row["suspicion_rank"])[: len(WRONG)]
@@ -53,12 +64,12 @@ def test_wrong_labels_come_first(planted: dict[str, Any], tmp_path: Path) -> Non
     assert report.examples == 36
 
 
-def test_it_goes_on_where_it_was_cut_short(
+def test_it_goes_on_where_it_was_cut_short_and_nothing_is_scored_twice(
     planted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = score_by_pvi(planted, out=tmp_path / "whole", folds=2, progress=False)
+    recipe = by(planted, folds=2)
     trained: list[str] = []
-    train = module.train
+    train = fold_models.train
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         trained.append(kwargs["description"])
@@ -66,38 +77,38 @@ def test_it_goes_on_where_it_was_cut_short(
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(module, "train", cut)
+    monkeypatch.setattr(fold_models, "train", cut)
     with pytest.raises(KeyboardInterrupt):
-        score_by_pvi(planted, out=tmp_path / "cut", folds=2, progress=False)
-    again = score_by_pvi(planted, out=tmp_path / "cut", folds=2, progress=False)
+        score_examples(recipe, out=tmp_path / "out", progress=False)
+    cut_short = score_examples(recipe, out=tmp_path / "out", progress=False)
     assert trained == [
         *("input, fold 1", "input, fold 2", "empty, fold 1"),
         *("empty, fold 1", "empty, fold 2"),
     ]
-    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
-    assert again.suspects == whole.suspects
+    again = score_examples(recipe, out=tmp_path / "again", progress=False)
+    assert len(trained) == 5
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "again")
+    assert again.seconds["training"] == cut_short.seconds["training"] > 0
 
 
 def test_exemplars_need_no_training(
     planted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(fold_models, "train", None)
     out = tmp_path / "out"
-    report = score_by_pvi(planted, out=out, folds=3, shots=2, progress=False)
-    assert report.seconds["training"] == 0
+    score_examples(by(planted, folds=3, in_context=2), out=out, progress=False)
     assert len({row["fold"] for row in rows_of(out)}) == 3
 
 
 def test_what_cannot_be_scored_is_refused(planted: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(RecipeError, match="--folds is 2 or more"):
-        score_by_pvi(planted, out=out, folds=1)
+    with pytest.raises(RecipeError, match="folds"):
+        score_examples(by(planted, folds=1), out=out)
     with pytest.raises(DataError, match="36 different prompts are too few for 40 folds"):
-        score_by_pvi(planted, out=out, folds=40)
+        score_examples(by(planted, folds=40), out=out)
+    full = {"training": {**planted["training"], "full_parameters": True}}
     with pytest.raises(RecipeError, match="full_parameters"):
-        score_by_pvi(
-            planted | {"training": {**planted["training"], "full_parameters": True}}, out=out
-        )
-    score_by_pvi(planted, out=out, folds=2, shots=1, progress=False)
-    with pytest.raises(StorageError, match="other folds, shots"):
-        score_by_pvi(planted, out=out, folds=3)
+        score_examples(planted | full, out=tmp_path / "full")
+    score_examples(by(planted, folds=2, in_context=1), out=tmp_path / "one", progress=False)
+    with pytest.raises(StorageError, match="another recipe"):
+        score_examples(by(planted, folds=3), out=tmp_path / "one")

@@ -4,47 +4,62 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
+from telltune.cli.app import AsJson, Overrides, Overwrite, app
 from telltune.tables import print_json, print_scores
+
+if TYPE_CHECKING:
+    from telltune.recipe import Recipe
 
 
 @app.command(
-    epilog="Example: tell score tickets.yaml --by pvi --out runs/scores; scores.jsonl has "
-    "a row an example, the lowest pvi_per_token is the first to look at."
+    epilog="Example: tell score tickets.yaml --out runs/scores; or, with every setting as it is by "
+    "default, tell score tickets.jsonl --out runs/scores."
 )
 def score(
-    recipe: RecipeFile,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A recipe in YAML, or a file with examples.")
+    ],
     out: Annotated[Path, typer.Option(help="Where scores.jsonl goes, a row an example.")],
-    by: Annotated[Literal["pvi"], typer.Option(help="Pointwise V-information.")] = "pvi",
+    by: Annotated[
+        Literal["pvi"] | None, typer.Option(help="`pvi`: pointwise V-information.")
+    ] = None,
     folds: Annotated[
-        int, typer.Option(min=2, help="Each is scored by models trained on the others.")
-    ] = 5,
-    shots: Annotated[
-        int,
-        typer.Option("--in-context", min=0, metavar="K", help="K exemplars in place of training."),
-    ] = 0,
+        int | None, typer.Option(help="Each is scored by models trained on the others.")
+    ] = None,
+    in_context: Annotated[
+        int | None, typer.Option(metavar="K", help="K exemplars in place of training.")
+    ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Score each training example: how much of its answer is read from its input, in bits.
 
-    The lowest are hard or wrongly labelled. Called again on the same folder it goes on.
+    The lowest are hard or wrongly labelled. What was cut short goes on with the fold where it was.
     """
-    from telltune.recipe import load_recipe
+    given = {"by": by, "folds": folds, "in_context": in_context}
+    options = [f"selection.{key}={value}" for key, value in given.items() if value is not None]
+    loaded = _recipe(data, [*(overrides or []), *options])
+    from telltune.study.example_scores import SCORES, score_examples
 
-    loaded = load_recipe(recipe, overrides)
-    from telltune.study.example_scores import SCORES, score_by_pvi
-
-    report = score_by_pvi(
-        loaded, out=out, folds=folds, shots=shots, overwrite=overwrite, progress=not as_json
-    )
+    report = score_examples(loaded, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
-        print_json({"out": str(out), "by": by, **asdict(report)})
+        print_json({"out": str(out), **asdict(report)})
     else:
         print_scores(report)
         typer.echo(f"All of them in {out / SCORES}.")
+
+
+def _recipe(data: Path, overrides: list[str]) -> Recipe:
+    """A recipe file's, or the default one for a file with examples."""
+    from telltune.recipe import load_recipe, recipe_from_dict
+
+    if data.suffix.lower() in (".yaml", ".yml"):
+        return load_recipe(data, overrides)
+    return recipe_from_dict(
+        {"task": {"train": str(data)}}, name=str(data), folder=Path(), overrides=overrides
+    )

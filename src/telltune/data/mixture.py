@@ -64,6 +64,9 @@ class Mixture:
             up or down, in random places. One pass over the task data ends before the next begins.
         `task_first`, `general_first`: one part after the other, each shuffled within.
 
+    A curriculum is `ranked`: in the places that the order gives to task data they come in their own
+    order, pass after pass.
+
     Example:
         >>> mixture = Mixture(10, 1000, 50_000, passes=3, order="shuffled", seed=0, batch_size=16)
         >>> len(mixture)
@@ -81,6 +84,7 @@ class Mixture:
         order: See above.
         seed: Zero or more.
         batch_size: Examples in an optimizer step, over all processes.
+        ranked: See above.
 
     Raises:
         RecipeError: A setting is out of range, or `stratified` with a batch of one.
@@ -94,6 +98,7 @@ class Mixture:
     order: Order
     seed: int
     batch_size: int
+    ranked: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
@@ -146,6 +151,11 @@ class Mixture:
         return self.passes * self.task_examples
 
     @property
+    def _counts_on(self) -> bool:
+        """Whether what stands at a place depends on how many of its kind stand before it."""
+        return self.general_available is None or self.ranked
+
+    @property
     def _size(self) -> int:
         # Not len(self), which Python limits to the platform's index type and which is read here
         # before the sizes are known to be valid.
@@ -169,7 +179,7 @@ class Mixture:
             IndexError: The stretch is outside the epoch, or the epoch is negative.
         """
         self._check_places(epoch, start, stop)
-        before = self.general_before(epoch, start) if self.general_available is None else 0
+        before = self.general_before(epoch, start) if self._counts_on else 0
         return self._slots(epoch, start, stop, before)
 
     def batches(
@@ -246,8 +256,8 @@ class Mixture:
                 yield Slots(is_task[part], index[part])
 
     def _chunks(self, epoch: int, start: int, length: int = _CHUNK) -> Iterator[Slots]:
-        """Read on from `start`, and count a stream's examples along the way, not anew each time."""
-        before = self.general_before(epoch, start) if self.general_available is None else 0
+        """Read on from `start`, and count what came before along the way, not anew each time."""
+        before = self.general_before(epoch, start) if self._counts_on else 0
         for first in range(start, self._size, length):
             chunk = self._slots(epoch, first, min(first + length, self._size), before)
             before += int((~chunk.is_task).sum())
@@ -256,6 +266,8 @@ class Mixture:
     def _slots(self, epoch: int, start: int, stop: int, general_before: int) -> Slots:
         is_task, ordinal = self._draw(epoch, start, stop)
         index = np.empty(stop - start, dtype=np.int64)
+        if self.ranked:
+            ordinal[is_task] = start - general_before + np.arange(int(is_task.sum()))
         if self.task_examples:
             index[is_task] = ordinal[is_task] % self.task_examples
         rank = epoch * self.general_examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.methods.preparation import Prepared
+    from telltune.methods.selection import Selection
     from telltune.methods.trained import Trained
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
@@ -53,6 +55,7 @@ def save_adapter(
     seconds: float,
     answer_tokens: int,
     labels: Sequence[str],
+    selection: Selection | None,
 ) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
 
@@ -84,6 +87,7 @@ def save_adapter(
                 else None
             ),
         },
+        "selection": selection and asdict(selection),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         **provenance(prepared, model_shape(base.model.config), recipe),
         "versions": versions(),

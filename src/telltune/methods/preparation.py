@@ -123,6 +123,7 @@ def prepare(
         mixed = math.ceil((used * passes + wanted) / settings.batch_size)
         wanted, passes = 0, max(1, round(mixed / math.ceil(used / settings.batch_size)))
     learned = used if method.learns else 0
+    selection = method.selection(recipe)
     mixture = Mixture(
         task_examples=learned,
         general_examples=wanted,
@@ -131,6 +132,7 @@ def prepare(
         order=(method.order or spec.order) if wanted else "shuffled",
         seed=recipe.seed,
         batch_size=settings.batch_size,
+        ranked=selection is not None and selection.order is not None,
     )
     epochs = 1 if wanted else passes
     general_tokens = drawn_tokens(pool.offsets, wanted, recipe.seed) if pool is not None else 0

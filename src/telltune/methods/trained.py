@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
@@ -11,12 +11,14 @@ from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
+from telltune.methods.selection import select
+from telltune.recipe import SelectionSpec
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
-    from telltune.recipe import Order
+    from telltune.recipe import Order, Recipe
 
 __all__ = ["Trained"]
 
@@ -35,6 +37,7 @@ class Trained:
         order: Of the mixture, in place of the recipe's.
         equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
             optimizer steps that TELL would take.
+        selects: Keys of `selection` and their values, in place of the recipe's.
     """
 
     name: str
@@ -44,8 +47,15 @@ class Trained:
     learns: bool = True
     order: Order | None = None
     equal_steps: bool = False
+    selects: tuple[tuple[str, Any], ...] = ()
     trains: bool = True
     sized: bool = True
+
+    def selection(self, recipe: Recipe) -> SelectionSpec | None:
+        """Which task examples it uses: the recipe's say, or its own; None for all of them."""
+        if not self.selects:
+            return recipe.selection
+        return (recipe.selection or SelectionSpec()).model_copy(update=dict(self.selects))
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
@@ -53,8 +63,14 @@ class Trained:
         """Train on what the method mixes, save where the settings say, and answer with it."""
         from telltune.training.adapter import train
 
-        recipe = settings.recipe
-        prepared = settings.prepared or prepare(
+        recipe, prepared = settings.recipe, settings.prepared
+        spec, selection = self.selection(recipe), None
+        if spec is not None:
+            selection = select(task, base, recipe, spec, anchored=self.anchored)
+            # What was prepared knows of no choice.
+            prepared = None
+            task, recipe = selection.apply(task, recipe)
+        prepared = prepared or prepare(
             self, task, general, KnownModel.of(base.model.config, base.tokenizer), recipe
         )
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
@@ -72,6 +88,7 @@ class Trained:
             texts=(task.train, general),
         )
         counts = prepared.counts
+        seconds += selection.seconds if selection is not None else 0.0
         cost = Cost.of(counts.to_dict(), seconds)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in task.train[: counts.task_examples])
@@ -85,10 +102,11 @@ class Trained:
                 base,
                 task,
                 general,
-                recipe,
+                settings.recipe,
                 seconds,
                 budget,
                 labels,
+                selection,
             )
         return Predictor(
             model=model,

@@ -19,6 +19,7 @@ from telltune.methods.output_folder import RECIPE_FILE
 from telltune.methods.preparation import prepare
 from telltune.methods.provenance import order_hash
 from telltune.methods.registry import get_method
+from telltune.methods.selection import Selection
 from telltune.methods.trained import Trained
 from telltune.models import base_revision, base_weights, without_rights
 from telltune.recipe import load_recipe, recipe_from_dict
@@ -163,6 +164,9 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
         if not isinstance(method, Trained):
             raise ModelError(f"method `{method.name}` trains nothing.")
         task = load_task(recipe)
+        if record.get("selection"):
+            # Which were chosen is taken from there: to find out anew would be to train.
+            task, recipe = Selection.of(record["selection"]).apply(task, recipe)
         general = load_general(recipe) if method.mixes else None
         data = list(_data(record, task, general))
         yield from data

@@ -22,6 +22,7 @@ from telltune.recipe.schema import (
     ModelSpec,
     Order,
     Recipe,
+    SelectionSpec,
     TaskSpec,
     TrainingSpec,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ModelSpec",
     "Order",
     "Recipe",
+    "SelectionSpec",
     "TaskSpec",
     "TrainingSpec",
     "as_recipe",

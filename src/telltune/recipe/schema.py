@@ -33,6 +33,7 @@ __all__ = [
     "ModelSpec",
     "Order",
     "Recipe",
+    "SelectionSpec",
     "TaskSpec",
     "TrainingSpec",
 ]
@@ -200,6 +201,30 @@ class MixtureSpec(_Part):
     """`shuffled` is TELL's; the others are controls."""
 
 
+class SelectionSpec(_Part):
+    """Which task examples are used, and when, by what each is worth."""
+
+    by: Literal["pvi"] = "pvi"
+    """`pvi`: pointwise V-information, by models that did not train on the example."""
+    folds: int = Field(default=5, ge=2)
+    """Each is scored by a model trained on the others."""
+    in_context: int = Field(default=0, ge=0)
+    """Exemplars in the prompt in place of that training; 0 trains."""
+    drop_easiest: float = Field(default=0, ge=0, lt=1)
+    """Leave out this share of the examples, those with the highest score."""
+    drop_hardest: float = Field(default=0, ge=0, lt=1)
+    """Leave out this share, those with the lowest: wrong labels are among them."""
+    order: Literal["easy_first", "hard_first"] | None = None
+    """Each pass goes through the task data by score, in the places that the mixture gives them."""
+
+    @field_validator("drop_hardest")
+    @classmethod
+    def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
+        if share + info.data.get("drop_easiest", 0) >= 1:
+            raise ValueError("with `drop_easiest` it leaves no example; the two are below 1")
+        return share
+
+
 class LoraSpec(_Part):
     """The adapter (arXiv 2106.09685; values of arXiv 2408.10841)."""
 
@@ -298,6 +323,7 @@ class Recipe(_Part):
         BeforeValidator(_as_sources),
     ] = None
     anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
+    selection: SelectionSpec | None = None
     mixture: MixtureSpec = MixtureSpec()
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()

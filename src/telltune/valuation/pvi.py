@@ -35,12 +35,16 @@ class Pvi:
         without_input: -log2 g∅(y), in bits, (examples,).
         tokens: Of each answer, the end of the turn included, (examples,).
         fold: In which it was held out, (examples,).
+        training_seconds: Of all folds' models.
+        scoring_seconds: Of their passes over what they did not see.
     """
 
     with_input: NDArray[np.float64]
     without_input: NDArray[np.float64]
     tokens: NDArray[np.int64]
     fold: NDArray[np.int64]
+    training_seconds: float = 0.0
+    scoring_seconds: float = 0.0
 
     @classmethod
     def of_nats(
@@ -49,9 +53,12 @@ class Pvi:
         without_input: NDArray[np.float64],
         tokens: NDArray[np.int64],
         fold: NDArray[np.int64],
+        training_seconds: float = 0.0,
+        scoring_seconds: float = 0.0,
     ) -> Pvi:
         """From summed negative log-likelihoods."""
-        return cls(with_input / math.log(2), without_input / math.log(2), tokens, fold)
+        bits = (with_input / math.log(2), without_input / math.log(2))
+        return cls(*bits, tokens, fold, training_seconds, scoring_seconds)
 
     @property
     def bits(self) -> NDArray[np.float64]:

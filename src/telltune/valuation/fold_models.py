@@ -1,0 +1,188 @@
+"""How likely each answer is to a model that did not train on it: one base, an adapter a fold."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.mixture import Mixture
+from telltune.errors import RecipeError
+from telltune.inference.labels import closed_set
+from telltune.inference.scoring import response_nll
+from telltune.models import compute_dtype, context_length
+from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.training.adapter import train
+from telltune.training.loss import LossWeights
+from telltune.valuation.folds import assign_folds
+from telltune.valuation.pvi import Pvi, in_context, without_input
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from telltune.data.anchor import Anchor
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.examples import Example
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe, SelectionSpec
+
+__all__ = ["pvi_scores"]
+
+_NO_CHECKPOINTS = 10**9
+_VERSION = 1
+"""Of how scores come about: another finds none of those that are kept on disk."""
+
+
+def pvi_scores(
+    base: BaseModel,
+    examples: Sequence[Example],
+    anchor: Anchor | None,
+    recipe: Recipe,
+    spec: SelectionSpec,
+    *,
+    progress: bool = False,
+) -> Pvi:
+    """Score examples by PVI, each by models that were trained on the other folds.
+
+    What is found of a fold is kept on disk. So what was cut short goes on with the fold where it
+    was, and the same examples, settings and base are never scored twice.
+
+    Args:
+        base: Without an adapter; it is left as it was.
+        examples: All to be scored.
+        anchor: What goes with every one of them, in training and scoring, or None.
+        recipe: Its training settings, `mixture.passes` and `lora` are those of every fold.
+        spec: How many folds, or exemplars in place of training.
+        progress: Show a bar for every training.
+
+    Raises:
+        RecipeError: Every weight is trained, so there is no adapter to switch.
+        DataError: Too few examples for so many folds, or a label that one fold holds alone.
+    """
+    if recipe.training.full_parameters:
+        raise RecipeError(
+            "`training.full_parameters` has no adapters to switch, which PVI needs; leave it out."
+        )
+    labels = closed_set(example.completion for example in examples)
+    fold = assign_folds(examples, spec.folds, recipe.seed, labels)
+    tokenizer = anchored_tokenizer(base.tokenizer, anchor)
+    encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
+    shots = spec.in_context
+    scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
+    nll = {}
+    for side, shown in (("input", list(examples)), ("empty", without_input(examples))):
+        asked = in_context(shown, fold, shots, recipe.seed) if shots else shown
+        digest = contents_of(asked).digest
+        nll[side] = scorer.nll(side, encoder.encode(asked), shown, f"{digest}|{anchor}")
+    return Pvi.of_nats(
+        nll["input"],
+        nll["empty"],
+        np.array([len(row) for row in encoder.completions(examples)], np.int64),
+        fold,
+        scorer.training_seconds,
+        scorer.scoring_seconds,
+    )
+
+
+@dataclass
+class _Scorer:
+    """Trains and scores fold by fold on one base; what is finished is on disk."""
+
+    base: BaseModel
+    recipe: Recipe
+    fold: NDArray[np.int64]
+    trains: bool
+    progress: bool
+    training_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+
+    def nll(
+        self, side: str, encoded: EncodedSet, examples: Sequence[Example], digest: str
+    ) -> NDArray[np.float64]:
+        """Of each answer, by a model that did not see it, in nats, (examples,)."""
+        folder = cache_folder("pvi", self._key(digest))
+        found = np.zeros(len(encoded))
+        for number in np.unique(self.fold).tolist():
+            path = folder / f"{number}.json"
+            kept = read_cached_json(path)
+            if not isinstance(kept, dict):
+                kept = self._one(f"{side}, fold {number + 1}", number, encoded, examples)
+                write_json(path, kept)
+            found[self.fold == number] = kept["nll"]
+            # What it took when it was found: a method's cost does not depend on who ran before.
+            self.training_seconds += kept["training"]
+            self.scoring_seconds += kept["scoring"]
+        return found
+
+    def _key(self, digest: str) -> str:
+        settings = self.recipe.training
+        decisive = (
+            _VERSION,
+            self.base.revision,
+            digest,
+            self.fold.tolist(),
+            # Exemplars take nothing from the training settings.
+            (settings.model_dump(), self.recipe.lora.model_dump(), self.recipe.mixture.passes)
+            if self.trains
+            else None,
+            str(compute_dtype(settings.precision)),
+            self.recipe.seed,
+        )
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+
+    def _one(
+        self, title: str, number: int, encoded: EncodedSet, examples: Sequence[Example]
+    ) -> dict[str, Any]:
+        """The held-out answers' nll, and the seconds that training and scoring took."""
+        held, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
+        model: Any = self.base.model
+        training = 0.0
+        if self.trains:
+            model, training = self._train(
+                title, encoded.take(others), [examples[i] for i in others.tolist()]
+            )
+        began = time.perf_counter()
+        nll = response_nll(model, encoded.take(held)).tolist()
+        scoring = time.perf_counter() - began
+        if self.trains:
+            # The next one gets the base as it was.
+            model.unload()
+            gc.collect()
+        return {"nll": nll, "training": training, "scoring": scoring}
+
+    def _train(
+        self, title: str, encoded: EncodedSet, examples: Sequence[Example]
+    ) -> tuple[Any, float]:
+        recipe = self.recipe
+        settings = recipe.training.model_copy(update={"save_steps": _NO_CHECKPOINTS})
+        return train(
+            self.base,
+            recipe.model_copy(update={"training": settings}),
+            task=encoded,
+            general=None,
+            mixture=Mixture(
+                task_examples=len(encoded),
+                general_examples=0,
+                general_available=0,
+                passes=1,
+                order="shuffled",
+                seed=recipe.seed,
+                batch_size=settings.batch_size,
+            ),
+            epochs=recipe.mixture.passes,
+            weights=LossWeights(settings.loss_average, 1.0, 1.0, 1.0),
+            out=None,
+            description=title,
+            progress=self.progress,
+            texts=(examples, None),
+        )
