@@ -149,16 +149,26 @@ def _beside(told: dict[str, float]) -> str:
 
 
 def print_scores(scores: ExampleScores) -> None:
-    """What the scores of examples say, and whose labels look wrong."""
+    """What the scores of examples say, and which to look at first."""
+    column, title = {
+        "pvi": ("pvi", "Lowest PVI: hard, or wrongly labelled"),
+        "memory": ("recall", "Least remembered"),
+    }[scores.by]
     rows = [
-        (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row['pvi']:+.2f}")
-        for row in scores.suspects
+        (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row[column]:.2f}")
+        for row in scores.hardest
     ]
-    print_table("Labels to look at first", ("where", "prompt", "completion", "PVI, bits"), rows)
-    typer.echo(
-        f"{scores.examples} examples, {scores.information:.2f} bits of information each "
-        f"({scores.information_per_token:.2f} a token), {scores.negative} below zero."
-    )
+    print_table(title, ("where", "prompt", "completion", column), rows)
+    told = scores.told
+    if scores.by == "pvi":
+        said = (
+            f"{told['information']:.2f} bits of information each "
+            f"({told['information_per_token']:.2f} a token), {told['negative']:.0f} below zero"
+        )
+    else:
+        levels = [f"{n:.0f} of level {name[-1]}" for name, n in told.items() if "level" in name]
+        said = f"the answer came in {told['recall']:.0%} of the completions: {', '.join(levels)}"
+    typer.echo(f"{scores.examples} examples, {said}.")
 
 
 def _short(text: str, longest: int = 60) -> str:

@@ -55,9 +55,9 @@ def test_wrong_labels_come_first(planted: dict[str, Any], tmp_path: Path) -> Non
     report = score_examples(planted, out=tmp_path / "out", progress=False)
     rows = rows_of(tmp_path / "out")
     numbers = [int(row["prompt"].split()[1]) for row in rows]
-    first = sorted(rows, key=lambda row: row["suspicion_rank"])[: len(WRONG)]
+    first = sorted(rows, key=lambda row: row["hardness_rank"])[: len(WRONG)]
     assert {numbers[rows.index(row)] for row in first} == WRONG
-    assert [row["origin"] for row in report.suspects[:3]] == [row["origin"] for row in first]
+    assert [row["origin"] for row in report.hardest[:3]] == [row["origin"] for row in first]
     # Three labels as often as one another: log2(3) bits at most, but for noise.
     right = [row["pvi"] for row, n in zip(rows, numbers, strict=True) if n not in WRONG]
     assert 0.5 < sum(right) / len(right) < 4

@@ -25,21 +25,22 @@ def score(
     ],
     out: Annotated[Path, typer.Option(help="Where scores.jsonl goes, a row an example.")],
     by: Annotated[
-        Literal["pvi"] | None, typer.Option(help="`pvi`: pointwise V-information.")
+        Literal["pvi", "memory"] | None,
+        typer.Option(help="Bits the input tells of the answer, or how often the base says it."),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Each is scored by models trained on the others.")
+        int | None, typer.Option(help="PVI: each is scored by models trained on the others.")
     ] = None,
     in_context: Annotated[
-        int | None, typer.Option(metavar="K", help="K exemplars in place of training.")
+        int | None, typer.Option(metavar="K", help="PVI: K exemplars in place of training.")
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score each training example: how much of its answer is read from its input, in bits.
+    """Score each training example, by PVI or by what the model knows already.
 
-    The lowest are hard or wrongly labelled. What was cut short goes on with the fold where it was.
+    The lowest PVI are hard or wrongly labelled. What was cut short goes on where it was.
     """
     given = {"by": by, "folds": folds, "in_context": in_context}
     options = [f"selection.{key}={value}" for key, value in given.items() if value is not None]

@@ -1,7 +1,7 @@
 """Which task examples a method trains on, and in which order, by what each is worth to the model.
 
-Scores come from models trained on the method's own examples and from nothing else: not from dev or
-test items, nor from examples that a smaller size may not use.
+Scores come from the method's own examples and the base, and from nothing else: not from dev or test
+items, nor from examples that a smaller size may not use.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ import numpy as np
 
 from telltune.data.encoding import Encoder
 from telltune.data.task import within
-from telltune.valuation.fold_models import pvi_scores
+from telltune.errors import DataError
+from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from telltune.data.examples import Example
     from telltune.data.task import TaskData
     from telltune.models import BaseModel
     from telltune.recipe import Recipe, SelectionSpec
+    from telltune.valuation.scores import Scores
 
-__all__ = ["Selection", "choose", "select"]
+__all__ = ["Selection", "choose", "select", "usable"]
 
 
 @dataclass(frozen=True)
@@ -67,32 +72,53 @@ def select(
         anchored: Whether the anchor goes with them.
 
     Raises:
-        RecipeError: As `pvi_scores`.
-        DataError: Likewise.
+        RecipeError: As `score`.
+        DataError: Likewise, or no example is of the levels that the recipe names.
     """
-    lengths = Encoder(base.tokenizer).encode(task.train).lengths
-    examples = task.train[: within(lengths, recipe.task.max_tokens)]
-    found = pvi_scores(base, examples, task.anchor if anchored else None, recipe, spec)
-    chosen = choose(found.bits_per_token, spec)
-    seconds = round(found.training_seconds + found.scoring_seconds, 3)
+    examples = usable(task, base, recipe)
+    found = score(base, examples, task.anchor if anchored else None, recipe, spec)
+    chosen = choose(found, spec)
+    seconds = round(sum(found.seconds.values()), 3)
     return Selection(spec.by, len(examples), tuple(chosen.tolist()), seconds)
 
 
-def choose(scores: NDArray[np.float64], spec: SelectionSpec) -> NDArray[np.int64]:
+def usable(task: TaskData, base: BaseModel, recipe: Recipe) -> Sequence[Example]:
+    """The training examples within the recipe's budget of task tokens."""
+    lengths = Encoder(base.tokenizer).encode(task.train).lengths
+    return task.train[: within(lengths, recipe.task.max_tokens)]
+
+
+def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:
     """The examples to use, in the order of training.
 
-    Shares are rounded down to whole examples, so that one at least is left.
+    Levels come first, then shares, rounded down to whole examples so that one at least is left,
+    then the number of examples.
 
     Args:
-        scores: Of each example, higher for an easier one, (examples,).
+        scores: Of all examples, which are in the order of their draw.
         spec: What to leave out, and the order; the examples' own if it names none.
+
+    Raises:
+        DataError: None is of the wanted levels.
     """
+    ranked = scores.hardest_first
+    if spec.levels is not None:
+        assert scores.level is not None  # by the recipe's own check: they are memory's
+        ranked = ranked[np.isin(scores.level[ranked], spec.levels)]
+        if not ranked.size:
+            there = ", ".join(map(str, np.unique(scores.level).tolist()))
+            raise DataError(
+                f"selection.levels = {spec.levels}: none of {len(scores.level)} examples is of "
+                f"them, they are of {there}; `tell score` lists each one's."
+            )
     hardest, easiest = (
         # A tenth of thirty is three, though not in floating point.
-        math.floor(share * len(scores) + 1e-9)
+        math.floor(share * len(ranked) + 1e-9)
         for share in (spec.drop_hardest, spec.drop_easiest)
     )
-    ranked = np.argsort(scores, kind="stable")[hardest : len(scores) - easiest]
+    ranked = ranked[hardest : len(ranked) - easiest]
+    drawn = np.sort(ranked)[: spec.examples]
     if spec.order is None:
-        return np.sort(ranked)
+        return drawn
+    ranked = ranked[np.isin(ranked, drawn)]
     return ranked if spec.order == "hard_first" else ranked[::-1]

@@ -216,4 +216,9 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     if general is not None:
         general = general.model_copy(update={"sources": moved(general.sources)})
     model = recipe.model.model_copy(update={"name": beside(recipe.model.name)})
-    return recipe.model_copy(update={"task": task, "general": general, "model": model})
+    changed: dict[str, Any] = {"task": task, "general": general, "model": model}
+    selection = recipe.selection
+    if selection is not None and selection.aliases is not None:
+        aliases = beside(selection.aliases)
+        changed["selection"] = selection.model_copy(update={"aliases": aliases})
+    return recipe.model_copy(update=changed)

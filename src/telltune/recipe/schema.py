@@ -204,18 +204,45 @@ class MixtureSpec(_Part):
 class SelectionSpec(_Part):
     """Which task examples are used, and when, by what each is worth."""
 
-    by: Literal["pvi"] = "pvi"
-    """`pvi`: pointwise V-information, by models that did not train on the example."""
+    by: Literal["pvi", "memory"] = "pvi"
+    """`pvi`: bits that the input tells of the answer; `memory`: how often the base says it."""
     folds: int = Field(default=5, ge=2)
-    """Each is scored by a model trained on the others."""
+    """PVI: each is scored by a model trained on the others."""
     in_context: int = Field(default=0, ge=0)
-    """Exemplars in the prompt in place of that training; 0 trains."""
+    """PVI: exemplars in the prompt in place of that training; 0 trains."""
+    templates: list[str] = []
+    """Memory: ways to put a question, each with `{prompt}`; four of telltune's if not given."""
+    samples: PositiveInt = 10
+    """Memory: completions of each question by each template."""
+    aliases: str | None = None
+    """Memory: a JSON file with other names by answer."""
+    levels: list[int] | None = None
+    """Memory: use examples of these levels only, from 0 (never said) to 4 (nearly always)."""
     drop_easiest: float = Field(default=0, ge=0, lt=1)
     """Leave out this share of the examples, those with the highest score."""
     drop_hardest: float = Field(default=0, ge=0, lt=1)
     """Leave out this share, those with the lowest: wrong labels are among them."""
+    examples: PositiveInt | None = None
+    """Of those left, use so many, drawn by `seed`."""
     order: Literal["easy_first", "hard_first"] | None = None
     """Each pass goes through the task data by score, in the places that the mixture gives them."""
+
+    @field_validator("templates")
+    @classmethod
+    def _hold_the_question(cls, templates: list[str]) -> list[str]:
+        for template in templates:
+            if "{prompt}" not in template:
+                raise ValueError(f"`{template}` has no {{prompt}}, where the question goes")
+        return templates
+
+    @field_validator("levels")
+    @classmethod
+    def _are_of_memory(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        if levels is not None and info.data.get("by") != "memory":
+            raise ValueError("levels are those of `by: memory`; PVI has none")
+        if levels is not None and not (levels and set(levels) <= set(range(5))):
+            raise ValueError("levels are numbers from 0 to 4, one at least")
+        return levels
 
     @field_validator("drop_hardest")
     @classmethod

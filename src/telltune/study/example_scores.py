@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.encoding import Encoder
-from telltune.data.task import load_task, within
+from telltune.data.task import load_task
 from telltune.methods.output_folder import alone, claim, record_recipe
+from telltune.methods.selection import usable
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, as_recipe
 from telltune.storage import write_json, write_text
-from telltune.valuation.fold_models import pvi_scores
+from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
     from telltune.recipe import AnyRecipe
-    from telltune.valuation.pvi import Pvi
+    from telltune.valuation.scores import Scores
 
 __all__ = ["SCORES", "ExampleScores", "score_examples"]
 
 SCORES = "scores.jsonl"
 _REPORT = "scores.json"
-_SUSPECTS = 10
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,33 @@ class ExampleScores:
 
     Attributes:
         task: Its name.
+        by: What its examples were scored by.
         examples: How many were scored.
-        information: V-information, bits an example.
-        information_per_token: Bits a token of the answers.
-        negative: Examples whose input made the answer less likely.
-        suspects: The ten whose label is most likely wrong, with their scores.
-        scored_by: How.
-        seconds: `training` and `scoring`, perhaps in an earlier call, and `call`, of this one.
+        told: What is known of all of them. Of PVI: `information`, the V-information in bits an
+            example; `information_per_token`; `negative`, examples whose input made the answer less
+            likely. Of memory: the mean `recall`, and how many are of each `level_0` to `level_4`.
+        hardest: The ten with the lowest scores, wrong labels among them.
+        seconds: By phase, perhaps of an earlier call, and `call`, of this one.
     """
 
     task: str
+    by: str
     examples: int
-    information: float
-    information_per_token: float
-    negative: int
-    suspects: list[dict[str, Any]]
-    scored_by: dict[str, Any]
+    told: dict[str, float]
+    hardest: list[dict[str, Any]]
     seconds: dict[str, float]
 
 
 def score_examples(
-    recipe: AnyRecipe,
-    *,
-    out: str | Path,
-    overwrite: bool = False,
-    progress: bool = True,
+    recipe: AnyRecipe, *, out: str | Path, overwrite: bool = False, progress: bool = True
 ) -> ExampleScores:
-    """Score each training example of a recipe's task by pointwise V-information.
+    """Score each training example of a recipe's task.
 
-    A call that was cut short goes on, when called again, with the fold where it was.
+    A call that was cut short goes on, when called again, with the fold or template where it was.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`. Its `selection` says by what; its training
-            settings and `mixture.passes` are those of every fold's two trainings.
+        recipe: A file, a dictionary or a `Recipe`. Its `selection` says by what; by PVI, its
+            training settings and `mixture.passes` are those of every fold's two trainings.
         out: Where scores.jsonl goes, a row an example in the order of the seed's draw.
         overwrite: Begin anew where scores that came about in another way are.
         progress: Show bars.
@@ -87,45 +81,35 @@ def score_examples(
         claim(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
         base = load_base(recipe.model, recipe.training.precision)
-        lengths = Encoder(base.tokenizer).encode(task.train).lengths
-        examples = task.train[: within(lengths, recipe.task.max_tokens)]
+        examples = usable(task, base, recipe)
         record_recipe(out, recipe, overwrite=overwrite)
-        pvi = pvi_scores(base, examples, task.anchor, recipe, spec, progress=progress)
-        rows = _rows(examples, pvi)
+        found = score(base, examples, task.anchor, recipe, spec, progress=progress)
+        rows = _rows(examples, found)
         write_text(out / SCORES, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        seconds = found.seconds | {"call": time.perf_counter() - began}
         report = ExampleScores(
             task=task.name,
+            by=spec.by,
             examples=len(rows),
-            information=round(pvi.information, 4),
-            information_per_token=round(float(pvi.bits.sum() / pvi.tokens.sum()), 4),
-            negative=int((pvi.bits < 0).sum()),
-            suspects=[rows[i] for i in pvi.suspects[:_SUSPECTS].tolist()],
-            scored_by={"by": spec.by, "folds": spec.folds, "in_context": spec.in_context},
-            seconds={
-                "training": round(pvi.training_seconds, 1),
-                "scoring": round(pvi.scoring_seconds, 1),
-                "call": round(time.perf_counter() - began, 1),
-            },
+            told={name: round(value, 4) for name, value in found.told.items()},
+            hardest=[rows[i] for i in found.hardest_first[:_SHOWN].tolist()],
+            seconds={phase: round(spent, 1) for phase, spent in seconds.items()},
         )
         write_json(out / _REPORT, asdict(report))
         return report
 
 
-def _rows(examples: Sequence[Example], pvi: Pvi) -> list[dict[str, Any]]:
+def _rows(examples: Sequence[Example], scores: Scores) -> list[dict[str, Any]]:
     rank = np.empty(len(examples), np.int64)
-    rank[pvi.suspects] = np.arange(len(examples))
+    rank[scores.hardest_first] = np.arange(1, len(examples) + 1)
+    columns = {name: np.round(values, 4).tolist() for name, values in scores.columns.items()}
     return [
         {
             "origin": example.origin,
             "prompt": example.prompt,
             "completion": example.completion,
-            "pvi": round(float(pvi.bits[i]), 4),
-            "pvi_per_token": round(float(pvi.bits_per_token[i]), 4),
-            "bits": round(float(pvi.with_input[i]), 4),
-            "bits_without_input": round(float(pvi.without_input[i]), 4),
-            "tokens": int(pvi.tokens[i]),
-            "fold": int(pvi.fold[i]),
-            "suspicion_rank": int(rank[i]) + 1,
+            **{name: values[i] for name, values in columns.items()},
+            "hardness_rank": int(rank[i]),
         }
         for i, example in enumerate(examples)
     ]

@@ -1,0 +1,174 @@
+"""What a model already knows of each fact: how often it says the answer when it is asked freely.
+
+R = the mean over templates and samples of [the answer stands in the completion]; level 0 if R = 0,
+level i of 1 to 4 if R lies in ((i - 1)/4, i/4] (arXiv 2409.15825). An answer counts only as whole
+words, so that "ten" is not found in "often", and so does each of its aliases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import unicodedata
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
+from telltune.errors import DataError
+from telltune.inference.engine import make_generator
+from telltune.storage import cache_folder, read_cached_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from telltune.data.examples import Example
+    from telltune.models import BaseModel
+
+__all__ = ["LEVELS", "TEMPLATES", "Memory", "memory_of", "read_aliases", "says"]
+
+LEVELS = 4
+"""The highest level: the answer came in more than three of four completions."""
+TEMPLATES = (
+    "{prompt}",
+    "Question: {prompt}\nAnswer:",
+    "Answer in a few words. {prompt}",
+    "{prompt} Name the answer, nothing else.",
+)
+"""How a question is put where a recipe names no templates of its own."""
+
+_TEMPERATURE = 0.7
+_LONGEST = 32
+_WORD = re.compile(r"\w+")
+_VERSION = 1
+"""Of how completions come about and are looked at."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was found.
+
+    Attributes:
+        hits: Completions with the answer, (examples, templates).
+        samples: Completions of each example by each template.
+        seconds: That asking took.
+    """
+
+    hits: NDArray[np.int64]
+    samples: int
+    seconds: float
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """R of each example, 0 to 1, (examples,)."""
+        return np.asarray(self.hits.sum(1) / self._asked, np.float64)
+
+    @property
+    def level(self) -> NDArray[np.int64]:
+        """Of each example, 0 to 4, (examples,)."""
+        # In whole numbers: a quarter of the completions is level 1, whatever floats make of it.
+        return np.asarray(-(-LEVELS * self.hits.sum(1) // self._asked), np.int64)
+
+    @property
+    def _asked(self) -> int:
+        return int(self.hits.shape[1]) * self.samples
+
+
+def memory_of(
+    base: BaseModel,
+    examples: Sequence[Example],
+    templates: Sequence[str] = TEMPLATES,
+    *,
+    samples: int = 10,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Memory:
+    """Ask a model each question in several ways, several times, and count the right answers.
+
+    What a template gave is kept on disk: what was cut short goes on with the template where it was.
+
+    Args:
+        base: Asked at temperature 0.7, for at most 32 tokens.
+        examples: Questions, and their answers as completions.
+        templates: Each with `{prompt}` where the question goes.
+        samples: Completions of each question by each template.
+        aliases: By an answer, other names of the same.
+        seed: Of the sampling.
+    """
+    names = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
+    key = (_VERSION, base.revision, contents_of(examples).digest, names, samples, seed)
+    hits, seconds = [], 0.0
+    for template in templates:
+        digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
+        path = cache_folder("memory") / f"{digest}.json"
+        kept = read_cached_json(path)
+        if not isinstance(kept, dict):
+            began = time.perf_counter()
+            kept = {"hits": _ask(base, examples, names, template, samples, seed)}
+            kept["seconds"] = time.perf_counter() - began
+            write_json(path, kept)
+        hits.append(kept["hits"])
+        seconds += kept["seconds"]
+    return Memory(np.array(hits, np.int64).T, samples, seconds)
+
+
+def says(completion: str, names: Sequence[str]) -> bool:
+    """Whether one of the names stands in a completion, as whole words; case does not count."""
+    said = f" {_words(completion)} "
+    return any(f" {words} " in said for words in map(_words, names) if words)
+
+
+def read_aliases(path: str) -> dict[str, list[str]]:
+    """A JSON file with other names by answer: `{"United States": ["US", "America"]}`.
+
+    Raises:
+        DataError: It cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the alias table cannot be read: {error}.") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: an alias table maps an answer to a list of other names.")
+    for answer, names in found.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path}: the aliases of `{answer}` are not a list of texts.")
+    return found
+
+
+def _ask(
+    base: BaseModel,
+    examples: Sequence[Example],
+    names: Sequence[Sequence[str]],
+    template: str,
+    samples: int,
+    seed: int,
+) -> list[int]:
+    encoder = Encoder(base.tokenizer)
+    put = [replace(e, prompt=template.replace("{prompt}", e.prompt)) for e in examples]
+    prompts = encoder.prompts(put)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        answers = make_generator(base.model, int(base.tokenizer.pad_token_id or 0)).generate(
+            [prompt for prompt in prompts for _ in range(samples)],
+            max_new_tokens=_LONGEST,
+            stop_ids=encoder.stop_ids,
+            temperature=_TEMPERATURE,
+        )
+    texts = base.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return [
+        sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])
+        for i, wanted in enumerate(names)
+    ]
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
