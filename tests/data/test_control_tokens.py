@@ -171,7 +171,7 @@ def test_the_trainer_sees_no_control_token_that_data_wrote(
     assert {is_task for is_task, *_ in seen} == {True, False}
     wanted = [template_controls(tokenizer, turns, answered=True) for turns in (0, 1)]
     squeezed = "".join(nasty.split())
-    for is_task, ids, prompt_length in seen:
+    for is_task, _, ids, prompt_length in seen:
         assert controls_in(tokenizer, ids) in wanted
         text = text_of(tokenizer, ids)
         # System, user, assistant, and two more where the second turn is learned.

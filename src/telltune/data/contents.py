@@ -20,7 +20,7 @@ class Contents:
 
     Attributes:
         examples: How many there are.
-        sha256: Of what they say (history, prompt, completion), in order.
+        sha256: Of what they say (history, prompt, completion, confidence), in order.
         origins: A sha256 of where they stand, such as "tickets.jsonl:17".
     """
 
@@ -45,7 +45,9 @@ class ContentsHash:
         """Hand on examples, one at a time, and take them into account."""
         for example in examples:
             self._examples += 1
-            row = (example.history, example.prompt, example.completion)
+            row: tuple[object, ...] = (example.history, example.prompt, example.completion)
+            if example.confidence != 1:
+                row += (example.confidence,)
             self._said.update(repr(row).encode("utf-8", "surrogatepass"))
             self._origins.update(f"{example.origin}\n".encode("utf-8", "surrogatepass"))
             yield example

@@ -25,6 +25,7 @@ class Example:
         source: The name of the data set, such as "tickets" or "mmlu".
         origin: Where it stands, for messages: "tickets.jsonl:17".
         history: Turns before the prompt (a system turn, earlier user and assistant turns).
+        confidence: How far the completion can be trusted, above 0 and up to 1.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Example:
     source: str = ""
     origin: str = ""
     history: tuple[Message, ...] = ()
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,14 @@ class Schema:
         keys: A row of this schema has them all.
         turns: Reads a row's turns, in order, or raises `RowRefusedError`.
         whole_conversation: Every assistant turn is learned, not only the last.
+        confidence_key: Where a row says how far its answer can be trusted; None if it does not.
     """
 
     name: str
     keys: tuple[str, ...]
     turns: Callable[[Values], Turns]
     whole_conversation: bool = False
+    confidence_key: str | None = None
 
     def examples(self, values: Values, *, source: str, origin: str) -> list[Example]:
         """The examples in one row; a conversation gives one for each assistant turn.
@@ -55,6 +57,7 @@ class Schema:
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
         _check_order(body, offset=len(head))
         first_answer = 1 if self.whole_conversation else len(body) - 1
+        confidence = _confidence(values, self.confidence_key)
         return [
             Example(
                 prompt=body[answer - 1].content,
@@ -62,6 +65,7 @@ class Schema:
                 source=source,
                 origin=origin,
                 history=tuple(head + body[: answer - 1]),
+                confidence=confidence,
             )
             for answer in range(first_answer, len(body), 2)
         ]
@@ -103,7 +107,7 @@ def _fitting(keys: Iterable[str]) -> list[Schema]:
 
 
 def _schema_of_columns(values: Values, columns: Columns) -> Schema:
-    for name in (columns.prompt, columns.completion, columns.system):
+    for name in (columns.prompt, columns.completion, columns.system, columns.confidence):
         if name is not None and name not in values:
             near = difflib.get_close_matches(name, islice(values, COMPARED_KEYS), n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"the columns are {_listed(values)}"
@@ -117,6 +121,7 @@ def _schema_of_columns(values: Values, columns: Columns) -> Schema:
             completion_key=columns.completion,
             system_key=columns.system,
         ),
+        confidence_key=columns.confidence,
     )
 
 
@@ -224,6 +229,22 @@ def _text(values: Values, key: str, what: str) -> str:
             f"character {error.start + 1}: write the whole one"
         ) from error
     return value
+
+
+def _confidence(values: Values, key: str | None) -> float:
+    if key is None:
+        return 1.0
+    try:
+        found = float(_text(values, key, "confidence"))
+    except ValueError as error:
+        if isinstance(error, RowRefusedError):
+            raise
+        found = math.nan
+    if not 0 < found <= 1:
+        raise RowRefusedError(
+            f"the confidence in key `{shown(key)}` is no number above 0 and up to 1"
+        )
+    return found
 
 
 def _is_blank(value: object) -> bool:

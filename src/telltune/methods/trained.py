@@ -11,8 +11,10 @@ from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
-from telltune.methods.selection import select
+from telltune.methods.selection import Selection, select
+from telltune.methods.trust import trust
 from telltune.recipe import SelectionSpec
+from telltune.training.confidence import Confidence
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
@@ -64,9 +66,8 @@ class Trained:
         from telltune.training.adapter import train
 
         recipe, prepared = settings.recipe, settings.prepared
-        spec, selection = self.selection(recipe), None
-        if spec is not None:
-            selection = select(task, base, recipe, spec, anchored=self.anchored)
+        selection, confidence, scoring = self._scored(task, base, recipe)
+        if selection is not None:
             # What was prepared knows of no choice.
             prepared = None
             task, recipe = selection.apply(task, recipe)
@@ -86,9 +87,10 @@ class Trained:
             description=self.label,
             progress=settings.progress,
             texts=(task.train, general),
+            confidence=confidence,
         )
         counts = prepared.counts
-        seconds += selection.seconds if selection is not None else 0.0
+        seconds += scoring
         cost = Cost.of(counts.to_dict(), seconds)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in task.train[: counts.task_examples])
@@ -119,3 +121,19 @@ class Trained:
             # The next method gets the base as it was.
             release=getattr(model, "unload", lambda: None),
         )
+
+    def _scored(
+        self, task: TaskData, base: BaseModel, recipe: Recipe
+    ) -> tuple[Selection | None, Confidence | None, float]:
+        """Which examples are used and how far they are trusted, and the seconds to find out."""
+        chosen, spec, seconds = self.selection(recipe), recipe.confidence, 0.0
+        selection = confidence = None
+        if chosen is not None:
+            selection = select(task, base, recipe, chosen, anchored=self.anchored)
+            seconds += selection.seconds
+        if spec is not None:
+            values, spent = trust(task, base, recipe, spec, anchored=self.anchored)
+            used = values if selection is None else values[list(selection.chosen)]
+            confidence = Confidence(used, spec.scale)
+            seconds += spent
+        return selection, confidence, seconds

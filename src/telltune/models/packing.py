@@ -54,6 +54,8 @@ class PackedBatch:
         targets: int64 (targets,), the response tokens.
         rows: int64 (targets,), which example of the caller's list each target belongs to.
         tokens: Of the examples; what fills the row up behind them is not among these.
+        asks: int64 (1, tokens): which example's own prompt a token stands in; -1 in what several
+            share, in responses and in what fills the row up.
     """
 
     input_ids: Tensor
@@ -63,6 +65,7 @@ class PackedBatch:
     targets: Tensor
     rows: Tensor
     tokens: int
+    asks: Tensor
 
 
 def pack(
@@ -145,7 +148,7 @@ def _row(
     fill: bool,
 ) -> PackedBatch:
     segments: list[Segment] = []
-    ids, places, positions, targets, owners = [], [], [], [], []
+    ids, places, positions, targets, owners, asks = [], [], [], [], [], []
     prefixes: dict[int, int] = {}
     end = 0
     for row, example, prompt_length in members:
@@ -157,6 +160,7 @@ def _row(
             segments.append(Segment(prefix))
             ids.append(tokens[:prefix])
             places.append(torch.arange(prefix))
+            asks.append(torch.full((prefix,), -1))
             end += prefix
         length = len(tokens)
         segments.append(Segment(length - prefix, prefixes[group] if prefix else -1))
@@ -167,11 +171,14 @@ def _row(
         positions.append(torch.arange(first - 1, length - 1) + (end - prefix))
         targets.append(tokens[first:])
         owners.append(torch.full((length - first,), row))
+        own = max(prompt_length - prefix, 0)
+        asks += [torch.full((own,), row), torch.full((length - prefix - own,), -1)]
         end += length - prefix
     if filler := -end % CHUNK if fill else 0:
         segments.append(Segment(filler))
         ids.append(torch.zeros(filler, dtype=torch.int64))
         places.append(torch.arange(filler))
+        asks.append(torch.full((filler,), -1))
     return PackedBatch(
         torch.cat(ids)[None],
         torch.cat(places)[None],
@@ -180,6 +187,7 @@ def _row(
         torch.cat(targets),
         torch.cat(owners),
         end,
+        torch.cat(asks)[None],
     )
 
 

@@ -11,6 +11,7 @@ from telltune.recipe.reading import (
 from telltune.recipe.schema import (
     AnchorSpec,
     Columns,
+    ConfidenceSpec,
     DataSpec,
     EngineName,
     EvaluationSpec,
@@ -31,6 +32,7 @@ __all__ = [
     "AnchorSpec",
     "AnyRecipe",
     "Columns",
+    "ConfidenceSpec",
     "DataSpec",
     "EngineName",
     "EvaluationSpec",

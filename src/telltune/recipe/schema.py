@@ -22,6 +22,7 @@ __all__ = [
     "SHORTHANDS",
     "AnchorSpec",
     "Columns",
+    "ConfidenceSpec",
     "DataSpec",
     "EngineName",
     "EvaluationSpec",
@@ -97,6 +98,8 @@ class Columns(_Part):
     """The column with the wanted answer."""
     system: str | None = None
     """A column with a system text, if there is one."""
+    confidence: str | None = None
+    """A column with how far the answer can be trusted, above 0 and up to 1; see `confidence`."""
 
 
 class DataSpec(_Part):
@@ -252,6 +255,15 @@ class SelectionSpec(_Part):
         return share
 
 
+class ConfidenceSpec(_Part):
+    """How a task example's confidence c weighs in training; without this it does not."""
+
+    by: Literal["column", "pvi"] = "column"
+    """From `columns.confidence`, or from PVI under the settings of `selection`."""
+    scale: Literal["output", "input", "both"] = "output"
+    """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
+
+
 class LoraSpec(_Part):
     """The adapter (arXiv 2106.09685; values of arXiv 2408.10841)."""
 
@@ -290,6 +302,8 @@ class TrainingSpec(_Part):
     """Weight of task data."""
     general_weight: PositiveFloat = 1.0
     """Weight of general data."""
+    source_weights: Literal["alf1", "alf2"] | None = None
+    """Learn a weight for each data set along with the adapter, on top of those above."""
     max_length: PositiveInt = 2048
     """Longest example in tokens; never more than the model's context."""
     too_long: Literal["refuse", "truncate"] = "refuse"
@@ -351,6 +365,7 @@ class Recipe(_Part):
     ] = None
     anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
     selection: SelectionSpec | None = None
+    confidence: Annotated[ConfidenceSpec | None, _short("by")] = None
     mixture: MixtureSpec = MixtureSpec()
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
@@ -366,5 +381,11 @@ class Recipe(_Part):
         return text
 
 
-SHORTHANDS = {"model": "name", "task": "embedded", "anchor": "prompt", "general": "sources"}
+SHORTHANDS = {
+    "model": "name",
+    "task": "embedded",
+    "anchor": "prompt",
+    "general": "sources",
+    "confidence": "by",
+}
 """The key that a plain string stands for, by the key that it is given for."""

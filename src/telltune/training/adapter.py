@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from telltune.data.mixture import Mixture
     from telltune.models import BaseModel
     from telltune.recipe import LoraSpec, Recipe
+    from telltune.training.confidence import Confidence
     from telltune.training.loss import LossWeights
 
 __all__ = ["CHECKPOINTS", "LOG", "add_lora", "train", "trainable", "trained_bytes"]
@@ -90,6 +91,7 @@ def train(
     progress: bool,
     callbacks: Sequence[TrainerCallback] = (),
     texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
+    confidence: Confidence | None = None,
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
@@ -110,6 +112,7 @@ def train(
         progress: Show it.
         callbacks: These listen as well.
         texts: Task and general data before they were encoded, which tell where examples are from.
+        confidence: Of task examples, and what it scales; None trusts them all.
 
     Returns:
         The trained model, and the seconds that training took in this process.
@@ -125,10 +128,12 @@ def train(
 
     from telltune.training.callbacks import LogCallback, Stopwatch
     from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+    from telltune.training.source_weights import LearnedWeights, source_groups
     from telltune.training.stopping import StopCallback
     from telltune.training.trainer import MixtureTrainer, StepSampler, training_arguments
 
     settings = recipe.training
+    groups = None if settings.source_weights is None else source_groups(*texts)
     sampler = StepSampler(mixture, epochs)
     watch, stop = Stopwatch(), StopCallback()
     health = HealthCallback(base.model.config.get_text_config().vocab_size)
@@ -152,6 +157,9 @@ def train(
         began = time.perf_counter()
         while True:
             model = trainable(base, recipe)
+            learned = None
+            if settings.source_weights is not None and groups is not None:
+                learned = LearnedWeights(settings.source_weights, groups, args.device)
             trainer = MixtureTrainer(
                 model,
                 task=task,
@@ -164,6 +172,8 @@ def train(
                 callbacks=[health, log, watch, stop, *callbacks],
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
+                confidence=confidence,
+                learned=learned,
             )
             # The bar and the log say what it would print.
             trainer.remove_callback(PrinterCallback)

@@ -12,6 +12,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,16 +27,18 @@ from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.training.adapter import trained_bytes
+from telltune.training.confidence import scaled_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from telltune.data.encoding import EncodedSet
     from telltune.data.mixture import Mixture
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
+    from telltune.training.confidence import Confidence
     from telltune.training.loss import LossWeights
+    from telltune.training.source_weights import LearnedWeights
 
 __all__ = ["MixtureTrainer", "Sources", "Step", "StepSampler", "training_arguments"]
 
@@ -48,11 +51,15 @@ class Step:
         rows: The ids of each example and the length of its prompt.
         is_task: (examples,).
         weights: The weight of each token of each example, (examples,).
+        group: The source of each example, (examples,), where sources have weights of their own.
+        input_scale: Of each example's prompt, (examples,), where it is scaled.
     """
 
     rows: list[tuple[Any, int]]
     is_task: torch.Tensor
     weights: torch.Tensor
+    group: torch.Tensor | None = None
+    input_scale: torch.Tensor | None = None
 
 
 class StepSampler:
@@ -74,17 +81,17 @@ class StepSampler:
                 yield slots.pairs
 
 
-class Sources(Dataset[tuple[bool, Any, int]]):
-    """Looks an example up by (is it task data, index): its ids, and the length of its prompt."""
+class Sources(Dataset[tuple[bool, int, Any, int]]):
+    """Looks an example up by (is it task data, index): both, its ids, and its prompt's length."""
 
     def __init__(self, task: EncodedSet, general: EncodedSet | None) -> None:
         self.task, self.general = task, general
 
-    def __getitem__(self, key: tuple[bool, int]) -> tuple[bool, Any, int]:
+    def __getitem__(self, key: tuple[bool, int]) -> tuple[bool, int, Any, int]:
         is_task, index = key
         source = self.task if is_task else self.general
         assert source is not None  # the mixture has no general slots without general data
-        return (is_task, *source[index])
+        return (is_task, index, *source[index])
 
 
 def training_arguments(
@@ -142,6 +149,8 @@ class MixtureTrainer(Trainer):
         callbacks: The Trainer's.
         checkpoints: Where they go; None where none is written.
         left_out: By number, from 1, steps that are not computed, and what the log says of them.
+        confidence: Of task examples, and what it scales.
+        learned: Of the sources, weights that are learned along.
     """
 
     def __init__(
@@ -157,6 +166,8 @@ class MixtureTrainer(Trainer):
         callbacks: list[Any],
         checkpoints: Checkpoints | None = None,
         left_out: Mapping[int, Any] | None = None,
+        confidence: Confidence | None = None,
+        learned: LearnedWeights | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
         self._sources = Sources(task, general)
@@ -164,6 +175,7 @@ class MixtureTrainer(Trainer):
         self._weights = weights
         self._checkpoints = checkpoints
         self._left_out = left_out or {}
+        self._confidence, self._learned = confidence, learned
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
@@ -180,12 +192,42 @@ class MixtureTrainer(Trainer):
             collate_fn=self._collate,
         )
 
-    def _collate(self, examples: list[tuple[bool, Any, int]]) -> dict[str, Step]:
-        is_task = np.array([task for task, _, _ in examples], bool)
-        rows = [(ids, prompt_length) for _, ids, prompt_length in examples]
+    def _collate(self, examples: list[tuple[bool, int, Any, int]]) -> dict[str, Step]:
+        is_task = np.array([task for task, *_ in examples], bool)
+        index = np.array([index for _, index, *_ in examples], np.int64)
+        rows = [(ids, prompt_length) for *_, ids, prompt_length in examples]
         lengths = np.array([len(ids) - max(prompt, 1) for ids, prompt in rows], np.int64)
         weights = self._weights.of(is_task, lengths)
-        return {"step": Step(rows, torch.from_numpy(is_task), torch.from_numpy(weights).float())}
+        group = scale = None
+        if self._confidence is not None:
+            trusted = self._confidence.of(is_task, index)
+            if self._confidence.scale in ("output", "both"):
+                weights *= trusted
+            if self._confidence.scale in ("input", "both"):
+                scale = torch.from_numpy(trusted)
+        if self._learned is not None:
+            group = torch.from_numpy(self._learned.groups.of(is_task, index))
+        counted = torch.from_numpy(weights).float()
+        return {"step": Step(rows, torch.from_numpy(is_task), counted, group, scale)}
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
+        """The Trainer's, and the sources' weights at a rate of their own."""
+        made = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
+        if made and self._learned is not None:
+            optimizer.add_param_group(
+                {
+                    "params": [self._learned.log_variance],
+                    "lr": self._learned.learning_rate,
+                    "weight_decay": 0.0,
+                }
+            )
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._learned is not None:
+            self._learned.load(Path(resume_from_checkpoint))
 
     def training_step(
         self,
@@ -230,13 +272,22 @@ class MixtureTrainer(Trainer):
         model.train()
         device = self.args.device
         total = torch.zeros((), device=device)
+        if self._learned is not None:
+            # It is none of the model's, whose gradients the Trainer forgets.
+            self._learned.log_variance.grad = None
+            total += self._regularize(step)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         context = packed_attention(self.model) if self.packed else nullcontext()
         with context, self._fused, self._norms:
             for batch in batches:
-                with self.compute_loss_context_manager():
+                scaled = (
+                    nullcontext()
+                    if step.input_scale is None
+                    else scaled_prompts(self.model, batch, step.input_scale)
+                )
+                with scaled, self.compute_loss_context_manager():
                     nll = token_nll(model, batch, self._cut)
-                    loss = (nll * step.weights[batch.rows].to(device)).sum()
+                    loss = (nll * self._token_weights(step, batch.rows, device)).sum()
                 self.accelerator.backward(loss)
                 total += loss.detach()
                 source = step.is_task[batch.rows].long()
@@ -250,7 +301,26 @@ class MixtureTrainer(Trainer):
         for name, (nll_sum, count) in zip(("general", "task"), sums.tolist(), strict=True):
             if count:
                 self.step_record[f"loss_{name}"] = nll_sum / count
+        if self._learned is not None:
+            self.step_record |= self._learned.record()
         return total
+
+    def _token_weights(self, step: Step, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        weights = step.weights[rows].to(device)
+        if self._learned is None or step.group is None:
+            return weights
+        return weights * self._learned.factors(step.group[rows].to(device))
+
+    def _regularize(self, step: Step) -> torch.Tensor:
+        """What keeps the sources' weights in bounds; its gradient is taken at once."""
+        assert self._learned is not None
+        assert step.group is not None
+        lengths = [len(ids) - max(prompt, 1) for ids, prompt in step.rows]
+        share = step.weights * torch.tensor(lengths)
+        device = self.args.device
+        value = self._learned.regularizer(step.group.to(device), share.to(device))
+        self.accelerator.backward(value)
+        return value.detach()
 
     def _use_less_memory(self, model: Any, step: Step, batches: list[PackedBatch]) -> None:
         """Halve the tokens computed at once, and forget what was computed of the step."""
@@ -278,8 +348,11 @@ class MixtureTrainer(Trainer):
         if self._checkpoints is None:
             super()._save_checkpoint(model, trial)
             return
-        with self._checkpoints.saving(self.state.global_step, self._checkpoint_bytes()):
+        step = self.state.global_step
+        with self._checkpoints.saving(step, self._checkpoint_bytes()):
             super()._save_checkpoint(model, trial)
+            if self._learned is not None:
+                self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
 
     def _checkpoint_bytes(self) -> int:
         """What the weights that are trained and the optimizer's moments take."""

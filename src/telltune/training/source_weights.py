@@ -1,0 +1,125 @@
+"""How much each source of the mixture counts, learned along with the adapter.
+
+With s = ln σ² for each source, an example's part of the loss is divided by σ² and a regularizer
+keeps σ² from growing without bound (arXiv 2412.09046; after Kendall et al., arXiv 1705.07115):
+
+- ALF1: L/σ² + ln σ²; least where σ² = L, and below zero where L is small.
+- ALF2: L/σ² + ln(σ² + 1); never below zero.
+
+A source whose loss stays high, such as noise, so comes to count less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from telltune.data.general import GeneralData
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from telltune.data.examples import Example
+
+__all__ = ["LearnedWeights", "SourceGroups", "source_groups"]
+
+_FILE = "source_weights.pt"
+
+
+@dataclass(frozen=True)
+class SourceGroups:
+    """Which source each example of a mixture is from.
+
+    Attributes:
+        names: Of the sources, task data first.
+        task: The source of each task example, (task examples,).
+        general_ends: One past the last example of each general source, (general sources,).
+    """
+
+    names: tuple[str, ...]
+    task: NDArray[np.int64]
+    general_ends: NDArray[np.int64]
+
+    def of(self, is_task: NDArray[np.bool_], index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The source of each place of a mixture, (n,)."""
+        first = len(self.names) - len(self.general_ends)
+        found = first + np.searchsorted(self.general_ends, index, side="right")
+        found[is_task] = self.task[index[is_task]]
+        return found
+
+
+def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
+    """Each data set that the task's examples come from is a source, and each general data set.
+
+    Args:
+        task: The examples that are trained on.
+        general: What is mixed in, or None.
+    """
+    found = list(dict.fromkeys(example.source for example in task))
+    numbers = np.array([found.index(example.source) for example in task], np.int64)
+    names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]
+    parts = [] if general is None else [GeneralData(s.path, (s,)) for s in general.sources]
+    names += ["general"] if len(parts) == 1 else [f"general: {part.name}" for part in parts]
+    # One part is the whole, also where its examples were made in this run.
+    counted = [general] if general is not None and len(parts) == 1 else parts
+    counts = [part.contents.examples for part in counted]
+    return SourceGroups(tuple(names), numbers, np.cumsum(np.array(counts, np.int64)))
+
+
+class LearnedWeights:
+    """The weights of a run's sources.
+
+    Args:
+        kind: Which regularizer; see above.
+        groups: The sources.
+        device: Where the loss is.
+    """
+
+    learning_rate = 0.05
+    """Of s, by Adam: some thirty steps take a weight from 1 to a quarter. The adapter's own rate
+    would move it by a hundredth in a small run."""
+
+    def __init__(
+        self, kind: Literal["alf1", "alf2"], groups: SourceGroups, device: torch.device
+    ) -> None:
+        self.kind, self.groups = kind, groups
+        self.log_variance = nn.Parameter(torch.zeros(len(groups.names), device=device))
+
+    def factors(self, group: torch.Tensor) -> torch.Tensor:
+        """1/σ² of each example's source, (examples,); a new graph at each call."""
+        return torch.exp(-self.log_variance)[group]
+
+    def regularizer(self, group: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """What is added to a step's loss, a scalar.
+
+        Args:
+            group: The source of each example, (examples,).
+            share: How much of the loss each is, (examples,).
+        """
+        each = self.log_variance if self.kind == "alf1" else functional.softplus(self.log_variance)
+        return (each[group] * share).sum()
+
+    def record(self) -> dict[str, float]:
+        """The weights as they are, for the log."""
+        values = torch.exp(-self.log_variance.detach()).tolist()
+        return {
+            f"weight_{name}": value for name, value in zip(self.groups.names, values, strict=True)
+        }
+
+    def save(self, folder: Path) -> None:
+        """Beside the rest of a checkpoint."""
+        torch.save(self.log_variance.detach().cpu(), folder / _FILE)
+
+    def load(self, folder: Path) -> None:
+        """From a checkpoint."""
+        kept = torch.load(folder / _FILE, weights_only=True)
+        with torch.no_grad():
+            self.log_variance.copy_(kept)
