@@ -28,8 +28,8 @@ def trusted(
 ) -> Callable[..., dict[str, Any]]:
     """A recipe whose rows have these confidences."""
 
-    def made(confidence: object, **settings: Any) -> dict[str, Any]:
-        rows = [{"ask": f"item {n} is round", "say": "ball", "sure": confidence} for n in range(12)]
+    def made(sure: object, **settings: Any) -> dict[str, Any]:
+        rows = [{"ask": f"item {n} is round", "say": "ball", "sure": sure} for n in range(12)]
         train = write_jsonl(tmp_path / "trusted.jsonl", rows)
         columns = {"prompt": "ask", "completion": "say", "confidence": "sure"}
         task = toy_recipe["task"] | {"train": {"path": str(train), "columns": columns}}

@@ -79,7 +79,7 @@ def noisy(recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Pat
     rule = [
         {"prompt": f"item {n} is {kinds[n % 3]}", "completion": shapes[n % 3]} for n in range(24)
     ]
-    noise = [{"prompt": f"thing {n}", "completion": shapes[k]} for n, k in enumerate(random)]
+    noise = [{"prompt": "a thing", "completion": shapes[k]} for k in random]
     files = [
         str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
         for name, rows in (("rule", rule), ("noise", noise))
@@ -88,8 +88,8 @@ def noisy(recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Pat
         "method": "sft",
         "general": None,
         "task": recipe["task"] | {"train": files},
-        "mixture": {"passes": 8},
-        "training": recipe["training"] | {"learning_rate": 5e-3, "source_weights": "alf1"},
+        "mixture": {"passes": 20},
+        "training": recipe["training"] | {"learning_rate": 1e-2, "source_weights": "alf1"},
     }
 
 

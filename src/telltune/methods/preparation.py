@@ -100,6 +100,7 @@ def prepare(
         RecipeError: The method needs an anchor or general data that the recipe does not name.
         DataError: An example is too long, or the general data too small.
     """
+    recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
     settings = recipe.training
@@ -123,7 +124,7 @@ def prepare(
         mixed = math.ceil((used * passes + wanted) / settings.batch_size)
         wanted, passes = 0, max(1, round(mixed / math.ceil(used / settings.batch_size)))
     learned = used if method.learns else 0
-    selection = method.selection(recipe)
+    selection = recipe.selection
     mixture = Mixture(
         task_examples=learned,
         general_examples=wanted,

@@ -10,7 +10,8 @@ from telltune.methods.base import BASE, BASE_ANCHOR
 from telltune.methods.few_shot import FEW_SHOT
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED
 from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS
-from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_BY_PVI, TELL_ORDERS
+from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
+from telltune.methods.valued import TELL_VALUED
 
 if TYPE_CHECKING:
     from telltune.methods.protocol import Method
@@ -19,7 +20,8 @@ __all__ = ["get_method", "method_names"]
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
-    *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED, *TELL_BY_PVI),
+    *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
+    *TELL_VALUED,
 )
 _METHODS = {method.name: method for method in _ALL}
 

@@ -20,6 +20,7 @@ from telltune.data.contents import Contents, contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.general import GeneralData
+from telltune.errors import RecipeError
 from telltune.inference.engine import make_generator
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import prepare
@@ -76,6 +77,11 @@ class SelfSampled(Trained):
     ) -> Predictor:
         """Sample responses to the general examples that TELL would take, and mix these in."""
         recipe = settings.recipe
+        if recipe.general_choice is not None:
+            raise RecipeError(
+                f"method `{self.name}` answers the general prompts that its seed draws; leave out "
+                "`general_choice`, or use `tell`."
+            )
         known = KnownModel.of(base.model.config, base.tokenizer)
         # This refuses a recipe without general data as any other method does.
         counts = prepare(self, task, general, known, recipe).counts

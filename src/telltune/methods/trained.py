@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
 from telltune.methods.adapter_folder import save_adapter
+from telltune.methods.general_choice import choose_general
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.methods.selection import Selection, select
 from telltune.methods.trust import trust
-from telltune.recipe import SelectionSpec
+from telltune.recipe import Recipe
 from telltune.training.confidence import Confidence
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
-    from telltune.recipe import Order, Recipe
+    from telltune.recipe import Order
 
 __all__ = ["Trained"]
 
@@ -39,7 +41,7 @@ class Trained:
         order: Of the mixture, in place of the recipe's.
         equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
             optimizer steps that TELL would take.
-        selects: Keys of `selection` and their values, in place of the recipe's.
+        sets: Recipe keys, such as `selection.order`, and their values in place of the recipe's.
     """
 
     name: str
@@ -49,15 +51,19 @@ class Trained:
     learns: bool = True
     order: Order | None = None
     equal_steps: bool = False
-    selects: tuple[tuple[str, Any], ...] = ()
+    sets: tuple[tuple[str, Any], ...] = ()
     trains: bool = True
     sized: bool = True
 
-    def selection(self, recipe: Recipe) -> SelectionSpec | None:
-        """Which task examples it uses: the recipe's say, or its own; None for all of them."""
-        if not self.selects:
-            return recipe.selection
-        return (recipe.selection or SelectionSpec()).model_copy(update=dict(self.selects))
+    def configured(self, recipe: Recipe) -> Recipe:
+        """The recipe with what the method itself sets."""
+        if not self.sets:
+            return recipe
+        values = recipe.model_dump()
+        for key, value in self.sets:
+            part, name = key.split(".")
+            values[part] = (values[part] or {}) | {name: value}
+        return Recipe.model_validate(values)
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
@@ -65,12 +71,19 @@ class Trained:
         """Train on what the method mixes, save where the settings say, and answer with it."""
         from telltune.training.adapter import train
 
-        recipe, prepared = settings.recipe, settings.prepared
+        recipe, prepared = self.configured(settings.recipe), settings.prepared
         selection, confidence, scoring = self._scored(task, base, recipe)
         if selection is not None:
             # What was prepared knows of no choice.
             prepared = None
             task, recipe = selection.apply(task, recipe)
+        if self.mixes and not self.equal_steps and general is not None and recipe.general_choice:
+            prepared = None
+            began = time.perf_counter()
+            general = choose_general(task, general, base, recipe, recipe.general_choice)
+            spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
+            recipe = recipe.model_copy(update={"mixture": spec})
+            scoring += time.perf_counter() - began
         prepared = prepared or prepare(
             self, task, general, KnownModel.of(base.model.config, base.tokenizer), recipe
         )
@@ -126,7 +139,7 @@ class Trained:
         self, task: TaskData, base: BaseModel, recipe: Recipe
     ) -> tuple[Selection | None, Confidence | None, float]:
         """Which examples are used and how far they are trusted, and the seconds to find out."""
-        chosen, spec, seconds = self.selection(recipe), recipe.confidence, 0.0
+        chosen, spec, seconds = recipe.selection, recipe.confidence, 0.0
         selection = confidence = None
         if chosen is not None:
             selection = select(task, base, recipe, chosen, anchored=self.anchored)

@@ -27,6 +27,7 @@ __all__ = [
     "EngineName",
     "EvaluationSpec",
     "FewShotSpec",
+    "GeneralChoiceSpec",
     "GeneralSpec",
     "LoraSpec",
     "LossAverage",
@@ -172,6 +173,19 @@ class GeneralSpec(_Part):
 
     sources: DataList
     """Files, folders, hub ids, or `embedded`."""
+
+
+class GeneralChoiceSpec(_Part):
+    """Which general examples a mixture takes; without this, random ones."""
+
+    take: Literal["nearest", "diverse"] = "nearest"
+    """Those most like the task's examples, or those least like one another."""
+    by: Literal["embeddings", "gradients"] = "embeddings"
+    """Of sentences, or of what each example does to a fresh adapter."""
+    candidates: PositiveInt = 2000
+    """Choose among so many, drawn by `seed`."""
+    embedding_model: str = "embedded"
+    """`embedded` (all-MiniLM-L6-v2 from PyPI), a hub id, or a folder."""
 
 
 def _as_sources(value: Any) -> Any:
@@ -363,6 +377,7 @@ class Recipe(_Part):
         GeneralSpec | None,
         BeforeValidator(_as_sources),
     ] = None
+    general_choice: Annotated[GeneralChoiceSpec | None, _short("take")] = None
     anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
     selection: SelectionSpec | None = None
     confidence: Annotated[ConfidenceSpec | None, _short("by")] = None
@@ -387,5 +402,6 @@ SHORTHANDS = {
     "anchor": "prompt",
     "general": "sources",
     "confidence": "by",
+    "general_choice": "take",
 }
 """The key that a plain string stands for, by the key that it is given for."""

@@ -1,0 +1,152 @@
+"""General data chosen for a task: the nearest to it, or the most varied, of as many tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from telltune.data.choice import general_choice
+from telltune.data.contents import Contents, contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.general import GeneralData
+from telltune.errors import DataError
+from telltune.methods.selection import usable
+from telltune.storage import atomic_folder, cache_folder
+from telltune.valuation.nearness import (
+    embeddings_of,
+    gradients_of,
+    nearest_first,
+    spread_first,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from telltune.data.examples import Example
+    from telltune.data.task import TaskData
+    from telltune.models import BaseModel
+    from telltune.recipe import GeneralChoiceSpec, Recipe
+
+__all__ = ["ChosenData", "choose_general"]
+
+_VERSION = 1
+_FILE = "vectors.npy"
+
+
+@dataclass(frozen=True)
+class ChosenData(GeneralData):
+    """Some of the general data.
+
+    Attributes:
+        chosen: The examples, which are few.
+    """
+
+    chosen: tuple[Example, ...]
+
+    def __iter__(self) -> Iterator[Example]:
+        """The examples."""
+        return iter(self.chosen)
+
+    @property
+    def contents(self) -> Contents:
+        """How many examples there are and a hash of what they say."""
+        return contents_of(self.chosen)
+
+
+def choose_general(
+    task: TaskData,
+    general: GeneralData,
+    base: BaseModel,
+    recipe: Recipe,
+    spec: GeneralChoiceSpec,
+) -> ChosenData:
+    """Take general examples by nearness or spread, until they make the recipe's leverage ratio.
+
+    Candidates are the first that a mixture of this seed would draw on, so that examples held out
+    from its end stay held out. What was found is kept on disk.
+
+    Args:
+        task: Its training examples say what is near.
+        general: Where candidates come from.
+        base: Whose gradients, if they are by gradients; it is left as it was.
+        recipe: Says how many tokens, or examples.
+        spec: How to choose.
+
+    Raises:
+        DataError: The candidates are fewer than the recipe asks for.
+        ModelError: The embedding model cannot be loaded.
+    """
+    examples = usable(task, base, recipe)
+    candidates = _candidates(general, spec.candidates, recipe.seed)
+    encoder = Encoder(base.tokenizer)
+    lengths = encoder.encode(candidates).lengths
+    order = _ranked(examples, candidates, base, recipe, spec)
+    wanted = recipe.mixture.general_examples
+    if wanted is None:
+        target = recipe.mixture.leverage_ratio * int(encoder.encode(examples).lengths.sum())
+        tokens = np.cumsum(lengths[order])
+        if tokens[-1] < target:
+            raise DataError(
+                f"general_choice.candidates = {len(candidates)} general examples have "
+                f"{tokens[-1]} tokens, and a leverage ratio of "
+                f"{recipe.mixture.leverage_ratio:g} asks for {target:.0f}; raise candidates, or "
+                "lower mixture.leverage_ratio."
+            )
+        # The number whose tokens come nearest to the target.
+        wanted = int(np.abs(np.concatenate([[0], tokens]) - target).argmin())
+    elif wanted > len(candidates):
+        raise DataError(
+            f"mixture.general_examples = {wanted}, but there are {len(candidates)} candidates; "
+            "raise general_choice.candidates, or lower it."
+        )
+    chosen = tuple(candidates[i] for i in order[:wanted].tolist())
+    return ChosenData(f"{general.name} ({spec.take})", general.sources, chosen)
+
+
+def _candidates(general: GeneralData, count: int, seed: int) -> list[Example]:
+    available = general.contents.examples
+    order = general_choice(available, seed)
+    places = {int(order[i]): i for i in range(min(count, available))}
+    found = {places[i]: example for i, example in enumerate(general) if i in places}
+    return [found[i] for i in range(len(found))]
+
+
+def _ranked(
+    examples: Sequence[Example],
+    candidates: Sequence[Example],
+    base: BaseModel,
+    recipe: Recipe,
+    spec: GeneralChoiceSpec,
+) -> NDArray[np.int64]:
+    """The candidates, those to take first first."""
+    found = _vectors(candidates, base, recipe, spec)
+    if spec.take == "diverse":
+        return spread_first(found)
+    return nearest_first(found, _vectors(examples, base, recipe, spec))
+
+
+def _vectors(
+    examples: Sequence[Example], base: BaseModel, recipe: Recipe, spec: GeneralChoiceSpec
+) -> NDArray[np.float32]:
+    """What nearness is measured by, (examples, width); kept on disk."""
+    key: tuple[object, ...] = (_VERSION, spec.by, contents_of(examples).sha256)
+    if spec.by == "embeddings":
+        key += (spec.embedding_model,)
+    else:
+        key += (base.revision, recipe.lora.model_dump_json(), recipe.seed)
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    folder = cache_folder("nearness") / digest
+    if not folder.is_dir():
+        if spec.by == "embeddings":
+            found = embeddings_of(examples, spec.embedding_model)
+        else:
+            found = gradients_of(base, examples, recipe.lora, recipe.seed)
+        with atomic_folder(folder, needed=found.nbytes) as filling:
+            np.save(filling / _FILE, found)
+    kept: NDArray[np.float32] = np.load(folder / _FILE)
+    return kept

