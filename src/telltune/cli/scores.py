@@ -1,4 +1,4 @@
-"""Verbs about single examples: what each is worth."""
+"""Verbs about single examples: what each is worth, and more of them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,33 @@ def score(
     else:
         print_scores(report)
         typer.echo(f"All of them in {out / SCORES}.")
+
+
+@app.command(
+    epilog="Example: tell synthesize tickets.yaml --out runs/more --set synthesis.examples=500; "
+    "then name runs/more/synthetic.jsonl in `task.train`, beside your own."
+)
+def synthesize(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A recipe in YAML, or a file with examples.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where synthetic.jsonl goes, a row an example.")],
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the model make task examples from a few (SELF-GUIDE), and say what it refused and why.
+
+    What was cut short goes on with the round where it was.
+    """
+    loaded = _recipe(data, overrides or [])
+    from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
+
+    made = write_synthetic(loaded, out=out, overwrite=overwrite, progress=not as_json)
+    if as_json:
+        print_json({"out": str(out / SYNTHETIC), **asdict(made.told)})
+    else:
+        typer.echo(f"{out / SYNTHETIC}: {made.told}.")
 
 
 def _recipe(data: Path, overrides: list[str]) -> Recipe:

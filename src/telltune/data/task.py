@@ -19,7 +19,7 @@ from telltune.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from telltune.data.examples import Example
+    from telltune.data.examples import Example, Message
     from telltune.recipe import DataSpec, Recipe
 
 __all__ = ["GeneralData", "Split", "TaskData", "load_general", "load_split", "load_task", "within"]
@@ -37,6 +37,7 @@ class TaskData:
         dev: For choices; may be empty.
         anchor: The recipe's, or the embedded task's own.
         metrics: Names, the headline first; empty lets the data decide.
+        shots: Turns that stand before every prompt, in training and afterwards.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TaskData:
     dev: tuple[Example, ...]
     anchor: Anchor | None
     metrics: tuple[str, ...]
+    shots: tuple[Message, ...] = ()
 
 
 def load_task(recipe: Recipe) -> TaskData:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import Anchor
 from telltune.data.contents import contents_of
+from telltune.data.examples import Message
 from telltune.errors import ModelError
 from telltune.methods.model_card import model_card
 from telltune.methods.protocol import Cost, Predictor
@@ -87,6 +88,7 @@ def save_adapter(
                 else None
             ),
         },
+        "shots": [list(turn) for turn in task.shots],
         "selection": selection and asdict(selection),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         **provenance(prepared, model_shape(base.model.config), recipe),
@@ -180,6 +182,7 @@ def load_predictor(
         max_new_tokens=record["answer_tokens"],
         evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
         labels=tuple(record["labels"]),
+        shots=tuple(Message(*turn) for turn in record.get("shots", ())),
         cost=Cost.of(record["counts"], record["seconds"]),
     )
 

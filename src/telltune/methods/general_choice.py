@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import GeneralChoiceSpec, Recipe
 
-__all__ = ["ChosenData", "choose_general"]
+__all__ = ["ChosenData", "choose_general", "first_drawn"]
 
 _VERSION = 1
 _FILE = "vectors.npy"
@@ -82,7 +82,7 @@ def choose_general(
         ModelError: The embedding model cannot be loaded.
     """
     examples = usable(task, base, recipe)
-    candidates = _candidates(general, spec.candidates, recipe.seed)
+    candidates = first_drawn(general, spec.candidates, recipe.seed)
     encoder = Encoder(base.tokenizer)
     lengths = encoder.encode(candidates).lengths
     order = _ranked(examples, candidates, base, recipe, spec)
@@ -108,7 +108,8 @@ def choose_general(
     return ChosenData(f"{general.name} ({spec.take})", general.sources, chosen)
 
 
-def _candidates(general: GeneralData, count: int, seed: int) -> list[Example]:
+def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
+    """The general examples that a mixture of this seed draws first; all where there are fewer."""
     available = general.contents.examples
     order = general_choice(available, seed)
     places = {int(order[i]): i for i in range(min(count, available))}

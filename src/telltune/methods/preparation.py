@@ -13,6 +13,7 @@ from telltune.data.encoding_cache import EncodingCache
 from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
+from telltune.methods.protocol import behind
 from telltune.training.loss import LossWeights
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def prepare(
     counted = plain.encode(task.train)
     used = within(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
-    encoded = anchored.encode(task.train[:used])
+    encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
 
     spec = recipe.mixture
     pool = None

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from telltune.data.choice import general_choice
 from telltune.data.contents import Contents, contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.general import GeneralData
 from telltune.errors import RecipeError
 from telltune.inference.engine import make_generator
+from telltune.methods.general_choice import first_drawn
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import prepare
 from telltune.methods.trained import Trained
@@ -103,18 +103,14 @@ def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: in
         count: How many.
         seed: Of the mixture and of the sampling.
     """
-    available = general.contents.examples
-    order = general_choice(available, seed)
     # Whole chunks, so that a larger mixture holds the very responses of a smaller.
-    last = min(-(-count // _CHUNK) * _CHUNK, available)
-    places = {int(order[i]): i for i in range(last)}
-    chosen = {places[i]: example for i, example in enumerate(general) if i in places}
+    chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
     settings = (base.revision, _TEMPERATURE, _TOP_P, _LONGEST, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
     folder = cache_folder("self_sampled", digest)
     files = []
-    for start in range(0, last, _CHUNK):
-        examples = [chosen[i] for i in range(start, min(start + _CHUNK, last))]
+    for start in range(0, len(chosen), _CHUNK):
+        examples = chosen[start : start + _CHUNK]
         file = folder / f"{start}.jsonl"
         if not file.is_file():
             # Each chunk draws on its own, so that it is the same after an interruption.

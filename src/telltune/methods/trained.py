@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
@@ -14,6 +14,7 @@ from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.methods.selection import Selection, select
+from telltune.methods.synthetic_data import with_synthetic
 from telltune.methods.trust import trust
 from telltune.recipe import Recipe
 from telltune.training.confidence import Confidence
@@ -72,6 +73,14 @@ class Trained:
         from telltune.training.adapter import train
 
         recipe, prepared = self.configured(settings.recipe), settings.prepared
+        known = KnownModel.of(base.model.config, base.tokenizer)
+        made = None
+        if recipe.synthesis is not None:
+            mixed = (prepared or prepare(self, task, general, known, recipe)).counts
+            made = with_synthetic(
+                task, general, base, recipe, recipe.synthesis, mixed.general_examples
+            )
+            task, general, recipe, prepared = made.task, made.general, made.recipe, None
         selection, confidence, scoring = self._scored(task, base, recipe)
         if selection is not None:
             # What was prepared knows of no choice.
@@ -84,9 +93,7 @@ class Trained:
             spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
             recipe = recipe.model_copy(update={"mixture": spec})
             scoring += time.perf_counter() - began
-        prepared = prepared or prepare(
-            self, task, general, KnownModel.of(base.model.config, base.tokenizer), recipe
-        )
+        prepared = prepared or prepare(self, task, general, known, recipe)
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         model, seconds = train(
             base,
@@ -105,6 +112,12 @@ class Trained:
         counts = prepared.counts
         seconds += scoring
         cost = Cost.of(counts.to_dict(), seconds)
+        if made is not None:
+            # What somebody had to label.
+            seconds += made.seconds
+            cost = replace(
+                cost, task_examples=made.examples, task_tokens=made.tokens, seconds=seconds
+            )
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in task.train[: counts.task_examples])
         if settings.out is not None and settings.save:
@@ -130,6 +143,7 @@ class Trained:
             max_new_tokens=budget,
             evaluation=recipe.evaluation,
             labels=labels,
+            shots=task.shots,
             cost=cost,
             # The next method gets the base as it was.
             release=getattr(model, "unload", lambda: None),

@@ -32,4 +32,5 @@ TELL_VALUED = (
         ("general_choice.by", "gradients"),
     ),
     _tell("diverse", "general data most varied", ("general_choice.take", "diverse")),
+    _tell("self_guide", "beside task data that the model made", ("synthesis.use_as", "task")),
 )

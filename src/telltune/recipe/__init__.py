@@ -25,6 +25,7 @@ from telltune.recipe.schema import (
     Order,
     Recipe,
     SelectionSpec,
+    SynthesisSpec,
     TaskSpec,
     TrainingSpec,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Order",
     "Recipe",
     "SelectionSpec",
+    "SynthesisSpec",
     "TaskSpec",
     "TrainingSpec",
     "as_recipe",

@@ -36,6 +36,7 @@ __all__ = [
     "Order",
     "Recipe",
     "SelectionSpec",
+    "SynthesisSpec",
     "TaskSpec",
     "TrainingSpec",
 ]
@@ -278,6 +279,26 @@ class ConfidenceSpec(_Part):
     """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
 
 
+class SynthesisSpec(_Part):
+    """Task examples that the model makes itself, from those that there are (SELF-GUIDE)."""
+
+    examples: PositiveInt = 200
+    """How many to make; fewer come where the rounds do not yield them."""
+    rounds: PositiveInt = 20
+    """Of writing 32 inputs, at most."""
+    temperature: PositiveFloat = 0.8
+    """At which inputs are written."""
+    samples: PositiveInt = 10
+    """Answers to each input, at temperature 0.2."""
+    shots: PositiveInt = 8
+    """Demonstrations shown before each of them."""
+    consistency: float = Field(default=0.3, gt=0, le=1)
+    """Least share of samples that agree on an answer."""
+    use_as: Literal["task", "general", "third", "only"] = "task"
+    """As task data, in place of general data, beside both, or `only`: alone, with demonstrations
+    in the prompt, as published."""
+
+
 class LoraSpec(_Part):
     """The adapter (arXiv 2106.09685; values of arXiv 2408.10841)."""
 
@@ -379,6 +400,7 @@ class Recipe(_Part):
     ] = None
     general_choice: Annotated[GeneralChoiceSpec | None, _short("take")] = None
     anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
+    synthesis: Annotated[SynthesisSpec | None, _short("use_as")] = None
     selection: SelectionSpec | None = None
     confidence: Annotated[ConfidenceSpec | None, _short("by")] = None
     mixture: MixtureSpec = MixtureSpec()
@@ -403,5 +425,6 @@ SHORTHANDS = {
     "general": "sources",
     "confidence": "by",
     "general_choice": "take",
+    "synthesis": "use_as",
 }
 """The key that a plain string stands for, by the key that it is given for."""

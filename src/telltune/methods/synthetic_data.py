@@ -1,0 +1,91 @@
+"""Task data with what the model made of them (SELF-GUIDE), where the recipe wants it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from telltune.data.encoding import Encoder
+from telltune.errors import RecipeError
+from telltune.methods.general_choice import ChosenData, first_drawn
+from telltune.methods.selection import usable
+from telltune.synthesis import synthesize
+from telltune.synthesis.self_guide import SOURCE, instruction_of, shown_turns
+
+if TYPE_CHECKING:
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe, SynthesisSpec
+
+__all__ = ["Made", "with_synthetic"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method trains on when the model has made data.
+
+    Attributes:
+        task: Its training examples are all to be used.
+        general: What is mixed in.
+        recipe: The run's, fitted to them.
+        examples: Real task examples.
+        tokens: Theirs.
+        seconds: That making took, or loading what had been made.
+    """
+
+    task: TaskData
+    general: GeneralData | None
+    recipe: Recipe
+    examples: int
+    tokens: int
+    seconds: float
+
+
+def with_synthetic(
+    task: TaskData,
+    general: GeneralData | None,
+    base: BaseModel,
+    recipe: Recipe,
+    spec: SynthesisSpec,
+    general_examples: int,
+) -> Made:
+    """Let the base make task examples, and put them where the recipe wants them.
+
+    Args:
+        task: Its examples within the recipe's budget are the demonstrations.
+        general: The general data, or None.
+        base: Without an adapter.
+        recipe: The run's.
+        spec: How many, how, and what for.
+        general_examples: How many general examples the method would take without.
+
+    Raises:
+        DataError: As `synthesize`.
+        RecipeError: They are to stand beside general data, and the method mixes none.
+    """
+    began = time.perf_counter()
+    real = usable(task, base, recipe)
+    anchor = task.anchor.prompt if task.anchor else None
+    made = synthesize(base, real, instruction_of(anchor), spec, seed=recipe.seed).examples
+    all_used = recipe.task.model_copy(update={"max_tokens": None})
+    recipe = recipe.model_copy(update={"task": all_used})
+    tokens = int(Encoder(base.tokenizer).encode(real).lengths.sum())
+    if spec.use_as == "task":
+        task = replace(task, train=(*real, *made))
+    elif spec.use_as == "only":
+        task = replace(task, train=made, shots=shown_turns(real[: spec.shots]))
+    else:
+        if general is None:
+            raise RecipeError(
+                f"synthesis.use_as: {spec.use_as} is for methods that mix general data; write "
+                "`task` or `only`."
+            )
+        count = 0 if spec.use_as == "general" else general_examples
+        beside = first_drawn(general, count, recipe.seed)
+        general = ChosenData(f"{general.name}+{SOURCE}", general.sources, (*beside, *made))
+        mixture = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
+        recipe = recipe.model_copy(update={"mixture": mixture})
+        task = replace(task, train=tuple(real))
+    return Made(task, general, recipe, len(real), tokens, time.perf_counter() - began)

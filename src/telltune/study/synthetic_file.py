@@ -1,0 +1,76 @@
+"""Task examples that the model makes, in a file that a recipe can name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from telltune.data.task import load_task
+from telltune.methods.output_folder import alone, claim, record_recipe
+from telltune.methods.selection import usable
+from telltune.models import load_base
+from telltune.recipe import SynthesisSpec, as_recipe
+from telltune.storage import write_json, write_text
+from telltune.synthesis import synthesize
+from telltune.synthesis.self_guide import instruction_of
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from telltune.recipe import AnyRecipe
+    from telltune.synthesis import Synthetic
+
+__all__ = ["SYNTHETIC", "write_synthetic"]
+
+SYNTHETIC = "synthetic.jsonl"
+_YIELD = "yield.json"
+
+
+def write_synthetic(
+    recipe: AnyRecipe, *, out: str | Path, overwrite: bool = False, progress: bool = True
+) -> Synthetic:
+    """Let the model make task examples from those that the recipe may use.
+
+    A call that was cut short goes on, when called again, with the round where it was.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`; its `synthesis` says how many and how.
+        out: Where synthetic.jsonl goes, a row an example with `prompt`, `completion` and
+            `confidence` (the share of samples that agreed), and yield.json with what was refused.
+        overwrite: Begin anew where another recipe's are.
+        progress: Show a bar.
+
+    Raises:
+        DataError: Too few demonstrations, or nothing is left; says by which filter.
+        StorageError: The folder holds something else.
+    """
+    recipe, out = as_recipe(recipe), Path(out)
+    spec = recipe.synthesis or SynthesisSpec()
+    with alone(out):
+        claim(out, recipe, overwrite=overwrite)
+        task = load_task(recipe)
+        base = load_base(recipe.model, recipe.training.precision)
+        record_recipe(out, recipe, overwrite=overwrite)
+        with bar(shown=progress) as shown:
+            counter = shown.add_task("examples", total=spec.examples, note="")
+            made = synthesize(
+                base,
+                usable(task, base, recipe),
+                instruction_of(task.anchor.prompt if task.anchor else None),
+                spec,
+                seed=recipe.seed,
+                on_round=lambda count: shown.update(counter, completed=count),
+            )
+        rows = [
+            {
+                "prompt": example.prompt,
+                "completion": example.completion,
+                "confidence": round(example.confidence, 4),
+            }
+            for example in made.examples
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(out / SYNTHETIC, text)
+        write_json(out / _YIELD, asdict(made.told))
+    return made
