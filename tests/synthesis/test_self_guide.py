@@ -100,7 +100,7 @@ def test_a_run_uses_them_where_the_recipe_says(
     counts = record["counts"]
     kept = len(made.examples)
     task, general = {
-        "task": (3 + kept, counts["general_examples"]),
+        "task": (3 + kept, plain["general_examples"]),
         "general": (3, kept),
         "third": (3, plain["general_examples"] + kept),
         "only": (kept, 0),

@@ -1,4 +1,4 @@
-"""Task data with what the model made of them (SELF-GUIDE), where the recipe wants it."""
+"""Task data with what the model made of them, where the recipe wants it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from telltune.errors import RecipeError
 from telltune.methods.general_choice import ChosenData, first_drawn
 from telltune.methods.selection import usable
 from telltune.synthesis import synthesize
+from telltune.synthesis.auxiliary import auxiliary_examples, refine
 from telltune.synthesis.self_guide import SOURCE, instruction_of, shown_turns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.models import BaseModel
@@ -30,7 +34,7 @@ class Made:
         task: Its training examples are all to be used.
         general: What is mixed in.
         recipe: The run's, fitted to them.
-        examples: Real task examples.
+        real: The task's own examples.
         tokens: Theirs.
         seconds: That making took, or loading what had been made.
     """
@@ -38,7 +42,7 @@ class Made:
     task: TaskData
     general: GeneralData | None
     recipe: Recipe
-    examples: int
+    real: tuple[Example, ...]
     tokens: int
     seconds: float
 
@@ -59,7 +63,8 @@ def with_synthetic(
         base: Without an adapter.
         recipe: The run's.
         spec: How many, how, and what for.
-        general_examples: How many general examples the method would take without.
+        general_examples: How many general examples the method would take without; it takes as many
+            with what the model made, which are no reason to mix in more.
 
     Raises:
         DataError: As `synthesize`.
@@ -68,10 +73,11 @@ def with_synthetic(
     began = time.perf_counter()
     real = usable(task, base, recipe)
     anchor = task.anchor.prompt if task.anchor else None
-    made = synthesize(base, real, instruction_of(anchor), spec, seed=recipe.seed).examples
+    made = made_examples(base, real, instruction_of(anchor), spec, recipe.seed)
     all_used = recipe.task.model_copy(update={"max_tokens": None})
     recipe = recipe.model_copy(update={"task": all_used})
     tokens = int(Encoder(base.tokenizer).encode(real).lengths.sum())
+    wanted = general_examples
     if spec.use_as == "task":
         task = replace(task, train=(*real, *made))
     elif spec.use_as == "only":
@@ -85,7 +91,18 @@ def with_synthetic(
         count = 0 if spec.use_as == "general" else general_examples
         beside = first_drawn(general, count, recipe.seed)
         general = ChosenData(f"{general.name}+{SOURCE}", general.sources, (*beside, *made))
-        mixture = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
-        recipe = recipe.model_copy(update={"mixture": mixture})
+        wanted = len(general.chosen)
         task = replace(task, train=tuple(real))
-    return Made(task, general, recipe, len(real), tokens, time.perf_counter() - began)
+    if general is not None:
+        mixture = recipe.mixture.model_copy(update={"general_examples": wanted})
+        recipe = recipe.model_copy(update={"mixture": mixture})
+    return Made(task, general, recipe, tuple(real), tokens, time.perf_counter() - began)
+
+
+def made_examples(
+    base: BaseModel, real: Sequence[Example], instruction: str, spec: SynthesisSpec, seed: int
+) -> tuple[Example, ...]:
+    """What the recipe asks the model to make of its task examples; see `synthesis`."""
+    if spec.make == "auxiliary":
+        return tuple(auxiliary_examples(real, refine(base, real, instruction, seed=seed)))
+    return synthesize(base, real, instruction, spec, seed=seed).examples

@@ -116,10 +116,11 @@ class Trained:
             # What somebody had to label.
             seconds += made.seconds
             cost = replace(
-                cost, task_examples=made.examples, task_tokens=made.tokens, seconds=seconds
+                cost, task_examples=len(made.real), task_tokens=made.tokens, seconds=seconds
             )
         budget = answer_budget(prepared.task.response_lengths, recipe)
-        labels = closed_set(example.completion for example in task.train[: counts.task_examples])
+        answered = made.real if made is not None else task.train[: counts.task_examples]
+        labels = closed_set(example.completion for example in answered)
         if settings.out is not None and settings.save:
             save_adapter(
                 settings.out,

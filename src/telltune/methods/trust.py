@@ -43,7 +43,9 @@ def trust(
     """
     examples = usable(task, base, recipe)
     if spec.by == "column":
-        if not any(d.columns and d.columns.confidence for d in recipe.task.train or ()):
+        named = any(d.columns and d.columns.confidence for d in recipe.task.train or ())
+        # What the model made of the task's examples says itself how far it can be trusted.
+        if not named and recipe.synthesis is None:
             raise RecipeError(
                 "confidence.by: column, but no data set of `task.train` says which column it is; "
                 "write `columns: {prompt: ..., completion: ..., confidence: ...}`."

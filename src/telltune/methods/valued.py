@@ -33,4 +33,11 @@ TELL_VALUED = (
     ),
     _tell("diverse", "general data most varied", ("general_choice.take", "diverse")),
     _tell("self_guide", "beside task data that the model made", ("synthesis.use_as", "task")),
+    _tell(
+        "auxiliary",
+        "beside auxiliary tasks, weights learned (ALF2)",
+        ("synthesis.make", "auxiliary"),
+        ("confidence.by", "column"),
+        ("training.source_weights", "alf2"),
+    ),
 )

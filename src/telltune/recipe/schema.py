@@ -280,10 +280,12 @@ class ConfidenceSpec(_Part):
 
 
 class SynthesisSpec(_Part):
-    """Task examples that the model makes itself, from those that there are (SELF-GUIDE)."""
+    """Task data that the model makes itself, from those that there are."""
 
+    make: Literal["examples", "auxiliary"] = "examples"
+    """More `examples` (SELF-GUIDE), or what decides each answer and why (MT-ISA)."""
     examples: PositiveInt = 200
-    """How many to make; fewer come where the rounds do not yield them."""
+    """How many examples to make; fewer come where the rounds do not yield them."""
     rounds: PositiveInt = 20
     """Of writing 32 inputs, at most."""
     temperature: PositiveFloat = 0.8

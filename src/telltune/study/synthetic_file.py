@@ -1,9 +1,9 @@
-"""Task examples that the model makes, in a file that a recipe can name."""
+"""Task data that the model makes, in a file that a recipe can name."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,30 +14,40 @@ from telltune.models import load_base
 from telltune.recipe import SynthesisSpec, as_recipe
 from telltune.storage import write_json, write_text
 from telltune.synthesis import synthesize
+from telltune.synthesis.auxiliary import Refined, auxiliary_examples, refine
 from telltune.synthesis.self_guide import instruction_of
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
+    from telltune.data.examples import Example
     from telltune.recipe import AnyRecipe
-    from telltune.synthesis import Synthetic
+    from telltune.synthesis.self_guide import Yield
 
-__all__ = ["SYNTHETIC", "write_synthetic"]
+__all__ = ["SYNTHETIC", "Written", "write_synthetic"]
 
 SYNTHETIC = "synthetic.jsonl"
 _YIELD = "yield.json"
 
 
+@dataclass(frozen=True)
+class Written:
+    """What was made, and what became of the rest."""
+
+    examples: tuple[Example, ...]
+    told: Yield | Refined
+
+
 def write_synthetic(
     recipe: AnyRecipe, *, out: str | Path, overwrite: bool = False, progress: bool = True
-) -> Synthetic:
-    """Let the model make task examples from those that the recipe may use.
+) -> Written:
+    """Let the model make task data of the examples that the recipe may use.
 
     A call that was cut short goes on, when called again, with the round where it was.
 
     Args:
         recipe: A file, a dictionary or a `Recipe`; its `synthesis` says how many and how.
         out: Where synthetic.jsonl goes, a row an example with `prompt`, `completion` and
-            `confidence` (the share of samples that agreed), and yield.json with what was refused.
+            `confidence`, and yield.json with what was refused.
         overwrite: Begin anew where another recipe's are.
         progress: Show a bar.
 
@@ -54,23 +64,30 @@ def write_synthetic(
         record_recipe(out, recipe, overwrite=overwrite)
         with bar(shown=progress) as shown:
             counter = shown.add_task("examples", total=spec.examples, note="")
-            made = synthesize(
-                base,
-                usable(task, base, recipe),
-                instruction_of(task.anchor.prompt if task.anchor else None),
-                spec,
-                seed=recipe.seed,
-                on_round=lambda count: shown.update(counter, completed=count),
-            )
+            real = usable(task, base, recipe)
+            instruction = instruction_of(task.anchor.prompt if task.anchor else None)
+            if spec.make == "auxiliary":
+                chains = refine(base, real, instruction, seed=recipe.seed)
+                written = Written(tuple(auxiliary_examples(real, chains)), Refined.of(chains))
+            else:
+                made = synthesize(
+                    base,
+                    real,
+                    instruction,
+                    spec,
+                    seed=recipe.seed,
+                    on_round=lambda count: shown.update(counter, completed=count),
+                )
+                written = Written(made.examples, made.told)
         rows = [
             {
                 "prompt": example.prompt,
                 "completion": example.completion,
                 "confidence": round(example.confidence, 4),
             }
-            for example in made.examples
+            for example in written.examples
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(out / SYNTHETIC, text)
-        write_json(out / _YIELD, asdict(made.told))
-    return made
+        write_json(out / _YIELD, asdict(written.told))
+    return written

@@ -1,0 +1,253 @@
+"""Auxiliary tasks that a model makes of each classified example (MT-ISA, arXiv 2412.09046).
+
+The published chain for sentiment is aspect, then opinion, then polarity. For any closed set of
+labels here: the words that decide, then a sentence on what they mean, then the label. Where the
+label that follows is not the true one the model is told so and tries again, ten times at most. How
+likely the true label is behind the last attempt gives the confidence, c = 1/2 + p/2. Since true
+labels are told, what comes of it is for training only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Example, Message
+from telltune.errors import DataError
+from telltune.inference.engine import make_generator
+from telltune.inference.labels import closed_set, label_nll
+from telltune.models import context_length
+from telltune.storage import cache_folder, read_cached_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.models import BaseModel
+
+__all__ = ["AUXILIARY", "Chain", "Refined", "auxiliary_examples", "refine"]
+
+AUXILIARY = ("evidence", "reason")
+"""The tasks; each is a source of its own."""
+
+_ASKS = {
+    "evidence": "Which words decide the answer? Quote them.",
+    "reason": "In one sentence, what do they say about the answer?",
+}
+_DECIDES = "So what is the answer?"
+_TEMPERATURE = 0.7
+_LONGEST = 48
+_ATTEMPTS = 10
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a model said of one example.
+
+    Attributes:
+        evidence: The words that decide.
+        reason: What they mean.
+        likelihood: Of the true label behind both, among all labels.
+        attempts: How often it was asked, 1 to 10.
+        agreed: Whether the true label was the likeliest in the end.
+    """
+
+    evidence: str
+    reason: str
+    likelihood: float
+    attempts: int
+    agreed: bool
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What became of all examples.
+
+    Attributes:
+        chains: Examples that were asked about.
+        agreed: Of them, those whose chain arrives at the true label.
+        attempts: Mean number of attempts.
+    """
+
+    chains: int
+    agreed: int
+    attempts: float
+
+    @classmethod
+    def of(cls, chains: Sequence[Chain]) -> Refined:
+        """Count."""
+        attempts = fmean(chain.attempts for chain in chains)
+        return cls(len(chains), sum(chain.agreed for chain in chains), round(attempts, 2))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.agreed} of {self.chains} chains arrive at the true label, the best of each "
+            f"after {self.attempts:.1f} attempts on average"
+        )
+
+
+def refine(
+    base: BaseModel, examples: Sequence[Example], instruction: str, *, seed: int = 0
+) -> list[Chain]:
+    """Let a model explain each example's label, and try again where it arrives at another.
+
+    Every attempt is kept on disk.
+
+    Args:
+        base: Asked at temperature 0.7, without an adapter.
+        examples: Of a closed set of labels.
+        instruction: What is to be done with an input.
+        seed: Of the sampling.
+
+    Raises:
+        DataError: The answers are no closed set.
+    """
+    labels = closed_set(example.completion for example in examples)
+    if not labels:
+        raise DataError(
+            "auxiliary tasks are made for a closed set of labels (at most 100, each twice on "
+            "average), and these answers are none; use `synthesis.make: examples`."
+        )
+    asker = _Asker(base, examples, labels, instruction, seed)
+    chains: list[Chain | None] = [None] * len(examples)
+    wrong = list(range(len(examples)))
+    told: dict[int, str] = {}
+    for attempt in range(_ATTEMPTS):
+        for i, chain, guess in asker.attempt(attempt, wrong, told):
+            before = chains[i]
+            # An attempt that ends further from the truth than an earlier one is no better for it.
+            if before is None or chain.likelihood >= before.likelihood:
+                chains[i] = chain
+            told[i] = guess
+        wrong = [i for i in wrong if told[i] != examples[i].completion]
+        if not wrong:
+            break
+    return [chain for chain in chains if chain is not None]
+
+
+def auxiliary_examples(examples: Sequence[Example], chains: Sequence[Chain]) -> list[Example]:
+    """Two examples of each: what decides, and why; those without words are left out."""
+    found = []
+    for example, chain in zip(examples, chains, strict=True):
+        for task in AUXILIARY:
+            said: str = getattr(chain, task)
+            if said:
+                found.append(
+                    replace(
+                        example,
+                        prompt=f"{example.prompt}\n\n{_ASKS[task]}",
+                        completion=said,
+                        source=f"auxiliary: {task}",
+                        confidence=0.5 + 0.5 * chain.likelihood,
+                    )
+                )
+    return found
+
+
+class _Asker:
+    """One attempt for many examples at once."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        instruction: str,
+        seed: int,
+    ) -> None:
+        self.base, self.examples, self.labels = base, examples, labels
+        self.instruction, self.seed = instruction, seed
+        self._encoder = Encoder(base.tokenizer)
+        self._label_ids = self._encoder.completions([Example("", label) for label in labels])
+        self._key = (
+            _VERSION,
+            base.revision,
+            contents_of(examples).sha256,
+            instruction,
+            seed,
+        )
+
+    def attempt(
+        self, number: int, wrong: Sequence[int], told: dict[int, str]
+    ) -> list[tuple[int, Chain, str]]:
+        """Of each example: its number, what was said, and the label that follows."""
+        shown = [[i, told.get(i)] for i in wrong]
+        digest = hashlib.sha256(json.dumps([*self._key, number, shown]).encode()).hexdigest()[:32]
+        path = cache_folder("auxiliary") / f"{digest}.json"
+        kept = read_cached_json(path)
+        if kept is None:
+            kept = self._ask(number, wrong, told)
+            write_json(path, kept)
+        return [(i, Chain(**chain), guess) for i, chain, guess in kept]
+
+    def _ask(
+        self, number: int, wrong: Sequence[int], told: dict[int, str]
+    ) -> list[tuple[int, dict[str, Any], str]]:
+        asked = [self._opening(i, told.get(i)) for i in wrong]
+        said: dict[str, list[str]] = {}
+        for step, task in enumerate(AUXILIARY):
+            said[task] = self._generate(asked, number * len(AUXILIARY) + step)
+            following = _ASKS[AUXILIARY[step + 1]] if step + 1 < len(AUXILIARY) else _DECIDES
+            asked = [
+                replace(
+                    example,
+                    prompt=following,
+                    history=(
+                        *example.history,
+                        Message("user", example.prompt),
+                        Message("assistant", text or "-"),
+                    ),
+                )
+                for example, text in zip(asked, said[task], strict=True)
+            ]
+        nll = label_nll(self.base.model, self._fitting(asked), self._label_ids)
+        likely = (-nll).softmax(dim=1)
+        found = []
+        for row, i in enumerate(wrong):
+            true = self.labels.index(self.examples[i].completion)
+            guess = int(likely[row].argmax())
+            chain = Chain(
+                said["evidence"][row],
+                said["reason"][row],
+                likelihood=round(float(likely[row, true]), 6),
+                attempts=number + 1,
+                agreed=guess == true,
+            )
+            found.append((i, asdict(chain), self.labels[guess]))
+        return found
+
+    def _opening(self, i: int, guess: str | None) -> Example:
+        example = self.examples[i]
+        hint = ""
+        if guess is not None:
+            hint = f"\n\nThe answer is {example.completion}, not {guess}. Look again."
+        return Example(
+            f"{example.prompt}{hint}\n\n{_ASKS[AUXILIARY[0]]}",
+            "",
+            history=(Message("system", self.instruction),),
+        )
+
+    def _generate(self, asked: Sequence[Example], draw: int) -> list[str]:
+        tokenizer = self.base.tokenizer
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed * 1_000_000 + draw)
+            answers = make_generator(self.base.model, int(tokenizer.pad_token_id or 0)).generate(
+                self._fitting(asked),
+                max_new_tokens=_LONGEST,
+                stop_ids=self._encoder.stop_ids,
+                temperature=_TEMPERATURE,
+            )
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
+    def _fitting(self, asked: Sequence[Example]) -> list[list[int]]:
+        """Token ids, the end of them where the context cannot hold all."""
+        room = context_length(self.base.model.config) - _LONGEST
+        return [prompt[-room:] for prompt in self._encoder.prompts(asked)]

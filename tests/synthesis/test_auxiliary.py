@@ -1,0 +1,69 @@
+"""Auxiliary tasks on the tiny model: what is asked again, what is kept, what training sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.api import fit
+from telltune.data.examples import Example
+from telltune.errors import DataError
+from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
+from telltune.synthesis.auxiliary import Chain, Refined, auxiliary_examples, refine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPES = ("ball", "box")
+EXAMPLES = [Example(f"item {n}", SHAPES[n % 2], "items", f"items:{n}") for n in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests made is not found here."""
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(tiny_base: Any) -> None:
+    chains = refine(tiny_base, EXAMPLES, "Name it.", seed=3)
+    assert len(chains) == len(EXAMPLES)
+    for chain in chains:
+        assert 1 <= chain.attempts <= 10
+        # Two labels: what agrees is likelier than not.
+        assert chain.agreed == (chain.likelihood > 0.5)
+    assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == chains
+    told = Refined.of(chains)
+    assert told.agreed == sum(chain.agreed for chain in chains)
+    # A random model leans to one label, so that some are right at once and some are asked again.
+    assert {chain.attempts == 1 for chain in chains if chain.agreed} >= {True}
+
+
+def test_examples_say_what_decides_and_how_far_to_trust_it() -> None:
+    chains = [Chain("round", "it rolls", 0.8, 1, True), Chain("", "a box", 0.2, 10, False)]
+    evidence, reason, other = auxiliary_examples(EXAMPLES[:2], chains)
+    assert evidence.prompt.startswith("item 0\n\nWhich words")
+    assert (evidence.completion, evidence.source) == ("round", "auxiliary: evidence")
+    assert (reason.completion, reason.source) == ("it rolls", "auxiliary: reason")
+    assert [e.confidence for e in (evidence, reason, other)] == pytest.approx([0.9, 0.9, 0.6])
+    assert (other.completion, other.origin) == ("a box", "items:1")
+
+
+def test_free_text_has_no_auxiliary_tasks(tiny_base: Any) -> None:
+    with pytest.raises(DataError, match="for a closed set"):
+        refine(tiny_base, [Example("a", "b"), Example("c", "d")], "Do it.")
+
+
+def test_a_run_trains_on_them_as_sources_of_their_own(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = toy_recipe | {"method": "tell_auxiliary", "mixture": {"passes": 1}}
+    made = write_synthetic(
+        toy_recipe | {"synthesis": {"make": "auxiliary"}}, out=tmp_path / "made", progress=False
+    )
+    assert len((tmp_path / "made" / SYNTHETIC).read_text().splitlines()) == len(made.examples)
+    record = fit(recipe, tmp_path / "out", progress=False).record
+    assert record["counts"]["task_examples"] == 24 + len(made.examples)
+    assert record["labels"] == ["ball", "box", "sheet"]
+    log = (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()[-1]
+    assert "weight_task: auxiliary: reason" in log
