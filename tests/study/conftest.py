@@ -119,7 +119,11 @@ def write_study():
                             "step": steps,
                             "task": [3 * 0.99**step for step in steps],
                             **(
-                                {"general": [2.5 - step / 2000 for step in steps[:-1]] + [None]}
+                                {
+                                    "general": [2.5 - step / 2000 for step in steps[:-1]] + [None],
+                                    "weight_task": [1 + step / 1000 for step in steps],
+                                    "weight_general": [1 - step / 2000 for step in steps],
+                                }
                                 if mixes
                                 else {}
                             ),

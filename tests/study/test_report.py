@@ -123,7 +123,7 @@ def test_every_number_of_the_table_comes_from_rows(study: Any) -> None:
 
 def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
     _, rows, page = study
-    assert [len(page.specs[name]) for name in page.specs] == [2, 6, 2, 2]
+    assert [len(page.specs[name]) for name in page.specs] == [2, 6, 2, 2, 2]
     spec = page.specs["efficiency"][0]
     dots = [v for values in spec["datasets"].values() for v in values if v["size"] == "3,000"]
     told = {(v["method"], v["score"], v["seeds"], v["general"]) for v in dots}
@@ -132,6 +132,9 @@ def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
     curve = page.specs["curves"][0]
     sources = {v["source"] for values in curve["datasets"].values() for v in values}
     assert sources == {"task", "general"}
+    weights = [v for values in page.specs["weights"][0]["datasets"].values() for v in values]
+    assert {v["source"] for v in weights} == {"task", "general"}
+    assert {v["method"].split()[0] for v in weights} == {"tell"}
 
 
 def test_items_are_shown_one_by_one_where_general_data_grow(

@@ -71,8 +71,9 @@ def page(
 
 
 def test_charts_are_drawn_with_nothing_from_the_network_and_no_error(page: Any) -> None:
-    # Two tasks: efficiency, emergence at two sizes, item by item too, forgetting twice, curves.
-    assert page.locator(".chart svg").count() == 2 + 4 + 4 + 2 + 2
+    # Two tasks: efficiency, emergence at two sizes, item by item too, forgetting twice, losses and
+    # weights.
+    assert page.locator(".chart svg").count() == 2 + 4 + 4 + 2 + 2 + 2
     for chart in page.locator(".chart svg").all():
         assert chart.locator("path[aria-roledescription], [role=graphics-symbol]").count() > 2
         assert chart.bounding_box()["height"] > 100

@@ -34,3 +34,9 @@ def test_a_short_run_keeps_its_steps_and_a_source_that_is_not_there_no_line(tmp_
     assert loss_curve(log) == {"step": [1, 2], "task": [3.0, None], "general": [None, 1.0]}
     log.write_text('{"step": 1, "loss": 1, "loss_task": 3.0}\n')
     assert loss_curve(log) == {"step": [1], "task": [3.0]}
+
+
+def test_learned_weights_have_lines_of_their_own(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 1, "loss_task": 3.0, "weight_task: a": 0.5}\n')
+    assert loss_curve(log) == {"step": [1], "task": [3.0], "weight_task: a": [0.5]}

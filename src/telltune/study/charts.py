@@ -10,7 +10,6 @@ from telltune.study.drawing import Figure, Palette, Values, chart_of, layers_of,
 from telltune.study.formats import interval, loss, number, score, share, signed
 from telltune.study.item_changes import sort_items
 from telltune.study.series import main_points, series_of
-from telltune.study.side_by_side import fullest_cells
 from telltune.study.verdict import tell_emergence, tell_items
 
 if TYPE_CHECKING:
@@ -19,11 +18,9 @@ if TYPE_CHECKING:
     import altair as alt
 
     from telltune.study.item_changes import ItemCourses
-    from telltune.study.results import Row
     from telltune.study.summary import Point, Summary
 
 __all__ = [
-    "curve_figures",
     "efficiency_figures",
     "emergence_figures",
     "forgetting_figures",
@@ -204,42 +201,6 @@ def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure
             )
         if values:
             figures.append(Figure(title, _changes(values, palette), []))
-    return figures
-
-
-def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Training loss by step and source, a figure a task, at the size and seed most methods have."""
-    import altair as alt
-
-    figures = []
-    for task, cells in fullest_cells(rows, points).items():
-        drawn = [row for row in cells if row.curve]
-        values = [
-            {"method": palette.labels[series_of(row)], "source": source, "step": step, "y": value}
-            for row in drawn
-            for source, losses in row.curve.items()
-            if source != "step"
-            for step, value in zip(row.curve["step"], losses, strict=True)
-            if value is not None and math.isfinite(value)
-        ]
-        if not values:
-            continue
-        lines = chart_of(values).encode(
-            alt.X("step:Q").title("optimizer step"),
-            alt.Y("y:Q").title("loss, nats a token").scale(zero=False),
-            palette.colour(),
-            alt.StrokeDash("source:N")
-            .scale(domain=["task", "general"], range=[[1, 0], [4, 3]])
-            .legend(None),
-            tooltip=[
-                *tooltip_of({name: name for name in ("method", "source", "step")}),
-                alt.Tooltip("y:Q").title("loss").format(".3f"),
-            ],
-        )
-        dots = lines.mark_point(size=60, opacity=0, filled=True)
-        chart = layers_of(lines.mark_line(strokeWidth=1.75), dots)
-        title = f"{task}, {number(drawn[0].size or 0)} task tokens, seed {drawn[0].seed}"
-        figures.append(Figure(title, spec_of(chart), palette.keys(values)))
     return figures
 
 

@@ -14,11 +14,11 @@ import yaml
 
 from telltune.storage import write_json, write_text
 from telltune.study.charts import (
-    curve_figures,
     efficiency_figures,
     emergence_figures,
     forgetting_figures,
 )
+from telltune.study.course_charts import curve_figures, weight_figures
 from telltune.study.drawing import Palette
 from telltune.study.formats import FORMATS
 from telltune.study.item_changes import item_courses
@@ -92,6 +92,7 @@ def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
         forgetting=forgetting_figures(summary.points, palette),
         tasks=side_by_side(out, rows, summary.points),
         curves=curve_figures(rows, summary.points, palette),
+        weights=weight_figures(rows, summary.points, palette),
         costs=_costs(done),
         made=_made(done),
         vega=_vega(),

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["loss_curve", "read_log"]
+__all__ = ["WEIGHT", "loss_curve", "read_log"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -25,8 +25,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+WEIGHT = "weight_"
+"""Opens the name of a source's learned weight, in the log and in a curve."""
+
+
 def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
-    """How the loss of each source went, thinned for a chart.
+    """How the loss of each source went, and its weight where that was learned; for a chart.
 
     Args:
         path: A training_log.jsonl.
@@ -35,12 +39,14 @@ def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
     Returns:
         `step` (the last that a point stands for), and for each source that was trained on (`task`,
         `general`) the mean negative log-likelihood a response token; None where no step had any.
+        Learned weights stand under `weight_` and the source's name.
     """
     rows = read_log(path)
     parts = [part.tolist() for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
     curve: dict[str, list[float | None]] = {"step": [rows[part[-1]]["step"] for part in parts]}
-    for source in ("task", "general"):
-        name = f"loss_{source}"
+    weights = dict.fromkeys(name for row in rows for name in row if name.startswith(WEIGHT))
+    columns = {"loss_task": "task", "loss_general": "general"} | {name: name for name in weights}
+    for name, source in columns.items():
         if not any(name in row for row in rows):
             continue
         curve[source] = []
