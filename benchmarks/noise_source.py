@@ -1,0 +1,116 @@
+"""Half of a task's data is noise: do learned weights of sources find out, and does it help?
+
+    python benchmarks/noise_source.py      # about 25 minutes on two cores; finished cells stay
+
+Two files are made of medical_specialty: `good.jsonl`, half of its training examples, and
+`noise.jsonl`, the other half with labels drawn at random. A study trains on both at 6,324 task
+tokens, with equal weights, ALF1 and ALF2, and on the good half alone at half of the tokens: what a
+user would have who knew. Rows go to benchmarks/noise/, the weights' courses with them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import yaml
+
+from telltune.api import run_study
+from telltune.data.embedded import embedded_task
+from telltune.tables import print_table
+
+HERE = Path(__file__).parent
+OUT = HERE / "noise"
+FILES = HERE.parent / "runs" / "noise"
+TASK = "medical_specialty"
+TOKENS = 3162
+
+
+def main() -> None:
+    """Make the files, run what is missing, and print the table."""
+    task = embedded_task(TASK)
+    FILES.mkdir(parents=True, exist_ok=True)
+    half = len(task.train) // 2
+    labels = sorted({example.completion for example in task.train})
+    random = np.random.default_rng(0)
+    write("good", [(e.prompt, e.completion) for e in task.train[:half]])
+    write("noise", [(e.prompt, str(random.choice(labels))) for e in task.train[half:]])
+    write("test", [(e.prompt, e.completion) for e in task.test])
+    file = FILES / "study.yaml"
+    file.write_text(yaml.safe_dump(study(), sort_keys=False), encoding="utf-8")
+    _, rows = run_study(file, OUT)
+    table = []
+    for name in dict.fromkeys((row.task, row.name) for row in rows):
+        found = [row for row in rows if (row.task, row.name) == name]
+        weights = {
+            source.removeprefix("weight_"): fmean(row.curve[source][-1] or 0 for row in found)
+            for source in found[0].curve
+            if source.startswith("weight_")
+        }
+        told = ", ".join(f"{source} {weight:.2f}" for source, weight in weights.items())
+        table.append((*name, f"{fmean(row.score for row in found):.1f}", told or "-"))
+    print_table("Half of the data is noise", ("data", "method", "accuracy", "last weights"), table)
+
+
+def write(name: str, pairs: list[tuple[str, str]]) -> None:
+    """A JSONL file."""
+    lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in pairs]
+    (FILES / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def study() -> dict[str, object]:
+    """Both halves, and the good one alone."""
+    path = {name: str(FILES / f"{name}.jsonl") for name in ("good", "noise", "test")}
+    task = embedded_task(TASK)
+    anchor = {"prompt": task.anchor_prompt, "response": task.anchor_response}
+    evaluation = {"max_items": 200, "metrics": ["accuracy"]}
+    shared = {"anchor": anchor, "evaluation": evaluation}
+
+    def methods(*weights: str | None) -> list[dict[str, object]]:
+        return [
+            {
+                "method": method,
+                "name": f"{method}, {kind}" if kind else method,
+                "set": {"training.source_weights": kind} if kind else {},
+            }
+            for method in ("sft_anchor", "tell")
+            for kind in weights
+        ]
+
+    good = {"name": "good half", "task": {"train": [path["good"]], "test": path["test"]}}
+    both = {
+        "name": "with noise",
+        "task": {"train": [path["good"], path["noise"]], "test": path["test"]},
+    }
+    return {
+        "recipe": {
+            "task": TASK,
+            "general": "embedded",
+            "mixture": {"leverage_ratio": 4, "passes": 4},
+            "lora": {"dropout": 0},
+            "training": {
+                "learning_rate": 1e-3,
+                "micro_batch_tokens": 4096,
+                "save_steps": 1_000_000,
+            },
+        },
+        "tasks": [good | shared, both | shared],
+        "methods": methods(None),
+        # Of the data with noise as many tokens are good as `good half` has, and as many not.
+        "sizes": [TOKENS],
+        "seeds": [0, 1, 2],
+        "more": [
+            {
+                "tasks": ["with noise"],
+                "methods": methods(None, "alf1", "alf2"),
+                "sizes": [2 * TOKENS],
+            }
+        ],
+        "forgetting": {"examples": 0, "prompts": 0},
+    }
+
+
+if __name__ == "__main__":
+    main()
