@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
+    from telltune.study.example_scores import score_examples
+    from telltune.study.synthetic_file import write_synthetic
 
 __version__ = VERSION
 
@@ -52,7 +54,9 @@ __all__ = [
     "recommend",
     "report",
     "run_study",
+    "score_examples",
     "verify",
+    "write_synthetic",
 ]
 
 _HOMES = {
@@ -60,6 +64,8 @@ _HOMES = {
     "TellError": "telltune.errors",
     "compare": "telltune.study.compare",
     "load_recipe": "telltune.recipe",
+    "score_examples": "telltune.study.example_scores",
+    "write_synthetic": "telltune.study.synthetic_file",
 }
 
 

@@ -11,12 +11,10 @@ from telltune.recipe.reading import (
 from telltune.recipe.schema import (
     AnchorSpec,
     Columns,
-    ConfidenceSpec,
     DataSpec,
     EngineName,
     EvaluationSpec,
     FewShotSpec,
-    GeneralChoiceSpec,
     GeneralSpec,
     LoraSpec,
     LossAverage,
@@ -24,10 +22,14 @@ from telltune.recipe.schema import (
     ModelSpec,
     Order,
     Recipe,
-    SelectionSpec,
-    SynthesisSpec,
     TaskSpec,
     TrainingSpec,
+)
+from telltune.recipe.worth import (
+    ConfidenceSpec,
+    GeneralChoiceSpec,
+    SelectionSpec,
+    SynthesisSpec,
 )
 
 __all__ = [

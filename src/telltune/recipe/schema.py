@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -16,18 +14,22 @@ from pydantic import (
     field_validator,
 )
 
-from telltune.masking import holds_secret
+from telltune.recipe.part import Part, short
+from telltune.recipe.worth import (
+    ConfidenceSpec,
+    GeneralChoiceSpec,
+    SelectionSpec,
+    SynthesisSpec,
+)
 
 __all__ = [
     "SHORTHANDS",
     "AnchorSpec",
     "Columns",
-    "ConfidenceSpec",
     "DataSpec",
     "EngineName",
     "EvaluationSpec",
     "FewShotSpec",
-    "GeneralChoiceSpec",
     "GeneralSpec",
     "LoraSpec",
     "LossAverage",
@@ -35,8 +37,6 @@ __all__ = [
     "ModelSpec",
     "Order",
     "Recipe",
-    "SelectionSpec",
-    "SynthesisSpec",
     "TaskSpec",
     "TrainingSpec",
 ]
@@ -46,39 +46,7 @@ LossAverage = Literal["token", "example", "source"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        # Infinity is a float to YAML, and no setting.
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _can_be_written(cls, value: Any) -> Any:
-        """Recipes are written into outputs and reports: no secrets, and no half characters."""
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str):
-                continue
-            if holds_secret(text):
-                raise ValueError(
-                    "holds a token or password, which would be written into every output; give "
-                    "it in the environment (HF_TOKEN) and take it out here"
-                )
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError("has half a character (a lone surrogate); write the whole one")
-        return value
-
-
-def _short(key: str) -> BeforeValidator:
-    """Let a plain string stand for a mapping with one key: `general: embedded`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """The base model."""
 
     name: str = "embedded"
@@ -91,7 +59,7 @@ class ModelSpec(_Part):
     """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
 
 
-class Columns(_Part):
+class Columns(Part):
     """Which columns of the user's data hold what, where the schema is none of the usual ones."""
 
     prompt: str
@@ -104,7 +72,7 @@ class Columns(_Part):
     """A column with how far the answer can be trusted, above 0 and up to 1; see `confidence`."""
 
 
-class DataSpec(_Part):
+class DataSpec(Part):
     """Where one data set lies."""
 
     path: str
@@ -126,13 +94,13 @@ class DataSpec(_Part):
         return rows
 
 
-Data = Annotated[DataSpec, _short("path")]
+Data = Annotated[DataSpec, short("path")]
 DataList = Annotated[
     list[Data], BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 ]
 
 
-class TaskSpec(_Part):
+class TaskSpec(Part):
     """The scarce data."""
 
     embedded: str | None = None
@@ -169,24 +137,11 @@ class TaskSpec(_Part):
         return share
 
 
-class GeneralSpec(_Part):
+class GeneralSpec(Part):
     """The abundant data: general instructions and answers."""
 
     sources: DataList
     """Files, folders, hub ids, or `embedded`."""
-
-
-class GeneralChoiceSpec(_Part):
-    """Which general examples a mixture takes; without this, random ones."""
-
-    take: Literal["nearest", "diverse"] = "nearest"
-    """Those most like the task's examples, or those least like one another."""
-    by: Literal["embeddings", "gradients"] = "embeddings"
-    """Of sentences, or of what each example does to a fresh adapter."""
-    candidates: PositiveInt = 2000
-    """Choose among so many, drawn by `seed`."""
-    embedding_model: str = "embedded"
-    """`embedded` (all-MiniLM-L6-v2 from PyPI), a hub id, or a folder."""
 
 
 def _as_sources(value: Any) -> Any:
@@ -195,7 +150,7 @@ def _as_sources(value: Any) -> Any:
     return {"sources": value} if one else value
 
 
-class AnchorSpec(_Part):
+class AnchorSpec(Part):
     """A fixed text that goes with every task example, in training and at inference."""
 
     prompt: str
@@ -206,7 +161,7 @@ class AnchorSpec(_Part):
     """Where the prompt side goes."""
 
 
-class MixtureSpec(_Part):
+class MixtureSpec(Part):
     """How much of what, and in which order."""
 
     leverage_ratio: float = Field(default=8.0, ge=0)
@@ -219,89 +174,7 @@ class MixtureSpec(_Part):
     """`shuffled` is TELL's; the others are controls."""
 
 
-class SelectionSpec(_Part):
-    """Which task examples are used, and when, by what each is worth."""
-
-    by: Literal["pvi", "memory"] = "pvi"
-    """`pvi`: bits that the input tells of the answer; `memory`: how often the base says it."""
-    folds: int = Field(default=5, ge=2)
-    """PVI: each is scored by a model trained on the others."""
-    in_context: int = Field(default=0, ge=0)
-    """PVI: exemplars in the prompt in place of that training; 0 trains."""
-    templates: list[str] = []
-    """Memory: ways to put a question, each with `{prompt}`; four of telltune's if not given."""
-    samples: PositiveInt = 10
-    """Memory: completions of each question by each template."""
-    aliases: str | None = None
-    """Memory: a JSON file with other names by answer."""
-    levels: list[int] | None = None
-    """Memory: use examples of these levels only, from 0 (never said) to 4 (nearly always)."""
-    drop_easiest: float = Field(default=0, ge=0, lt=1)
-    """Leave out this share of the examples, those with the highest score."""
-    drop_hardest: float = Field(default=0, ge=0, lt=1)
-    """Leave out this share, those with the lowest: wrong labels are among them."""
-    examples: PositiveInt | None = None
-    """Of those left, use so many, drawn by `seed`."""
-    order: Literal["easy_first", "hard_first"] | None = None
-    """Each pass goes through the task data by score, in the places that the mixture gives them."""
-
-    @field_validator("templates")
-    @classmethod
-    def _hold_the_question(cls, templates: list[str]) -> list[str]:
-        for template in templates:
-            if "{prompt}" not in template:
-                raise ValueError(f"`{template}` has no {{prompt}}, where the question goes")
-        return templates
-
-    @field_validator("levels")
-    @classmethod
-    def _are_of_memory(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
-        if levels is not None and info.data.get("by") != "memory":
-            raise ValueError("levels are those of `by: memory`; PVI has none")
-        if levels is not None and not (levels and set(levels) <= set(range(5))):
-            raise ValueError("levels are numbers from 0 to 4, one at least")
-        return levels
-
-    @field_validator("drop_hardest")
-    @classmethod
-    def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
-        if share + info.data.get("drop_easiest", 0) >= 1:
-            raise ValueError("with `drop_easiest` it leaves no example; the two are below 1")
-        return share
-
-
-class ConfidenceSpec(_Part):
-    """How a task example's confidence c weighs in training; without this it does not."""
-
-    by: Literal["column", "pvi"] = "column"
-    """From `columns.confidence`, or from PVI under the settings of `selection`."""
-    scale: Literal["output", "input", "both"] = "output"
-    """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
-
-
-class SynthesisSpec(_Part):
-    """Task data that the model makes itself, from those that there are."""
-
-    make: Literal["examples", "auxiliary"] = "examples"
-    """More `examples` (SELF-GUIDE), or what decides each answer and why (MT-ISA)."""
-    examples: PositiveInt = 200
-    """How many examples to make; fewer come where the rounds do not yield them."""
-    rounds: PositiveInt = 20
-    """Of writing 32 inputs, at most."""
-    temperature: PositiveFloat = 0.8
-    """At which inputs are written."""
-    samples: PositiveInt = 10
-    """Answers to each input, at temperature 0.2."""
-    shots: PositiveInt = 8
-    """Demonstrations shown before each of them."""
-    consistency: float = Field(default=0.3, gt=0, le=1)
-    """Least share of samples that agree on an answer."""
-    use_as: Literal["task", "general", "third", "only"] = "task"
-    """As task data, in place of general data, beside both, or `only`: alone, with demonstrations
-    in the prompt, as published."""
-
-
-class LoraSpec(_Part):
+class LoraSpec(Part):
     """The adapter (arXiv 2106.09685; values of arXiv 2408.10841)."""
 
     rank: PositiveInt = 16
@@ -314,7 +187,7 @@ class LoraSpec(_Part):
     """PEFT's `target_modules`."""
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     """How the adapter is trained."""
 
     full_parameters: bool = False
@@ -353,7 +226,7 @@ class TrainingSpec(_Part):
     """Write a checkpoint every so many steps; by default ten in a run."""
 
 
-class EvaluationSpec(_Part):
+class EvaluationSpec(Part):
     """How a predictor is scored."""
 
     metrics: list[str] | None = None
@@ -372,14 +245,14 @@ class EvaluationSpec(_Part):
     """Of the intervals."""
 
 
-class FewShotSpec(_Part):
+class FewShotSpec(Part):
     """Task examples shown in the prompt, for the method `few_shot`."""
 
     examples: PositiveInt | None = None
     """How many; by default as many as the model's context holds."""
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A whole run.
 
     Example:
@@ -394,17 +267,17 @@ class Recipe(_Part):
 
     method: str = "tell"
     """Which method `tell fit` runs."""
-    model: Annotated[ModelSpec, _short("name")] = ModelSpec()
-    task: Annotated[TaskSpec, _short("embedded")]
+    model: Annotated[ModelSpec, short("name")] = ModelSpec()
+    task: Annotated[TaskSpec, short("embedded")]
     general: Annotated[
         GeneralSpec | None,
         BeforeValidator(_as_sources),
     ] = None
-    general_choice: Annotated[GeneralChoiceSpec | None, _short("take")] = None
-    anchor: Annotated[AnchorSpec | None, _short("prompt")] = None
-    synthesis: Annotated[SynthesisSpec | None, _short("use_as")] = None
+    general_choice: Annotated[GeneralChoiceSpec | None, short("take")] = None
+    anchor: Annotated[AnchorSpec | None, short("prompt")] = None
+    synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
     selection: SelectionSpec | None = None
-    confidence: Annotated[ConfidenceSpec | None, _short("by")] = None
+    confidence: Annotated[ConfidenceSpec | None, short("by")] = None
     mixture: MixtureSpec = MixtureSpec()
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()

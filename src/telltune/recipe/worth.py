@@ -1,0 +1,106 @@
+"""What a recipe may say of the worth of data: chosen, made, ordered and weighed examples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from telltune.recipe.part import Part
+
+__all__ = ["ConfidenceSpec", "GeneralChoiceSpec", "SelectionSpec", "SynthesisSpec"]
+
+
+class GeneralChoiceSpec(Part):
+    """Which general examples a mixture takes; without this, random ones."""
+
+    take: Literal["nearest", "diverse"] = "nearest"
+    """Those most like the task's examples, or those least like one another."""
+    by: Literal["embeddings", "gradients"] = "embeddings"
+    """Of sentences, or of what each example does to a fresh adapter."""
+    candidates: PositiveInt = 2000
+    """Choose among so many, drawn by `seed`."""
+    embedding_model: str = "embedded"
+    """`embedded` (all-MiniLM-L6-v2 from PyPI), a hub id, or a folder."""
+
+
+class SynthesisSpec(Part):
+    """Task data that the model makes itself, from those that there are."""
+
+    make: Literal["examples", "auxiliary"] = "examples"
+    """More `examples` (SELF-GUIDE), or what decides each answer and why (MT-ISA)."""
+    examples: PositiveInt = 200
+    """How many examples to make; fewer come where the rounds do not yield them."""
+    rounds: PositiveInt = 20
+    """Of writing 32 inputs, at most."""
+    temperature: PositiveFloat = 0.8
+    """At which inputs are written."""
+    samples: PositiveInt = 10
+    """Answers to each input, at temperature 0.2."""
+    shots: PositiveInt = 8
+    """Demonstrations shown before each of them."""
+    consistency: float = Field(default=0.3, gt=0, le=1)
+    """Least share of samples that agree on an answer."""
+    use_as: Literal["task", "general", "third", "only"] = "task"
+    """As task data, in place of general data, beside both, or `only`: alone, with demonstrations
+    in the prompt, as published."""
+
+
+class SelectionSpec(Part):
+    """Which task examples are used, and when, by what each is worth."""
+
+    by: Literal["pvi", "memory"] = "pvi"
+    """`pvi`: bits that the input tells of the answer; `memory`: how often the base says it."""
+    folds: int = Field(default=5, ge=2)
+    """PVI: each is scored by a model trained on the others."""
+    in_context: int = Field(default=0, ge=0)
+    """PVI: exemplars in the prompt in place of that training; 0 trains."""
+    templates: list[str] = Field(default=[])
+    """Memory: ways to put a question, each with `{prompt}`; four of telltune's if not given."""
+    samples: PositiveInt = 10
+    """Memory: completions of each question by each template."""
+    aliases: str | None = None
+    """Memory: a JSON file with other names by answer."""
+    levels: list[int] | None = None
+    """Memory: use examples of these levels only, from 0 (never said) to 4 (nearly always)."""
+    drop_easiest: float = Field(default=0, ge=0, lt=1)
+    """Leave out this share of the examples, those with the highest score."""
+    drop_hardest: float = Field(default=0, ge=0, lt=1)
+    """Leave out this share, those with the lowest: wrong labels are among them."""
+    examples: PositiveInt | None = None
+    """Of those left, use so many, drawn by `seed`."""
+    order: Literal["easy_first", "hard_first"] | None = None
+    """Each pass goes through the task data by score, in the places that the mixture gives them."""
+
+    @field_validator("templates")
+    @classmethod
+    def _hold_the_question(cls, templates: list[str]) -> list[str]:
+        for template in templates:
+            if "{prompt}" not in template:
+                raise ValueError(f"`{template}` has no {{prompt}}, where the question goes")
+        return templates
+
+    @field_validator("levels")
+    @classmethod
+    def _are_of_memory(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        if levels is not None and info.data.get("by") != "memory":
+            raise ValueError("levels are those of `by: memory`; PVI has none")
+        if levels is not None and not (levels and set(levels) <= set(range(5))):
+            raise ValueError("levels are numbers from 0 to 4, one at least")
+        return levels
+
+    @field_validator("drop_hardest")
+    @classmethod
+    def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
+        if share + info.data.get("drop_easiest", 0) >= 1:
+            raise ValueError("with `drop_easiest` it leaves no example; the two are below 1")
+        return share
+
+
+class ConfidenceSpec(Part):
+    """How a task example's confidence c weighs in training; without this it does not."""
+
+    by: Literal["column", "pvi"] = "column"
+    """From `columns.confidence`, or from PVI under the settings of `selection`."""
+    scale: Literal["output", "input", "both"] = "output"
+    """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
