@@ -17,6 +17,7 @@ from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
+from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
@@ -82,7 +83,8 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
 
     Returns:
         task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
-        optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more.
+        optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more;
+        `before_training` names what else the run does first, which none of the numbers counts.
 
     Raises:
         TellError: Whatever would stop the run before its first step.
@@ -185,6 +187,7 @@ def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
         "precision": "bf16" if bf16 else "fp32",
         "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),
         "estimated_memory_gib": round(expected.memory_gib, 2),
+        "before_training": beforehand(ready.method, recipe),
     }
 
 

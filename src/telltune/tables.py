@@ -58,6 +58,9 @@ def print_plan(values: dict[str, Any]) -> None:
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
     )
     print_table("Plan", ("", ""), list(rows))
+    if values["before_training"]:
+        first = "; ".join(values["before_training"])
+        typer.echo(f"Before that, and in none of these numbers: {first}.", err=True)
     if values["truncated"]:
         shown = ", ".join(values["truncated"][:5])
         typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)

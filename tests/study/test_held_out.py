@@ -17,19 +17,36 @@ if TYPE_CHECKING:
     from telltune.study.results import Row
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
+SPEECHLESS = {"self_guide", "tell_self_guide"}
+"""The tiny model says nothing that these keep; what they read they read before that."""
 LEARNED = ("curve", "counts", "forgetting")
 """What a row says of the training, and of the trained model beside its task."""
 
 
 @pytest.mark.timeout(600)
 def test_training_is_the_same_whatever_the_test_items_say(
-    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    tiny_encoder: Path,
 ) -> None:
+    keys = {
+        "synthesis.rounds": 1,
+        "synthesis.samples": 2,
+        "selection.folds": 2,
+        "general_choice.candidates": 150,
+        "general_choice.embedding_model": str(tiny_encoder),
+    }
+    methods = [
+        {"method": name, "name": name, "set": {k: v for k, v in keys.items() if fits(name, k)}}
+        for name in TRAINED
+    ]
+
     def rows(test: Path, out: Path) -> dict[str, Row]:
         task = toy_recipe["task"] | {"test": str(test)}
         mixture = {"leverage_ratio": 1.0, "passes": 1}
         spec = StudySpec(
-            recipe=toy_recipe | {"task": task, "mixture": mixture}, methods=TRAINED, sizes=[300]
+            recipe=toy_recipe | {"task": task, "mixture": mixture}, methods=methods, sizes=[300]
         )
         found = run_cells(
             cells_of(spec), ForgettingSpec(examples=4, prompts=0), out, progress=False
@@ -45,8 +62,16 @@ def test_training_is_the_same_whatever_the_test_items_say(
     seen, again = rows(one, tmp_path / "a"), rows(other, tmp_path / "b")
     assert set(seen) == set(TRAINED)
     for name in TRAINED:
-        assert seen[name].status == again[name].status == "done"
+        wanted = "failed" if name in SPEECHLESS else "done"
+        assert (seen[name].status, again[name].status) == (wanted, wanted), seen[name].reason
+        assert seen[name].reason == again[name].reason
         assert seen[name].key != again[name].key
         assert [getattr(seen[name], k) for k in LEARNED] == [
             getattr(again[name], k) for k in LEARNED
         ]
+
+
+def fits(name: str, key: str) -> bool:
+    """Whether a method has that part of a recipe, by what it sets itself."""
+    sets = getattr(get_method(name), "sets", ())
+    return any(own.split(".")[0] == key.split(".")[0] for own, _ in sets)

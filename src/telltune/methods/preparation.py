@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from telltune.methods.trained import Trained
     from telltune.recipe import Recipe
 
-__all__ = ["Prepared", "RunCounts", "answer_budget", "check_needs", "prepare"]
+__all__ = ["Prepared", "RunCounts", "answer_budget", "check_needs", "prepare", "reach"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,13 @@ def prepare(
         learned * passes / (learned * passes + wanted),
     )
     return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
+
+
+def reach(method: Trained, recipe: Recipe, prepared: Prepared) -> int:
+    """How many general examples, in the order of their draw, training may have seen."""
+    choice = method.configured(recipe).general_choice
+    drawn = prepared.counts.general_examples
+    return drawn if choice is None else max(drawn, choice.candidates)
 
 
 def check_needs(method: Method, *, anchored: bool, general: bool) -> None:

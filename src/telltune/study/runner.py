@@ -26,7 +26,7 @@ from telltune.masking import masked
 from telltune.methods.adapter_folder import versions
 from telltune.methods.known_model import KnownModel
 from telltune.methods.output_folder import alone
-from telltune.methods.preparation import prepare
+from telltune.methods.preparation import prepare, reach
 from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
@@ -194,12 +194,14 @@ class _Worker:
         general = self.general(recipe)
         base = self._base(recipe)
         work = prepared = None
+        used = 0
         if isinstance(method, Trained):
             work = self.out / _WORK / key
             known = KnownModel.of(base.model.config, base.tokenizer)
             prepared = prepare(method, task, general, known, recipe)
+            used = reach(method, recipe, prepared)
         # Before anything is trained: there may be too few to hold any out.
-        held_out = self._held_out(cell, prepared.counts.general_examples if prepared else 0)
+        held_out = self._held_out(cell, used)
         began = time.perf_counter()
         before = self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began

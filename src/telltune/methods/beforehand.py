@@ -1,0 +1,42 @@
+"""What a run does before it trains, in words: a plan's time and counts do not have it in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from telltune.valuation.memory import TEMPLATES
+
+if TYPE_CHECKING:
+    from telltune.methods.trained import Trained
+    from telltune.recipe import Recipe
+
+__all__ = ["beforehand"]
+
+
+def beforehand(method: Trained, recipe: Recipe) -> list[str]:
+    """A clause for each thing; none where training is all there is.
+
+    Args:
+        method: Which may want some of them itself.
+        recipe: The run's.
+    """
+    recipe = method.configured(recipe)
+    said = []
+    made, chosen, trusted = recipe.synthesis, recipe.selection, recipe.confidence
+    if made is not None and made.make == "examples":
+        said.append(f"the model makes up to {made.examples} task examples")
+    elif made is not None:
+        said.append("the model makes auxiliary tasks of each task example")
+    by_pvi = {part.by for part in (chosen, trusted) if part is not None}
+    if "pvi" in by_pvi and chosen is not None and chosen.in_context:
+        said.append(f"examples are scored by PVI behind {chosen.in_context} exemplars")
+    elif "pvi" in by_pvi:
+        folds = chosen.folds if chosen is not None else 5
+        said.append(f"examples are scored by PVI: {2 * folds} trainings on the other folds")
+    if chosen is not None and chosen.by == "memory":
+        asked = len(chosen.templates or TEMPLATES) * chosen.samples
+        said.append(f"the base is asked each question {asked} times")
+    choice = recipe.general_choice
+    if method.mixes and choice is not None:
+        said.append(f"general examples are chosen among {choice.candidates:,} by {choice.by}")
+    return said

