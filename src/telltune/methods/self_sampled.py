@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-import torch
-
 from telltune.data.contents import Contents, contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.general import GeneralData
 from telltune.errors import RecipeError
-from telltune.inference.engine import make_generator
+from telltune.inference.texts import sample_texts
 from telltune.methods.general_choice import first_drawn
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import prepare
@@ -133,17 +131,15 @@ def _answered(base: BaseModel, examples: list[Example], *, seed: int) -> str:
     context = context_length(base.model.config)
     longest = min(_LONGEST, context // 4)
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= context - longest]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        answers = make_generator(base.model, int(base.tokenizer.pad_token_id or 0)).generate(
-            [prompts[i] for i in fitting],
-            max_new_tokens=longest,
-            stop_ids=encoder.stop_ids,
-            temperature=_TEMPERATURE,
-            top_p=_TOP_P,
-        )
-    texts = [base.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-    said = {i: str(text).strip() for i, text in zip(fitting, texts, strict=True)}
+    texts = sample_texts(
+        base,
+        [prompts[i] for i in fitting],
+        max_new_tokens=longest,
+        temperature=_TEMPERATURE,
+        top_p=_TOP_P,
+        seed=seed,
+    )
+    said = dict(zip(fitting, texts, strict=True))
     rows = (
         {
             "prompt": example.prompt,

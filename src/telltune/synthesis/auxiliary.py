@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set, label_nll
+from telltune.inference.texts import sample_texts
 from telltune.models import context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
 
@@ -235,16 +233,13 @@ class _Asker:
         )
 
     def _generate(self, asked: Sequence[Example], draw: int) -> list[str]:
-        tokenizer = self.base.tokenizer
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_000 + draw)
-            answers = make_generator(self.base.model, int(tokenizer.pad_token_id or 0)).generate(
-                self._fitting(asked),
-                max_new_tokens=_LONGEST,
-                stop_ids=self._encoder.stop_ids,
-                temperature=_TEMPERATURE,
-            )
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        texts = sample_texts(
+            self.base,
+            self._fitting(asked),
+            max_new_tokens=_LONGEST,
+            temperature=_TEMPERATURE,
+            seed=self.seed * 1_000_000 + draw,
+        )
         return [" ".join(text.split()) for text in texts]
 
     def _fitting(self, asked: Sequence[Example]) -> list[list[int]]:

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
+from telltune.inference.texts import sample_texts
 from telltune.models import context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.synthesis.agreement import agreed, balanced
@@ -264,17 +263,13 @@ class _Writer:
     def _generate(
         self, requests: Sequence[Example], longest: int, temperature: float, draw: int
     ) -> list[str]:
-        tokenizer = self.base.tokenizer
-        prompts = self._fitting(requests, context_length(self.base.model.config) - longest)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_000 + draw)
-            answers = make_generator(self.base.model, int(tokenizer.pad_token_id or 0)).generate(
-                prompts,
-                max_new_tokens=longest,
-                stop_ids=self._encoder.stop_ids,
-                temperature=temperature,
-            )
-        return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        return sample_texts(
+            self.base,
+            self._fitting(requests, context_length(self.base.model.config) - longest),
+            max_new_tokens=longest,
+            temperature=temperature,
+            seed=self.seed * 1_000_000 + draw,
+        )
 
     def _fitting(self, requests: Sequence[Example], room: int) -> list[list[int]]:
         """Token ids of each request; one that the context cannot hold shows one turn less."""

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
-from telltune.inference.engine import make_generator
+from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
@@ -154,16 +153,13 @@ def _ask(
 ) -> list[int]:
     encoder = Encoder(base.tokenizer)
     put = [replace(e, prompt=template.replace("{prompt}", e.prompt)) for e in examples]
-    prompts = encoder.prompts(put)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        answers = make_generator(base.model, int(base.tokenizer.pad_token_id or 0)).generate(
-            [prompt for prompt in prompts for _ in range(samples)],
-            max_new_tokens=_LONGEST,
-            stop_ids=encoder.stop_ids,
-            temperature=_TEMPERATURE,
-        )
-    texts = base.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    texts = sample_texts(
+        base,
+        [prompt for prompt in encoder.prompts(put) for _ in range(samples)],
+        max_new_tokens=_LONGEST,
+        temperature=_TEMPERATURE,
+        seed=seed,
+    )
     return [
         sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])
         for i, wanted in enumerate(names)

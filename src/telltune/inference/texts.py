@@ -1,0 +1,51 @@
+"""What a model says to prompts, as texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from telltune.data.encoding import Encoder
+from telltune.inference.engine import make_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.models import BaseModel
+
+__all__ = ["sample_texts"]
+
+
+def sample_texts(
+    base: BaseModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    top_p: float = 1.0,
+) -> list[str]:
+    """Sample an answer to each prompt, without white space around it.
+
+    The same seed gives the same answers, and what else draws random numbers does not notice.
+
+    Args:
+        base: Answers, without an adapter.
+        prompts: Token ids, up to where the answer starts.
+        max_new_tokens: Longest answer.
+        temperature: Of the sampling.
+        seed: Likewise.
+        top_p: Draw among the likeliest tokens that hold this much of the probability.
+    """
+    tokenizer = base.tokenizer
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        answers = make_generator(base.model, int(tokenizer.pad_token_id or 0)).generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=Encoder(tokenizer).stop_ids,
+            temperature=temperature,
+            top_p=top_p,
+        )
+    return [str(tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers]
