@@ -106,6 +106,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_methods() -> list[str]:
+    """All methods but those that need a model which speaks, or general data to choose among."""
+    from telltune.methods.registry import get_method, method_names
+
+    def parts(name: str) -> set[str]:
+        return {key.split(".")[0] for key, _ in getattr(get_method(name), "sets", ())}
+
+    return [n for n in method_names() if not parts(n) & {"synthesis", "general_choice"}]
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random sentence encoder of one layer, and the tiny model's tokenizer."""
     import torch
