@@ -15,7 +15,13 @@ from telltune.errors import DataError
 from telltune.recipe import recipe_from_dict
 from telltune.training.adapter import train
 from telltune.training.loss import LossWeights
-from telltune.valuation.memory import Memory, memory_of, read_aliases, says
+from telltune.valuation.memory import (
+    Memory,
+    memory_of,
+    propose_templates,
+    read_aliases,
+    says,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +82,16 @@ def test_what_a_model_was_taught_is_known_and_the_rest_is_not(tiny_base: Any) ->
     assert memory.level[4:].max() == 0
     # Asked again, it is not asked.
     assert memory_of(tiny_base, FACTS, ["{prompt}"], samples=4).seconds == memory.seconds
+
+
+def test_a_model_may_propose_templates_and_each_puts_the_question_last(tiny_base: Any) -> None:
+    found = propose_templates(tiny_base, 6, seed=0)
+    assert 1 <= len(found) == len(set(found)) <= 6
+    for template in found:
+        line, prompt = template.split("\n\n")
+        assert prompt == "{prompt}"
+        assert len(line.split()) >= 3
+    assert propose_templates(tiny_base, 6, seed=0) == found
 
 
 def test_an_alias_table_that_is_none_is_refused(tmp_path: Path) -> None:

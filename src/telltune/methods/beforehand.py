@@ -34,7 +34,8 @@ def beforehand(method: Trained, recipe: Recipe) -> list[str]:
         folds = chosen.folds if chosen is not None else 5
         said.append(f"examples are scored by PVI: {2 * folds} trainings on the other folds")
     if chosen is not None and chosen.by == "memory":
-        asked = len(chosen.templates or TEMPLATES) * chosen.samples
+        ways = len(chosen.templates or TEMPLATES) + chosen.proposed_templates
+        asked = ways * chosen.samples
         said.append(f"the base is asked each question {asked} times")
     choice = recipe.general_choice
     if method.mixes and choice is not None:

@@ -20,6 +20,13 @@ TELL_VALUED = (
     # A fifth is the middle of what was published (arXiv 2501.09631).
     _tell("without_easiest", "without 20% of highest PVI", _PVI, ("selection.drop_easiest", 0.2)),
     _tell("without_hardest", "without 10% of lowest PVI", _PVI, ("selection.drop_hardest", 0.1)),
+    # Facts that the base says sometimes (arXiv 2409.15825).
+    _tell(
+        "half_known",
+        "facts of memory levels 1 to 3",
+        ("selection.by", "memory"),
+        ("selection.levels", (1, 2, 3)),
+    ),
     # By MT-ISA (arXiv 2412.09046), as are the next two.
     _tell("trusting", "loss scaled by confidence from PVI", ("confidence.by", "pvi")),
     _tell("alf1", "weights of sources learned (ALF1)", ("training.source_weights", "alf1")),

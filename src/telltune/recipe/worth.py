@@ -57,6 +57,8 @@ class SelectionSpec(Part):
     """PVI: exemplars in the prompt in place of that training; 0 trains."""
     templates: list[str] = Field(default=[])
     """Memory: ways to put a question, each with `{prompt}`; four of telltune's if not given."""
+    proposed_templates: int = Field(default=0, ge=0)
+    """Memory: let the model write up to so many more."""
     samples: PositiveInt = 10
     """Memory: completions of each question by each template."""
     aliases: str | None = None

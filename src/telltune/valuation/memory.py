@@ -20,6 +20,7 @@ import numpy as np
 
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
+from telltune.data.examples import Example
 from telltune.errors import DataError
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
@@ -29,10 +30,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.data.examples import Example
     from telltune.models import BaseModel
 
-__all__ = ["LEVELS", "TEMPLATES", "Memory", "memory_of", "read_aliases", "says"]
+__all__ = [
+    "LEVELS",
+    "TEMPLATES",
+    "Memory",
+    "memory_of",
+    "propose_templates",
+    "read_aliases",
+    "says",
+]
 
 LEVELS = 4
 """The highest level: the answer came in more than three of four completions."""
@@ -44,6 +52,11 @@ TEMPLATES = (
 )
 """How a question is put where a recipe names no templates of its own."""
 
+_REQUESTS = (
+    "Write one sentence that asks somebody to answer a quiz question in a few words.",
+    "Write a short instruction for answering questions about facts with the answer alone.",
+    "How would a teacher ask a pupil for a short answer? Write that sentence, nothing else.",
+)
 _TEMPERATURE = 0.7
 _LONGEST = 32
 _WORD = re.compile(r"\w+")
@@ -117,6 +130,26 @@ def memory_of(
         hits.append(kept["hits"])
         seconds += kept["seconds"]
     return Memory(np.array(hits, np.int64).T, samples, seconds)
+
+
+def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
+    """Let a model write ways to put a question: instructions with the question behind them.
+
+    Args:
+        base: Writes at temperature 0.8.
+        count: How many to ask for; fewer come back where it repeats itself or says next to nothing.
+        seed: Of the sampling.
+    """
+    requests = [Example(_REQUESTS[k % len(_REQUESTS)], "") for k in range(count)]
+    texts = sample_texts(
+        base,
+        Encoder(base.tokenizer).prompts(requests),
+        max_new_tokens=_LONGEST,
+        temperature=0.8,
+        seed=seed,
+    )
+    lines = dict.fromkeys(" ".join(text.split("\n")[0].strip("\"' ").split()) for text in texts)
+    return [f"{line}\n\n{{prompt}}" for line in lines if len(line.split()) >= 3]
 
 
 def says(completion: str, names: Sequence[str]) -> bool:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from telltune.valuation.fold_models import pvi_scores
-from telltune.valuation.memory import LEVELS, TEMPLATES, memory_of, read_aliases
+from telltune.valuation.memory import (
+    LEVELS,
+    TEMPLATES,
+    memory_of,
+    propose_templates,
+    read_aliases,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,10 +103,13 @@ def score(
 def _by_memory(
     base: BaseModel, examples: Sequence[Example], recipe: Recipe, spec: SelectionSpec
 ) -> Scores:
+    templates = [*(spec.templates or TEMPLATES)]
+    if spec.proposed_templates:
+        templates += propose_templates(base, spec.proposed_templates, recipe.seed)
     memory = memory_of(
         base,
         examples,
-        spec.templates or TEMPLATES,
+        templates,
         samples=spec.samples,
         aliases=read_aliases(spec.aliases) if spec.aliases else None,
         seed=recipe.seed,
