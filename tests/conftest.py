@@ -110,14 +110,10 @@ def tiny_methods() -> list[str]:
     """All methods but those that need a model which speaks, or general data to choose among."""
     from telltune.methods.registry import get_method, method_names
 
-    def suits(name: str) -> bool:
-        sets = getattr(get_method(name), "sets", ())
-        parts = {key.split(".")[0] for key, _ in sets}
-        return (
-            not parts & {"synthesis", "general_choice"} and ("selection.by", "memory") not in sets
-        )
+    def parts(name: str) -> set[str]:
+        return {key.split(".")[0] for key, _ in getattr(get_method(name), "sets", ())}
 
-    return [name for name in method_names() if suits(name)]
+    return [n for n in method_names() if not parts(n) & {"synthesis", "general_choice"}]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from telltune.study.results import Row
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
-SPEECHLESS = {"self_guide", "tell_self_guide", "tell_half_known"}
+SPEECHLESS = {"self_guide", "tell_self_guide"}
 """The tiny model says nothing that these keep; what they read they read before that."""
 LEARNED = ("curve", "counts", "forgetting")
 """What a row says of the training, and of the trained model beside its task."""
