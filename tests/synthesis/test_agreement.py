@@ -33,9 +33,11 @@ def test_free_text_agrees_by_its_words_and_is_filtered() -> None:
     assert agreed(["word " * 20], (), 0.3, FREE)[2] == "length"
 
 
-def test_no_label_comes_more_than_twice_as_often_as_the_rarest() -> None:
-    examples = [Example(f"q{i}", label) for i, label in enumerate("aaaaaabbbc")]
+def test_no_label_comes_more_than_twice_as_often_as_labels_do_on_average() -> None:
+    examples = [Example(f"q{i}", label) for i, label in enumerate("aaaaaaaabc")]
     kept = balanced(examples, ("a", "b", "c", "never"))
-    assert "".join(e.completion for e in kept) == "aabbc"
+    assert "".join(e.completion for e in kept) == "aaaaabc"
+    assert balanced(examples[-3:], ("a", "b", "c")) == examples[-3:]
+    assert balanced(examples[:1], ("a", "b", "c", "never")) == examples[:1]
     assert balanced(examples, ()) == examples
     assert balanced([], ("a",)) == []

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["agreed", "balanced"]
 
-_MOST_TO_LEAST = 2
-"""A label may come so many times as often as the rarest of them."""
+_MOST_TO_MEAN = 2
+"""A label may come so many times as often as labels do on average."""
 
 
 def agreed(
@@ -47,11 +47,15 @@ def agreed(
 
 
 def balanced(examples: Sequence[Example], labels: Sequence[str]) -> list[Example]:
-    """At most twice as many of a label as of the rarest that came at all; free text as it is."""
+    """No label more than twice as often as labels come on average; free text as it is.
+
+    Args:
+        examples: The first of a label are kept.
+        labels: Of the closed set, those that never came among them; none for free text.
+    """
     if not labels:
         return list(examples)
-    counts = Counter(example.completion for example in examples)
-    most = _MOST_TO_LEAST * min(counts.values(), default=0)
+    most = max(1, _MOST_TO_MEAN * len(examples) // len(labels))
     taken: Counter[str] = Counter()
     found = []
     for example in examples:

@@ -1,9 +1,10 @@
 """SELF-GUIDE: a model writes its own task data from a few demonstrations (arXiv 2407.12874).
 
 It writes new inputs, from the instruction, the demonstrations' inputs and some of its own earlier
-ones (of a closed set of answers: for a label drawn at random); what is empty, long, short, chatter
+ones (of a closed set of answers: for a label); what is empty, long, short, chatter
 or a copy is left out. Each input is then answered several times behind the demonstrations, and the
-answer that most samples agree on is kept if enough do. Labels are balanced at the end.
+answer that most samples agree on is kept if enough do. Labels are balanced: inputs are asked for
+those that came least, and what there is too many of is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _AT_ONCE = 32
 _SHOWN = (4, 4)
 """Demonstrations, and earlier inputs of the model's own, that a request shows at most."""
 _ANSWERING_TEMPERATURE = 0.2
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -123,11 +124,12 @@ def synthesize(
     inputs = TextFilter([e.prompt for e in demonstrations])
     answers = TextFilter([e.completion for e in demonstrations], distinct=False)
     kept: list[Example] = []
+    even: list[Example] = []
     refused_inputs: Counter[str] = Counter()
     refused_answers: Counter[str] = Counter()
-    while told.rounds < spec.rounds and len(kept) < spec.examples:
+    while told.rounds < spec.rounds and len(even) < spec.examples:
         fresh = []
-        for text in writer.inputs(told.rounds, [e.prompt for e in kept]):
+        for text in writer.inputs(told.rounds, kept):
             told.inputs += 1
             reason = inputs.reason(text)
             if reason:
@@ -143,9 +145,9 @@ def synthesize(
                 refused_answers[reason] += 1
             else:
                 kept.append(Example(text, answer, SOURCE, origin, confidence=share))
+        even = balanced(kept, writer.labels)
         if on_round is not None:
-            on_round(min(len(kept), spec.examples))
-    even = balanced(kept, writer.labels)
+            on_round(min(len(even), spec.examples))
     told.unbalanced = len(kept) - len(even)
     told.refused_inputs, told.refused_answers = dict(refused_inputs), dict(refused_answers)
     found = tuple(even[: spec.examples])
@@ -188,15 +190,17 @@ class _Writer:
         self._longest_input = int(lengths.prompt_lengths.max() * 1.5) + 8
         self._longest_answer = int(lengths.response_lengths.max() * 1.5) + 8
 
-    def inputs(self, number: int, earlier: Sequence[str]) -> list[str]:
-        """Those of a round; kept on disk."""
+    def inputs(self, number: int, earlier: Sequence[Example]) -> list[str]:
+        """Those of a round, after what there is already; kept on disk."""
         rng = np.random.default_rng([self.seed, number])
 
         def write() -> list[str]:
-            requests = [self._request(rng, earlier) for _ in range(_AT_ONCE)]
+            labels = self._wanted(rng, earlier)
+            requests = [self._request(rng, earlier, label) for label in labels]
             return self._generate(requests, self._longest_input, self.spec.temperature, number)
 
-        key = ("inputs", number, self.spec.temperature, list(earlier))
+        before = [(example.prompt, example.completion) for example in earlier]
+        key = ("inputs", number, self.spec.temperature, before)
         written: list[str] = self._remembered(key, write)
         return written
 
@@ -236,16 +240,30 @@ class _Writer:
     def _system(self) -> Message:
         return Message("system", self.instruction)
 
-    def _request(self, rng: np.random.Generator, earlier: Sequence[str]) -> Example:
+    def _wanted(self, rng: np.random.Generator, earlier: Sequence[Example]) -> list[str | None]:
+        """For which label each input of a round is to be: those first that came least."""
+        if not self.labels:
+            return [None] * _AT_ONCE
+        came = Counter(example.completion for example in earlier)
+        wanted: list[str | None] = []
+        for _ in range(_AT_ONCE):
+            least = min(came[label] for label in self.labels)
+            label = str(rng.choice([name for name in self.labels if came[name] == least]))
+            came[label] += 1
+            wanted.append(label)
+        return wanted
+
+    def _request(
+        self, rng: np.random.Generator, earlier: Sequence[Example], label: str | None
+    ) -> Example:
         """Ask for an input, as turns in which inputs have been written before."""
         most, most_own = _SHOWN
         shown = [self.demonstrations[i] for i in rng.permutation(len(self.demonstrations))[:most]]
         turns = [(self._ask(e.completion if self.labels else None), e.prompt) for e in shown]
-        if earlier and not self.labels:
+        if earlier and label is None:
             own = rng.permutation(len(earlier))[: int(rng.integers(0, most_own + 1))]
-            turns = [(self._ask(None), earlier[i]) for i in own] + turns
-        label = str(rng.choice(np.array(self.labels))) if self.labels else None
-        history = [Message("system", self.instruction)]
+            turns = [(self._ask(None), earlier[i].prompt) for i in own] + turns
+        history = [self._system]
         for ask, text in turns:
             history += [Message("user", ask), Message("assistant", text)]
         return Example(self._ask(label), "", history=tuple(history))
