@@ -63,6 +63,7 @@ TASK_HASHES = {
     "equation": "2cbd413a32408332",
     "answer_kind": "c2a8e20894ef4d0e",
     "explicit_language": "ac2bc030f22e946e",
+    "open_question": "5cf593c30820b606",
 }
 
 

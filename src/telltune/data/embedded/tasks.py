@@ -6,6 +6,7 @@ import difflib
 from functools import cache
 from typing import TYPE_CHECKING
 
+from telltune.data.embedded.task_facts import open_question
 from telltune.data.embedded.task_labels import answer_kind, explicit_language, medical_specialty
 from telltune.data.embedded.task_rewriting import fluent_question, restore_text
 from telltune.data.embedded.task_structure import equation, mention_json
@@ -26,6 +27,7 @@ _TASKS: dict[str, Callable[[], EmbeddedTask]] = {
     "equation": equation,
     "answer_kind": answer_kind,
     "explicit_language": explicit_language,
+    "open_question": open_question,
 }
 
 
