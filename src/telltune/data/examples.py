@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Example", "Message", "Problem"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Example", "Message", "Problem", "as_turns"]
 
 
 class Message(NamedTuple):
@@ -53,3 +56,12 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
+
+
+def as_turns(examples: Iterable[Example]) -> tuple[Message, ...]:
+    """Examples as they are shown in a prompt: question and answer by turns."""
+    return tuple(
+        Message(role, text)
+        for example in examples
+        for role, text in (("user", example.prompt), ("assistant", example.completion))
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Message
+from telltune.data.examples import as_turns
 from telltune.data.task import within
 from telltune.errors import DataError
 from telltune.inference.labels import closed_set
@@ -17,9 +17,6 @@ from telltune.methods.protocol import Cost, Predictor, behind
 from telltune.models import context_length
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
@@ -61,7 +58,7 @@ class FewShot:
         room = context_length(base.model.config) - budget
 
         def length(count: int) -> int:
-            return len(encoder.prompts([behind(_turns(task.train[:count]), question)])[0])
+            return len(encoder.prompts([behind(as_turns(task.train[:count]), question)])[0])
 
         fitting = bisect.bisect_right(range(1, used + 1), room, key=length)
         if fitting == 0:
@@ -78,17 +75,8 @@ class FewShot:
             evaluation=recipe.evaluation,
             labels=closed_set(example.completion for example in task.train[:used]),
             cost=Cost(task_examples=count, task_tokens=int(encoded.lengths[:count].sum())),
-            shots=_turns(task.train[:count]),
+            shots=as_turns(task.train[:count]),
         )
-
-
-def _turns(examples: Sequence[Example]) -> tuple[Message, ...]:
-    """Question and answer by turns."""
-    return tuple(
-        Message(role, text)
-        for example in examples
-        for role, text in (("user", example.prompt), ("assistant", example.completion))
-    )
 
 
 FEW_SHOT = FewShot("few_shot", "few-shot in context")

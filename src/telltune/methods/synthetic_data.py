@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from telltune.data.encoding import Encoder
+from telltune.data.examples import as_turns
 from telltune.errors import RecipeError
 from telltune.methods.general_choice import ChosenData, first_drawn
 from telltune.methods.selection import usable
 from telltune.synthesis import synthesize
 from telltune.synthesis.auxiliary import auxiliary_examples, refine
-from telltune.synthesis.self_guide import SOURCE, instruction_of, shown_turns
+from telltune.synthesis.self_guide import SOURCE, instruction_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def with_synthetic(
     if spec.use_as == "task":
         task = replace(task, train=(*real, *made))
     elif spec.use_as == "only":
-        task = replace(task, train=made, shots=shown_turns(real[: spec.shots]))
+        task = replace(task, train=made, shots=as_turns(real[: spec.shots]))
     else:
         if general is None:
             raise RecipeError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, Message
+from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
 from telltune.inference.labels import closed_set
 from telltune.inference.texts import sample_texts
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import SynthesisSpec
 
-__all__ = ["Synthetic", "Yield", "instruction_of", "shown_turns", "synthesize"]
+__all__ = ["Synthetic", "Yield", "instruction_of", "synthesize"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32
@@ -157,15 +157,6 @@ def synthesize(
     return Synthetic(found, told)
 
 
-def shown_turns(demonstrations: Sequence[Example]) -> tuple[Message, ...]:
-    """Demonstrations as question and answer by turns."""
-    return tuple(
-        turn
-        for example in demonstrations
-        for turn in (Message("user", example.prompt), Message("assistant", example.completion))
-    )
-
-
 def instruction_of(anchor_prompt: str | None) -> str:
     """What is to be done with an input: the anchor says it, where there is one."""
     return anchor_prompt or "Answer as in the examples."
@@ -276,7 +267,7 @@ class _Writer:
     def _shots(self, rng: np.random.Generator) -> tuple[Message, ...]:
         """Demonstrations, in an order of their own."""
         order = rng.permutation(len(self.demonstrations))
-        return shown_turns([self.demonstrations[i] for i in order[: self.spec.shots]])
+        return as_turns([self.demonstrations[i] for i in order[: self.spec.shots]])
 
     def _generate(
         self, requests: Sequence[Example], longest: int, temperature: float, draw: int

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.data.examples import Message
+from telltune.data.examples import as_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from telltune.data.examples import Example
+    from telltune.data.examples import Example, Message
 
 __all__ = ["Pvi", "in_context", "without_input"]
 
@@ -102,14 +102,7 @@ def in_context(
     for number in np.unique(fold).tolist():
         others = np.flatnonzero(fold != number)
         chosen = generator.permutation(others)[:shots].tolist()
-        history[number] = tuple(
-            turn
-            for i in chosen
-            for turn in (
-                Message("user", examples[i].prompt),
-                Message("assistant", examples[i].completion),
-            )
-        )
+        history[number] = as_turns(examples[i] for i in chosen)
     return [
         replace(example, history=history[int(number)] + example.history)
         for example, number in zip(examples, fold, strict=True)
