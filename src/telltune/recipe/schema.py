@@ -8,6 +8,7 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -36,6 +37,7 @@ __all__ = [
     "MixtureSpec",
     "ModelSpec",
     "Order",
+    "OverPromptSpec",
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
@@ -252,6 +254,19 @@ class FewShotSpec(Part):
     """How many; by default as many as the model's context holds."""
 
 
+class OverPromptSpec(Part):
+    """Many inputs in one prompt, for the method `over_prompt`."""
+
+    inputs: PositiveInt = 10
+    """How many at once; fewer where the model's context has no room."""
+    answers: Literal["lines", "json"] = "lines"
+    """How the reply gives them: a numbered line each, or a JSON object by number."""
+    order: Literal["given", "shuffled", "topic"] = "given"
+    """Which inputs stand together: as they come, at random, or like beside like."""
+    shots: NonNegativeInt = 1
+    """Solved groups of task examples before the question."""
+
+
 class Recipe(Part):
     """A whole run.
 
@@ -283,6 +298,7 @@ class Recipe(Part):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     few_shot: FewShotSpec = FewShotSpec()
+    over_prompt: OverPromptSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     def to_yaml(self) -> str:

@@ -1,0 +1,301 @@
+"""OverPrompt (arXiv 2305.14973): many inputs in one prompt, and their answers in one reply.
+
+What a prompt says of the task is then paid for once. Answers are read by their keys, strictly: a
+reply whose keys are not the numbers that were asked about, each once, is asked for again, and where
+that does not help the group is asked in two halves, down to single inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Example, as_turns
+from telltune.data.task import within
+from telltune.errors import DataError, RecipeError
+from telltune.inference.engine import make_generator
+from telltune.inference.labels import closed_set
+from telltune.methods.preparation import answer_budget
+from telltune.methods.protocol import Cost, Predictor, behind
+from telltune.models import context_length
+from telltune.recipe import OverPromptSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.methods.protocol import Settings
+    from telltune.models import BaseModel
+
+__all__ = ["OVER_PROMPT", "GroupPredictor", "Usage", "ask_group", "read_answers", "say_answers"]
+
+Format = Literal["lines", "json"]
+
+_ASKS = {
+    "lines": "Answer each of the {n} inputs below. Reply with a line for each, the number, a colon "
+    "and the answer, and nothing else.",
+    "json": "Answer each of the {n} inputs below. Reply with one JSON object that maps each number "
+    "to its answer, and nothing else.",
+}
+_LINE = re.compile(r"\s*(\d+)\s*[:.)]\s*(.*\S)\s*")
+_RETRY_TEMPERATURE = 0.5
+"""At 0 a model would say the same again."""
+_AROUND = 8
+"""Tokens that an answer's key and punctuation take, at most."""
+
+
+@dataclass
+class Usage:
+    """What answering took.
+
+    Attributes:
+        prompts: Asked, again and in halves included.
+        input_tokens: In them.
+        output_tokens: In the replies.
+        retried: Groups asked again since the keys did not match.
+        halved: Groups asked in two halves since they did not match again.
+        shrunk: Groups that the model's context had no room for.
+        unread: Single inputs whose reply has no key even then; the reply is the answer.
+    """
+
+    prompts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    retried: int = 0
+    halved: int = 0
+    shrunk: int = 0
+    unread: int = 0
+
+
+def ask_group(prompts: Sequence[str], form: Format) -> str:
+    """One prompt for several inputs, numbered from 1."""
+    inputs = "\n".join(f"{i}. {prompt}" for i, prompt in enumerate(prompts, start=1))
+    return f"{_ASKS[form].format(n=len(prompts))}\n\n{inputs}"
+
+
+def say_answers(answers: Sequence[str], form: Format) -> str:
+    """A reply as it should be."""
+    if form == "json":
+        keyed = {str(i): answer for i, answer in enumerate(answers, start=1)}
+        return json.dumps(keyed, ensure_ascii=False)
+    return "\n".join(f"{i}: {' '.join(a.split())}" for i, a in enumerate(answers, start=1))
+
+
+def read_answers(reply: str, count: int, form: Format) -> list[str] | None:
+    """The answers by their keys; None unless these are the numbers from 1 to `count`, each once."""
+    found: list[tuple[str, object]]
+    if form == "json":
+        start, end = reply.find("{"), reply.rfind("}")
+        try:
+            # As pairs: JSON lets a key come twice, and the last would win.
+            found = json.loads(reply[start : end + 1], object_pairs_hook=list)
+        except ValueError:
+            return None
+        if not isinstance(found, list) or not all(isinstance(p, tuple) for p in found):
+            return None
+    else:
+        matches = map(_LINE.fullmatch, reply.splitlines())
+        found = [(match[1], match[2]) for match in matches if match]
+    keyed = {key: value for key, value in found if isinstance(value, str | int | float)}
+    if len(found) != count or set(keyed) != {str(i) for i in range(1, count + 1)}:
+        return None
+    return [str(keyed[str(i)]).strip() for i in range(1, count + 1)]
+
+
+@dataclass
+class GroupPredictor(Predictor):
+    """Answers groups of inputs.
+
+    Attributes:
+        spec: How many at once, and in which form.
+        usage: What it took so far.
+    """
+
+    spec: OverPromptSpec = field(kw_only=True)
+    usage: Usage = field(default_factory=Usage, kw_only=True)
+
+    def predict(
+        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
+    ) -> list[str]:
+        """Answer each example's prompt; see `Predictor.predict`.
+
+        Raises:
+            RecipeError: `evaluation.answers` is `likelihood`, which has no replies to read.
+        """
+        if self.evaluation.answers == "likelihood":
+            raise RecipeError(
+                "method `over_prompt` reads replies; write evaluation.answers: generate."
+            )
+        answers = [""] * len(examples)
+        order = self._order(examples)
+        n = self.spec.inputs
+        waiting = [(order[i : i + n], False) for i in range(0, len(order), n)]
+        while waiting:
+            waiting = self._round(examples, waiting, answers, on_done)
+        return answers
+
+    def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
+        """The model as anybody else asks it: one prompt at a time."""
+        return Predictor(self.model, tokenizer, None, self.max_new_tokens, self.evaluation)
+
+    def _round(
+        self,
+        examples: Sequence[Example],
+        waiting: list[tuple[list[int], bool]],
+        answers: list[str],
+        on_done: Callable[[int], None] | None,
+    ) -> list[tuple[list[int], bool]]:
+        """Ask all groups that wait, new ones first; what has to be asked again."""
+        again: list[tuple[list[int], bool]] = []
+        for retry in (False, True):
+            groups = [group for group, asked in waiting if asked == retry]
+            fitting, prompts = [], []
+            for group in groups:
+                prompt = self._prompt([examples[i] for i in group])
+                if len(prompt) + self._room(len(group)) <= context_length(self.model.config):
+                    fitting.append(group)
+                    prompts.append(prompt)
+                elif len(group) > 1:
+                    self.usage.shrunk += 1
+                    again += [(half, False) for half in _halves(group)]
+                else:
+                    room = context_length(self.model.config) - self._room(1)
+                    fitting.append(group)
+                    prompts.append(prompt[-room:])
+            for group, reply in zip(fitting, self._ask(prompts, fitting, retry), strict=True):
+                found = read_answers(reply, len(group), self.spec.answers)
+                if found is not None or len(group) == 1:
+                    if found is None:
+                        self.usage.unread += 1
+                        found = [reply]
+                    for i, answer in zip(group, found, strict=True):
+                        answers[i] = answer
+                    if on_done is not None:
+                        on_done(len(group))
+                elif not retry:
+                    self.usage.retried += 1
+                    again.append((group, True))
+                else:
+                    self.usage.halved += 1
+                    again += [(half, False) for half in _halves(group)]
+        return again
+
+    def _prompt(self, group: Sequence[Example]) -> list[int]:
+        asked = Example(ask_group([e.prompt for e in group], self.spec.answers), "")
+        return self._encoder.prompts([behind(self.shots, asked)])[0]
+
+    def _room(self, count: int) -> int:
+        return count * (self.max_new_tokens + _AROUND)
+
+    def _ask(self, prompts: list[list[int]], groups: list[list[int]], retry: bool) -> list[str]:
+        if not prompts:
+            return []
+        if self._generator is None:
+            pad = int(self.tokenizer.pad_token_id or 0)
+            engine = self.evaluation.engine
+            self._generator = make_generator(self.model, pad, self.evaluation.batch_tokens, engine)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.usage.prompts)
+            replies = self._generator.generate(
+                prompts,
+                max_new_tokens=self._room(max(map(len, groups))),
+                stop_ids=self._encoder.stop_ids,
+                temperature=_RETRY_TEMPERATURE if retry else 0.0,
+            )
+        self.usage.prompts += len(prompts)
+        self.usage.input_tokens += sum(map(len, prompts))
+        self.usage.output_tokens += sum(map(len, replies))
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return [self.anchor.strip(t).strip() if self.anchor else t.strip() for t in texts]
+
+    def _order(self, examples: Sequence[Example]) -> list[int]:
+        """In which inputs come together."""
+        if self.spec.order == "given":
+            return list(range(len(examples)))
+        if self.spec.order == "shuffled":
+            return [int(i) for i in np.random.default_rng(0).permutation(len(examples))]
+        return by_topic([example.prompt for example in examples])
+
+
+def by_topic(texts: Sequence[str]) -> list[int]:
+    """An order in which each text is followed by the nearest of those left, by TF-IDF."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    order, left = [0], set(range(1, len(texts)))
+    while left:
+        near = (vectors @ vectors[order[-1]].T).toarray().ravel()
+        order.append(min(left, key=lambda i: (-near[i], i)))
+        left.remove(order[-1])
+    return order
+
+
+def _halves(group: list[int]) -> tuple[list[int], list[int]]:
+    middle = (len(group) + 1) // 2
+    return group[:middle], group[middle:]
+
+
+@dataclass(frozen=True)
+class OverPrompt:
+    """Asks the base model about several inputs at once, behind solved groups of task examples."""
+
+    name: str
+    label: str
+    anchored: bool = False
+    mixes: bool = False
+    trains: bool = False
+    sized: bool = True
+
+    def run(
+        self,
+        task: TaskData,
+        general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
+        base: BaseModel,
+        settings: Settings,
+    ) -> GroupPredictor:
+        """Behind the anchor, if the task has one.
+
+        Raises:
+            DataError: Too few task examples for one solved group.
+        """
+        recipe = settings.recipe
+        spec = recipe.over_prompt or OverPromptSpec()
+        encoded = Encoder(base.tokenizer).encode(task.train)
+        used = within(encoded.lengths, recipe.task.max_tokens)
+        count = spec.inputs * spec.shots
+        if count > used:
+            raise DataError(
+                f"over_prompt.shots = {spec.shots} groups of {spec.inputs} are {count} examples, "
+                f"and there are {used}; lower over_prompt.shots or over_prompt.inputs."
+            )
+        groups = [task.train[i : i + spec.inputs] for i in range(0, count, spec.inputs)]
+        shown = [
+            Example(
+                ask_group([e.prompt for e in group], spec.answers),
+                say_answers([e.completion for e in group], spec.answers),
+            )
+            for group in groups
+        ]
+        return GroupPredictor(
+            model=base.model,
+            tokenizer=anchored_tokenizer(base.tokenizer, task.anchor),
+            anchor=task.anchor,
+            max_new_tokens=answer_budget(encoded.response_lengths, recipe),
+            evaluation=recipe.evaluation,
+            labels=closed_set(example.completion for example in task.train[:used]),
+            shots=as_turns(shown),
+            cost=Cost(task_examples=count, task_tokens=int(encoded.lengths[:count].sum())),
+            spec=spec,
+        )
+
+
+OVER_PROMPT = OverPrompt("over_prompt", "OverPrompt, many inputs at once")
