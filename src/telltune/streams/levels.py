@@ -1,0 +1,118 @@
+"""The lower levels of a cascade: cheap models of a closed set of labels, which learn as they go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Level", "LinearLevel"]
+
+
+class Level(Protocol):
+    """A model below the top."""
+
+    @property
+    def name(self) -> str:
+        """In records and tables."""
+        ...
+
+    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """How likely each label is, (texts, labels)."""
+        ...
+
+    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        """Take a small batch of labelled texts into account."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Arrays and numbers from which `restore` makes the same level."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what a level was when it gave its state."""
+        ...
+
+
+class LinearLevel:
+    """Logistic regression on hashed words and pairs of words, fitted online.
+
+    Hashing needs no look at the texts to come, which a vocabulary or document frequencies would.
+    TF is damped (1 + ln) and a text has length 1. Each update is one AdaGrad step on the cross
+    entropy of its batch (Duchi et al., 2011), which suits words that are rare.
+
+    Args:
+        labels: How many.
+        features: Hash buckets.
+        learning_rate: AdaGrad's.
+    """
+
+    name = "linear"
+
+    def __init__(self, labels: int, *, features: int = 2**18, learning_rate: float = 0.5) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        self._hash = HashingVectorizer(
+            n_features=features, ngram_range=(1, 2), norm=None, alternate_sign=False
+        )
+        self.learning_rate = learning_rate
+        # Of a word all labels stand side by side in memory: few words are looked at.
+        self.weights = np.zeros((features, labels), np.float32)
+        self.bias = np.zeros(labels, np.float32)
+        self._squares = np.full((features, labels), 1e-6, np.float32)
+        self._bias_squares = np.full(labels, 1e-6, np.float32)
+
+    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """How likely each label is, (texts, labels)."""
+        return _softmax(self._rows(texts) @ self.weights + self.bias)
+
+    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        """One step on a batch."""
+        rows = self._rows(texts)
+        error = _softmax(rows @ self.weights + self.bias)
+        error[np.arange(len(labels)), labels] -= 1
+        error /= len(labels)
+        # Only words that came have a gradient.
+        words = np.unique(rows.indices)
+        slope = np.asarray((rows[:, words].T @ error), np.float32)
+        self._squares[words] += slope**2
+        self.weights[words] -= self.learning_rate * slope / np.sqrt(self._squares[words])
+        bias = error.sum(0).astype(np.float32)
+        self._bias_squares += bias**2
+        self.bias -= self.learning_rate * bias / np.sqrt(self._bias_squares)
+
+    def state(self) -> dict[str, Any]:
+        """What was learned; of the weights, those that ever moved."""
+        moved = np.flatnonzero(np.abs(self.weights).sum(1))
+        return {
+            "words": moved,
+            "weights": self.weights[moved],
+            "squares": self._squares[moved],
+            "bias": self.bias.copy(),
+            "bias_squares": self._bias_squares.copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As it was."""
+        self.weights[:], self._squares[:] = 0, 1e-6
+        self.weights[state["words"]] = state["weights"]
+        self._squares[state["words"]] = state["squares"]
+        self.bias[:], self._bias_squares[:] = state["bias"], state["bias_squares"]
+
+    def _rows(self, texts: Sequence[str]) -> Any:
+        rows = self._hash.transform(texts).astype(np.float32)
+        rows.data = 1 + np.log(rows.data)
+        lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(1)).ravel())
+        rows.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(rows.indptr))
+        return rows
+
+
+def _softmax(scores: Any) -> NDArray[np.float64]:
+    shifted = np.asarray(scores, np.float64)
+    shifted = np.exp(shifted - shifted.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float64)

@@ -1,0 +1,146 @@
+"""The top of a cascade: a large model that labels what the levels below hand on."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from telltune.errors import RecipeError
+from telltune.inference.label_names import read_label
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Message
+    from telltune.methods.protocol import Predictor
+
+__all__ = ["Endpoint", "Labelled", "LocalModel", "Top"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the top says of one input.
+
+    Attributes:
+        label: One of the labels; None where it gave none, with `failure`.
+        tokens: Read and written.
+        seconds: Of the call, retries included.
+        failure: Why there is no label.
+    """
+
+    label: str | None
+    tokens: int
+    seconds: float
+    failure: str = ""
+
+
+class Top(Protocol):
+    """Whatever labels the inputs that nobody below answers."""
+
+    def label(self, text: str) -> Labelled:
+        """Label one input; a failure is an answer too, never an exception."""
+        ...
+
+
+@dataclass
+class LocalModel:
+    """A predictor of telltune: a base model, few-shot, or the adapter of `tell fit`.
+
+    Attributes:
+        predictor: Answers.
+        labels: What it may say.
+    """
+
+    predictor: Predictor
+    labels: Sequence[str]
+
+    def label(self, text: str) -> Labelled:
+        """The label that its answer names."""
+        from telltune.data.examples import Example
+
+        began = time.perf_counter()
+        [answer] = self.predictor.predict([Example(text, "")])
+        spent = time.perf_counter() - began
+        tokens = len(self.predictor.tokenizer(text + answer)["input_ids"])
+        label = read_label(answer, self.labels)
+        failure = "" if label is not None else f"no label in `{answer[:80]}`"
+        return Labelled(label, tokens, spent, failure)
+
+
+@dataclass
+class Endpoint:
+    """A server that speaks OpenAI's chat completions.
+
+    Attributes:
+        url: Up to and with `/v1`.
+        model: Its name there.
+        labels: What it may say.
+        instruction: The system turn.
+        shots: Turns shown before each input.
+        timeout: Seconds that a call may take.
+        key: Sent as a bearer token; never written anywhere.
+    """
+
+    url: str
+    model: str
+    labels: Sequence[str]
+    instruction: str
+    shots: tuple[Message, ...] = ()
+    timeout: float = 30.0
+    key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise RecipeError(f"the endpoint {self.url} is no http address; write http://HOST/v1.")
+
+    def label(self, text: str) -> Labelled:
+        """Ask, and once more where that fails or gives no label."""
+        began = time.perf_counter()
+        tokens, failure = 0, ""
+        for _ in range(2):
+            try:
+                answer, used = self._call(text)
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                failure = f"{type(error).__name__}: {error}"
+                _wait(error, began, self.timeout)
+                continue
+            tokens += used
+            label = read_label(answer, self.labels)
+            if label is not None:
+                return Labelled(label, tokens, time.perf_counter() - began)
+            failure = f"no label in `{answer[:80]}`"
+        return Labelled(None, tokens, time.perf_counter() - began, failure)
+
+    def _call(self, text: str) -> tuple[str, int]:
+        turns = [{"role": "system", "content": self.instruction}]
+        turns += [{"role": turn.role, "content": turn.content} for turn in self.shots]
+        turns.append({"role": "user", "content": text})
+        body = {"model": self.model, "messages": turns, "temperature": 0, "max_tokens": 32}
+        request = urllib.request.Request(  # noqa: S310 - http(s) by `__post_init__`
+            f"{self.url.rstrip('/')}/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
+        )
+        with urllib.request.urlopen(request, timeout=self.timeout) as reply:  # noqa: S310
+            found: dict[str, Any] = json.loads(reply.read())
+        answer = found["choices"][0]["message"]["content"]
+        if not isinstance(answer, str):
+            raise TypeError("the reply's content is no text")
+        return answer, int(found.get("usage", {}).get("total_tokens", 0))
+
+
+def _wait(error: Exception, began: float, timeout: float) -> None:
+    """As long as a server that limits its rate asks for, but no longer than a call may take."""
+    if not (isinstance(error, urllib.error.HTTPError) and error.code in (429, 503)):
+        return
+    try:
+        asked = float(error.headers.get("Retry-After") or 1.0)
+    except ValueError:
+        asked = 1.0
+    left = timeout - (time.perf_counter() - began)
+    time.sleep(max(0.0, min(asked, left)))
