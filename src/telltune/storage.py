@@ -25,6 +25,7 @@ __all__ = [
     "publish",
     "read_cached_json",
     "remove_unfinished",
+    "write_bytes",
     "write_json",
     "write_text",
     "writing",
@@ -108,11 +109,15 @@ def _in_words(count: int) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old file or the new one, never a part.
+    """Write a text file, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old file or the new one, never a part.
 
     It is on the disk when this returns: power may fail then.
     """
-    data = text.encode("utf-8")
     with writing(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(

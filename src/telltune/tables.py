@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.streams.stream import StreamReport
     from telltune.study.example_scores import ExampleScores
     from telltune.study.quanta_report import QuantaReport
     from telltune.study.recommend import Recommendation
@@ -21,6 +22,7 @@ __all__ = [
     "print_quanta",
     "print_recommendation",
     "print_scores",
+    "print_stream",
     "print_study",
     "print_study_plan",
     "print_table",
@@ -177,6 +179,27 @@ def print_scores(scores: ExampleScores) -> None:
 def _short(text: str, longest: int = 60) -> str:
     line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def print_stream(report: StreamReport) -> None:
+    """What became of a stream."""
+    rows = [
+        (level, f"{count:,}", f"{count / max(report.inputs, 1):.1%}")
+        for level, count in sorted(report.by.items(), key=lambda pair: -pair[1])
+    ]
+    print_table("Answered by", ("level", "inputs", "share"), rows)
+    right = "" if report.accuracy is None else f", {report.accuracy:.1f}% right"
+    typer.echo(
+        f"{report.inputs:,} inputs{right}; the top was asked {report.top_calls:,} times "
+        f"({report.saved:.1%} saved, {report.tokens:,} tokens), {report.seconds:,.1f} s in all."
+    )
+    for what, counts in (
+        ("without a label from the top", report.failures),
+        ("refused", report.refused),
+    ):
+        if counts:
+            told = "; ".join(f"{count} times {reason}" for reason, count in counts.items())
+            typer.echo(f"{sum(counts.values())} {what}: {told}.", err=True)
 
 
 def print_quanta(report: QuantaReport) -> None:

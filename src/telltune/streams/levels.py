@@ -99,10 +99,11 @@ class LinearLevel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """As it was."""
+        kept = {name: np.asarray(value) for name, value in state.items()}
         self.weights[:], self._squares[:] = 0, 1e-6
-        self.weights[state["words"]] = state["weights"]
-        self._squares[state["words"]] = state["squares"]
-        self.bias[:], self._bias_squares[:] = state["bias"], state["bias_squares"]
+        self.weights[kept["words"]] = kept["weights"]
+        self._squares[kept["words"]] = kept["squares"]
+        self.bias[:], self._bias_squares[:] = kept["bias"], kept["bias_squares"]
 
     def _rows(self, texts: Sequence[str]) -> Any:
         rows = self._hash.transform(texts).astype(np.float32)

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.errors import RecipeError
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from telltune.data.examples import Message
     from telltune.methods.protocol import Predictor
 
-__all__ = ["Endpoint", "Labelled", "LocalModel", "Top"]
+__all__ = ["Endpoint", "Labelled", "LocalModel", "Top", "local_model"]
+
+_LONGEST = 32
+"""Tokens of an answer: a label, and some words around it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,28 @@ class LocalModel:
         return Labelled(label, tokens, spent, failure)
 
 
+def local_model(
+    model: str, adapter: str | None, labels: Sequence[str], instruction: str
+) -> LocalModel:
+    """A base model behind an instruction, or an adapter, whose template carries its own.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from telltune.data.anchor import Anchor, anchored_tokenizer
+    from telltune.methods.adapter_folder import load_predictor
+    from telltune.methods.protocol import Predictor
+    from telltune.models import load_base
+    from telltune.recipe import ModelSpec
+
+    if adapter is not None:
+        return LocalModel(load_predictor(Path(adapter)), labels)
+    base = load_base(ModelSpec(name=model))
+    anchor = Anchor(instruction, place="system")
+    tokenizer = anchored_tokenizer(base.tokenizer, anchor)
+    return LocalModel(Predictor(base.model, tokenizer, anchor, _LONGEST), labels)
+
+
 @dataclass
 class Endpoint:
     """A server that speaks OpenAI's chat completions.
@@ -119,7 +145,7 @@ class Endpoint:
         turns = [{"role": "system", "content": self.instruction}]
         turns += [{"role": turn.role, "content": turn.content} for turn in self.shots]
         turns.append({"role": "user", "content": text})
-        body = {"model": self.model, "messages": turns, "temperature": 0, "max_tokens": 32}
+        body = {"model": self.model, "messages": turns, "temperature": 0, "max_tokens": _LONGEST}
         request = urllib.request.Request(  # noqa: S310 - http(s) by `__post_init__`
             f"{self.url.rstrip('/')}/chat/completions",
             json.dumps(body).encode(),
