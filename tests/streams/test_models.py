@@ -27,7 +27,9 @@ def items(count: int) -> tuple[list[str], list[int]]:
 def test_an_encoder_learns_what_it_is_shown(tiny_encoder: Path) -> None:
     level = EncoderLevel(str(tiny_encoder), 3, learning_rate=5e-3)
     texts, labels = items(12)
-    for _ in range(250):
+    # A random encoder reads its first token best.
+    texts = [" ".join(reversed(text.split())) for text in texts]
+    for _ in range(100):
         level.learn(texts, labels)
     likely = level.likelihoods(texts)
     np.testing.assert_allclose(likely.sum(1), 1, atol=1e-5)
