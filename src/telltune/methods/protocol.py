@@ -194,6 +194,7 @@ class Settings:
         progress: Show a bar.
         prepared: What `prepare` made of the same recipe and data, where that has been done.
         save: Whether the adapter goes there, too; else the last checkpoint stays.
+        start: Weights that the adapter begins with; fresh ones if None.
     """
 
     recipe: Recipe
@@ -201,6 +202,7 @@ class Settings:
     progress: bool = True
     prepared: Prepared | None = None
     save: bool = True
+    start: Mapping[str, torch.Tensor] | None = None
 
 
 class Method(Protocol):

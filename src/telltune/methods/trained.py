@@ -108,6 +108,7 @@ class Trained:
             progress=settings.progress,
             texts=(task.train, general),
             confidence=confidence,
+            start=settings.start,
         )
         counts = prepared.counts
         seconds += scoring

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.errors import RecipeError
 from telltune.models import compute_dtype, load_base, model_shape
 from telltune.storage import writing
 from telltune.training.checkpoints import Checkpoints
@@ -19,8 +20,9 @@ from telltune.training.speed import learn
 from telltune.training.work import sampled_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
     from transformers import TrainerCallback
 
     from telltune.data.encoded import EncodedSet
@@ -32,7 +34,16 @@ if TYPE_CHECKING:
     from telltune.training.confidence import Confidence
     from telltune.training.loss import LossWeights
 
-__all__ = ["CHECKPOINTS", "LOG", "add_lora", "train", "trainable", "trained_bytes"]
+__all__ = [
+    "CHECKPOINTS",
+    "LOG",
+    "adapter_weights",
+    "add_lora",
+    "set_adapter_weights",
+    "train",
+    "trainable",
+    "trained_bytes",
+]
 
 CHECKPOINTS = "checkpoints"
 LOG = "training_log.jsonl"
@@ -77,6 +88,31 @@ def trainable(base: BaseModel, recipe: Recipe) -> Any:
     return model
 
 
+def adapter_weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a model's adapter by name, copied to the CPU: another one may begin there."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model)
+    return {name: value.detach().cpu().clone() for name, value in found.items()}
+
+
+def set_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give a fresh adapter the weights of another one of the same shape.
+
+    Raises:
+        RecipeError: They are of another shape, or of other layers.
+    """
+    from peft import set_peft_model_state_dict
+
+    own = {name: value.shape for name, value in adapter_weights(model).items()}
+    if own != {name: value.shape for name, value in weights.items()}:
+        raise RecipeError(
+            "the adapter to begin with has other layers or another rank than `lora` asks for; give "
+            "both the same `lora`."
+        )
+    set_peft_model_state_dict(model, dict(weights))
+
+
 def train(
     base: BaseModel,
     recipe: Recipe,
@@ -92,6 +128,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
     confidence: Confidence | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
@@ -113,6 +150,7 @@ def train(
         callbacks: These listen as well.
         texts: Task and general data before they were encoded, which tell where examples are from.
         confidence: Of task examples, and what it scales; None trusts them all.
+        start: Weights that the adapter begins with, from `adapter_weights`; fresh ones if None.
 
     Returns:
         The trained model, and the seconds that training took in this process.
@@ -144,7 +182,8 @@ def train(
             stack.enter_context(stop.listening())
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(out / CHECKPOINTS, _inputs(base, task, mixture, epochs, texts[1]))
+        inputs = _inputs(base, task, mixture, epochs, texts[1], start)
+        checkpoints = Checkpoints(out / CHECKPOINTS, inputs)
         args = training_arguments(
             settings,
             out=checkpoints.unfinished,
@@ -157,6 +196,8 @@ def train(
         began = time.perf_counter()
         while True:
             model = trainable(base, recipe)
+            if start is not None:
+                set_adapter_weights(model, start)
             learned = None
             if settings.source_weights is not None and groups is not None:
                 learned = LearnedWeights(settings.source_weights, groups, args.device)
@@ -212,19 +253,30 @@ def train(
 
 
 def _inputs(
-    base: BaseModel, task: EncodedSet, mixture: Mixture, epochs: int, general: GeneralData | None
+    base: BaseModel,
+    task: EncodedSet,
+    mixture: Mixture,
+    epochs: int,
+    general: GeneralData | None,
+    start: Mapping[str, Tensor] | None,
 ) -> dict[str, str | None]:
     """What a run is made of: a run that goes on must be made of the same."""
     encoded = hashlib.sha256()
     for array in (task.ids, task.offsets, task.prompt_lengths):
         encoded.update(np.ascontiguousarray(array).data)
     mixed = general if mixture.general_examples else None
-    return {
+    found = {
         "model": base.revision,
         "task data": encoded.hexdigest(),
         "general data": None if mixed is None else mixed.contents.sha256,
         "mixture": f"{mixture} {epochs}",
     }
+    if start is not None:
+        begun = hashlib.sha256()
+        for name in sorted(start):
+            begun.update(start[name].float().numpy().data)
+        found["start"] = begun.hexdigest()
+    return found
 
 
 def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
