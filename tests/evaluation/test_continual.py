@@ -24,9 +24,9 @@ def test_backward_transfer_is_the_change_since_a_task_was_learned() -> None:
 
 
 def test_an_answer_may_be_wrong_and_of_the_right_form() -> None:
-    labels = ["ball", "box"]
-    assert format_validity(["box", " ball ", "a ball", ""], labels, closed=True) == 0.5
-    known = ['{"who": "x", "what": "y"}']
-    answers = ['{"what": 1, "who": 2}', '{"who": 1}', "who", "[1]"]
-    assert format_validity(answers, known, closed=False) == 0.25
-    assert format_validity(["some text", " "], ["free text"], closed=False) == 0.5
+    labels = ["ball", "box"] * 3
+    assert format_validity(["box", " ball ", "a ball", ""], labels) == 0.5
+    known = ['{"who": "x", "what": "y"}'] * 2
+    answers = ['{"what": 1, "who": 2}', '{"where": 1}', "who", "[1]"]
+    assert format_validity(answers, known) == 0.25
+    assert format_validity(["some text", " "], ["free text", "and another"]) == 0.5

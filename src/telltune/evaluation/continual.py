@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from telltune.errors import DataError
+from telltune.evaluation.forgetting import task_format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,33 +48,16 @@ def backward_transfer(scores: NDArray[np.float64], *, by_tasks: bool = False) ->
     return float(changes.sum() / (tasks if by_tasks else tasks - 1))
 
 
-def format_validity(answers: Sequence[str], known: Sequence[str], *, closed: bool) -> float:
+def format_validity(answers: Sequence[str], completions: Sequence[str]) -> float:
     """The share of answers that have the task's form, 0 to 1, right or not.
 
     Exact match scores an answer of another form like a wrong one: after training on another task a
-    model may know the answer and write it otherwise.
+    model may know the answer and write it otherwise. Where nothing marks a task's answers, any text
+    is valid that is not empty.
 
     Args:
         answers: Of a model.
-        known: Answers as they should look: a task's own.
-        closed: Whether these are all that there are; else JSON objects are known by their keys, and
-            any other text is valid where it is not empty.
+        completions: Of the task's training examples.
     """
-    if closed:
-        labels = {answer.strip() for answer in known}
-        return float(np.mean([answer.strip() in labels for answer in answers]))
-    keys = _keys(known[0]) if known else None
-    if keys is None:
-        return float(np.mean([bool(answer.strip()) for answer in answers]))
-    return float(np.mean([_keys(answer) == keys for answer in answers]))
-
-
-def _keys(text: str) -> frozenset[str] | None:
-    """Of a JSON object; None where the text is none."""
-    import json
-
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return frozenset(found) if isinstance(found, dict) else None
+    looks = task_format(completions) or (lambda answer: bool(answer.strip()))
+    return sum(map(looks, answers)) / len(answers)
