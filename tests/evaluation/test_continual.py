@@ -26,7 +26,7 @@ def test_backward_transfer_is_the_change_since_a_task_was_learned() -> None:
 def test_an_answer_may_be_wrong_and_of_the_right_form() -> None:
     labels = ["ball", "box"] * 3
     assert format_validity(["box", " ball ", "a ball", ""], labels) == 0.5
-    known = ['{"who": "x", "what": "y"}'] * 2
+    known = ['{"who": "x", "what": "y"}', '{"who": "z", "what": "y"}']
     answers = ['{"what": 1, "who": 2}', '{"where": 1}', "who", "[1]"]
     assert format_validity(answers, known) == 0.25
     assert format_validity(["some text", " "], ["free text", "and another"]) == 0.5
