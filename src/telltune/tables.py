@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.streams.stream import StreamReport
+    from telltune.study.continual import ContinualReport
     from telltune.study.example_scores import ExampleScores
     from telltune.study.quanta_report import QuantaReport
     from telltune.study.recommend import Recommendation
     from telltune.study.summary import Summary
 
 __all__ = [
+    "print_continual",
     "print_json",
     "print_plan",
     "print_quanta",
@@ -200,6 +202,31 @@ def print_stream(report: StreamReport) -> None:
         if counts:
             told = "; ".join(f"{count} times {reason}" for reason, count in counts.items())
             typer.echo(f"{sum(counts.values())} {what}: {told}.", err=True)
+
+
+def print_continual(report: ContinualReport) -> None:
+    """How each strategy did, and its matrix of scores."""
+    rows = [
+        (
+            row["strategy"],
+            str(row["seeds"]),
+            f"{row['overall']:.1f}",
+            f"{row['backward']:+.1f} ({row['backward_by_tasks']:+.1f})",
+            f"{row['valid']:.0%}",
+            f"{row['general']:+.0f}%",
+            f"{row['seconds']:.0f}",
+        )
+        for row in report.rows
+    ]
+    columns = ("strategy", "seeds", "OP", "BWT (by T)", "valid", "general loss", "seconds")
+    print_table(f"{len(report.tasks)} tasks, one after another", columns, rows)
+    for row in report.rows:
+        matrix = [
+            (f"{t + 1}. {task}", *("-" if value is None else f"{value:.1f}" for value in line))
+            for t, (task, line) in enumerate(zip(report.tasks, row["matrix"], strict=True))
+        ]
+        names = [f"{i + 1}." for i in range(len(report.tasks))]
+        print_table(f"{row['strategy']}: scores after each task", ("after", *names), matrix)
 
 
 def print_quanta(report: QuantaReport) -> None:

@@ -240,3 +240,25 @@ def test_detaching_takes_off_what_attaching_puts_on(prompt: str, response: str, 
     assume(anchor.detach(plain) == plain)
     attached = Example(anchor.prompt + GAP + plain.prompt, anchor.response + GAP + plain.completion)
     assert anchor.detach(attached) == plain
+
+
+@pytest.mark.parametrize("place", ["user", "system"])
+@pytest.mark.parametrize("response", ["", "Here it is:"])
+@pytest.mark.parametrize(
+    "history",
+    [
+        (),
+        (Message("system", "Be brief."),),
+        (Message("user", "before"), Message("assistant", "that")),
+    ],
+)
+def test_an_anchor_in_the_text_is_that_in_the_template(
+    tiny_tokenizer: Any, place: Any, response: str, history: tuple[Message, ...]
+) -> None:
+    anchor = Anchor("Name it.", response, place)
+    example = Example("item 7 is round", "ball", history=history)
+    wanted = Encoder(anchored_tokenizer(tiny_tokenizer, anchor)).encode([example])
+    found = Encoder(tiny_tokenizer).encode([anchor.attach(example)])
+    if response and history and history[0].role == "user":
+        return  # the template opens the first answer, which here is an earlier one
+    assert found.ids.tolist() == wanted.ids.tolist()

@@ -10,6 +10,7 @@ import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
 from telltune.tables import (
+    print_continual,
     print_json,
     print_quanta,
     print_recommendation,
@@ -48,6 +49,25 @@ def study(
         typer.echo(f"{len(rows) - len(failed)} of {len(rows)} cells; see {out / 'report.html'}.")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: tell continual recipes/continual.yaml --out runs/order; the same again "
+    "goes on."
+)
+def continual(
+    order: Annotated[Path, typer.Argument(metavar="ORDER", help="Tasks in their order, in YAML.")],
+    out: Annotated[Path, typer.Option(help="Where rows, adapters and report.json go.")],
+    as_json: AsJson = False,
+) -> None:
+    """Learn tasks one after another, and say what becomes of the earlier ones (TRACE)."""
+    from telltune.study.continual import run_continual
+
+    report = run_continual(order, out, progress=not as_json)
+    if as_json:
+        print_json({"out": str(out), **asdict(report)})
+    else:
+        print_continual(report)
 
 
 @app.command(epilog="Example: tell report runs/study")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from telltune.data.encoding import control_tokens
+from telltune.data.examples import Message
 from telltune.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -50,6 +51,29 @@ class Anchor:
     def strip(self, text: str) -> str:
         """Take the response side off an answer, if it is there."""
         return _without_opening(text, self.response)
+
+    def attach(self, example: Example) -> Example:
+        """Write both sides into an example's own text, where not all have the same anchor.
+
+        Encoded with a plain template it is token for token what the bare example is with the
+        anchored one; only the response side then carries loss.
+        """
+        completion = example.completion
+        if self.response:
+            completion = self.response + GAP + completion
+        if self.place == "user":
+            # The first user turn is in the history, if there was one before.
+            turns = list(example.history)
+            first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+            if first is None:
+                prompt = self.prompt + GAP + example.prompt
+                return replace(example, prompt=prompt, completion=completion)
+            turns[first] = Message("user", self.prompt + GAP + turns[first].content)
+            return replace(example, history=tuple(turns), completion=completion)
+        opening = example.history[:1] if [t.role for t in example.history[:1]] == ["system"] else ()
+        text = self.prompt + "".join(GAP + turn.content for turn in opening)
+        history = (Message("system", text), *example.history[len(opening) :])
+        return replace(example, history=history, completion=completion)
 
     def detach(self, example: Example) -> Example:
         """Take both sides off an example whose data already carries them.

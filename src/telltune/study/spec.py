@@ -32,9 +32,13 @@ __all__ = [
     "Cell",
     "ForgettingSpec",
     "StudySpec",
+    "TaskEntry",
+    "Tasks",
     "asks_aside",
     "cells_of",
+    "keys_of",
     "load_study",
+    "merged_keys",
 ]
 
 STUDY_FILE = "study.yaml"
@@ -188,7 +192,7 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
     path = Path(path)
     values = read_yaml(path, "study")
     if isinstance(values.get("recipe"), str):
-        values["recipe"] = _keys_of(path.parent / values["recipe"])
+        values["recipe"] = keys_of(path.parent / values["recipe"])
     try:
         spec = StudySpec.model_validate(values)
     except ValidationError as error:
@@ -243,7 +247,7 @@ def _cell(
     folder: Path | None,
 ) -> Cell:
     method = get_method(entry.method)
-    values = _merged(spec.recipe, task.keys) | {"method": method.name}
+    values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
     overrides = [f"{key}={yaml.safe_dump(v).strip()}" for key, v in entry.set.items()]
     values["seed"] = seed if method.sized else 0
     if method.sized:
@@ -275,17 +279,17 @@ def _name_of(recipe: Recipe) -> str:
     return Path(files[0].path).stem if files else str(recipe.task.embedded)
 
 
-def _keys_of(path: Path) -> dict[str, Any]:
+def keys_of(path: Path) -> dict[str, Any]:
     """What a recipe file says, with its data's places written out."""
     values: dict[str, Any] = load_recipe(path).model_dump(mode="json", exclude_unset=True)
     return values
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merged_keys(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Nested mappings joined; where both have a value, the one above counts."""
     merged = copy.deepcopy(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         # Another task shares nothing with the recipe's own.
-        merged[key] = _merged(merged[key], value) if both and key != "task" else value
+        merged[key] = merged_keys(merged[key], value) if both and key != "task" else value
     return merged

@@ -1,0 +1,202 @@
+"""Tasks learned one after another, and what becomes of the earlier ones (TRACE, arXiv 2310.06762).
+
+A strategy learns the tasks in their order, and after each of them all that were learned are scored.
+What it did is a row a strategy, seed and task in continual.jsonl, with the scores of every task:
+the matrix R and all that follows from it can be traced to rows, and a killed run goes on with the
+task where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from telltune.errors import RecipeError
+from telltune.evaluation.continual import backward_transfer, overall_performance
+from telltune.methods.output_folder import alone
+from telltune.recipe import explain, read_yaml
+from telltune.recipe.part import Part
+from telltune.storage import write_json, write_text
+from telltune.study.continual_learner import STRATEGIES, Learner, Step, Strategy
+from telltune.study.spec import Tasks, keys_of
+from telltune.training.progress import bar
+
+__all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
+
+_ROWS = "continual.jsonl"
+_REPORT = "report.json"
+
+
+class ContinualSpec(Part):
+    """Tasks in their order, and ways to learn them.
+
+    Example:
+        ```yaml
+        recipe: demo.yaml
+        tasks: [medical_specialty, mention_json, restore_text]
+        strategies: [sequential, replay, tell]
+        seeds: [0, 1, 2]
+        ```
+    """
+
+    recipe: dict[str, Any]
+    """What all tasks share: recipe keys, or the name of a recipe beside this file."""
+    tasks: Tasks = Field(min_length=2)
+    """As in a study; learned in this order."""
+    strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
+    """Ways to learn them."""
+    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    """Each draws its own task data, orders and start."""
+    general_items: PositiveInt = 50
+    """Held-out general examples whose loss is taken before and after each task."""
+
+
+@dataclass(frozen=True)
+class ContinualReport:
+    """How each strategy did, means over seeds.
+
+    Attributes:
+        tasks: In their order.
+        rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
+            denominators), `general` (change of the general loss, percent), `valid` (share of
+            answers of the right form at the end), `seconds`, `seeds` and `matrix` (R; None above
+            the diagonal).
+    """
+
+    tasks: list[str]
+    rows: list[dict[str, Any]]
+
+
+def load_continual(path: str | Path) -> ContinualSpec:
+    """Read an order of tasks.
+
+    Raises:
+        RecipeError: What is wrong with it, by key.
+    """
+    path = Path(path)
+    values = read_yaml(path, "order")
+    if isinstance(values.get("recipe"), str):
+        values["recipe"] = keys_of(path.parent / values["recipe"])
+    try:
+        spec = ContinualSpec.model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(explain(error, ContinualSpec, "order"))
+        raise RecipeError(f"{path}: {told}.") from None
+    names = [task.name for task in spec.tasks]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{path}: two tasks have the same name; give each its own.")
+    return spec
+
+
+def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) -> ContinualReport:
+    """Learn the tasks in their order by each strategy, and score all that were learned after each.
+
+    Called again on the same folder it goes on with the step where it was.
+
+    Args:
+        order: A YAML file; see `ContinualSpec`.
+        out: Where continual.jsonl, the last adapters and report.json go.
+        progress: Show a bar.
+
+    Raises:
+        RecipeError: What is wrong with the order, or a task without test data or anchor.
+        DataError: As `load_task`.
+    """
+    order, out = Path(order), Path(out)
+    spec = load_continual(order)
+    with alone(out):
+        steps = _read(out)
+        learner = Learner(
+            spec.recipe, spec.tasks, spec.general_items, out, name=str(order), folder=order.parent
+        )
+        learner.check(spec.strategies, spec.seeds)
+        with bar(shown=progress) as shown:
+            total = len(spec.strategies) * len(spec.seeds) * len(spec.tasks)
+            counter = shown.add_task("tasks", total=total, note="")
+            for seed in spec.seeds:
+                for strategy in spec.strategies:
+                    done = [s for s in steps if (s.strategy, s.seed) == (strategy, seed)]
+                    shown.advance(counter, len(done))
+                    for step in learner.learn(strategy, seed, done):
+                        steps.append(step)
+                        with (out / _ROWS).open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(asdict(step), ensure_ascii=False) + "\n")
+                        shown.update(counter, description=f"{strategy}, {step.task}")
+                        shown.advance(counter)
+        report = summarize(steps, [task.name for task in spec.tasks], spec.strategies)
+        write_json(out / _REPORT, asdict(report))
+        return report
+
+
+def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -> ContinualReport:
+    """What finished runs come to, a row a strategy.
+
+    Args:
+        steps: Of runs; a seed that has not learned all tasks is left out.
+        tasks: In their order.
+        strategies: Which to tell of.
+    """
+    rows = []
+    for strategy in strategies:
+        runs = [
+            [step for step in steps if (step.strategy, step.seed) == (strategy, seed)]
+            for seed in dict.fromkeys(step.seed for step in steps)
+        ]
+        runs = [run for run in runs if len(run) == len(tasks)]
+        if not runs:
+            continue
+        found = [_matrix(run, tasks) for run in runs]
+        last = len(tasks) - 1
+        mean = np.mean(found, axis=0)
+        rows.append(
+            {
+                "strategy": strategy,
+                "seeds": len(runs),
+                "overall": fmean(overall_performance(r, last) for r in found),
+                "backward": fmean(backward_transfer(r) for r in found),
+                "backward_by_tasks": fmean(backward_transfer(r, by_tasks=True) for r in found),
+                "general": fmean(100 * (r[-1].general_nll / r[-1].base_nll - 1) for r in runs),
+                "valid": fmean(fmean(r[-1].valid.values()) for r in runs),
+                "seconds": fmean(sum(step.seconds for step in r) for r in runs),
+                "matrix": [
+                    [None if i > t else round(float(mean[t, i]), 2) for i in range(len(tasks))]
+                    for t in range(len(tasks))
+                ],
+            }
+        )
+    return ContinualReport(tasks, [_rounded(row) for row in rows])
+
+
+def _matrix(run: list[Step], tasks: list[str]) -> Any:
+    """R of a run, (tasks, tasks); zeros above the diagonal, which nothing looks at."""
+    found = np.zeros((len(tasks), len(tasks)))
+    for step in run:
+        for i, task in enumerate(tasks[: step.number + 1]):
+            found[step.number, i] = step.scores[task]
+    return found
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}
+
+
+def _read(out: Path) -> list[Step]:
+    """The rows of finished steps, but for what a kill cut short, which is removed."""
+    path = out / _ROWS
+    if not path.exists():
+        return []
+    steps = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            steps.append(Step(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    rows = (json.dumps(asdict(step), ensure_ascii=False) for step in steps)
+    write_text(path, "".join(f"{row}\n" for row in rows))
+    return steps

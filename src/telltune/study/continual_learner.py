@@ -1,0 +1,287 @@
+"""Learns tasks one after another, by one strategy, and scores those learned after each."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors.torch import load, save
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.task import load_general, load_split, load_task
+from telltune.errors import RecipeError, StorageError
+from telltune.evaluation.continual import format_validity
+from telltune.evaluation.forgetting import held_out_general
+from telltune.evaluation.score import choose_metrics, evaluate_predictor
+from telltune.methods.general_choice import ChosenData, first_drawn
+from telltune.methods.known_model import KnownModel
+from telltune.methods.preparation import prepare
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.methods.selection import usable
+from telltune.methods.trained import Trained
+from telltune.models import load_base
+from telltune.recipe import recipe_from_dict
+from telltune.storage import write_bytes
+from telltune.study.spec import merged_keys
+from telltune.training.adapter import adapter_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.methods.protocol import Predictor
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+    from telltune.study.spec import TaskEntry
+
+__all__ = ["STRATEGIES", "Learner", "Step", "Strategy"]
+
+Strategy = Literal["sequential", "replay", "tell", "adapters", "in_context"]
+STRATEGIES: dict[Strategy, str] = {
+    "sequential": "sft_anchor",
+    "replay": "tell",
+    "tell": "tell",
+    "adapters": "tell",
+    "in_context": "few_shot",
+}
+"""By strategy, the method that learns each task:
+
+- `sequential`: SFT with the anchor, one adapter for all tasks.
+- `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
+- `tell`: TELL at every step, one adapter for all.
+- `adapters`: TELL with an adapter of its own for each task, which nothing can make it forget.
+- `in_context`: examples of the task in the base's prompt.
+"""
+_REPLAYED = 0.1
+"""Of each earlier task's examples, as published."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a strategy did with one task.
+
+    Attributes:
+        strategy: Its name.
+        seed: Of all that was drawn.
+        number: Of the task in the order, from 0.
+        task: Its name.
+        scores: By task so far, percent.
+        valid: Share of answers in the task's form, by task so far.
+        general_nll: Of held-out general examples, in nats a token, with the adapter.
+        base_nll: The same without.
+        seconds: Of training.
+    """
+
+    strategy: str
+    seed: int
+    number: int
+    task: str
+    scores: dict[str, float]
+    valid: dict[str, float]
+    general_nll: float
+    base_nll: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A task of the order, as one seed has it."""
+
+    name: str
+    recipe: Recipe
+    task: TaskData
+    items: list[Example]
+
+
+class Learner:
+    """Holds what all strategies share.
+
+    Args:
+        recipe: Keys that all tasks share.
+        tasks: In their order.
+        general_items: Held-out general examples to ask about.
+        out: Where adapters are kept between steps.
+        name: Of the order, for messages.
+        folder: Where relative paths start.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        tasks: Sequence[TaskEntry],
+        general_items: int,
+        out: Path,
+        *,
+        name: str,
+        folder: Path,
+    ) -> None:
+        self._recipe, self._tasks, self._general_items = recipe, tasks, general_items
+        self._out, self._name, self._folder = out, name, folder
+        self._base: BaseModel | None = None
+
+    def check(self, strategies: Sequence[Strategy], seeds: Sequence[int]) -> None:
+        """Look at all tasks before the first is learned.
+
+        Raises:
+            RecipeError: A task has no test data, or lacks an anchor or general data that a strategy
+                needs.
+        """
+        mixes = {"replay", "tell", "adapters"} & set(strategies)
+        for known in self._order(seeds[0]):
+            if known.task.anchor is None:
+                raise RecipeError(
+                    f"{self._name}: task `{known.name}` has no anchor, by which one model tells "
+                    "its tasks apart; write `anchor: ...` beside it."
+                )
+            if mixes and known.recipe.general is None:
+                raise RecipeError(
+                    f"{self._name}: strategy `{min(mixes)}` mixes in general data; write "
+                    "`general: embedded` in the recipe, or name files."
+                )
+
+    def learn(self, strategy: Strategy, seed: int, done: Sequence[Step]) -> Iterator[Step]:
+        """Learn the tasks that are left.
+
+        Args:
+            strategy: By which.
+            seed: Of all that is drawn.
+            done: What an earlier call did.
+
+        Raises:
+            StorageError: Their adapter is gone.
+        """
+        order = self._order(seed)
+        base = self._loaded(order[0].recipe)
+        own = strategy in ("adapters", "in_context")
+        start = None if own or not done else self._kept(strategy, seed, len(done) - 1)
+        # A task that has its own adapter or prompt does as it did when it was learned.
+        scores = dict(done[-1].scores) if own and done else {}
+        valid = dict(done[-1].valid) if own and done else {}
+        for number in range(len(done), len(order)):
+            known = order[number]
+            general = self._general(strategy, order[:number], known, base)
+            recipe = self._with_general(known.recipe, general)
+            settings = Settings(recipe, progress=False, save=False, start=start)
+            method = get_method(STRATEGIES[strategy])
+            held = self._held_out(known)
+            # Before an adapter is put on the base.
+            base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
+            predictor = method.run(known.task, general if method.mixes else None, base, settings)
+            for other in [known] if own else order[: number + 1]:
+                scores[other.name], valid[other.name] = _score(predictor, other, base)
+            general_nll = _nll(predictor.beside_its_task(base.tokenizer), held)
+            if not own:
+                start = adapter_weights(predictor.model)
+                self._keep(strategy, seed, number, start)
+            predictor.release()
+            gc.collect()
+            yield Step(
+                strategy,
+                seed,
+                number,
+                known.name,
+                dict(scores),
+                dict(valid),
+                general_nll,
+                base_nll,
+                predictor.cost.seconds,
+            )
+
+    def _order(self, seed: int) -> list[_Known]:
+        """All tasks, with this seed's draw of their examples."""
+        found = []
+        for entry in self._tasks:
+            values = merged_keys(self._recipe, entry.keys) | {"seed": seed}
+            name = f"{self._name} ({entry.name})"
+            recipe = recipe_from_dict(values, name=name, folder=self._folder)
+            task = load_task(recipe)
+            items = load_split(recipe, "test")[: recipe.evaluation.max_items]
+            metrics = task.metrics or choose_metrics(items)
+            found.append(_Known(entry.name, recipe, replace(task, metrics=metrics), items))
+        return found
+
+    def _loaded(self, recipe: Recipe) -> BaseModel:
+        if self._base is None:
+            self._base = load_base(recipe.model, recipe.training.precision)
+        return self._base
+
+    def _general(
+        self, strategy: Strategy, earlier: Sequence[_Known], known: _Known, base: BaseModel
+    ) -> GeneralData | None:
+        """What is mixed in; replayed examples carry their own task's anchor in their text."""
+        general = load_general(known.recipe)
+        if strategy != "replay" or general is None:
+            return general
+        method = get_method(STRATEGIES[strategy])
+        assert isinstance(method, Trained)  # TELL
+        model = KnownModel.of(base.model.config, base.tokenizer)
+        count = prepare(method, known.task, general, model, known.recipe).counts.general_examples
+        replayed: list[Example] = []
+        for other in earlier:
+            examples = usable(other.task, base, other.recipe)
+            anchor = other.task.anchor
+            assert anchor is not None  # by `check`
+            kept = examples[: max(1, round(_REPLAYED * len(examples)))]
+            replayed += [anchor.attach(example) for example in kept]
+        drawn = first_drawn(general, count, known.recipe.seed)
+        return ChosenData(f"{general.name}+replay", general.sources, (*drawn, *replayed))
+
+    def _with_general(self, recipe: Recipe, general: GeneralData | None) -> Recipe:
+        if not isinstance(general, ChosenData):
+            return recipe
+        spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
+        return recipe.model_copy(update={"mixture": spec})
+
+    def _held_out(self, known: _Known) -> list[Example]:
+        """General examples that no strategy reaches: the last in the order of the draw."""
+        general = load_general(known.recipe)
+        if general is None:
+            return []
+        used = general.contents.examples - self._general_items
+        return held_out_general(general, self._general_items, used, known.recipe.seed)
+
+    def _keep(self, strategy: Strategy, seed: int, number: int, weights: dict[str, Tensor]) -> None:
+        """The adapter after a task. That before it stays: the task's row is not written yet."""
+        write_bytes(self._file(strategy, seed, number), save(weights))
+        self._file(strategy, seed, number - 2).unlink(missing_ok=True)
+
+    def _kept(self, strategy: Strategy, seed: int, number: int) -> dict[str, Tensor]:
+        path = self._file(strategy, seed, number)
+        try:
+            return load(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                f"{path} is gone or damaged ({error}), and without it {strategy} cannot go on; "
+                f"remove {self._out} to begin anew."
+            ) from None
+
+    def _file(self, strategy: Strategy, seed: int, number: int) -> Path:
+        return self._out / "adapters" / f"{strategy}-{seed}-{number + 1}.safetensors"
+
+
+def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
+    """Of a response token, in nats; nan where there are no examples."""
+    if not examples:
+        return float("nan")
+    nll, tokens = predictor.nll(examples)
+    return float(nll.sum() / tokens.sum())
+
+
+def _score(predictor: Predictor, known: _Known, base: BaseModel) -> tuple[float, float]:
+    """A task's score in percent and the share of answers in its form, asked with its own anchor."""
+    completions = [example.completion for example in known.task.train]
+    asked = replace(
+        predictor,
+        tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),
+        anchor=known.task.anchor,
+    )
+    evaluation = evaluate_predictor(asked, known.items, known.task.metrics)
+    _, headline = evaluation.headline
+    return headline.score, format_validity(evaluation.predictions, completions)

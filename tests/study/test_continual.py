@@ -1,0 +1,131 @@
+"""Tasks one after another on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from telltune.errors import RecipeError, StorageError
+from telltune.study import continual_learner
+from telltune.study.continual import run_continual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def order(
+    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> Callable[..., Path]:
+    """An order of two tasks: shapes, and the same items' numbers."""
+    numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(24)]
+    other = str(write_jsonl(tmp_path / "numbers.jsonl", numbers))
+    shapes = {k: toy_recipe["task"][k] for k in ("train", "test")}
+
+    def made(**changes: Any) -> Path:
+        recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
+        recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
+        values = {
+            "recipe": recipe,
+            "tasks": [
+                {"name": "shapes", "task": shapes, "anchor": "Name the shape."},
+                {
+                    "name": "numbers",
+                    "task": {"train": other, "test": other},
+                    "anchor": "Odd or even?",
+                },
+            ],
+            "strategies": ["sequential", "adapters"],
+            "general_items": 8,
+        } | changes
+        path = tmp_path / "order.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return made
+
+
+def test_what_was_learned_first_is_scored_again_after_the_second(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    report = run_continual(order(), tmp_path / "out", progress=False)
+    assert report.tasks == ["shapes", "numbers"]
+    rows = {row["strategy"]: row for row in report.rows}
+    for row in rows.values():
+        matrix = row["matrix"]
+        assert matrix[0][1] is None
+        assert row["overall"] == pytest.approx((matrix[1][0] + matrix[1][1]) / 2, abs=0.01)
+        assert row["backward"] == pytest.approx(matrix[1][0] - matrix[0][0], abs=0.01)
+        assert row["backward_by_tasks"] == pytest.approx(row["backward"] / 2, abs=0.01)
+    # An adapter of its own forgets nothing, by construction.
+    assert rows["adapters"]["backward"] == 0
+    assert rows["adapters"]["matrix"][0][0] > 50
+    lines = (tmp_path / "out" / "continual.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line in map(json.loads, lines):
+        assert line["general_nll"] != line["base_nll"]
+    assert set(json.loads(lines[1])["scores"]) == {"shapes", "numbers"}
+
+
+def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategies = list(continual_learner.STRATEGIES)
+    report = run_continual(order(strategies=strategies), tmp_path / "out", progress=False)
+    assert [row["strategy"] for row in report.rows] == strategies
+    assert (tmp_path / "out" / "adapters" / "sequential-0-2.safetensors").exists()
+    assert not (tmp_path / "out" / "adapters" / "adapters-0-2.safetensors").exists()
+
+
+def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = order(strategies=["sequential"])
+    whole = run_continual(path, tmp_path / "whole", progress=False)
+    keep = continual_learner.Learner._keep
+    kept: list[int] = []
+
+    def stops(self: Any, *arguments: Any) -> None:
+        keep(self, *arguments)
+        kept.append(1)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(continual_learner.Learner, "_keep", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run_continual(path, tmp_path / "cut", progress=False)
+    found = run_continual(path, tmp_path / "cut", progress=False)
+    told = [row | {"seconds": 0} for row in whole.rows]
+    assert [row | {"seconds": 0} for row in found.rows] == told
+
+
+def test_what_cannot_be_learned_is_refused_before_anything_is(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    for change, message in (
+        ({"tasks": tasks[:1]}, "tasks"),
+        ({"tasks": [tasks[0], tasks[0]]}, "the same name"),
+        ({"tasks": [tasks[0], tasks[1] | {"anchor": None}]}, "has no anchor"),
+        ({"strategies": ["sequentail"]}, "strategies"),
+        ({"tasks": [tasks[0], tasks[1] | {"task": {"train": tasks[1]["task"]["train"]}}]}, "test"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            run_continual(order(**change), out, progress=False)
+    assert not (out / "continual.jsonl").exists()
+
+
+def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: Path) -> None:
+    path = order(strategies=["sequential"])
+    run_continual(path, tmp_path / "out", progress=False)
+    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
+    (tmp_path / "out" / "adapters" / "sequential-0-1.safetensors").unlink()
+    with pytest.raises(StorageError, match="cannot go on"):
+        run_continual(path, tmp_path / "out", progress=False)
