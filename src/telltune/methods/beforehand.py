@@ -37,6 +37,8 @@ def beforehand(method: Trained, recipe: Recipe) -> list[str]:
         ways = len(chosen.templates or TEMPLATES) + chosen.proposed_templates
         asked = ways * chosen.samples
         said.append(f"the base is asked each question {asked} times")
+    if recipe.meta is not None:
+        said.append(f"a start is learned by {recipe.meta.algorithm} in {recipe.meta.steps} steps")
     choice = recipe.general_choice
     if method.mixes and choice is not None:
         said.append(f"general examples are chosen among {choice.candidates:,} by {choice.by}")

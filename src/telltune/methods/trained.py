@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.general_choice import choose_general
 from telltune.methods.known_model import KnownModel
+from telltune.methods.meta_start import meta_start
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.methods.selection import Selection, select
@@ -42,7 +44,8 @@ class Trained:
         order: Of the mixture, in place of the recipe's.
         equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
             optimizer steps that TELL would take.
-        sets: Recipe keys, such as `selection.order`, and their values in place of the recipe's.
+        sets: Recipe keys, such as `selection.order`, and their values in place of the recipe's; a
+            part alone, such as `meta`, stands for its defaults where the recipe has none.
     """
 
     name: str
@@ -62,8 +65,8 @@ class Trained:
             return recipe
         values = recipe.model_dump()
         for key, value in self.sets:
-            part, name = key.split(".")
-            values[part] = (values[part] or {}) | {name: value}
+            part, _, name = key.partition(".")
+            values[part] = (values[part] or {}) | ({name: value} if name else {})
         return Recipe.model_validate(values)
 
     def run(
@@ -93,6 +96,13 @@ class Trained:
             spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
             recipe = recipe.model_copy(update={"mixture": spec})
             scoring += time.perf_counter() - began
+        start = settings.start
+        if recipe.meta is not None:
+            if general is None:
+                raise RecipeError("`meta` learns a start on general data; write `general: ...`.")
+            began = time.perf_counter()
+            start = meta_start(base, general, recipe, recipe.meta, progress=settings.progress)
+            scoring += time.perf_counter() - began
         prepared = prepared or prepare(self, task, general, known, recipe)
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         model, seconds = train(
@@ -108,7 +118,7 @@ class Trained:
             progress=settings.progress,
             texts=(task.train, general),
             confidence=confidence,
-            start=settings.start,
+            start=start,
         )
         counts = prepared.counts
         seconds += scoring

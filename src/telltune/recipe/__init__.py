@@ -29,6 +29,7 @@ from telltune.recipe.schema import (
 from telltune.recipe.worth import (
     ConfidenceSpec,
     GeneralChoiceSpec,
+    MetaSpec,
     SelectionSpec,
     SynthesisSpec,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "GeneralSpec",
     "LoraSpec",
     "LossAverage",
+    "MetaSpec",
     "MixtureSpec",
     "ModelSpec",
     "Order",

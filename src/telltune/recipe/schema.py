@@ -19,6 +19,7 @@ from telltune.recipe.part import Part, short
 from telltune.recipe.worth import (
     ConfidenceSpec,
     GeneralChoiceSpec,
+    MetaSpec,
     SelectionSpec,
     SynthesisSpec,
 )
@@ -292,6 +293,7 @@ class Recipe(Part):
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
     synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
     selection: SelectionSpec | None = None
+    meta: Annotated[MetaSpec | None, short("algorithm")] = None
     confidence: Annotated[ConfidenceSpec | None, short("by")] = None
     mixture: MixtureSpec = MixtureSpec()
     lora: LoraSpec = LoraSpec()
@@ -315,6 +317,7 @@ SHORTHANDS = {
     "anchor": "prompt",
     "general": "sources",
     "confidence": "by",
+    "meta": "algorithm",
     "general_choice": "take",
     "synthesis": "use_as",
 }

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from telltune.recipe.part import Part
 
-__all__ = ["ConfidenceSpec", "GeneralChoiceSpec", "SelectionSpec", "SynthesisSpec"]
+__all__ = ["ConfidenceSpec", "GeneralChoiceSpec", "MetaSpec", "SelectionSpec", "SynthesisSpec"]
 
 
 class GeneralChoiceSpec(Part):
@@ -106,3 +106,26 @@ class ConfidenceSpec(Part):
     """From `columns.confidence`, or from PVI under the settings of `selection`."""
     scale: Literal["output", "input", "both"] = "output"
     """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
+
+
+class MetaSpec(Part):
+    """A start of the adapter that is learned on general data, a source of them being a task."""
+
+    algorithm: Literal["maml", "fomaml", "reptile"] = "reptile"
+    """`maml` differentiates through the inner steps, the other two do not."""
+    sampling: Literal["uniform", "proportional", "mixed"] = "proportional"
+    """How often a source is visited: all alike, by its size, or in between."""
+    steps: PositiveInt = 100
+    """Of the start."""
+    tasks_per_step: PositiveInt = 2
+    """Sources visited for each."""
+    inner_steps: PositiveInt = 4
+    """Of gradient descent on a visit."""
+    batch_size: PositiveInt = 8
+    """Examples in each."""
+    inner_learning_rate: PositiveFloat = 0.1
+    """Of gradient descent."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of the start, by Adam."""
+    examples: PositiveInt = 2000
+    """General examples to learn on, the first that `seed` draws."""

@@ -1,0 +1,195 @@
+"""A start of the adapter that general data teach: each of their sources is a task to adapt to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from telltune.data.encoding import Encoder
+from telltune.errors import DataError
+from telltune.methods.general_choice import first_drawn
+from telltune.models import compute_dtype, context_length
+from telltune.models.attention import packed_attention
+from telltune.models.packing import can_pack, pack, token_nll
+from telltune.storage import cache_folder, write_bytes
+from telltune.training.adapter import adapter_weights, add_lora
+from telltune.training.meta import Episode, meta_gradient, task_chances
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.general import GeneralData
+    from telltune.models import BaseModel
+    from telltune.models.packing import PackedBatch
+    from telltune.recipe import MetaSpec, Recipe
+
+__all__ = ["meta_start"]
+
+_LONGEST = 512
+"""Tokens of an example: MAML keeps every activation of all inner steps."""
+_VERSION = 1
+
+
+def meta_start(
+    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, *, progress: bool = False
+) -> dict[str, Tensor]:
+    """Learn where the adapter had better begin; kept on disk.
+
+    Args:
+        base: Without an adapter; it is left as it was.
+        general: Each source of theirs is a task.
+        recipe: Its `lora`, precision and seed are those of the start.
+        spec: How it is learned.
+        progress: Show a bar.
+
+    Raises:
+        DataError: Fewer than two sources have enough examples for a visit.
+    """
+    key = (
+        _VERSION,
+        base.revision,
+        general.contents.sha256,
+        spec.model_dump_json(),
+        recipe.lora.model_dump_json(),
+        str(compute_dtype(recipe.training.precision)),
+        recipe.seed,
+    )
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    path = cache_folder("meta") / f"{digest}.safetensors"
+    if not path.is_file():
+        write_bytes(path, save(_learn(base, general, recipe, spec, progress)))
+    return load(path.read_bytes())
+
+
+def _learn(
+    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, progress: bool
+) -> dict[str, Tensor]:
+    visits = _Visits(base, general, recipe, spec)
+    lora = recipe.lora.model_copy(update={"dropout": 0.0})
+    model = add_lora(base, lora, recipe.seed)
+    try:
+        model.eval()
+        weights = {
+            name: value.detach().clone()
+            for name, value in model.named_parameters()
+            if value.requires_grad
+        }
+        loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
+        optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
+        with bar(shown=progress) as shown, loss:
+            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, note="")
+            for step in range(spec.steps):
+                for value in weights.values():
+                    value.requires_grad_()
+                direction, seen = meta_gradient(
+                    spec.algorithm,
+                    weights,
+                    loss,
+                    [visits.episode(step, visit) for visit in range(spec.tasks_per_step)],
+                    spec.inner_learning_rate,
+                )
+                for name, value in weights.items():
+                    value.requires_grad_(False)
+                    value.grad = direction[name].detach()
+                optimizer.step()
+                shown.update(counter, completed=step + 1, note=f"loss {seen:.3f}")
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        return adapter_weights(model)
+    finally:
+        model.unload()
+
+
+class _Visits:
+    """Which examples each visit sees: a pure function of seed, step and visit."""
+
+    def __init__(
+        self, base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
+    ) -> None:
+        self._spec, self._seed = spec, recipe.seed
+        self._together = can_pack(base.model) and spec.algorithm != "maml"
+        groups: dict[str, list[int]] = defaultdict(list)
+        examples = first_drawn(general, spec.examples, recipe.seed)
+        for i, example in enumerate(examples):
+            groups[example.source].append(i)
+        needed = (spec.inner_steps + 1) * spec.batch_size
+        self._groups = [np.array(g) for g in groups.values() if len(g) >= needed]
+        if len(self._groups) < 2:
+            raise DataError(
+                f"a start is learned on two general sources or more with {needed} examples each, "
+                f"and of {len(examples)} examples {len(self._groups)} have as many; raise "
+                "meta.examples, lower meta.batch_size, or add general data."
+            )
+        limit = min(_LONGEST, context_length(base.model.config))
+        encoder = Encoder(base.tokenizer, max_length=limit, too_long="truncate")
+        self._encoded: EncodedSet = encoder.encode(examples)
+        self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
+
+    def episode(self, step: int, visit: int) -> Episode[Any]:
+        """A source by its chance, and batches of its examples, none twice."""
+        rng = np.random.default_rng([self._seed, step, visit])
+        group = self._groups[int(rng.choice(len(self._groups), p=self._chances))]
+        count, size = self._spec.inner_steps + 1, self._spec.batch_size
+        drawn = rng.permutation(group)[: count * size].reshape(count, size)
+        *support, query = [self._batch(row.tolist()) for row in drawn]
+        return Episode(support, query)
+
+    def _batch(self, indices: list[int]) -> list[PackedBatch]:
+        rows = [self._encoded[i] for i in indices]
+        return pack(rows, _LONGEST * len(rows), together=self._together)
+
+
+class _Loss:
+    """The mean loss a response token of a batch, as a function of the adapter's weights."""
+
+    def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
+        self._model, self._second_order = model, second_order
+        self._nll = _Nll(model)
+        dtype = compute_dtype(recipe.training.precision)
+        device = next(model.parameters()).device.type
+        self._autocast = torch.autocast(
+            device, dtype=dtype, enabled=dtype is torch.bfloat16, cache_enabled=False
+        )
+        self._contexts = ExitStack()
+
+    def __enter__(self) -> _Loss:
+        # Quick kernels for attention cannot be differentiated twice.
+        plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
+        together = packed_attention(self._model) if can_pack(self._model) else nullcontext()
+        self._contexts.enter_context(plain if self._second_order else together)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._contexts.close()
+
+    def __call__(self, weights: Mapping[str, Tensor], batch: Sequence[PackedBatch]) -> Tensor:
+        named = {f"model.{name}": value for name, value in weights.items()}
+        with self._autocast:
+            nll = [functional_call(self._nll, named, (row,)) for row in batch]
+        return torch.cat(nll).mean()
+
+
+class _Nll(nn.Module):
+    """`token_nll` as a module, whose weights `functional_call` can replace."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        return token_nll(self.model, batch)
