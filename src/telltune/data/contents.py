@@ -20,7 +20,7 @@ class Contents:
 
     Attributes:
         examples: How many there are.
-        sha256: Of what they say (history, prompt, completion, confidence), in order.
+        sha256: Of what they say (all but source and origin), in order.
         origins: A sha256 of where they stand, such as "tickets.jsonl:17".
     """
 
@@ -46,8 +46,8 @@ class ContentsHash:
         for example in examples:
             self._examples += 1
             row: tuple[object, ...] = (example.history, example.prompt, example.completion)
-            if example.confidence != 1:
-                row += (example.confidence,)
+            if example.confidence != 1 or example.rationale:
+                row += (example.confidence, example.rationale)
             self._said.update(repr(row).encode("utf-8", "surrogatepass"))
             self._origins.update(f"{example.origin}\n".encode("utf-8", "surrogatepass"))
             yield example

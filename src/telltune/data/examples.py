@@ -29,6 +29,7 @@ class Example:
         origin: Where it stands, for messages: "tickets.jsonl:17".
         history: Turns before the prompt (a system turn, earlier user and assistant turns).
         confidence: How far the completion can be trusted, above 0 and up to 1.
+        rationale: Why it is right, where the data say so.
     """
 
     prompt: str
@@ -37,6 +38,7 @@ class Example:
     origin: str = ""
     history: tuple[Message, ...] = ()
     confidence: float = 1.0
+    rationale: str = ""
 
 
 @dataclass(frozen=True, slots=True)

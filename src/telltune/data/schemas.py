@@ -39,6 +39,7 @@ class Schema:
         turns: Reads a row's turns, in order, or raises `RowRefusedError`.
         whole_conversation: Every assistant turn is learned, not only the last.
         confidence_key: Where a row says how far its answer can be trusted; None if it does not.
+        rationale_key: Where it says why; None if it does not.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Schema:
     turns: Callable[[Values], Turns]
     whole_conversation: bool = False
     confidence_key: str | None = None
+    rationale_key: str | None = None
 
     def examples(self, values: Values, *, source: str, origin: str) -> list[Example]:
         """The examples in one row; a conversation gives one for each assistant turn.
@@ -58,6 +60,9 @@ class Schema:
         _check_order(body, offset=len(head))
         first_answer = 1 if self.whole_conversation else len(body) - 1
         confidence = _confidence(values, self.confidence_key)
+        rationale = ""
+        if self.rationale_key is not None and not _is_blank(values.get(self.rationale_key)):
+            rationale = _text(values, self.rationale_key, "rationale")
         return [
             Example(
                 prompt=body[answer - 1].content,
@@ -66,6 +71,7 @@ class Schema:
                 origin=origin,
                 history=tuple(head + body[: answer - 1]),
                 confidence=confidence,
+                rationale=rationale,
             )
             for answer in range(first_answer, len(body), 2)
         ]
@@ -107,7 +113,8 @@ def _fitting(keys: Iterable[str]) -> list[Schema]:
 
 
 def _schema_of_columns(values: Values, columns: Columns) -> Schema:
-    for name in (columns.prompt, columns.completion, columns.system, columns.confidence):
+    named = columns.prompt, columns.completion, columns.system
+    for name in (*named, columns.confidence, columns.rationale):
         if name is not None and name not in values:
             near = difflib.get_close_matches(name, islice(values, COMPARED_KEYS), n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"the columns are {_listed(values)}"
@@ -122,6 +129,7 @@ def _schema_of_columns(values: Values, columns: Columns) -> Schema:
             system_key=columns.system,
         ),
         confidence_key=columns.confidence,
+        rationale_key=columns.rationale,
     )
 
 
@@ -295,6 +303,7 @@ SCHEMAS = (
     _flat("prompt", "response"),
     _flat("query", "response"),
     _flat("question", "answer"),
+    _flat("prompt", "answer"),  # TRACE's own files
     _flat("input", "output"),
     Schema(_ALPACA, ("instruction", "output"), _alpaca_turns),
 )

@@ -38,6 +38,7 @@ class TaskData:
         anchor: The recipe's, or the embedded task's own.
         metrics: Names, the headline first; empty lets the data decide.
         shots: Turns that stand before every prompt, in training and afterwards.
+        answer_after: What opens the answer in completions that reason first; "" where none do.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TaskData:
     anchor: Anchor | None
     metrics: tuple[str, ...]
     shots: tuple[Message, ...] = ()
+    answer_after: str = ""
 
 
 def load_task(recipe: Recipe) -> TaskData:

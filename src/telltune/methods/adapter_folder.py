@@ -88,6 +88,7 @@ def save_adapter(
                 else None
             ),
         },
+        "answer_after": task.answer_after,
         "shots": [list(turn) for turn in task.shots],
         "selection": selection and asdict(selection),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
@@ -182,6 +183,7 @@ def load_predictor(
         max_new_tokens=record["answer_tokens"],
         evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
         labels=tuple(record["labels"]),
+        answer_after=record.get("answer_after", ""),
         shots=tuple(Message(*turn) for turn in record.get("shots", ())),
         cost=Cost.of(record["counts"], record["seconds"]),
     )

@@ -74,6 +74,7 @@ class Predictor:
         evaluation: How answers come about.
         labels: The answers that the training data has, where they are a closed set.
         shots: Turns that stand before every prompt: examples, question and answer by turns.
+        answer_after: The answer stands behind the last of these in what is said; "" takes it all.
         cost: What making it took.
         release: Takes the adapter off the base model again.
     """
@@ -85,6 +86,7 @@ class Predictor:
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     labels: tuple[str, ...] = ()
     shots: tuple[Message, ...] = ()
+    answer_after: str = ""
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
     _generator: Generator | None = field(default=None, init=False, repr=False)
@@ -123,7 +125,10 @@ class Predictor:
             on_done=on_done,
         )
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [self.anchor.strip(t).strip() if self.anchor else t.strip() for t in texts]
+        said = [self.anchor.strip(t) if self.anchor else t for t in texts]
+        if self.answer_after:
+            said = [text.rpartition(self.answer_after)[2] for text in said]
+        return [text.strip() for text in said]
 
     def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
         """Token ids of each prompt; one that the context cannot hold is shown half the shots."""
@@ -144,7 +149,7 @@ class Predictor:
         Args:
             tokenizer: The model's own, whose template carries no anchor.
         """
-        plain = replace(self, tokenizer=tokenizer, anchor=None, shots=())
+        plain = replace(self, tokenizer=tokenizer, anchor=None, shots=(), answer_after="")
         plain._generator = self._generator
         return plain
 

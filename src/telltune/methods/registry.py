@@ -10,6 +10,7 @@ from telltune.methods.base import BASE, BASE_ANCHOR
 from telltune.methods.few_shot import FEW_SHOT
 from telltune.methods.meta import META, TELL_META
 from telltune.methods.over_prompt import OVER_PROMPT
+from telltune.methods.reasoned import RCL
 from telltune.methods.self_guide import SELF_GUIDE
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED
 from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS
@@ -24,7 +25,7 @@ __all__ = ["get_method", "method_names"]
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, OVER_PROMPT, SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
-    *(META, TELL_META, SELF_GUIDE, *TELL_VALUED),
+    *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),
 )
 _METHODS = {method.name: method for method in _ALL}
 

@@ -156,6 +156,7 @@ class Trained:
             evaluation=recipe.evaluation,
             labels=labels,
             shots=task.shots,
+            answer_after=task.answer_after,
             cost=cost,
             # The next method gets the base as it was.
             release=getattr(model, "unload", lambda: None),

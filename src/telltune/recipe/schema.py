@@ -73,6 +73,8 @@ class Columns(Part):
     """A column with a system text, if there is one."""
     confidence: str | None = None
     """A column with how far the answer can be trusted, above 0 and up to 1; see `confidence`."""
+    rationale: str | None = None
+    """A column with why the answer is right, for the method `rcl`."""
 
 
 class DataSpec(Part):

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGIES", "Learner", "Step", "Strategy"]
 
-Strategy = Literal["sequential", "replay", "tell", "adapters", "in_context"]
+Strategy = Literal["sequential", "replay", "tell", "rcl", "adapters", "in_context"]
 STRATEGIES: dict[Strategy, str] = {
     "sequential": "sft_anchor",
     "replay": "tell",
     "tell": "tell",
+    "rcl": "rcl",
     "adapters": "tell",
     "in_context": "few_shot",
 }
@@ -56,6 +57,7 @@ STRATEGIES: dict[Strategy, str] = {
 - `sequential`: SFT with the anchor, one adapter for all tasks.
 - `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
 - `tell`: TELL at every step, one adapter for all.
+- `rcl`: SFT with the anchor on a rationale and the answer behind it, one adapter for all.
 - `adapters`: TELL with an adapter of its own for each task, which nothing can make it forget.
 - `in_context`: examples of the task in the base's prompt.
 """
