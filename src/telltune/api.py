@@ -416,10 +416,15 @@ def plan_study(
         has been run yet) and problems: of cells that cannot run, title and reason.
     """
     from telltune.study.planning import plan_cells
-    from telltune.study.spec import load_study
+    from telltune.study.spec import asks_aside, load_study
 
-    _, cells = load_study(study)
-    planned = plan_cells(cells, None if out is None else Path(out), measure=measure)
+    spec, cells = load_study(study)
+    planned = plan_cells(
+        cells,
+        None if out is None else Path(out),
+        measure=measure,
+        aside=asks_aside(cells, spec.forgetting),
+    )
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]
     return {

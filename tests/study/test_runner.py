@@ -16,6 +16,7 @@ import pytest
 from telltune.errors import StorageError
 from telltune.methods.output_folder import alone
 from telltune.study import runner
+from telltune.study.planning import plan_cells
 from telltune.study.results import RESULTS, Results, Row
 from telltune.study.runner import run_cells
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
@@ -91,6 +92,27 @@ def test_a_smaller_size_lies_inside_a_larger_and_seeds_draw_anew(study: dict[str
     by_seed = {c.seed: load_task(c.recipe).train for c in cells(study) if c.name == "tell"}
     assert by_seed[0] != by_seed[1]
     assert {e.prompt for e in by_seed[0]} == {e.prompt for e in by_seed[1]}
+
+
+def test_a_cell_that_was_run_without_general_data_is_asked_about_them_later(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["seeds"], study["sizes"] = [0], [300]
+    alone = cells(study, methods=["sft"])
+    [first] = run_cells(alone, FEW, tmp_path, progress=False)
+    assert first.forgetting == {}
+    both = cells(study, methods=["sft", "tell"])
+    assert {one.cell.name for one in plan_cells(both, tmp_path, measure=False, aside=True)} == {
+        *("sft", "tell")
+    }
+    again = run_cells(both, FEW, tmp_path, progress=False)
+    assert [row.name for row in again] == ["sft", "tell"]
+    assert again[0].key == first.key
+    assert again[0].forgetting
+    assert again[0].score == first.score
+    assert run_cells(both, FEW, tmp_path, progress=False) == again
+    # Asked for less, it stays.
+    assert run_cells(alone, FEW, tmp_path, progress=False) == again[:1]
 
 
 def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(

@@ -14,7 +14,7 @@ from telltune.methods.known_model import known_model
 from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
-from telltune.study.results import Results
+from telltune.study.results import Results, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,16 +45,23 @@ class PlannedCell:
     problem: str = ""
 
 
-def plan_cells(cells: Sequence[Cell], out: Path | None, *, measure: bool) -> list[PlannedCell]:
+def plan_cells(
+    cells: Sequence[Cell], out: Path | None, *, measure: bool, aside: bool = False
+) -> list[PlannedCell]:
     """Look at every cell that is still to be run.
 
     Args:
         cells: From `load_study`.
         out: The study's folder, if it has one.
         measure: Train a few rows where the machine's speed is not known.
+        aside: Whether models are asked about general examples; see `asks_aside`.
     """
     rows = Results(out).rows if out is not None else []
-    done = {(r.task, r.name, r.size, r.leverage_ratio, r.seed) for r in rows if r.status == "done"}
+    done = {
+        (row.task, row.name, row.size, row.leverage_ratio, row.seed)
+        for row in rows
+        if is_finished(row, aside=aside)
+    }
     answering: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.status == "done":

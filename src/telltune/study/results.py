@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from telltune.data.task import Split
     from telltune.study.spec import Cell
 
-__all__ = ["ANSWERS", "RESULTS", "Results", "Row", "cell_key", "read_answers"]
+__all__ = ["ANSWERS", "RESULTS", "Results", "Row", "cell_key", "is_finished", "read_answers"]
 
 RESULTS = "results.jsonl"
 ANSWERS = "answers"
@@ -187,6 +187,17 @@ class Results:
             raise StorageError(
                 f"{self.path}:{number}: no row of a study ({error}); mend or remove the line."
             ) from None
+
+
+def is_finished(row: Row, *, aside: bool) -> bool:
+    """Whether a cell need not be run again.
+
+    Args:
+        row: The cell's.
+        aside: Whether the study asks about general examples: a row of an earlier edit, which had no
+            general data, says nothing of them.
+    """
+    return row.status == "done" and (bool(row.forgetting) or not aside)
 
 
 def _place(cell: Cell | Row) -> tuple[Any, ...]:

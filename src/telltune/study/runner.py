@@ -32,7 +32,7 @@ from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.storage import write_text
-from telltune.study.results import ANSWERS, Results, Row, cell_key
+from telltune.study.results import ANSWERS, Results, Row, cell_key, is_finished
 from telltune.training.adapter import LOG
 from telltune.training.log import loss_curve
 from telltune.training.progress import bar
@@ -87,12 +87,13 @@ def run_cells(
         results = Results(out)
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
         worker = _Worker(out, forgetting, split, mixing)
+        aside = mixing is not None and forgetting.examples > 0
         keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
         with bar(shown=progress) as shown:
             task = shown.add_task("study", total=len(cells), note="")
             for cell, key in keys.items():
                 row = results.find(cell, key)
-                if row is None or row.status == "failed":
+                if row is None or not is_finished(row, aside=aside):
                     shown.update(task, description=cell.title)
                     row = worker.run(cell, key)
                     results.append(row)

@@ -27,7 +27,15 @@ from telltune.recipe import Recipe, explain, load_recipe, read_yaml, recipe_from
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["STUDY_FILE", "Cell", "ForgettingSpec", "StudySpec", "cells_of", "load_study"]
+__all__ = [
+    "STUDY_FILE",
+    "Cell",
+    "ForgettingSpec",
+    "StudySpec",
+    "asks_aside",
+    "cells_of",
+    "load_study",
+]
 
 STUDY_FILE = "study.yaml"
 """In a study's folder: the study as it was run last."""
@@ -186,6 +194,11 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
     except ValidationError as error:
         raise RecipeError(f"{path}: {'; '.join(explain(error, StudySpec, 'study'))}.") from None
     return spec, cells_of(spec, name=str(path), folder=path.parent)
+
+
+def asks_aside(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
+    """Whether models are asked about general examples beside their task: where a cell has any."""
+    return forgetting.examples > 0 and any(cell.recipe.general for cell in cells)
 
 
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
