@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
 from telltune.methods.adapter_folder import save_adapter
-from telltune.methods.general_choice import choose_general
+from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
-from telltune.methods.selection import Selection, select
-from telltune.methods.synthetic_data import with_synthetic
-from telltune.methods.trust import trust
 from telltune.recipe import Recipe
-from telltune.training.confidence import Confidence
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
@@ -72,28 +67,10 @@ class Trained:
         """Train on what the method mixes, save where the settings say, and answer with it."""
         from telltune.training.adapter import train
 
-        recipe, prepared = self.configured(settings.recipe), settings.prepared
         known = KnownModel.of(base.model.config, base.tokenizer)
-        made = None
-        if recipe.synthesis is not None:
-            mixed = (prepared or prepare(self, task, general, known, recipe)).counts
-            made = with_synthetic(
-                task, general, base, recipe, recipe.synthesis, mixed.general_examples
-            )
-            task, general, recipe, prepared = made.task, made.general, made.recipe, None
-        selection, confidence, scoring = self._scored(task, base, recipe)
-        if selection is not None:
-            # What was prepared knows of no choice.
-            prepared = None
-            task, recipe = selection.apply(task, recipe)
-        if self.mixes and not self.equal_steps and general is not None and recipe.general_choice:
-            prepared = None
-            began = time.perf_counter()
-            general = choose_general(task, general, base, recipe, recipe.general_choice)
-            spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
-            recipe = recipe.model_copy(update={"mixture": spec})
-            scoring += time.perf_counter() - began
-        prepared = prepared or prepare(self, task, general, known, recipe)
+        ground = lay(self, task, general, base, settings, known)
+        task, general, recipe = ground.task, ground.general, ground.recipe
+        prepared = ground.prepared or prepare(self, task, general, known, recipe)
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         model, seconds = train(
             base,
@@ -107,19 +84,17 @@ class Trained:
             description=self.label,
             progress=settings.progress,
             texts=(task.train, general),
-            confidence=confidence,
+            confidence=ground.confidence,
         )
         counts = prepared.counts
-        seconds += scoring
+        seconds += ground.seconds
         cost = Cost.of(counts.to_dict(), seconds)
-        if made is not None:
-            # What somebody had to label.
-            seconds += made.seconds
-            cost = replace(
-                cost, task_examples=len(made.real), task_tokens=made.tokens, seconds=seconds
-            )
+        answered = task.train[: counts.task_examples]
+        if ground.made is not None:
+            # What somebody had to label, and what answers look like.
+            answered = ground.made.real
+            cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
         budget = answer_budget(prepared.task.response_lengths, recipe)
-        answered = made.real if made is not None else task.train[: counts.task_examples]
         labels = closed_set(example.completion for example in answered)
         if settings.out is not None and settings.save:
             save_adapter(
@@ -135,7 +110,7 @@ class Trained:
                 seconds,
                 budget,
                 labels,
-                selection,
+                ground.selection,
             )
         return Predictor(
             model=model,
@@ -149,19 +124,3 @@ class Trained:
             # The next method gets the base as it was.
             release=getattr(model, "unload", lambda: None),
         )
-
-    def _scored(
-        self, task: TaskData, base: BaseModel, recipe: Recipe
-    ) -> tuple[Selection | None, Confidence | None, float]:
-        """Which examples are used and how far they are trusted, and the seconds to find out."""
-        chosen, spec, seconds = recipe.selection, recipe.confidence, 0.0
-        selection = confidence = None
-        if chosen is not None:
-            selection = select(task, base, recipe, chosen, anchored=self.anchored)
-            seconds += selection.seconds
-        if spec is not None:
-            values, spent = trust(task, base, recipe, spec, anchored=self.anchored)
-            used = values if selection is None else values[list(selection.chosen)]
-            confidence = Confidence(used, spec.scale)
-            seconds += spent
-        return selection, confidence, seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from telltune.synthesis.filters import same_text
+from telltune.inference.label_names import read_label, same_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def agreed(
         The answer, its share of all samples, and `label` (none names one), `empty`, `inconsistent`
         or the filter's reason; None keeps it.
     """
-    read = [_label(answer, labels) if labels else answer for answer in answers]
+    read = [read_label(answer, labels) if labels else answer for answer in answers]
     said = Counter(same_text(text) for text in read if text and same_text(text))
     if not said:
         return "", 0.0, "label" if labels else "empty"
@@ -63,12 +63,3 @@ def balanced(examples: Sequence[Example], labels: Sequence[str]) -> list[Example
         if taken[example.completion] <= most:
             found.append(example)
     return found
-
-
-def _label(answer: str, labels: Sequence[str]) -> str | None:
-    """The only label that an answer names, or None."""
-    said = f" {same_text(answer)} "
-    named = [label for label in labels if f" {same_text(label)} " in said]
-    # Of labels that contain one another the longest is meant.
-    longest = [a for a in named if not any(a != b and same_text(a) in same_text(b) for b in named)]
-    return longest[0] if len(longest) == 1 else None

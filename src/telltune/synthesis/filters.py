@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
+from telltune.inference.label_names import same_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["TextFilter", "same_text"]
+__all__ = ["TextFilter"]
 
 # What models write around an answer in place of one.
 _OPENERS = re.compile(
@@ -19,7 +20,6 @@ _OPENERS = re.compile(
     r"i can't|unfortunately|input:|output:|question:|answer:)\b",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"\w+")
 _DEVIATIONS = 2
 _LEAST_SPREAD = 0.5
 """Of the mean. Demonstrations of one length would else refuse everything of another."""
@@ -61,11 +61,6 @@ class TextFilter:
             return "duplicate"
         self._seen.add(key)
         return None
-
-
-def same_text(text: str) -> str:
-    """What two texts have in common that say the same: their words, in lower case."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
 
 
 def _length(text: str) -> int:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +20,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
+from telltune.inference.label_names import names
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
 
@@ -59,7 +58,6 @@ _REQUESTS = (
 )
 _TEMPERATURE = 0.7
 _LONGEST = 32
-_WORD = re.compile(r"\w+")
 _VERSION = 1
 """Of how completions come about and are looked at."""
 
@@ -115,8 +113,8 @@ def memory_of(
         aliases: By an answer, other names of the same.
         seed: Of the sampling.
     """
-    names = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
-    key = (_VERSION, base.revision, contents_of(examples).digest, names, samples, seed)
+    known = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
+    key = (_VERSION, base.revision, contents_of(examples).digest, known, samples, seed)
     hits, seconds = [], 0.0
     for template in templates:
         digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
@@ -124,7 +122,7 @@ def memory_of(
         kept = read_cached_json(path)
         if not isinstance(kept, dict):
             began = time.perf_counter()
-            kept = {"hits": _ask(base, examples, names, template, samples, seed)}
+            kept = {"hits": _ask(base, examples, known, template, samples, seed)}
             kept["seconds"] = time.perf_counter() - began
             write_json(path, kept)
         hits.append(kept["hits"])
@@ -152,10 +150,9 @@ def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
     return [f"{line}\n\n{{prompt}}" for line in lines if len(line.split()) >= 3]
 
 
-def says(completion: str, names: Sequence[str]) -> bool:
-    """Whether one of the names stands in a completion, as whole words; case does not count."""
-    said = f" {_words(completion)} "
-    return any(f" {words} " in said for words in map(_words, names) if words)
+def says(completion: str, known: Sequence[str]) -> bool:
+    """Whether one of an answer's names stands in a completion, as whole words."""
+    return any(names(completion, name) for name in known)
 
 
 def read_aliases(path: str) -> dict[str, list[str]]:
@@ -170,8 +167,8 @@ def read_aliases(path: str) -> dict[str, list[str]]:
         raise DataError(f"{path}: the alias table cannot be read: {error}.") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: an alias table maps an answer to a list of other names.")
-    for answer, names in found.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    for answer, others in found.items():
+        if not isinstance(others, list) or not all(isinstance(name, str) for name in others):
             raise DataError(f"{path}: the aliases of `{answer}` are not a list of texts.")
     return found
 
@@ -179,7 +176,7 @@ def read_aliases(path: str) -> dict[str, list[str]]:
 def _ask(
     base: BaseModel,
     examples: Sequence[Example],
-    names: Sequence[Sequence[str]],
+    known: Sequence[Sequence[str]],
     template: str,
     samples: int,
     seed: int,
@@ -195,9 +192,5 @@ def _ask(
     )
     return [
         sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])
-        for i, wanted in enumerate(names)
+        for i, wanted in enumerate(known)
     ]
-
-
-def _words(text: str) -> str:
-    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
