@@ -16,8 +16,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from telltune.study.results import ANSWERS, RESULTS
+
+if TYPE_CHECKING:
+    from telltune.data.task import Split
+
+ANSWERING = 150
+"""Steps that answering 200 items and asking aside take as long as."""
 
 
 def main() -> None:
@@ -31,12 +38,12 @@ def main() -> None:
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
-    warm(options.study)
+    shares = share_out(steps_left(options.study, options.out), options.processes)
     context = multiprocessing.get_context("spawn")
     folders = [options.out / f"shard-{i}" for i in range(options.processes)]
     workers = [
-        context.Process(target=run, args=(options.study, folder, i, options))
-        for i, folder in enumerate(folders)
+        context.Process(target=run, args=(options.study, folder, share, options.split))
+        for folder, share in zip(folders, shares, strict=True)
     ]
     for worker in workers:
         worker.start()
@@ -49,51 +56,66 @@ def main() -> None:
     gather(folders, options.out)
 
 
-def warm(study: Path) -> None:
-    """Convert the model and encode the data once, and not in every process."""
+def steps_left(study: Path, out: Path) -> dict[int, int]:
+    """Optimizer steps of each cell that has no finished row, by its place in the study.
+
+    Converts the model and encodes the data once, and not in every process.
+    """
     from telltune.data.task import load_general, load_task
     from telltune.methods.known_model import known_model
     from telltune.methods.preparation import prepare
     from telltune.methods.registry import get_method
+    from telltune.methods.trained import Trained
+    from telltune.study.results import Results, is_finished
     from telltune.study.spec import load_study
 
-    seen = set()
-    for cell in load_study(study)[1]:
-        if cell.method == "tell" and cell.task not in seen:
-            seen.add(cell.task)
-            recipe = cell.recipe
-            model = known_model(recipe.model)
-            prepare(get_method("tell"), load_task(recipe), load_general(recipe), model, recipe)
+    spec, cells = load_study(study)
+    rows = {
+        (row.task, row.name, row.size, row.leverage_ratio, row.seed): row
+        for row in Results(out).rows
+    }
+    aside = spec.forgetting.examples > 0
+    left = {}
+    for place, cell in enumerate(cells):
+        row = rows.get((cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed))
+        if row is not None and is_finished(row, aside=aside):
+            continue
+        method, recipe = get_method(cell.method), cell.recipe
+        left[place] = 0
+        if isinstance(method, Trained):
+            task, general = load_task(recipe), load_general(recipe)
+            prepared = prepare(method, task, general, known_model(recipe.model), recipe)
+            left[place] = prepared.counts.optimizer_steps
+    return left
 
 
-def run(study: Path, folder: Path, number: int, options: argparse.Namespace) -> None:
-    """One process: its share of the cells that have no row yet."""
+def share_out(steps: dict[int, int], processes: int) -> list[list[int]]:
+    """The longest cell goes to whoever has least to do so far, then the next."""
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    load = [0] * processes
+    for place in sorted(steps, key=steps.__getitem__, reverse=True):
+        least = load.index(min(load))
+        shares[least].append(place)
+        load[least] += steps[place] + ANSWERING
+    return shares
+
+
+def run(study: Path, folder: Path, share: list[int], split: Split) -> None:
+    """One process: its share of the cells."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from telltune.study.results import Results
     from telltune.study.runner import run_cells
     from telltune.study.spec import load_study
 
     torch.set_num_threads(1)
     spec, cells = load_study(study)
-    done = {
-        (row.task, row.name, row.size, row.leverage_ratio, row.seed)
-        for row in Results(options.out).rows
-        if row.status == "done"
-    }
-    left = [
-        cell
-        for cell in cells
-        if (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed) not in done
-    ]
-    general = next((cell.recipe for cell in cells if cell.recipe.general), None)
     run_cells(
-        left[number :: options.processes],
+        [cells[place] for place in share],
         spec.forgetting,
         folder,
-        split=options.split,
-        general=general,
+        split=split,
+        general=next((cell.recipe for cell in cells if cell.recipe.general), None),
         progress=False,
     )
 

@@ -19,7 +19,7 @@ from telltune.training.adapter import LOG, train
 from telltune.training.loss import LossWeights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FixedMixture(Mixture):
     """A mixture whose order is the workload's."""
 

@@ -42,7 +42,7 @@ def main() -> None:
         "report_to": [],
         "disable_tqdm": True,
         "bf16": asked["dtype"] != "fp32",
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": False,
         "torch_compile": asked["compile"],
         "seed": asked["seed"],
@@ -51,6 +51,7 @@ def main() -> None:
         asked["model"],
         dtype=torch.bfloat16 if asked["dtype"] == "bf16_base" else torch.float32,
         attn_implementation=asked["attention"],
+        **quantized(asked.get("quantization")),
     )
     tokenizer = AutoTokenizer.from_pretrained(asked["model"])
     lora = LoraConfig(**asked["lora"], task_type="CAUSAL_LM")
@@ -91,6 +92,21 @@ def main() -> None:
                 step_tokens = _packed_steps(trainer, len(order))
         trainer.train()
     give(**clock.result(step_tokens), attention=model.config._attn_implementation)
+
+
+def quantized(kind: str | None) -> dict[str, Any]:
+    """As TRL's examples load a base for QLoRA."""
+    if kind is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": config, "device_map": {"": 0}}
 
 
 def _labels(ids: Any, prompt: int) -> list[int]:

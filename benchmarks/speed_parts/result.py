@@ -32,7 +32,12 @@ def peak_mib() -> float:
 def give(**values: Any) -> None:
     """Hand the result back, with the peak memory so far."""
     # Some libraries print on standard output as well; the mark tells this line from theirs.
-    print("\n" + MARK + json.dumps(values | {"peak_mib": peak_mib()}), flush=True)
+    values["peak_mib"] = peak_mib()
+    # Whoever measures a generator of llama.cpp has no torch, and no GPU is used then.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        values["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    print("\n" + MARK + json.dumps(values), flush=True)
 
 
 class StepClock:

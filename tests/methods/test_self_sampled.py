@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.self_sampled import sample_responses
 from telltune.recipe import recipe_from_dict
+from telltune.training import adapter
+from telltune.training.adapter import train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +92,28 @@ def test_training_sees_the_sampled_responses(
     from telltune.methods.adapter_folder import read_tell
 
     assert "self-sampled" in read_tell(out)["data"]["general"]["name"]
+
+
+def test_sampling_is_a_part_of_what_the_method_cost(
+    tiny_base: BaseModel, toy_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[float] = []
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.5)
+        return sample_responses(*arguments)
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        model, seconds = train(*arguments, **named)
+        trained.append(seconds)
+        return model, seconds
+
+    monkeypatch.setattr(self_sampled, "sample_responses", slow)
+    monkeypatch.setattr(adapter, "train", watched)
+    recipe = recipe_from_dict(toy_recipe)
+    method = get_method("tell_self_sampled")
+    predictor = method.run(load_task(recipe), load_general(recipe), tiny_base, Settings(recipe))
+    assert predictor.cost.seconds >= trained[0] + 0.5
 
 
 def test_without_general_data_it_is_refused(

@@ -81,3 +81,8 @@ def test_pvi_gives_confidences_too(toy_recipe: dict[str, Any], tmp_path: Path) -
     record = fit(toy_recipe | settings, tmp_path / "out", progress=False).record
     assert record["seconds"] > record["selection"]["seconds"]
     assert math.isfinite(record["seconds"])
+    # What is trusted by half at least and never wholly weighs less than what nobody asked about.
+    del settings["confidence"]
+    found, _ = first_losses(toy_recipe | settings | {"confidence": "pvi"}, tmp_path / "again")
+    plain, _ = first_losses(toy_recipe | settings, tmp_path / "plain")
+    assert plain / 2 < found < plain

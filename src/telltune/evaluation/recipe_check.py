@@ -63,6 +63,7 @@ def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], obj
         if spec.path != EMBEDDED:
             yield partial(_check_data, spec)
     yield partial(check_named, recipe.model)
+    yield partial(_check_trainable, recipe)
 
 
 def _check_method(recipe: Recipe, name: str) -> None:
@@ -71,6 +72,14 @@ def _check_method(recipe: Recipe, name: str) -> None:
         anchored=recipe.anchor is not None or recipe.task.embedded is not None,
         general=recipe.general is not None,
     )
+
+
+def _check_trainable(recipe: Recipe) -> None:
+    if recipe.training.full_parameters and recipe.model.quantization is not None:
+        raise RecipeError(
+            f"weights held as `model.quantization: {recipe.model.quantization}` cannot be trained "
+            "themselves; leave out that key or `training.full_parameters`."
+        )
 
 
 def _check_data(spec: DataSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from telltune.recipe import SelectionSpec
 from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def beforehand(method: Trained, recipe: Recipe) -> list[str]:
     if "pvi" in by_pvi and chosen is not None and chosen.in_context:
         said.append(f"examples are scored by PVI behind {chosen.in_context} exemplars")
     elif "pvi" in by_pvi:
-        folds = chosen.folds if chosen is not None else 5
+        folds = (chosen or SelectionSpec()).folds
         said.append(f"examples are scored by PVI: {2 * folds} trainings on the other folds")
     if chosen is not None and chosen.by == "memory":
         ways = len(chosen.templates or TEMPLATES) + chosen.proposed_templates

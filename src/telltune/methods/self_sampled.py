@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -84,12 +85,17 @@ class SelfSampled(Trained):
         # This refuses a recipe without general data as any other method does.
         counts = prepare(self, task, general, known, recipe).counts
         assert general is not None  # by `prepare`
+        began = time.perf_counter()
         sampled = sample_responses(base, general, counts.general_examples, recipe.seed)
+        sampling = time.perf_counter() - began
         spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
         settings = replace(
             settings, recipe=recipe.model_copy(update={"mixture": spec}), prepared=None
         )
-        return super().run(task, sampled, base, settings)
+        found = super().run(task, sampled, base, settings)
+        # Sampling is a part of this method's training; who finds responses on disk pays nothing.
+        cost = replace(found.cost, seconds=found.cost.seconds + sampling)
+        return replace(found, cost=cost)
 
 
 def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: int) -> SampledData:

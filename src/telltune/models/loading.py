@@ -100,7 +100,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
 
     Raises:
         ModelError: No such model, or not a causal language model, or one that would run code of
-            its own where the spec does not allow it.
+            its own where the spec does not allow it, or bitsandbytes is missing.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -118,12 +118,18 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
             dtype=dtype,
             low_cpu_mem_usage=True,
             use_safetensors=None if spec.allow_pickle else True,
+            **_quantized(spec, dtype),
             **_where_from(spec),
         )
     model.requires_grad_(False).train(False)
-    if torch.cuda.is_available():
+    for module in model.modules():
+        # Set, a pass without gradients packs a 4-bit layer on a CPU for good, and from then on
+        # bitsandbytes 0.50 passes no gradient back through it.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+    if torch.cuda.is_available() and spec.quantization is None:
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
-    return BaseModel(model, load_tokenizer(spec), spec.name, _revision(model.config, folder))
+    return BaseModel(model, load_tokenizer(spec), spec.name, _revision(spec, model.config, folder))
 
 
 def base_revision(spec: ModelSpec) -> str:
@@ -132,7 +138,7 @@ def base_revision(spec: ModelSpec) -> str:
     Raises:
         ModelError: As `load_config`.
     """
-    return _revision(load_config(spec), _locate(spec))
+    return _revision(spec, load_config(spec), _locate(spec))
 
 
 def base_weights(spec: ModelSpec) -> list[Path]:
@@ -251,6 +257,27 @@ def _only_pickle(spec: ModelSpec) -> ModelError:
     )
 
 
+def _quantized(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
+    """How transformers is asked to quantize what it loads; on its device, where it must stay.
+
+    NF4 with quantized constants and products in `dtype` is QLoRA's (arXiv 2305.14314).
+    """
+    if spec.quantization is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_8bit=spec.quantization == "int8",
+        load_in_4bit=spec.quantization == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
 def _where_from(spec: ModelSpec) -> dict[str, Any]:
     values: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if spec.revision is not None:
@@ -289,8 +316,14 @@ def check_named(spec: ModelSpec) -> None:
     """Refuse a model that is not there; what is on the hub is not asked for.
 
     Raises:
-        ModelError: No such folder or file, or the embedded model is not installed.
+        ModelError: No such folder or file, or the embedded model is not installed, or bitsandbytes
+            is not and the spec needs it.
     """
+    if spec.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"`model.quantization: {spec.quantization}` needs bitsandbytes, which is not "
+            "installed; run `pip install bitsandbytes` or leave the key out."
+        )
     if spec.name == "embedded":
         _embedded_gguf()
         return
@@ -366,7 +399,8 @@ def _hush_transformers() -> None:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-def _revision(config: Any, folder: str) -> str:
-    """The hub's commit, or what stands for it where the model lies on this machine."""
+def _revision(spec: ModelSpec, config: Any, folder: str) -> str:
+    """The hub's commit, or what stands for it here; and how its weights are held, if not as is."""
     commit: str | None = getattr(config, "_commit_hash", None)
-    return commit or fingerprint(Path(folder))
+    found = commit or fingerprint(Path(folder))
+    return found if spec.quantization is None else f"{found}+{spec.quantization}"

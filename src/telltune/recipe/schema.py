@@ -60,6 +60,8 @@ class ModelSpec(Part):
     """Run code that ships with the model. Off unless you ask."""
     allow_pickle: bool = False
     """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """Hold the frozen layers in 4 bits (`nf4`, as QLoRA) or 8; `pip install bitsandbytes`."""
 
 
 class Columns(Part):

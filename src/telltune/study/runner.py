@@ -298,4 +298,5 @@ def _told(before: Aside | None, after: Aside | None) -> dict[str, float]:
 
 def _model_name(recipe: Recipe) -> str:
     model = recipe.model
-    return model.name if model.revision is None else f"{model.name}@{model.revision}"
+    named = model.name if model.revision is None else f"{model.name}@{model.revision}"
+    return named if model.quantization is None else f"{named}+{model.quantization}"

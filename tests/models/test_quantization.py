@@ -1,0 +1,104 @@
+"""QLoRA: the frozen layers in a few bits, an adapter on top that trains, is kept, and answers."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import telltune
+from telltune.errors import ModelError, RecipeError
+from telltune.evaluation.recipe_check import check_recipe
+from telltune.models import base_revision, load_base
+from telltune.recipe import ModelSpec, recipe_from_dict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUANTIZATIONS = ("nf4", "int8")
+
+
+@pytest.fixture
+def wide_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with layers of 64 and more: bitsandbytes quantizes blocks of 64 on CPUs."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "wide")
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 32
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def quantized(toy_recipe: dict[str, Any], wide_model: Path) -> dict[str, Any]:
+    """The toy recipe on 4-bit weights."""
+    return toy_recipe | {"model": {"name": str(wide_model), "quantization": "nf4"}}
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_linear_layers_take_fewer_bytes_and_say_nearly_the_same(
+    quantization: str, wide_model: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    spec = ModelSpec(name=str(wide_model), quantization=quantization)
+    base, plain = load_base(spec, "fp32"), load_base(ModelSpec(name=str(wide_model)), "fp32")
+    kinds = {type(module).__name__ for module in base.model.modules()}
+    assert kinds & {"Linear4bit", "Linear8bitLt"}
+    assert base.model.get_memory_footprint() < plain.model.get_memory_footprint()
+    tokens = torch.arange(4, 24)[None]
+    with torch.no_grad():
+        found, wanted = (m(tokens).logits.flatten().float() for m in (base.model, plain.model))
+    assert torch.corrcoef(torch.stack([found, wanted]))[0, 1] > 0.8
+    assert base.revision == base_revision(spec) != plain.revision
+
+
+def test_gradients_pass_through_them_after_an_answer_too(wide_model: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = load_base(ModelSpec(name=str(wide_model), quantization="nf4"), "fp32")
+    tokens = torch.arange(4, 24)[None]
+
+    def gradient() -> torch.Tensor:
+        embedded = base.model.get_input_embeddings()(tokens).detach().requires_grad_()
+        base.model(inputs_embeds=embedded).logits.square().sum().backward()
+        return embedded.grad
+
+    before = gradient()
+    with torch.no_grad():
+        base.model(tokens)
+    after = gradient()
+    assert before.abs().max() > 0
+    torch.testing.assert_close(after, before)
+
+
+def test_an_adapter_is_trained_on_them_and_answers_the_same_when_loaded_anew(
+    quantized: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    out = tmp_path / "run"
+    telltune.fit(quantized, out, progress=False)
+    # Nothing of the base is in the adapter folder, and it says how the base is held.
+    assert "nf4" in (out / "recipe.yaml").read_text()
+    prompts = ["item 7 is round", "item 8 is square"]
+    first, again = (telltune.predict(out, prompts) for _ in range(2))
+    assert first == again
+
+
+def test_without_bitsandbytes_the_recipe_is_refused(
+    quantized: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"quantization: nf4` needs bitsandbytes"):
+        check_recipe(recipe_from_dict(quantized))
+
+
+def test_weights_in_four_bits_are_not_trained_themselves(quantized: dict[str, Any]) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = recipe_from_dict(quantized | {"training": {"full_parameters": True}})
+    with pytest.raises(RecipeError, match="cannot be trained themselves"):
+        check_recipe(recipe)
