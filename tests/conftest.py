@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,3 +245,40 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
             "precision": "fp32",
         },
     }
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, through Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium: apt install chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def open_page(browser: Any) -> Callable[[Path], Any]:
+    """Open a report and wait until its charts are drawn; `page.said` is what went wrong or out."""
+    drawn = (
+        "document.querySelectorAll('.chart svg').length "
+        "=== document.querySelectorAll('figure').length"
+    )
+
+    def opened(path: Path) -> Any:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(120_000)
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.said.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_function(drawn)
+        assert page.said.pop(0) == path.as_uri()
+        return page
+
+    return opened

@@ -213,7 +213,7 @@ def print_continual(report: ContinualReport) -> None:
             f"{row['overall']:.1f}",
             f"{row['backward']:+.1f} ({row['backward_by_tasks']:+.1f})",
             f"{row['valid']:.0%}",
-            f"{row['general']:+.0f}%",
+            "-" if row["general"] is None else f"{row['general']:+.0f}%",
             f"{row['seconds']:.0f}",
         )
         for row in report.rows

@@ -57,7 +57,7 @@ def study(
 )
 def continual(
     order: Annotated[Path, typer.Argument(metavar="ORDER", help="Tasks in their order, in YAML.")],
-    out: Annotated[Path, typer.Option(help="Where rows, adapters and report.json go.")],
+    out: Annotated[Path, typer.Option(help="Where rows, adapters and report.html go.")],
     as_json: AsJson = False,
 ) -> None:
     """Learn tasks one after another, and say what becomes of the earlier ones (TRACE)."""

@@ -18,6 +18,7 @@ from telltune.errors import DataError, StorageError
 from telltune.methods.output_folder import alone
 from telltune.storage import write_bytes, write_json, write_text, writing
 from telltune.streams.cascade import TOP
+from telltune.streams.page import write_page
 from telltune.streams.spec import load_cascade, make_cascade
 from telltune.training.progress import bar
 
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["DECISIONS", "StreamReport", "run_stream"]
 
 DECISIONS = "decisions.jsonl"
-_REPORT = "report.json"
+_SUMMARY = "summary.json"
 _STATE = "state.pt"
 _CHUNK = 256
 """Inputs between two states."""
+_PLACES = 50
+"""Of a course."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class StreamReport:
         failures: Inputs that the top gave no label for, by why.
         refused: Rows that are no input, by why.
         accuracy: Percent of the rows with a label of their own; None where none has one.
-        course: Of each tenth of the stream: inputs so far, percent saved so far, errors so far.
+        course: At fifty places of the stream: inputs so far, percent saved so far, errors so far.
     """
 
     inputs: int
@@ -75,7 +78,8 @@ def run_stream(
     Args:
         cascade: The cascade's YAML file.
         stream: A JSONL file: `text`, and perhaps `label`, which nothing learns from.
-        out: Where decisions.jsonl goes (a row an input), the state and report.json.
+        out: Where decisions.jsonl goes (a row an input), the state,
+            summary.json and report.html.
         progress: Show a bar.
 
     Raises:
@@ -100,7 +104,8 @@ def run_stream(
                 rate = len(chunk) / (time.perf_counter() - began)
                 shown.update(counter, completed=decided, note=f"{rate:,.0f} inputs/s")
         report = _report(out)
-        write_json(out / _REPORT, asdict(report))
+        write_json(out / _SUMMARY, asdict(report))
+        write_page(report, out)
         return report
 
 
@@ -219,8 +224,8 @@ def _report(out: Path) -> StreamReport:
 
 def _course(decided: list[dict[str, Any]], asked: list[bool]) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
-    for tenth in range(1, 11):
-        count = len(decided) * tenth // 10
+    for place in range(1, _PLACES + 1):
+        count = len(decided) * place // _PLACES
         if count and (not found or count > found[-1]["inputs"]):
             saved = 100 * (1 - sum(asked[:count]) / count)
             wrong = sum(not row["right"] for row in decided[:count] if "right" in row)

@@ -6,8 +6,8 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from telltune.study.drawing import Figure, Palette, Values, chart_of, layers_of, spec_of, tooltip_of
-from telltune.study.formats import interval, loss, number, score, share, signed
+from telltune.pages.drawing import Figure, Values, chart_of, layers_of, spec_of, tooltip_of
+from telltune.pages.formats import interval, loss, number, score, share, signed
 from telltune.study.item_changes import sort_items
 from telltune.study.series import main_points, series_of
 from telltune.study.verdict import tell_emergence, tell_items
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import altair as alt
 
     from telltune.study.item_changes import ItemCourses
+    from telltune.study.palette import Palette
     from telltune.study.summary import Point, Summary
 
 __all__ = [

@@ -9,6 +9,7 @@ task where it was.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,13 +25,14 @@ from telltune.recipe import explain, read_yaml
 from telltune.recipe.part import Part
 from telltune.storage import write_json, write_text
 from telltune.study.continual_learner import STRATEGIES, Learner, Step, Strategy
+from telltune.study.continual_page import write_page
 from telltune.study.spec import Tasks, keys_of
 from telltune.training.progress import bar
 
 __all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
 
 _ROWS = "continual.jsonl"
-_REPORT = "report.json"
+_SUMMARY = "summary.json"
 
 
 class ContinualSpec(Part):
@@ -101,7 +103,7 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
 
     Args:
         order: A YAML file; see `ContinualSpec`.
-        out: Where continual.jsonl, the last adapters and report.json go.
+        out: Where continual.jsonl, the last adapters, summary.json and report.html go.
         progress: Show a bar.
 
     Raises:
@@ -130,7 +132,8 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
                         shown.update(counter, description=f"{strategy}, {step.task}")
                         shown.advance(counter)
         report = summarize(steps, [task.name for task in spec.tasks], spec.strategies)
-        write_json(out / _REPORT, asdict(report))
+        write_json(out / _SUMMARY, asdict(report))
+        write_page(report, out)
         return report
 
 
@@ -161,7 +164,7 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
                 "overall": fmean(overall_performance(r, last) for r in found),
                 "backward": fmean(backward_transfer(r) for r in found),
                 "backward_by_tasks": fmean(backward_transfer(r, by_tasks=True) for r in found),
-                "general": fmean(100 * (r[-1].general_nll / r[-1].base_nll - 1) for r in runs),
+                "general": _general_change(runs),
                 "valid": fmean(fmean(r[-1].valid.values()) for r in runs),
                 "seconds": fmean(sum(step.seconds for step in r) for r in runs),
                 "matrix": [
@@ -180,6 +183,14 @@ def _matrix(run: list[Step], tasks: list[str]) -> Any:
         for i, task in enumerate(tasks[: step.number + 1]):
             found[step.number, i] = step.scores[task]
     return found
+
+
+def _general_change(runs: list[list[Step]]) -> float | None:
+    """Percent, after the last task; None where no general data were asked about."""
+    last = [run[-1] for run in runs]
+    if any(math.isnan(step.base_nll) for step in last):
+        return None
+    return fmean(100 * (step.general_nll / step.base_nll - 1) for step in last)
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

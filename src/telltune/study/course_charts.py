@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from telltune.study.drawing import Figure, Palette, chart_of, layers_of, spec_of, tooltip_of
-from telltune.study.formats import number
+from telltune.pages.drawing import Figure, chart_of, layers_of, spec_of, tooltip_of
+from telltune.pages.formats import number
 from telltune.study.series import series_of
 from telltune.study.side_by_side import fullest_cells
 from telltune.training.log import WEIGHT
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import altair as alt
 
+    from telltune.study.palette import Palette
     from telltune.study.results import Row
     from telltune.study.summary import Point
 

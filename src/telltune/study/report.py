@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
+from telltune.pages.page import REPORT, render
 from telltune.storage import write_json, write_text
 from telltune.study.charts import (
     efficiency_figures,
@@ -19,9 +19,8 @@ from telltune.study.charts import (
     forgetting_figures,
 )
 from telltune.study.course_charts import curve_figures, weight_figures
-from telltune.study.drawing import Palette
-from telltune.study.formats import FORMATS
 from telltune.study.item_changes import item_courses
+from telltune.study.palette import Palette
 from telltune.study.results import Results
 from telltune.study.series import series_of
 from telltune.study.side_by_side import side_by_side
@@ -37,10 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["REPORT", "SUMMARY", "write_report"]
 
-REPORT = "report.html"
 SUMMARY = "summary.json"
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
@@ -66,19 +64,10 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
 
 
 def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     done = [row for row in rows if row.status == "done"]
     palette = Palette(summary.points)
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FORMATS
-    return environment.get_template("report.html.j2").render(
+    return render(
+        _TEMPLATE,
         title=out.resolve().name,
         summary=summary,
         rows=done,
@@ -95,7 +84,6 @@ def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
         weights=weight_figures(rows, summary.points, palette),
         costs=_costs(done),
         made=_made(done),
-        vega=_vega(),
     )
 
 
@@ -203,11 +191,3 @@ def _made(done: Sequence[Row]) -> Made:
 def _distinct(found: Sequence[dict[str, str]]) -> dict[str, list[str]]:
     names = dict.fromkeys(chain.from_iterable(found))
     return {name: sorted({each[name] for each in found if name in each}) for name in names}
-
-
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which takes some seconds to bundle."""
-    from vl_convert import javascript_bundle
-
-    return javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from telltune.study.formats import interval, number, p_value, score, share, signed
+from telltune.pages.formats import interval, number, p_value, score, share, signed
 from telltune.study.series import label_series, series_of
 from telltune.study.summary import REFERENCES
 

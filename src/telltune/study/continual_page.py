@@ -1,0 +1,106 @@
+"""What tasks learned one after another came to, as one page: a table, and R as heat maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.pages.drawing import COLOURS, Figure, Key, chart_of, layers_of, spec_of, tooltip_of
+from telltune.pages.formats import score, signed
+from telltune.pages.page import REPORT, render
+from telltune.storage import write_text
+
+if TYPE_CHECKING:
+    from telltune.study.continual import ContinualReport
+
+__all__ = ["verdict", "write_page"]
+
+_TEMPLATE = Path(__file__).parent / "templates" / "continual.html.j2"
+
+
+def write_page(report: ContinualReport, out: Path) -> None:
+    """Write report.html.
+
+    Args:
+        report: With a finished strategy at least.
+        out: The run's folder.
+    """
+    page = render(
+        _TEMPLATE,
+        title=out.resolve().name,
+        report=report,
+        verdict=verdict(report),
+        courses=[_courses(report)],
+        matrices=[_matrix(report.tasks, row) for row in report.rows],
+    )
+    write_text(out / REPORT, page)
+
+
+def verdict(report: ContinualReport) -> list[str]:
+    """Who ends highest, and whether TELL forgets less than training on one task after another."""
+    best = max(report.rows, key=lambda row: row["overall"])
+    ends = f"{best['strategy']} scores highest on all of them, {score(best['overall'])}"
+    told = [f"After {len(report.tasks)} tasks {ends}."]
+    rows = {row["strategy"]: row for row in report.rows}
+    if {"tell", "sequential"} <= set(rows):
+        tell, plain = rows["tell"]["backward"], rows["sequential"]["backward"]
+        less = "less" if tell > plain else "no less"
+        told.append(
+            f"TELL at every step forgets {less} than SFT one after another: earlier tasks change "
+            f"by {signed(tell)} points against {signed(plain)}, with one adapter for all."
+        )
+    return told
+
+
+def _courses(report: ContinualReport) -> Figure:
+    """OP after each task, a line a strategy."""
+    import altair as alt
+
+    names = [row["strategy"] for row in report.rows]
+    values = [
+        {
+            "strategy": row["strategy"],
+            "after": number,
+            "task": task,
+            "overall": round(sum(line[:number]) / number, 2),
+        }
+        for row in report.rows
+        for number, (task, line) in enumerate(
+            zip(report.tasks, row["matrix"], strict=True), start=1
+        )
+    ]
+    lines = chart_of(values).encode(
+        alt.X("after:Q").title("tasks learned").axis(tickCount=len(report.tasks), format="d"),
+        alt.Y("overall:Q").title("mean score on them, %"),
+        alt.Color("strategy:N").scale(domain=names, range=COLOURS).legend(None),
+        tooltip=tooltip_of({"strategy": "strategy", "task": "last task", "overall": "mean score"}),
+    )
+    dots = lines.mark_point(size=60, filled=True)
+    keys = [Key(name, colour, "circle") for name, colour in zip(names, COLOURS, strict=False)]
+    return Figure("All tasks so far", spec_of(layers_of(lines.mark_line(), dots)), keys)
+
+
+def _matrix(tasks: list[str], row: dict[str, Any]) -> Figure:
+    """R of a strategy: rows are what was learned last, columns what was asked."""
+    import altair as alt
+
+    values = [
+        {"after": f"{t + 1}. {tasks[t]}", "task": f"{i + 1}. {tasks[i]}", "score": value}
+        for t, line in enumerate(row["matrix"])
+        for i, value in enumerate(line)
+        if value is not None
+    ]
+    order = [f"{i + 1}. {task}" for i, task in enumerate(tasks)]
+    cells = chart_of(values).encode(
+        alt.X("task:N").sort(order).title("asked").axis(labelAngle=-40),
+        alt.Y("after:N").sort(order).title("learned last").axis(grid=False),
+        tooltip=tooltip_of({"after": "learned last", "task": "asked", "score": "score, %"}),
+    )
+    fills = cells.mark_rect(color="var(--accent)").encode(
+        alt.Opacity("score:Q").scale(domain=[0, 100], range=[0.04, 0.6]).legend(None)
+    )
+    numbers = cells.mark_text(color="var(--text)", fontSize=12).encode(
+        alt.Text("score:Q").format(".0f")
+    )
+    notes = [f"OP {score(row['overall'])}, BWT {signed(row['backward'])}."]
+    return Figure(row["strategy"], spec_of(layers_of(fills, numbers), height=280), [], notes)
