@@ -55,12 +55,9 @@ def test_every_strategy_has_its_matrix(
     heat = page.locator("#matrices figure").nth(1)
     # Nothing was asked of the second task before it was learned.
     assert heat.locator(".mark-rect path").count() == 3
-    assert sorted(heat.locator(".mark-text.role-mark text").all_text_contents()) == [
-        "70",
-        "70",
-        "80",
-    ]
-    heat.locator(".mark-rect path").first.hover()
+    scores = heat.locator(".mark-text.role-mark text")
+    assert sorted(scores.all_text_contents()) == ["70", "70", "80"]
+    scores.first.hover()
     told = page.locator("#vg-tooltip-element.visible").inner_text()
     assert "1. shapes" in told
     assert page.title() != "ran"
