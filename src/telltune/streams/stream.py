@@ -174,7 +174,7 @@ def _resume(cascade: Cascade, out: Path) -> int:
             write_text(out / DECISIONS, "")
         return 0
     try:
-        kept = torch.load(state, weights_only=False)
+        kept = torch.load(state, weights_only=True)
     except Exception as error:
         raise StorageError(f"{state} is damaged ({error}); remove {out} to begin anew.") from None
     cascade.restore(kept["cascade"])

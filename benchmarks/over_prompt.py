@@ -1,0 +1,87 @@
+"""Many inputs in one prompt: tokens, seconds and accuracy against how many, form and grouping.
+
+    python benchmarks/over_prompt.py     # not timed yet; rows that exist stay
+
+The embedded model answers 100 test items of two embedded tasks, behind the anchor and one solved
+group of training examples; n inputs at once, replies as lines or JSON, inputs as they come,
+shuffled, or like beside like.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+from telltune.data.task import load_split, load_task
+from telltune.evaluation.score import evaluate_predictor
+from telltune.methods.over_prompt import OVER_PROMPT
+from telltune.methods.protocol import Settings
+from telltune.models import load_base
+from telltune.recipe import recipe_from_dict
+from telltune.tables import print_table
+
+RESULTS = Path(__file__).with_suffix(".json")
+TASKS = ("answer_kind", "medical_specialty")
+ITEMS = 100
+SETTINGS: tuple[tuple[int, str, str], ...] = (
+    *((n, "lines", "given") for n in (1, 2, 5, 10, 20)),
+    (5, "json", "given"),
+    (10, "json", "given"),
+    (10, "lines", "shuffled"),
+    (10, "lines", "topic"),
+)
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    for task in TASKS:
+        for inputs, answers, order in SETTINGS:
+            setting = {"task": task, "inputs": inputs, "answers": answers, "order": order}
+            if not any(setting.items() <= row.items() for row in found["rows"]):
+                found["rows"].append(setting | measure(**setting))
+                found["machine"] = describe()
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    shown = [
+        (
+            row["task"],
+            f"{row['inputs']}, {row['answers']}, {row['order']}",
+            f"{row['accuracy']:.0f}",
+            str(row["input_tokens"]),
+            str(row["output_tokens"]),
+            f"{row['seconds']:.1f}",
+            str(row["prompts"]),
+            f"{row['retried']}, {row['halved']}, {row['unread']}",
+        )
+        for row in found["rows"]
+    ]
+    columns = ("task", "inputs", "right, %", "read", "written", "s", "prompts", "again, half, none")
+    print_table(f"{ITEMS} items", columns, shown)
+
+
+def measure(task: str, inputs: int, answers: str, order: str) -> dict[str, Any]:
+    """One setting: what it scored and what it took."""
+    values = {
+        "task": task,
+        "over_prompt": {"inputs": inputs, "answers": answers, "order": order},
+        "evaluation": {"max_items": ITEMS},
+    }
+    recipe = recipe_from_dict(values)
+    base = load_base(recipe.model)
+    items = load_split(recipe, "test")[:ITEMS]
+    predictor = OVER_PROMPT.run(load_task(recipe), None, base, Settings(recipe))
+    began = time.perf_counter()
+    evaluation = evaluate_predictor(predictor, items, ["accuracy"])
+    return {
+        "accuracy": evaluation.headline[1].score,
+        "seconds": round(time.perf_counter() - began, 2),
+        **asdict(predictor.usage),
+    }
+
+
+if __name__ == "__main__":
+    main()
