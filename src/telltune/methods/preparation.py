@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from telltune.methods.trained import Trained
     from telltune.recipe import Recipe
 
-__all__ = ["Prepared", "RunCounts", "answer_budget", "check_needs", "prepare", "reach"]
+__all__ = [
+    "Prepared",
+    "RunCounts",
+    "answer_budget",
+    "check_needs",
+    "encoding",
+    "prepare",
+    "reach",
+]
 
 
 @dataclass(frozen=True)
@@ -105,11 +113,7 @@ def prepare(
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
     settings = recipe.training
-    limit = min(settings.max_length, model.shape.context_length)
-    plain, anchored = (
-        EncodingCache(model.tokenizer, carried, max_length=limit, too_long=settings.too_long)
-        for carried in (None, anchor)
-    )
+    plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
     # Sizes are counted without the anchor, so that methods compare at the same task tokens.
     counted = plain.encode(task.train)
     used = within(counted.lengths, recipe.task.max_tokens)
@@ -156,6 +160,19 @@ def prepare(
         learned * passes / (learned * passes + wanted),
     )
     return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
+
+
+def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
+    """How a run encodes its data; kept on disk, so that whoever asks again does not do it again.
+
+    Args:
+        model: Whose tokenizer and context.
+        recipe: Says how long an example may be.
+        anchor: What goes with every example, or None.
+    """
+    settings = recipe.training
+    limit = min(settings.max_length, model.shape.context_length)
+    return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=settings.too_long)
 
 
 def reach(method: Trained, recipe: Recipe, prepared: Prepared) -> int:

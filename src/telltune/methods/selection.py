@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.encoding import Encoder
 from telltune.data.task import within
 from telltune.errors import DataError
+from telltune.methods.known_model import KnownModel
+from telltune.methods.preparation import encoding
 from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def select(
 
 def usable(task: TaskData, base: BaseModel, recipe: Recipe) -> Sequence[Example]:
     """The training examples within the recipe's budget of task tokens."""
-    lengths = Encoder(base.tokenizer).encode(task.train).lengths
+    known = KnownModel.of(base.model.config, base.tokenizer)
+    lengths = encoding(known, recipe).encode(task.train).lengths
     return task.train[: within(lengths, recipe.task.max_tokens)]
 
 
