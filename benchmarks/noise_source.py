@@ -3,7 +3,7 @@
     python benchmarks/noise_source.py      # not timed yet; finished cells stay
 
 Two files are made of medical_specialty: `good.jsonl`, half of its training examples, and
-`noise.jsonl`, the other half with labels drawn at random. A study trains on both at 6,324 task
+`noise.jsonl`, the other half with labels drawn at random. SFT + anchor trains on both at 6,324 task
 tokens, with equal weights, ALF1 and ALF2, and on the good half alone at half of the tokens: what a
 user would have who knew. Rows go to benchmarks/noise/, the weights' courses with them.
 """
@@ -68,17 +68,14 @@ def study() -> dict[str, object]:
     evaluation = {"max_items": 200, "metrics": ["accuracy"]}
     shared = {"anchor": anchor, "evaluation": evaluation}
 
-    def methods(*weights: str | None) -> list[dict[str, object]]:
-        return [
-            {
-                "method": method,
-                "name": f"{method}, {kind}" if kind else method,
-                "set": {"training.source_weights": kind} if kind else {},
-            }
-            for method in ("sft_anchor", "tell")
-            for kind in weights
-        ]
-
+    methods = [
+        {
+            "method": "sft_anchor",
+            "name": f"sft_anchor, {kind}" if kind else "sft_anchor",
+            "set": {"training.source_weights": kind} if kind else {},
+        }
+        for kind in (None, "alf1", "alf2")
+    ]
     good = {"name": "good half", "task": {"train": [path["good"]], "test": path["test"]}}
     both = {
         "name": "with noise",
@@ -87,8 +84,8 @@ def study() -> dict[str, object]:
     return {
         "recipe": {
             "task": TASK,
-            "general": "embedded",
-            "mixture": {"leverage_ratio": 4, "passes": 4},
+            # Weights tell sources apart after some forty steps; these are twice as many.
+            "mixture": {"passes": 8},
             "lora": {"dropout": 0},
             "training": {
                 "learning_rate": 1e-3,
@@ -96,18 +93,12 @@ def study() -> dict[str, object]:
                 "save_steps": 1_000_000,
             },
         },
-        "tasks": [good | shared, both | shared],
-        "methods": methods(None),
+        "tasks": [both | shared],
+        "methods": methods,
         # Of the data with noise as many tokens are good as `good half` has, and as many not.
-        "sizes": [TOKENS],
+        "sizes": [2 * TOKENS],
         "seeds": [0, 1, 2],
-        "more": [
-            {
-                "tasks": ["with noise"],
-                "methods": methods(None, "alf1", "alf2"),
-                "sizes": [2 * TOKENS],
-            }
-        ],
+        "more": [{"tasks": [good | shared], "methods": methods[:1], "sizes": [TOKENS]}],
         "forgetting": {"examples": 0, "prompts": 0},
     }
 

@@ -122,11 +122,8 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
             **_where_from(spec),
         )
     model.requires_grad_(False).train(False)
-    for module in model.modules():
-        # Set, a pass without gradients packs a 4-bit layer on a CPU for good, and from then on
-        # bitsandbytes 0.50 passes no gradient back through it.
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
+    if spec.quantization is not None:
+        _keep_gradients(model)
     if torch.cuda.is_available() and spec.quantization is None:
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
     return BaseModel(model, load_tokenizer(spec), spec.name, _revision(spec, model.config, folder))
@@ -267,7 +264,7 @@ def _quantized(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_8bit=spec.quantization == "int8",
         load_in_4bit=spec.quantization == "nf4",
         bnb_4bit_quant_type="nf4",
@@ -276,6 +273,16 @@ def _quantized(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes 0.50 from packing a CPU's 4-bit layers in a pass without gradients.
+
+    They stay packed, and no gradient comes back through a packed one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _where_from(spec: ModelSpec) -> dict[str, Any]:
@@ -322,7 +329,7 @@ def check_named(spec: ModelSpec) -> None:
     if spec.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"`model.quantization: {spec.quantization}` needs bitsandbytes, which is not "
-            "installed; run `pip install bitsandbytes` or leave the key out."
+            "installed; run `pip install telltune[quantized]` or leave the key out."
         )
     if spec.name == "embedded":
         _embedded_gguf()
@@ -394,7 +401,8 @@ def _hush_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-
+    # PEFT imports it where it is installed, and on a CPU it asks for kernels that are not needed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 

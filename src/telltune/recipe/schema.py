@@ -61,7 +61,7 @@ class ModelSpec(Part):
     allow_pickle: bool = False
     """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
     quantization: Literal["nf4", "int8"] | None = None
-    """Hold the frozen layers in 4 bits (`nf4`, as QLoRA) or 8; `pip install bitsandbytes`."""
+    """Hold frozen layers in 4 bits (`nf4`, as QLoRA) or 8; `pip install telltune[quantized]`."""
 
 
 class Columns(Part):
