@@ -93,12 +93,12 @@ def study() -> dict[str, object]:
                 "save_steps": 1_000_000,
             },
         },
-        "tasks": [both | shared],
-        "methods": methods,
-        # Of the data with noise as many tokens are good as `good half` has, and as many not.
-        "sizes": [2 * TOKENS],
+        "tasks": [good | shared, both | shared],
+        "methods": methods[:1],
+        "sizes": [TOKENS],
         "seeds": [0, 1, 2],
-        "more": [{"tasks": [good | shared], "methods": methods[:1], "sizes": [TOKENS]}],
+        # Of the data with noise as many tokens are good as `good half` has, and as many not.
+        "more": [{"tasks": ["with noise"], "methods": methods, "sizes": [2 * TOKENS]}],
         "forgetting": {"examples": 0, "prompts": 0},
     }
 

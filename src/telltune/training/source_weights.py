@@ -84,9 +84,9 @@ class LearnedWeights:
     """
 
     learning_rate = 0.2
-    """Of s, by Adam. A small run has some forty to eighty steps: in the first ten of them all losses
-    fall, and the weights have to follow before they can tell the sources apart. At 0.05 they did
-    not (benchmarks/noise_source.py), and the adapter's own rate would move them by a hundredth."""
+    """Of s, by Adam. A small run has some forty to eighty steps: in the first ten all losses fall,
+    and the weights have to follow before they can tell the sources apart. At 0.05 they did not
+    (benchmarks/noise_source.py), and the adapter's own rate would move them by a hundredth."""
 
     def __init__(
         self, kind: Literal["alf1", "alf2"], groups: SourceGroups, device: torch.device
