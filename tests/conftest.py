@@ -108,13 +108,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_methods() -> list[str]:
-    """All methods but those that need a model which speaks, or general data to choose among."""
+    """All methods but those that need a model which speaks, or more general data than toys have."""
     from telltune.methods.registry import get_method, method_names
 
     def parts(name: str) -> set[str]:
         return {key.split(".")[0] for key, _ in getattr(get_method(name), "sets", ())}
 
-    return [n for n in method_names() if not parts(n) & {"synthesis", "general_choice"}]
+    return [n for n in method_names() if not parts(n) & {"synthesis", "general_choice", "meta"}]
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,11 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     ]
     assert found.cost.task_examples == 6
     assert len(found.predict(task.dev)) == len(task.dev)
+    # What a study keeps of it.
+    counts = found.counts()
+    assert counts["task_examples"] == 6
+    assert counts["prompts"] >= len(task.dev) / 3
+    assert counts["input_tokens"] > counts["output_tokens"] > 0
     few = recipe_from_dict(toy_recipe | {"over_prompt": {"inputs": 20, "shots": 2}})
     with pytest.raises(DataError, match="are 40 examples"):
         OVER_PROMPT.run(task, None, tiny_base, Settings(few))

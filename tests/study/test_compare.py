@@ -130,6 +130,7 @@ def test_every_method_of_the_registry_can_be_compared(recipe, tmp_path, tiny_met
     short = recipe(
         mixture={"general_examples": 4, "passes": 1},
         evaluation={"metrics": ["exact_match"], "max_items": 2},
+        over_prompt={"inputs": 2},
     )
     rows = compare(short, tiny_methods, out=tmp_path / "study", progress=False)
     assert [row.method for row in rows] == tiny_methods

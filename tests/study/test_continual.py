@@ -68,6 +68,7 @@ def test_what_was_learned_first_is_scored_again_after_the_second(
     assert len(lines) == 4
     for line in map(json.loads, lines):
         assert line["general_nll"] != line["base_nll"]
+        assert 0 <= line["leakage"] <= 1
     assert set(json.loads(lines[1])["scores"]) == {"shapes", "numbers"}
 
 

@@ -26,6 +26,7 @@ def row(strategy: str, overall: float, backward: float, **changes: Any) -> dict[
         "backward_by_tasks": backward / 2,
         "valid": 0.9,
         "general": 3.0,
+        "leakage": 0.25,
         "seconds": 40.0,
         "matrix": [[80.0, None], [overall, overall]],
     } | changes
@@ -33,7 +34,7 @@ def row(strategy: str, overall: float, backward: float, **changes: Any) -> dict[
 
 @pytest.fixture
 def report() -> ContinualReport:
-    rows = [row("sequential", 40.0, -30.0, general=None), row("tell", 70.0, -5.0)]
+    rows = [row("sequential", 40.0, -30.0, general=None, leakage=None), row("tell", 70.0, -5.0)]
     return ContinualReport(["shapes", HOSTILE], rows)
 
 

@@ -222,6 +222,7 @@ def test_every_method_can_be_studied(
     study: dict[str, Any], tmp_path: Path, tiny_methods: list[str]
 ) -> None:
     study["seeds"], study["sizes"] = [0], [300]
+    study["recipe"]["over_prompt"] = {"inputs": 2}
     rows = run_cells(cells(study, methods=tiny_methods), FEW, tmp_path, progress=False)
     assert [(row.name, row.reason) for row in rows if row.status == "failed"] == []
     by_name = {row.name: row for row in rows}

@@ -132,8 +132,8 @@ class _Visits:
         if len(self._groups) < 2:
             raise DataError(
                 f"a start is learned on two general sources or more with {needed} examples each, "
-                f"and of {len(examples)} examples {len(self._groups)} have as many; raise "
-                "meta.examples, lower meta.batch_size, or add general data."
+                f"and in {len(examples)} examples {len(self._groups)} of {len(groups)} sources "
+                "have as many; raise meta.examples, lower meta.batch_size, or add general data."
             )
         limit = min(_LONGEST, context_length(base.model.config))
         encoder = Encoder(base.tokenizer, max_length=limit, too_long="truncate")

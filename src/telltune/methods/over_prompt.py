@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -142,6 +142,10 @@ class GroupPredictor(Predictor):
         while waiting:
             waiting = self._round(examples, waiting, answers, on_done)
         return answers
+
+    def counts(self) -> dict[str, int]:
+        """Of training data as every method, and what answering took so far."""
+        return super().counts() | asdict(self.usage)
 
     def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
         """The model as anybody else asks it: one prompt at a time."""

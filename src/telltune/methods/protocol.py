@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,6 +129,10 @@ class Predictor:
         if self.answer_after:
             said = [text.rpartition(self.answer_after)[2] for text in said]
         return [text.strip() for text in said]
+
+    def counts(self) -> dict[str, int]:
+        """What is counted of a method: data and steps, and what else its answers took so far."""
+        return {k: v for k, v in asdict(self.cost).items() if k != "seconds"}
 
     def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
         """Token ids of each prompt; one that the context cannot hold is shown half the shots."""

@@ -66,9 +66,10 @@ class ContinualReport:
     Attributes:
         tasks: In their order.
         rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
-            denominators), `general` (change of the general loss, percent), `valid` (share of
-            answers of the right form at the end), `seconds`, `seeds` and `matrix` (R; None above
-            the diagonal).
+            denominators), `general` (change of the general loss, percent), `leakage` (share of
+            general prompts answered in a task's form at the end), `valid` (share of the tasks'
+            answers of the right form then), `seconds`, `seeds` and `matrix` (R; None above the
+            diagonal). What was not asked is None.
     """
 
     tasks: list[str]
@@ -165,6 +166,7 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
                 "backward": fmean(backward_transfer(r) for r in found),
                 "backward_by_tasks": fmean(backward_transfer(r, by_tasks=True) for r in found),
                 "general": _general_change(runs),
+                "leakage": _leakage(runs),
                 "valid": fmean(fmean(r[-1].valid.values()) for r in runs),
                 "seconds": fmean(sum(step.seconds for step in r) for r in runs),
                 "matrix": [
@@ -191,6 +193,13 @@ def _general_change(runs: list[list[Step]]) -> float | None:
     if any(math.isnan(step.base_nll) for step in last):
         return None
     return fmean(100 * (step.general_nll / step.base_nll - 1) for step in last)
+
+
+def _leakage(runs: list[list[Step]]) -> float | None:
+    """After the last task; None where it could not be told."""
+    last = [run[-1].leakage for run in runs]
+    told = [share for share in last if share is not None]
+    return fmean(told) if len(told) == len(last) else None
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError, StorageError
 from telltune.evaluation.continual import format_validity
-from telltune.evaluation.forgetting import held_out_general
+from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
 from telltune.evaluation.score import choose_metrics, evaluate_predictor
 from telltune.methods.general_choice import ChosenData, first_drawn
 from telltune.methods.known_model import KnownModel
@@ -63,6 +63,8 @@ STRATEGIES: dict[Strategy, str] = {
 """
 _REPLAYED = 0.1
 """Of each earlier task's examples, as published."""
+_PROMPTS = 16
+"""General prompts that are answered after each task."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Step:
         valid: Share of answers in the task's form, by task so far.
         general_nll: Of held-out general examples, in nats a token, with the adapter.
         base_nll: The same without.
+        leakage: Share of general prompts that get an answer in the form of a task learned so far;
+            None where none has a form that could be told, or there are no general data.
         seconds: Of training.
     """
 
@@ -89,6 +93,7 @@ class Step:
     valid: dict[str, float]
     general_nll: float
     base_nll: float
+    leakage: float | None
     seconds: float
 
 
@@ -178,7 +183,7 @@ class Learner:
             predictor = method.run(known.task, general if method.mixes else None, base, settings)
             for other in [known] if own else order[: number + 1]:
                 scores[other.name], valid[other.name] = _score(predictor, other, base)
-            general_nll = _nll(predictor.beside_its_task(base.tokenizer), held)
+            general_nll, leakage = _aside(predictor, base, held, order[: number + 1])
             if not own:
                 start = adapter_weights(predictor.model)
                 self._keep(strategy, seed, number, start)
@@ -193,6 +198,7 @@ class Learner:
                 dict(valid),
                 general_nll,
                 base_nll,
+                leakage,
                 predictor.cost.seconds,
             )
 
@@ -274,6 +280,19 @@ def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
         return float("nan")
     nll, tokens = predictor.nll(examples)
     return float(nll.sum() / tokens.sum())
+
+
+def _aside(
+    predictor: Predictor, base: BaseModel, examples: Sequence[Example], learned: Sequence[_Known]
+) -> tuple[float, float | None]:
+    """The loss of general examples, and how many of some get an answer in a learned task's form."""
+    if not examples:
+        return float("nan"), None
+    forms = [task_format([e.completion for e in known.task.train]) for known in learned]
+    told = [form for form in forms if form is not None]
+    looks = (lambda answer: any(form(answer) for form in told)) if told else None
+    found = measure_aside(predictor, base.tokenizer, examples, _PROMPTS, looks)
+    return found.general_nll, found.leakage
 
 
 def _score(predictor: Predictor, known: _Known, base: BaseModel) -> tuple[float, float]:

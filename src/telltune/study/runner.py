@@ -228,18 +228,17 @@ class _Worker:
             curve = loss_curve(work / LOG)
             shutil.rmtree(work, ignore_errors=True)
         name, _ = evaluation.headline
-        cost = asdict(predictor.cost)
         return {
             "metric": name,
             "scores": evaluation.to_dict()["scores"],
             "per_item": {k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
             "forgetting": _told(before, after),
             "seconds": {
-                "training": cost.pop("seconds"),
+                "training": predictor.cost.seconds,
                 "answering": evaluation.seconds,
                 "general": asking,
             },
-            "counts": cost,
+            "counts": predictor.counts(),
             "curve": curve,
             "hashes": self.hashes(cell) | {"base": base.revision},
         }
