@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_continual",
+    "print_diagnosis",
     "print_json",
     "print_plan",
     "print_quanta",
@@ -202,6 +203,17 @@ def print_stream(report: StreamReport) -> None:
         if counts:
             told = "; ".join(f"{count} times {reason}" for reason, count in counts.items())
             typer.echo(f"{sum(counts.values())} {what}: {told}.", err=True)
+
+
+def print_diagnosis(found: list[dict[str, Any]]) -> None:
+    """Of each log the cause, who can mend it and how, and the lines that say so."""
+    for told in found:
+        typer.echo(f"{told['log']}: {told['cause'].replace('_', ' ')} ({told['side']})")
+        typer.echo(f"  {told['says']} {told['mend']}")
+        restart = "may go through" if told["restart"] else "will most likely fail again"
+        typer.echo(f"  Started again, the run {restart}. Told by: {told['by']}.")
+        for line in told["evidence"]:
+            typer.echo(f"  {line['line']:>6}: {_short(line['text'], 120)}")
 
 
 def print_continual(report: ContinualReport) -> None:

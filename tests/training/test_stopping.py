@@ -31,7 +31,8 @@ def test_the_first_is_noted_and_the_second_ends_it(
         assert not asked(stop)
         os.kill(os.getpid(), number)
         assert asked(stop)
-        assert "Once more stops at once." in capfd.readouterr().err
+        said = capfd.readouterr().err
+        assert f"{signal.Signals(number).name}: stopping after this step" in said
         with pytest.raises(error):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before

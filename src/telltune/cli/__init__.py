@@ -7,7 +7,14 @@ import warnings
 
 import typer
 
-from telltune.cli import data, runs, scores, streams, studies  # noqa: F401  (each adds its verbs)
+from telltune.cli import (  # noqa: F401  (each adds its verbs)
+    data,
+    diagnosis,
+    runs,
+    scores,
+    streams,
+    studies,
+)
 from telltune.cli.app import app
 from telltune.errors import TellError
 

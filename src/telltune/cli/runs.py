@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.tables import print_json, print_plan, print_study_plan, print_table
+
+if TYPE_CHECKING:
+    from telltune.diagnosis.restarts import Attempt
 
 
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
@@ -54,12 +58,18 @@ def fit(
     out: Annotated[Path, typer.Option(help="The adapter folder.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Start again so often, where that can help (tell diagnose).")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter. Called again after an interruption, it goes on from the last checkpoint."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    if restarts:
+        _fit_with_restarts(out, restarts)
+        return
     from telltune.api import fit as fitted
 
     done = fitted(
@@ -73,6 +83,35 @@ def fit(
         print_json({"out": str(out), **done.record})
     else:
         typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
+
+
+def _fit_with_restarts(out: Path, restarts: int) -> None:
+    """The same command without `--restarts`, in a process that may fail."""
+    from telltune.diagnosis.restarts import run_with_restarts
+
+    def tell(attempt: Attempt, number: int) -> None:
+        assert attempt.diagnosis is not None  # it failed
+        cause = attempt.diagnosis.cause.replace("_", " ")
+        typer.echo(f"Try {number} failed ({cause}); it goes on from its checkpoint.", err=True)
+
+    arguments = [*sys.argv[1:]]
+    for i, argument in enumerate(arguments):
+        if argument == "--restarts":
+            del arguments[i : i + 2]
+            break
+        if argument.startswith("--restarts="):
+            del arguments[i]
+            break
+    # Beside the run's folder, which is the run's own.
+    logs = out.with_name(f"{out.name}.tries")
+    command = [sys.executable, "-m", "telltune", *arguments]
+    last = run_with_restarts(command, logs, restarts, on_restart=tell)[-1]
+    if last.diagnosis is not None:
+        told = last.diagnosis
+        typer.echo(
+            f"{last.log}: {told.cause.replace('_', ' ')} ({told.side}). {told.mend}", err=True
+        )
+        raise typer.Exit(last.code if last.code > 0 else 128 - last.code)
 
 
 @app.command(

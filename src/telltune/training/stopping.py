@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["StopCallback"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAID = b"\nStopping after this step, with a checkpoint. Once more stops at once.\n"
+_SAID = "\n{}: stopping after this step, with a checkpoint. Once more stops at once.\n"
 
 
 class StopCallback(TrainerCallback):
@@ -68,7 +68,7 @@ class StopCallback(TrainerCallback):
             raise _end(number)
         self.received = number
         # Whatever this interrupts may be writing to standard error itself.
-        os.write(2, _SAID)
+        os.write(2, _SAID.format(signal.Signals(number).name).encode())
 
 
 def _end(number: int) -> BaseException:

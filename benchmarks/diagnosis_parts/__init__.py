@@ -1,0 +1,1 @@
+"""Faults to inject, and what they are."""

@@ -1,0 +1,106 @@
+"""What `tell diagnose` does with files and folders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from telltune.diagnosis.compression import Filters, compress
+from telltune.diagnosis.diagnose import UNKNOWN, diagnose
+from telltune.diagnosis.past import Past, past_file
+from telltune.diagnosis.rules import load_rules
+from telltune.errors import DataError, RecipeError
+from telltune.masking import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+__all__ = ["diagnose_logs", "keep_healthy", "keep_past"]
+
+_LOGS = ("*.log", "*.out", "*.err", "stderr", "stdout", "failures/*.txt")
+_MOST_BYTES = 2**26
+"""Of a log, from its end."""
+_ASKS = "A training run failed. Name the cause that its log tells of, nothing else."
+
+
+def diagnose_logs(
+    place: Path,
+    *,
+    rules: Sequence[Path] = (),
+    past: Path | None = None,
+    model: str | None = None,
+) -> list[dict[str, Any]]:
+    """Diagnose a log, or each log of a folder; a record each, those with a cause first.
+
+    Args:
+        place: A file or a folder.
+        rules: Files of more rules.
+        past: A file of past failures; the one in the cache if not given.
+        model: What to ask last; see `tell diagnose --help`.
+
+    Raises:
+        DataError: There is no log, or it cannot be read.
+        RecipeError: A rule is not right, or the address of the model is not.
+    """
+    known = load_rules(rules)
+    filters, remembered = Filters(), Past(past or past_file())
+    ask = None if model is None else _asker(model, [rule.cause for rule in known])
+    found = []
+    for path in _logs(place):
+        told = diagnose(_lines(path), rules=known, filters=filters, past=remembered, ask=ask)
+        # A log may hold what must not be shown on.
+        evidence = [{"line": e.number, "text": masked(e.text)} for e in told.evidence]
+        found.append({"log": str(path), **asdict(told), "evidence": evidence})
+    return sorted(found, key=lambda record: record["cause"] == UNKNOWN)
+
+
+def keep_healthy(place: Path) -> int:
+    """Filter what a healthy run's logs say; how many kinds of lines are new."""
+    filters = Filters()
+    return sum(filters.learn(_lines(path)) for path in _logs(place))
+
+
+def keep_past(log: Path, cause: str, past: Path | None) -> None:
+    """Remember what a log's cause was."""
+    if not cause.replace("_", "").isalnum():
+        raise RecipeError(f"--remember {cause}: name the cause in one word, such as disk_full.")
+    Past(past or past_file()).add(compress(_lines(log), Filters()), cause)
+
+
+def _logs(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"{place}: no such log or folder.")
+    found = sorted({path for kind in _LOGS for path in place.rglob(kind) if path.is_file()})
+    if not found:
+        raise DataError(
+            f"{place}: no log in this folder ({', '.join(_LOGS)}); name the file that holds what "
+            "the run printed."
+        )
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _MOST_BYTES))
+            return file.read().decode("utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise DataError(f"{path}: the log cannot be read: {error.strerror}.") from None
+
+
+def _asker(model: str, causes: Sequence[str]) -> Callable[[str, Sequence[str]], str | None]:
+    """A model here, or one behind a server: http://HOST/v1#NAME."""
+    from telltune.streams.top import Endpoint, local_model
+
+    if model.startswith(("http://", "https://")):
+        url, _, name = model.partition("#")
+        if not name:
+            raise RecipeError(f"--model {model}: write the model's name behind it, {model}#NAME.")
+        asked: Any = Endpoint(url, name, causes, f"{_ASKS} Causes: {', '.join(causes)}.")
+    else:
+        asked = local_model(model, None, causes, f"{_ASKS} Causes: {', '.join(causes)}.")
+    return lambda text, _: asked.label(text).label

@@ -1,0 +1,46 @@
+"""`tell fit --restarts`: a killed run goes on by itself, and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+from victim import Left
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_killed_fit_goes_on_by_itself(recipe: Path, undisturbed: Left, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
+    with subprocess.Popen([*words, "--restarts", "2"], stderr=subprocess.PIPE, text=True) as parent:
+        log = out / "training_log.jsonl"
+        end = time.monotonic() + 200
+        while not (log.exists() and log.read_bytes().count(b"\n") >= 4):
+            assert parent.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        [child] = psutil.Process(parent.pid).children()
+        child.kill()
+        _, said = parent.communicate(timeout=200)
+    assert parent.returncode == 0, said
+    assert "Try 1 failed (killed)" in said
+    assert Left.of(out) == undisturbed
+    assert (tmp_path / "out.tries" / "1.log").read_text().endswith("(SIGKILL)\n")
+
+
+def test_a_mistake_ends_it_with_its_cause(recipe: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [*words, "--restarts=3", "--set", "task.train=nowhere.jsonl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "missing file" in ran.stderr
+    assert not (tmp_path / "out.tries" / "2.log").exists()
