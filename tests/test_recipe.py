@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
+from telltune.streams.spec import load_cascade
+from telltune.study.continual import load_continual
 from telltune.study.spec import load_study
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -339,8 +341,15 @@ def test_recipe_that_is_a_folder_or_not_text_is_named(tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
 def test_shipped_recipe_loads(path):
-    if "methods" in yaml.safe_load(path.read_text()):
+    keys = yaml.safe_load(path.read_text())
+    if "methods" in keys:
         assert load_study(path)[1]
+        return
+    if "labels" in keys:
+        assert load_cascade(path).levels
+        return
+    if "tasks" in keys:
+        assert load_continual(path).tasks
         return
     recipe = load_recipe(path)
     assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe

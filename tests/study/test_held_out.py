@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from telltune.study.results import Row
 
@@ -36,7 +36,16 @@ def test_training_is_the_same_whatever_the_test_items_say(
         "selection.folds": 2,
         "general_choice.candidates": 150,
         "general_choice.embedding_model": str(tiny_encoder),
+        "meta.steps": 2,
+        "meta.inner_steps": 1,
+        "meta.batch_size": 4,
     }
+    # Of two sources, since a start is learned on several.
+    lines = Path(toy_recipe["general"]).read_text().splitlines(keepends=True)
+    general = [tmp_path / "general-1.jsonl", tmp_path / "general-2.jsonl"]
+    for i, path in enumerate(general):
+        path.write_text("".join(lines[i::2]))
+    toy_recipe["general"] = [str(path) for path in general]
     methods = [
         {"method": name, "name": name, "set": {k: v for k, v in keys.items() if fits(name, k)}}
         for name in TRAINED

