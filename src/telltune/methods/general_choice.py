@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChosenData", "choose_general", "first_drawn"]
 
-_VERSION = 1
+_VERSION = 2
 _FILE = "vectors.npy"
 
 

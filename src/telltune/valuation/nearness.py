@@ -55,7 +55,10 @@ def gradients_of(
     model: Any = add_lora(base, lora, seed)
     try:
         model.eval()
-        sketch = GradientSketch(gradient_weights(model), width=_WIDTH, seed=seed)
+        # The others' gradient is nought as long as these are: nothing to compute, nor to sketch.
+        second = {id(w) for name, w in model.named_parameters() if "lora_B" in name}
+        weights = [w for w in gradient_weights(model) if id(w) in second]
+        sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
         found = np.empty((len(encoded), sketch.width), np.float32)
         for i in range(len(encoded)):
             [row] = pack([encoded[i]], 1, together=False)
