@@ -1,6 +1,6 @@
 """Half of a task's data is noise: do learned weights of sources find out, and does it help?
 
-    python benchmarks/noise_source.py      # not timed yet; finished cells stay
+    python benchmarks/noise_source.py      # 14 minutes on two cores; finished cells stay
 
 Two files are made of medical_specialty: `good.jsonl`, half of its training examples, and
 `noise.jsonl`, the other half with labels drawn at random. SFT + anchor trains on both at 6,324 task
