@@ -16,17 +16,16 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from telltune.errors import RecipeError
 from telltune.evaluation.continual import backward_transfer, overall_performance
 from telltune.methods.output_folder import alone
-from telltune.recipe import explain, read_yaml
 from telltune.recipe.part import Part
 from telltune.storage import write_json, write_text
 from telltune.study.continual_learner import STRATEGIES, Learner, Step, Strategy
 from telltune.study.continual_page import write_page
-from telltune.study.spec import Tasks, keys_of
+from telltune.study.spec import Tasks, read_spec
 from telltune.training.progress import bar
 
 __all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
@@ -83,14 +82,7 @@ def load_continual(path: str | Path) -> ContinualSpec:
         RecipeError: What is wrong with it, by key.
     """
     path = Path(path)
-    values = read_yaml(path, "order")
-    if isinstance(values.get("recipe"), str):
-        values["recipe"] = keys_of(path.parent / values["recipe"])
-    try:
-        spec = ContinualSpec.model_validate(values)
-    except ValidationError as error:
-        told = "; ".join(explain(error, ContinualSpec, "order"))
-        raise RecipeError(f"{path}: {told}.") from None
+    spec = read_spec(path, ContinualSpec, "order")
     names = [task.name for task in spec.tasks]
     if len(set(names)) < len(names):
         raise RecipeError(f"{path}: two tasks have the same name; give each its own.")

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -36,13 +36,16 @@ __all__ = [
     "Tasks",
     "asks_aside",
     "cells_of",
-    "keys_of",
     "load_study",
     "merged_keys",
+    "read_spec",
 ]
 
 STUDY_FILE = "study.yaml"
 """In a study's folder: the study as it was run last."""
+
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -190,14 +193,28 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
         RecipeError: A key, a method, a task or a recipe that is not right, by name.
     """
     path = Path(path)
-    values = read_yaml(path, "study")
-    if isinstance(values.get("recipe"), str):
-        values["recipe"] = keys_of(path.parent / values["recipe"])
-    try:
-        spec = StudySpec.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {'; '.join(explain(error, StudySpec, 'study'))}.") from None
+    spec = read_spec(path, StudySpec, "study")
     return spec, cells_of(spec, name=str(path), folder=path.parent)
+
+
+def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
+    """Read a file whose `recipe` may be keys or the name of a recipe beside it.
+
+    Args:
+        path: In YAML.
+        kind: What it holds.
+        what: It is called so in messages.
+
+    Raises:
+        RecipeError: What is wrong with it, by key.
+    """
+    values = read_yaml(path, what)
+    if isinstance(values.get("recipe"), str):
+        values["recipe"] = _keys_of(path.parent / values["recipe"])
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {'; '.join(explain(error, kind, what))}.") from None
 
 
 def asks_aside(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
@@ -279,7 +296,7 @@ def _name_of(recipe: Recipe) -> str:
     return Path(files[0].path).stem if files else str(recipe.task.embedded)
 
 
-def keys_of(path: Path) -> dict[str, Any]:
+def _keys_of(path: Path) -> dict[str, Any]:
     """What a recipe file says, with its data's places written out."""
     values: dict[str, Any] = load_recipe(path).model_dump(mode="json", exclude_unset=True)
     return values
