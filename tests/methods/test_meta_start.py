@@ -71,6 +71,17 @@ def test_algorithms_differ(sources: dict[str, Any], tiny_base: Any) -> None:
     assert not torch.allclose(starts[1][name], starts[2][name], atol=1e-6)
 
 
+def test_examples_too_long_for_it_are_left_out(
+    sources: dict[str, Any], tiny_base: Any, tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    long = [{"prompt": "word " * 600, "completion": "x"} for _ in range(8)]
+    more = [*sources["general"], str(write_jsonl(tmp_path / "long.jsonl", long))]
+    recipe = recipe_from_dict(sources | {"general": more})
+    general = load_general(recipe)
+    assert general is not None
+    assert meta_start(tiny_base, general, recipe, MetaSpec(**SMALL | {"examples": 88}))
+
+
 @pytest.mark.parametrize("method", ["meta", "tell_meta", "tell"])
 def test_a_run_begins_there(sources: dict[str, Any], tmp_path: Path, method: str) -> None:
     recipe = sources | {"method": method, "meta": SMALL | {"learning_rate": 0.05}}

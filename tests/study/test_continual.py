@@ -82,6 +82,40 @@ def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
     assert not (tmp_path / "out" / "adapters" / "adapters-0-2.safetensors").exists()
 
 
+def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
+    order: Callable[..., Path],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The last task's answers are shorter than the first's, and no closed set to reason about.
+    free = [{"prompt": f"item {n} is it", "completion": str(n % 10) + "!"} for n in range(12)]
+    other = str(write_jsonl(tmp_path / "free.jsonl", free))
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    tasks[1]["task"] = {"train": other, "test": other}
+    asked: list[tuple[int, str, tuple[str, ...]]] = []
+    evaluate = continual_learner.evaluate_predictor
+
+    def recorded(predictor: Any, *arguments: Any) -> Any:
+        asked.append((predictor.max_new_tokens, predictor.answer_after, predictor.labels))
+        return evaluate(predictor, *arguments)
+
+    monkeypatch.setattr(continual_learner, "evaluate_predictor", recorded)
+    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    first, first_again, last = asked
+    assert first == first_again
+    assert first[0] > last[0]
+    assert first[1] == "Answer:"
+    assert last[1] == ""
+    assert first[2]
+    assert not last[2]
+    # A run that goes on asks as one that was not cut short.
+    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
+    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    assert asked[3:] == [first, last]
+
+
 def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
     order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["meta_start"]
 
 _LONGEST = 512
-"""Tokens of an example: MAML keeps every activation of all inner steps."""
-_VERSION = 1
+"""Tokens of an example; longer ones are left out, since MAML keeps every activation."""
+_VERSION = 2
 
 
 def meta_start(
@@ -52,7 +52,7 @@ def meta_start(
         base: Without an adapter; it is left as it was.
         general: Each source of theirs is a task.
         recipe: Its `lora`, precision and seed are those of the start.
-        spec: How it is learned.
+        spec: How it is learned. Examples of more than 512 tokens are left out.
         progress: Show a bar.
 
     Raises:
@@ -125,19 +125,19 @@ class _Visits:
         self._together = can_pack(base.model) and spec.algorithm != "maml"
         groups: dict[str, list[int]] = defaultdict(list)
         examples = first_drawn(general, spec.examples, recipe.seed)
-        for i, example in enumerate(examples):
-            groups[example.source].append(i)
+        self._encoded: EncodedSet = Encoder(base.tokenizer).encode(examples)
+        short = self._encoded.lengths <= min(_LONGEST, context_length(base.model.config))
+        for i in np.flatnonzero(short).tolist():
+            groups[examples[i].source].append(i)
         needed = (spec.inner_steps + 1) * spec.batch_size
         self._groups = [np.array(g) for g in groups.values() if len(g) >= needed]
         if len(self._groups) < 2:
             raise DataError(
-                f"a start is learned on two general sources or more with {needed} examples each, "
-                f"and in {len(examples)} examples {len(self._groups)} of {len(groups)} sources "
-                "have as many; raise meta.examples, lower meta.batch_size, or add general data."
+                f"a start is learned on two general sources or more with {needed} examples of up to "
+                f"{_LONGEST} tokens each, and of {len(examples)} examples {len(self._groups)} of "
+                f"{len(groups)} sources have as many; raise meta.examples, lower meta.batch_size, "
+                "or add general data."
             )
-        limit = min(_LONGEST, context_length(base.model.config))
-        encoder = Encoder(base.tokenizer, max_length=limit, too_long="truncate")
-        self._encoded: EncodedSet = encoder.encode(examples)
         self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
 
     def episode(self, step: int, visit: int) -> Episode[Any]:

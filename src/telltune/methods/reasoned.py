@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from telltune.data.encoding import Encoder
+from telltune.errors import DataError
 from telltune.inference.labels import closed_set
 from telltune.methods.selection import usable
 from telltune.methods.trained import Trained
@@ -13,12 +14,15 @@ from telltune.synthesis.auxiliary import refine
 from telltune.synthesis.self_guide import instruction_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Predictor, Settings
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
-__all__ = ["RCL", "with_reasons"]
+__all__ = ["RCL", "can_reason", "with_reasons"]
 
 _ANSWER = "Answer:"
 
@@ -63,8 +67,17 @@ def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskD
 
     Returns:
         The task, and the recipe that uses all of it.
+
+    Raises:
+        DataError: There are no rationales, and none can be checked.
     """
     examples = usable(task, base, recipe)
+    if not can_reason(examples):
+        raise DataError(
+            "rcl trains to reason first, and these examples have no rationale, nor is there a "
+            "closed set of labels (at most 100, each twice on average) by which the model's own "
+            "could be checked; name a column in columns.rationale, or use method: sft_anchor."
+        )
     reasons = [example.rationale for example in examples]
     if not any(reasons):
         instruction = instruction_of(task.anchor.prompt if task.anchor else None)
@@ -77,6 +90,11 @@ def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskD
     spec = recipe.task.model_copy(update={"max_tokens": None})
     recipe = recipe.model_copy(update={"task": spec})
     return replace(task, train=train, answer_after=_ANSWER), recipe
+
+
+def can_reason(examples: Sequence[Example]) -> bool:
+    """Whether examples have rationales, or labels by which the model's own can be checked."""
+    return any(e.rationale for e in examples) or bool(closed_set(e.completion for e in examples))
 
 
 RCL = Reasoned("rcl", "reason, then answer (RCL)", anchored=True, mixes=False)

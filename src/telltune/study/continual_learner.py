@@ -14,10 +14,12 @@ from telltune.errors import RecipeError, StorageError
 from telltune.evaluation.continual import format_validity
 from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
 from telltune.evaluation.score import choose_metrics, evaluate_predictor
+from telltune.inference.labels import closed_set
 from telltune.methods.general_choice import ChosenData, first_drawn
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
+from telltune.methods.reasoned import can_reason
 from telltune.methods.registry import get_method
 from telltune.methods.selection import usable
 from telltune.methods.trained import Trained
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.methods.protocol import Predictor
+    from telltune.methods.protocol import Method, Predictor
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
     from telltune.study.spec import TaskEntry
@@ -57,7 +59,8 @@ STRATEGIES: dict[Strategy, str] = {
 - `sequential`: SFT with the anchor, one adapter for all tasks.
 - `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
 - `tell`: TELL at every step, one adapter for all.
-- `rcl`: SFT with the anchor on a rationale and the answer behind it, one adapter for all.
+- `rcl`: SFT with the anchor on a rationale and the answer behind it, one adapter for all. A task
+  without rationales whose answers are no labels is learned by its answers alone.
 - `adapters`: TELL with an adapter of its own for each task, which nothing can make it forget.
 - `in_context`: examples of the task in the base's prompt.
 """
@@ -83,6 +86,8 @@ class Step:
         leakage: Share of general prompts that get an answer in the form of a task learned so far;
             None where none has a form that could be told, or there are no general data.
         seconds: Of training.
+        answer_tokens: That an answer to this task may have, then and later.
+        answer_after: What opens its answers, then and later; "" where nothing does.
     """
 
     strategy: str
@@ -95,6 +100,8 @@ class Step:
     base_nll: float
     leakage: float | None
     seconds: float
+    answer_tokens: int
+    answer_after: str
 
 
 @dataclass(frozen=True)
@@ -171,18 +178,22 @@ class Learner:
         # A task that has its own adapter or prompt does as it did when it was learned.
         scores = dict(done[-1].scores) if own and done else {}
         valid = dict(done[-1].valid) if own and done else {}
+        forms = {step.task: (step.answer_tokens, step.answer_after) for step in done}
         for number in range(len(done), len(order)):
             known = order[number]
             general = self._general(strategy, order[:number], known, base)
             recipe = self._with_general(known.recipe, general)
             settings = Settings(recipe, progress=False, save=False, start=start)
-            method = get_method(STRATEGIES[strategy])
+            method = _method(strategy, usable(known.task, base, recipe))
             held = self._held_out(known)
             # Before an adapter is put on the base.
             base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
             predictor = method.run(known.task, general if method.mixes else None, base, settings)
+            forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
             for other in [known] if own else order[: number + 1]:
-                scores[other.name], valid[other.name] = _score(predictor, other, base)
+                tokens, after = forms[other.name]
+                asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
+                scores[other.name], valid[other.name] = _score(asked, other, base)
             general_nll, leakage = _aside(predictor, base, held, order[: number + 1])
             if not own:
                 start = adapter_weights(predictor.model)
@@ -200,6 +211,7 @@ class Learner:
                 base_nll,
                 leakage,
                 predictor.cost.seconds,
+                *forms[known.name],
             )
 
     def _order(self, seed: int) -> list[_Known]:
@@ -274,6 +286,12 @@ class Learner:
         return self._out / "adapters" / f"{strategy}-{seed}-{number + 1}.safetensors"
 
 
+def _method(strategy: Strategy, examples: Sequence[Example]) -> Method:
+    if strategy == "rcl" and not can_reason(examples):
+        return get_method("sft_anchor")
+    return get_method(STRATEGIES[strategy])
+
+
 def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
     """Of a response token, in nats; nan where there are no examples."""
     if not examples:
@@ -302,6 +320,8 @@ def _score(predictor: Predictor, known: _Known, base: BaseModel) -> tuple[float,
         predictor,
         tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),
         anchor=known.task.anchor,
+        evaluation=known.recipe.evaluation,
+        labels=closed_set(completions),
     )
     evaluation = evaluate_predictor(asked, known.items, known.task.metrics)
     _, headline = evaluation.headline
