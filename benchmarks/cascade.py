@@ -36,7 +36,7 @@ TASKS = ("answer_kind", "medical_specialty")
 LABELLED = 300
 BATCH = 8
 THRESHOLDS = (0.5, 0.7, 0.9)
-PRICES = (0.1, 0.5, 2.0)
+PRICES = (0.1, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)

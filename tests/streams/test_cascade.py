@@ -80,6 +80,34 @@ def test_the_top_labels_all_at_first_and_little_in_the_end() -> None:
     assert sum(decision.tokens for decision in found) == 9 * len(top.asked)
 
 
+def test_it_hands_on_what_it_cannot_know_and_a_dear_top_is_asked_less() -> None:
+    rng = np.random.default_rng(5)
+    plain_texts, _ = stream(1200, seed=5)
+    # Every other input says nothing of its label.
+    texts = [text if n % 2 else f"fog w{rng.integers(0, 50)}" for n, text in enumerate(plain_texts)]
+
+    class Knows(Oracle):
+        def label(self, text: str) -> Labelled:
+            self.asked.append(text)
+            if text.startswith("fog"):
+                return Labelled(LABELS[rng.integers(0, 2)], 9, 0.01)
+            return super().label(text)
+
+    asked = {}
+    for price in (0.3, 5.0):
+        top = Knows()
+        rungs = [Rung(LinearLevel(2), cache=8, decay=0.9)]
+        decisions = list(Cascade(LABELS, rungs, top, price=price).feed(texts))
+        asked[price] = sum(decision.by == TOP for decision in decisions)
+        late = list(zip(texts, decisions, strict=True))[-400:]
+        if price < 1:
+            foggy = [d.by == TOP for t, d in late if t.startswith("fog")]
+            clear = [d.by == TOP for t, d in late if not t.startswith("fog")]
+            assert np.mean(foggy) > 0.8
+            assert np.mean(clear) < 0.3
+    assert asked[5.0] < asked[0.3] / 2
+
+
 def test_answers_do_not_depend_on_how_many_are_fed_at_once() -> None:
     texts, _ = stream(600, seed=1)
     # Of one level: with more, what deferral learns depends on seconds that are measured.

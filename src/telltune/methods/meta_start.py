@@ -133,10 +133,10 @@ class _Visits:
         self._groups = [np.array(g) for g in groups.values() if len(g) >= needed]
         if len(self._groups) < 2:
             raise DataError(
-                f"a start is learned on two general sources or more with {needed} examples of up to "
-                f"{_LONGEST} tokens each, and of {len(examples)} examples {len(self._groups)} of "
-                f"{len(groups)} sources have as many; raise meta.examples, lower meta.batch_size, "
-                "or add general data."
+                f"a start is learned on two general sources or more with {needed} examples each of "
+                f"up to {_LONGEST} tokens, and of {len(examples)} examples {len(self._groups)} of "
+                f"{len(groups)} sources have as many; raise meta.examples, lower "
+                "meta.batch_size, or add general data."
             )
         self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
 

@@ -35,6 +35,12 @@ TOP = "top"
 _TOGETHER = 32
 _WARM_UPDATES = 10
 """The published warm-up: the top labels everything until each level has had so many."""
+_STEPS = 8
+"""Of the deferral networks, each time the lowest level learns; short streams need more than one."""
+_REPLAYED = 24
+"""Earlier inputs beside the newest in each of them."""
+_KEPT = 512
+"""Inputs to draw those from, the latest that the top has labelled."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Cascade:
             raise RecipeError("a cascade needs a level below the top.")
         self.updates = [0] * len(self.rungs)
         self._caches: list[list[tuple[str, int]]] = [[] for _ in self.rungs]
+        self._judged: list[tuple[list[list[float]], int]] = []
         self._costs = _Costs([0.0] * (len(self.rungs) + 1), [0] * (len(self.rungs) + 1))
         self._deferral = Deferral(
             len(self.labels),
@@ -158,8 +165,10 @@ class Cascade:
         began = time.perf_counter()
         decided: dict[int, Decision] = {}
         waiting = list(range(len(texts)))
+        judged: list[dict[int, list[float]]] = []
         for number, rung in enumerate(self.rungs):
             likely = self._likelihoods(number, [texts[i] for i in waiting])
+            judged.append(dict(zip(waiting, likely.tolist(), strict=True)))
             willing = self._deferral.defers(number, likely) <= 0.5
             chance = 1 - rung.decay ** self.updates[number]
             lucky = np.array([self._coin(self.seen + i, number) < chance for i in waiting])
@@ -174,7 +183,8 @@ class Cascade:
         found = [replace(decided[i], seconds=each) for i in range(first)]
         self.seen += first
         if waiting:
-            found.append(self._ask_top(texts[first], time.perf_counter()))
+            seen = [level[first] for level in judged]
+            found.append(self._ask_top(texts[first], time.perf_counter(), seen))
         return found
 
     def _likelihoods(self, number: int, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -189,7 +199,9 @@ class Cascade:
         key = (key ^ (key >> 31)) * 0xBF58476D1CE4E5B9 % 2**64
         return ((key ^ (key >> 27)) % 2**53) / 2**53
 
-    def _ask_top(self, text: str, began: float) -> Decision:
+    def _ask_top(
+        self, text: str, began: float, judged: list[list[float]] | None = None
+    ) -> Decision:
         told = self.top.label(text)
         self._costs.add(len(self.rungs), told.seconds, 1)
         self.seen += 1
@@ -199,11 +211,18 @@ class Cascade:
             failure = told.failure or f"`{told.label}` is none of the labels"
             seconds = time.perf_counter() - began
             return Decision(guess, self.rungs[0].level.name, seconds, told.tokens, failure)
-        self._remember(text, self.labels.index(told.label))
+        if judged is None:
+            judged = [self._likelihoods(n, [text])[0].tolist() for n in range(len(self.rungs))]
+        self._remember(text, self.labels.index(told.label), judged)
         return Decision(told.label, TOP, time.perf_counter() - began, told.tokens)
 
-    def _remember(self, text: str, label: int) -> None:
-        """Put what the top labelled into every cache; a full one is learned from."""
+    def _remember(self, text: str, label: int, judged: list[list[float]]) -> None:
+        """Put what the top labelled into every cache; a full one is learned from.
+
+        What the levels thought of it is of before they learned it: a level is seldom wrong about
+        what it has just been shown, and networks that are trained on that hand nothing on.
+        """
+        self._judged = [*self._judged[1 - _KEPT :], (judged, label)]
         for number, (rung, cache) in enumerate(zip(self.rungs, self._caches, strict=True)):
             cache.append((text, label))
             if len(cache) >= rung.cache:
@@ -212,11 +231,21 @@ class Cascade:
                 self.updates[number] += 1
                 cache.clear()
                 if number == 0:
-                    self._learn_deferral(texts, np.array(labels, np.int64))
+                    self._learn_deferral(len(texts))
 
-    def _learn_deferral(self, texts: Sequence[str], labels: NDArray[np.int64]) -> None:
-        likely = [self._likelihoods(number, texts) for number in range(len(self.rungs))]
-        self._deferral.learn(likely, labels, self._costs.above())
+    def _learn_deferral(self, newest: int) -> None:
+        """Some steps on the newest inputs that the top has labelled, and on earlier ones."""
+        rng = np.random.default_rng([self.seed, self.updates[0]])
+        earlier, new = self._judged[:-newest], self._judged[-newest:]
+        for _ in range(_STEPS):
+            drawn = rng.permutation(len(earlier))[:_REPLAYED].tolist()
+            batch = new + [earlier[i] for i in drawn]
+            likely = [
+                np.array([judged[number] for judged, _ in batch])
+                for number in range(len(self.rungs))
+            ]
+            labels = np.array([label for _, label in batch], np.int64)
+            self._deferral.learn(likely, labels, self._costs.above())
 
     def state(self) -> dict[str, Any]:
         """All from which `restore` makes the same cascade."""
@@ -226,6 +255,7 @@ class Cascade:
             "seen": self.seen,
             "updates": list(self.updates),
             "caches": [list(cache) for cache in self._caches],
+            "judged": list(self._judged),
             "costs": (list(self._costs.seconds), list(self._costs.inputs)),
             "deferral": self._deferral.state(),
             "models": [rung.level.state() for rung in self.rungs],
@@ -246,6 +276,7 @@ class Cascade:
                 )
         self.seen, self.updates = state["seen"], list(state["updates"])
         self._caches = [[tuple(row) for row in cache] for cache in state["caches"]]
+        self._judged = [(judged, label) for judged, label in state["judged"]]
         self._costs = _Costs(*map(list, state["costs"]))
         self._deferral.restore(state["deferral"])
         for rung, kept in zip(self.rungs, state["models"], strict=True):
