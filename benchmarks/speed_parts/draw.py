@@ -34,7 +34,7 @@ def workload(steps: int, overrides: list[str], path: Path) -> None:
     from telltune.methods.preparation import prepare
     from telltune.methods.registry import get_method
     from telltune.recipe import load_recipe
-    from telltune.training.trainer import StepSampler
+    from telltune.training.steps import StepSampler
 
     recipe = load_recipe(RECIPE, overrides)
     prepared = prepare(

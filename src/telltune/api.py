@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from telltune.methods.trained import Trained
 from telltune.models import compute_dtype, load_base, load_tokenizer
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
+from telltune.training.processes import processes
 from telltune.training.progress import bar
 from telltune.training.speed import remember, training_shape
 
@@ -104,6 +106,7 @@ def fit(
     """Train an adapter.
 
     A run that was cut short goes on from its last checkpoint when called again on the same folder.
+    The processes of torchrun or `accelerate launch` all call this, on a folder that all can reach.
 
     Args:
         recipe: A file, a dictionary or a `Recipe`.
@@ -118,20 +121,27 @@ def fit(
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
     _trained_method(recipe)
-    with alone(out):
-        claim(out, recipe, overwrite=overwrite)
-        ready = _ready(recipe)
-        if on_plan is not None:
-            on_plan(_plan(recipe, ready, measure=False))
-        base = load_base(
-            recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-        )
-        record_recipe(out, recipe, overwrite=overwrite)
-        settings = Settings(recipe, out, progress, ready.prepared)
+    together = processes()
+    with together.noticing_loss(), alone(out) if together.first else nullcontext():
+        if together.first:
+            claim(out, recipe, overwrite=overwrite)
+        # What the first encodes and converts the others find on disk.
+        with together.first_before_others():
+            ready = _ready(recipe)
+            if on_plan is not None and together.first:
+                on_plan(_plan(recipe, ready, measure=False))
+            base = load_base(
+                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+            )
+            if together.first:
+                record_recipe(out, recipe, overwrite=overwrite)
+        settings = Settings(recipe, out, progress and together.first, ready.prepared)
         ready.method.run(ready.task, ready.general, base, settings).release()
         record = read_tell(out)
-    besides = time.perf_counter() - began - record["seconds"]
-    remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
+        together.wait()
+    if together.count == 1:
+        besides = time.perf_counter() - began - record["seconds"]
+        remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
     return Fit(out, record)
 
 

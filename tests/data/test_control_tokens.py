@@ -17,7 +17,7 @@ from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_tokenizer
 from telltune.recipe import ModelSpec, recipe_from_dict
-from telltune.training.trainer import Sources
+from telltune.training.steps import Sources
 
 if TYPE_CHECKING:
     from pathlib import Path

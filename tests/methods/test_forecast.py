@@ -17,7 +17,7 @@ from telltune.methods.registry import get_method
 from telltune.models.packing import pack
 from telltune.recipe import TrainingSpec, recipe_from_dict
 from telltune.training.speed import recall, remember, training_shape
-from telltune.training.trainer import StepSampler
+from telltune.training.steps import StepSampler
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from telltune.training.processes import Processes
 from telltune.training.stopping import StopCallback
 
 
@@ -26,7 +27,7 @@ def test_the_first_is_noted_and_the_second_ends_it(
     number: int, error: type[BaseException], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    stop = StopCallback()
+    stop = StopCallback(Processes())
     with stop.listening():
         assert not asked(stop)
         os.kill(os.getpid(), number)
@@ -43,7 +44,7 @@ def test_the_first_is_noted_and_the_second_ends_it(
 
 
 def test_without_a_signal_nothing_happens() -> None:
-    stop = StopCallback()
+    stop = StopCallback(Processes())
     with stop.listening():
         assert not asked(stop)
     stop.leave(12, 12)
@@ -53,7 +54,7 @@ def test_another_thread_leaves_signals_as_they_are() -> None:
     before = signal.getsignal(signal.SIGINT)
 
     def listen() -> None:
-        with StopCallback().listening():
+        with StopCallback(Processes()).listening():
             assert signal.getsignal(signal.SIGINT) is before
 
     with ThreadPoolExecutor(1) as pool:

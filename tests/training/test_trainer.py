@@ -20,7 +20,8 @@ from telltune.methods.registry import get_method
 from telltune.models import BaseModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
 from telltune.training.adapter import add_lora
-from telltune.training.trainer import MixtureTrainer, Step, StepSampler, training_arguments
+from telltune.training.steps import Step, StepSampler
+from telltune.training.trainer import MixtureTrainer, training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path

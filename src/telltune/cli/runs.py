@@ -71,6 +71,7 @@ def fit(
         _fit_with_restarts(out, restarts)
         return
     from telltune.api import fit as fitted
+    from telltune.training.processes import processes
 
     done = fitted(
         loaded,
@@ -79,6 +80,8 @@ def fit(
         progress=not as_json,
         on_plan=None if as_json else print_plan,
     )
+    if not processes().first:
+        return
     if as_json:
         print_json({"out": str(out), **done.record})
     else:

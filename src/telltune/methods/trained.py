@@ -13,6 +13,7 @@ from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.recipe import Recipe
+from telltune.training.processes import processes
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
@@ -69,9 +70,11 @@ class Trained:
         from telltune.training.adapter import train
 
         known = KnownModel.of(base.model.config, base.tokenizer)
-        ground = lay(self, task, general, base, settings, known)
-        task, general, recipe = ground.task, ground.general, ground.recipe
-        prepared = ground.prepared or prepare(self, task, general, known, recipe)
+        together = processes()
+        with together.first_before_others():
+            ground = lay(self, task, general, base, settings, known)
+            task, general, recipe = ground.task, ground.general, ground.recipe
+            prepared = ground.prepared or prepare(self, task, general, known, recipe)
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         model, seconds = train(
             base,
@@ -98,7 +101,7 @@ class Trained:
             cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
-        if settings.out is not None and settings.save:
+        if settings.out is not None and settings.save and together.first:
             save_adapter(
                 settings.out,
                 self,
@@ -114,6 +117,7 @@ class Trained:
                 labels,
                 ground.selection,
             )
+        together.wait()
         return Predictor(
             model=model,
             tokenizer=tokenizer,

@@ -15,6 +15,7 @@ from telltune.errors import RecipeError
 from telltune.models import compute_dtype, load_base, model_shape
 from telltune.storage import writing
 from telltune.training.checkpoints import Checkpoints
+from telltune.training.processes import processes
 from telltune.training.progress import bar
 from telltune.training.speed import learn
 from telltune.training.work import sampled_steps
@@ -136,6 +137,9 @@ def train(
     was cut short goes on from its last checkpoint. SIGINT and SIGTERM cut it short themselves,
     with a checkpoint. A step that is not healthy is left out, and its examples are named.
 
+    Where torchrun or `accelerate launch` started several processes, all of them call this, and each
+    computes its share of every step; the first alone writes.
+
     Args:
         base: The model.
         recipe: The run's.
@@ -156,7 +160,8 @@ def train(
         The trained model, and the seconds that training took in this process.
 
     Raises:
-        RecipeError: It does not fit in memory, or does not stay healthy.
+        RecipeError: It does not fit in memory, or does not stay healthy; or processes were given
+            different recipes or data, or are more than a step has examples.
         StorageError: The disk refuses, or what the run is made of has changed since its checkpoint.
         KeyboardInterrupt: On SIGINT, once the step is finished.
         SystemExit: On SIGTERM, likewise.
@@ -167,13 +172,20 @@ def train(
     from telltune.training.callbacks import LogCallback, Stopwatch
     from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
     from telltune.training.source_weights import LearnedWeights, source_groups
+    from telltune.training.steps import StepSampler
     from telltune.training.stopping import StopCallback
-    from telltune.training.trainer import MixtureTrainer, StepSampler, training_arguments
+    from telltune.training.trainer import MixtureTrainer, training_arguments
 
     settings = recipe.training
     groups = None if settings.source_weights is None else source_groups(*texts)
+    together = processes()
+    if mixture.batch_size < together.count:
+        raise RecipeError(
+            f"{together.count} processes cannot share a step of mixture.batch_size = "
+            f"{mixture.batch_size} examples; start fewer."
+        )
     sampler = StepSampler(mixture, epochs)
-    watch, stop = Stopwatch(), StopCallback()
+    watch, stop = Stopwatch(), StopCallback(together)
     health = HealthCallback(base.model.config.get_text_config().vocab_size)
     with ExitStack() as stack:
         if out is None:
@@ -183,6 +195,7 @@ def train(
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         inputs = _inputs(base, task, mixture, epochs, texts[1], start)
+        together.check_same({"recipe": recipe.to_yaml(), **inputs})
         checkpoints = Checkpoints(out / CHECKPOINTS, inputs)
         args = training_arguments(
             settings,
@@ -192,6 +205,7 @@ def train(
             bf16=compute_dtype(settings.precision) is torch.bfloat16,
         )
         log = LogCallback(out / LOG, stack.enter_context(bar(shown=progress)), description)
+        listening = [health, log, watch, stop] if together.first else [health, watch, stop]
         left_out = LeftOut(out / LOG, mixture, texts)
         began = time.perf_counter()
         while True:
@@ -210,7 +224,7 @@ def train(
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
                 # Health comes first: what is not healthy is not logged.
-                callbacks=[health, log, watch, stop, *callbacks],
+                callbacks=[*listening, *callbacks],
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
                 confidence=confidence,
@@ -219,7 +233,8 @@ def train(
             # The bar and the log say what it would print.
             trainer.remove_callback(PrinterCallback)
             health.trainer = log.trainer = watch.trainer = trainer
-            last = checkpoints.latest()
+            with together.first_before_others():
+                last = checkpoints.latest()
             try:
                 with writing(out):
                     trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -232,10 +247,10 @@ def train(
             _restore(base, model, recipe)
         seconds = time.perf_counter() - began
     stop.leave(trainer.state.global_step, len(sampler))
-    # At another row length than the recipe's, or with the time that listeners take, the speed would
-    # be remembered wrongly.
+    # At another row length than the recipe's, with other processes, or with the time that listeners
+    # take, the speed would be remembered wrongly.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
-    if as_asked and not callbacks and len(watch.steps) >= _LEAST_STEPS:
+    if as_asked and together.count == 1 and not callbacks and len(watch.steps) >= _LEAST_STEPS:
         learn(
             watch,
             "fit",

@@ -16,7 +16,8 @@ from telltune.models import compute_dtype, model_shape
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
 from telltune.training.speed import learn
-from telltune.training.trainer import MixtureTrainer, StepSampler, training_arguments
+from telltune.training.steps import StepSampler
+from telltune.training.trainer import MixtureTrainer, training_arguments
 from telltune.training.work import sampled_steps, step_work
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from transformers import TrainerCallback
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from telltune.training.processes import Processes
+
 __all__ = ["StopCallback"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,11 +23,16 @@ _SAID = "\n{}: stopping after this step, with a checkpoint. Once more stops at o
 
 
 class StopCallback(TrainerCallback):
-    """Ends training after the step in which the process is asked to stop."""
+    """Ends training after the step in which the process is asked to stop.
 
-    def __init__(self) -> None:
+    Args:
+        together: The run's processes: all stop after the same step, whichever was asked.
+    """
+
+    def __init__(self, together: Processes) -> None:
         self.received: int | None = None
         """The signal, once there is one."""
+        self._together = together
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,7 +49,9 @@ class StopCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Ask for a checkpoint and for the end."""
-        if self.received is not None:
+        received = self._together.most(self.received or 0)
+        if received:
+            self.received = received
             control.should_save = control.should_training_stop = True
 
     def leave(self, step: int, steps: int) -> None:
@@ -58,9 +67,10 @@ class StopCallback(TrainerCallback):
         """
         if self.received is None:
             return
-        logging.getLogger(__name__).warning(
-            "Stopped after step %d of %d; the same command goes on from there.", step, steps
-        )
+        if self._together.first:
+            logging.getLogger(__name__).warning(
+                "Stopped after step %d of %d; the same command goes on from there.", step, steps
+            )
         raise _end(self.received)
 
     def _take(self, number: int, _: Any) -> None:

@@ -11,13 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from telltune.errors import RecipeError
@@ -28,70 +26,21 @@ from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.training.adapter import trained_bytes
 from telltune.training.confidence import scaled_prompts
+from telltune.training.processes import processes
+from telltune.training.steps import Collator, Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from telltune.data.encoding import EncodedSet
-    from telltune.data.mixture import Mixture
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
     from telltune.training.loss import LossWeights
     from telltune.training.source_weights import LearnedWeights
+    from telltune.training.steps import Step, StepSampler
 
-__all__ = ["MixtureTrainer", "Sources", "Step", "StepSampler", "training_arguments"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step computes.
-
-    Attributes:
-        rows: The ids of each example and the length of its prompt.
-        is_task: (examples,).
-        weights: The weight of each token of each example, (examples,).
-        group: The source of each example, (examples,), where sources have weights of their own.
-        input_scale: Of each example's prompt, (examples,), where it is scaled.
-    """
-
-    rows: list[tuple[Any, int]]
-    is_task: torch.Tensor
-    weights: torch.Tensor
-    group: torch.Tensor | None = None
-    input_scale: torch.Tensor | None = None
-
-
-class StepSampler:
-    """The mixture's batches, epoch after epoch, as a batch sampler.
-
-    One item is one optimizer step: an array (examples, 2) of source (1 for task) and index.
-    """
-
-    def __init__(self, mixture: Mixture, epochs: int, *, shard: int = 0, shards: int = 1) -> None:
-        self.mixture, self.epochs = mixture, epochs
-        self.shard, self.shards = shard, shards
-
-    def __len__(self) -> int:
-        return self.mixture.batches_per_epoch * self.epochs
-
-    def __iter__(self) -> Iterator[list[tuple[bool, int]]]:
-        for epoch in range(self.epochs):
-            for slots in self.mixture.batches(epoch, shard=self.shard, shards=self.shards):
-                yield slots.pairs
-
-
-class Sources(Dataset[tuple[bool, int, Any, int]]):
-    """Looks an example up by (is it task data, index): both, its ids, and its prompt's length."""
-
-    def __init__(self, task: EncodedSet, general: EncodedSet | None) -> None:
-        self.task, self.general = task, general
-
-    def __getitem__(self, key: tuple[bool, int]) -> tuple[bool, int, Any, int]:
-        is_task, index = key
-        source = self.task if is_task else self.general
-        assert source is not None  # the mixture has no general slots without general data
-        return (is_task, index, *source[index])
+__all__ = ["MixtureTrainer", "training_arguments"]
 
 
 def training_arguments(
@@ -131,6 +80,7 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
         **less_memory,
     )
 
@@ -172,10 +122,12 @@ class MixtureTrainer(Trainer):
         super().__init__(model=model, args=args, callbacks=callbacks)
         self._sources = Sources(task, general)
         self._sampler = sampler
-        self._weights = weights
+        groups = None if learned is None else learned.groups
+        self._processes = processes()
+        self._collator = Collator(weights, confidence, groups, self._processes)
         self._checkpoints = checkpoints
         self._left_out = left_out or {}
-        self._confidence, self._learned = confidence, learned
+        self._learned = learned
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
@@ -185,30 +137,12 @@ class MixtureTrainer(Trainer):
         """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One batch is one optimizer step; the mixture has split it over processes already."""
+        """One batch is one optimizer step, or this process's share of it."""
         return DataLoader(
             self._sources,
             batch_sampler=self._sampler,
-            collate_fn=self._collate,
+            collate_fn=self._collator,
         )
-
-    def _collate(self, examples: list[tuple[bool, int, Any, int]]) -> dict[str, Step]:
-        is_task = np.array([task for task, *_ in examples], bool)
-        index = np.array([index for _, index, *_ in examples], np.int64)
-        rows = [(ids, prompt_length) for *_, ids, prompt_length in examples]
-        lengths = np.array([len(ids) - max(prompt, 1) for ids, prompt in rows], np.int64)
-        weights = self._weights.of(is_task, lengths)
-        group = scale = None
-        if self._confidence is not None:
-            trusted = self._confidence.of(is_task, index)
-            if self._confidence.scale in ("output", "both"):
-                weights *= trusted
-            if self._confidence.scale in ("input", "both"):
-                scale = torch.from_numpy(trusted)
-        if self._learned is not None:
-            group = torch.from_numpy(self._learned.groups.of(is_task, index))
-        counted = torch.from_numpy(weights).float()
-        return {"step": Step(rows, torch.from_numpy(is_task), counted, group, scale)}
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
         """The Trainer's, and the sources' weights at a rate of their own."""
@@ -264,46 +198,85 @@ class MixtureTrainer(Trainer):
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
+                if self._processes.count > 1:
+                    # The others wait in the midst of the step for what this one cannot compute.
+                    raise RecipeError(
+                        f"step {self.state.global_step + 1} does not fit in memory in process "
+                        f"{self._processes.rank} of {self._processes.count}; lower "
+                        "training.micro_batch_tokens, or set training.gradient_checkpointing: true."
+                    ) from error
             # Behind `except`, where nothing holds the failed pass any more.
             self._use_less_memory(model, step, batches)
 
     def _compute(self, model: Any, step: Step, batches: list[PackedBatch]) -> torch.Tensor:
         began = time.perf_counter()
         model.train()
-        device = self.args.device
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), device=self.args.device)
         if self._learned is not None:
             # It is none of the model's, whose gradients the Trainer forgets.
             self._learned.log_variance.grad = None
             total += self._regularize(step)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
+        count = self._processes.most(len(batches))
         context = packed_attention(self.model) if self.packed else nullcontext()
         with context, self._fused, self._norms:
-            for batch in batches:
-                scaled = (
-                    nullcontext()
-                    if step.input_scale is None
-                    else scaled_prompts(self.model, batch, step.input_scale)
-                )
-                with scaled, self.compute_loss_context_manager():
-                    nll = token_nll(model, batch, self._cut)
-                    loss = (nll * self._token_weights(step, batch.rows, device)).sum()
-                self.accelerator.backward(loss)
+            for place in range(count):
+                # Gradients are averaged over processes behind the last row. All compute as many:
+                # who has fewer, or none, computes one once more for nothing.
+                behind = place + 1 < count and self._processes.count > 1
+                with self.accelerator.no_sync(model) if behind else nullcontext():
+                    counts = place < len(batches)
+                    batch = batches[place] if counts else self._idle_batch(step, batches)
+                    nll, loss = self._row_loss(model, step, batch, counts=counts)
+                    self.accelerator.backward(loss)
                 total += loss.detach()
-                source = step.is_task[batch.rows].long()
-                sums[:, 0].index_add_(0, source, nll.detach().double().cpu())
-                sums[:, 1].index_add_(0, source, torch.ones(len(source), dtype=torch.float64))
-        self.step_record = {
-            "tokens": float(sum(len(ids) for ids, _ in step.rows)),
-            "computed_tokens": float(sum(batch.tokens for batch in batches)),
-            "seconds": time.perf_counter() - began,
-        }
-        for name, (nll_sum, count) in zip(("general", "task"), sums.tolist(), strict=True):
+                if counts:
+                    source = step.is_task[batch.rows].long()
+                    sums[:, 0].index_add_(0, source, nll.detach().double().cpu())
+                    sums[:, 1].index_add_(0, source, torch.ones(len(source), dtype=torch.float64))
+        if self._learned is not None:
+            grad: Any = self._learned.log_variance.grad
+            grad.copy_(self._processes.total(grad) / self._processes.count)
+        self._record(step, batches, sums, time.perf_counter() - began)
+        return total
+
+    def _row_loss(
+        self, model: Any, step: Step, batch: PackedBatch, *, counts: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of one row: each target's negative log-likelihood, and what it adds to the loss."""
+        scaled = (
+            nullcontext()
+            if step.input_scale is None or not counts
+            else scaled_prompts(self.model, batch, step.input_scale)
+        )
+        with scaled, self.compute_loss_context_manager():
+            nll = token_nll(model, batch, self._cut)
+            if not counts:
+                return nll, 0.0 * nll.sum()
+            weights = self._token_weights(step, batch.rows, self.args.device)
+            # Of what processes computed the mean is taken, and a step's loss is the sum.
+            return nll, (nll * weights).sum() * self._processes.count
+
+    def _idle_batch(self, step: Step, batches: list[PackedBatch]) -> PackedBatch:
+        """Any row: its loss does not count."""
+        return batches[0] if batches else pack(step.spare, self.micro_batch_tokens)[0]
+
+    def _record(
+        self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
+    ) -> None:
+        """Note what all processes computed, and the seconds of this one."""
+        tokens = [sum(len(ids) for ids, _ in step.rows), sum(batch.tokens for batch in batches)]
+        measured = torch.cat([sums.flatten(), torch.tensor(tokens, dtype=torch.float64)])
+        *by_source, seen, computed = self._processes.total(measured).tolist()
+        self.step_record = {"tokens": seen, "computed_tokens": computed, "seconds": seconds}
+        for name, nll, count in (
+            ("general", by_source[0], by_source[1]),
+            ("task", by_source[2], by_source[3]),
+        ):
             if count:
-                self.step_record[f"loss_{name}"] = nll_sum / count
+                self.step_record[f"loss_{name}"] = nll / count
         if self._learned is not None:
             self.step_record |= self._learned.record()
-        return total
 
     def _token_weights(self, step: Step, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
         weights = step.weights[rows].to(device)
@@ -314,11 +287,9 @@ class MixtureTrainer(Trainer):
     def _regularize(self, step: Step) -> torch.Tensor:
         """What keeps the sources' weights in bounds; its gradient is taken at once."""
         assert self._learned is not None
-        assert step.group is not None
-        lengths = [len(ids) - max(prompt, 1) for ids, prompt in step.rows]
-        share = step.weights * torch.tensor(lengths)
-        device = self.args.device
-        value = self._learned.regularizer(step.group.to(device), share.to(device))
+        assert step.shares is not None
+        group, share = (values.to(self.args.device) for values in step.shares)
+        value = self._learned.regularizer(group, share)
         self.accelerator.backward(value)
         return value.detach()
 
@@ -349,10 +320,18 @@ class MixtureTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             return
         step = self.state.global_step
-        with self._checkpoints.saving(step, self._checkpoint_bytes()):
+        first = self._processes.first
+        filling = (
+            self._checkpoints.saving(step, self._checkpoint_bytes()) if first else nullcontext()
+        )
+        with filling:
             super()._save_checkpoint(model, trial)
-            if self._learned is not None:
+            if self._learned is not None and first:
                 self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
+            # Each process has written its part,
+            self._processes.wait()
+        # and the checkpoint is where it is looked for.
+        self._processes.wait()
 
     def _checkpoint_bytes(self) -> int:
         """What the weights that are trained and the optimizer's moments take."""

@@ -22,6 +22,7 @@ from telltune.models import compute_dtype, context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.adapter import train
 from telltune.training.loss import LossWeights
+from telltune.training.processes import processes
 from telltune.valuation.folds import assign_folds
 from telltune.valuation.pvi import Pvi, in_context, without_input
 
@@ -163,6 +164,11 @@ class _Scorer:
     def _train(
         self, title: str, encoded: EncodedSet, examples: Sequence[Example]
     ) -> tuple[Any, float]:
+        if processes().count > 1:
+            raise RecipeError(
+                "fold models are trained in one process: run `tell score RECIPE --by pvi` first, "
+                "whose result is kept, and launch the processes then."
+            )
         recipe = self.recipe
         settings = recipe.training.model_copy(update={"save_steps": _NO_CHECKPOINTS})
         return train(
