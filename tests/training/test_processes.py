@@ -24,6 +24,7 @@ from telltune.training.steps import own_share
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CONFIGURATIONS = Path(__file__).parents[2] / "configurations"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
@@ -38,13 +39,30 @@ def long(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts `tell fit` in so many processes."""
 
-    def started(count: int, recipe: dict[str, Any], out: str, *more: str) -> subprocess.Popen[str]:
+    def started(
+        count: int, recipe: dict[str, Any], out: str, *more: str, fsdp: bool = False
+    ) -> subprocess.Popen[str]:
         path = tmp_path / f"{out}.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        command = [*TORCHRUN, f"--nproc-per-node={count}", "-m", "telltune", "fit", str(path)]
-        return process([*command, "--out", str(tmp_path / out), *more])
+        program = [str(Path(__file__).with_name("fsdp_on_cpus.py"))] if fsdp else ["-m", "telltune"]
+        command = [*TORCHRUN, f"--nproc-per-node={count}", *program, "fit", str(path)]
+        return process(
+            [*command, "--out", str(tmp_path / out), *more],
+            **(launched("fsdp.yaml")[1] if fsdp else {}),
+        )
 
     return started
+
+
+def launched(configuration: str) -> tuple[Any, dict[str, str]]:
+    """What `accelerate launch` makes of a configuration: its arguments, and what it tells FSDP."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    given = ["--config_file", str(CONFIGURATIONS / configuration), "--main_process_ip", "10.0.0.1"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args([*given, "script"]))
+    env = prepare_multi_gpu_env(arguments)
+    return arguments, {name: env[name] for name in env if "FSDP" in name}
 
 
 def process(command: list[str], **env: str) -> subprocess.Popen[str]:
@@ -104,14 +122,15 @@ def test_the_result_does_not_depend_on_how_many_they_are(
     assert_alike(tmp_path / "alone", tmp_path / "together")
 
 
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
 def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
-    long: dict[str, Any], tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+    long: dict[str, Any], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], *, fsdp: bool
 ) -> None:
     long["training"] |= {"learning_rate": 1e-4, "save_steps": 20}
     long["mixture"] |= {"passes": 30}
     fit(long, tmp_path / "whole", progress=False)
     cut = tmp_path / "cut"
-    running = start(2, long, "cut")
+    running = start(2, long, "cut", fsdp=fsdp)
     until = time.monotonic() + 120
     while not (cut / "checkpoints" / "checkpoint-20").exists():
         assert time.monotonic() < until
@@ -121,15 +140,28 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
     _, errors = running.communicate(timeout=120)
     assert running.returncode != 0
     assert "the same command goes on from there" in errors
-    newest = max(int(p.name.split("-")[1]) for p in (cut / "checkpoints").glob("checkpoint-*"))
-    assert 20 < newest < len(log_of(tmp_path / "whole"))
-    shutil.copytree(cut, tmp_path / "one")
-    fit(long, tmp_path / "one", progress=False)
-    assert_alike(tmp_path / "whole", tmp_path / "one")
-    four = start(4, long, "cut", "--json")
+    newest = max((cut / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    assert 20 < int(newest.name[11:]) < len(log_of(tmp_path / "whole"))
+    if fsdp:
+        # Each of the two has written its half of the weights, and of the moments.
+        assert len(list(newest.glob("*/*.distcp"))) == 4
+    else:
+        shutil.copytree(cut, tmp_path / "one")
+        fit(long, tmp_path / "one", progress=False)
+        assert_alike(tmp_path / "whole", tmp_path / "one")
+    four = start(4, long, "cut", "--json", fsdp=fsdp)
     _, errors = four.communicate(timeout=240)
     assert four.returncode == 0, errors
     assert_alike(tmp_path / "whole", cut)
+
+
+@pytest.mark.parametrize("name", ["fsdp.yaml", "two-nodes.yaml"])
+def test_configurations_are_what_accelerate_reads(name: str) -> None:
+    arguments, env = launched(name)
+    assert int(arguments.nproc_per_node) == 8
+    assert arguments.num_processes == 8 * int(arguments.num_machines)
+    assert env["ACCELERATE_USE_FSDP"] == "true"
+    assert env["FSDP_VERSION"] == "2"
 
 
 def test_nodes_that_were_given_different_data_are_told(

@@ -24,9 +24,10 @@ from telltune.training.log import read_log
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.general import GeneralData
@@ -47,6 +48,7 @@ def save_adapter(
     out: Path,
     method: Trained,
     model: Any,
+    weights: Mapping[str, Tensor] | None,
     tokenizer: PreTrainedTokenizerBase,
     prepared: Prepared,
     base: BaseModel,
@@ -60,7 +62,8 @@ def save_adapter(
 ) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
 
-    Every file is complete before it gets its name.
+    Every file is complete before it gets its name. `weights` are those trained, where the model
+    does not hold them whole.
 
     Raises:
         StorageError: The disk refuses.
@@ -100,7 +103,7 @@ def save_adapter(
     # Of a run that was killed while it moved the files from there.
     shutil.rmtree(written, ignore_errors=True)
     with atomic_folder(written, needed=trained_bytes(model)) as filling:
-        model.save_pretrained(filling)
+        model.save_pretrained(filling, state_dict=weights)
         tokenizer.save_pretrained(filling)
         # PEFT's own, in place of which ours comes; people may edit it.
         (filling / "README.md").unlink(missing_ok=True)

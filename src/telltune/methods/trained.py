@@ -67,7 +67,7 @@ class Trained:
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
         """Train on what the method mixes, save where the settings say, and answer with it."""
-        from telltune.training.adapter import train
+        from telltune.training.adapter import train, whole_weights
 
         known = KnownModel.of(base.model.config, base.tokenizer)
         together = processes()
@@ -101,11 +101,13 @@ class Trained:
             cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
+        weights = whole_weights(model)
         if settings.out is not None and settings.save and together.first:
             save_adapter(
                 settings.out,
                 self,
                 model,
+                weights,
                 tokenizer,
                 prepared,
                 base,

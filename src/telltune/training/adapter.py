@@ -44,6 +44,7 @@ __all__ = [
     "train",
     "trainable",
     "trained_bytes",
+    "whole_weights",
 ]
 
 CHECKPOINTS = "checkpoints"
@@ -95,6 +96,23 @@ def adapter_weights(model: Any) -> dict[str, Tensor]:
 
     found = get_peft_model_state_dict(model)
     return {name: value.detach().cpu().clone() for name, value in found.items()}
+
+
+def whole_weights(model: Any) -> dict[str, Tensor] | None:
+    """The trained weights of a model that FSDP has spread over processes, which all call this.
+
+    Returns:
+        By name, on the CPU; None where the model itself holds all of them.
+    """
+    from torch.distributed.tensor import DTensor
+
+    named = [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
+    if not any(isinstance(value, DTensor) for _, value in named):
+        return None
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+        for name, value in named
+    }
 
 
 def set_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:

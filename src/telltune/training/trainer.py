@@ -120,6 +120,12 @@ class MixtureTrainer(Trainer):
         learned: LearnedWeights | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version != 2:
+            raise RecipeError(
+                "adapters are trained with FSDP 2; write `fsdp_version: 2` in accelerate's "
+                "configuration (configurations/fsdp.yaml is one that does)."
+            )
         self._sources = Sources(task, general)
         self._sampler = sampler
         groups = None if learned is None else learned.groups
@@ -132,7 +138,8 @@ class MixtureTrainer(Trainer):
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
         self._fused, self._norms = FusedLora(model), QuickNorms(model)
-        self._cut = cut_loss(model)
+        # It reads the output layer's weights outside of the layer, where FSDP has only a part.
+        self._cut = cut_loss(model) if plugin is None else None
         self.step_record: dict[str, Any] = {}
         """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
 
