@@ -350,7 +350,13 @@ def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> list[Candidate]:
 
 
 def run_study(
-    study: str | Path, out: str | Path, *, progress: bool = True
+    study: str | Path,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    ray: str | None = None,
+    cpus: float = 1.0,
+    gpus: float | None = None,
 ) -> tuple[Summary, list[Row]]:
     """Run methods x sizes x seeds on tasks: every cell that has no finished row in `out` yet.
 
@@ -359,6 +365,9 @@ def run_study(
         out: Where results.jsonl, answers, summary.json and report.html go, and study.yaml with
             all that the study says.
         progress: Show a bar.
+        ray: Run the cells on this Ray cluster: `auto` or HOST:PORT; here if None.
+        cpus: For each cell there.
+        gpus: For each cell there; one if not given, where the cluster has any.
 
     Returns:
         What all rows in the folder say, and the rows of this study.
@@ -366,14 +375,16 @@ def run_study(
     Raises:
         TellError: A study that cannot be run, or not one cell of it could.
     """
+    from telltune.study.cluster import connect
     from telltune.study.report import write_report
     from telltune.study.runner import run_cells
     from telltune.study.spec import STUDY_FILE, load_study
 
     out = Path(out)
     spec, cells = load_study(study)
+    cluster = None if ray is None else connect(ray, cpus=cpus, gpus=gpus)
     write_text(out / STUDY_FILE, spec.to_yaml())
-    rows = run_cells(cells, spec.forgetting, out, progress=progress)
+    rows = run_cells(cells, spec.forgetting, out, progress=progress, cluster=cluster)
     return write_report(out), rows
 
 

@@ -119,13 +119,13 @@ def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    run = runner._Worker.run
+    run = runner.CellWorker.run
 
     def counted(self: Any, cell: Cell, key: str) -> Row:
         ran.append(cell.title)
         return run(self, cell, key)
 
-    monkeypatch.setattr(runner._Worker, "run", counted)
+    monkeypatch.setattr(runner.CellWorker, "run", counted)
     study["seeds"], study["sizes"] = [0], [300]
     first = run_cells(cells(study), FEW, tmp_path, progress=False)
     assert len(ran) == 3

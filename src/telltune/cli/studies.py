@@ -25,6 +25,14 @@ from telltune.tables import (
 def study(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, in YAML.")],
     out: Annotated[Path, typer.Option(help="Where rows, answers and report.html go.")],
+    ray: Annotated[
+        str | None, typer.Option(help="Run cells on a Ray cluster: `auto` or HOST:PORT.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Of each cell on the cluster.")] = 1.0,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of each cell; 1 by default, where the cluster has any."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run methods x sizes x seeds on tasks, each cell once, and say what comes out.
@@ -38,7 +46,7 @@ def study(
 
     if not as_json:
         print_study_plan(plan_study(study, out, measure=False))
-    summary, rows = run_study(study, out, progress=not as_json)
+    summary, rows = run_study(study, out, progress=not as_json, ray=ray, cpus=cpus, gpus=gpus)
     failed = [row for row in rows if row.status == "failed"]
     if as_json:
         print_json({"out": str(out), "cells": len(rows), **summary.to_dict()})

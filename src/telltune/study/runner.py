@@ -38,20 +38,21 @@ from telltune.training.log import loss_curve
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import Split, TaskData
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
+    from telltune.study.cluster import Cluster
     from telltune.study.spec import Cell, ForgettingSpec
 
-__all__ = ["run_cells"]
+__all__ = ["FAILURES", "CellWorker", "run_cells"]
 
 _CODE = code_hash(Path(__file__).parents[1])[:12]
 _WORK = "work"
-_FAILURES = "failures"
+FAILURES = "failures"
 
 
 def run_cells(
@@ -62,6 +63,7 @@ def run_cells(
     split: Split = "test",
     general: Recipe | None = None,
     progress: bool = True,
+    cluster: Cluster | None = None,
 ) -> list[Row]:
     """Run the cells that have no finished row in `out` yet, in their order.
 
@@ -76,6 +78,7 @@ def run_cells(
         general: Names the general data that every cell is asked about, which no cell may have of
             its own; those of the first cell that mixes if not given.
         progress: Show a bar.
+        cluster: Runs them; this process does if not given.
 
     Returns:
         A row a cell.
@@ -86,30 +89,40 @@ def run_cells(
     with alone(out):
         results = Results(out)
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
-        worker = _Worker(out, forgetting, split, mixing)
+        worker = CellWorker(out, forgetting, split, mixing)
         aside = mixing is not None and forgetting.examples > 0
         keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
+        left: dict[str, Cell] = {}
+        for cell, key in keys.items():
+            row = results.find(cell, key)
+            if row is None or not is_finished(row, aside=aside):
+                left.setdefault(key, cell)
         with bar(shown=progress) as shown:
-            task = shown.add_task("study", total=len(cells), note="")
-            for cell, key in keys.items():
-                row = results.find(cell, key)
-                if row is None or not is_finished(row, aside=aside):
-                    shown.update(task, description=cell.title)
-                    row = worker.run(cell, key)
-                    results.append(row)
-                    if progress:
-                        # A line a cell, for whoever follows a log and not a bar.
-                        shown.console.print(f"{cell.title}: {_outcome(row)}", highlight=False)
-                elif not results.is_latest(cell, row):
-                    # The same work under another name, or from before an edit that was undone.
-                    results.append(replace(row, task=cell.task, name=cell.name))
+            task = shown.add_task(
+                "study", total=len(cells), completed=len(cells) - len(left), note=""
+            )
+            running = (
+                worker.run_all(left, lambda cell: shown.update(task, description=cell.title))
+                if cluster is None
+                else cluster.run(left, forgetting, out, split, mixing)
+            )
+            for cell, row in running:
+                results.append(row)
+                if progress:
+                    # A line a cell, for whoever follows a log and not a bar.
+                    shown.console.print(f"{cell.title}: {_outcome(row)}", highlight=False)
                 shown.advance(task)
+        for cell, key in keys.items():
+            row = results.find(cell, key)
+            if row is not None and not results.is_latest(cell, row):
+                # The same work under another name, or from before an edit that was undone.
+                results.append(replace(row, task=cell.task, name=cell.name))
     found = [results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
 
 
 @dataclass
-class _Worker:
+class CellWorker:
     """Holds what cells share: the base, the tasks, what the base says of general examples."""
 
     out: Path
@@ -155,10 +168,18 @@ class _Worker:
             self._general[key] = load_general(recipe)
         return self._general[key]
 
-    def run(self, cell: Cell, key: str) -> Row:
-        """Train, answer, score, ask about general examples; a failure is a row too."""
-        began = time.perf_counter()
-        row = Row(
+    def run_all(
+        self, cells: Mapping[str, Cell], on_start: Callable[[Cell], None]
+    ) -> Iterator[tuple[Cell, Row]]:
+        """Run cells, given by their keys, one after another."""
+        for key, cell in cells.items():
+            on_start(cell)
+            yield cell, self.run(cell, key)
+
+    @staticmethod
+    def blank(cell: Cell, key: str, split: Split) -> Row:
+        """The row of a cell that came to nothing."""
+        return Row(
             key=key,
             status="failed",
             task=cell.task,
@@ -167,16 +188,21 @@ class _Worker:
             size=cell.size,
             leverage_ratio=cell.leverage_ratio,
             seed=cell.seed,
-            split=self.split,
+            split=split,
             recipe=cell.recipe.model_dump(mode="json"),
             versions=versions() | {"code": _CODE},
         )
+
+    def run(self, cell: Cell, key: str) -> Row:
+        """Train, answer, score, ask about general examples; a failure is a row too."""
+        began = time.perf_counter()
+        row = self.blank(cell, key, self.split)
         try:
             found = self._run(cell, key)
         except Exception as error:
             # What is left on the base nobody knows; the next cell gets a new one.
             self._loaded = None
-            write_text(self.out / _FAILURES / f"{key}.txt", masked(traceback.format_exc()))
+            write_text(self.out / FAILURES / f"{key}.txt", masked(traceback.format_exc()))
             kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
             logging.getLogger(__name__).warning("%s failed: %s%s", cell.title, kind, error)
             return replace(

@@ -1,0 +1,106 @@
+"""A study on a Ray cluster of two nodes, one of which is lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from telltune.errors import RecipeError
+from telltune.study import cluster as cluster_module
+from telltune.study.cluster import connect
+from telltune.study.results import ANSWERS, RESULTS, Row
+from telltune.study.runner import run_cells
+from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ray = pytest.importorskip("ray")
+
+FEW = ForgettingSpec(examples=8, prompts=4)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A head that runs nothing, and two nodes with a CPU each."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def told(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name != "seconds"}
+
+
+def test_what_a_cluster_has_not_is_said_soon(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 1.0)
+    with pytest.raises(RecipeError, match=r"has 2 CPUs and 0 GPUs .*nodes have .*1 CPUs and 0 GPU"):
+        connect(nodes.address, cpus=2)
+    with pytest.raises(RecipeError, match="1 CPUs and 1 GPUs"):
+        connect(nodes.address, gpus=1)
+
+
+def test_addresses_where_nobody_answers_are_named() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(RecipeError, match=f"nobody answers at {address}"):
+        connect(address)
+    with pytest.raises(RecipeError, match="no address of a cluster"):
+        connect("somewhere")
+
+
+def test_a_node_that_is_lost_loses_no_cell(
+    nodes: Any, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    study = {
+        "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 2}},
+        "methods": ["base", "sft_anchor", "tell"],
+        "sizes": [300, 600],
+        "seeds": [0, 1],
+    }
+    cells = cells_of(StudySpec.model_validate(study))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as on the nodes, for the same floating-point sums
+    try:
+        here = run_cells(cells, FEW, tmp_path / "here", progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    joined = connect(nodes.address)
+    out = tmp_path / "there"
+    found: list[Row] = []
+
+    def run() -> None:
+        found.extend(run_cells(cells, FEW, out, progress=False, cluster=joined))
+
+    running = threading.Thread(target=run)
+    running.start()
+    until = time.monotonic() + 120
+    while not (out / RESULTS).exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    # In the midst of its next cell.
+    before = (out / RESULTS).read_bytes()
+    nodes.remove_node(nodes.workers.pop(), allow_graceful=False)
+    assert running.is_alive()
+    running.join(timeout=240)
+    assert not running.is_alive()
+    assert (out / RESULTS).read_bytes().startswith(before)
+    assert [told(row) for row in found] == [told(row) for row in here]
+    assert {row.status for row in found} == {"done"}
+    for row in found:
+        name = f"{row.key}.jsonl"
+        assert (out / ANSWERS / name).read_bytes() == (
+            tmp_path / "here" / ANSWERS / name
+        ).read_bytes()
