@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from telltune.errors import StorageError
+from telltune.training import checkpoints as checkpoints_module
 from telltune.training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ def save(checkpoints: Checkpoints, step: int) -> None:
             path = checkpoints.unfinished / f"checkpoint-{step}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content + b"%d" % step)
+    checkpoints.wait()
 
 
 def test_the_two_newest_steps_are_kept_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -53,6 +57,49 @@ def test_one_that_fails_on_the_way_leaves_the_others(tmp_path: Path) -> None:
     with pytest.raises(KeyError), checkpoints.saving(2, needed=0):  # noqa: PT012
         (checkpoints.unfinished / "checkpoint-2").mkdir(parents=True)
         raise KeyError
+    assert checkpoints.latest() == tmp_path / "checkpoint-1"
+
+
+def test_training_goes_on_while_the_disk_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, publish = Event(), checkpoints_module.publish
+
+    def waits(*arguments: Any) -> None:
+        assert slow.wait(30)
+        publish(*arguments)
+
+    monkeypatch.setattr(checkpoints_module, "publish", waits)
+    with Checkpoints(tmp_path, INPUTS) as checkpoints:
+        with checkpoints.saving(1, needed=0):
+            (checkpoints.unfinished / "checkpoint-1").mkdir(parents=True)
+        # Here is where the next steps are computed.
+        assert not (tmp_path / "checkpoint-1").exists()
+        slow.set()
+        assert checkpoints.latest() == tmp_path / "checkpoint-1"
+        slow.clear()
+        with checkpoints.saving(2, needed=0):
+            (checkpoints.unfinished / "checkpoint-2").mkdir(parents=True)
+        slow.set()
+    # The run is over, whatever ended it, and so is the writing.
+    assert (tmp_path / "checkpoint-2").exists()
+
+
+def test_what_the_disk_refuses_meanwhile_is_said_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, INPUTS)
+    save(checkpoints, 1)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints_module, "publish", full)
+        with checkpoints.saving(2, needed=0):
+            (checkpoints.unfinished / "checkpoint-2").mkdir(parents=True)
+        with pytest.raises(StorageError, match="checkpoint-2: no space left"):
+            checkpoints.saving(3, needed=0).__enter__()
     assert checkpoints.latest() == tmp_path / "checkpoint-1"
 
 

@@ -214,7 +214,7 @@ def train(
             out.mkdir(parents=True, exist_ok=True)
         inputs = _inputs(base, task, mixture, epochs, texts[1], start)
         together.check_same({"recipe": recipe.to_yaml(), **inputs})
-        checkpoints = Checkpoints(out / CHECKPOINTS, inputs)
+        checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
         args = training_arguments(
             settings,
             out=checkpoints.unfinished,
@@ -256,6 +256,7 @@ def train(
             try:
                 with writing(out):
                     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+                checkpoints.wait()
                 break
             except UnhealthyStepError as error:
                 left_out.add(error)

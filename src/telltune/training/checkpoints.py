@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from telltune.errors import StorageError
@@ -27,9 +28,11 @@ _UNFINISHED = "unfinished"
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint is written into `unfinished`, where the Trainer puts it under its own name. The
-    manifest, with a checksum of every other file, comes last; then all is synced, and moved to
-    where checkpoints are looked for. A kill at any moment leaves the ones before as they were.
+    The Trainer writes a checkpoint into `unfinished` under its own name, which copies the state as
+    it is into the system's cache. Training goes on, and a thread does what takes the disk's time:
+    the manifest, with a checksum of every other file, comes last; then all is synced, and moved to
+    where checkpoints are looked for. A kill at any moment leaves the ones before as they were, and
+    costs the steps since the newest that was moved.
 
     Args:
         folder: Where they are, a folder each.
@@ -42,26 +45,64 @@ class Checkpoints:
         self.inputs = dict(inputs)
         self.unfinished = folder / _UNFINISHED
         """Where the Trainer writes."""
+        self._persisting: Thread | None = None
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whatever ended the run: nobody writes here afterwards.
+        if self._persisting is not None:
+            self._persisting.join()
 
     @contextmanager
     def saving(self, step: int, needed: int) -> Iterator[None]:
-        """Make what is written into `unfinished` meanwhile the newest checkpoint.
+        """Make what is written into `unfinished` meanwhile the newest checkpoint, in time.
+
+        Waits for the one before, so that there is one at a time.
 
         Args:
             step: After which it was taken.
             needed: Bytes that it takes.
 
         Raises:
-            StorageError: The disk refuses; the checkpoints before are as they were.
+            StorageError: The disk refuses, or has refused the one before; those before that are as
+                they were.
         """
+        self.wait()
         target = self.folder / f"checkpoint-{step}"
         filled = self.unfinished / target.name
         try:
             with writing(target, needed=needed):
                 yield
+        except BaseException:
+            shutil.rmtree(filled, ignore_errors=True)
+            raise
+        self._persisting = Thread(target=self._persist, args=(filled, target))
+        self._persisting.start()
+
+    def wait(self) -> None:
+        """Until the newest is on the disk.
+
+        Raises:
+            StorageError: The disk refuses it; the checkpoints before are as they were.
+        """
+        if self._persisting is not None:
+            self._persisting.join()
+            self._persisting = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _persist(self, filled: Path, target: Path) -> None:
+        try:
+            with writing(target):
                 write_json(filled / INPUTS, self.inputs)
                 write_json(filled / MANIFEST, checksums(filled))
                 publish(filled, target)
+        except Exception as error:
+            self._error = error  # for `wait`, in the thread that trains
         finally:
             shutil.rmtree(filled, ignore_errors=True)
         # By their steps: of times that the clock says nothing follows.
@@ -76,6 +117,7 @@ class Checkpoints:
         Raises:
             StorageError: It is of other data or of another model.
         """
+        self.wait()
         shutil.rmtree(self.unfinished, ignore_errors=True)
         paths = self._all()
         while paths:

@@ -335,10 +335,8 @@ class MixtureTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self._learned is not None and first:
                 self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
-            # Each process has written its part,
+            # Until each process has written its part.
             self._processes.wait()
-        # and the checkpoint is where it is looked for.
-        self._processes.wait()
 
     def _checkpoint_bytes(self) -> int:
         """What the weights that are trained and the optimizer's moments take."""
