@@ -107,7 +107,7 @@ def test_progress_and_repetition_are_left_out_and_lines_keep_their_numbers() -> 
         "\x1b[31mred\x1b[0m end",
     ]
     kept = compress(log)
-    assert [line.number for line in kept] == [1, 5, 6, 7, 25]
+    assert [line.number for line in kept] == [1, 5, 6, 7, 24, 25]
     assert kept[-1].text == "red end"
 
 

@@ -36,6 +36,29 @@ def test_a_killed_fit_goes_on_by_itself(recipe: Path, undisturbed: Left, tmp_pat
     assert (tmp_path / "out.tries" / "1.log").read_text().endswith("(SIGKILL)\n")
 
 
+def test_whoever_asks_it_to_stop_asks_the_run(
+    recipe: Path, undisturbed: Left, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*words, "--restarts", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=alone) as parent:
+        log = out / "training_log.jsonl"
+        end = time.monotonic() + 200
+        while not (log.exists() and log.read_bytes().count(b"\n") >= 4):
+            assert parent.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        parent.terminate()
+        _, said = parent.communicate(timeout=200)
+    assert parent.returncode == 143, said
+    assert "the same command goes on from there" in (tmp_path / "out.tries" / "1.log").read_text()
+    assert not (tmp_path / "out.tries" / "2.log").exists()
+    subprocess.run(words, check=True, env=alone, capture_output=True)
+    assert Left.of(out) == undisturbed
+
+
 def test_a_mistake_ends_it_with_its_cause(recipe: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(tmp_path / "out")]
     ran = subprocess.run(

@@ -114,6 +114,7 @@ def _fit_with_restarts(out: Path, restarts: int) -> None:
         typer.echo(
             f"{last.log}: {told.cause.replace('_', ' ')} ({told.side}). {told.mend}", err=True
         )
+    if last.code:
         raise typer.Exit(last.code if last.code > 0 else 128 - last.code)
 
 

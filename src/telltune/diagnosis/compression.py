@@ -21,7 +21,7 @@ __all__ = ["Filters", "Line", "compress", "template"]
 
 _FILE = "filters.json"
 _OFTEN = 3
-"""A line of one template is kept so many times; then it tells nothing new."""
+"""A line of one template is kept so many times, and the last; others tell nothing new."""
 _LONGEST = 400
 """Characters of a line that are kept: data and weights printed whole tell nothing either."""
 
@@ -90,14 +90,19 @@ def compress(log: Iterable[str], filters: Filters | None = None) -> list[Line]:
         log: Its lines.
         filters: Of healthy runs, or None.
     """
+    lines = [
+        (number, text, template(text))
+        for number, text in _lines(log)
+        if filters is None or not filters.hide(text)
+    ]
+    times = Counter(shape for *_, shape in lines)
     seen: Counter[str] = Counter()
     kept = []
-    for number, text in _lines(log):
-        shape = template(text)
+    for number, text, shape in lines:
         seen[shape] += 1
-        if seen[shape] > _OFTEN or (filters is not None and filters.hide(text)):
-            continue
-        kept.append(Line(number, text[:_LONGEST]))
+        # The last: where many ranks fail alike, what ended the run stands behind all of theirs.
+        if seen[shape] <= _OFTEN or seen[shape] == times[shape]:
+            kept.append(Line(number, text[:_LONGEST]))
     return kept
 
 
