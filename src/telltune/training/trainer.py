@@ -266,7 +266,9 @@ class MixtureTrainer(Trainer):
 
     def _idle_batch(self, step: Step, batches: list[PackedBatch]) -> PackedBatch:
         """Any row: its loss does not count."""
-        return batches[0] if batches else pack(step.spare, self.micro_batch_tokens)[0]
+        if batches:
+            return batches[0]
+        return pack(step.spare, self.micro_batch_tokens, together=self.packed)[0]
 
     def _record(
         self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
