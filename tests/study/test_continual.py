@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_what_cannot_be_learned_is_refused_before_anything_is(
         with pytest.raises(RecipeError, match=message):
             run_continual(order(**change), out, progress=False)
     assert not (out / "continual.jsonl").exists()
+
+
+def test_a_finished_order_is_told_of_without_its_adapters(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, out = order(strategies=["sequential"]), tmp_path / "out"
+    whole = run_continual(path, out, progress=False)
+    shutil.rmtree(out / "adapters")
+    assert run_continual(path, out, progress=False) == whole
 
 
 def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ class Learner:
             StorageError: Their adapter is gone.
         """
         order = self._order(seed)
+        if len(done) == len(order):
+            return
         base = self._loaded(order[0].recipe)
         own = strategy in ("adapters", "in_context")
         start = None if own or not done else self._kept(strategy, seed, len(done) - 1)
