@@ -557,6 +557,14 @@ def test_study_prints_a_table_and_fails_where_a_cell_does(tell, study_file, tmp_
     assert re.search(r"failed: .*greedy, seed 0: A leverage ratio of 10000 asks for", err)
 
 
+def test_study_names_a_cluster_that_is_none(tell, study_file, tmp_path):
+    pytest.importorskip("ray")
+    code, _, err = tell("study", study_file, "--out", tmp_path / "out", "--ray", "somewhere")
+    assert code == 2
+    assert "`somewhere` is no address of a cluster; write `auto` or HOST:PORT." in err
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
 def test_recommend_prints_what_to_run_and_leaves_a_recipe_that_fits(
     tell, tell_json, toy_recipe, tmp_path
 ):
