@@ -183,6 +183,18 @@ def test_hub_id_is_loaded_with_configuration_and_split(monkeypatch):
     assert (problem.file, problem.line) == ("owner/name", 2)
 
 
+def test_of_a_part_of_a_hub_data_set_the_rest_is_not_fetched(monkeypatch):
+    def load_dataset(path, name, split, streaming):
+        assert streaming
+        for number in range(10):
+            yield {"prompt": f"p{number}", "completion": "c"}
+        pytest.fail("fetched what nobody asked for")
+
+    hub(monkeypatch, load_dataset)
+    found = read_examples([DataSpec(path="owner/name", rows=(4, 10))])
+    assert [example.prompt for example in found] == [f"p{number}" for number in range(4, 10)]
+
+
 def test_hub_failure_is_one_sentence(monkeypatch):
     def load_dataset(path, name, split):
         raise ConnectionError("offline\nand much more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -174,13 +175,16 @@ def _suggestion(path: Path) -> str:
 
 
 def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
+    # All of it is worth to be kept on the disk; of a part the rest need not be fetched.
+    _, stop = spec.rows or (0, None)
+    part = {} if stop is None else {"streaming": True}
     try:
         import datasets
 
         rows: Iterable[dict[str, object]] = datasets.load_dataset(
-            spec.path, name=spec.config, split=spec.split or "train"
+            spec.path, name=spec.config, split=spec.split or "train", **part
         )
-        for number, values in enumerate(rows, start=1):
+        for number, values in enumerate(islice(rows, stop), start=1):
             yield Row(number, values)
     # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
     except Exception as error:

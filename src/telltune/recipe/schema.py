@@ -91,7 +91,8 @@ class DataSpec(Part):
     split: str | None = None
     """The hub data set's split; `train` if not given."""
     rows: tuple[int, int] | None = None
-    """Only the examples from the first number up to, not including, the second, from 0."""
+    """Only the examples from the first number up to, not including, the second, from 0. Those of a
+    hub data set are streamed, and what comes behind them is not fetched."""
 
     @field_validator("rows")
     @classmethod
