@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.errors import StorageError
+from telltune.evaluation.score import Answers
 from telltune.methods.output_folder import alone
 from telltune.study import runner
 from telltune.study.planning import plan_cells
@@ -173,17 +174,34 @@ def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
 ) -> None:
     study["seeds"], study["sizes"], study["methods"] = [0], [300], ["tell", "sft"]
     [_, alone] = run_cells(cells(study), FEW, tmp_path / "a", progress=False)
-    evaluate = runner.evaluate_predictor
+    evaluate = runner.answer_items
 
     def breaks(predictor: Any, *rest: Any, **more: Any) -> Any:
         if predictor.anchor is not None:
             raise MemoryError("no room")
         return evaluate(predictor, *rest, **more)
 
-    monkeypatch.setattr(runner, "evaluate_predictor", breaks)
+    monkeypatch.setattr(runner, "answer_items", breaks)
     [broken, after] = run_cells(cells(study), FEW, tmp_path / "b", progress=False)
     assert broken.reason == "MemoryError: no room"
     assert without_time(after) == without_time(alone)
+
+
+def test_answers_that_cannot_be_scored_are_a_failed_cell(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study["seeds"], study["sizes"], study["methods"] = [0], [300], ["base"]
+
+    def breaks(*_: Any) -> None:
+        raise ZeroDivisionError("nothing to divide by")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answers, "score", breaks)
+        [row] = run_cells(cells(study), FEW, tmp_path, progress=False)
+    assert (row.status, row.reason) == ("failed", "ZeroDivisionError: nothing to divide by")
+    assert "ZeroDivisionError" in (tmp_path / "failures" / f"{row.key}.txt").read_text()
+    [row] = run_cells(cells(study), FEW, tmp_path, progress=False)
+    assert row.status == "done"
 
 
 def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:

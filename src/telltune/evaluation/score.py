@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from telltune.data.examples import Example
     from telltune.methods.protocol import Predictor
 
 __all__ = [
     "PERPLEXITY",
+    "Answers",
     "Evaluation",
+    "answer_items",
     "check_metrics",
     "choose_metrics",
     "evaluate_predictor",
@@ -93,6 +97,81 @@ def check_metrics(names: Sequence[str]) -> None:
             get_metric(name)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a predictor said of held-out items: all that scoring needs, without the model.
+
+    Attributes:
+        metrics: Names, the headline first.
+        prompts: What was asked, (items,).
+        references: The true answers, without the anchor's response side, (items,).
+        predictions: The answers, (items,); "" each where no metric looks at them.
+        nll: Of each reference in nats and its tokens, (2, items), where perplexity is asked for.
+        seconds: That answering took.
+    """
+
+    metrics: tuple[str, ...]
+    prompts: list[str]
+    references: list[str]
+    predictions: list[str]
+    nll: NDArray[np.float64] | None
+    seconds: float
+
+    def score(self, confidence: float = 0.95, seed: int = 0) -> Evaluation:
+        """Scores with intervals.
+
+        Args:
+            confidence: Of the intervals.
+            seed: Of the bootstrap.
+        """
+        scores: dict[str, Interval] = {}
+        per_item: dict[str, list[float]] = {}
+        for name in self.metrics:
+            if name == PERPLEXITY:
+                assert self.nll is not None  # by `answer_items`
+                scores[name], per_item[name] = _perplexity(self.nll, confidence, seed)
+                continue
+            scored = get_metric(name)(self.predictions, self.references, self.prompts)
+            scores[name] = bootstrap_interval(scored, confidence, seed=seed)
+            per_item[name] = scored.per_item.tolist()
+        return Evaluation(scores, per_item, self.predictions, len(self.prompts), self.seconds)
+
+
+def answer_items(
+    predictor: Predictor,
+    test: Sequence[Example],
+    metrics: Sequence[str] = (),
+    *,
+    on_done: Callable[[int], None] | None = None,
+) -> Answers:
+    """Answer every item.
+
+    Args:
+        predictor: Any method's.
+        test: Held-out items; the anchor's response side is stripped from references too.
+        metrics: Names, the headline first; none lets the answers decide.
+        on_done: Told how many items have been answered since the last call.
+
+    Raises:
+        RecipeError: An unknown metric.
+        DataError: No items.
+    """
+    if not test:
+        raise DataError("there are no test items to score; check `task.test`.")
+    metrics = tuple(metrics or choose_metrics(test))
+    check_metrics(metrics)
+    began = time.perf_counter()
+    wants_answers = any(name != PERPLEXITY for name in metrics)
+    predictions = predictor.predict(test, on_done=on_done) if wants_answers else [""] * len(test)
+    seconds = time.perf_counter() - began
+    strip = predictor.anchor.strip if predictor.anchor else str
+    nll = None
+    if PERPLEXITY in metrics:
+        nll = np.stack([part.double().numpy() for part in predictor.nll(test)])
+    prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
+    return Answers(metrics, prompts, references, predictions, nll, seconds)
+
+
 def evaluate_predictor(
     predictor: Predictor,
     test: Sequence[Example],
@@ -102,40 +181,8 @@ def evaluate_predictor(
     seed: int = 0,
     on_done: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Answer every item and score the answers.
-
-    Args:
-        predictor: Any method's.
-        test: Held-out items; the anchor's response side is stripped from references too.
-        metrics: Names, the headline first; none lets the answers decide.
-        confidence: Of the intervals.
-        seed: Of the bootstrap.
-        on_done: Told how many items have been answered since the last call.
-
-    Raises:
-        RecipeError: An unknown metric.
-        DataError: No items.
-    """
-    if not test:
-        raise DataError("there are no test items to score; check `task.test`.")
-    metrics = metrics or choose_metrics(test)
-    check_metrics(metrics)
-    began = time.perf_counter()
-    wants_answers = any(name != PERPLEXITY for name in metrics)
-    predictions = predictor.predict(test, on_done=on_done) if wants_answers else [""] * len(test)
-    seconds = time.perf_counter() - began
-    strip = predictor.anchor.strip if predictor.anchor else str
-    references = [strip(example.completion) for example in test]
-    scores: dict[str, Interval] = {}
-    per_item: dict[str, list[float]] = {}
-    for name in metrics:
-        if name == PERPLEXITY:
-            scores[name], per_item[name] = _perplexity(predictor, test, confidence, seed)
-            continue
-        scored = get_metric(name)(predictions, references, [e.prompt for e in test])
-        scores[name] = bootstrap_interval(scored, confidence, seed=seed)
-        per_item[name] = scored.per_item.tolist()
-    return Evaluation(scores, per_item, predictions, len(test), seconds)
+    """Answer every item and score the answers; see `answer_items` and `Answers.score`."""
+    return answer_items(predictor, test, metrics, on_done=on_done).score(confidence, seed)
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:
@@ -157,11 +204,11 @@ def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluatio
 
 
 def _perplexity(
-    predictor: Predictor, test: Sequence[Example], confidence: float, seed: int
+    nll: NDArray[np.float64], confidence: float, seed: int
 ) -> tuple[Interval, list[float]]:
     """Token-weighted perplexity, with a bootstrap over items of the ratio of sums."""
-    sums, tokens = (t.double().numpy() for t in predictor.nll(test))
-    draws = np.random.default_rng(seed).integers(0, len(test), (2000, len(test)))
+    sums, tokens = nll
+    draws = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
     resampled = np.exp(sums[draws].sum(1) / tokens[draws].sum(1))
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     score = math.exp(sums.sum() / tokens.sum())

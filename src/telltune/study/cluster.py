@@ -1,7 +1,9 @@
 """A study's cells as tasks of a Ray cluster; what they find comes back to the study's folder.
 
-A cell reads what its recipe names, on whichever node it runs, and returns its row and its answers:
-the nodes need share no folder but that of the data. Where a node is lost Ray runs its cells again
+A cell is two tasks: one has the model, trains and answers, and then leaves the accelerator to the
+next; the other scores the answers in a process that never loads a model (arXiv 2403.07648). Both
+read what the recipe names, on whichever node they run, and what they return goes back over Ray: the
+nodes need share no folder but that of the data. Where a node is lost Ray runs its tasks again
 elsewhere; rows that came back before are on the disk of whoever asked.
 """
 
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.errors import RecipeError
 from telltune.storage import write_text
 from telltune.study.results import ANSWERS, Row
-from telltune.study.runner import FAILURES, CellWorker
+from telltune.study.runner import FAILURES, Answered, CellWorker, score_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,10 +68,12 @@ class Cluster:
         """
         import ray
 
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_TRIES)(_run_cell)
+        answer = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_TRIES)(_answer)
+        # At once, beside whatever runs: it is short, and a finished cell is safe when it is here.
+        score = ray.remote(num_cpus=0, max_retries=_TRIES)(_score)
         here = str(Path.cwd())
         waiting = {
-            task.remote(cell, key, forgetting, split, mixing, here): (cell, key)
+            score.remote(answer.remote(cell, key, forgetting, split, mixing, here)): (cell, key)
             for key, cell in sorted(cells.items(), key=lambda pair: -_tokens(pair[1]))
         }
         while waiting:
@@ -156,15 +160,15 @@ _workers: dict[str, CellWorker] = {}
 """Of a process of the cluster, which takes one cell after another: the base stays loaded."""
 
 
-def _run_cell(
+def _answer(
     cell: Cell,
     key: str,
     forgetting: ForgettingSpec,
     split: Split,
     mixing: Recipe | None,
     folder: str,
-) -> tuple[Row, str | None, str | None]:
-    """On a node: a cell's row, its answers, and what it printed where it failed."""
+) -> tuple[Answered | Row, str | None]:
+    """On a node: what a cell answers, and the traceback where it failed."""
     if Path(folder).is_dir():
         os.chdir(folder)  # where relative paths of recipes start
     with tempfile.TemporaryDirectory() as name:
@@ -172,8 +176,18 @@ def _run_cell(
         said = f"{forgetting}{split}{mixing}"
         worker = _workers.setdefault(said, CellWorker(out, forgetting, split, mixing))
         worker.out = out
-        row = worker.run(cell, key)
-        return row, _text(out / ANSWERS / f"{key}.jsonl"), _text(out / FAILURES / f"{key}.txt")
+        return worker.answer(cell, key), _text(out / FAILURES / f"{key}.txt")
+
+
+def _score(answered: tuple[Answered | Row, str | None]) -> tuple[Row, str | None, str | None]:
+    """On a node: a cell's row, its answers as they are written, and the traceback if it failed."""
+    found, failure = answered
+    if isinstance(found, Row):
+        return found, None, failure
+    with tempfile.TemporaryDirectory() as name:
+        row = score_cell(found, Path(name))
+        answers = _text(Path(name) / ANSWERS / f"{row.key}.jsonl")
+        return row, answers, _text(Path(name) / FAILURES / f"{row.key}.txt")
 
 
 def _text(path: Path) -> str | None:

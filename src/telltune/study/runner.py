@@ -17,9 +17,10 @@ from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import TellError
 from telltune.evaluation.forgetting import Aside, held_out_general, measure_aside, task_format
 from telltune.evaluation.score import (
+    Answers,
+    answer_items,
     check_metrics,
     choose_metrics,
-    evaluate_predictor,
     write_predictions,
 )
 from telltune.masking import masked
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from telltune.study.cluster import Cluster
     from telltune.study.spec import Cell, ForgettingSpec
 
-__all__ = ["FAILURES", "CellWorker", "run_cells"]
+__all__ = ["FAILURES", "Answered", "CellWorker", "run_cells", "score_cell"]
 
 _CODE = code_hash(Path(__file__).parents[1])[:12]
 _WORK = "work"
@@ -119,6 +120,42 @@ def run_cells(
                 results.append(replace(row, task=cell.task, name=cell.name))
     found = [results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A cell whose answers have yet to be scored, for which nobody needs its model.
+
+    Attributes:
+        row: All of it but the scores.
+        answers: Of its items.
+        items: What was asked.
+        confidence: Of the intervals.
+    """
+
+    row: Row
+    answers: Answers
+    items: list[Example]
+    confidence: float
+
+
+def score_cell(found: Answered, out: Path) -> Row:
+    """Score a cell's answers, and write them to `out`; a failure is a row too."""
+    began = time.perf_counter()
+    row = found.row
+    try:
+        evaluation = found.answers.score(found.confidence, row.seed)
+        write_predictions(out / ANSWERS / f"{row.key}.jsonl", found.items, evaluation)
+    except Exception as error:
+        title = f"{row.task}, {row.name}, seed {row.seed}"
+        return _failed(replace(row, status="failed"), error, began, out, title)
+    seconds = row.seconds | {"other": row.seconds["other"] + time.perf_counter() - began}
+    return replace(
+        row,
+        scores=evaluation.to_dict()["scores"],
+        per_item={k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
+        seconds={phase: round(spent, 2) for phase, spent in seconds.items()},
+    )
 
 
 @dataclass
@@ -195,27 +232,31 @@ class CellWorker:
 
     def run(self, cell: Cell, key: str) -> Row:
         """Train, answer, score, ask about general examples; a failure is a row too."""
+        found = self.answer(cell, key)
+        return score_cell(found, self.out) if isinstance(found, Answered) else found
+
+    def answer(self, cell: Cell, key: str) -> Answered | Row:
+        """All of a cell that needs the model: train, answer, ask about general examples.
+
+        Returns:
+            What `score_cell` makes a row of; or the row, where it failed.
+        """
         began = time.perf_counter()
         row = self.blank(cell, key, self.split)
         try:
-            found = self._run(cell, key)
+            answers, items, found = self._run(cell, key)
         except Exception as error:
             # What is left on the base nobody knows; the next cell gets a new one.
             self._loaded = None
-            write_text(self.out / FAILURES / f"{key}.txt", masked(traceback.format_exc()))
-            kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
-            logging.getLogger(__name__).warning("%s failed: %s%s", cell.title, kind, error)
-            return replace(
-                row, reason=masked(f"{kind}{error}"), seconds={"other": time.perf_counter() - began}
-            )
+            return _failed(row, error, began, self.out, cell.title)
         finally:
             gc.collect()
         seconds = found.pop("seconds")
         seconds["other"] = time.perf_counter() - began - sum(seconds.values())
-        seconds = {phase: round(spent, 2) for phase, spent in seconds.items()}
-        return replace(row, status="done", seconds=seconds, **found)
+        row = replace(row, status="done", seconds=seconds, **found)
+        return Answered(row, answers, items, cell.recipe.evaluation.confidence)
 
-    def _run(self, cell: Cell, key: str) -> dict[str, Any]:
+    def _run(self, cell: Cell, key: str) -> tuple[Answers, list[Example], dict[str, Any]]:
         recipe, method = cell.recipe, get_method(cell.method)
         task, items = self.task(recipe)
         general = self.general(recipe)
@@ -235,14 +276,7 @@ class CellWorker:
         # One bar is enough: it says which cell is run. Nobody asks for its adapter afterwards.
         settings = Settings(recipe, work, progress=False, prepared=prepared, save=False)
         predictor = method.run(task, general, base, settings)
-        evaluation = evaluate_predictor(
-            predictor,
-            items,
-            task.metrics,
-            confidence=recipe.evaluation.confidence,
-            seed=recipe.seed,
-        )
-        write_predictions(self.out / ANSWERS / f"{key}.jsonl", items, evaluation)
+        answers = answer_items(predictor, items, task.metrics)
         began = time.perf_counter()
         after = self._aside(predictor, task, base, held_out)
         asking += time.perf_counter() - began
@@ -253,21 +287,19 @@ class CellWorker:
         if work is not None:
             curve = loss_curve(work / LOG)
             shutil.rmtree(work, ignore_errors=True)
-        name, _ = evaluation.headline
-        return {
-            "metric": name,
-            "scores": evaluation.to_dict()["scores"],
-            "per_item": {k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
+        found = {
+            "metric": answers.metrics[0],
             "forgetting": _told(before, after),
             "seconds": {
                 "training": predictor.cost.seconds,
-                "answering": evaluation.seconds,
+                "answering": answers.seconds,
                 "general": asking,
             },
             "counts": predictor.counts(),
             "curve": curve,
             "hashes": self.hashes(cell) | {"base": base.revision},
         }
+        return answers, items, found
 
     def _held_out(self, cell: Cell, used: int) -> list[Example]:
         """General examples that the cell does not see; none where the study has no general data."""
@@ -303,6 +335,15 @@ class CellWorker:
             base = load_base(recipe.model, training.precision, trainable=training.full_parameters)
             self._loaded = wanted, base
         return self._loaded[1]
+
+
+def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> Row:
+    """The row of a cell that an error ended, whose traceback is written to `out`."""
+    write_text(out / FAILURES / f"{row.key}.txt", masked(traceback.format_exc()))
+    kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
+    logging.getLogger(__name__).warning("%s failed: %s%s", title, kind, error)
+    seconds = {"other": time.perf_counter() - began}
+    return replace(row, reason=masked(f"{kind}{error}"), seconds=seconds)
 
 
 def _outcome(row: Row) -> str:
