@@ -155,6 +155,18 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
     assert_alike(tmp_path / "whole", cut)
 
 
+def test_with_fsdp_bases_of_half_precision_are_spread_too(
+    long: dict[str, Any], tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    long["training"] |= {"precision": "bf16"}
+    fit(long, tmp_path / "alone", progress=False)
+    running = start(2, long, "spread", "--json", fsdp=True)
+    _, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    for one, other in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "spread"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.05)  # 8 bits of mantissa
+
+
 @pytest.mark.parametrize("name", ["fsdp.yaml", "two-nodes.yaml"])
 def test_configurations_are_what_accelerate_reads(name: str) -> None:
     arguments, env = launched(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from telltune.training.steps import Collator, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from telltune.data.encoding import EncodedSet
     from telltune.recipe import TrainingSpec
@@ -81,6 +82,8 @@ def training_arguments(
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
         ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
+        # An adapter has none, and looking for them takes a pass over the graph.
+        ddp_find_unused_parameters=False,
         **less_memory,
     )
 
@@ -137,9 +140,13 @@ class MixtureTrainer(Trainer):
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
-        self._fused, self._norms = FusedLora(model), QuickNorms(model)
-        # It reads the output layer's weights outside of the layer, where FSDP has only a part.
-        self._cut = cut_loss(model) if plugin is None else None
+        # With FSDP a layer has its weights whole only while it computes. Ours look at them before or
+        # keep copies, so that PEFT's and the model's own are taken.
+        spread = plugin is not None
+        self._quick: list[AbstractContextManager[Any]] = (
+            [] if spread else [FusedLora(model), QuickNorms(model)]
+        )
+        self._cut = None if spread else cut_loss(model)
         self.step_record: dict[str, Any] = {}
         """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
 
@@ -225,8 +232,11 @@ class MixtureTrainer(Trainer):
             total += self._regularize(step)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         count = self._processes.most(len(batches))
-        context = packed_attention(self.model) if self.packed else nullcontext()
-        with context, self._fused, self._norms:
+        with ExitStack() as stack:
+            for context in self._quick:
+                stack.enter_context(context)
+            if self.packed:
+                stack.enter_context(packed_attention(self.model))
             for place in range(count):
                 # Gradients are averaged over processes behind the last row. All compute as many:
                 # who has fewer, or none, computes one once more for nothing.
