@@ -140,7 +140,7 @@ class MixtureTrainer(Trainer):
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
-        # With FSDP a layer has its weights whole only while it computes. Ours look at them before or
+        # With FSDP a layer has its weights whole while it computes. Ours look at them before or
         # keep copies, so that PEFT's and the model's own are taken.
         spread = plugin is not None
         self._quick: list[AbstractContextManager[Any]] = (
