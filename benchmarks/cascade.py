@@ -1,6 +1,6 @@
 """What an online cascade saves on real streams, in seconds and in errors, and what else would.
 
-    python benchmarks/cascade.py   # 5 minutes a stream on two cores; what is done stays
+    python benchmarks/cascade.py   # 8 and 16 minutes on two cores; what is done stays
 
 Of two embedded tasks 300 training examples make the top, TELL's adapter by `tell fit`; the others
 are the stream, in random order. `tell cascade` runs it, with hashed words below the top. Beside it:

@@ -1,6 +1,6 @@
 """What checkpoints cost a run, written in the midst of training or beside it.
 
-    python benchmarks/checkpoints.py   # 3 minutes on two cores
+    python benchmarks/checkpoints.py   # 2 minutes on two cores
 
 The same SFT of the embedded model, thrice each in turn: without checkpoints, with one after every
 step that training waits for, and with one after every step that a thread persists. A rank-16

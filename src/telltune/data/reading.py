@@ -175,7 +175,7 @@ def _suggestion(path: Path) -> str:
 
 
 def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
-    # All of it is worth to be kept on the disk; of a part the rest need not be fetched.
+    # All of it is worth keeping on the disk; of a part the rest need not be fetched.
     _, stop = spec.rows or (0, None)
     part = {} if stop is None else {"streaming": True}
     try:

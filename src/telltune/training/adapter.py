@@ -199,7 +199,7 @@ def train(
     together = processes()
     if mixture.batch_size < together.count:
         raise RecipeError(
-            f"{together.count} processes cannot share a step of mixture.batch_size = "
+            f"{together.count} processes cannot share a step of training.batch_size = "
             f"{mixture.batch_size} examples; start fewer."
         )
     sampler = StepSampler(mixture, epochs)
