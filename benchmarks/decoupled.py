@@ -33,7 +33,7 @@ NODES = (1, 4)
 CPU_WORKERS = 4
 """Beside each accelerator."""
 LOADING = 0.5
-"""Seconds that the embedded model takes to load here (0.41, 0.43 and 0.64 with its file read before)."""
+"""Seconds that the embedded model takes to load here, its file read before (0.41, 0.43, 0.64)."""
 
 
 @dataclass(frozen=True)
