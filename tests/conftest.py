@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A core for each worker, and for the commands that it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same inputs at each run, and no judgement by the clock of a busy machine: what passed passes.
+# `pytest --hypothesis-profile=search` looks for inputs that were never tried.
+settings.register_profile("search", deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
+settings.load_profile("fixed")
 
 END_TO_END = Path(__file__).parent / "e2e"
 

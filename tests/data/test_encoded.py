@@ -28,7 +28,7 @@ def write(folder, parts):
             writer.append(part)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5))
 def test_parts_come_back_as_one_set(tmp_path_factory, sizes):
     folder = tmp_path_factory.mktemp("set")

@@ -175,7 +175,7 @@ PIECES = st.one_of(
 TEXTS = st.lists(PIECES, max_size=6).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS, TEXTS, TEXTS)
 def test_no_text_becomes_a_control_token_or_is_lost(system: str, prompt: str, answer: str) -> None:
     encoder = Encoder(MISTRAL_TOKENIZER)
@@ -255,7 +255,7 @@ def set_of(rows: list[tuple[list[int], int]]) -> EncodedSet:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ROWS)
 def test_rows_are_found_by_number(rows: list[tuple[list[int], int]]) -> None:
     encoded = set_of(rows)

@@ -33,7 +33,7 @@ ROWS = st.lists(st.dictionaries(st.text(), VALUES), max_size=5)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 2**20])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=ROWS,
     around=st.dictionaries(st.text(min_size=1), VALUES.filter(lambda v: not isinstance(v, list))),
@@ -59,7 +59,7 @@ def test_rows_are_those_of_the_decoder_wherever_chunks_end(
 BROKEN = st.text('[]{}",:\\ \n1a', max_size=14)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(BROKEN | BROKEN.map(lambda text: f"[{text}]") | BROKEN.map(lambda text: f'{{"a":{text}'))
 def test_what_the_decoder_refuses_is_refused_and_what_it_takes_is_read(text: str) -> None:
     found = read(text)

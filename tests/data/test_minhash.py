@@ -23,7 +23,7 @@ def jaccard(one, other):
     return len(one & other) / len(one | other)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     shared=st.integers(0, 150),
@@ -40,7 +40,7 @@ def test_estimate_is_near_the_true_jaccard(seed, shared, own, tier):
     assert (left == right).mean() == pytest.approx(true, abs=4 * (0.25 / PERMUTATIONS) ** 0.5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), count=st.integers(8, 400))
 def test_text_with_a_word_added_is_found_among_unrelated_ones(seed, count):
     planted = words(seed, count)
@@ -51,7 +51,7 @@ def test_text_with_a_word_added_is_found_among_unrelated_ones(seed, count):
     assert match.jaccard >= 0.8
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), count=st.integers(4, 200))
 def test_unrelated_texts_do_not_match(seed, count):
     texts = [" ".join(words(seed + n, count)) for n in range(20)]

@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -88,7 +88,6 @@ def mixtures(draw, streams=True):
 
 
 @given(mixture=mixtures(streams=False), epoch=st.integers(0, 6))
-@settings(deadline=None)
 def test_every_example_appears_exactly_as_often_as_asked(mixture, epoch):
     slots = epoch_of(mixture, epoch)
     assert len(slots) == len(mixture)
@@ -100,7 +99,6 @@ def test_every_example_appears_exactly_as_often_as_asked(mixture, epoch):
 
 
 @given(mixture=mixtures(streams=False))
-@settings(deadline=None)
 def test_no_general_example_comes_back_before_all_have_been_seen(mixture):
     often = Counter()
     for epoch in range(8):
@@ -209,7 +207,6 @@ def test_all_orders_of_a_tiny_mixture_are_equally_likely(epoch):
 
 
 @given(mixture=mixtures(), epoch=st.integers(0, 3))
-@settings(deadline=None)
 def test_stratified_batches_hold_their_share_of_task_examples(mixture, epoch):
     mixture = Mixture(**{**vars(mixture), "order": "stratified"})
     share = mixture.passes * mixture.task_examples / len(mixture)
@@ -266,7 +263,6 @@ def test_one_part_comes_first_and_each_is_shuffled(order, first):
 
 
 @given(mixture=mixtures(), epoch=st.integers(0, 4), data=st.data())
-@settings(deadline=None)
 def test_a_stretch_is_a_slice_of_the_whole(mixture, epoch, data):
     start = data.draw(st.integers(0, len(mixture)))
     stop = data.draw(st.integers(start, len(mixture)))
@@ -279,7 +275,6 @@ def test_a_stretch_is_a_slice_of_the_whole(mixture, epoch, data):
 
 
 @given(mixture=mixtures(), epoch=st.integers(0, 4), data=st.data())
-@settings(deadline=None)
 def test_resumed_batches_are_the_uninterrupted_ones(mixture, epoch, data):
     batches = list(mixture.batches(epoch))
     assert len(batches) == mixture.batches_per_epoch
@@ -298,7 +293,6 @@ def test_batches_hold_together_across_chunks(order, available):
 
 
 @given(mixture=mixtures(), shards=st.integers(1, 8), start=st.integers(0, 2))
-@settings(deadline=None)
 def test_shards_partition_every_batch(mixture, shards, start):
     start = min(start, mixture.batches_per_epoch)
     whole = list(mixture.batches(1, start))
@@ -374,7 +368,6 @@ def starts(lengths):
     ratio=st.floats(0, 50),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None)
 def test_the_count_comes_nearest_to_the_wanted_tokens(lengths, task_tokens, ratio, seed):
     target = ratio * task_tokens
     if sum(lengths) < target:
@@ -438,7 +431,6 @@ def story(mixture):
 
 
 @given(mixture=mixtures(), epoch=st.integers(0, 2), data=st.data())
-@settings(deadline=None)
 def test_a_generator_mixes_like_a_list_and_resumes_anywhere(mixture, epoch, data):
     mixture = Mixture(**{**vars(mixture), "general_available": None})
     general = [f"g{i}" for i in range(mixture.general_examples)]

@@ -42,7 +42,7 @@ def whole(size, key=0, stream=()):
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**70))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_number_appears_once_and_inverse_leads_back(size, key):
     order = Permutation(size, key)
     numbers = order[np.arange(size)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data import json_document, readers
@@ -16,9 +16,7 @@ from telltune.data.examples import Problem
 from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
 from telltune.errors import DataError
 
-on_files = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+on_files = settings(max_examples=60)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
 

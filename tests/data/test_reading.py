@@ -5,7 +5,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.examples import Example, Problem
@@ -129,7 +129,7 @@ def test_path_that_is_none_is_refused(path):
         read_examples([DataSpec(path=path)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters()) | st.text("~/.ab\0\ud800\n*?", max_size=8))
 def test_any_path_is_read_or_refused(path):
     with pytest.MonkeyPatch.context() as patch:
@@ -221,7 +221,7 @@ def test_hub_settings_for_a_file_are_refused(tmp_path, key):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
 turns = st.lists(
@@ -233,9 +233,7 @@ turns = st.lists(
 )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.dictionaries(

@@ -128,7 +128,7 @@ def test_settings_out_of_range_are_named(settings, message):
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_interval_holds_its_score_and_stays_on_the_scale(per_item):
     interval = bootstrap_interval(mean_of(per_item), resamples=200)
     slack = 1e-9

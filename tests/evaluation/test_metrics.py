@@ -229,7 +229,7 @@ def test_corpus_score_is_that_of_sacrebleu(name, seed):
         max_size=6,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_sacrebleu_agrees_on_odd_texts(pairs):
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -397,7 +397,7 @@ def _pairs(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_scores_lie_on_the_scale(name, data):
     predictions, references = zip(*data.draw(_pairs(name)), strict=True)
     scored = get_metric(name)(predictions, references)
@@ -412,7 +412,7 @@ def test_scores_lie_on_the_scale(name, data):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_perfect_predictions_give_100(name, data):
     references = data.draw(st.lists(_texts(name), min_size=1, max_size=8))
     scored = get_metric(name)(references, references)
@@ -422,7 +422,7 @@ def test_perfect_predictions_give_100(name, data):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_order_of_items_does_not_matter(name, data):
     pairs = data.draw(_pairs(name))
     shuffled = data.draw(st.permutations(pairs))
@@ -432,7 +432,7 @@ def test_order_of_items_does_not_matter(name, data):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_resample_scores_as_if_its_items_were_scored_afresh(name, data):
     pairs = data.draw(_pairs(name))
     scored = get_metric(name)(*zip(*pairs, strict=True))

@@ -83,7 +83,7 @@ def test_a_jump_that_one_lucky_seed_made_is_none(simulate):
 
 
 @given(st.lists(st.integers(0, 50).map(lambda half: 2 * half), min_size=4, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_said_fits_together(scores):
     found = find_jump(study_of(*scores, items=50), TASK, resamples=50)
     assert found.earliest <= found.before < found.after <= found.latest

@@ -46,7 +46,7 @@ def test_an_item_of_one_seed_changes_at_once_or_not_at_all() -> None:
     st.integers(0, 3),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_item_is_counted_once_and_right_and_wrong_are_alike(
     scores: np.ndarray, place: int, rising: bool
 ) -> None:

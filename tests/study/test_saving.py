@@ -33,7 +33,6 @@ curves = st.lists(st.floats(0, 100), min_size=1, max_size=7)
 
 
 @given(curves, st.data())
-@settings(deadline=None)
 def test_monotone_curve_is_that_of_scikit_learn(scores, data):
     from sklearn.isotonic import isotonic_regression
 
@@ -143,7 +142,7 @@ scores = st.integers(0, 100)
 
 
 @given(st.lists(scores, min_size=4, max_size=4), scores, scores)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_better_method_saves_no_less_and_the_interval_holds_the_factor(curve, one, other):
     worse, better = (
         saving_factor(curve_of(*curve), runs_of(score), 1e4, resamples=50)

@@ -143,7 +143,7 @@ right = st.lists(st.booleans(), min_size=6, max_size=6).map(lambda x: mean_of(10
 
 
 @given(st.lists(right, min_size=1, max_size=3), st.lists(right, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_differences_are_antisymmetric_and_p_values_are_probabilities(a, b):
     forth = compare_runs(a, b, resamples=60)
     back = compare_runs(b, a, resamples=60)

@@ -8,7 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.errors import StorageError
@@ -103,7 +103,7 @@ def test_what_the_disk_refuses_meanwhile_is_said_at_the_next(
     assert checkpoints.latest() == tmp_path / "checkpoint-1"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_bit_of_any_file_is_missed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

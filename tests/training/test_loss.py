@@ -39,7 +39,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 300)), min_size=1, max_
 WEIGHT = st.floats(0.01, 100)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(["token", "example"]), STEPS, WEIGHT, WEIGHT)
 def test_a_step_weighs_one_in_all(
     average: str, step: list[tuple[bool, int]], task: float, general: float
@@ -50,7 +50,7 @@ def test_a_step_weighs_one_in_all(
     assert (weights * lengths).sum() == pytest.approx(1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 40), WEIGHT, WEIGHT, st.integers(0, 9))
 def test_over_a_mixture_the_sources_share_as_their_weights(
     task_examples: int, passes: int, general: int, task: float, other: float, seed: int
