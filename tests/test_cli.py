@@ -584,3 +584,14 @@ def test_recommend_of_a_task_that_is_not_there_names_those_that_are(tell, tmp_pa
     code, _, err = tell("recommend", "medical", "--out", tmp_path / "out")
     assert code == 2
     assert "medical_specialty" in err
+
+
+def test_only_fit_is_for_several_processes(tell, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # So is it set for the pods of a cluster, where a person may well call `tell report`.
+    assert "no such recipe" in tell("plan", tmp_path / "none.yaml")[2]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    code, _, err = tell("study", tmp_path / "none.yaml", "--out", tmp_path / "out")
+    assert code == 2
+    assert "`tell study` is no work for several processes" in err
+    assert "no such recipe" in tell("fit", tmp_path / "none.yaml", "--out", tmp_path / "out")[2]

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from telltune.api import fit
-from telltune.data.task import load_general
+from telltune.data.encoding import Encoder
+from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError
-from telltune.methods.meta_start import meta_start
+from telltune.methods.meta_start import _Loss, meta_start
+from telltune.models import load_base
+from telltune.models.packing import pack
 from telltune.recipe import MetaSpec, recipe_from_dict
 from telltune.training.adapter import adapter_weights, add_lora
 
@@ -56,6 +59,35 @@ def test_the_start_moves_and_the_base_stays(
     assert all(torch.isfinite(value).all() for value in found.values())
     again = meta_start(tiny_base, general, recipe, spec)
     assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_quick_loss_and_its_gradient_are_those_that_can_be_differentiated_twice(
+    toy_recipe: dict[str, Any], precision: Any
+) -> None:
+    toy_recipe["training"]["precision"] = precision
+    recipe = recipe_from_dict(toy_recipe)
+    base = load_base(recipe.model, precision)
+    encoded = Encoder(base.tokenizer).encode(load_task(recipe).train[:6])
+    model: Any = add_lora(base, recipe.lora, 0)
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(value.shape, generator=generator).mul_(0.1).requires_grad_()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
+    found = []
+    for second_order in (False, True):
+        with _Loss(model, second_order=second_order, recipe=recipe) as loss:
+            # With a row of its own for each example, which plain attention needs.
+            rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
+            value = loss(weights, rows)
+            found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
+    tolerance = 1e-4 if precision == "fp32" else 0.15
+    for quick, plain in zip(*found, strict=True):
+        assert float(plain.detach().norm()) > 0
+        assert float((quick - plain).detach().norm() / plain.detach().norm()) < tolerance
 
 
 def test_algorithms_differ(sources: dict[str, Any], tiny_base: Any) -> None:

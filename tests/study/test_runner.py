@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,12 +18,14 @@ from telltune.errors import StorageError
 from telltune.evaluation.score import Answers
 from telltune.methods.output_folder import alone
 from telltune.study import runner
+from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
 from telltune.study.results import RESULTS, Results, Row
 from telltune.study.runner import run_cells
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FEW = ForgettingSpec(examples=8, prompts=4)
@@ -202,6 +205,30 @@ def test_answers_that_cannot_be_scored_are_a_failed_cell(
     assert "ZeroDivisionError" in (tmp_path / "failures" / f"{row.key}.txt").read_text()
     [row] = run_cells(cells(study), FEW, tmp_path, progress=False)
     assert row.status == "done"
+
+
+def test_a_cluster_begins_with_the_longest_and_gets_only_what_is_left(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    class Recorder(Cluster):
+        def run(self, cells: Mapping[str, Cell], *_: Any) -> Iterator[Any]:
+            given.extend(cells.values())
+            yield from ()
+
+    given: list[Cell] = []
+    asked = cells(study, seeds=[0])
+    out = tmp_path / "out"
+    none = ForgettingSpec(examples=0, prompts=0)
+    [first] = run_cells(asked[:1], none, out, progress=False)
+    assert (first.name, first.size) == ("base", None)
+    # Another seed of the smaller cell was slow, and one of the larger quick.
+    for size, seconds in ((300, 900.0), (600, 9.0)):
+        row = replace(first, key=f"{size}", name="tell", size=size, leverage_ratio=1.0, seed=7)
+        Results(out).append(replace(row, seconds={"training": seconds}))
+    run_cells(asked, none, out, progress=False, cluster=Recorder(cpus=1, gpus=0))
+    assert (given[0].name, given[0].size) == ("tell", 300)
+    assert {c.name for c in given} == {"sft_anchor", "tell"}
+    assert len(given) == 4
 
 
 def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
 from telltune.models import BaseModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
+from telltune.training import adapter
 from telltune.training.adapter import add_lora
+from telltune.training.checkpoints import Checkpoints
 from telltune.training.steps import Step, StepSampler
 from telltune.training.trainer import MixtureTrainer, training_arguments
 
@@ -224,15 +227,22 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     if method == "sft":
         short["mixture"] = {"passes": 3}
     run(short, tmp_path / "whole")
-    training_step = MixtureTrainer.training_step
+    training_step, persist, went_on = MixtureTrainer.training_step, Checkpoints._persist, Event()
 
     def stops(self: MixtureTrainer, *arguments: Any) -> torch.Tensor:
         if self.state.global_step == 5:
+            went_on.set()
             raise Stopped
         return training_step(self, *arguments)
 
+    def waits(self: Checkpoints, filled: Path, target: Path, *rest: Any) -> None:
+        # The disk is so slow that the weights have changed before they are written.
+        assert target.name != "checkpoint-4" or went_on.wait(30)
+        persist(self, filled, target, *rest)
+
     with monkeypatch.context() as patched:
         patched.setattr(MixtureTrainer, "training_step", stops)
+        patched.setattr(Checkpoints, "_persist", waits)
         with pytest.raises(Stopped):
             run(short, tmp_path / "resumed")
     assert not (tmp_path / "resumed" / "tell.json").exists()
@@ -246,6 +256,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert whole == resumed
     for a, b in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "resumed"), strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_thread_writes_what_the_trainer_would(
+    short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
+) -> None:
+    short["training"]["full_parameters"] = full
+    monkeypatch.setattr(adapter.Checkpoints, "latest", lambda _: None)
+    monkeypatch.setattr(adapter, "CHECKPOINTS", "kept")
+    run(short, tmp_path / "thread")
+    monkeypatch.setattr(MixtureTrainer, "_beside", lambda _: None)
+    run(short, tmp_path / "trainer")
+    wrote, would = (tmp_path / name / "kept" / "checkpoint-6" for name in ("thread", "trainer"))
+    files = {path.name for path in would.iterdir()}
+    assert {path.name for path in wrote.iterdir()} == files
+    for name in files - {"manifest.json", "trainer_state.json", "training_args.bin"}:
+        assert (wrote / name).read_bytes() == (would / name).read_bytes(), name
 
 
 def test_a_run_is_the_same_each_time_and_another_with_another_seed(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from telltune.errors import RecipeError
 
 __all__ = ["AsJson", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
 
@@ -34,3 +37,15 @@ TrustModel = Annotated[
         "--trust-model", help="Let the base run its own code and read pickles, if tell.json asks."
     ),
 ]
+
+
+@app.callback(help=app.info.help)
+def _one_process(context: typer.Context) -> None:
+    """Only one verb shares its work among the processes of torchrun or `accelerate launch`."""
+    launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launched and context.invoked_subcommand != "fit":
+        raise RecipeError(
+            f"`tell {context.invoked_subcommand}` is no work for several processes, only `tell "
+            "fit` is; start it without torchrun or accelerate (`tell study` can use a cluster: "
+            "--ray)."
+        )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import nn
+from torch.autograd import Function
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -19,6 +21,9 @@ from telltune.errors import DataError
 from telltune.methods.general_choice import first_drawn
 from telltune.models import compute_dtype, context_length
 from telltune.models.attention import packed_attention
+from telltune.models.cut_loss import cut_loss
+from telltune.models.lora import FusedLora
+from telltune.models.norms import QuickNorms
 from telltune.models.packing import can_pack, pack, token_nll
 from telltune.storage import cache_folder, write_bytes
 from telltune.training.adapter import adapter_weights, add_lora
@@ -26,7 +31,8 @@ from telltune.training.meta import Episode, meta_gradient, task_chances
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -40,7 +46,7 @@ __all__ = ["meta_start"]
 
 _LONGEST = 512
 """Tokens of an example; longer ones are left out, since MAML keeps every activation."""
-_VERSION = 2
+_VERSION = 3
 
 
 def meta_start(
@@ -155,11 +161,23 @@ class _Visits:
 
 
 class _Loss:
-    """The mean loss a response token of a batch, as a function of the adapter's weights."""
+    """The mean loss a response token of a batch, as a function of the adapter's weights.
+
+    Args:
+        model: With an adapter.
+        second_order: Whether it will be differentiated twice; else the layers are those of
+            training, which look at the model's own weights, and its gradient comes with it.
+        recipe: Its precision is computed in.
+    """
 
     def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
         self._model, self._second_order = model, second_order
         self._nll = _Nll(model)
+        self._trained = [value for value in model.parameters() if value.requires_grad]
+        self._quick: list[AbstractContextManager[Any]] = (
+            [] if second_order else [FusedLora(model), QuickNorms(model)]
+        )
+        self._cut = None if second_order else cut_loss(model)
         dtype = compute_dtype(recipe.training.precision)
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(
@@ -178,10 +196,40 @@ class _Loss:
         self._contexts.close()
 
     def __call__(self, weights: Mapping[str, Tensor], batch: Sequence[PackedBatch]) -> Tensor:
+        if not self._second_order:
+            loss: Tensor = _Known.apply(partial(self._value, batch), *weights.values())  # type: ignore[no-untyped-call]
+            return loss
         named = {f"model.{name}": value for name, value in weights.items()}
         with self._autocast:
             nll = [functional_call(self._nll, named, (row,)) for row in batch]
         return torch.cat(nll).mean()
+
+    def _value(
+        self, batch: Sequence[PackedBatch], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The loss, and its gradient by each weight."""
+        with torch.no_grad():
+            for own, value in zip(self._trained, weights, strict=True):
+                own.copy_(value)
+        with self._autocast, torch.enable_grad(), ExitStack() as stack:
+            for context in self._quick:
+                stack.enter_context(context)
+            loss = torch.cat([token_nll(self._model, row, self._cut) for row in batch]).mean()
+        return loss.detach(), torch.autograd.grad(loss, self._trained)
+
+
+class _Known(Function):
+    """A value whose gradient was found along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, find: Callable[..., Any], *weights: Tensor) -> Tensor:
+        value, slopes = find(weights)
+        ctx.save_for_backward(*slopes)
+        return value  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        return None, *(gradient * slope for slope in ctx.saved_tensors)
 
 
 class _Nll(nn.Module):

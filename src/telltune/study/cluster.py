@@ -57,7 +57,7 @@ class Cluster:
         split: Split,
         mixing: Recipe | None,
     ) -> Iterator[tuple[Cell, Row]]:
-        """Run cells, those with most to train first, and give each as it is finished.
+        """Run cells, begun in the order given, and give each as it is finished.
 
         Args:
             cells: By their keys.
@@ -74,7 +74,7 @@ class Cluster:
         here = str(Path.cwd())
         waiting = {
             score.remote(answer.remote(cell, key, forgetting, split, mixing, here)): (cell, key)
-            for key, cell in sorted(cells.items(), key=lambda pair: -_tokens(pair[1]))
+            for key, cell in cells.items()
         }
         while waiting:
             [done], _ = ray.wait(list(waiting))
@@ -148,12 +148,6 @@ def _check_large_enough(ray: Any, address: str, cpus: float, gpus: float) -> Non
                 f"cell (nodes have {told}); ask for less with --cpus and --gpus."
             )
         time.sleep(0.5)
-
-
-def _tokens(cell: Cell) -> float:
-    """About what a cell trains on: the whole of a task counts as more than any part of it."""
-    size = float("inf") if cell.size is None else float(cell.size)
-    return size * (1 + (cell.leverage_ratio or 0.0))
 
 
 _workers: dict[str, CellWorker] = {}

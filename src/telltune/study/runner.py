@@ -33,6 +33,7 @@ from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.storage import write_text
+from telltune.study.durations import expected_seconds
 from telltune.study.results import ANSWERS, Results, Row, cell_key, is_finished
 from telltune.training.adapter import LOG
 from telltune.training.log import loss_curve
@@ -105,7 +106,7 @@ def run_cells(
             running = (
                 worker.run_all(left, lambda cell: shown.update(task, description=cell.title))
                 if cluster is None
-                else cluster.run(left, forgetting, out, split, mixing)
+                else cluster.run(_longest_first(left, results), forgetting, out, split, mixing)
             )
             for cell, row in running:
                 results.append(row)
@@ -120,6 +121,13 @@ def run_cells(
                 results.append(replace(row, task=cell.task, name=cell.name))
     found = [results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
+
+
+def _longest_first(cells: dict[str, Cell], results: Results) -> dict[str, Cell]:
+    """So that no node is left with a long one when all others have nothing to do."""
+    seconds = expected_seconds(list(cells.values()), results.rows)
+    order = sorted(zip(cells, seconds, strict=True), key=lambda pair: -pair[1])
+    return {key: cells[key] for key, _ in order}
 
 
 @dataclass(frozen=True)

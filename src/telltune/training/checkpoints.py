@@ -7,16 +7,16 @@ import logging
 import shutil
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from telltune.errors import StorageError
 from telltune.storage import checksums, publish, write_json, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "copied"]
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
@@ -28,9 +28,9 @@ _UNFINISHED = "unfinished"
 class Checkpoints:
     """The checkpoints of one run.
 
-    The Trainer writes a checkpoint into `unfinished` under its own name, which copies the state as
-    it is into the system's cache. Training goes on, and a thread does what takes the disk's time:
-    the manifest, with a checksum of every other file, comes last; then all is synced, and moved to
+    The Trainer writes a checkpoint into `unfinished` under its own name; of what is large it only
+    copies the state, and leaves the writing for `later`. Training goes on, and a thread writes
+    that, then the manifest, with a checksum of every other file; then all is synced, and moved to
     where checkpoints are looked for. A kill at any moment leaves the ones before as they were, and
     costs the steps since the newest that was moved.
 
@@ -45,6 +45,7 @@ class Checkpoints:
         self.inputs = dict(inputs)
         self.unfinished = folder / _UNFINISHED
         """Where the Trainer writes."""
+        self._later: list[Callable[[], object]] = []
         self._persisting: Thread | None = None
         self._error: Exception | None = None
 
@@ -58,7 +59,7 @@ class Checkpoints:
 
     @contextmanager
     def saving(self, step: int, needed: int) -> Iterator[None]:
-        """Make what is written into `unfinished` meanwhile the newest checkpoint, in time.
+        """Make what is written into `unfinished` meanwhile, or `later`, the newest checkpoint.
 
         Waits for the one before, so that there is one at a time.
 
@@ -73,14 +74,24 @@ class Checkpoints:
         self.wait()
         target = self.folder / f"checkpoint-{step}"
         filled = self.unfinished / target.name
+        self._later = []
         try:
             with writing(target, needed=needed):
+                filled.mkdir(parents=True, exist_ok=True)
                 yield
         except BaseException:
             shutil.rmtree(filled, ignore_errors=True)
             raise
-        self._persisting = Thread(target=self._persist, args=(filled, target))
+        self._persisting = Thread(target=self._persist, args=(filled, target, needed, self._later))
         self._persisting.start()
+
+    def later(self, write: Callable[[], object]) -> None:
+        """Leave a part of what is being saved to the thread.
+
+        Args:
+            write: Writes it, from what training does not change any more (`copied`).
+        """
+        self._later.append(write)
 
     def wait(self) -> None:
         """Until the newest is on the disk.
@@ -95,9 +106,13 @@ class Checkpoints:
         if error is not None:
             raise error
 
-    def _persist(self, filled: Path, target: Path) -> None:
+    def _persist(
+        self, filled: Path, target: Path, needed: int, later: list[Callable[[], object]]
+    ) -> None:
         try:
-            with writing(target):
+            with writing(target, needed=needed):
+                for write in later:
+                    write()
                 write_json(filled / INPUTS, self.inputs)
                 write_json(filled / MANIFEST, checksums(filled))
                 publish(filled, target)
@@ -152,6 +167,19 @@ class Checkpoints:
                 f"changed: {', '.join(changed)}. Bring back what it was, or remove {run} to train "
                 "anew."
             )
+
+
+def copied(state: Any) -> Any:
+    """A state of tensors in lists and dictionaries as it is now, in the host's memory."""
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: copied(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [copied(value) for value in state]
+    return state
 
 
 def _damage(checkpoint: Path) -> str | None:

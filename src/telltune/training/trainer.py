@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
 from telltune.models.attention import packed_attention
@@ -25,6 +27,7 @@ from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.training.adapter import trained_bytes
+from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
 from telltune.training.processes import processes
 from telltune.training.steps import Collator, Sources
@@ -349,6 +352,34 @@ class MixtureTrainer(Trainer):
                 self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
             # Until each process has written its part.
             self._processes.wait()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        beside = self._beside()
+        if beside is None or not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        model: Any = self.model
+        trained = {
+            name: values for name, values in model.named_parameters() if values.requires_grad
+        }
+        beside.later(partial(super()._save, output_dir, copied(trained)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        beside = self._beside()
+        if beside is None or not self.args.should_save:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        folder = Path(output_dir)
+        state = copied(self.optimizer.state_dict())
+        beside.later(partial(torch.save, state, folder / OPTIMIZER_NAME))
+        torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+
+    def _beside(self) -> Checkpoints | None:
+        """Who writes what is large beside training; None where all processes write together."""
+        together = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return None if together else self._checkpoints
 
     def _checkpoint_bytes(self) -> int:
         """What the weights that are trained and the optimizer's moments take."""
