@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from threading import Event
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -259,14 +261,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_thread_writes_what_the_trainer_would(
+def test_a_thread_writes_what_the_trainer_does_where_memory_has_no_room_for_a_copy(
     short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
 ) -> None:
     short["training"]["full_parameters"] = full
     monkeypatch.setattr(adapter.Checkpoints, "latest", lambda _: None)
     monkeypatch.setattr(adapter, "CHECKPOINTS", "kept")
     run(short, tmp_path / "thread")
-    monkeypatch.setattr(MixtureTrainer, "_beside", lambda _: None)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.delattr(Checkpoints, "later")
     run(short, tmp_path / "trainer")
     wrote, would = (tmp_path / name / "kept" / "checkpoint-6" for name in ("thread", "trainer"))
     files = {path.name for path in would.iterdir()}

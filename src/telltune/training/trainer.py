@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -377,9 +378,13 @@ class MixtureTrainer(Trainer):
         torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
 
     def _beside(self) -> Checkpoints | None:
-        """Who writes what is large beside training; None where all processes write together."""
+        """Who writes what is large beside training.
+
+        None where all processes write together, or memory has no room for a copy.
+        """
         together = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return None if together else self._checkpoints
+        room = self._checkpoint_bytes() < psutil.virtual_memory().available / 4
+        return self._checkpoints if room and not together else None
 
     def _checkpoint_bytes(self) -> int:
         """What the weights that are trained and the optimizer's moments take."""
