@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
+from telltune.inference.sampling import choose
 from telltune.models.attention import agrees, attention, tried_once
 from telltune.models.decoder_layers import QuickLayers
 from telltune.models.norms import QuickNorms
@@ -97,7 +98,7 @@ class PackedGenerator:
                 logits = self._start(store, [list(prompts[i][start:]) for i in new])
                 first = len(growing)
                 growing += new
-                chosen = [[token] for token in _choose(logits, temperature, top_p)]
+                chosen = [[token] for token in choose(logits, temperature, top_p)]
             elif len(growing) == 1 and temperature == 0:
                 first = 0
                 answer = answers[growing[0]]
@@ -110,7 +111,7 @@ class PackedGenerator:
             else:
                 first = 0
                 logits = self._grow(store, [[answers[i][-1]] for i in growing])
-                chosen = [[token] for token in _choose(logits, temperature, top_p)]
+                chosen = [[token] for token in choose(logits, temperature, top_p)]
             # From the last, so that the row which takes a leaving one's place has been seen to.
             for row in range(len(growing) - 1, first - 1, -1):
                 i = growing[row]
@@ -128,7 +129,7 @@ class PackedGenerator:
         As far as the guess is right, and the first choice where it is not: what one pass a token
         would have chosen.
         """
-        chosen = _choose(self._grow(store, [tokens]))
+        chosen = choose(self._grow(store, [tokens]))
         right = 0
         while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
             right += 1
@@ -250,19 +251,6 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
     return min(shared, min(len(p) for p in prompts) - 1)
-
-
-def _choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list[int]:
-    tokens: list[int]
-    if temperature == 0:
-        tokens = logits.argmax(dim=-1).tolist()
-        return tokens
-    chances, order = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
-    # The likeliest stays, however much it holds alone.
-    chances[chances.cumsum(-1) - chances >= top_p] = 0
-    drawn = order.gather(-1, torch.multinomial(chances, 1))
-    tokens = drawn[:, 0].tolist()
-    return tokens
 
 
 def _extend(answer: list[int], tokens: list[int], stop_ids: set[int], longest: int) -> bool:
