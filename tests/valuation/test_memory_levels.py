@@ -84,6 +84,14 @@ def test_what_a_model_was_taught_is_known_and_the_rest_is_not(tiny_base: Any) ->
     assert memory_of(tiny_base, FACTS, ["{prompt}"], samples=4).seconds == memory.seconds
 
 
+def test_a_bar_shows_how_many_completions_there_are(tiny_base: Any, capfd: Any) -> None:
+    for shown in (True, False):
+        memory_of(tiny_base, FACTS[:2], ["{prompt}", "Q: {prompt}"], samples=3, progress=shown)
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert ("12/12" in said.err) == shown
+
+
 def test_a_model_may_propose_templates_and_each_puts_the_question_last(tiny_base: Any) -> None:
     found = propose_templates(tiny_base, 6, seed=0)
     assert 1 <= len(found) == len(set(found)) <= 6

@@ -10,7 +10,7 @@ from telltune.data.encoding import Encoder
 from telltune.inference.engine import make_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from telltune.models import BaseModel
 
@@ -25,6 +25,7 @@ def sample_texts(
     temperature: float,
     seed: int,
     top_p: float = 1.0,
+    on_done: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Sample an answer to each prompt, without white space around it.
 
@@ -37,6 +38,7 @@ def sample_texts(
         temperature: Of the sampling.
         seed: Likewise.
         top_p: Draw among the likeliest tokens that hold this much of the probability.
+        on_done: Told how many answers have ended since the last call.
     """
     tokenizer = base.tokenizer
     with torch.random.fork_rng():
@@ -47,5 +49,6 @@ def sample_texts(
             stop_ids=Encoder(tokenizer).stop_ids,
             temperature=temperature,
             top_p=top_p,
+            on_done=on_done,
         )
     return [str(tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers]

@@ -64,6 +64,8 @@ def choose_general(
     base: BaseModel,
     recipe: Recipe,
     spec: GeneralChoiceSpec,
+    *,
+    progress: bool = False,
 ) -> ChosenData:
     """Take general examples by nearness or spread, until they make the recipe's leverage ratio.
 
@@ -76,6 +78,7 @@ def choose_general(
         base: Whose gradients, if they are by gradients; it is left as it was.
         recipe: Says how many tokens, or examples.
         spec: How to choose.
+        progress: Show a bar for gradients.
 
     Raises:
         DataError: The candidates are fewer than the recipe asks for.
@@ -85,7 +88,7 @@ def choose_general(
     candidates = first_drawn(general, spec.candidates, recipe.seed)
     encoder = Encoder(base.tokenizer)
     lengths = encoder.encode(candidates).lengths
-    order = _ranked(examples, candidates, base, recipe, spec)
+    order = _ranked(examples, candidates, base, recipe, spec, progress)
     wanted = recipe.mixture.general_examples
     if wanted is None:
         target = recipe.mixture.leverage_ratio * int(encoder.encode(examples).lengths.sum())
@@ -123,16 +126,21 @@ def _ranked(
     base: BaseModel,
     recipe: Recipe,
     spec: GeneralChoiceSpec,
+    progress: bool,
 ) -> NDArray[np.int64]:
     """The candidates, those to take first first."""
-    found = _vectors(candidates, base, recipe, spec)
+    found = _vectors(candidates, base, recipe, spec, progress)
     if spec.take == "diverse":
         return spread_first(found)
-    return nearest_first(found, _vectors(examples, base, recipe, spec))
+    return nearest_first(found, _vectors(examples, base, recipe, spec, progress))
 
 
 def _vectors(
-    examples: Sequence[Example], base: BaseModel, recipe: Recipe, spec: GeneralChoiceSpec
+    examples: Sequence[Example],
+    base: BaseModel,
+    recipe: Recipe,
+    spec: GeneralChoiceSpec,
+    progress: bool,
 ) -> NDArray[np.float32]:
     """What nearness is measured by, (examples, width); kept on disk."""
     key: tuple[object, ...] = (_VERSION, spec.by, contents_of(examples).sha256)
@@ -146,7 +154,7 @@ def _vectors(
         if spec.by == "embeddings":
             found = embeddings_of(examples, spec.embedding_model)
         else:
-            found = gradients_of(base, examples, recipe.lora, recipe.seed)
+            found = gradients_of(base, examples, recipe.lora, recipe.seed, progress=progress)
         with atomic_folder(folder, needed=found.nbytes) as filling:
             np.save(filling / _FILE, found)
     kept: NDArray[np.float32] = np.load(folder / _FILE)

@@ -85,10 +85,10 @@ def lay(
         _learn_start(found, general, base, settings)
     if recipe.synthesis is not None:
         counts = (found.prepared or prepare(method, task, general, known, recipe)).counts
-        _make(found, base, counts.general_examples)
-    _score(found, base, anchored=method.anchored)
+        _make(found, base, counts.general_examples, settings)
+    _score(found, base, settings, anchored=method.anchored)
     if method.mixes and not method.equal_steps:
-        _choose_general(found, base)
+        _choose_general(found, base, settings)
     return found
 
 
@@ -104,24 +104,33 @@ def _learn_start(
     found.seconds += time.perf_counter() - began
 
 
-def _make(found: Groundwork, base: BaseModel, general_examples: int) -> None:
+def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: Settings) -> None:
     spec = found.recipe.synthesis
     assert spec is not None  # by the caller
-    made = with_synthetic(found.task, found.general, base, found.recipe, spec, general_examples)
+    made = with_synthetic(
+        found.task,
+        found.general,
+        base,
+        found.recipe,
+        spec,
+        general_examples,
+        progress=settings.progress,
+    )
     found.task, found.general, found.recipe = made.task, made.general, made.recipe
     found.made, found.prepared = made, None
     found.seconds += made.seconds
 
 
-def _score(found: Groundwork, base: BaseModel, *, anchored: bool) -> None:
+def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: bool) -> None:
     """Choose among the task's examples, and find out how far those chosen are trusted."""
     task, recipe = found.task, found.recipe
+    how = {"anchored": anchored, "progress": settings.progress}
     if recipe.confidence is not None:
-        values, seconds = trust(task, base, recipe, recipe.confidence, anchored=anchored)
+        values, seconds = trust(task, base, recipe, recipe.confidence, **how)
         found.confidence = Confidence(values, recipe.confidence.scale)
         found.seconds += seconds
     if recipe.selection is not None:
-        chosen = select(task, base, recipe, recipe.selection, anchored=anchored)
+        chosen = select(task, base, recipe, recipe.selection, **how)
         found.task, found.recipe = chosen.apply(task, recipe)
         found.selection, found.prepared = chosen, None
         found.seconds += chosen.seconds
@@ -130,12 +139,14 @@ def _score(found: Groundwork, base: BaseModel, *, anchored: bool) -> None:
             found.confidence = Confidence(kept, found.confidence.scale)
 
 
-def _choose_general(found: Groundwork, base: BaseModel) -> None:
+def _choose_general(found: Groundwork, base: BaseModel, settings: Settings) -> None:
     spec = found.recipe.general_choice
     if spec is None or found.general is None:
         return
     began = time.perf_counter()
-    chosen = choose_general(found.task, found.general, base, found.recipe, spec)
+    chosen = choose_general(
+        found.task, found.general, base, found.recipe, spec, progress=settings.progress
+    )
     mixture = found.recipe.mixture.model_copy(update={"general_examples": len(chosen.chosen)})
     found.recipe = found.recipe.model_copy(update={"mixture": mixture})
     found.general, found.prepared = chosen, None

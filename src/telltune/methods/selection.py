@@ -61,7 +61,13 @@ class Selection:
 
 
 def select(
-    task: TaskData, base: BaseModel, recipe: Recipe, spec: SelectionSpec, *, anchored: bool
+    task: TaskData,
+    base: BaseModel,
+    recipe: Recipe,
+    spec: SelectionSpec,
+    *,
+    anchored: bool,
+    progress: bool = False,
 ) -> Selection:
     """Score the examples that the recipe may use, and choose among them.
 
@@ -71,13 +77,15 @@ def select(
         recipe: The run's.
         spec: What to choose.
         anchored: Whether the anchor goes with them.
+        progress: Show bars.
 
     Raises:
         RecipeError: As `score`.
         DataError: Likewise, or no example is of the levels that the recipe names.
     """
     examples = usable(task, base, recipe)
-    found = score(base, examples, task.anchor if anchored else None, recipe, spec)
+    anchor = task.anchor if anchored else None
+    found = score(base, examples, anchor, recipe, spec, progress=progress)
     chosen = choose(found, spec)
     seconds = round(sum(found.seconds.values()), 3)
     return Selection(spec.by, len(examples), tuple(chosen.tolist()), seconds)

@@ -55,6 +55,8 @@ def with_synthetic(
     recipe: Recipe,
     spec: SynthesisSpec,
     general_examples: int,
+    *,
+    progress: bool = False,
 ) -> Made:
     """Let the base make task examples, and put them where the recipe wants them.
 
@@ -66,6 +68,7 @@ def with_synthetic(
         spec: How many, how, and what for.
         general_examples: How many general examples the method would take without; it takes as many
             with what the model made, which are no reason to mix in more.
+        progress: Show a bar.
 
     Raises:
         DataError: As `synthesize`.
@@ -74,7 +77,7 @@ def with_synthetic(
     began = time.perf_counter()
     real = usable(task, base, recipe)
     anchor = task.anchor.prompt if task.anchor else None
-    made = made_examples(base, real, instruction_of(anchor), spec, recipe.seed)
+    made = made_examples(base, real, instruction_of(anchor), spec, recipe.seed, progress=progress)
     all_used = recipe.task.model_copy(update={"max_tokens": None})
     recipe = recipe.model_copy(update={"task": all_used})
     tokens = int(Encoder(base.tokenizer).encode(real).lengths.sum())
@@ -101,9 +104,15 @@ def with_synthetic(
 
 
 def made_examples(
-    base: BaseModel, real: Sequence[Example], instruction: str, spec: SynthesisSpec, seed: int
+    base: BaseModel,
+    real: Sequence[Example],
+    instruction: str,
+    spec: SynthesisSpec,
+    seed: int,
+    *,
+    progress: bool = False,
 ) -> tuple[Example, ...]:
     """What the recipe asks the model to make of its task examples; see `synthesis`."""
     if spec.make == "auxiliary":
         return tuple(auxiliary_examples(real, refine(base, real, instruction, seed=seed)))
-    return synthesize(base, real, instruction, spec, seed=seed).examples
+    return synthesize(base, real, instruction, spec, seed=seed, progress=progress).examples

@@ -23,7 +23,13 @@ __all__ = ["from_bits", "trust"]
 
 
 def trust(
-    task: TaskData, base: BaseModel, recipe: Recipe, spec: ConfidenceSpec, *, anchored: bool
+    task: TaskData,
+    base: BaseModel,
+    recipe: Recipe,
+    spec: ConfidenceSpec,
+    *,
+    anchored: bool,
+    progress: bool = False,
 ) -> tuple[NDArray[np.float64], float]:
     """The confidence in each training example that the recipe may use.
 
@@ -33,6 +39,7 @@ def trust(
         recipe: The run's.
         spec: Where confidences come from.
         anchored: Whether the anchor goes with the examples.
+        progress: Show bars.
 
     Returns:
         Above 0 and up to 1, (examples,); and the seconds that finding them took.
@@ -52,9 +59,9 @@ def trust(
             )
         return np.array([example.confidence for example in examples]), 0.0
     chosen = recipe.selection if recipe.selection and recipe.selection.by == "pvi" else None
-    found = pvi_scores(
-        base, examples, task.anchor if anchored else None, recipe, chosen or SelectionSpec()
-    )
+    anchor = task.anchor if anchored else None
+    spec_of = chosen or SelectionSpec()
+    found = pvi_scores(base, examples, anchor, recipe, spec_of, progress=progress)
     # A choice by the same scores has counted what they took.
     seconds = 0.0 if chosen else found.training_seconds + found.scoring_seconds
     return from_bits(found.bits), seconds

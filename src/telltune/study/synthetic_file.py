@@ -16,7 +16,6 @@ from telltune.storage import write_json, write_text
 from telltune.synthesis import synthesize
 from telltune.synthesis.auxiliary import Refined, auxiliary_examples, refine
 from telltune.synthesis.self_guide import instruction_of
-from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from telltune.data.examples import Example
@@ -62,23 +61,14 @@ def write_synthetic(
         task = load_task(recipe)
         base = load_base(recipe.model, recipe.training.precision)
         record_recipe(out, recipe, overwrite=overwrite)
-        with bar(shown=progress) as shown:
-            counter = shown.add_task("examples", total=spec.examples, note="")
-            real = usable(task, base, recipe)
-            instruction = instruction_of(task.anchor.prompt if task.anchor else None)
-            if spec.make == "auxiliary":
-                chains = refine(base, real, instruction, seed=recipe.seed)
-                written = Written(tuple(auxiliary_examples(real, chains)), Refined.of(chains))
-            else:
-                made = synthesize(
-                    base,
-                    real,
-                    instruction,
-                    spec,
-                    seed=recipe.seed,
-                    on_round=lambda count: shown.update(counter, completed=count),
-                )
-                written = Written(made.examples, made.told)
+        real = usable(task, base, recipe)
+        instruction = instruction_of(task.anchor.prompt if task.anchor else None)
+        if spec.make == "auxiliary":
+            chains = refine(base, real, instruction, seed=recipe.seed)
+            written = Written(tuple(auxiliary_examples(real, chains)), Refined.of(chains))
+        else:
+            made = synthesize(base, real, instruction, spec, seed=recipe.seed, progress=progress)
+            written = Written(made.examples, made.told)
         rows = [
             {
                 "prompt": example.prompt,

@@ -27,6 +27,7 @@ from telltune.models import context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.synthesis.agreement import agreed, balanced
 from telltune.synthesis.filters import TextFilter
+from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def synthesize(
     spec: SynthesisSpec,
     *,
     seed: int = 0,
-    on_round: Callable[[int], None] | None = None,
+    progress: bool = False,
 ) -> Synthetic:
     """Make examples like the demonstrations.
 
@@ -109,7 +110,7 @@ def synthesize(
         instruction: What is to be done with an input.
         spec: How many, and how.
         seed: Of all that is drawn.
-        on_round: Told the examples that there are after each round.
+        progress: Show a bar.
 
     Raises:
         DataError: Too few demonstrations, or nothing is left; says by which filter.
@@ -127,27 +128,28 @@ def synthesize(
     even: list[Example] = []
     refused_inputs: Counter[str] = Counter()
     refused_answers: Counter[str] = Counter()
-    while told.rounds < spec.rounds and len(even) < spec.examples:
-        fresh = []
-        for text in writer.inputs(told.rounds, kept):
-            told.inputs += 1
-            reason = inputs.reason(text)
-            if reason:
-                refused_inputs[reason] += 1
-            else:
-                fresh.append((f"{SOURCE}:{told.inputs}", text))
-        told.answered += len(fresh)
-        sampled = writer.answers(told.rounds, [text for _, text in fresh]) if fresh else []
-        told.rounds += 1
-        for (origin, text), samples in zip(fresh, sampled, strict=True):
-            answer, share, reason = agreed(samples, writer.labels, spec.consistency, answers)
-            if reason:
-                refused_answers[reason] += 1
-            else:
-                kept.append(Example(text, answer, SOURCE, origin, confidence=share))
-        even = balanced(kept, writer.labels)
-        if on_round is not None:
-            on_round(min(len(even), spec.examples))
+    with bar(shown=progress) as shown:
+        counter = shown.add_task("examples", total=spec.examples, note="")
+        while told.rounds < spec.rounds and len(even) < spec.examples:
+            fresh = []
+            for text in writer.inputs(told.rounds, kept):
+                told.inputs += 1
+                reason = inputs.reason(text)
+                if reason:
+                    refused_inputs[reason] += 1
+                else:
+                    fresh.append((f"{SOURCE}:{told.inputs}", text))
+            told.answered += len(fresh)
+            sampled = writer.answers(told.rounds, [text for _, text in fresh]) if fresh else []
+            told.rounds += 1
+            for (origin, text), samples in zip(fresh, sampled, strict=True):
+                answer, share, reason = agreed(samples, writer.labels, spec.consistency, answers)
+                if reason:
+                    refused_answers[reason] += 1
+                else:
+                    kept.append(Example(text, answer, SOURCE, origin, confidence=share))
+            even = balanced(kept, writer.labels)
+            shown.update(counter, completed=min(len(even), spec.examples))
     told.unbalanced = len(kept) - len(even)
     told.refused_inputs, told.refused_answers = dict(refused_inputs), dict(refused_answers)
     found = tuple(even[: spec.examples])

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,10 @@ from telltune.errors import DataError
 from telltune.inference.label_names import names
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.training.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -100,6 +102,7 @@ def memory_of(
     samples: int = 10,
     aliases: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> Memory:
     """Ask a model each question in several ways, several times, and count the right answers.
 
@@ -112,21 +115,27 @@ def memory_of(
         samples: Completions of each question by each template.
         aliases: By an answer, other names of the same.
         seed: Of the sampling.
+        progress: Show a bar.
     """
     known = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
     key = (_VERSION, base.revision, contents_of(examples).digest, known, samples, seed)
     hits, seconds = [], 0.0
-    for template in templates:
-        digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
-        path = cache_folder("memory") / f"{digest}.json"
-        kept = read_cached_json(path)
-        if not isinstance(kept, dict):
-            began = time.perf_counter()
-            kept = {"hits": _ask(base, examples, known, template, samples, seed)}
-            kept["seconds"] = time.perf_counter() - began
-            write_json(path, kept)
-        hits.append(kept["hits"])
-        seconds += kept["seconds"]
+    each = len(examples) * samples
+    with bar(shown=progress) as shown:
+        task = shown.add_task("completions", total=len(templates) * each, note="")
+        for number, template in enumerate(templates, 1):
+            digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
+            path = cache_folder("memory") / f"{digest}.json"
+            kept = read_cached_json(path)
+            if not isinstance(kept, dict):
+                began = time.perf_counter()
+                on_done = partial(shown.advance, task)
+                kept = {"hits": _ask(base, examples, known, template, samples, seed, on_done)}
+                kept["seconds"] = time.perf_counter() - began
+                write_json(path, kept)
+            shown.update(task, completed=number * each)
+            hits.append(kept["hits"])
+            seconds += kept["seconds"]
     return Memory(np.array(hits, np.int64).T, samples, seconds)
 
 
@@ -180,6 +189,7 @@ def _ask(
     template: str,
     samples: int,
     seed: int,
+    on_done: Callable[[int], None],
 ) -> list[int]:
     encoder = Encoder(base.tokenizer)
     put = [replace(e, prompt=template.replace("{prompt}", e.prompt)) for e in examples]
@@ -189,6 +199,7 @@ def _ask(
         max_new_tokens=_LONGEST,
         temperature=_TEMPERATURE,
         seed=seed,
+        on_done=on_done,
     )
     return [
         sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])

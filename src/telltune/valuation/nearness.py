@@ -16,6 +16,7 @@ from telltune.data.encoding import Encoder
 from telltune.models import context_length
 from telltune.models.packing import pack, token_nll
 from telltune.training.adapter import add_lora
+from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
 from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights
 
@@ -40,7 +41,12 @@ def embeddings_of(examples: Sequence[Example], model: str) -> NDArray[np.float32
 
 
 def gradients_of(
-    base: BaseModel, examples: Sequence[Example], lora: LoraSpec, seed: int
+    base: BaseModel,
+    examples: Sequence[Example],
+    lora: LoraSpec,
+    seed: int,
+    *,
+    progress: bool = False,
 ) -> NDArray[np.float32]:
     """Sketched gradients of each example's mean loss, of length 1, (examples, width).
 
@@ -49,6 +55,7 @@ def gradients_of(
         examples: A forward and a backward pass each; cut to the model's context.
         lora: Of the adapter.
         seed: Of its start, and of the sketch.
+        progress: Show a bar.
     """
     limit = context_length(base.model.config)
     encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
@@ -60,9 +67,12 @@ def gradients_of(
         weights = [w for w in gradient_weights(model) if id(w) in second]
         sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
         found = np.empty((len(encoded), sketch.width), np.float32)
-        for i in range(len(encoded)):
-            [row] = pack([encoded[i]], 1, together=False)
-            found[i] = sketch.of(token_nll(model, row).mean())
+        with bar(shown=progress) as shown:
+            task = shown.add_task("gradients", total=len(encoded), note="")
+            for i in range(len(encoded)):
+                [row] = pack([encoded[i]], 1, together=False)
+                found[i] = sketch.of(token_nll(model, row).mean())
+                shown.advance(task)
     finally:
         model.unload()
     lengths = np.linalg.norm(found, axis=1, keepdims=True).astype(np.float32)

@@ -78,7 +78,7 @@ def score(
         DataError: Likewise, or an alias table that cannot be read.
     """
     if spec.by == "memory":
-        return _by_memory(base, examples, recipe, spec)
+        return _by_memory(base, examples, recipe, spec, progress=progress)
     pvi = pvi_scores(base, examples, anchor, recipe, spec, progress=progress)
     return Scores(
         # A long answer has more bits to win; per token, answers of all lengths compare.
@@ -101,7 +101,12 @@ def score(
 
 
 def _by_memory(
-    base: BaseModel, examples: Sequence[Example], recipe: Recipe, spec: SelectionSpec
+    base: BaseModel,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    spec: SelectionSpec,
+    *,
+    progress: bool,
 ) -> Scores:
     templates = [*(spec.templates or TEMPLATES)]
     if spec.proposed_templates:
@@ -113,6 +118,7 @@ def _by_memory(
         samples=spec.samples,
         aliases=read_aliases(spec.aliases) if spec.aliases else None,
         seed=recipe.seed,
+        progress=progress,
     )
     counts = np.bincount(memory.level, minlength=LEVELS + 1).tolist()
     return Scores(
