@@ -1,0 +1,99 @@
+"""How long a real study takes on two nodes of a Ray cluster, coupled and decoupled.
+
+    python benchmarks/makespan.py   # 10 minutes on two cores
+
+The embedded model, two tasks, three methods, two seeds: 12 cells on nodes with a core each, both
+made on this machine. Coupled as in the baseline of arXiv 2403.07648: a process for each cell, which
+loads the base, trains, answers, scores and ends, in the order of the study. Decoupled is what
+`tell study --ray` does. Each way runs twice, in turn, in a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.cluster_utils import Cluster as Nodes
+
+from machine import describe
+from telltune.study.cluster import connect
+from telltune.study.runner import CellWorker, run_cells
+from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
+from telltune.tables import print_table
+
+if TYPE_CHECKING:
+    from telltune.study.results import Row
+    from telltune.study.spec import Cell
+
+RESULTS = Path(__file__).with_suffix(".json")
+ROUNDS = 2
+NONE = ForgettingSpec(examples=0, prompts=0)
+STUDY: dict[str, Any] = {
+    "recipe": {
+        "task": "medical_specialty",
+        "general": "embedded",
+        "mixture": {"leverage_ratio": 2, "passes": 2},
+        "lora": {"dropout": 0},
+        "training": {"learning_rate": 1e-3, "micro_batch_tokens": 4096, "save_steps": 1_000_000},
+        "evaluation": {"max_items": 100},
+    },
+    "tasks": ["medical_specialty", "mention_json"],
+    "methods": ["base", "sft_anchor", "tell"],
+    "sizes": [1400],
+    "seeds": [0, 1],
+}
+
+
+def decoupled(cells: list[Cell], address: str, out: Path) -> list[Row]:
+    """As `tell study --ray`."""
+    return run_cells(cells, NONE, out, cluster=connect(address), progress=False)
+
+
+def coupled(cells: list[Cell], address: str, _: Path) -> list[Row]:
+    """A process a cell."""
+    connect(address)
+    alone = ray.remote(num_cpus=1, max_calls=1)(_whole)
+    return ray.get([alone.remote(cell) for cell in cells])
+
+
+def _whole(cell: Cell) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        return CellWorker(Path(folder), NONE, "test", None).run(cell, "key")
+
+
+WAYS = {"coupled": coupled, "decoupled": decoupled}
+
+
+def main() -> None:
+    """Run all, and print the table."""
+    cells = cells_of(StudySpec.model_validate(STUDY))
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    scores: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for way, run in WAYS.items():
+            nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
+            for _ in range(2):
+                nodes.add_node(num_cpus=1)
+            nodes.wait_for_nodes()
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                rows = run(cells, nodes.address, Path(folder) / "out")
+                seconds[way].append(round(time.perf_counter() - began, 1))
+            ray.shutdown()
+            nodes.shutdown()
+            assert [row.status for row in rows] == ["done"] * len(cells), rows
+            scores[way] = [row.score for row in rows]
+    assert scores["coupled"] == scores["decoupled"]
+    found = {"machine": describe(), "cells": len(cells), "makespan_seconds": seconds}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    best = min(seconds["coupled"])
+    table = [(way, str(all_), f"{best / min(all_):.2f}x") for way, all_ in seconds.items()]
+    print_table("Makespan of 12 cells on two nodes", ("way", "seconds", "best"), table)
+
+
+if __name__ == "__main__":
+    main()
