@@ -1,8 +1,8 @@
 """How long a real study takes on two nodes of a Ray cluster, coupled and decoupled.
 
-    python benchmarks/makespan.py   # 10 minutes on two cores
+    python benchmarks/makespan.py   # 7 minutes on two cores
 
-The embedded model, two tasks, three methods, two seeds: 12 cells on nodes with a core each, both
+The embedded model, two tasks, three methods, two seeds: 10 cells on nodes with a core each, both
 made on this machine. Coupled as in the baseline of arXiv 2403.07648: a process for each cell, which
 loads the base, trains, answers, scores and ends, in the order of the study. Decoupled is what
 `tell study --ray` does. Each way runs twice, in turn, in a cluster of its own.
@@ -92,7 +92,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     best = min(seconds["coupled"])
     table = [(way, str(all_), f"{best / min(all_):.2f}x") for way, all_ in seconds.items()]
-    print_table("Makespan of 12 cells on two nodes", ("way", "seconds", "best"), table)
+    print_table("Makespan of 10 cells on two nodes", ("way", "seconds", "best"), table)
 
 
 if __name__ == "__main__":

@@ -210,8 +210,9 @@ def print_diagnosis(found: list[dict[str, Any]]) -> None:
     for told in found:
         typer.echo(f"{told['log']}: {told['cause'].replace('_', ' ')} ({told['side']})")
         typer.echo(f"  {told['says']} {told['mend']}")
-        restart = "may go through" if told["restart"] else "will most likely fail again"
-        typer.echo(f"  Started again, the run {restart}. Told by: {told['by']}.")
+        if told["by"] != "nothing":
+            restart = "may go through" if told["restart"] else "will most likely fail again"
+            typer.echo(f"  Started again, the run {restart}. Told by: {told['by']}.")
         for line in told["evidence"]:
             typer.echo(f"  {line['line']:>6}: {_short(line['text'], 120)}")
 

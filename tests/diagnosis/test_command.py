@@ -33,6 +33,9 @@ def test_every_log_of_a_folder_is_told_of_and_known_causes_first(folder: Path) -
     shown = CliRunner().invoke(app, ["diagnose", str(folder / "b.err")]).stdout
     assert "disk full (infrastructure)" in shown
     assert "will most likely fail again" in shown
+    shown = CliRunner().invoke(app, ["diagnose", str(folder / "a.log")]).stdout
+    assert "known to end a run" in shown
+    assert "Started again" not in shown
 
 
 def test_what_was_remembered_is_known_the_next_time(folder: Path) -> None:

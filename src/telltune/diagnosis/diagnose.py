@@ -122,8 +122,9 @@ def _told(
         return Diagnosis(
             cause,
             "unknown",
-            "Nothing in the log is known." if by == "nothing" else f"It was {cause} before.",
-            "Read the last lines; once you know the cause, `tell diagnose LOG --remember CAUSE`.",
+            "Nothing in the log is known to end a run." if by == "nothing" else f"It was {cause} before.",
+            "If it did not end well, read the last lines; once you know the cause, `tell diagnose "
+            "LOG --remember CAUSE`.",
             restart=False,
             by=by,
             evidence=evidence,
