@@ -122,7 +122,9 @@ def _told(
         return Diagnosis(
             cause,
             "unknown",
-            "Nothing in the log is known to end a run." if by == "nothing" else f"It was {cause} before.",
+            "Nothing in the log is known to end a run."
+            if by == "nothing"
+            else f"It was {cause} before.",
             "If it did not end well, read the last lines; once you know the cause, `tell diagnose "
             "LOG --remember CAUSE`.",
             restart=False,

@@ -60,8 +60,8 @@ def trust(
         return np.array([example.confidence for example in examples]), 0.0
     chosen = recipe.selection if recipe.selection and recipe.selection.by == "pvi" else None
     anchor = task.anchor if anchored else None
-    spec_of = chosen or SelectionSpec()
-    found = pvi_scores(base, examples, anchor, recipe, spec_of, progress=progress)
+    how = chosen or SelectionSpec()
+    found = pvi_scores(base, examples, anchor, recipe, how, progress=progress)
     # A choice by the same scores has counted what they took.
     seconds = 0.0 if chosen else found.training_seconds + found.scoring_seconds
     return from_bits(found.bits), seconds

@@ -41,7 +41,7 @@ def _expected(cell: Cell, finished: list[Row]) -> float:
     )
     if not alike:
         return _tokens(cell)
-    alike.sort(key=_tokens)
+    alike = sorted(alike, key=_tokens)
     known = [sum(row.seconds.values()) for row in alike]
     return float(np.interp(_tokens(cell), [_tokens(row) for row in alike], known))
 

@@ -260,6 +260,7 @@ def train(
                 break
             except UnhealthyStepError as error:
                 left_out.add(error)
+                checkpoints.wait()  # it may still look at the model
             finally:
                 # In bf16 accelerate wraps it in autocast, for this training and no other use.
                 trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)

@@ -82,7 +82,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(filled, ignore_errors=True)
             raise
-        self._persisting = Thread(target=self._persist, args=(filled, target, needed, self._later))
+        self._persisting = Thread(target=self._persist, args=(filled, target, needed))
         self._persisting.start()
 
     def later(self, write: Callable[[], object]) -> None:
@@ -106,13 +106,11 @@ class Checkpoints:
         if error is not None:
             raise error
 
-    def _persist(
-        self, filled: Path, target: Path, needed: int, later: list[Callable[[], object]]
-    ) -> None:
+    def _persist(self, filled: Path, target: Path, needed: int) -> None:
         try:
             with writing(target, needed=needed):
-                for write in later:
-                    write()
+                while self._later:  # each copy is let go when it is written
+                    self._later.pop()()
                 write_json(filled / INPUTS, self.inputs)
                 write_json(filled / MANIFEST, checksums(filled))
                 publish(filled, target)
