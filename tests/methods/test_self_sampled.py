@@ -40,7 +40,7 @@ def general(toy_recipe: dict[str, Any]) -> GeneralData:
 def test_prompts_stay_and_responses_are_the_models(
     tiny_base: BaseModel, general: GeneralData
 ) -> None:
-    sampled = list(sample_responses(tiny_base, general, 10, seed=0))
+    sampled = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
     by_prompt = {example.prompt: example for example in general}
     assert len({example.prompt for example in sampled}) == 10
     assert {example.prompt for example in sampled} < set(by_prompt)
@@ -51,10 +51,25 @@ def test_prompts_stay_and_responses_are_the_models(
 def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
     tiny_base: BaseModel, general: GeneralData
 ) -> None:
-    small = list(sample_responses(tiny_base, general, 5, seed=0))
-    large = list(sample_responses(tiny_base, general, 10, seed=0))
+    small = list(sample_responses(tiny_base, general, 5, seed=0, max_length=256))
+    large = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
     assert large[:5] == small
-    assert list(sample_responses(tiny_base, general, 5, seed=1)) != small
+    assert list(sample_responses(tiny_base, general, 5, seed=1, max_length=256)) != small
+
+
+def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_long(
+    tiny_base: BaseModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = ["short", "ü" * 300]
+
+    def drawn(_: Any, prompts: list[Any], **__: Any) -> list[str]:
+        return [says[i % 2] for i in range(len(prompts))]
+
+    monkeypatch.setattr(self_sampled, "sample_texts", drawn)
+    sampled = list(sample_responses(tiny_base, general, 8, seed=0, max_length=256))
+    by_prompt = {example.prompt: example.completion for example in general}
+    assert [e.completion for e in sampled[::2]] == ["short"] * 4
+    assert all(e.completion == by_prompt[e.prompt] for e in sampled[1::2])
 
 
 def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
@@ -63,16 +78,16 @@ def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
     chunks: list[int] = []
     answered = self_sampled._answered
 
-    def counted(base: Any, examples: list[Any], *, seed: int) -> str:
+    def counted(*given: Any, seed: int) -> str:
         chunks.append(seed)
-        return answered(base, examples, seed=seed)
+        return answered(*given, seed=seed)
 
     monkeypatch.setattr(self_sampled, "_answered", counted)
-    first = sample_responses(tiny_base, general, 10, seed=3)
+    first = sample_responses(tiny_base, general, 10, seed=3, max_length=256)
     whole = list(first)
     assert chunks == [3, 7, 11]
     first.files[1].unlink()
-    assert list(sample_responses(tiny_base, general, 10, seed=3)) == whole
+    assert list(sample_responses(tiny_base, general, 10, seed=3, max_length=256)) == whole
     assert chunks == [3, 7, 11, 7]
 
 

@@ -24,7 +24,6 @@ from telltune.methods.general_choice import first_drawn
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import prepare
 from telltune.methods.trained import Trained
-from telltune.models import context_length
 from telltune.storage import cache_folder, write_text
 
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ class SelfSampled(Trained):
         counts = prepare(self, task, general, known, recipe).counts
         assert general is not None  # by `prepare`
         began = time.perf_counter()
-        sampled = sample_responses(base, general, counts.general_examples, recipe.seed)
+        longest = min(recipe.training.max_length, known.shape.context_length)
+        sampled = sample_responses(base, general, counts.general_examples, recipe.seed, longest)
         sampling = time.perf_counter() - began
         spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
         settings = replace(
@@ -98,7 +98,9 @@ class SelfSampled(Trained):
         return replace(found, cost=cost)
 
 
-def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: int) -> SampledData:
+def sample_responses(
+    base: BaseModel, general: GeneralData, count: int, seed: int, max_length: int
+) -> SampledData:
     """The general examples that a mixture draws first, with the model's own responses.
 
     Args:
@@ -106,10 +108,11 @@ def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: in
         general: Whose prompts are answered.
         count: How many.
         seed: Of the mixture and of the sampling.
+        max_length: Tokens of an example; one that would be longer keeps its own response.
     """
     # Whole chunks, so that a larger mixture holds the very responses of a smaller.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
-    settings = (base.revision, _TEMPERATURE, _TOP_P, _LONGEST, seed)
+    settings = (base.revision, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
     folder = cache_folder("self_sampled", digest)
     files = []
@@ -118,7 +121,7 @@ def sample_responses(base: BaseModel, general: GeneralData, count: int, seed: in
         file = folder / f"{start}.jsonl"
         if not file.is_file():
             # Each chunk draws on its own, so that it is the same after an interruption.
-            write_text(file, _answered(base, examples, seed=seed + start))
+            write_text(file, _answered(base, examples, max_length, seed=seed + start))
         files.append(file)
     return SampledData(f"{general.name} (self-sampled)", general.sources, tuple(files), count)
 
@@ -130,13 +133,12 @@ def _read(file: Path) -> Iterator[Example]:
         yield Example(**values, history=history)
 
 
-def _answered(base: BaseModel, examples: list[Example], *, seed: int) -> str:
+def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed: int) -> str:
     """JSON lines; where the model has nothing to say, or the prompt no room, the response stays."""
     encoder = Encoder(base.tokenizer)
     prompts = encoder.prompts(examples)
-    context = context_length(base.model.config)
-    longest = min(_LONGEST, context // 4)
-    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= context - longest]
+    longest = min(_LONGEST, max_length // 4)
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_length - longest]
     texts = sample_texts(
         base,
         [prompts[i] for i in fitting],
@@ -145,11 +147,16 @@ def _answered(base: BaseModel, examples: list[Example], *, seed: int) -> str:
         top_p=_TOP_P,
         seed=seed,
     )
-    said = dict(zip(fitting, texts, strict=True))
+    found = list(examples)
+    for i, text in zip(fitting, texts, strict=True):
+        if text:
+            found[i] = replace(found[i], completion=text)
+    # As texts answers may have more tokens than were drawn.
+    short = encoder.encode(found).lengths <= max_length
     rows = (
         {
             "prompt": example.prompt,
-            "completion": said.get(i) or example.completion,
+            "completion": (found[i] if short[i] else example).completion,
             "source": example.source,
             "origin": example.origin,
             "history": [list(turn) for turn in example.history],
