@@ -29,7 +29,7 @@ def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list
     chances = torch.softmax(logits.float() / temperature, -1)
     if top_p < 1:
         chances = _likeliest(chances, top_p)
-    # torch.multinomial draws a number for each token of the vocabulary: four times as slow. Summed
+    # torch.multinomial draws a number for each token of the vocabulary: six times as slow. Summed
     # in 32 bits the rarest of them would never be drawn.
     below = chances.cumsum(-1, dtype=torch.float64)
     drawn = torch.rand(len(below), 1, dtype=below.dtype).to(below.device) * below[:, -1:]

@@ -34,6 +34,7 @@ __all__ = [
     "answer_budget",
     "check_needs",
     "encoding",
+    "longest_example",
     "prepare",
     "reach",
 ]
@@ -170,9 +171,14 @@ def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) ->
         recipe: Says how long an example may be.
         anchor: What goes with every example, or None.
     """
-    settings = recipe.training
-    limit = min(settings.max_length, model.shape.context_length)
-    return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=settings.too_long)
+    limit = longest_example(model, recipe)
+    too_long = recipe.training.too_long
+    return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
+
+
+def longest_example(model: KnownModel, recipe: Recipe) -> int:
+    """Tokens that an example may have."""
+    return min(recipe.training.max_length, model.shape.context_length)
 
 
 def reach(method: Trained, recipe: Recipe, prepared: Prepared) -> int:

@@ -22,7 +22,7 @@ from telltune.errors import RecipeError
 from telltune.inference.texts import sample_texts
 from telltune.methods.general_choice import first_drawn
 from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import prepare
+from telltune.methods.preparation import longest_example, prepare
 from telltune.methods.trained import Trained
 from telltune.storage import cache_folder, write_text
 
@@ -85,7 +85,7 @@ class SelfSampled(Trained):
         counts = prepare(self, task, general, known, recipe).counts
         assert general is not None  # by `prepare`
         began = time.perf_counter()
-        longest = min(recipe.training.max_length, known.shape.context_length)
+        longest = longest_example(known, recipe)
         sampled = sample_responses(base, general, counts.general_examples, recipe.seed, longest)
         sampling = time.perf_counter() - began
         spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
