@@ -86,7 +86,8 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     Returns:
         task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
         optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more;
-        `before_training` names what else the run does first, which none of the numbers counts.
+        `before_training` names what else the run does first, which none of the numbers counts;
+        `warnings` says in sentences what the user should know before the run.
 
     Raises:
         TellError: Whatever would stop the run before its first step.
@@ -147,7 +148,10 @@ def fit(
 
 @dataclass(frozen=True)
 class _Ready:
-    """All that a run needs besides the model's weights, and the seconds that getting it took."""
+    """All that a run needs besides the model's weights, and the seconds that getting it took.
+
+    `warnings` are full sentences for the user, known before training.
+    """
 
     method: Trained
     task: TaskData
@@ -155,6 +159,7 @@ class _Ready:
     shape: ModelShape
     prepared: Prepared
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 def _ready(recipe: Recipe) -> _Ready:
@@ -198,6 +203,7 @@ def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
         "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),
         "estimated_memory_gib": round(expected.memory_gib, 2),
         "before_training": beforehand(ready.method, recipe),
+        "warnings": list(ready.warnings),
     }
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "print_study",
     "print_study_plan",
     "print_table",
+    "print_warnings",
 ]
 
 
@@ -69,6 +70,13 @@ def print_plan(values: dict[str, Any]) -> None:
     if values["truncated"]:
         shown = ", ".join(values["truncated"][:5])
         typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
+    print_warnings(values["warnings"])
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """One line a warning, on standard error."""
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}", err=True)
 
 
 def print_study_plan(values: dict[str, Any]) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, TrustModel, app
-from telltune.tables import print_json, print_plan, print_study_plan, print_table
+from telltune.tables import (
+    print_json,
+    print_plan,
+    print_study_plan,
+    print_table,
+    print_warnings,
+)
 
 if TYPE_CHECKING:
     from telltune.diagnosis.restarts import Attempt
@@ -165,6 +171,7 @@ def evaluate(
         ("metric", "score", f"{loaded.evaluation.confidence:.0%} interval"),
         [(n, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}") for n, i in result.scores.items()],
     )
+    print_warnings(result.warnings)
 
 
 @app.command(epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"')

@@ -48,6 +48,8 @@ class ContentsHash:
             row: tuple[object, ...] = (example.history, example.prompt, example.completion)
             if example.confidence != 1 or example.rationale:
                 row += (example.confidence, example.rationale)
+            if example.reasoning or example.tools:
+                row += (example.reasoning, example.tools)
             self._said.update(repr(row).encode("utf-8", "surrogatepass"))
             self._origins.update(f"{example.origin}\n".encode("utf-8", "surrogatepass"))
             yield example

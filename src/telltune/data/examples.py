@@ -30,6 +30,9 @@ class Example:
         history: Turns before the prompt (a system turn, earlier user and assistant turns).
         confidence: How far the completion can be trusted, above 0 and up to 1.
         rationale: Why it is right, where the data say so.
+        reasoning: The thinking that precedes the completion (`reasoning_content` in the data).
+        tools: The tool definitions that the conversation offers, as the JSON text of a list; ""
+            where there are none.
     """
 
     prompt: str
@@ -39,6 +42,8 @@ class Example:
     history: tuple[Message, ...] = ()
     confidence: float = 1.0
     rationale: str = ""
+    reasoning: str = ""
+    tools: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Evaluation:
         predictions: The answers.
         items: How many were scored.
         seconds: That answering took.
+        warnings: Why the scores may not mean what they seem to; one sentence each.
     """
 
     scores: dict[str, Interval]
@@ -56,6 +57,7 @@ class Evaluation:
     predictions: list[str]
     items: int
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def headline(self) -> tuple[str, Interval]:
@@ -71,6 +73,7 @@ class Evaluation:
                 name: {"score": i.score, "low": i.low, "high": i.high}
                 for name, i in self.scores.items()
             },
+            "warnings": list(self.warnings),
         }
 
 
