@@ -60,7 +60,8 @@ def test_data_can_be_named_in_four_ways(train):
 def test_defaults_are_the_methods_own():
     recipe = recipe_from_dict({"task": "answer_kind"})
     assert (recipe.method, recipe.model.name, recipe.seed) == ("tell", "embedded", 0)
-    assert (recipe.mixture.passes, recipe.mixture.order) == (3, "shuffled")
+    assert (recipe.mixture.passes, recipe.mixture.order) == ("auto", "shuffled")
+    assert recipe.training.learning_rate == recipe.training.batch_size == "auto"
     assert recipe.general is None
     assert recipe.anchor is None
 

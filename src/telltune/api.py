@@ -15,12 +15,18 @@ from telltune.data.reading import scan
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.recipe_check import check_recipe
-from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
+from telltune.evaluation.score import (
+    answer_score,
+    check_metrics,
+    evaluate_predictor,
+    write_predictions,
+)
 from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
+from telltune.methods.learning import warnings_after, warnings_before
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
@@ -29,6 +35,8 @@ from telltune.methods.trained import Trained
 from telltune.models import compute_dtype, load_base, load_tokenizer
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
+from telltune.training.adapter import LOG
+from telltune.training.log import read_log
 from telltune.training.processes import processes
 from telltune.training.progress import bar
 from telltune.training.speed import remember, training_shape
@@ -67,10 +75,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` leaves: the folder, and what its tell.json says."""
+    """What `fit` leaves.
+
+    Attributes:
+        folder: The adapter folder.
+        record: What its tell.json says.
+        warnings: Signs that the run did not learn, a sentence each, with the setting that helps.
+    """
 
     folder: Path
     record: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
@@ -86,6 +101,7 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     Returns:
         task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
         optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more;
+        `auto` lists the recipe keys that were `auto` and whose numbers are given here;
         `before_training` names what else the run does first, which none of the numbers counts;
         `warnings` says in sentences what the user should know before the run.
 
@@ -136,14 +152,21 @@ def fit(
             )
             if together.first:
                 record_recipe(out, recipe, overwrite=overwrite)
-        settings = Settings(recipe, out, progress and together.first, ready.prepared)
+        settings = Settings(
+            recipe,
+            out,
+            progress and together.first,
+            ready.prepared,
+            score=answer_score(ready.task.metrics, ready.task.dev),
+        )
         ready.method.run(ready.task, ready.general, base, settings).release()
         record = read_tell(out)
+        warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
         together.wait()
     if together.count == 1:
         besides = time.perf_counter() - began - record["seconds"]
         remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
-    return Fit(out, record)
+    return Fit(out, record, tuple(warnings))
 
 
 @dataclass(frozen=True)
@@ -176,7 +199,9 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    warnings = warnings_before(prepared)
+    seconds = time.perf_counter() - began
+    return _Ready(method, task, general, model.shape, prepared, seconds, tuple(warnings))
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -190,14 +215,16 @@ def _trained_method(recipe: Recipe) -> Trained:
 
 
 def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
-    expected = forecast(
-        ready.prepared, ready.shape, recipe, measure=measure, ready_seconds=ready.seconds
-    )
+    expected = forecast(ready.prepared, ready.shape, measure=measure, ready_seconds=ready.seconds)
     bf16 = compute_dtype(recipe.training.precision).itemsize == 2
     return {
         "method": ready.method.name,
         "task": ready.task.name,
         **ready.prepared.counts.to_dict(),
+        "learning_rate": ready.prepared.recipe.training.learning_rate,
+        "schedule": ready.prepared.recipe.training.schedule,
+        "batch_size": ready.prepared.recipe.training.batch_size,
+        "auto": sorted(ready.prepared.settings),
         "computed_tokens": expected.computed_tokens,
         "precision": "bf16" if bf16 else "fp32",
         "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),

@@ -47,6 +47,11 @@ def print_plan(values: dict[str, Any]) -> None:
         else f"about {seconds / 60:,.1f} minutes"
     )
     ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
+    rate = f"{values['learning_rate']:g}"
+
+    def chosen(key: str) -> str:
+        return " (auto)" if key in values["auto"] else ""
+
     rows: Iterable[tuple[str, str]] = (
         ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
         ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens"),
@@ -54,7 +59,9 @@ def print_plan(values: dict[str, Any]) -> None:
             "general",
             f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
         ),
-        ("passes", f"{values['passes']}"),
+        ("passes", f"{values['passes']}{chosen('mixture.passes')}"),
+        ("learning rate", f"{rate}{chosen('training.learning_rate')}, {values['schedule']}"),
+        ("batch size", f"{values['batch_size']}{chosen('training.batch_size')}"),
         ("optimizer steps", f"{values['optimizer_steps']:,}"),
         (
             "tokens to train",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from telltune.methods.preparation import Prepared
     from telltune.models import ModelShape
-    from telltune.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +42,11 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_base", refuse)
 
 
-def ready(values: dict[str, Any]) -> tuple[Prepared, ModelShape, Recipe]:
+def ready(values: dict[str, Any]) -> tuple[Prepared, ModelShape]:
     recipe = recipe_from_dict(values)
     method, model = get_method(recipe.method), known_model(recipe.model)
     general = load_general(recipe) if method.mixes else None
-    return prepare(method, load_task(recipe), general, model, recipe), model.shape, recipe
+    return prepare(method, load_task(recipe), general, model, recipe), model.shape
 
 
 def forecast_of(values: dict[str, Any], *, measure: bool = False) -> Forecast:
@@ -69,14 +68,14 @@ def seconds_of(values: dict[str, Any]) -> float:
 def test_computed_tokens_are_those_that_training_packs(toy_recipe: dict[str, Any]) -> None:
     toy_recipe["mixture"] = {"general_examples": 12, "passes": 1}
     toy_recipe["training"]["micro_batch_tokens"] = 256
-    prepared, model, recipe = ready(toy_recipe)
+    prepared, model = ready(toy_recipe)
     assert prepared.general is not None
     expected = 0
     for step in StepSampler(prepared.mixture, prepared.epochs):  # nine: all are looked at
         rows = [(prepared.task if is_task else prepared.general)[index] for is_task, index in step]
         batches = pack(rows, 256, sources=[is_task for is_task, _ in step])
         expected += sum(batch.tokens for batch in batches)
-    got = forecast(prepared, model, recipe, measure=False).computed_tokens
+    got = forecast(prepared, model, measure=False).computed_tokens
     assert got == expected < prepared.counts.trained_tokens
 
 

@@ -89,9 +89,10 @@ def fit(
     if not processes().first:
         return
     if as_json:
-        print_json({"out": str(out), **done.record})
+        print_json({"out": str(out), **done.record, "warnings": list(done.warnings)})
     else:
         typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
+        print_warnings(done.warnings)
 
 
 def _fit_with_restarts(out: Path, restarts: int) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Answers",
     "Evaluation",
     "answer_items",
+    "answer_score",
     "check_metrics",
     "choose_metrics",
     "evaluate_predictor",
@@ -173,6 +174,33 @@ def answer_items(
         nll = np.stack([part.double().numpy() for part in predictor.nll(test)])
     prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
     return Answers(metrics, prompts, references, predictions, nll, seconds)
+
+
+def answer_score(
+    metrics: Sequence[str], examples: Sequence[Example]
+) -> Callable[[Sequence[str]], float] | None:
+    """Return a function that scores answers to examples by the headline metric.
+
+    Args:
+        metrics: Names, the headline first; none lets the examples decide.
+        examples: What is answered; the function takes answers to the first so many of them.
+
+    Returns:
+        None where there are no examples, or the headline looks at no answers (perplexity).
+    """
+    if not examples:
+        return None
+    name = (metrics or choose_metrics(examples))[0]
+    if name == PERPLEXITY:
+        return None
+    metric = get_metric(name)
+
+    def score(answers: Sequence[str]) -> float:
+        asked = examples[: len(answers)]
+        references, prompts = [e.completion for e in asked], [e.prompt for e in asked]
+        return metric(answers, references, prompts).score
+
+    return score
 
 
 def evaluate_predictor(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from telltune.methods.trained import Trained
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
+    from telltune.training.early_stopping import EarlyStopping
 
 __all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
 
@@ -59,6 +60,7 @@ def save_adapter(
     answer_tokens: int,
     labels: Sequence[str],
     selection: Selection | None,
+    stopping: EarlyStopping | None,
 ) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
 
@@ -73,6 +75,7 @@ def save_adapter(
     record = {
         "method": method.name,
         "counts": prepared.counts.to_dict(),
+        "auto": prepared.settings,
         "seconds": round(seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": answer_tokens,
@@ -94,6 +97,7 @@ def save_adapter(
         "answer_after": task.answer_after,
         "shots": [list(turn) for turn in task.shots],
         "selection": selection and asdict(selection),
+        "early_stopping": stopping and stopping.to_dict(),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         **provenance(prepared, model_shape(base.model.config), recipe),
         "versions": versions(),

@@ -15,7 +15,7 @@ from telltune.training.work import flop, sampled_steps, step_work
 if TYPE_CHECKING:
     from telltune.methods.preparation import Prepared
     from telltune.models import ModelShape
-    from telltune.recipe import Recipe, TrainingSpec
+    from telltune.recipe import TrainingSpec
     from telltune.training.work import Work
 
 __all__ = ["Forecast", "estimated_memory_gib", "forecast"]
@@ -46,7 +46,6 @@ class Forecast:
 def forecast(
     prepared: Prepared,
     model: ModelShape,
-    recipe: Recipe,
     *,
     measure: bool,
     ready_seconds: float = 0.0,
@@ -56,17 +55,17 @@ def forecast(
     Args:
         prepared: What it will train on.
         model: Whose sizes decide it.
-        recipe: The run's.
         measure: Load the model and train for a few seconds where nothing is known of it yet.
         ready_seconds: What preparing took, as it will in the fit; remembered with the measurement.
 
     Raises:
         ModelError: The model cannot be loaded.
     """
+    recipe = prepared.recipe
     shape = training_shape(model, recipe)
     speed = recall(shape)
     if speed is None and measure:
-        _rehearse(prepared, recipe, ready_seconds)
+        _rehearse(prepared, ready_seconds)
         speed = recall(shape)
     settings = recipe.training
     steps = sampled_steps(prepared.mixture, prepared.epochs, _LOOKED_AT)
@@ -87,6 +86,8 @@ def forecast(
     if speed is not None:
         tflop = sum(flop(work, model, settings) for work in works) / 1e12
         training = scale * (tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds)
+        if prepared.dev is not None:
+            training *= 1 + prepared.dev.work
         seconds = speed.start_seconds + training
     memory = estimated_memory_gib(
         model,
@@ -121,9 +122,11 @@ def estimated_memory_gib(
     return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
 
 
-def _rehearse(prepared: Prepared, recipe: Recipe, ready_seconds: float) -> None:
+def _rehearse(prepared: Prepared, ready_seconds: float) -> None:
     """Load the model, train on a few rows, remember how fast that went, and let go of it all."""
     from telltune.training.rehearsal import rehearse
+
+    recipe = prepared.recipe
 
     logging.getLogger(__name__).warning(
         "Measuring how fast this machine trains %s, once; about 15 seconds.", recipe.model.name

@@ -14,7 +14,11 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
+from telltune.recipe import as_number
+from telltune.training.defaults import auto_settings, resolve
+from telltune.training.early_stopping import MOST_ITEMS, DevPlan, plan_looks
 from telltune.training.loss import LossWeights
+from telltune.training.processes import processes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +58,7 @@ class RunCounts:
         optimizer_steps: Of the whole run.
         trained_tokens: All tokens computed in training, the anchor and repeated passes included.
         truncated: Origins of examples that lose their end to `training.max_length`.
+        dev_examples: Dev examples that the run looks at for early stopping.
     """
 
     task_examples: int
@@ -65,6 +70,7 @@ class RunCounts:
     optimizer_steps: int
     trained_tokens: int
     truncated: tuple[str, ...] = ()
+    dev_examples: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,6 +89,9 @@ class Prepared:
         mixture: Which of them each step sees.
         epochs: How often the mixture is run through.
         weights: How each token counts.
+        recipe: The method's recipe, each `auto` in it replaced by a number.
+        settings: The numbers that took the place of `auto`, by recipe key.
+        dev: How the run looks at dev data; None where it does not.
     """
 
     counts: RunCounts
@@ -92,6 +101,9 @@ class Prepared:
     mixture: Mixture
     epochs: int
     weights: LossWeights
+    recipe: Recipe
+    settings: dict[str, int | float]
+    dev: DevPlan | None = None
 
 
 def prepare(
@@ -113,7 +125,6 @@ def prepare(
     recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
-    settings = recipe.training
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
     # Sizes are counted without the anchor, so that methods compare at the same task tokens.
     counted = plain.encode(task.train)
@@ -121,14 +132,17 @@ def prepare(
     task_tokens = int(counted.lengths[:used].sum())
     encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
 
-    spec = recipe.mixture
+    chosen = auto_settings(recipe, used, model.shape)
+    recipe = resolve(recipe, used, model.shape)
+    settings, spec = recipe.training, recipe.mixture
+    passes, batch_size = as_number(spec.passes), as_number(settings.batch_size)
     pool = None
     if method.mixes and general is not None:
         pool = plain.encode(general, general.contents)
-    wanted, passes = _general_count(recipe, task_tokens, pool), spec.passes
+    wanted = _general_count(recipe, task_tokens, pool)
     if method.equal_steps:
-        mixed = math.ceil((used * passes + wanted) / settings.batch_size)
-        wanted, passes = 0, max(1, round(mixed / math.ceil(used / settings.batch_size)))
+        mixed = math.ceil((used * passes + wanted) / batch_size)
+        wanted, passes = 0, max(1, round(mixed / math.ceil(used / batch_size)))
     learned = used if method.learns else 0
     selection = recipe.selection
     mixture = Mixture(
@@ -138,11 +152,20 @@ def prepare(
         passes=passes if wanted else 1,
         order=(method.order or spec.order) if wanted else "shuffled",
         seed=recipe.seed,
-        batch_size=settings.batch_size,
+        batch_size=batch_size,
         ranked=selection is not None and selection.order is not None,
     )
     epochs = 1 if wanted else passes
     general_tokens = drawn_tokens(pool.offsets, wanted, recipe.seed) if pool is not None else 0
+    trained_tokens = int(encoded.lengths[:learned].sum()) * passes + general_tokens
+    truncated = tuple(dict.fromkeys(plain.truncated + anchored.truncated))
+    dev = None
+    if looks_at_dev(recipe, task):
+        shown = [behind(task.shots, example) for example in task.dev[:MOST_ITEMS]]
+        budget = answer_budget(encoded.response_lengths, recipe)
+        dev = plan_looks(
+            anchored.encode(shown), trained_tokens=trained_tokens, answer_tokens=budget
+        )
     counts = RunCounts(
         task_examples=used,
         task_tokens=task_tokens,
@@ -151,8 +174,9 @@ def prepare(
         leverage_ratio=round(general_tokens / task_tokens, 3),
         passes=passes,
         optimizer_steps=mixture.batches_per_epoch * epochs,
-        trained_tokens=int(encoded.lengths[:learned].sum()) * passes + general_tokens,
-        truncated=tuple(dict.fromkeys(plain.truncated + anchored.truncated)),
+        trained_tokens=trained_tokens,
+        dev_examples=0 if dev is None else len(dev.encoded),
+        truncated=truncated,
     )
     weights = LossWeights(
         settings.loss_average,
@@ -160,7 +184,25 @@ def prepare(
         settings.general_weight,
         learned * passes / (learned * passes + wanted),
     )
-    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
+    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev)
+
+
+def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
+    """Return whether a run looks at dev data along the way; see `training.early_stopping`.
+
+    Raises:
+        RecipeError: It is to, and there are no dev data.
+    """
+    wanted = recipe.training.early_stopping
+    if wanted is True and not task.dev:
+        raise RecipeError(
+            "`training.early_stopping: true` needs dev data; name `task.dev`, or hold out a share "
+            "with `task.dev_share: 0.2`."
+        )
+    if wanted == "auto":
+        named = recipe.task.dev is not None or recipe.task.dev_share is not None
+        return named and processes().count == 1
+    return wanted
 
 
 def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:

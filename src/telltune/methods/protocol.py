@@ -204,6 +204,8 @@ class Settings:
         prepared: What `prepare` made of the same recipe and data, where that has been done.
         save: Whether the adapter goes there, too; else the last checkpoint stays.
         start: Weights that the adapter begins with; fresh ones if None.
+        score: Scores answers to the dev examples that a run looks at, in their order, higher is
+            better; None where only their loss is looked at.
     """
 
     recipe: Recipe
@@ -212,6 +214,7 @@ class Settings:
     prepared: Prepared | None = None
     save: bool = True
     start: Mapping[str, torch.Tensor] | None = None
+    score: Callable[[Sequence[str]], float] | None = None
 
 
 class Method(Protocol):

@@ -13,6 +13,7 @@ from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.recipe import Recipe
+from telltune.training.early_stopping import EarlyStopping
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
@@ -75,7 +76,39 @@ class Trained:
             ground = lay(self, task, general, base, settings, known)
             task, general, recipe = ground.task, ground.general, ground.recipe
             prepared = ground.prepared or prepare(self, task, general, known, recipe)
+            recipe = prepared.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
+        counts = prepared.counts
+        answered = task.train[: counts.task_examples]
+        if ground.made is not None:
+            # What somebody had to label, and what answers look like.
+            answered = ground.made.real
+        budget = answer_budget(prepared.task.response_lengths, recipe)
+        labels = closed_set(example.completion for example in answered)
+
+        def predictor(model: Any) -> Predictor:
+            return Predictor(
+                model=model,
+                tokenizer=tokenizer,
+                anchor=prepared.anchor,
+                max_new_tokens=budget,
+                evaluation=recipe.evaluation,
+                labels=labels,
+                shots=task.shots,
+                answer_after=task.answer_after,
+            )
+
+        stopping = None
+        if prepared.dev is not None:
+            dev = task.dev[: len(prepared.dev.encoded)]
+            score = settings.score if prepared.dev.answers else None
+
+            def look(model: Any) -> tuple[float, float | None]:
+                asked = predictor(model)
+                nll, tokens = asked.nll(dev)
+                return float((nll / tokens).mean()), score and score(asked.predict(dev))
+
+            stopping = EarlyStopping(prepared.dev.looks, look)
         model, seconds = train(
             base,
             recipe,
@@ -90,17 +123,12 @@ class Trained:
             texts=(task.train, general),
             confidence=ground.confidence,
             start=ground.start,
+            stopping=stopping,
         )
-        counts = prepared.counts
         seconds += ground.seconds
         cost = Cost.of(counts.to_dict(), seconds)
-        answered = task.train[: counts.task_examples]
         if ground.made is not None:
-            # What somebody had to label, and what answers look like.
-            answered = ground.made.real
             cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
-        budget = answer_budget(prepared.task.response_lengths, recipe)
-        labels = closed_set(example.completion for example in answered)
         weights = whole_weights(model)
         if settings.out is not None and settings.save and together.first:
             save_adapter(
@@ -118,18 +146,9 @@ class Trained:
                 budget,
                 labels,
                 ground.selection,
+                stopping,
             )
         together.wait()
-        return Predictor(
-            model=model,
-            tokenizer=tokenizer,
-            anchor=prepared.anchor,
-            max_new_tokens=budget,
-            evaluation=recipe.evaluation,
-            labels=labels,
-            shots=task.shots,
-            answer_after=task.answer_after,
-            cost=cost,
-            # The next method gets the base as it was.
-            release=getattr(model, "unload", lambda: None),
-        )
+        # The next method gets the base as it was.
+        release = getattr(model, "unload", lambda: None)
+        return replace(predictor(model), cost=cost, release=release)

@@ -25,6 +25,7 @@ from telltune.recipe.schema import (
     Recipe,
     TaskSpec,
     TrainingSpec,
+    as_number,
 )
 from telltune.recipe.worth import (
     ConfidenceSpec,
@@ -57,6 +58,7 @@ __all__ = [
     "SynthesisSpec",
     "TaskSpec",
     "TrainingSpec",
+    "as_number",
     "as_recipe",
     "explain",
     "load_recipe",

@@ -12,8 +12,10 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["explain"]
+__all__ = ["NUMBER", "explain"]
 
+NUMBER = "number"
+"""Tag of the number in a setting that may also be `auto`; pydantic puts it behind the key."""
 _NAMED = 20
 
 
@@ -32,7 +34,8 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[s
 
 
 def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
-    key = ".".join(shown(str(part)) for part in mistake["loc"])
+    parts = mistake["loc"][:-1] if mistake["loc"][-1] == NUMBER else mistake["loc"]
+    key = ".".join(shown(str(part)) for part in parts)
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(mistake["loc"], model)
         near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationInfo,
     field_validator,
 )
 
+from telltune.recipe.mistakes import NUMBER
 from telltune.recipe.part import Part, short
 from telltune.recipe.worth import (
     ConfidenceSpec,
@@ -42,11 +45,30 @@ __all__ = [
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
+    "as_number",
 ]
+
+T = TypeVar("T", int, float)
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
+AutoInt = Annotated[
+    Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
+]
+"""A whole number, or `auto`; see `telltune.training.defaults`."""
+AutoFloat = Annotated[
+    Annotated[PositiveFloat, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
+]
+"""A number, or `auto`."""
+
+
+def as_number(value: T | Literal["auto"]) -> T:
+    """Return a setting that is a number by now: `telltune.training.defaults.resolve` was called."""
+    assert value != "auto"
+    return value
 
 
 class ModelSpec(Part):
@@ -176,8 +198,8 @@ class MixtureSpec(Part):
     """General tokens / distinct task tokens."""
     general_examples: int | None = Field(default=None, ge=0)
     """An explicit count, in place of the ratio."""
-    passes: PositiveInt = 3
-    """How often each task example appears."""
+    passes: AutoInt = "auto"
+    """How often each task example appears; `auto` follows from the number of examples."""
     order: Order = "shuffled"
     """`shuffled` is TELL's; the others are controls."""
 
@@ -200,18 +222,18 @@ class TrainingSpec(Part):
 
     full_parameters: bool = False
     """Train every weight in place of a LoRA adapter."""
-    learning_rate: PositiveFloat = 2e-4
-    """Peak learning rate."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up."""
+    learning_rate: AutoFloat = "auto"
+    """Peak learning rate; `auto` follows from the model's size."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Learning rate after the warm-up; `linear` and `cosine` end at zero."""
     warmup_steps: int = Field(default=25, ge=0)
     """At most a tenth of the run, so that tiny runs are not all warm-up."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-    batch_size: PositiveInt = 16
-    """Examples in an optimizer step, over all processes."""
+    batch_size: AutoInt = "auto"
+    """Examples in an optimizer step, over all processes; `auto` follows from their number."""
     micro_batch_tokens: PositiveInt = 1024
     """Tokens computed at once; a step's examples are packed into as many as it takes."""
     loss_average: LossAverage = "example"
@@ -230,6 +252,9 @@ class TrainingSpec(Part):
     """`auto` is bf16 where the CPU or GPU computes it natively, else fp32."""
     gradient_checkpointing: bool = False
     """Less memory for more time."""
+    early_stopping: bool | Literal["auto"] = "auto"
+    """Look at dev data along the run, keep the best weights and stop when nothing improves; `auto`
+    does so where the recipe has `task.dev` or `task.dev_share`."""
     save_steps: PositiveInt | None = None
     """Write a checkpoint every so many steps; by default ten in a run."""
 

@@ -89,7 +89,7 @@ def _planned(
         prepared = prepare(method, load_task(recipe), load_general(recipe), model, recipe)
     except TellError as error:
         return PlannedCell(cell, problem=str(error))
-    expected = forecast(prepared, model.shape, recipe, measure=measure)
+    expected = forecast(prepared, model.shape, measure=measure)
     # A study loads the base once, so what a fit takes before its first step does not count.
     seconds = expected.training_seconds
     return PlannedCell(cell, prepared.counts.trained_tokens, seconds, answering)

@@ -216,7 +216,7 @@ def _train(
     recorder = LossRecorder(work / "losses.jsonl", encoded, moments)
     model, seconds = train(
         base,
-        job.recipe,
+        prepared.recipe,
         task=prepared.task,
         general=prepared.general,
         mixture=prepared.mixture,

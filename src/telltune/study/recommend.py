@@ -137,7 +137,9 @@ def recommend(
     assert isinstance(plain, Trained)  # by its name
     prepared = prepare(plain, task, None, known_model(recipe.model), recipe)
     counts = prepared.counts
-    found = search(recipe, methods, counts.task_tokens, out, minutes=minutes, progress=progress)
+    found = search(
+        prepared.recipe, methods, counts.task_tokens, out, minutes=minutes, progress=progress
+    )
     recommendation = _judge(found, out, recipe, given, counts.task_examples)
     write_json(out / "recommendation.json", recommendation.to_dict())
     write_text(

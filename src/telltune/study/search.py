@@ -16,6 +16,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.errors import DataError
+from telltune.recipe import as_number
 from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, MethodEntry, StudySpec, cells_of
 
@@ -124,13 +125,14 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
     """Settings to try, the likeliest first: the recipe's own of each method, then random others.
 
     Random search, since few of the settings matter on any one task and which is not known
-    (Bergstra & Bengio 2012). The draw is a function of the methods and the recipe's own settings.
+    (Bergstra & Bengio 2012). The draw is a function of the methods and the recipe's own settings,
+    none of which is `auto`.
     """
     own = [
         Candidate(
             method,
-            recipe.training.learning_rate,
-            recipe.mixture.passes,
+            as_number(recipe.training.learning_rate),
+            as_number(recipe.mixture.passes),
             recipe.mixture.leverage_ratio if _mixes(method) else None,
         )
         for method in methods
@@ -219,8 +221,11 @@ def search(
 def _cells(
     recipe: Recipe, entries: Sequence[MethodEntry], size: int, seeds: tuple[int, ...]
 ) -> list[Cell]:
+    shared = recipe.model_dump(mode="json", exclude_unset=True)
+    # Dev items choose among candidates here; weights that they chose would score too high.
+    shared.setdefault("training", {})["early_stopping"] = False
     spec = StudySpec(
-        recipe=recipe.model_dump(mode="json", exclude_unset=True),
+        recipe=shared,
         methods=list(entries),
         sizes=[size],
         seeds=list(seeds),

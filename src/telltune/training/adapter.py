@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import LoraSpec, Recipe
     from telltune.training.confidence import Confidence
+    from telltune.training.early_stopping import EarlyStopping
     from telltune.training.loss import LossWeights
 
 __all__ = [
@@ -148,6 +149,7 @@ def train(
     texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
     confidence: Confidence | None = None,
     start: Mapping[str, Tensor] | None = None,
+    stopping: EarlyStopping | None = None,
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
@@ -173,13 +175,14 @@ def train(
         texts: Task and general data before they were encoded, which tell where examples are from.
         confidence: Of task examples, and what it scales; None trusts them all.
         start: Weights that the adapter begins with, from `adapter_weights`; fresh ones if None.
+        stopping: Looks at dev data along the run; the model gets the weights of its best look.
 
     Returns:
         The trained model, and the seconds that training took in this process.
 
     Raises:
         RecipeError: It does not fit in memory, or does not stay healthy; or processes were given
-            different recipes or data, or are more than a step has examples.
+            different recipes or data, are more than a step has examples, or are to stop early.
         StorageError: The disk refuses, or what the run is made of has changed since its checkpoint.
         KeyboardInterrupt: On SIGINT, once the step is finished.
         SystemExit: On SIGTERM, likewise.
@@ -201,6 +204,10 @@ def train(
         raise RecipeError(
             f"{together.count} processes cannot share a step of training.batch_size = "
             f"{mixture.batch_size} examples; start fewer."
+        )
+    if stopping is not None and together.count > 1:
+        raise RecipeError(
+            "`training.early_stopping` works in one process; set it to false, or train in one."
         )
     sampler = StepSampler(mixture, epochs)
     watch, stop = Stopwatch(), StopCallback(together)
@@ -224,6 +231,8 @@ def train(
         )
         log = LogCallback(out / LOG, stack.enter_context(bar(shown=progress)), description)
         listening = [health, log, watch, stop] if together.first else [health, watch, stop]
+        if stopping is not None:
+            listening.append(stopping)
         left_out = LeftOut(out / LOG, mixture, texts)
         began = time.perf_counter()
         while True:
@@ -247,12 +256,16 @@ def train(
                 left_out=left_out.steps,
                 confidence=confidence,
                 learned=learned,
+                stopping=stopping,
             )
             # The bar and the log say what it would print.
             trainer.remove_callback(PrinterCallback)
             health.trainer = log.trainer = watch.trainer = trainer
             with together.first_before_others():
                 last = checkpoints.latest()
+            if stopping is not None:
+                stopping.trainer, stopping.watch = trainer, watch
+                stopping.load(last)
             try:
                 with writing(out):
                     trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -267,6 +280,8 @@ def train(
             _restore(base, model, recipe)
         seconds = time.perf_counter() - began
     stop.leave(trainer.state.global_step, len(sampler))
+    if stopping is not None:
+        stopping.restore(model)
     # At another row length than the recipe's, with other processes, or with the time that listeners
     # take, the speed would be remembered wrongly.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens

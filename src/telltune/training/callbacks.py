@@ -111,4 +111,8 @@ class Stopwatch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Leave the checkpoint out: there are some ten in a run, whatever its length."""
+        self.resume()
+
+    def resume(self) -> None:
+        """Leave out the time since the end of the last step."""
         self._last = time.perf_counter()

@@ -27,6 +27,7 @@ from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
+from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
+    from telltune.training.early_stopping import EarlyStopping
     from telltune.training.loss import LossWeights
     from telltune.training.source_weights import LearnedWeights
     from telltune.training.steps import Step, StepSampler
@@ -66,7 +68,7 @@ def training_arguments(
         output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=1,
-        learning_rate=spec.learning_rate,
+        learning_rate=as_number(spec.learning_rate),
         lr_scheduler_type=schedule,
         warmup_steps=min(spec.warmup_steps, steps // 10),
         weight_decay=spec.weight_decay,
@@ -108,6 +110,7 @@ class MixtureTrainer(Trainer):
         left_out: By number, from 1, steps that are not computed, and what the log says of them.
         confidence: Of task examples, and what it scales.
         learned: Of the sources, weights that are learned along.
+        stopping: Looks at dev data; what it knows goes into checkpoints.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class MixtureTrainer(Trainer):
         left_out: Mapping[int, Any] | None = None,
         confidence: Confidence | None = None,
         learned: LearnedWeights | None = None,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -141,6 +145,7 @@ class MixtureTrainer(Trainer):
         self._checkpoints = checkpoints
         self._left_out = left_out or {}
         self._learned = learned
+        self._stopping = stopping
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
@@ -351,6 +356,9 @@ class MixtureTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self._learned is not None and first:
                 self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
+            if self._stopping is not None and first:
+                folder = self._checkpoints.unfinished / f"checkpoint-{step}"
+                self._stopping.save(folder, self._checkpoints)
             # Until each process has written its part.
             self._processes.wait()
 

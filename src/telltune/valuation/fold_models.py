@@ -18,9 +18,11 @@ from telltune.data.mixture import Mixture
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
-from telltune.models import compute_dtype, context_length
+from telltune.models import compute_dtype, context_length, model_shape
+from telltune.recipe import as_number
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.adapter import train
+from telltune.training.defaults import resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
 from telltune.valuation.folds import assign_folds
@@ -79,6 +81,7 @@ def pvi_scores(
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
     encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
     shots = spec.in_context
+    recipe = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
     nll = {}
     for side, shown in (("input", list(examples)), ("empty", without_input(examples))):
@@ -183,9 +186,9 @@ class _Scorer:
                 passes=1,
                 order="shuffled",
                 seed=recipe.seed,
-                batch_size=settings.batch_size,
+                batch_size=as_number(settings.batch_size),
             ),
-            epochs=recipe.mixture.passes,
+            epochs=as_number(recipe.mixture.passes),
             weights=LossWeights(settings.loss_average, 1.0, 1.0, 1.0),
             out=None,
             description=title,

@@ -1,0 +1,133 @@
+"""Do the defaults learn? The README's recipe on three small data sets, beside searched settings.
+
+The data sets were written for this: support tickets to a team (CSV), orders to JSON (messages in
+JSONL), and blunt to polite sentences (Alpaca JSON). Each is fitted with the defaults and with
+twelve other settings, and scored on its test items. The best of the twelve is chosen on the test
+items, which favors the search. Rows go to benchmarks/first_run.jsonl; cells that are there already
+are skipped.
+
+    python benchmarks/first_run.py --minutes 60    # run what is missing
+    python benchmarks/first_run.py --table         # print the table of docs/defaults.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import telltune
+
+HERE = Path(__file__).parent
+DATA, ROWS = HERE / "first_run", HERE / "first_run.jsonl"
+COLUMNS = {"prompt": "text", "completion": "team"}
+TASKS: dict[str, dict[str, Any]] = {
+    "tickets": {
+        "task": {
+            split: {"path": str(DATA / f"tickets-{split}.csv"), "columns": COLUMNS}
+            for split in ("train", "test")
+        },
+        "anchor": "You route support tickets. Name the team, nothing else.",
+    },
+    "orders": {
+        "task": {split: str(DATA / f"orders-{split}.jsonl") for split in ("train", "test")},
+        "anchor": "Turn the order into JSON with item, quantity and city.",
+    },
+    "polite": {
+        "task": {split: str(DATA / f"polite-{split}.json") for split in ("train", "test")},
+        "anchor": "Say it politely.",
+    },
+}
+# Passes, learning rate, batch size, leverage ratio, schedule. The last is what was the default.
+SEARCHED = (
+    (10, 2e-3, 16, 2, "constant"),
+    (8, 1e-3, 8, 8, "linear"),
+    (16, 1e-3, 8, 2, "linear"),
+    (16, 5e-4, 4, 8, "linear"),
+    (8, 2e-3, 8, 8, "linear"),
+    (16, 2e-3, 16, 8, "linear"),
+    (8, 2e-3, 4, 2, "linear"),
+    (16, 1e-3, 4, 8, "linear"),
+    (4, 2e-3, 4, 8, "linear"),
+    (4, 1e-3, 4, 2, "constant"),
+    (8, 1e-3, 16, 8, "constant"),
+    (3, 2e-4, 16, 8, "constant"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--minutes", type=float, default=600.0, help="Begin no cell after these.")
+    parser.add_argument("--table", action="store_true", help="Print the table; run nothing.")
+    given = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if given.table:
+        print_table(rows)
+        return
+    began = time.monotonic()
+    settings = [None, *SEARCHED]
+    for seed, setting, task in product(given.seeds, settings, TASKS):
+        cell = {"task": task, "seed": seed, "settings": setting and list(setting)}
+        if any(cell.items() <= row.items() for row in rows):
+            continue
+        if time.monotonic() - began > given.minutes * 60:
+            break
+        row = cell | run(task, seed, setting)
+        with ROWS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def run(task: str, seed: int, setting: tuple[Any, ...] | None) -> dict[str, Any]:
+    """Fit and score one cell; no setting leaves every key at its default."""
+    recipe = TASKS[task] | {"general": "embedded", "seed": seed}
+    if setting is not None:
+        passes, rate, batch, ratio, schedule = setting
+        recipe["mixture"] = {"passes": passes, "leverage_ratio": ratio}
+        recipe["training"] = {"learning_rate": rate, "batch_size": batch, "schedule": schedule}
+    with tempfile.TemporaryDirectory() as folder:
+        done = telltune.fit(recipe, Path(folder) / "adapter", progress=False)
+        scored = telltune.evaluate(done.folder, progress=False)
+    name, interval = scored.headline
+    counts = done.record["counts"]
+    return {
+        "metric": name,
+        "score": round(interval.score, 1),
+        "items": scored.items,
+        "optimizer_steps": counts["optimizer_steps"],
+        "trained_tokens": counts["trained_tokens"],
+        "passes": counts["passes"],
+        "seconds": round(done.record["seconds"], 1),
+        "warnings": len(done.warnings),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print each task's default beside the best searched setting by its mean over seeds."""
+    print("| task | metric | defaults, by seed | best of 12, by seed | its settings | share |")
+    print("|---|---|---:|---:|---|---:|")
+    for task in TASKS:
+        by_setting: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["task"] == task:
+                by_setting.setdefault(json.dumps(row["settings"]), []).append(row)
+        default = by_setting.pop("null", [])
+        if not default or not by_setting:
+            continue
+        best = max(by_setting, key=lambda key: fmean(row["score"] for row in by_setting[key]))
+        mean = [fmean(row["score"] for row in group) for group in (default, by_setting[best])]
+        told = [
+            ", ".join(str(row["score"]) for row in group) for group in (default, by_setting[best])
+        ]
+        share = f"{mean[0] / mean[1]:.0%}" if mean[1] else "-"
+        print(f"| {task} | {default[0]['metric']} | {told[0]} | {told[1]} | {best} | {share} |")
+
+
+if __name__ == "__main__":
+    main()

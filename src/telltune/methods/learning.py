@@ -1,0 +1,103 @@
+"""Whether a run can learn, told before it, and whether it did, told from its log."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from telltune.inference.labels import closed_set
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.methods.preparation import Prepared
+
+__all__ = ["guessing_loss", "warnings_after", "warnings_before"]
+
+_FEW_STEPS = 20
+_ENOUGH_STEPS = 40
+# A run that has learned the labels alone is as good as guessing by frequency; rounding, dropout
+# and the spread of a batch leave some room.
+_WORSE_THAN_GUESSING = 1.2
+# Where answers are not labels: share of its first value at which a loss has hardly moved.
+_HARDLY_MOVED = 0.9
+
+
+def warnings_before(prepared: Prepared) -> list[str]:
+    """Warn of a run with too few optimizer steps to learn a task."""
+    counts = prepared.counts
+    if counts.optimizer_steps >= _FEW_STEPS:
+        return []
+    passes = math.ceil(counts.passes * _ENOUGH_STEPS / counts.optimizer_steps)
+    few = (
+        f"{counts.optimizer_steps} optimizer steps are too few to learn most tasks; "
+        f"`--set mixture.passes={passes}` gives about {_ENOUGH_STEPS}, and so does a smaller "
+        "training.batch_size."
+    )
+    return [few]
+
+
+def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | None:
+    """Return the loss per token of a model that guesses labels by their frequency.
+
+    That is the entropy of the labels divided by the tokens of a response.
+
+    Args:
+        answers: Those of the training examples.
+        response_tokens: Mean number of tokens in a response, the end of the turn included.
+
+    Returns:
+        Nats per token; None where the answers are no closed set of labels.
+    """
+    if not closed_set(answers):
+        return None
+    shares = [count / len(answers) for count in Counter(answers).values()]
+    return -sum(share * math.log(share) for share in shares) / response_tokens
+
+
+def warnings_after(
+    prepared: Prepared, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Warn of a run whose loss on the task shows that it did not learn.
+
+    Args:
+        prepared: What the run trained on.
+        examples: Its training examples.
+        log: Rows of training_log.jsonl.
+    """
+    losses = [row["loss_task"] for row in log if "loss_task" in row]
+    if not losses:
+        return []
+    last = losses[-max(1, len(losses) // 5) :]
+    first, final = losses[0], fmean(last)
+    guessing = guessing_loss(
+        [example.completion for example in examples], float(prepared.task.response_lengths.mean())
+    )
+    if guessing is not None and final > _WORSE_THAN_GUESSING * guessing:
+        found = (
+            f"the loss on the task ended at {final:.2f} nats per token, and guessing the labels by "
+            f"their frequency gives {guessing:.2f}: the labels were not learned"
+        )
+    elif guessing is None and final > _HARDLY_MOVED * first:
+        found = (
+            f"the loss on the task went from {first:.2f} to {final:.2f} nats per token only: "
+            "hardly anything was learned"
+        )
+    else:
+        return []
+    return [f"{found}; {_help(prepared)}."]
+
+
+def _help(prepared: Prepared) -> str:
+    """The settings that would let the run learn more."""
+    given = [
+        key
+        for key in ("training.learning_rate", "mixture.passes", "training.batch_size")
+        if key not in prepared.settings
+    ]
+    if given:
+        return "try " + " ".join(f"--set {key}=auto" for key in given)
+    return f"try --set mixture.passes={2 * prepared.counts.passes}"
