@@ -42,7 +42,7 @@ def test_a_fit_that_learned_nothing_says_so(toy_recipe: dict[str, Any], tmp_path
 
 def test_a_fit_that_learned_says_nothing(toy_recipe: dict[str, Any], tmp_path: Path):
     toy_recipe["mixture"] = {"general_examples": 0, "passes": 30}
-    toy_recipe["training"]["learning_rate"] = 0.03
+    toy_recipe["training"] |= {"full_parameters": True, "learning_rate": 0.01}
     assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.score import (
+    answer_score,
     check_metrics,
     choose_metrics,
     evaluate_predictor,
@@ -118,7 +119,8 @@ def _compare(
                 recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
             )
         folder = out / method.name if method.trains else None
-        predictor = method.run(task, general, base, Settings(recipe, folder, progress))
+        settings = Settings(recipe, folder, progress, score=answer_score(metrics, task.dev))
+        predictor = method.run(task, general, base, settings)
         with bar(shown=progress) as shown:
             item = shown.add_task(f"{method.label}: test", total=len(test), note="")
             evaluation = evaluate_predictor(

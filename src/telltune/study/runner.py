@@ -19,6 +19,7 @@ from telltune.evaluation.forgetting import Aside, held_out_general, measure_asid
 from telltune.evaluation.score import (
     Answers,
     answer_items,
+    answer_score,
     check_metrics,
     choose_metrics,
     write_predictions,
@@ -282,7 +283,14 @@ class CellWorker:
         before = self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
         # One bar is enough: it says which cell is run. Nobody asks for its adapter afterwards.
-        settings = Settings(recipe, work, progress=False, prepared=prepared, save=False)
+        settings = Settings(
+            recipe,
+            work,
+            progress=False,
+            prepared=prepared,
+            save=False,
+            score=answer_score(task.metrics, task.dev),
+        )
         predictor = method.run(task, general, base, settings)
         answers = answer_items(predictor, items, task.metrics)
         began = time.perf_counter()
