@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.reading import scan
 from telltune.data.task import load_general, load_split, load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
+from telltune.evaluation.answer_warnings import warnings_before_training
+from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from telltune.data.checks import Finding
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
@@ -176,7 +179,10 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    answers = task_answers(recipe, task)
+    warnings = warnings_before_training(recipe, answers, prepared, model.tokenizer)
+    return _Ready(method, task, general, model.shape, prepared, seconds, warnings)
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -235,8 +241,15 @@ def evaluate(
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
-    metrics = tuple(metrics) or load_task(recipe).metrics
-    check_metrics(metrics)
+    answers: TaskAnswers | None = None
+    unread: tuple[str, ...] = ()
+    try:
+        answers = task_answers(recipe, load_task(recipe))
+    except DataError as error:
+        # An adapter can be scored where its training data are not.
+        told = f"the metrics and warnings follow from the {split} items alone"
+        unread = (f"the training data cannot be read, so {told}: {error}",)
+    check_metrics(tuple(metrics) or (answers.metrics if answers else ()))
     items = load_split(recipe, "test" if split == "test" else "dev")
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(
@@ -253,11 +266,12 @@ def evaluate(
             metrics,
             confidence=recipe.evaluation.confidence,
             seed=recipe.seed,
+            answers=answers,
             on_done=lambda n: shown.advance(counter, n),
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
-    return evaluation
+    return replace(evaluation, warnings=(*unread, *evaluation.warnings))
 
 
 def predict(

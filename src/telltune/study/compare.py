@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError
-from telltune.evaluation.score import (
-    check_metrics,
-    choose_metrics,
-    evaluate_predictor,
-    write_predictions,
-)
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
@@ -52,6 +48,7 @@ class Row:
         general_tokens: General tokens that training used.
         seconds: Of training.
         items: Test items scored.
+        warnings: Why the score may not mean what it seems to; one sentence each.
     """
 
     method: str
@@ -63,6 +60,7 @@ class Row:
     general_tokens: int
     seconds: float
     items: int
+    warnings: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -97,8 +95,8 @@ def _compare(
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     test = load_split(recipe, "test")[: recipe.evaluation.max_items]
-    metrics = task.metrics or choose_metrics(test)
-    check_metrics(metrics)
+    answers = task_answers(recipe, task)
+    check_metrics(answers.metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
     model = known_model(recipe.model)
     for method in chosen:
@@ -124,9 +122,9 @@ def _compare(
             evaluation = evaluate_predictor(
                 predictor,
                 test,
-                metrics,
                 confidence=recipe.evaluation.confidence,
                 seed=recipe.seed,
+                answers=answers,
                 on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
             )
         predictor.release()
@@ -143,6 +141,7 @@ def _compare(
             cost.general_tokens,
             round(cost.seconds, 1),
             evaluation.items,
+            list(evaluation.warnings),
         )
         rows.append(row)
         write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)
