@@ -183,9 +183,8 @@ def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
     unseen = Counter(e.completion for e in answers.test if label_key(e.completion) not in shown)
     if unseen:
         yield (
-            f"{len(unseen)} test labels do not occur in the training examples: {_listed(unseen)}; "
-            f"{unseen.total()} of {len(answers.test)} test items have them; add examples of them "
-            "to `task.train`."
+            f"{unseen.total()} of {len(answers.test)} test items have labels that no training "
+            f"example has: {_listed(unseen)}; add examples of them to `task.train`."
         )
 
 
@@ -201,8 +200,9 @@ def _spelling(answers: TaskAnswers) -> Iterator[str]:
         named = "; ".join(_listed(forms, " and ") for forms in several[:_NAMED])
         more = "; ..." if len(several) > _NAMED else ""
         yield (
-            f"{len(several)} labels are written in more than one way: {named}{more}; accuracy "
-            "ignores case and white space only, so write each in one way in train, dev and test."
+            f"{len(several)} of {len(written)} labels are written in more than one way: "
+            f"{named}{more}; accuracy ignores case and white space only, so write each in one way "
+            "in train, dev and test."
         )
 
 

@@ -361,7 +361,8 @@ def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> 
 def _outcome(row: Row) -> str:
     if row.status == "failed":
         return f"failed: {row.reason}"
-    return f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
+    scored = f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
+    return "; ".join([scored, *row.warnings])
 
 
 def _told(before: Aside | None, after: Aside | None) -> dict[str, float]:
