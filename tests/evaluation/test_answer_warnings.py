@@ -86,10 +86,10 @@ def test_answers_outside_the_labels_are_named_by_how_often_they_come() -> None:
 def test_labels_that_training_did_not_show_are_named() -> None:
     said = Said()
     said.labels = ("yes",)
-    warnings = told(GOLD, GOLD, train=["yes"] * 6, said=said)
-    assert warnings == (
+    [warning] = told(GOLD, GOLD, train=["yes"] * 6, said=said)
+    assert warning == (
         "2 of 4 test items have labels that no training example has: `no` (2); add examples of "
-        "them to `task.train`.",
+        "them to `task.train`."
     )
     # The base learned none.
     assert told(GOLD, GOLD, train=["yes"] * 6, said=Said(Cost())) == ()
