@@ -241,6 +241,7 @@ def evaluate(
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
+    metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
     answers: TaskAnswers | None = None
     unread: tuple[str, ...] = ()
     try:
@@ -249,7 +250,7 @@ def evaluate(
         # An adapter can be scored where its training data are not.
         told = f"the metrics and warnings follow from the {split} items alone"
         unread = (f"the training data cannot be read, so {told}: {error}",)
-    check_metrics(tuple(metrics) or (answers.metrics if answers else ()))
+    check_metrics(metrics or (answers.metrics if answers else ()))
     items = load_split(recipe, "test" if split == "test" else "dev")
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(

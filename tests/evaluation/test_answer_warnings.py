@@ -182,3 +182,5 @@ def test_an_adapter_is_scored_where_its_training_data_are_not(
     result = telltune.evaluate(tmp_path / "run", progress=False)
     assert result.headline[0] == "accuracy"
     assert result.warnings[0].startswith("the training data cannot be read, so the metrics")
+    named = toy_recipe | {"method": "sft", "evaluation": {"metrics": ["bleu"]}}
+    assert telltune.evaluate(tmp_path / "run", named, progress=False).headline[0] == "bleu"
