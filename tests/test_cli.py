@@ -411,7 +411,7 @@ def test_compare_writes_a_row_a_method(tell_json, recipe, tmp_path):
 
 
 def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, recipe, tmp_path):
-    code, out, _ = tell(
+    code, out, told = tell(
         *("compare", recipe, "--out", tmp_path / "study", "--method", "base,sft"),
         *("--set", "general=null", "--set", "anchor=null"),
         *("--set", "mixture.passes=1", "--set", "evaluation.max_items=2"),
@@ -419,6 +419,15 @@ def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, re
     assert code == 0
     assert "task tokens" in out
     assert "sft" in out
+    # The random base rambles: its answers are no labels, and do not end.
+    rows = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert "2 of 2 answers are none of the 3 labels" in " ".join(rows[0]["warnings"])
+    for row in rows:
+        for warning in row["warnings"]:
+            assert any(
+                line.startswith("Warning: ") and row["method"] in line and line.endswith(warning)
+                for line in told.splitlines()
+            )
 
 
 # Help, and what starting costs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.reading import scan
 from telltune.data.task import load_general, load_split, load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
+from telltune.evaluation.answer_warnings import answer_warnings, warnings_before_training
+from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import (
     answer_score,
@@ -47,9 +49,11 @@ if TYPE_CHECKING:
     from telltune.data.checks import Finding
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
+    from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
@@ -71,6 +75,10 @@ __all__ = [
     "run_study",
     "verify",
 ]
+
+
+# After a fit so many examples are answered, and fewer where answers are long.
+_ASKED, _ASKED_TOKENS = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -157,11 +165,14 @@ def fit(
             out,
             progress and together.first,
             ready.prepared,
-            score=answer_score(ready.task.metrics, ready.task.dev),
+            score=answer_score(ready.answers.metrics[0], ready.task.dev),
         )
-        ready.method.run(ready.task, ready.general, base, settings).release()
-        record = read_tell(out)
+        predictor = ready.method.run(ready.task, ready.general, base, settings)
         warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
+        if together.count == 1:
+            warnings += _ask(predictor, ready)
+        predictor.release()
+        record = read_tell(out)
         together.wait()
     if together.count == 1:
         besides = time.perf_counter() - began - record["seconds"]
@@ -182,7 +193,8 @@ class _Ready:
     shape: ModelShape
     prepared: Prepared
     seconds: float
-    warnings: tuple[str, ...] = ()
+    answers: TaskAnswers
+    warnings: tuple[str, ...]
 
 
 def _ready(recipe: Recipe) -> _Ready:
@@ -199,9 +211,22 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    warnings = warnings_before(prepared)
     seconds = time.perf_counter() - began
-    return _Ready(method, task, general, model.shape, prepared, seconds, tuple(warnings))
+    answers = task_answers(recipe, task)
+    warnings = (
+        *warnings_before(prepared),
+        *warnings_before_training(recipe, answers, prepared, model.tokenizer),
+    )
+    return _Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
+
+
+def _ask(predictor: Predictor, ready: _Ready) -> list[str]:
+    """Answer a few examples, and say what is wrong with all the answers together."""
+    count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
+    examples = (ready.task.dev or ready.task.train)[:count]
+    references = [example.completion for example in examples]
+    answers = predictor.predict(examples)
+    return answer_warnings(predictor, answers, references, ready.answers.labels)
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -262,8 +287,16 @@ def evaluate(
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
-    metrics = tuple(metrics) or load_task(recipe).metrics
-    check_metrics(metrics)
+    metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
+    answers: TaskAnswers | None = None
+    unread: tuple[str, ...] = ()
+    try:
+        answers = task_answers(recipe, load_task(recipe))
+    except DataError as error:
+        # An adapter can be scored where its training data are not.
+        told = f"the metrics and warnings follow from the {split} items alone"
+        unread = (f"the training data cannot be read, so {told}: {error}",)
+    check_metrics(metrics or (answers.metrics if answers else ()))
     items = load_split(recipe, "test" if split == "test" else "dev")
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(
@@ -280,11 +313,12 @@ def evaluate(
             metrics,
             confidence=recipe.evaluation.confidence,
             seed=recipe.seed,
+            answers=answers,
             on_done=lambda n: shown.advance(counter, n),
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
-    return evaluation
+    return replace(evaluation, warnings=(*unread, *evaluation.warnings))
 
 
 def predict(

@@ -361,9 +361,16 @@ def test_json_field_accuracy_is_the_mean_over_items_not_fields():
     assert score("json_field_accuracy", predictions, references) == 50
 
 
-def test_json_reference_that_is_none_is_named():
-    with pytest.raises(DataError, match="reference 2 is not a JSON object or array: 'billing'"):
-        get_metric("json_field_accuracy")(["{}", "{}"], ["{}", "billing"])
+def test_references_without_any_json_are_refused():
+    with pytest.raises(DataError, match=r"no reference is a JSON object .*, such as 'billing'"):
+        get_metric("json_field_accuracy")(["{}", "{}"], ["billing", "sales"])
+
+
+def test_a_reference_among_others_that_is_no_json_is_compared_as_text():
+    scored = get_metric("json_field_accuracy")(
+        ['{"a": 1}', " no  answer", "{}"], ['{"a": 1}', "no answer", "no answer"]
+    )
+    assert scored.per_item.tolist() == [100, 100, 0]
 
 
 # What holds for every metric

@@ -33,6 +33,7 @@ def test_a_plan_of_few_steps_warns_and_the_setting_it_names_helps(toy_recipe: di
 def test_a_fit_that_learned_nothing_says_so(toy_recipe: dict[str, Any], tmp_path: Path):
     toy_recipe["training"]["learning_rate"] = 1e-6
     warnings = telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings
+    assert any("answers are none of the 3 labels" in warning for warning in warnings)
     assert any(
         "the labels were not learned" in warning
         and "--set training.learning_rate=auto --set mixture.passes=auto" in warning

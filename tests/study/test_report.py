@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 
 from telltune.errors import StorageError
 from telltune.study.report import REPORT, write_report
-from telltune.study.results import ANSWERS, RESULTS
+from telltune.study.results import ANSWERS, RESULTS, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,6 +254,21 @@ def test_failed_cells_are_named(write_study: Callable[..., list[Row]], tmp_path:
     page = report(tmp_path)
     assert "6 cells failed" in page.text["verdict"]
     assert ["few_shot", "routing", "3,000", "0", "few_shot: no memory"] in page.rows["made"]
+
+
+def test_warnings_are_listed_with_their_cells(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"sft": 0.0, "tell": 1.0}, **small(seeds=(0,)))
+    assert "warnings" not in report(tmp_path).text
+    results = Results(tmp_path)
+    doubtful = [row for row in results.rows if row.name == "sft"]
+    for row in doubtful:
+        results.append(replace(row, warnings=["4 of 40 answers are empty."]))
+    told = " ".join(report(tmp_path).text["warnings"].split())
+    assert told.count("4 of 40 answers are empty.") == 1
+    assert "2 of 4 cells" in told
+    assert "routing, sft, 3,000 task tokens, seed 0; routing, sft, 10,000" in told
 
 
 def test_nothing_finished_is_no_report(

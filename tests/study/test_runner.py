@@ -79,6 +79,7 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     }
     assert base.forgetting["general_nll_before"] == base.forgetting["general_nll_after"]
     assert tell.forgetting["general_nll_before"] != tell.forgetting["general_nll_after"]
+    assert any("none of the 3 labels" in warning for warning in base.warnings)
     assert not (tmp_path / "out" / "work").exists() or not any((tmp_path / "out/work").iterdir())
 
 

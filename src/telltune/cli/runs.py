@@ -280,6 +280,11 @@ def compare(
             for row in rows
         ],
     )
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            told.setdefault(warning, []).append(row.method)
+    print_warnings(f"{', '.join(methods)}: {warning}" for warning, methods in told.items())
     typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
 
 

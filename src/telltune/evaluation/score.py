@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.errors import DataError
+from telltune.evaluation.answer_warnings import scoring_warnings
+from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
 from telltune.storage import write_text
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
+    from telltune.evaluation.headline import TaskAnswers
     from telltune.methods.protocol import Predictor
 
 __all__ = [
@@ -31,7 +34,6 @@ __all__ = [
     "answer_items",
     "answer_score",
     "check_metrics",
-    "choose_metrics",
     "evaluate_predictor",
     "write_predictions",
 ]
@@ -78,18 +80,6 @@ class Evaluation:
         }
 
 
-def choose_metrics(test: Sequence[Example]) -> tuple[str, ...]:
-    """Metrics that fit the answers: labels, or free text.
-
-    A task whose answers come from a small closed set (at most a quarter as many as items, 20 at
-    the most) is scored as classification.
-    """
-    labels = {example.completion for example in test}
-    if len(labels) <= min(20, max(2, len(test) // 4)):
-        return ("accuracy", "macro_f1", "balanced_accuracy")
-    return ("exact_match", "token_f1", "rouge_l")
-
-
 def check_metrics(names: Sequence[str]) -> None:
     """Refuse an unknown metric before anything long begins.
 
@@ -112,6 +102,7 @@ class Answers:
         predictions: The answers, (items,); "" each where no metric looks at them.
         nll: Of each reference in nats and its tokens, (2, items), where perplexity is asked for.
         seconds: That answering took.
+        warnings: Why scores of them may not mean what they seem to; one sentence each.
     """
 
     metrics: tuple[str, ...]
@@ -120,6 +111,7 @@ class Answers:
     predictions: list[str]
     nll: NDArray[np.float64] | None
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def score(self, confidence: float = 0.95, seed: int = 0) -> Evaluation:
         """Scores with intervals.
@@ -138,7 +130,9 @@ class Answers:
             scored = get_metric(name)(self.predictions, self.references, self.prompts)
             scores[name] = bootstrap_interval(scored, confidence, seed=seed)
             per_item[name] = scored.per_item.tolist()
-        return Evaluation(scores, per_item, self.predictions, len(self.prompts), self.seconds)
+        return Evaluation(
+            scores, per_item, self.predictions, len(self.prompts), self.seconds, self.warnings
+        )
 
 
 def answer_items(
@@ -146,6 +140,7 @@ def answer_items(
     test: Sequence[Example],
     metrics: Sequence[str] = (),
     *,
+    answers: TaskAnswers | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Answers:
     """Answer every item.
@@ -153,7 +148,9 @@ def answer_items(
     Args:
         predictor: Any method's.
         test: Held-out items; the anchor's response side is stripped from references too.
-        metrics: Names, the headline first; none lets the answers decide.
+        metrics: Names, the headline first; those of `answers` if not given.
+        answers: From `task_answers`: chooses the metrics, and lets warnings name labels that
+            training did not have. Without it, the items decide alone.
         on_done: Told how many items have been answered since the last call.
 
     Raises:
@@ -162,38 +159,39 @@ def answer_items(
     """
     if not test:
         raise DataError("there are no test items to score; check `task.test`.")
-    metrics = tuple(metrics or choose_metrics(test))
+    strip = predictor.anchor.strip if predictor.anchor else str
+    prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
+    metrics = tuple(metrics) or (answers.metrics if answers else choose_metrics(references))
     check_metrics(metrics)
     began = time.perf_counter()
     wants_answers = any(name != PERPLEXITY for name in metrics)
     predictions = predictor.predict(test, on_done=on_done) if wants_answers else [""] * len(test)
     seconds = time.perf_counter() - began
-    strip = predictor.anchor.strip if predictor.anchor else str
     nll = None
     if PERPLEXITY in metrics:
         nll = np.stack([part.double().numpy() for part in predictor.nll(test)])
-    prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
-    return Answers(metrics, prompts, references, predictions, nll, seconds)
+    warnings: tuple[str, ...] = ()
+    if wants_answers:
+        lengths = predictor.answer_lengths(test)
+        warnings = scoring_warnings(predictor, references, lengths, predictions, metrics, answers)
+    return Answers(metrics, prompts, references, predictions, nll, seconds, warnings)
 
 
 def answer_score(
-    metrics: Sequence[str], examples: Sequence[Example]
+    headline: str, examples: Sequence[Example]
 ) -> Callable[[Sequence[str]], float] | None:
     """Return a function that scores answers to examples by the headline metric.
 
     Args:
-        metrics: Names, the headline first; none lets the examples decide.
+        headline: Name of the metric.
         examples: What is answered; the function takes answers to the first so many of them.
 
     Returns:
         None where there are no examples, or the headline looks at no answers (perplexity).
     """
-    if not examples:
+    if not examples or headline == PERPLEXITY:
         return None
-    name = (metrics or choose_metrics(examples))[0]
-    if name == PERPLEXITY:
-        return None
-    metric = get_metric(name)
+    metric = get_metric(headline)
 
     def score(answers: Sequence[str]) -> float:
         asked = examples[: len(answers)]
@@ -210,10 +208,12 @@ def evaluate_predictor(
     *,
     confidence: float = 0.95,
     seed: int = 0,
+    answers: TaskAnswers | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Answer every item and score the answers; see `answer_items` and `Answers.score`."""
-    return answer_items(predictor, test, metrics, on_done=on_done).score(confidence, seed)
+    found = answer_items(predictor, test, metrics, answers=answers, on_done=on_done)
+    return found.score(confidence, seed)
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:

@@ -11,7 +11,14 @@ from telltune.errors import DataError
 from telltune.evaluation.registry import Floats, Scored, mean_of, metric
 from telltune.evaluation.text import fold
 
-__all__ = ["accuracy", "balanced_accuracy", "json_field_accuracy", "json_valid", "macro_f1"]
+__all__ = [
+    "accuracy",
+    "balanced_accuracy",
+    "is_json",
+    "json_field_accuracy",
+    "json_valid",
+    "macro_f1",
+]
 
 # An object's fields, each value in canonical form.
 _Fields = dict[str, str]
@@ -99,7 +106,7 @@ def json_valid(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 
     Strictly RFC 8259, so NaN, comments, code fences and words around the JSON make it invalid.
     """
-    return mean_of([100.0 * (_parse(text) is not None) for text in predictions])
+    return mean_of([100.0 * is_json(text) for text in predictions])
 
 
 @metric("json_field_accuracy", percent=True)
@@ -108,21 +115,28 @@ def json_field_accuracy(predictions: Sequence[str], references: Sequence[str]) -
 
     A field too many costs as much as a field too few. Values are compared whole: lists as
     multisets at every depth, texts after `fold`, numbers by value (1 is 1.0, but neither true nor
-    "1"). A JSON array is right or wrong as one. Broken JSON is not mended and scores 0.
+    "1"). A JSON array is right or wrong as one. Broken JSON is not mended and scores 0. A reference
+    that is neither a JSON object nor an array is compared as text, after `fold`.
 
     Raises:
-        DataError: A reference is not a JSON object or array.
+        DataError: No reference is a JSON object or array.
     """
+    gold = [_parse(text) for text in references]
+    if all(fields is None for fields in gold):
+        raise DataError(
+            f"metric 'json_field_accuracy': no reference is a JSON object or array, such as "
+            f"{references[0][:60]!r}; choose another metric"
+        )
     scores = []
-    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        gold = _parse(reference)
-        if gold is None:
-            raise DataError(
-                f"metric 'json_field_accuracy': reference {index + 1} is not a JSON object or "
-                f"array: {reference[:60]!r}; mend it or choose another metric"
-            )
-        scores.append(100.0 * _share_equal(_parse(prediction), gold))
+    for got, text, fields in zip(predictions, references, gold, strict=True):
+        as_text = float(fold(got) == fold(text))
+        scores.append(100.0 * (as_text if fields is None else _share_equal(_parse(got), fields)))
     return mean_of(scores)
+
+
+def is_json(text: str) -> bool:
+    """Return whether a text is a JSON object or array, strictly (RFC 8259)."""
+    return _parse(text) is not None
 
 
 def _share_equal(got: _Fields | str | None, gold: _Fields | str) -> float:

@@ -9,14 +9,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["names", "read_label", "same_text"]
+__all__ = ["label_key", "names", "read_label", "same_text"]
 
 _WORD = re.compile(r"\w+")
+_DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?")
+_SEPARATORS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+_PUNCTUATION = ".,;:!?\"'`()[]“”‘’"
 
 
 def same_text(text: str) -> str:
     """What two texts have in common that say the same: their words, case folded."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
+
+
+def label_key(text: str) -> str:
+    """Return a form that labels share when they differ in spelling only.
+
+    Case, white space, Unicode composition, punctuation around a label, hyphens and underscores
+    between words, and the spelling of a decimal number (`1` and `1.0`) do not count. Signs that
+    carry meaning do: `A+` and `A-`, `C` and `C#`, `1` and `-1` stay apart.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if _DECIMAL.fullmatch(plain):
+        return f"{float(plain):g}" if len(plain) < 15 else plain
+    bare = _SEPARATORS.sub(" ", plain.strip(_PUNCTUATION + " "))
+    return bare or plain
 
 
 def names(text: str, name: str) -> bool:

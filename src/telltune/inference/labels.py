@@ -6,12 +6,14 @@ it: a label costs its own tokens only, and a label of one token nothing but a lo
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from telltune.inference.label_names import label_key
 from telltune.inference.packed_engine import shared_length
 from telltune.models.attention import packed_attention
 from telltune.models.layout import Layout, Segment
@@ -27,16 +29,45 @@ __all__ = ["closed_set", "label_nll"]
 
 # With more different answers than this, choosing among them is no longer quicker than writing one.
 MOST_LABELS = 100
+LONGEST_LABEL = 80
 
 
-def closed_set(answers: Iterable[str]) -> tuple[str, ...]:
-    """The labels that answers are drawn from, or none where they are no closed set.
+def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ...]:
+    """Return the labels that answers are drawn from, or nothing where they are no closed set.
 
-    A set is taken to be closed when it has at most 100 members, each seen twice on average.
+    Answers are a closed set of labels if all of this holds, however few they are:
+
+    - Each is one line of at most 80 characters.
+    - There are at most `most` different ones, counted by `label_key`.
+    - Each comes twice on average, and there are four answers at least. Where most labels are
+      numbers, each of d labels comes d / 2 times on average: results of calculations repeat by
+      chance, but ten ratings need fifty examples to pass for labels.
+    - At most half of them (or two) come only once: answers such as "none" among many that come
+      once are no labels.
+
+    Args:
+        answers: Completions of a task; empty ones are not looked at.
+        most: Largest number of labels.
+
+    Returns:
+        The different answers as they are written, sorted.
     """
-    seen = list(answers)
-    labels = sorted(set(seen))
-    return tuple(labels) if len(labels) <= min(MOST_LABELS, len(seen) // 2) else ()
+    seen = [answer for answer in answers if answer.strip()]
+    counts = Counter(map(label_key, seen))
+    different = len(counts)
+    numbers = sum(map(_is_number, counts))
+    times = max(2.0, different / 2) if 2 * numbers > different else 2.0
+    closed = (
+        different <= most
+        and len(seen) >= times * max(different, 2)
+        and sum(count == 1 for count in counts.values()) <= max(2, different // 2)
+        and all(len(text) <= LONGEST_LABEL and "\n" not in text for text in map(str.strip, seen))
+    )
+    return tuple(sorted(set(seen))) if closed else ()
+
+
+def _is_number(text: str) -> bool:
+    return any(map(str.isdigit, text)) and not any(map(str.isalpha, text))
 
 
 def label_nll(

@@ -183,12 +183,13 @@ def load_predictor(
                 f"{base.revision}; set the recipe's model.revision, or fit again."
             )
         model, tokenizer = load_adapter(base, folder)
+    evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
     return Predictor(
         model=model,
         tokenizer=tokenizer,
         anchor=Anchor(**record["anchor"]) if record["anchor"] else None,
-        max_new_tokens=record["answer_tokens"],
-        evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
+        max_new_tokens=evaluation.max_new_tokens or record["answer_tokens"],
+        evaluation=evaluation,
         labels=tuple(record["labels"]),
         answer_after=record.get("answer_after", ""),
         shots=tuple(Message(*turn) for turn in record.get("shots", ())),

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.anchor import Anchor
@@ -77,6 +79,7 @@ class Predictor:
         answer_after: The answer stands behind the last of these in what is said; "" takes it all.
         cost: What making it took.
         release: Takes the adapter off the base model again.
+        cut: Answers of the last `predict` that reached `max_new_tokens` without an end.
     """
 
     model: Any
@@ -89,6 +92,7 @@ class Predictor:
     answer_after: str = ""
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
+    cut: int = field(default=0, init=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
 
     @cached_property
@@ -124,6 +128,8 @@ class Predictor:
             stop_ids=encoder.stop_ids,
             on_done=on_done,
         )
+        # The token that ends an answer is not part of it.
+        self.cut = sum(len(answer) >= self.max_new_tokens for answer in answers)
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         said = [self.anchor.strip(t) if self.anchor else t for t in texts]
         if self.answer_after:
@@ -171,6 +177,10 @@ class Predictor:
         labels = encoder.completions([Example("", label) for label in self.labels])
         nll = label_nll(self.model, prompts, labels, on_done=on_done)
         return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
+
+    def answer_lengths(self, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return the tokens that each completion takes, its end of turn included, (examples,)."""
+        return self._encoder.encode(examples).response_lengths
 
     def nll(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """How unlikely the examples' own completions are to the model.

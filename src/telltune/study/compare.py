@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError
+from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import (
     answer_score,
     check_metrics,
-    choose_metrics,
     evaluate_predictor,
     write_predictions,
 )
@@ -53,6 +53,7 @@ class Row:
         general_tokens: General tokens that training used.
         seconds: Of training.
         items: Test items scored.
+        warnings: Why the score may not mean what it seems to; one sentence each.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Row:
     general_tokens: int
     seconds: float
     items: int
+    warnings: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -98,8 +100,8 @@ def _compare(
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     test = load_split(recipe, "test")[: recipe.evaluation.max_items]
-    metrics = task.metrics or choose_metrics(test)
-    check_metrics(metrics)
+    answers = task_answers(recipe, task)
+    check_metrics(answers.metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
     model = known_model(recipe.model)
     for method in chosen:
@@ -119,16 +121,18 @@ def _compare(
                 recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
             )
         folder = out / method.name if method.trains else None
-        settings = Settings(recipe, folder, progress, score=answer_score(metrics, task.dev))
+        settings = Settings(
+            recipe, folder, progress, score=answer_score(answers.metrics[0], task.dev)
+        )
         predictor = method.run(task, general, base, settings)
         with bar(shown=progress) as shown:
             item = shown.add_task(f"{method.label}: test", total=len(test), note="")
             evaluation = evaluate_predictor(
                 predictor,
                 test,
-                metrics,
                 confidence=recipe.evaluation.confidence,
                 seed=recipe.seed,
+                answers=answers,
                 on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
             )
         predictor.release()
@@ -145,6 +149,7 @@ def _compare(
             cost.general_tokens,
             round(cost.seconds, 1),
             evaluation.items,
+            list(evaluation.warnings),
         )
         rows.append(row)
         write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)

@@ -13,7 +13,8 @@ from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError, StorageError
 from telltune.evaluation.continual import format_validity
 from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
-from telltune.evaluation.score import choose_metrics, evaluate_predictor
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.score import evaluate_predictor
 from telltune.inference.labels import closed_set
 from telltune.methods.general_choice import ChosenData, first_drawn
 from telltune.methods.known_model import KnownModel
@@ -225,7 +226,7 @@ class Learner:
             recipe = recipe_from_dict(values, name=name, folder=self._folder)
             task = load_task(recipe)
             items = load_split(recipe, "test")[: recipe.evaluation.max_items]
-            metrics = task.metrics or choose_metrics(items)
+            metrics = task_answers(recipe, task).metrics
             found.append(_Known(entry.name, recipe, replace(task, metrics=metrics), items))
         return found
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.task import load_split, load_task
+from telltune.data.task import load_task
 from telltune.errors import RecipeError
-from telltune.evaluation.score import PERPLEXITY, choose_metrics
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.score import PERPLEXITY
 from telltune.methods.known_model import known_model
 from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
@@ -106,8 +107,9 @@ def recommend(
 
     Tried are SFT, and with general data and an anchor SFT with the anchor and TELL, at several
     learning rates, passes and leverage ratios; base and few-shot stand beside the finalists. Test
-    items are not read. Of a task without dev items a fifth of the training data is held out for
-    the search; the recipe that comes back trains on all of them.
+    items are not answered; like all answers of the task, theirs decide which metric fits. Of a task
+    without dev items a fifth of the training data is held out for the search; the recipe that comes
+    back trains on all of them.
 
     Args:
         recipe: The task and the model, and the settings to begin with.
@@ -126,8 +128,7 @@ def recommend(
         held = given.model_copy(update={"dev_share": _DEV_SHARE})
         recipe = recipe.model_copy(update={"task": held})
     task = load_task(recipe)
-    dev = load_split(recipe, "dev")
-    metric = (task.metrics or choose_metrics(dev))[0]
+    metric = task_answers(recipe, task).metrics[0]
     if metric == PERPLEXITY:
         raise RecipeError(
             "a search needs a metric of which more is better; name one under evaluation.metrics."

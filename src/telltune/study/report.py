@@ -82,6 +82,7 @@ def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
         tasks=side_by_side(out, rows, summary.points),
         curves=curve_figures(rows, summary.points, palette),
         weights=weight_figures(rows, summary.points, palette),
+        warnings=_warnings(done),
         costs=_costs(done),
         made=_made(done),
     )
@@ -124,6 +125,16 @@ def _tables(
         )
         tables[point.task].setdefault(point.size, []).append(row)
     return tables
+
+
+def _warnings(done: Sequence[Row]) -> dict[str, list[str]]:
+    """What makes scores of cells doubtful: by sentence, the cells."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in done:
+        size = "" if row.size is None else f", {row.size:,} task tokens"
+        for sentence in row.warnings:
+            found[sentence].append(f"{row.task}, {row.name}{size}, seed {row.seed}")
+    return dict(found)
 
 
 @dataclass(frozen=True)

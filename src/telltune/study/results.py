@@ -42,6 +42,7 @@ class Row:
         metric: The headline metric.
         scores: By metric: score, low, high.
         per_item: By metric: one score an item.
+        warnings: Why the scores may not mean what they seem to; one sentence each.
         counts: Task and general tokens, steps, trained tokens: what the method used.
         forgetting: What became of general examples, and whether the task leaks.
         seconds: Of training, answering, the general examples, and the rest.
@@ -66,6 +67,7 @@ class Row:
     metric: str = ""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     per_item: dict[str, list[float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     forgetting: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -9,19 +9,19 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import TellError
 from telltune.evaluation.forgetting import Aside, held_out_general, measure_aside, task_format
+from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     Answers,
     answer_items,
     answer_score,
     check_metrics,
-    choose_metrics,
     write_predictions,
 )
 from telltune.masking import masked
@@ -163,8 +163,17 @@ def score_cell(found: Answered, out: Path) -> Row:
         row,
         scores=evaluation.to_dict()["scores"],
         per_item={k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
+        warnings=list(evaluation.warnings),
         seconds={phase: round(spent, 2) for phase, spent in seconds.items()},
     )
+
+
+class _Loaded(NamedTuple):
+    """A task as cells share it."""
+
+    task: TaskData
+    items: list[Example]
+    answers: TaskAnswers
 
 
 @dataclass
@@ -177,13 +186,13 @@ class CellWorker:
     mixing: Recipe | None
     """Whose general data every cell is asked about; None where no cell has any."""
     _loaded: tuple[Any, BaseModel] | None = None
-    _tasks: dict[str, tuple[TaskData, list[Example]]] = field(default_factory=dict)
+    _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _asked: dict[tuple[str, str, int], Aside | None] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Of all that a cell reads, its base aside."""
-        task, items = self.task(cell.recipe)
+        task, items, _ = self.task(cell.recipe)
         general = self.general(cell.recipe)
         found = {
             "train": contents_of(task.train).digest,
@@ -192,8 +201,8 @@ class CellWorker:
         }
         return found if general is None else found | {"general": general.contents.digest}
 
-    def task(self, recipe: Recipe) -> tuple[TaskData, list[Example]]:
-        """A task's data and the items that are answered; read once."""
+    def task(self, recipe: Recipe) -> _Loaded:
+        """Return a task's data and the items that are answered; they are read once."""
         anchor = recipe.anchor.model_dump_json() if recipe.anchor else ""
         metrics = recipe.evaluation.metrics
         sized = recipe.task.model_copy(update={"max_tokens": None})
@@ -202,9 +211,9 @@ class CellWorker:
         if key not in self._tasks:
             items = load_split(recipe, self.split)[:count]
             task = load_task(recipe)
-            metrics = list(task.metrics or choose_metrics(items))
-            check_metrics(metrics)
-            self._tasks[key] = replace(task, metrics=tuple(metrics)), items
+            answers = task_answers(recipe, task)
+            check_metrics(answers.metrics)
+            self._tasks[key] = _Loaded(task, items, answers)
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
@@ -267,7 +276,7 @@ class CellWorker:
 
     def _run(self, cell: Cell, key: str) -> tuple[Answers, list[Example], dict[str, Any]]:
         recipe, method = cell.recipe, get_method(cell.method)
-        task, items = self.task(recipe)
+        task, items, of_task = self.task(recipe)
         general = self.general(recipe)
         base = self._base(recipe)
         work = prepared = None
@@ -289,10 +298,10 @@ class CellWorker:
             progress=False,
             prepared=prepared,
             save=False,
-            score=answer_score(task.metrics, task.dev),
+            score=answer_score(of_task.metrics[0], task.dev),
         )
         predictor = method.run(task, general, base, settings)
-        answers = answer_items(predictor, items, task.metrics)
+        answers = answer_items(predictor, items, answers=of_task)
         began = time.perf_counter()
         after = self._aside(predictor, task, base, held_out)
         asking += time.perf_counter() - began
@@ -365,7 +374,8 @@ def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> 
 def _outcome(row: Row) -> str:
     if row.status == "failed":
         return f"failed: {row.reason}"
-    return f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
+    scored = f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
+    return "; ".join([scored, *row.warnings])
 
 
 def _told(before: Aside | None, after: Aside | None) -> dict[str, float]:

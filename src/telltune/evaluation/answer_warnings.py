@@ -1,0 +1,235 @@
+"""Sentences that say why a score may not mean what it seems to: one for each thing that is wrong.
+
+What the data alone tell is known before training, and `plan` says it; the rest follows from a
+predictor's answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from telltune.data.encoding_cache import EncodingCache
+from telltune.errors import TellError
+from telltune.evaluation.structured import is_json
+from telltune.evaluation.text import fold
+from telltune.inference.label_names import label_key
+from telltune.methods.preparation import answer_budget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from telltune.data.tokenizer import KnownTokenizer
+    from telltune.evaluation.headline import TaskAnswers
+    from telltune.methods.preparation import Prepared
+    from telltune.methods.protocol import Predictor
+    from telltune.recipe import Recipe
+
+__all__ = ["answer_warnings", "scoring_warnings", "warnings_before_training"]
+
+_NAMED = 3
+_SHARE = 0.05
+"""Answers that may miss the budget without a word: a few odd items are no wrong setting."""
+_STEP = 8
+"""Answer budgets are proposed in multiples of this many tokens."""
+
+
+def warnings_before_training(
+    recipe: Recipe,
+    answers: TaskAnswers,
+    prepared: Prepared,
+    tokenizer: KnownTokenizer,
+) -> tuple[str, ...]:
+    """Warn of what will make a score of this run meaningless, as far as the data tell.
+
+    Args:
+        recipe: The run's.
+        answers: Of its task.
+        prepared: What it trains on.
+        tokenizer: The model's own.
+    """
+    used = answers.train[: prepared.counts.task_examples]
+    found = [*_spelling(answers), *_unseen(answers, used)]
+    if answers.problem:
+        found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
+    elif answers.test and recipe.evaluation.answers == "generate":
+        items = answers.test[: recipe.evaluation.max_items]
+        try:
+            lengths = EncodingCache(tokenizer, prepared.anchor).encode(items).response_lengths
+        except TellError as error:
+            found.append(f"the test data cannot be encoded, so they will not be scored: {error}")
+        else:
+            found += _budget(lengths, answer_budget(prepared.task.response_lengths, recipe))
+    return tuple(found)
+
+
+def scoring_warnings(
+    predictor: Predictor,
+    references: Sequence[str],
+    lengths: NDArray[np.int64],
+    predictions: Sequence[str],
+    metrics: Sequence[str],
+    answers: TaskAnswers | None,
+) -> tuple[str, ...]:
+    """Warn of what makes scores of answers meaningless.
+
+    Args:
+        predictor: Gave the answers.
+        references: The true answers, (items,).
+        lengths: Tokens of each reference with its end of turn, (items,).
+        predictions: The answers, (items,).
+        metrics: By which they are scored.
+        answers: Of the task's splits, where they are known.
+    """
+    found: list[str] = []
+    if answers is not None:
+        found += _spelling(answers)
+        if used := predictor.cost.task_examples:
+            found += _unseen(answers, predictor.labels or answers.train[:used])
+    if predictor.evaluation.answers == "generate":
+        found += _budget(lengths, predictor.max_new_tokens)
+        found += _cut(predictor.cut, len(predictions), predictor.max_new_tokens)
+    labels = () if answers is None else answers.labels
+    found += answer_warnings(predictor, predictions, references, labels)
+    if "json_field_accuracy" in metrics:
+        found += _not_json(references)
+    return tuple(found)
+
+
+def answer_warnings(
+    predictor: Predictor,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    labels: Sequence[str],
+) -> list[str]:
+    """Warn of answers that are empty, all the same, or none of the labels.
+
+    Args:
+        predictor: Gave the answers.
+        predictions: The answers, (items,).
+        references: The true answers, (items,).
+        labels: Those of the task; () where it is no classification.
+    """
+    found = list(_said(predictor, predictions, references))
+    return found + list(_outside(predictor, predictions, labels)) if labels else found
+
+
+def _budget(lengths: NDArray[np.int64], budget: int) -> Iterator[str]:
+    """Whether references fit into the longest answer that is allowed."""
+    over = int((lengths > budget).sum())
+    if over > _SHARE * len(lengths):
+        longest = int(lengths.max())
+        enough = -(-longest // _STEP) * _STEP
+        yield (
+            f"{over} of {len(lengths)} references are longer than an answer may be ({budget} "
+            f"tokens; the longest reference has {longest}), so no answer can match them; allow "
+            f"more with `--set evaluation.max_new_tokens={enough}`."
+        )
+
+
+def _cut(cut: int, items: int, budget: int) -> Iterator[str]:
+    if cut > _SHARE * items:
+        yield (
+            f"{cut} of {items} answers did not end within {budget} tokens and were cut there; if "
+            "they should be longer, allow more with "
+            f"`--set evaluation.max_new_tokens={2 * budget}`."
+        )
+
+
+def _said(
+    predictor: Predictor, predictions: Sequence[str], references: Sequence[str]
+) -> Iterator[str]:
+    """Whether there are answers at all, and more than one."""
+    items = len(predictions)
+    help_ = (
+        "it has not learned the task: train longer or faster with `--set mixture.passes=...` or "
+        "`--set training.learning_rate=...`."
+        if predictor.cost.optimizer_steps
+        else "the model does not do the task as it is asked."
+    )
+    empty = sum(
+        not got.strip() and bool(gold.strip())
+        for got, gold in zip(predictions, references, strict=True)
+    )
+    if empty:
+        yield f"{empty} of {items} answers are empty; {help_}"
+    wanted = len(set(map(fold, references)))
+    if empty < items > 2 and wanted > 1 and len(set(map(fold, predictions))) == 1:
+        yield (
+            f"all {items} answers are {_quoted(predictions[0])}, where the references differ "
+            f"({wanted} of them); {help_}"
+        )
+
+
+def _outside(
+    predictor: Predictor, predictions: Sequence[str], labels: Sequence[str]
+) -> Iterator[str]:
+    known = {fold(label).casefold() for label in labels}
+    strange = Counter(
+        fold(got) for got in predictions if got.strip() and fold(got).casefold() not in known
+    )
+    if strange:
+        help_ = (
+            "; `--set evaluation.answers=likelihood` chooses among the labels of the training data"
+            if predictor.labels
+            else ""
+        )
+        yield (
+            f"{strange.total()} of {len(predictions)} answers are none of the {len(known)} labels, "
+            f"most often {_listed(strange)}{help_}."
+        )
+
+
+def _not_json(references: Sequence[str]) -> Iterator[str]:
+    strange = [text for text in references if not is_json(text)]
+    if strange:
+        yield (
+            f"{len(strange)} of {len(references)} references are no JSON object or array, such as "
+            f"{_quoted(strange[0])}; json_field_accuracy compares them as text."
+        )
+
+
+def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
+    """Whether test has labels that are not among those that were learned."""
+    if not answers.labels:
+        return
+    shown = set(map(label_key, learned))
+    unseen = Counter(e.completion for e in answers.test if label_key(e.completion) not in shown)
+    if unseen:
+        yield (
+            f"{unseen.total()} of {len(answers.test)} test items have labels that no training "
+            f"example has: {_listed(unseen)}; add examples of them to `task.train`."
+        )
+
+
+def _spelling(answers: TaskAnswers) -> Iterator[str]:
+    """Labels that are written in several ways."""
+    if not answers.labels:
+        return
+    written: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in answers.everywhere:
+        written[label_key(text)][text] += 1
+    several = [forms for forms in written.values() if len(forms) > 1]
+    if several:
+        named = "; ".join(_listed(forms, " and ") for forms in several[:_NAMED])
+        more = "; ..." if len(several) > _NAMED else ""
+        yield (
+            f"{len(several)} of {len(written)} labels are written in more than one way: "
+            f"{named}{more}; accuracy ignores case and white space only, so write each in one way "
+            "in train, dev and test."
+        )
+
+
+def _listed(counts: Counter[str], between: str = ", ") -> str:
+    """The most frequent with their counts, and how many more there are."""
+    named = between.join(f"{_quoted(text)} ({n})" for text, n in counts.most_common(_NAMED))
+    more = len(counts) - _NAMED
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _quoted(text: str, longest: int = 40) -> str:
+    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return f"`{shown}`".replace("\n", "\\n")

@@ -1,0 +1,125 @@
+"""The rule that chooses a task's metrics from its answers; docs/metrics.md states it for users."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.task import load_split
+from telltune.errors import TellError
+from telltune.evaluation.structured import is_json
+from telltune.inference.labels import closed_set
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.data.task import TaskData
+    from telltune.recipe import Recipe
+
+__all__ = ["TaskAnswers", "choose_metrics", "label_set", "task_answers"]
+
+MOST_LABELS = 250
+SHORT_WORDS, SHORT_CHARACTERS = 3, 40
+
+# Scripts that put no space between words: Thai, Lao, Myanmar, Khmer, kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
+    """Choose the metrics that fit the answers of a task; the first is the headline.
+
+    1. JSON: more than half of the answers are a JSON object or array.
+    2. Labels: the answers are a closed set, see `closed_set`, of at most 250 labels.
+    3. Short answers (names, numbers, facts): nine in ten have at most three words and 40
+       characters. An answer that is nearly right is wrong here, so exact match leads.
+    4. Free text: all else. chrF leads because it gives credit for what is partly right, in every
+       script, whereas exact match is 0 for any other wording.
+
+    Metrics of words are left out where most answers are in a script without spaces.
+
+    Args:
+        answers: Completions of train, dev and test together.
+    """
+    if _mostly_json(answers):
+        return ("json_field_accuracy", "json_valid", "exact_match")
+    if label_set(answers):
+        return ("accuracy", "macro_f1", "balanced_accuracy")
+    spaced = 2 * sum(bool(_UNSPACED.search(text)) for text in answers) <= len(answers)
+    if 10 * sum(map(_is_short, answers)) >= 9 * len(answers):
+        return ("exact_match", "token_f1", "chrf") if spaced else ("exact_match", "chrf")
+    return ("chrf", "token_f1", "rouge_l", "exact_match") if spaced else ("chrf", "exact_match")
+
+
+def label_set(answers: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of a classification task as they are written, or nothing for others."""
+    return () if _mostly_json(answers) else closed_set(answers, MOST_LABELS)
+
+
+def _mostly_json(answers: Sequence[str]) -> bool:
+    return 2 * sum(map(is_json, answers)) > len(answers)
+
+
+def _is_short(text: str) -> bool:
+    """Whether a text has at most three words; two characters of a script without spaces are one."""
+    words = len(_UNSPACED.sub(" ", text).split()) + len(_UNSPACED.findall(text)) / 2
+    return words <= SHORT_WORDS and len(text.strip()) <= SHORT_CHARACTERS
+
+
+@dataclass(frozen=True)
+class TaskAnswers:
+    """What the answers of a task's splits decide together.
+
+    Attributes:
+        metrics: Names, the headline first: those that the recipe or the embedded task names, or
+            else those that `choose_metrics` finds.
+        labels: The labels of a classification task as they are written; () for other tasks.
+        train: Completions of training, in the order of the draw.
+        everywhere: Completions of train, dev and test.
+        test: The test examples; () where the recipe names none or they cannot be read.
+        problem: Why the test examples cannot be read; "" where nothing is wrong.
+    """
+
+    metrics: tuple[str, ...]
+    labels: tuple[str, ...]
+    train: tuple[str, ...]
+    everywhere: tuple[str, ...]
+    test: tuple[Example, ...] = ()
+    problem: str = ""
+
+
+def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
+    """Look at the answers of train, dev and test together. No method sees what this reads.
+
+    All of train counts, however few examples `task.max_examples` takes, so that every size and
+    seed of a task is scored by the same metrics.
+
+    Args:
+        recipe: Names the splits.
+        task: From `load_task`.
+
+    Raises:
+        DataError: Training data that cannot be read. Test data that cannot are left out; `problem`
+            says why.
+    """
+    cut = recipe.task.max_examples is not None
+    train = load_split(recipe, "train") if cut else task.train
+    test: Sequence[Example] = ()
+    problem = ""
+    if recipe.task.embedded or recipe.task.test:
+        try:
+            test = load_split(recipe, "test")
+        except TellError as error:
+            problem = str(error)
+    everywhere = tuple(e.completion for part in (train, task.dev, test) for e in part)
+    return TaskAnswers(
+        metrics=task.metrics or choose_metrics(everywhere),
+        labels=label_set(everywhere),
+        train=tuple(example.completion for example in task.train),
+        everywhere=everywhere,
+        test=tuple(test),
+        problem=problem,
+    )
