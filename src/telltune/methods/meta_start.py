@@ -96,7 +96,7 @@ def _learn(
         loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
         with bar(shown=progress) as shown, loss:
-            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, note="")
+            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, unit="step")
             for step in range(spec.steps):
                 for value in weights.values():
                     value.requires_grad_()

@@ -20,7 +20,7 @@ from telltune.storage import write_bytes, write_json, write_text, writing
 from telltune.streams.cascade import TOP
 from telltune.streams.page import write_page
 from telltune.streams.spec import load_cascade, make_cascade
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,10 +89,11 @@ def run_stream(
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with alone(out):
-        made = make_cascade(spec)
-        decided = _resume(made, out)
+        with phase("loading the models", shown=progress):
+            made = make_cascade(spec)
+            decided = _resume(made, out)
         with bar(shown=progress) as shown, writing(out):
-            counter = shown.add_task(stream.name, completed=decided, total=None, note="")
+            counter = shown.add_task(stream.name, completed=decided, total=None, unit="input")
             rows = islice(_rows(stream), decided, None)
             while chunk := list(islice(rows, _CHUNK)):
                 began = time.perf_counter()

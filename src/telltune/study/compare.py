@@ -25,7 +25,7 @@ from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,17 +95,18 @@ def _compare(
     recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
 ) -> list[Row]:
     claim(out, recipe, overwrite=overwrite)
-    task = load_task(recipe)
-    test = load_split(recipe, "test")[: recipe.evaluation.max_items]
-    metrics = task.metrics or choose_metrics(test)
-    check_metrics(metrics)
-    general = load_general(recipe) if any(method.mixes for method in chosen) else None
-    model = known_model(recipe.model)
-    for method in chosen:
-        if isinstance(method, Trained):
-            prepare(method, task, general, model, recipe)
-        elif method.anchored and task.anchor is None:
-            raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
+    with phase("reading and encoding the data", shown=progress):
+        task = load_task(recipe)
+        test = load_split(recipe, "test")[: recipe.evaluation.max_items]
+        metrics = task.metrics or choose_metrics(test)
+        check_metrics(metrics)
+        general = load_general(recipe) if any(method.mixes for method in chosen) else None
+        model = known_model(recipe.model)
+        for method in chosen:
+            if isinstance(method, Trained):
+                prepare(method, task, general, model, recipe)
+            elif method.anchored and task.anchor is None:
+                raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
     base = None
     summary = out / "summary.json"
@@ -114,13 +115,16 @@ def _compare(
     for method in [method for method in chosen if method.name not in done]:
         if base is None or recipe.training.full_parameters:
             # Training every weight leaves no base for the next method.
-            base = load_base(
-                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-            )
+            with phase("loading the model", shown=progress):
+                base = load_base(
+                    recipe.model,
+                    recipe.training.precision,
+                    trainable=recipe.training.full_parameters,
+                )
         folder = out / method.name if method.trains else None
         predictor = method.run(task, general, base, Settings(recipe, folder, progress))
         with bar(shown=progress) as shown:
-            item = shown.add_task(f"{method.label}: test", total=len(test), note="")
+            item = shown.add_task(f"{method.label}: test", total=len(test))
             evaluation = evaluate_predictor(
                 predictor,
                 test,

@@ -68,7 +68,7 @@ def gradients_of(
         sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
         found = np.empty((len(encoded), sketch.width), np.float32)
         with bar(shown=progress) as shown:
-            task = shown.add_task("gradients", total=len(encoded), note="")
+            task = shown.add_task("gradients", total=len(encoded))
             for i in range(len(encoded)):
                 [row] = pack([encoded[i]], 1, together=False)
                 found[i] = sketch.of(token_nll(model, row).mean())
