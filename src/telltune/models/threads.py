@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapt_threads",
-    "bound_spinning",
     "cpu_limit",
     "shared_cores",
     "threads_for",
@@ -32,8 +31,6 @@ __all__ = [
 
 # Who sets one of these has chosen; torchrun, accelerate and Ray set the first for their workers.
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-_SPINS = "30000"
 # Seconds between two looks at the machine. A look takes some 0.1 ms.
 _LOOK = 0.5
 # Seconds over which the load is averaged. A thread too many costs more than one too few.
@@ -41,16 +38,6 @@ _RISING, _FALLING = 1.0, 3.0
 # Cores in use by others before a thread is given up, and until one is taken back.
 _GIVE_UP, _TAKE_BACK = 0.5, 0.2
 _BUSY = ("user", "system", "irq", "softirq", "steal", "interrupt", "dpc")
-
-
-def bound_spinning() -> None:
-    """Let threads sleep after about a millisecond of waiting; libgomp lets them spin for some ten.
-
-    libgomp reads this once, so it must be called before torch is imported. What the user has set
-    stays as it is, and other OpenMP libraries do not read it.
-    """
-    if not any(name in os.environ for name in _WAITS):
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def cpu_limit(root: Path = Path("/")) -> float:
@@ -219,8 +206,9 @@ def _quotas_of(top: Path, path: str, *names: str) -> Iterator[float]:
     for folder in (own, *own.parents):
         # In a container the path may be the host's, of which only the top is there to see.
         with suppress(OSError, ValueError, ZeroDivisionError):
-            words = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
-            if float(words[0]) > 0:  # "max" and -1 stand for no limit
-                yield float(words[0]) / float(words[1])
+            words = " ".join((folder / name).read_text(encoding="utf-8") for name in names)
+            quota, period = map(float, words.split())  # "max" is no number
+            if quota > 0:  # -1 stands for no limit
+                yield quota / period
         if folder == top:
             return

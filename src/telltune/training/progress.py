@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -35,7 +35,7 @@ _PARTS = 4
 # Steps beside other work can take minutes, and the time left is estimated from several.
 _ESTIMATE_SECONDS = 900.0
 # Narrower terminals show no note, and no bar and elapsed time.
-_WIDTH_FOR_NOTE, _WIDTH_FOR_BAR = 90, 60
+_WIDTH_FOR_NOTE, _WIDTH_FOR_BAR = 75, 60
 
 
 def bar(*, shown: bool = True, transient: bool = False) -> Progress:
@@ -49,7 +49,7 @@ def bar(*, shown: bool = True, transient: bool = False) -> Progress:
 
     Args:
         shown: False shows nothing.
-        transient: Leave nothing behind in a terminal, and print no line for work below 2 seconds.
+        transient: Leave nothing behind in a terminal, and print no line for work below 5 seconds.
 
     Returns:
         A context manager. Its `add_task` takes `unit`, the name of what is counted, and `note`,
@@ -115,7 +115,8 @@ class _Progress(Progress):
 
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar where there is one."""
-        self.print(text, soft_wrap=True)
+        with suppress(OSError, ValueError):  # nobody listens, and the work goes on
+            self.print(text, soft_wrap=True)
 
 
 class _Description(ProgressColumn):
@@ -139,7 +140,7 @@ def _columns(width: int) -> list[ProgressColumn]:
     """What stands beside the description; it keeps its width while the description gives way."""
     columns: list[ProgressColumn] = [MofNCompleteColumn(table_column=Column(no_wrap=True))]
     if width >= _WIDTH_FOR_BAR:
-        columns.insert(0, BarColumn(20 if width < 120 else 40))
+        columns.insert(0, BarColumn(8 if width < 100 else 20 if width < 130 else 40))
         columns.append(TimeElapsedColumn(table_column=Column(no_wrap=True)))
     columns.append(TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)))
     columns.append(TextColumn("left"))
@@ -200,12 +201,12 @@ class _Lines(_Progress):
                 self.say(_line(task))
 
     def _tell_regularly(self) -> None:
-        wait = _FIRST
+        wait = _LEAST if self._only_long else _FIRST
         while not self._ended.wait(wait):
-            elapsed = 0.0
-            for task in self.tasks:
+            going = [task for task in self.tasks if not task.finished]
+            for task in going:
                 self.say(_line(task))
-                elapsed = max(elapsed, task.elapsed or 0.0)
+            elapsed = max((task.elapsed or 0.0 for task in going), default=0.0)
             wait = min(max(_LEAST, elapsed * _SHARE), _MOST)
 
 
