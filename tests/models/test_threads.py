@@ -206,3 +206,15 @@ def test_the_number_of_threads_changes_no_bit_of_a_gradient() -> None:
         found[-1].append(norm)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.usefixtures("nobody_chose")
+def test_within_itself_the_choice_goes_on() -> None:
+    share = threads._SHARE
+    with shared_cores():
+        with shared_cores():  # such as the dev items that are scored within training
+            pass
+        share.others = float(CORES)
+        share._last = (time.monotonic(), *share._last[1:])
+        adapt_threads()
+        assert torch.get_num_threads() == 1

@@ -31,7 +31,7 @@ __all__ = [
 
 # Who sets one of these has chosen; torchrun, accelerate and Ray set the first for their workers.
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Seconds between two looks at the machine. A look takes some 0.1 ms.
+# Seconds between two looks at the machine. A look took 0.3 ms.
 _LOOK = 0.5
 # Seconds over which the load is averaged. A thread too many costs more than one too few.
 _RISING, _FALLING = 1.0, 3.0
@@ -66,13 +66,15 @@ def threads_for(threads: int, free: float) -> int:
 def shared_cores() -> Iterator[None]:
     """Let `adapt_threads` choose the number of threads; afterwards it is what it was before.
 
-    Does nothing where the number was chosen by OMP_NUM_THREADS, MKL_NUM_THREADS or
+    Chooses once itself, so work that is done in one go needs no `adapt_threads`. Does nothing within
+    itself, where the number was chosen by OMP_NUM_THREADS, MKL_NUM_THREADS or
     `torch.set_num_threads`, or where a GPU computes.
     """
     import torch
 
     before = torch.get_num_threads()
-    if torch.cuda.is_available() or not _is_default(before):
+    within = _SHARE.most > 0
+    if within or torch.cuda.is_available() or not _is_default(before):
         yield
         return
     limit = cpu_limit()
