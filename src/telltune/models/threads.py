@@ -66,9 +66,9 @@ def threads_for(threads: int, free: float) -> int:
 def shared_cores() -> Iterator[None]:
     """Let `adapt_threads` choose the number of threads; afterwards it is what it was before.
 
-    Chooses once itself, so work that is done in one go needs no `adapt_threads`. Does nothing within
-    itself, where the number was chosen by OMP_NUM_THREADS, MKL_NUM_THREADS or
-    `torch.set_num_threads`, or where a GPU computes.
+    It chooses once itself, for work that is done in one go. It does nothing within itself, where
+    OMP_NUM_THREADS, MKL_NUM_THREADS or `torch.set_num_threads` chose the number, or where a GPU
+    computes.
     """
     import torch
 

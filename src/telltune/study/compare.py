@@ -95,18 +95,17 @@ def _compare(
     recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
 ) -> list[Row]:
     claim(out, recipe, overwrite=overwrite)
-    with phase("reading and encoding the data", shown=progress):
-        task = load_task(recipe)
-        test = load_split(recipe, "test")[: recipe.evaluation.max_items]
-        metrics = task.metrics or choose_metrics(test)
-        check_metrics(metrics)
-        general = load_general(recipe) if any(method.mixes for method in chosen) else None
-        model = known_model(recipe.model)
-        for method in chosen:
-            if isinstance(method, Trained):
-                prepare(method, task, general, model, recipe)
-            elif method.anchored and task.anchor is None:
-                raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
+    task = load_task(recipe)
+    test = load_split(recipe, "test")[: recipe.evaluation.max_items]
+    metrics = task.metrics or choose_metrics(test)
+    check_metrics(metrics)
+    general = load_general(recipe) if any(method.mixes for method in chosen) else None
+    model = known_model(recipe.model)
+    for method in chosen:
+        if isinstance(method, Trained):
+            prepare(method, task, general, model, recipe)
+        elif method.anchored and task.anchor is None:
+            raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
     base = None
     summary = out / "summary.json"
