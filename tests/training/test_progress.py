@@ -50,6 +50,21 @@ def test_a_bar_keeps_its_numbers_at_every_width(
     assert ("loss 3.312" in last) == (width >= 80)
 
 
+def test_a_phase_in_a_terminal_shows_no_numbers_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with phase("loading the model"):
+        pass
+    said = sys.stderr.getvalue()
+    assert "loading the model" in said
+    assert "0/?" not in said
+    assert "left" not in said
+    assert said.endswith("\x1b[2K")  # the line is erased
+
+
 def test_a_real_terminal_gets_a_bar_and_where_a_run_goes_on() -> None:
     code = (
         "from telltune.training.progress import bar\n"

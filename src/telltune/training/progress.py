@@ -126,6 +126,21 @@ class _Description(ProgressColumn):
         return Text(task.description, overflow="ellipsis", no_wrap=True)
 
 
+class _Count(MofNCompleteColumn):
+    """What is done of how much, where anything is counted."""
+
+    def render(self, task: Task) -> Text:
+        counted = task.total is not None or task.completed
+        return super().render(task) if counted else Text("")
+
+
+class _Left(TimeRemainingColumn):
+    """Time left, where there is a total to reach."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task).append(" left")
+
+
 class _Bar(_Progress):
     """A bar whose numbers come first where room is short."""
 
@@ -138,12 +153,11 @@ class _Bar(_Progress):
 
 def _columns(width: int) -> list[ProgressColumn]:
     """What stands beside the description; it keeps its width while the description gives way."""
-    columns: list[ProgressColumn] = [MofNCompleteColumn(table_column=Column(no_wrap=True))]
+    columns: list[ProgressColumn] = [_Count(table_column=Column(no_wrap=True))]
     if width >= _WIDTH_FOR_BAR:
         columns.insert(0, BarColumn(8 if width < 100 else 20 if width < 130 else 40))
         columns.append(TimeElapsedColumn(table_column=Column(no_wrap=True)))
-    columns.append(TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)))
-    columns.append(TextColumn("left"))
+    columns.append(_Left(compact=True, table_column=Column(no_wrap=True)))
     if width >= _WIDTH_FOR_NOTE:
         columns.append(TextColumn("{task.fields[note]}", markup=False))
     return columns
@@ -195,9 +209,8 @@ class _Lines(_Progress):
             if self.disable or not task.total:
                 return
             reached = int(_PARTS * task.completed / task.total)
-            before = self._told.get(task_id)
-            self._told[task_id] = reached
-            if reached > (before or 0):
+            before, self._told[task_id] = self._told.get(task_id, 0), reached
+            if reached > before:
                 self.say(_line(task))
 
     def _tell_regularly(self) -> None:
