@@ -104,7 +104,7 @@ def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
 def test_plan_for_people_names_the_numbers(tell, tell_json, recipe):
     plan = tell_json("plan", recipe)
     code, out, err = tell("plan", recipe)
-    assert (code, err) == (0, "")
+    assert (code, "Measuring" in err) == (0, False)
     assert f"24 examples, {plan['task_tokens']:,} tokens" in out
     assert f"{plan['optimizer_steps']}" in out
 
@@ -116,9 +116,9 @@ def test_plan_measures_once_and_says_so_on_standard_error(recipe, tmp_path):
         subprocess.run(command, env=_with_src() | cache, check=True, capture_output=True, text=True)
         for _ in range(2)
     )
-    assert first.stderr.startswith("Measuring how fast this machine trains ")
-    assert first.stderr.count("\n") == 1
-    assert second.stderr == ""
+    # On a busy machine "planning, 0:05 so far" may stand beside it.
+    assert first.stderr.count("Measuring how fast this machine trains ") == 1
+    assert "Measuring" not in second.stderr
     assert first.stdout == second.stdout
     assert re.search(r"time .*about [\d.]+ minutes", second.stdout)
 

@@ -13,6 +13,7 @@ Everything is imported when it is first used, so that `import telltune` is quick
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from telltune.version import VERSION
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples
     from telltune.study.synthetic_file import write_synthetic
+
+# GNU OpenMP reads this once, when torch is imported. By default its threads look 300,000 times, for
+# some 7 ms, before they sleep, which takes the core from whoever they wait for.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = VERSION
 

@@ -40,7 +40,7 @@ from telltune.storage import write_text
 from telltune.training.adapter import LOG
 from telltune.training.log import read_log
 from telltune.training.processes import processes
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 from telltune.training.speed import remember, training_shape
 
 if TYPE_CHECKING:
@@ -147,23 +147,28 @@ def fit(
     recipe, out = as_recipe(recipe), Path(out)
     _trained_method(recipe)
     together = processes()
+    shown = progress and together.first
     with together.noticing_loss(), alone(out) if together.first else nullcontext():
         if together.first:
             claim(out, recipe, overwrite=overwrite)
         # What the first encodes and converts the others find on disk.
         with together.first_before_others():
-            ready = _ready(recipe)
+            with phase("reading and encoding the data", shown=shown):
+                ready = _ready(recipe)
             if on_plan is not None and together.first:
                 on_plan(_plan(recipe, ready, measure=False))
-            base = load_base(
-                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-            )
+            with phase("loading the model", shown=shown):
+                base = load_base(
+                    recipe.model,
+                    recipe.training.precision,
+                    trainable=recipe.training.full_parameters,
+                )
             if together.first:
                 record_recipe(out, recipe, overwrite=overwrite)
         settings = Settings(
             recipe,
             out,
-            progress and together.first,
+            shown,
             ready.prepared,
             score=answer_score(ready.answers.metrics[0], ready.task.dev),
         )
@@ -299,14 +304,15 @@ def evaluate(
     check_metrics(metrics or (answers.metrics if answers else ()))
     items = load_split(recipe, "test" if split == "test" else "dev")
     items = items[: max_items or recipe.evaluation.max_items]
-    predictor = load_predictor(
-        folder,
-        precision=recipe.training.precision,
-        evaluation=recipe.evaluation,
-        trust_model=trust_model,
-    )
+    with phase("loading the model", shown=progress):
+        predictor = load_predictor(
+            folder,
+            precision=recipe.training.precision,
+            evaluation=recipe.evaluation,
+            trust_model=trust_model,
+        )
     with bar(shown=progress) as shown:
-        counter = shown.add_task(f"{folder.name}: {split}", total=len(items), note="")
+        counter = shown.add_task(f"{folder.name}: {split}", total=len(items))
         evaluation = evaluate_predictor(
             predictor,
             items,
@@ -346,13 +352,14 @@ def predict_examples(
     progress: bool = False,
 ) -> list[str]:
     """As `predict`, for prompts with turns before them."""
-    predictor = load_predictor(Path(adapter), trust_model=trust_model)
+    with phase("loading the model", shown=progress):
+        predictor = load_predictor(Path(adapter), trust_model=trust_model)
     if max_new_tokens is not None:
         predictor.max_new_tokens = max_new_tokens
     if predictor.anchor is not None:
         examples = [predictor.anchor.detach(example) for example in examples]
     with bar(shown=progress) as shown:
-        counter = shown.add_task("predict", total=len(examples), note="")
+        counter = shown.add_task("predict", total=len(examples))
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
 
 

@@ -24,13 +24,15 @@ def check(
 ) -> None:
     """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused."""
     from telltune.api import check as checked
+    from telltune.training.progress import phase
 
     splits = {"train": files, "dev": dev or [], "test": test or []}
-    counts, findings = checked(
-        {name: paths for name, paths in splits.items() if paths},
-        model=model,
-        max_length=max_length,
-    )
+    with phase("reading the data", shown=not as_json):
+        counts, findings = checked(
+            {name: paths for name, paths in splits.items() if paths},
+            model=model,
+            max_length=max_length,
+        )
     refused = sum(finding.refused for finding in findings)
     if as_json:
         print_json(
@@ -57,8 +59,10 @@ def anchor(
 
     loaded = load_recipe(recipe, overrides)
     from telltune.api import anchor as ranked
+    from telltune.training.progress import phase
 
-    rows = ranked(loaded, candidates=candidates)
+    with phase("proposing and ranking anchors", shown=not as_json):
+        rows = ranked(loaded, candidates=candidates)
     if as_json:
         print_json({"candidates": [asdict(row) for row in rows]})
         return

@@ -34,6 +34,7 @@ def plan(
 ) -> None:
     """Say what a run will do: examples, tokens, ratio, steps, minutes, memory. Trains nothing."""
     from telltune.recipe import load_recipe, read_yaml
+    from telltune.training.progress import phase
 
     # Both are read before PyTorch is: a typing mistake answers at once.
     if "methods" in read_yaml(recipe, "recipe"):
@@ -42,7 +43,8 @@ def plan(
         load_study(recipe)
         from telltune.api import plan_study
 
-        planned = plan_study(recipe, out)
+        with phase("planning", shown=not as_json):
+            planned = plan_study(recipe, out)
         if as_json:
             print_json(planned)
         else:
@@ -51,7 +53,8 @@ def plan(
     loaded = load_recipe(recipe, overrides)
     from telltune.api import plan as planned_run
 
-    values = planned_run(loaded)
+    with phase("planning", shown=not as_json):
+        values = planned_run(loaded)
     if as_json:
         print_json(values)
     else:
@@ -253,13 +256,16 @@ def compare(
     from telltune.api import plan as planned
     from telltune.methods.registry import get_method
     from telltune.study.compare import compare as compared
+    from telltune.training.progress import phase
 
     names = [name.strip() for name in method.split(",") if name.strip()]
     trained = [name for name in names if get_method(name).trains]
     if trained and not as_json:
         # The recipe's own method need not be among them, nor what it asks for in the recipe.
         last = loaded.model_copy(update={"method": trained[-1]})
-        print_plan(planned(last, measure=False))
+        with phase("planning"):
+            values = planned(last, measure=False)
+        print_plan(values)
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
@@ -298,8 +304,10 @@ def verify(
     Loads no weights. Exit 1 if something differs.
     """
     from telltune.api import verify as verified
+    from telltune.training.progress import phase
 
-    found = verified(adapter)
+    with phase("verifying", shown=not as_json):
+        found = verified(adapter)
     if as_json:
         print_json({"adapter": str(adapter), "held": found.held, **asdict(found)})
     else:

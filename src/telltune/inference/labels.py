@@ -19,6 +19,7 @@ from telltune.models.attention import packed_attention
 from telltune.models.layout import Layout, Segment
 from telltune.models.lora import FusedLora
 from telltune.models.packing import LEAST_SHARED, can_pack, pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,8 +94,9 @@ def label_nll(
         return _apart(model, prompts, labels, found, on_done)
     shared = shared_length(prompts)
     shared = shared if shared >= LEAST_SHARED else 0
-    with torch.inference_mode(), FusedLora(model), packed_attention(model):
+    with shared_cores(), torch.inference_mode(), FusedLora(model), packed_attention(model):
         for row in _rows(prompts, labels, shared, budget):
+            adapt_threads()
             found[row.items] = row.nll(model)
             if on_done is not None:
                 on_done(len(row.items))
@@ -111,7 +113,7 @@ def _apart(
     """One pass for every pair, for models that cannot be packed."""
     for i, prompt in enumerate(prompts):
         rows = [(np.asarray([*prompt, *label], np.int32), len(prompt)) for label in labels]
-        with torch.inference_mode():
+        with shared_cores(), torch.inference_mode():
             for j, batch in enumerate(pack(rows, 1, together=False)):
                 found[i, j] = token_nll(model, batch).double().sum().cpu()
         if on_done is not None:

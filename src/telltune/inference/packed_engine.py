@@ -22,6 +22,7 @@ from telltune.models.decoder_layers import QuickLayers
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import LEAST_SHARED
 from telltune.models.prepacked import Prepacked
+from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,8 @@ class PackedGenerator:
         self.model.eval()
         if self._packed is None:
             self._packed = Prepacked(self.model, quick=_way(self.model) == "quick")
-        with torch.inference_mode(), self._packed, attention(self.model, NAME, attend):
+        attending = attention(self.model, NAME, attend)
+        with shared_cores(), torch.inference_mode(), self._packed, attending:
             return self._generate(prompts, max_new_tokens, stop_ids, temperature, top_p, on_done)
 
     def _generate(
@@ -185,6 +187,7 @@ class PackedGenerator:
         return self._pass(store, ids.flatten(), places.flatten(), torch.arange(ids.numel()))
 
     def _pass(self, store: KeyValues, ids: Tensor, places: Tensor, keep: Tensor) -> Tensor:
+        adapt_threads()
         device = next(self.model.parameters()).device
         logits: Tensor = self.model(
             input_ids=ids[None].to(device),

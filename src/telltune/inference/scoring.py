@@ -10,6 +10,7 @@ import torch
 from telltune.models.attention import packed_attention
 from telltune.models.lora import FusedLora
 from telltune.models.packing import can_pack, pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:
     from telltune.data.encoding import EncodedSet
@@ -30,7 +31,8 @@ def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torc
     sums = torch.zeros(len(rows), dtype=torch.float64)
     model.eval()
     attending = packed_attention(model) if together else nullcontext()
-    with torch.inference_mode(), FusedLora(model), attending:
+    with shared_cores(), torch.inference_mode(), FusedLora(model), attending:
         for batch in pack(rows, budget, together=together):
+            adapt_threads()
             sums.index_add_(0, batch.rows, token_nll(model, batch).double().cpu())
     return sums

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from telltune.models.threads import shared_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -60,7 +62,7 @@ class TransformersGenerator:
             for row, i in enumerate(members):
                 ids[row, width - len(prompts[i]) :] = torch.as_tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
-            with torch.inference_mode():
+            with shared_cores(), torch.inference_mode():
                 grown = self.model.generate(
                     input_ids=ids.to(device),
                     attention_mask=mask.to(device),

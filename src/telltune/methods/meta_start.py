@@ -25,6 +25,7 @@ from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import can_pack, pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
 from telltune.training.adapter import adapter_weights, add_lora
 from telltune.training.meta import Episode, meta_gradient, task_chances
@@ -95,9 +96,10 @@ def _learn(
         }
         loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
-        with bar(shown=progress) as shown, loss:
-            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, note="")
+        with bar(shown=progress) as shown, loss, shared_cores():
+            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, unit="step")
             for step in range(spec.steps):
+                adapt_threads()
                 for value in weights.values():
                     value.requires_grad_()
                 direction, seen = meta_gradient(

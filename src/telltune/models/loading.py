@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, TellError
 from telltune.models.allocator import keep_freed_memory
+from telltune.models.threads import watch_load
 from telltune.models.weights import WEIGHTS, fingerprint, has_only_pickles, weight_files
 from telltune.storage import atomic_folder, cache_folder, checksum
 
@@ -110,6 +111,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
 
     _hush_transformers()
     keep_freed_memory()
+    watch_load()
     folder = _locate(spec)
     load_config(spec)
     if not spec.allow_pickle and has_only_pickles(Path(folder)):

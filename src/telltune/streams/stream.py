@@ -16,11 +16,12 @@ import torch
 
 from telltune.errors import DataError, StorageError
 from telltune.methods.output_folder import alone
+from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import write_bytes, write_json, write_text, writing
 from telltune.streams.cascade import TOP
 from telltune.streams.page import write_page
 from telltune.streams.spec import load_cascade, make_cascade
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,12 +90,14 @@ def run_stream(
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with alone(out):
-        made = make_cascade(spec)
-        decided = _resume(made, out)
-        with bar(shown=progress) as shown, writing(out):
-            counter = shown.add_task(stream.name, completed=decided, total=None, note="")
+        with phase("loading the models", shown=progress):
+            made = make_cascade(spec)
+            decided = _resume(made, out)
+        with bar(shown=progress) as shown, writing(out), shared_cores():
+            counter = shown.add_task(stream.name, completed=decided, total=None, unit="input")
             rows = islice(_rows(stream), decided, None)
             while chunk := list(islice(rows, _CHUNK)):
+                adapt_threads()
                 began = time.perf_counter()
                 lines = _decide(made, chunk, set(spec.labels))
                 with (out / DECISIONS).open("a", encoding="utf-8") as file:

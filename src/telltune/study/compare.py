@@ -26,7 +26,7 @@ from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,16 +117,19 @@ def _compare(
     for method in [method for method in chosen if method.name not in done]:
         if base is None or recipe.training.full_parameters:
             # Training every weight leaves no base for the next method.
-            base = load_base(
-                recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-            )
+            with phase("loading the model", shown=progress):
+                base = load_base(
+                    recipe.model,
+                    recipe.training.precision,
+                    trainable=recipe.training.full_parameters,
+                )
         folder = out / method.name if method.trains else None
         settings = Settings(
             recipe, folder, progress, score=answer_score(answers.metrics[0], task.dev)
         )
         predictor = method.run(task, general, base, settings)
         with bar(shown=progress) as shown:
-            item = shown.add_task(f"{method.label}: test", total=len(test), note="")
+            item = shown.add_task(f"{method.label}: test", total=len(test))
             evaluation = evaluate_predictor(
                 predictor,
                 test,

@@ -26,7 +26,7 @@ from telltune.storage import write_json, write_text
 from telltune.study.continual_learner import STRATEGIES, Learner, Step, Strategy
 from telltune.study.continual_page import write_page
 from telltune.study.spec import Tasks, read_spec
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 __all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
 
@@ -107,23 +107,29 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
     spec = load_continual(order)
     with alone(out):
         steps = _read(out)
-        learner = Learner(
-            spec.recipe, spec.tasks, spec.general_items, out, name=str(order), folder=order.parent
-        )
-        learner.check(spec.strategies, spec.seeds)
+        with phase("reading the tasks", shown=progress):
+            learner = Learner(
+                spec.recipe,
+                spec.tasks,
+                spec.general_items,
+                out,
+                name=str(order),
+                folder=order.parent,
+            )
+            learner.check(spec.strategies, spec.seeds)
         with bar(shown=progress) as shown:
             total = len(spec.strategies) * len(spec.seeds) * len(spec.tasks)
-            counter = shown.add_task("tasks", total=total, note="")
-            for seed in spec.seeds:
-                for strategy in spec.strategies:
-                    done = [s for s in steps if (s.strategy, s.seed) == (strategy, seed)]
-                    shown.advance(counter, len(done))
-                    for step in learner.learn(strategy, seed, done):
-                        steps.append(step)
-                        with (out / _ROWS).open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(asdict(step), ensure_ascii=False) + "\n")
-                        shown.update(counter, description=f"{strategy}, {step.task}")
-                        shown.advance(counter)
+            runs = [(strategy, seed) for seed in spec.seeds for strategy in spec.strategies]
+            done = {run: [s for s in steps if (s.strategy, s.seed) == run] for run in runs}
+            finished = sum(map(len, done.values()))
+            counter = shown.add_task("course", total=total, completed=finished, unit="task")
+            for strategy, seed in runs:
+                for step in learner.learn(strategy, seed, done[strategy, seed]):
+                    steps.append(step)
+                    with (out / _ROWS).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(step), ensure_ascii=False) + "\n")
+                    shown.update(counter, description=f"{strategy}, {step.task}")
+                    shown.advance(counter)
         report = summarize(steps, [task.name for task in spec.tasks], spec.strategies)
         write_json(out / _SUMMARY, asdict(report))
         write_page(report, out)

@@ -16,6 +16,7 @@ from telltune.methods.selection import usable
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, as_recipe
 from telltune.storage import write_json, write_text
+from telltune.training.progress import phase
 from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def score_examples(
     with alone(out):
         claim(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
-        base = load_base(recipe.model, recipe.training.precision)
+        with phase("loading the model", shown=progress):
+            base = load_base(recipe.model, recipe.training.precision)
         examples = usable(task, base, recipe)
         record_recipe(out, recipe, overwrite=overwrite)
         found = score(base, examples, task.anchor, recipe, spec, progress=progress)

@@ -31,6 +31,7 @@ from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.study.quanta_report import QuantaReport, judge
 from telltune.training.adapter import train
+from telltune.training.progress import phase
 from telltune.valuation.quanta_clusters import cluster_gradients
 from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights, token_gradients
 from telltune.valuation.quanta_losses import LossCurves, LossRecorder
@@ -187,9 +188,10 @@ def _records(
             settings = job.recipe.training
             if base is None or settings.full_parameters:
                 # Training every weight leaves no base for the next.
-                base = load_base(
-                    job.recipe.model, settings.precision, trainable=settings.full_parameters
-                )
+                with phase("loading the model", shown=progress):
+                    base = load_base(
+                        job.recipe.model, settings.precision, trainable=settings.full_parameters
+                    )
             work = out / _WORK / job.name
             wanted = clusters if job.name == _REFERENCE else 0
             write_json(path, _train(job, base, held_out, work, wanted, moments, progress=progress))

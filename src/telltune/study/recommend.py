@@ -22,6 +22,7 @@ from telltune.storage import write_json, write_text
 from telltune.study.resampling import resample_runs
 from telltune.study.search import Search, search
 from telltune.study.summary import scored_run
+from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,8 @@ def recommend(
     if not (given.embedded or given.dev or given.dev_share):
         held = given.model_copy(update={"dev_share": _DEV_SHARE})
         recipe = recipe.model_copy(update={"task": held})
-    task = load_task(recipe)
+    with phase("reading the data", shown=progress):
+        task = load_task(recipe)
     metric = task_answers(recipe, task).metrics[0]
     if metric == PERPLEXITY:
         raise RecipeError(

@@ -38,7 +38,7 @@ from telltune.study.durations import expected_seconds
 from telltune.study.results import ANSWERS, Results, Row, cell_key, is_finished
 from telltune.training.adapter import LOG
 from telltune.training.log import loss_curve
-from telltune.training.progress import bar
+from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +94,8 @@ def run_cells(
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
         worker = CellWorker(out, forgetting, split, mixing)
         aside = mixing is not None and forgetting.examples > 0
-        keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
+        with phase("reading the data", shown=progress):
+            keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
         left: dict[str, Cell] = {}
         for cell, key in keys.items():
             row = results.find(cell, key)
@@ -102,7 +103,7 @@ def run_cells(
                 left.setdefault(key, cell)
         with bar(shown=progress) as shown:
             task = shown.add_task(
-                "study", total=len(cells), completed=len(cells) - len(left), note=""
+                "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
             )
             running = (
                 worker.run_all(left, lambda cell: shown.update(task, description=cell.title))
@@ -113,7 +114,7 @@ def run_cells(
                 results.append(row)
                 if progress:
                     # A line a cell, for whoever follows a log and not a bar.
-                    shown.console.print(f"{cell.title}: {_outcome(row)}", highlight=False)
+                    shown.console.print(f"{cell.title}: {_outcome(row)}", soft_wrap=True)
                 shown.advance(task)
         for cell, key in keys.items():
             row = results.find(cell, key)

@@ -16,6 +16,7 @@ from telltune.storage import write_json, write_text
 from telltune.synthesis import synthesize
 from telltune.synthesis.auxiliary import Refined, auxiliary_examples, refine
 from telltune.synthesis.self_guide import instruction_of
+from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from telltune.data.examples import Example
@@ -59,7 +60,8 @@ def write_synthetic(
     with alone(out):
         claim(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
-        base = load_base(recipe.model, recipe.training.precision)
+        with phase("loading the model", shown=progress):
+            base = load_base(recipe.model, recipe.training.precision)
         record_recipe(out, recipe, overwrite=overwrite)
         real = usable(task, base, recipe)
         instruction = instruction_of(task.anchor.prompt if task.anchor else None)

@@ -129,7 +129,7 @@ def synthesize(
     refused_inputs: Counter[str] = Counter()
     refused_answers: Counter[str] = Counter()
     with bar(shown=progress) as shown:
-        counter = shown.add_task("examples", total=spec.examples, note="")
+        counter = shown.add_task("examples", total=spec.examples)
         while told.rounds < spec.rounds and len(even) < spec.examples:
             fresh = []
             for text in writer.inputs(told.rounds, kept):

@@ -13,6 +13,7 @@ import numpy as np
 
 from telltune.errors import RecipeError
 from telltune.models import compute_dtype, load_base, model_shape
+from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.checkpoints import Checkpoints
 from telltune.training.processes import processes
@@ -213,6 +214,7 @@ def train(
     watch, stop = Stopwatch(), StopCallback(together)
     health = HealthCallback(base.model.config.get_text_config().vocab_size)
     with ExitStack() as stack:
+        stack.enter_context(shared_cores())
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:

@@ -40,9 +40,11 @@ class LogCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Show the bar where the run stands, and cut the log there."""
-        if self._task is None:
-            self._task = self.progress.add_task(self.description, total=state.max_steps, note="")
-        self.progress.update(self._task, completed=state.global_step)
+        if self._task is not None:  # training goes back to a checkpoint
+            self.progress.remove_task(self._task)
+        self._task = self.progress.add_task(
+            self.description, total=state.max_steps, completed=state.global_step, unit="step"
+        )
         kept = [row for row in read_log(self.path) if row["step"] <= state.global_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -65,7 +67,7 @@ class LogCallback(TrainerCallback):
         self._seconds += row["seconds"]
         note = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s"
         if "loss" in row:
-            note += f", loss {row['loss']:.3f}"
+            note = f"loss {row['loss']:.3f}, {note}"
         self.progress.update(self._task, completed=state.global_step, note=note)
 
 

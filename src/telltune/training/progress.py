@@ -1,31 +1,244 @@
-"""What a user sees of a run: the bar."""
+"""What a user sees of work that takes a while: a bar in a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
-__all__ = ["bar"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Task, TaskID
+    from rich.table import Table
+
+__all__ = ["bar", "phase"]
+
+# Seconds until the first line, and between lines. A run of hours gets a line a minute.
+_FIRST = 2.0
+_LEAST, _MOST, _SHARE = 5.0, 60.0, 1 / 30
+# However quick the work is, it says something this often.
+_PARTS = 4
+# Steps beside other work can take minutes, and the time left is estimated from several.
+_ESTIMATE_SECONDS = 900.0
+# Narrower terminals show no note, and no bar and elapsed time.
+_WIDTH_FOR_NOTE, _WIDTH_FOR_BAR = 75, 60
 
 
-def bar(*, shown: bool = True) -> Progress:
-    """A progress bar on standard error, so that `--json` keeps standard output to itself."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+def bar(*, shown: bool = True, transient: bool = False) -> Progress:
+    """Make a progress display on standard error, which leaves standard output to results.
+
+    In a terminal it is a bar that keeps its numbers however narrow the terminal and however long
+    the description is. Elsewhere it prints lines such as `TELL: step 6/12 loss 6.412, 0:03 left`:
+    the first after 2 seconds, then every 5 seconds to every minute as the work gets longer, at
+    every quarter of the work, and at its end. Work that starts with `completed` above 0 says where
+    it goes on from.
+
+    Args:
+        shown: False shows nothing.
+        transient: Leave nothing behind in a terminal, and print no line for work below 5 seconds.
+
+    Returns:
+        A context manager. Its `add_task` takes `unit`, the name of what is counted, and `note`,
+        which is shown behind the numbers; both may be left out.
+    """
+    console = _Console(stderr=True, markup=False, emoji=False, highlight=False)
+    kind = _Bar if _is_live(console) else _Lines
+    return kind(
+        console=console,
         disable=not shown,
         refresh_per_second=2,
+        transient=transient,
+        speed_estimate_period=_ESTIMATE_SECONDS,
     )
+
+
+@contextmanager
+def phase(description: str, *, shown: bool = True) -> Iterator[None]:
+    """Say what a run is doing while there is nothing to count, such as loading a model."""
+    with bar(shown=shown, transient=True) as progress:
+        progress.add_task(description, total=None)
+        yield
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader; rich would end the process."""
+        self.quiet = True
+
+
+def _is_live(console: Console) -> bool:
+    """Whether a bar can be redrawn in place.
+
+    FORCE_COLOR makes rich take every stream for a terminal; a log file with it is still none.
+    """
+    if console.is_jupyter:
+        return True
+    try:
+        return console.file.isatty() and not console.is_dumb_terminal
+    except (AttributeError, ValueError):  # closed, or none at all
+        return False
+
+
+class _Progress(Progress):
+    """Tasks with a unit and a note, which say where they go on from."""
+
+    def add_task(
+        self,
+        description: str,
+        start: bool = True,
+        total: float | None = 100.0,
+        completed: int = 0,
+        visible: bool = True,
+        **fields: Any,
+    ) -> TaskID:
+        """As rich's; `completed` is what an earlier run has done."""
+        fields = {"unit": "", "note": ""} | fields
+        if completed and not self.disable:
+            unit = f"{fields['unit']} " if fields["unit"] else ""
+            end = "" if total is None else f" of {total:,.0f}"
+            self.say(f"{description}: goes on from {unit}{completed:,}{end}")
+        return super().add_task(description, start, total, completed, visible, **fields)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own, above the bar where there is one."""
+        with suppress(OSError, ValueError):  # nobody listens, and the work goes on
+            self.print(text, soft_wrap=True)
+
+
+class _Description(ProgressColumn):
+    """One line, cut where there is no room for all of it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, overflow="ellipsis", no_wrap=True)
+
+
+class _Count(MofNCompleteColumn):
+    """What is done of how much, where anything is counted."""
+
+    def render(self, task: Task) -> Text:
+        counted = task.total is not None or task.completed
+        return super().render(task) if counted else Text("")
+
+
+class _Left(TimeRemainingColumn):
+    """Time left, where there is a total to reach."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task).append(" left")
+
+
+class _Bar(_Progress):
+    """A bar whose numbers come first where room is short."""
+
+    def make_tasks_table(self, tasks: Any) -> Table:
+        """As rich's, of the columns that there is room for."""
+        if self.tasks:  # there is no console yet when rich calls this first
+            self.columns = (_Description(), *_columns(self.console.width))
+        return super().make_tasks_table(tasks)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What stands beside the description; it keeps its width while the description gives way."""
+    columns: list[ProgressColumn] = [_Count(table_column=Column(no_wrap=True))]
+    if width >= _WIDTH_FOR_BAR:
+        columns.insert(0, BarColumn(8 if width < 100 else 20 if width < 130 else 40))
+        columns.append(TimeElapsedColumn(table_column=Column(no_wrap=True)))
+    columns.append(_Left(compact=True, table_column=Column(no_wrap=True)))
+    if width >= _WIDTH_FOR_NOTE:
+        columns.append(TextColumn("{task.fields[note]}", markup=False))
+    return columns
+
+
+class _Lines(_Progress):
+    """The same as lines of text."""
+
+    def __init__(self, *, transient: bool, **settings: Any) -> None:
+        super().__init__(transient=transient, **settings)
+        self._only_long = transient
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._tell_regularly, daemon=True)
+        self._told: dict[TaskID, int] = {}
+        """Quarters that were told of each task."""
+
+    def start(self) -> None:
+        """Start the clock; there is nothing to redraw."""
+        if not self.disable:
+            self._clock.start()
+
+    def stop(self) -> None:
+        """Print how far each task got."""
+        if self.disable or self._ended.is_set():
+            return
+        self._ended.set()
+        self._clock.join()
+        if not self._only_long:
+            for task in self.tasks:
+                if not task.finished:  # the last quarter was told
+                    self.say(_line(task))
+
+    def refresh(self) -> None:
+        """Do nothing, for the same reason."""
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As rich's, and say when another quarter is done."""
+        super().update(task_id, **changes)
+        self._tell_quarters(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As rich's, and say when another quarter is done."""
+        super().advance(task_id, advance)
+        self._tell_quarters(task_id)
+
+    def _tell_quarters(self, task_id: TaskID) -> None:
+        with self._lock:
+            task = self._tasks[task_id]
+            if self.disable or not task.total:
+                return
+            reached = int(_PARTS * task.completed / task.total)
+            before, self._told[task_id] = self._told.get(task_id, 0), reached
+            if reached > before:
+                self.say(_line(task))
+
+    def _tell_regularly(self) -> None:
+        wait = _LEAST if self._only_long else _FIRST
+        while not self._ended.wait(wait):
+            going = [task for task in self.tasks if not task.finished]
+            for task in going:
+                self.say(_line(task))
+            elapsed = max((task.elapsed or 0.0 for task in going), default=0.0)
+            wait = min(max(_LEAST, elapsed * _SHARE), _MOST)
+
+
+def _line(task: Task) -> str:
+    """How far a task is, such as `TELL: step 6/12 loss 6.412, 1,204 tokens/s, 0:03 left`."""
+    elapsed, left = _clock(task.elapsed or 0.0), task.time_remaining
+    count = f"{task.completed:,.0f}" if task.completed or task.total is not None else ""
+    of = "" if task.total is None else f"/{task.total:,.0f}"
+    numbers = " ".join(filter(None, [task.fields["unit"], count + of, task.fields["note"]]))
+    if task.finished:
+        when = f"took {elapsed}"
+    elif left is None:
+        when = f"{elapsed} so far"
+    else:
+        when = f"{_clock(left)} left"
+    return f"{task.description}: {numbers}, {when}" if count else f"{task.description}, {when}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -13,6 +13,7 @@ from transformers import PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
 from telltune.models import compute_dtype, model_shape
+from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
 from telltune.training.speed import learn
@@ -84,7 +85,8 @@ def rehearse(
         )
         trainer.remove_callback(PrinterCallback)
         watch.trainer = trainer
-        trainer.train()
+        with shared_cores():
+            trainer.train()
     spent = time.perf_counter() - began
     learn(
         watch,

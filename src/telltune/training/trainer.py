@@ -27,6 +27,7 @@ from telltune.models.cut_loss import cut_loss
 from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
+from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes
 from telltune.training.checkpoints import copied
@@ -247,6 +248,7 @@ class MixtureTrainer(Trainer):
             if self.packed:
                 stack.enter_context(packed_attention(self.model))
             for place in range(count):
+                adapt_threads()
                 # Gradients are averaged over processes behind the last row. All compute as many:
                 # who has fewer, or none, computes one once more for nothing.
                 behind = place + 1 < count and self._processes.count > 1

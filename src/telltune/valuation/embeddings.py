@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from telltune.errors import ModelError
+from telltune.models.threads import shared_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
             max_length=_LONGEST,
             return_tensors="pt",
         ).to(device)
-        with torch.inference_mode():
+        with shared_cores(), torch.inference_mode():
             states = encoder(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"][..., None]
         mean = (states * mask).sum(1) / mask.sum(1)

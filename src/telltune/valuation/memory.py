@@ -122,7 +122,7 @@ def memory_of(
     hits, seconds = [], 0.0
     each = len(examples) * samples
     with bar(shown=progress) as shown:
-        task = shown.add_task("completions", total=len(templates) * each, note="")
+        task = shown.add_task("completions", total=len(templates) * each)
         for number, template in enumerate(templates, 1):
             digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
             path = cache_folder("memory") / f"{digest}.json"

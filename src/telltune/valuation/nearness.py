@@ -15,6 +15,7 @@ import numpy as np
 from telltune.data.encoding import Encoder
 from telltune.models import context_length
 from telltune.models.packing import pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
 from telltune.training.adapter import add_lora
 from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
@@ -67,9 +68,10 @@ def gradients_of(
         weights = [w for w in gradient_weights(model) if id(w) in second]
         sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
         found = np.empty((len(encoded), sketch.width), np.float32)
-        with bar(shown=progress) as shown:
-            task = shown.add_task("gradients", total=len(encoded), note="")
+        with bar(shown=progress) as shown, shared_cores():
+            task = shown.add_task("gradients", total=len(encoded))
             for i in range(len(encoded)):
+                adapt_threads()
                 [row] = pack([encoded[i]], 1, together=False)
                 found[i] = sketch.of(token_nll(model, row).mean())
                 shown.advance(task)
