@@ -280,6 +280,7 @@ def train(
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.packed,
+            own_prompts=confidence is not None and confidence.scales_prompts,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
