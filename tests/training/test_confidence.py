@@ -54,9 +54,7 @@ def tokens(least: int, most: int) -> st.SearchStrategy[list[int]]:
 
 
 # Few confidences, so that some examples share theirs and some do not.
-ITEMS = st.builds(
-    Item, st.booleans(), st.sampled_from([0.2, 0.7, 1.0]), tokens(0, 5), tokens(1, 4)
-)
+ITEMS = st.builds(Item, st.booleans(), st.sampled_from([0.2, 0.7, 1.0]), tokens(0, 5), tokens(1, 4))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +133,7 @@ def test_a_step_is_the_same_however_its_examples_share_rows(
     budget: int,
     scale: Scale,
     average: LossAverage,
-    learned: bool,  # noqa: FBT001 - hypothesis gives it
+    learned: bool,
 ) -> None:
     how: dict[str, Any] = {"average": average, "learned": learned}
     alone, wanted = computed(trainer, items, scale, budget=None, **how)
@@ -172,7 +170,7 @@ def test_the_whole_prompt_is_scaled_and_only_that(trainer: MixtureTrainer) -> No
 def test_a_step_that_is_packed_again_for_memory_stays_the_same(
     trainer: MixtureTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = [Item(True, 0.2 * (n + 1), [30 + n], [40 + n]) for n in range(4)]  # noqa: FBT003
+    items = [Item(True, 0.2 * (n + 1), [30 + n], [40 + n]) for n in range(4)]
     wanted, gradients = computed(trainer, items, "both", budget=500)
     compute = trainer._row_loss
     failed: list[int] = []
@@ -204,7 +202,7 @@ def test_a_plan_counts_prompts_that_cannot_be_shared(toy_recipe: dict[str, Any])
 
 
 def test_equally_trusted_examples_still_share_their_prefix() -> None:
-    rows = [(np.array(ANCHOR + [n, n + 1], np.int32), len(ANCHOR) + 1) for n in range(30, 34)]
+    rows = [(np.array([*ANCHOR, n, n + 1], np.int32), len(ANCHOR) + 1) for n in range(30, 34)]
     same = pack(rows, 500, sources=[(True, 0.5)] * 4)[0]
     half = pack(rows, 500, sources=[(True, 0.5), (True, 0.5), (True, 0.9), (True, 0.9)])[0]
     apart = pack(rows, 500, sources=[(True, 0.1 * n) for n in range(4)])[0]
