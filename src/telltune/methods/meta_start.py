@@ -26,7 +26,7 @@ from telltune.models.lora import FusedLora
 from telltune.models.norms import QuickNorms
 from telltune.models.packing import can_pack, pack, token_nll
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import adapter_weights, add_lora
+from telltune.training.adapter import add_lora, trained_weights
 from telltune.training.meta import Episode, meta_gradient, task_chances
 from telltune.training.progress import bar
 
@@ -116,7 +116,7 @@ def _learn(
         with torch.no_grad():
             for name, value in weights.items():
                 parameters[name].copy_(value)
-        return adapter_weights(model)
+        return trained_weights(model)
     finally:
         model.unload()
 
