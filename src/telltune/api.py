@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
-    from telltune.methods.anchor_choice import Candidate
+    from telltune.methods.anchor_choice import Ranking
     from telltune.methods.preparation import Prepared
     from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
@@ -415,8 +415,12 @@ def _counter(encoder: Encoder, examples: list[Example]) -> Any:
     return lambda example: by_identity[id(example)]
 
 
-def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> list[Candidate]:
-    """Propose anchors and rank them, with the recipe's own and none, by loss before training."""
+def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> Ranking:
+    """Propose anchors and rank them, with the recipe's own and none, by loss before training.
+
+    Raises:
+        DataError: No task example is left to rank on besides those that the model is shown.
+    """
     recipe = as_recipe(recipe)
     task = load_task(recipe)
     base = load_base(recipe.model, recipe.training.precision)

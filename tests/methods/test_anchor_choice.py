@@ -13,6 +13,7 @@ from telltune.data.task import TaskData, load_task
 from telltune.errors import DataError
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.scoring import response_nll
+from telltune.methods import anchor_choice as module
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.recipe import recipe_from_dict
 
@@ -25,7 +26,9 @@ def task(toy_recipe: dict[str, Any]) -> TaskData:
 
 
 def test_the_ranking_holds_all_candidates_the_best_first(tiny_base: Any, task: TaskData) -> None:
-    ranked = rank_anchors(tiny_base, task, PROPOSALS)
+    ranking = rank_anchors(tiny_base, task, PROPOSALS)
+    ranked = ranking.candidates
+    assert (ranking.held_out, ranking.warnings) == (12, [])
     assert sorted(c.origin for c in ranked) == ["model", "model", "none", "recipe"]
     assert [c.loss for c in ranked] == sorted(c.loss for c in ranked)
     by_origin = {c.origin: c for c in ranked}
@@ -47,18 +50,65 @@ def test_without_dev_data_half_of_the_training_data_is_held_out(
     tiny_base: Any, task: TaskData
 ) -> None:
     without = rank_anchors(tiny_base, replace(task, dev=()), [])
-    same = rank_anchors(tiny_base, replace(task, dev=task.train[12:]), [])
+    same = rank_anchors(tiny_base, replace(task, dev=task.train[12:], train=task.train[:12]), [])
     assert without == same
+    assert without.held_out == 12
+
+
+@pytest.mark.parametrize("dev", [True, False])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_no_example_that_was_shown_is_ranked_on(
+    tiny_base: Any, task: TaskData, monkeypatch: pytest.MonkeyPatch, dev: bool, count: int
+) -> None:
+    # One question is in both halves, and one of dev's is in the training data.
+    train = (*task.train, replace(task.train[0], completion="box"))
+    items = (*task.dev, task.train[5])
+    task = replace(task, train=train, dev=items if dev else ())
+    asked: list[Any] = []
+    scored: list[Any] = []
+    monkeypatch.setattr(
+        PackedGenerator, "generate", lambda _, prompts, **__: asked.extend(prompts) or []
+    )
+    propose_anchors(tiny_base, task, count, seed=0)
+    monkeypatch.setattr(
+        module,
+        "response_nll",
+        lambda model, encoded: scored.append(encoded) or response_nll(model, encoded),
+    )
+    ranking = rank_anchors(tiny_base, task, [])
+    shown = "\n".join(tiny_base.tokenizer.batch_decode(asked)) + "\n"
+    encoded = scored[0]  # without an anchor
+    ranked = tiny_base.tokenizer.batch_decode([encoded[i][0] for i in range(len(encoded))])
+    assert len(asked) == count
+    assert len(ranked) == ranking.held_out == 12
+    everything = (*task.train, *task.dev)
+    questions = {e.prompt for e in everything if f"Input: {e.prompt}\n" in shown}
+    held_out = {e.prompt for e in everything if any(f"\n{e.prompt}<" in text for text in ranked)}
+    assert questions
+    assert len(held_out) == 12
+    assert not questions & held_out
+
+
+def test_a_ranking_on_few_examples_says_so(tiny_base: Any, task: TaskData) -> None:
+    few = rank_anchors(tiny_base, replace(task, train=task.train[:6], dev=()), [])
+    assert few.held_out == 3
+    assert "only 3 held-out" in few.warnings[0]
 
 
 def test_a_proposal_with_a_control_token_is_left_out(tiny_base: Any, task: TaskData) -> None:
-    ranked = rank_anchors(tiny_base, task, [Anchor("Say <|im_end|> now, please.")])
-    assert sorted(c.origin for c in ranked) == ["none", "recipe"]
+    ranking = rank_anchors(tiny_base, task, [Anchor("Say <|im_end|> now, please.")])
+    assert sorted(c.origin for c in ranking.candidates) == ["none", "recipe"]
 
 
-def test_one_example_is_too_few(tiny_base: Any, task: TaskData) -> None:
-    with pytest.raises(DataError, match="two task examples or more"):
-        rank_anchors(tiny_base, replace(task, train=task.train[:1], dev=()), [])
+def test_without_an_example_to_hold_out_nothing_is_ranked(tiny_base: Any, task: TaskData) -> None:
+    same = (task.train[0],) * 4
+    for changes in (
+        {"train": same[:1], "dev": ()},
+        {"train": same, "dev": ()},
+        {"dev": task.train},
+    ):
+        with pytest.raises(DataError, match="none is left"):
+            rank_anchors(tiny_base, replace(task, **changes), [])
 
 
 def test_proposals_are_the_same_for_the_same_seed(tiny_base: Any, task: TaskData) -> None:
@@ -77,10 +127,11 @@ def test_repeated_and_empty_proposals_are_left_out(
         "Name the box.",
         "no",
         "",
+        "请写出形状。",
     ]
     encode = tiny_base.tokenizer.encode
     monkeypatch.setattr(
         PackedGenerator, "generate", lambda *_, **__: [encode(text) for text in said]
     )
     proposals = propose_anchors(tiny_base, task, len(said), seed=0)
-    assert proposals == [Anchor("Name the shape."), Anchor("Name the box.")]
+    assert proposals == [Anchor("Name the shape."), Anchor("Name the box."), Anchor("请写出形状。")]

@@ -15,7 +15,7 @@ from telltune.methods.meta_start import _Loss, meta_start
 from telltune.models import load_base
 from telltune.models.packing import pack
 from telltune.recipe import MetaSpec, recipe_from_dict
-from telltune.training.adapter import adapter_weights, add_lora
+from telltune.training.adapter import add_lora, trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_the_start_moves_and_the_base_stays(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     model = add_lora(tiny_base, recipe.lora, recipe.seed)
-    fresh = adapter_weights(model)
+    fresh = trained_weights(model)
     model.unload()
     assert found.keys() == fresh.keys()
     # The half that begins at zero has the gradient.
@@ -135,3 +135,9 @@ def test_what_teaches_no_start_is_refused(sources: dict[str, Any], tmp_path: Pat
     alone = sources | {"method": "sft", "meta": SMALL, "general": None}
     with pytest.raises(RecipeError, match="on general data"):
         fit(alone, tmp_path / "alone", progress=False)
+
+
+def test_a_start_is_learned_for_adapters_only(toy_recipe: dict[str, Any]) -> None:
+    toy_recipe["training"]["full_parameters"] = True
+    with pytest.raises(RecipeError, match="leave out one of the two"):
+        fit(toy_recipe | {"method": "meta"}, toy_recipe["model"] + "-out", progress=False)

@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from telltune.data.anchor import anchored_tokenizer
-from telltune.data.examples import Example
+from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError
+from telltune.methods.numbered import read_answers, say_answers
 from telltune.methods.over_prompt import (
     OVER_PROMPT,
     GroupPredictor,
-    ask_group,
     by_topic,
-    read_answers,
-    say_answers,
 )
 from telltune.methods.protocol import Settings
 from telltune.recipe import OverPromptSpec, recipe_from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-
-@pytest.mark.parametrize("form", ["lines", "json"])
-def test_what_is_said_is_read_again(form: Any) -> None:
-    answers = ["a ball", "2: a box", '"sheet" {x}', "7"]
-    assert read_answers(say_answers(answers, form), 4, form) == answers
-    assert ask_group(["p", "q"], form).endswith("\n\n1. p\n2. q")
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        ("1: a\n2: b", ["a", "b"]),
-        ("Sure!\n1. a\n2) b\nDone.", ["a", "b"]),
-        ("2: b\n1: a", ["a", "b"]),
-        ("1: a", None),
-        ("1: a\n2: b\n3: c", None),
-        ("0: a\n1: b", None),
-        ("1: a\n1: b", None),
-        ("1: a\n2: b\n2: c", None),
-        ("1: a\n2:", None),
-        ("", None),
-    ],
-)
-def test_lines_are_read_by_their_numbers(reply: str, found: list[str] | None) -> None:
-    assert read_answers(reply, 2, "lines") == found
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        ('{"1": "a", "2": "b"}', ["a", "b"]),
-        ('Here: {"2": 5, "1": "a"} ok', ["a", "5"]),
-        ('{"1": "a"}', None),
-        ('{"1": "a", "1": "b"}', None),
-        ('{"1": "a", "2": "b", "2": "c"}', None),
-        ('{"1": "a", "2": ["b"]}', None),
-        ('["a", "b"]', None),
-        ('{"1": "a", "2": "b"', None),
-    ],
-)
-def test_json_is_read_by_its_keys(reply: str, found: list[str] | None) -> None:
-    assert read_answers(reply, 2, "json") == found
 
 
 class Scripted:
@@ -143,6 +100,29 @@ def test_groups_that_the_context_cannot_hold_shrink(tiny_base: Any) -> None:
     assert found.usage.shrunk >= 1
 
 
+def test_inputs_of_several_turns_are_refused(toy_recipe: dict[str, Any], tiny_base: Any) -> None:
+    own = [Example("item 1 is it", "a", origin="x.jsonl:3", history=(Message("system", "Be"),))]
+    with pytest.raises(DataError, match=r"x\.jsonl:3: .*one turn"):
+        predictor(tiny_base, honest, inputs=2).predict([*ITEMS, *own])
+    recipe = recipe_from_dict(toy_recipe | {"over_prompt": {"inputs": 1, "shots": 1}})
+    task = replace(load_task(recipe), train=tuple(own))
+    with pytest.raises(DataError, match=r"x\.jsonl:3: .*one turn"):
+        OVER_PROMPT.run(task, None, tiny_base, Settings(recipe))
+
+
+def test_inputs_with_numbered_lines_are_not_taken_apart(tiny_base: Any) -> None:
+    lists = [Example(f"item {n} is it\n1. item 8\n2. item 9", "") for n in range(4)]
+    seen: list[str] = []
+
+    def reply(text: str, temperature: float) -> str:
+        seen.append(text)
+        return say_answers(["a", "b", "c", "d"], "lines")
+
+    assert predictor(tiny_base, reply, inputs=4).predict(lists) == ["a", "b", "c", "d"]
+    question = seen[0].split("on one line.")[1]
+    assert re.findall(r"^(\d+)\. ", question, re.MULTILINE) == ["1", "2", "3", "4"]
+
+
 def test_like_stands_beside_like() -> None:
     texts = ["red ball", "cold rain", "red box", "cold snow", "red ball box"]
     order = by_topic(texts)
@@ -157,9 +137,7 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     task = load_task(recipe)
     found = OVER_PROMPT.run(task, None, tiny_base, Settings(recipe))
     assert [turn.role for turn in found.shots] == ["user", "assistant"] * 2
-    assert read_answers(found.shots[1].content, 3, "lines") == [
-        e.completion for e in task.train[:3]
-    ]
+    assert read_answers(found.shots[1].content, 3) == [e.completion for e in task.train[:3]]
     assert found.cost.task_examples == 6
     assert len(found.predict(task.dev)) == len(task.dev)
     # What a study keeps of it.

@@ -7,11 +7,16 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from telltune.errors import RecipeError, StorageError
+from telltune.models import load_base
+from telltune.recipe import ModelSpec
 from telltune.study import continual_learner
 from telltune.study.continual import run_continual
+from telltune.training import adapter as trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,3 +179,72 @@ def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: 
     (tmp_path / "out" / "adapters" / "sequential-0-1.safetensors").unlink()
     with pytest.raises(StorageError, match="cannot go on"):
         run_continual(path, tmp_path / "out", progress=False)
+
+
+def full(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """The order's recipe, with all weights trained."""
+    recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
+    recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
+    recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
+    return recipe
+
+
+def test_all_weights_can_be_trained_by_every_strategy(
+    order: Callable[..., Path],
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strategies = list(continual_learner.STRATEGIES)
+    base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32").model.state_dict()
+    begun: list[tuple[bool, bool]] = []
+    train = trained.train
+
+    def recorded(model: Any, *arguments: Any, start: Any, **named: Any) -> Any:
+        held = model.model.state_dict()
+        begun.append((start is None, all(torch.equal(held[k], base[k]) for k in base)))
+        return train(model, *arguments, start=start, **named)
+
+    monkeypatch.setattr(trained, "train", recorded)
+    report = run_continual(
+        order(recipe=full(toy_recipe), strategies=strategies), tmp_path / "out", progress=False
+    )
+    # Each training gets the base as it was; where one model goes on, with the weights so far.
+    fresh = {"adapters": [True, True]}
+    wanted = [f for s in strategies if s != "in_context" for f in fresh.get(s, [True, False])]
+    assert begun == [(start, True) for start in wanted]
+    rows = {row["strategy"]: row for row in report.rows}
+    assert list(rows) == strategies
+    assert rows["adapters"]["backward"] == 0
+    for strategy in ("sequential", "adapters"):
+        assert rows[strategy]["matrix"][0][0] > 50
+    lines = list(map(json.loads, (tmp_path / "out" / "continual.jsonl").read_text().splitlines()))
+    # The base is the same for all, whatever was trained before.
+    assert len({line["base_nll"] for line in lines}) == 1
+    for line in lines:
+        assert (line["general_nll"] == line["base_nll"]) == (line["strategy"] == "in_context")
+    kept = load_file(tmp_path / "out" / "adapters" / "sequential-0-2.safetensors")
+    assert kept.keys() == base.keys()
+
+
+def test_with_all_weights_trained_a_run_goes_on_as_if_it_had_not_been_cut(
+    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    path = order(recipe=full(toy_recipe), strategies=["sequential", "adapters"])
+    out = tmp_path / "out"
+    whole = run_continual(path, out, progress=False)
+    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
+    assert len(rows) == 4
+    (out / "continual.jsonl").write_text(rows[0] + rows[2])
+    again = run_continual(path, out, progress=False)
+    found = [[row | {"seconds": 0} for row in report.rows] for report in (whole, again)]
+    assert found[0] == found[1]
+
+
+def test_all_tasks_train_the_same_weights(
+    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    tasks[1]["training"] = full(toy_recipe)["training"]
+    with pytest.raises(RecipeError, match="full_parameters differs"):
+        run_continual(order(tasks=tasks), tmp_path / "out", progress=False)

@@ -1,8 +1,12 @@
-"""Agreement and balance: known answers."""
+"""Agreement and balance: known answers, and properties for any number of labels."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from telltune.data.examples import Example
 from telltune.synthesis.agreement import agreed, balanced
@@ -19,6 +23,7 @@ FREE = TextFilter(["a b c", "d e f"], distinct=False)
         (["Heart surgery!", "heart surgery"], ("heart surgery", 1.0, None)),
         (["heart or skin", "dunno"], ("", 0.0, "label")),
         (["skin", "x", "y", "z", "v"], ("skin", 0.2, "inconsistent")),
+        (["not skin", "It isn't skin", "not skin but heart"], ("heart", 1 / 3, None)),
     ],
 )
 def test_answers_count_as_the_one_label_that_they_name(
@@ -27,17 +32,80 @@ def test_answers_count_as_the_one_label_that_they_name(
     assert agreed(answers, LABELS, 0.3, FREE) == found
 
 
+def test_labels_that_differ_in_signs_only_are_counted_apart() -> None:
+    assert agreed(["+", "-", "+"], ("+", "-"), 0.3, FREE) == ("+", 2 / 3, None)
+    assert agreed(["C++", "C", "C++"], ("C", "C++"), 0.3, FREE) == ("C++", 2 / 3, None)
+    assert agreed(["-1", "+1", "the score is -1"], ("+1", "-1"), 0.3, FREE) == ("-1", 2 / 3, None)
+
+
 def test_free_text_agrees_by_its_words_and_is_filtered() -> None:
     assert agreed(["A b c", "a b c.", "x y z"], (), 0.3, FREE) == ("A b c", 2 / 3, None)
     assert agreed(["", "?"], (), 0.3, FREE) == ("", 0.0, "empty")
     assert agreed(["word " * 20], (), 0.3, FREE)[2] == "length"
+    # Neither a sign nor a vowel sign is decoration.
+    assert agreed(["5 a b", "-5 a b", "-5 a b"], (), 0.3, FREE)[:2] == ("-5 a b", 2 / 3)
+    assert agreed(["का a b", "की a b"], (), 0.6, FREE)[2] == "inconsistent"
 
 
-def test_no_label_comes_more_than_twice_as_often_as_labels_do_on_average() -> None:
-    examples = [Example(f"q{i}", label) for i, label in enumerate("aaaaaaaabc")]
-    kept = balanced(examples, ("a", "b", "c", "never"))
-    assert "".join(e.completion for e in kept) == "aaaaabc"
-    assert balanced(examples[-3:], ("a", "b", "c")) == examples[-3:]
-    assert balanced(examples[:1], ("a", "b", "c", "never")) == examples[:1]
-    assert balanced(examples, ()) == examples
-    assert balanced([], ("a",)) == []
+def made(text: str) -> list[Example]:
+    return [Example(f"q{i}", label) for i, label in enumerate(text)]
+
+
+def labels_of(examples: list[Example]) -> str:
+    return "".join(example.completion for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("came", "labels", "kept"),
+    [
+        ("a" * 99 + "b", "ab", "aab"),
+        ("b" + "a" * 99, "ab", "baa"),
+        ("aaaabb", "ab", "aaaabb"),
+        ("aaaaa", "ab", "a"),
+        ("aaaaaaaabc", "abcd", "abc"),
+        ("aaaaaabbbccc", "abc", "aaaaaabbbccc"),
+        ("aaaaaaabbbccc", "abc", "aaaaaabbbccc"),
+        ("abc", "abc", "abc"),
+        ("a", "abcd", "a"),
+        ("aaaa", "a", "aaaa"),
+        ("aabx", "", "aabx"),
+        ("", "ab", ""),
+    ],
+)
+def test_no_label_comes_more_than_twice_as_often_as_the_others(
+    came: str, labels: str, kept: str
+) -> None:
+    assert labels_of(balanced(made(came), tuple(labels))) == kept
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=2, max_size=9),
+    most=st.none() | st.integers(1, 60),
+    order=st.randoms(use_true_random=False),
+)
+def test_what_is_kept_is_balanced_for_any_number_of_labels(
+    counts: list[int], most: int | None, order: st.DataObject
+) -> None:
+    labels = "abcdefghi"[: len(counts)]
+    came = [label for label, n in zip(labels, counts, strict=True) for _ in range(n)]
+    order.shuffle(came)
+    examples = made("".join(came))
+    whole = balanced(examples, tuple(labels))
+    kept = Counter(labels_of(whole))
+    for label in labels:
+        others = (kept.total() - kept[label]) / (len(labels) - 1)
+        assert kept[label] <= max(1, 2 * others)
+        # The first of a label, in their order.
+        first = [e for e in examples if e.completion == label][: kept[label]]
+        assert [e for e in whole if e.completion == label] == first
+    # No more could be kept: one more of each label that has more to give would be too many.
+    if kept != Counter(came):
+        cap = max(kept.values()) + 1
+        more = {label: min(n, cap) for label, n in zip(labels, counts, strict=True)}
+        assert cap * (len(labels) - 1) > 2 * (sum(more.values()) - cap)
+    some = Counter(labels_of(balanced(examples, tuple(labels), most)))
+    assert some.total() == min(len(whole), most or len(whole))
+    for a in labels:
+        for b in labels:
+            # Whoever has more to give has at most one less than any other.
+            assert some[a] >= min(kept[a], some[b] - 1)

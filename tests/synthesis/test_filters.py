@@ -17,6 +17,18 @@ SHOWN = ["one two three four", "one two three four five six", "a b c d e"]
         ("Sure! One two three four", "opener"),
         ("Here is another input for it", "opener"),
         ("Surely two three four", None),
+        ("Here's another one for it", "opener"),
+        ("Here’s another one for it", "opener"),
+        ("Of course two three four", "opener"),
+        ("I’m sorry, two three four", "opener"),
+        ("Input: two three four", "opener"),
+        ("Input:two three four five", "opener"),
+        ("question : two three four", "opener"),
+        ("**Answer:** two three four", "opener"),
+        ("Output 2: two three four", "opener"),
+        ("输入 input：two three four", None),
+        ("Inputs two three four", None),
+        ("Input two three four", None),
         ("two", "length"),
         ("a " * 30, "length"),
         ("One, two; three FOUR", "duplicate"),
@@ -47,3 +59,30 @@ def test_a_task_may_open_like_chatter() -> None:
         TextFilter(["Question: who was he", "Question: who is she"]).reason("Question: where is it")
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("demonstrations", "short", "good", "long"),
+    [
+        # No spaces: by white space each of these is one word long.
+        (
+            ["今天天气很好我们去公园", "他昨天买了一本新书给我"],
+            "好",
+            "我明天想去北京看朋友",
+            "很" * 60,
+        ),
+        (
+            ["きょうはとてもいいてんきです", "あしたはともだちにあいます"],
+            "は",
+            "きのうはうちにいました",
+            "あ" * 80,
+        ),
+        (["วันนี้อากาศดีมาก", "ฉันชอบกินข้าวผัด"], "ดี", "เขาไปตลาดทุกวัน", "มาก" * 30),
+        (["one two three four", "five six seven eight"], "one", "nine ten one two", "a " * 30),
+    ],
+)
+def test_length_is_counted_in_every_script(
+    demonstrations: list[str], short: str, good: str, long: str
+) -> None:
+    found = TextFilter(demonstrations)
+    assert [found.reason(text) for text in (short, good, long)] == ["length", None, "length"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from telltune.cli.app import AsJson, Overrides, RecipeFile, app
-from telltune.tables import print_json, print_table
+from telltune.tables import print_json, print_table, print_warnings
 
 
 @app.command(epilog="Example: tell check train.jsonl --test test.jsonl --model embedded")
@@ -62,12 +62,13 @@ def anchor(
     from telltune.training.progress import phase
 
     with phase("proposing and ranking anchors", shown=not as_json):
-        rows = ranked(loaded, candidates=candidates)
+        ranking = ranked(loaded, candidates=candidates)
     if as_json:
-        print_json({"candidates": [asdict(row) for row in rows]})
+        print_json(asdict(ranking))
         return
     print_table(
-        "Anchors by loss on held-out examples, before training (lower is better)",
+        f"Anchors by loss on {ranking.held_out} held-out examples, before training (lower is "
+        "better)",
         ("loss", "tokens", "from", "anchor"),
         [
             (
@@ -76,7 +77,8 @@ def anchor(
                 row.origin,
                 row.anchor.prompt if row.anchor else "-",
             )
-            for row in rows
+            for row in ranking.candidates
         ],
     )
+    print_warnings(ranking.warnings)
     typer.echo("Copy the one you want into the recipe, under anchor.prompt.")

@@ -1,25 +1,79 @@
-"""What an answer says, apart from how it is written: its words, and the label that it names."""
+"""Which words a text has, and which label of a closed set an answer names.
+
+A label that an answer denies is not its label: "not anatomy", "anything rather than anatomy" and
+"anatomy is not it" name nothing. A denial reaches to the end of its clause, so that "No, anatomy"
+and "not anatomy but surgery" still name one. A label that is itself a denial ("not spam") is read
+as that label.
+"""
 
 from __future__ import annotations
 
-import re
 import unicodedata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import regex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["label_key", "names", "read_label", "same_text"]
+__all__ = ["label_key", "names", "read_label", "same_text", "words"]
 
-_WORD = re.compile(r"\w+")
-_DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?")
-_SEPARATORS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+# Scripts that put no space between words: each character counts as one. Katakana stands in runs.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = regex.compile(
+    # A sign belongs to its number: -5 is not 5.
+    rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{_UNSPACED}\p{{M}}*"
+    rf"|[\w--[\p{{Katakana}}ー]--{_UNSPACED}]+",
+    regex.V1,
+)
+_DECIMAL = regex.compile(r"[+-]?\d+(\.\d+)?")
+_SEPARATORS = regex.compile(r"(?<=\w)[\s_-]+(?=\w)")
 _PUNCTUATION = ".,;:!?\"'`()[]“”‘’"
+_CONTRACTED = regex.compile(r"n['’]t\b", regex.IGNORECASE)
+
+_ENDS_CLAUSE = regex.compile(r"[,:()\[\]–—、，：.;!?\n…。；！？]|\s-\s")
+_ENDS_SENTENCE = regex.compile(r"[.;!?\n…。；！？]")
+
+
+def _each(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ENDS_DENIAL = _each(
+    "but however although though sondern aber mais sino pero mas bensì но а maar 而 但"
+)
+_DENIES = _each(
+    "not no never nor neither cannot non unlike "  # English
+    "nicht kein keine keinen keinem keiner weder niet geen inte ikke ekki "  # Germanic
+    "pas ni jamais não nem né niente nunca "  # Romance
+    "не ни нет nie değil "
+    "不 没 沒 非 未 無 无"
+)
+# These follow on a denial without denying what comes after: "not only", "no doubt", "非常".
+_AFFIRMS = _each(
+    "only just merely simply doubt question wonder nur bloß seulement solo sólo só только "
+    "仅 僅 但 只 过 過 错 錯 疑 常"
+)
+_DENIED_BY_TWO = frozenset({("rather", "than"), ("instead", "of"), ("other", "than")})
+_VERBS = _each("is are was were does do did can could would will should has ist sind war est es é")
+_DENIED_BEHIND = ("ではな", "でな", "じゃな", "ではあり", "じゃあり")
+"""Japanese says no behind the word."""
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded; each character where the script has no spaces.
+
+    Chinese, Japanese, Thai, Lao, Khmer and Burmese text is counted by characters (Katakana by
+    runs), since white space says nothing about its length.
+    """
+    found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
+    return found
 
 
 def same_text(text: str) -> str:
     """What two texts have in common that say the same: their words, case folded."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).casefold()))
+    return " ".join(words(text))
 
 
 def label_key(text: str) -> str:
@@ -38,13 +92,108 @@ def label_key(text: str) -> str:
 
 def names(text: str, name: str) -> bool:
     """Whether a name stands in a text, as whole words; one without words stands nowhere."""
-    words = same_text(name)
-    return bool(words) and f" {words} " in f" {same_text(text)} "
+    found = same_text(name)
+    return bool(found) and f" {found} " in f" {same_text(text)} "
 
 
 def read_label(answer: str, labels: Sequence[str]) -> str | None:
-    """The only label that an answer names, whatever stands around it; or None."""
-    named = [label for label in labels if names(answer, label)]
-    # Of labels that contain one another the longest is meant.
-    longest = [a for a in named if not any(a != b and same_text(a) in same_text(b) for b in named)]
+    """The only label that an answer names and does not deny, whatever stands around it; or None.
+
+    Args:
+        answer: As a model wrote it.
+        labels: Of the closed set. One that is the whole answer is read even if it has no words.
+    """
+    if answer.strip() in labels:
+        return answer.strip()
+    read = _Read.of(answer)
+    places = {label: read.places(label) for label in labels}
+    # "heart" in "heart surgery" is a part of that label and not a label of its own.
+    covered = {
+        (start, stop)
+        for some in places.values()
+        for start, stop in some
+        if any(
+            a <= start and stop <= b and b - a > stop - start
+            for others in places.values()
+            for a, b in others
+        )
+    }
+    named = [
+        label
+        for label, some in places.items()
+        if any(place not in covered and not read.denies(*place) for place in some)
+    ]
+    # "Heart surgery, since the heart is ill": of labels that contain one another the longest.
+    longest = [a for a in named if not any(a != b and names(b, a) for b in named)]
     return longest[0] if len(longest) == 1 else None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An answer as words.
+
+    Attributes:
+        words: Case folded; `n't` is the word `not`.
+        clauses: The number of the clause that each word stands in.
+        sentences: The number of its sentence.
+    """
+
+    words: list[str]
+    clauses: list[int]
+    sentences: list[int]
+
+    @classmethod
+    def of(cls, text: str) -> _Read:
+        """Split a text."""
+        text = _plain(text)
+        found, clauses, sentences, end = [], [0], [0], 0
+        for match in _WORD.finditer(text):
+            between = text[end : match.start()]
+            clauses.append(clauses[-1] + bool(_ENDS_CLAUSE.search(between)))
+            sentences.append(sentences[-1] + bool(_ENDS_SENTENCE.search(between)))
+            found.append(match.group())
+            end = match.end()
+        return cls(found, clauses[1:], sentences[1:])
+
+    def places(self, label: str) -> list[tuple[int, int]]:
+        """Where a label's words stand: the first, and one past the last."""
+        own = _WORD.findall(_plain(label))
+        starts = range(len(self.words) - len(own) + 1) if own else ()
+        return [(i, i + len(own)) for i in starts if self.words[i : i + len(own)] == own]
+
+    def denies(self, start: int, stop: int) -> bool:
+        """Whether the words from `start` to before `stop` are denied."""
+        return self._denied_before(start) or self._denied_behind(stop)
+
+    def _denied_before(self, start: int) -> bool:
+        for i in range(start - 1, -1, -1):
+            if self.sentences[i] != self.sentences[start] or self.words[i] in _ENDS_DENIAL:
+                return False
+            # "neither a, b nor c": its denial goes on behind the comma.
+            same = self.clauses[i] == self.clauses[start] or self.words[i] in ("neither", "weder")
+            following = self.words[i + 1]
+            if same and (
+                (self.words[i] in _DENIES and following not in _AFFIRMS)
+                or (self.words[i], following) in _DENIED_BY_TWO
+            ):
+                return True
+        return False
+
+    def _denied_behind(self, stop: int) -> bool:
+        clause = self.clauses[stop - 1]
+        after = [
+            word
+            for word, number in zip(self.words[stop:], self.clauses[stop:], strict=True)
+            if number == clause
+        ]
+        if "".join(after[:4]).startswith(_DENIED_BEHIND):
+            return True
+        verb, denial, following = (*after, "", "", "")[:3]
+        if verb in ("cannot", "değil"):
+            return True
+        return verb in _VERBS and denial in _DENIES and following not in _AFFIRMS
+
+
+def _plain(text: str) -> str:
+    plain: str = _CONTRACTED.sub(" not", unicodedata.normalize("NFC", text).casefold())
+    return plain

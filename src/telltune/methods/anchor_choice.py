@@ -1,7 +1,8 @@
 """Let the model write anchors from the task's own examples, and choose by loss before training.
 
-A good anchor already makes held-out task responses likelier, so candidates are ranked by the mean
-loss a token that the untrained base gives to responses they introduce.
+A good anchor already makes task responses likelier, so candidates are ranked by the mean loss a
+token that the untrained base gives to responses they introduce. The model may quote the examples
+that it is shown, so the ranking uses others only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
 from telltune.inference.engine import make_generator
+from telltune.inference.label_names import words
 from telltune.inference.scoring import response_nll
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.models import BaseModel
 
-__all__ = ["Candidate", "propose_anchors", "rank_anchors"]
+__all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
 
 # How the question to the model is worded; candidates differ by wording, examples and sampling.
 _REQUESTS = (
@@ -31,6 +33,8 @@ _REQUESTS = (
     "Here are solved examples. State the rule that leads from input to output, as a command.",
 )
 _SHOWN = 6
+_FEW = 10
+"""Held-out examples below which a ranking comes with a warning."""
 _LONGEST_PROPOSAL = 80
 
 
@@ -51,12 +55,29 @@ class Candidate:
     tokens: float
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Anchors in order.
+
+    Attributes:
+        candidates: The best first.
+        held_out: Number of task examples that they were ranked on. None of these was shown to the
+            model when it proposed.
+        warnings: What makes the ranking doubtful, in full sentences.
+    """
+
+    candidates: list[Candidate]
+    held_out: int
+    warnings: list[str]
+
+
 def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> list[Anchor]:
     """Ask the base model for instructions that fit the task's examples.
 
     Args:
         base: Writes them, at temperature 0.8.
-        task: Its training examples are shown, a few at a time.
+        task: Some of its training examples are shown, a few at a time; never those that
+            `rank_anchors` ranks on.
         count: How many to ask for; fewer come back where the model repeats itself.
         seed: Of the sampling.
     """
@@ -64,11 +85,12 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
 
     torch.manual_seed(seed)
     encoder = Encoder(base.tokenizer)
+    examples, _ = _shown_and_held_out(task)
     requests = []
     for k in range(count):
-        start = (k * _SHOWN) % max(len(task.train) - _SHOWN, 1)
+        start = (k * _SHOWN) % max(len(examples) - _SHOWN, 1)
         shown = "\n\n".join(
-            f"Input: {e.prompt}\nOutput: {e.completion}" for e in task.train[start : start + _SHOWN]
+            f"Input: {e.prompt}\nOutput: {e.completion}" for e in examples[start : start + _SHOWN]
         )
         requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
     generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0))
@@ -81,26 +103,26 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
     texts = base.tokenizer.batch_decode(answers, skip_special_tokens=True)
     place = task.anchor.place if task.anchor else "user"
     cleaned = dict.fromkeys(_cleaned(text) for text in texts)
-    return [Anchor(text, place=place) for text in cleaned if len(text.split()) >= 3]
+    return [Anchor(text, place=place) for text in cleaned if len(words(text)) >= 3]
 
 
 def rank_anchors(
     base: BaseModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
-) -> list[Candidate]:
+) -> Ranking:
     """Score the recipe's own anchor, none at all, and the proposals; the best first.
 
     Args:
         base: The untrained model.
-        task: Scored on its dev examples, or on the second half of its training examples.
+        task: Scored on its dev examples or, without any, on the second half of its training
+            examples. Examples whose prompt was shown to the model are left out.
         proposals: From `propose_anchors`.
-        limit: At most so many held-out examples.
+        limit: Number of held-out examples to score on, at most.
 
     Raises:
         DataError: Too few examples to hold any out.
     """
-    held_out = (task.dev or task.train[len(task.train) // 2 :])[:limit]
-    if len(task.train) < 2:
-        raise DataError("an anchor needs two task examples or more: one to show, one to hold out.")
+    _, held_out = _shown_and_held_out(task)
+    held_out = held_out[:limit]
     candidates: list[tuple[str, Anchor | None]] = [("none", None)]
     if task.anchor is not None:
         candidates.append(("recipe", task.anchor))
@@ -115,7 +137,33 @@ def rank_anchors(
         loss = response_nll(base.model, encoded).sum() / encoded.response_lengths.sum()
         added = (encoded.prompt_lengths - plain.prompt_lengths).mean()
         ranked.append(Candidate(anchor, origin, float(loss), float(added)))
-    return sorted(ranked, key=lambda candidate: candidate.loss)
+    ranked.sort(key=lambda candidate: candidate.loss)
+    warnings = []
+    if len(held_out) < _FEW:
+        warnings.append(
+            f"The anchors are ranked on only {len(held_out)} held-out task examples, so their "
+            "order may be chance; name more examples in task.dev or task.train."
+        )
+    return Ranking(ranked, len(held_out), warnings)
+
+
+def _shown_and_held_out(task: TaskData) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Training examples that the model may see when it proposes, and others to rank on.
+
+    Raises:
+        DataError: No example is left to rank on.
+    """
+    half = len(task.train) // 2
+    shown, held_out = (task.train, task.dev) if task.dev else (task.train[:half], task.train[half:])
+    asked = {(example.history, example.prompt) for example in shown}
+    held_out = tuple(e for e in held_out if (e.history, e.prompt) not in asked)
+    if not shown or not held_out:
+        raise DataError(
+            "anchors are ranked on task examples that the model was not shown when it proposed "
+            f"them, and of {len(task.train)} training and {len(task.dev)} dev examples none is "
+            "left; give two examples with different prompts, or name others in task.dev."
+        )
+    return shown, held_out
 
 
 def _cleaned(text: str) -> str:

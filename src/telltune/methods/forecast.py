@@ -76,6 +76,7 @@ def forecast(
             prepared.general,
             settings.micro_batch_tokens,
             packed=speed is None or speed.packed,
+            own_prompts=recipe.confidence is not None and recipe.confidence.scale != "output",
         )
         for _, examples in steps
     ]

@@ -97,6 +97,11 @@ def _learn_start(
 ) -> None:
     spec = found.recipe.meta
     assert spec is not None  # by the caller
+    if found.recipe.training.full_parameters:
+        raise RecipeError(
+            "`meta` learns the start of an adapter, and `training.full_parameters` trains none; "
+            "leave out one of the two."
+        )
     if general is None:
         raise RecipeError("`meta` learns a start on general data; write `general: ...`.")
     began = time.perf_counter()

@@ -27,7 +27,7 @@ from telltune.models.norms import QuickNorms
 from telltune.models.packing import can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import adapter_weights, add_lora
+from telltune.training.adapter import add_lora, trained_weights
 from telltune.training.meta import Episode, meta_gradient, task_chances
 from telltune.training.progress import bar
 
@@ -118,7 +118,7 @@ def _learn(
         with torch.no_grad():
             for name, value in weights.items():
                 parameters[name].copy_(value)
-        return adapter_weights(model)
+        return trained_weights(model)
     finally:
         model.unload()
 

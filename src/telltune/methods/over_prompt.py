@@ -1,16 +1,14 @@
 """OverPrompt (arXiv 2305.14973): many inputs in one prompt, and their answers in one reply.
 
-What a prompt says of the task is then paid for once. Answers are read by their keys, strictly: a
-reply whose keys are not the numbers that were asked about, each once, is asked for again, and where
-that does not help the group is asked in two halves, down to single inputs.
+What a prompt says of the task is then paid for once. Answers are read by their numbers, strictly: a
+reply that does not have each of the numbers that were asked about exactly once is asked for again,
+and where that does not help the group is asked in two halves, down to single inputs.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
+from telltune.methods.numbered import ask_group, read_answers, say_answers
 from telltune.methods.preparation import answer_budget
 from telltune.methods.protocol import Cost, Predictor, behind
 from telltune.models import context_length
@@ -36,17 +35,8 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
 
-__all__ = ["OVER_PROMPT", "GroupPredictor", "Usage", "ask_group", "read_answers", "say_answers"]
+__all__ = ["OVER_PROMPT", "GroupPredictor", "Usage"]
 
-Format = Literal["lines", "json"]
-
-_ASKS = {
-    "lines": "Answer each of the {n} inputs below. Reply with a line for each, the number, a colon "
-    "and the answer, and nothing else.",
-    "json": "Answer each of the {n} inputs below. Reply with one JSON object that maps each number "
-    "to its answer, and nothing else.",
-}
-_LINE = re.compile(r"\s*(\d+)\s*[:.)]\s*(.*\S)\s*")
 _RETRY_TEMPERATURE = 0.5
 """At 0 a model would say the same again."""
 _AROUND = 8
@@ -76,41 +66,6 @@ class Usage:
     unread: int = 0
 
 
-def ask_group(prompts: Sequence[str], form: Format) -> str:
-    """One prompt for several inputs, numbered from 1."""
-    inputs = "\n".join(f"{i}. {prompt}" for i, prompt in enumerate(prompts, start=1))
-    return f"{_ASKS[form].format(n=len(prompts))}\n\n{inputs}"
-
-
-def say_answers(answers: Sequence[str], form: Format) -> str:
-    """A reply as it should be."""
-    if form == "json":
-        keyed = {str(i): answer for i, answer in enumerate(answers, start=1)}
-        return json.dumps(keyed, ensure_ascii=False)
-    return "\n".join(f"{i}: {' '.join(a.split())}" for i, a in enumerate(answers, start=1))
-
-
-def read_answers(reply: str, count: int, form: Format) -> list[str] | None:
-    """The answers by their keys; None unless these are the numbers from 1 to `count`, each once."""
-    found: list[tuple[str, object]]
-    if form == "json":
-        start, end = reply.find("{"), reply.rfind("}")
-        try:
-            # As pairs: JSON lets a key come twice, and the last would win.
-            found = json.loads(reply[start : end + 1], object_pairs_hook=list)
-        except ValueError:
-            return None
-        if not isinstance(found, list) or not all(isinstance(p, tuple) for p in found):
-            return None
-    else:
-        matches = map(_LINE.fullmatch, reply.splitlines())
-        found = [(match[1], match[2]) for match in matches if match]
-    keyed = {key: value for key, value in found if isinstance(value, str | int | float)}
-    if len(found) != count or set(keyed) != {str(i) for i in range(1, count + 1)}:
-        return None
-    return [str(keyed[str(i)]).strip() for i in range(1, count + 1)]
-
-
 @dataclass
 class GroupPredictor(Predictor):
     """Answers groups of inputs.
@@ -130,11 +85,13 @@ class GroupPredictor(Predictor):
 
         Raises:
             RecipeError: `evaluation.answers` is `likelihood`, which has no replies to read.
+            DataError: An example has earlier turns, a system turn or tools of its own.
         """
         if self.evaluation.answers == "likelihood":
             raise RecipeError(
                 "method `over_prompt` reads replies; write evaluation.answers: generate."
             )
+        _check_one_turn(examples)
         answers = [""] * len(examples)
         order = self._order(examples)
         n = self.spec.inputs
@@ -176,7 +133,7 @@ class GroupPredictor(Predictor):
                     fitting.append(group)
                     prompts.append(prompt[-room:])
             for group, reply in zip(fitting, self._ask(prompts, fitting, retry), strict=True):
-                found = read_answers(reply, len(group), self.spec.answers)
+                found = read_answers(reply, len(group))
                 if found is not None or len(group) == 1:
                     if found is None:
                         self.usage.unread += 1
@@ -243,6 +200,21 @@ def by_topic(texts: Sequence[str]) -> list[int]:
     return order
 
 
+def _check_one_turn(examples: Sequence[Example]) -> None:
+    """Refuse what does not fit in one turn with other inputs, rather than leave it out.
+
+    Raises:
+        DataError: An example has earlier turns, a system turn or tools of its own.
+    """
+    for example in examples:
+        if example.history or example.tools:
+            raise DataError(
+                f"{example.origin or 'an example'}: method `over_prompt` puts several inputs in "
+                "one turn, and this one has earlier turns, a system turn or tools of its own; use "
+                "method `few_shot`."
+            )
+
+
 def _halves(group: list[int]) -> tuple[list[int], list[int]]:
     middle = (len(group) + 1) // 2
     return group[:middle], group[middle:]
@@ -269,7 +241,7 @@ class OverPrompt:
         """Behind the anchor, if the task has one.
 
         Raises:
-            DataError: Too few task examples for one solved group.
+            DataError: Too few task examples for one solved group, or one with turns of its own.
         """
         recipe = settings.recipe
         spec = recipe.over_prompt or OverPromptSpec()
@@ -281,6 +253,7 @@ class OverPrompt:
                 f"over_prompt.shots = {spec.shots} groups of {spec.inputs} are {count} examples, "
                 f"and there are {used}; lower over_prompt.shots or over_prompt.inputs."
             )
+        _check_one_turn(task.train[:count])
         groups = [task.train[i : i + spec.inputs] for i in range(0, count, spec.inputs)]
         shown = [
             Example(

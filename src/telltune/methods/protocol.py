@@ -213,7 +213,8 @@ class Settings:
         progress: Show a bar.
         prepared: What `prepare` made of the same recipe and data, where that has been done.
         save: Whether the adapter goes there, too; else the last checkpoint stays.
-        start: Weights that the adapter begins with; fresh ones if None.
+        start: Weights that training begins with; a fresh adapter, or the base's own weights where
+            all of them are trained, if None.
         score: Scores answers to the dev examples that a run looks at, in their order, higher is
             better; None where only their loss is looked at.
     """

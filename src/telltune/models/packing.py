@@ -23,7 +23,7 @@ from telltune.models.blocks import CHUNK
 from telltune.models.layout import Layout, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -54,8 +54,8 @@ class PackedBatch:
         targets: int64 (targets,), the response tokens.
         rows: int64 (targets,), which example of the caller's list each target belongs to.
         tokens: Of the examples; what fills the row up behind them is not among these.
-        asks: int64 (1, tokens): which example's own prompt a token stands in; -1 in what several
-            share, in responses and in what fills the row up.
+        asks: int64 (1, tokens): which example's prompt a token stands in. A shared prefix names the
+            first of the examples that share it; responses and what fills the row up are -1.
     """
 
     input_ids: Tensor
@@ -72,7 +72,7 @@ def pack(
     rows: Sequence[tuple[NDArray[np.int32], int]],
     budget: int,
     *,
-    sources: Sequence[int] | None = None,
+    sources: Sequence[Hashable] | None = None,
     together: bool = True,
 ) -> list[PackedBatch]:
     """Pack examples into as few rows of at most `budget` tokens as first-fit-decreasing finds.
@@ -83,8 +83,9 @@ def pack(
     Args:
         rows: The ids of each example, (length,), and how many of them carry no loss.
         budget: Tokens of examples in a row; a longer example has a row of its own.
-        sources: Of each example; a prefix is looked for among examples of one source, since task
-            examples share an anchor that general ones do not have.
+        sources: A key for each example. Only examples with the same key share a prefix: task
+            examples have an anchor that general ones do not have, and embeddings that are scaled
+            differently are different prefixes.
         together: False keeps each example apart, for models that cannot be packed.
     """
     if not together:
@@ -118,14 +119,14 @@ def pack(
 
 
 def _shared_prefixes(
-    rows: Sequence[tuple[NDArray[np.int32], int]], sources: Sequence[int]
+    rows: Sequence[tuple[NDArray[np.int32], int]], sources: Sequence[Hashable]
 ) -> dict[int, tuple[int, int]]:
     """For each example the number of its group, and how many tokens the group shares.
 
     A prefix ends before the last token of every prompt in the group: that token's logits predict
     the response, so it belongs to the example.
     """
-    members: dict[tuple[int, bytes], list[int]] = {}
+    members: dict[tuple[Hashable, bytes], list[int]] = {}
     for i, (ids, prompt_length) in enumerate(rows):
         opening = np.asarray(ids[:LEAST_SHARED], np.int32).tobytes()
         key = (sources[i], opening if prompt_length > LEAST_SHARED else b"%d" % i)
@@ -160,7 +161,7 @@ def _row(
             segments.append(Segment(prefix))
             ids.append(tokens[:prefix])
             places.append(torch.arange(prefix))
-            asks.append(torch.full((prefix,), -1))
+            asks.append(torch.full((prefix,), row))
             end += prefix
         length = len(tokens)
         segments.append(Segment(length - prefix, prefixes[group] if prefix else -1))

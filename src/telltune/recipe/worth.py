@@ -105,7 +105,7 @@ class ConfidenceSpec(Part):
     by: Literal["column", "pvi"] = "column"
     """From `columns.confidence`, or from PVI under the settings of `selection`."""
     scale: Literal["output", "input", "both"] = "output"
-    """`output` multiplies the example's loss by c, `input` the embeddings of its own prompt."""
+    """`output` multiplies the example's loss by c, `input` the embeddings of its prompt."""
 
 
 class MetaSpec(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import load, save
@@ -28,7 +28,7 @@ from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
 from telltune.storage import write_bytes
 from telltune.study.spec import merged_keys
-from telltune.training.adapter import adapter_weights
+from telltune.training.adapter import trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,12 @@ STRATEGIES: dict[Strategy, str] = {
   without rationales whose answers are no labels is learned by its answers alone.
 - `adapters`: TELL with an adapter of its own for each task, which nothing can make it forget.
 - `in_context`: examples of the task in the base's prompt.
+
+With `training.full_parameters: true` all weights are trained in place of an adapter: one model goes
+from task to task (`sequential` is TRACE's SeqFT), and `adapters` starts from the base for each.
 """
+_OWN = ("adapters", "in_context")
+"""Strategies under which nothing passes from task to task."""
 _REPLAYED = 0.1
 """Of each earlier task's examples, as published."""
 _PROMPTS = 16
@@ -82,8 +87,8 @@ class Step:
         task: Its name.
         scores: By task so far, percent.
         valid: Share of answers in the task's form, by task so far.
-        general_nll: Of held-out general examples, in nats a token, with the adapter.
-        base_nll: The same without.
+        general_nll: Of held-out general examples, in nats a token, once the task is learned.
+        base_nll: The same of the base.
         leakage: Share of general prompts that get an answer in the form of a task learned so far;
             None where none has a form that could be told, or there are no general data.
         seconds: Of training.
@@ -103,6 +108,23 @@ class Step:
     seconds: float
     answer_tokens: int
     answer_after: str
+
+
+@dataclass
+class _Progress:
+    """What one strategy has come to with one seed.
+
+    Attributes:
+        start: Weights that the next task begins with; None for a fresh start.
+        scores: By task so far, percent.
+        valid: Share of answers in the task's form, by task so far.
+        forms: By task, `Step.answer_tokens` and `Step.answer_after`.
+    """
+
+    start: dict[str, Tensor] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    valid: dict[str, float] = field(default_factory=dict)
+    forms: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,10 +168,16 @@ class Learner:
 
         Raises:
             RecipeError: A task has no test data, or lacks an anchor or general data that a strategy
-                needs.
+                needs; or all weights are trained for some tasks and adapters for others.
         """
         mixes = {"replay", "tell", "adapters"} & set(strategies)
-        for known in self._order(seeds[0]):
+        order = self._order(seeds[0])
+        if len({known.recipe.training.full_parameters for known in order}) > 1:
+            raise RecipeError(
+                f"{self._name}: training.full_parameters differs between tasks, and the weights of "
+                "one task are where the next begins; write it once, in the recipe."
+            )
+        for known in order:
             if known.task.anchor is None:
                 raise RecipeError(
                     f"{self._name}: task `{known.name}` has no anchor, by which one model tells "
@@ -170,52 +198,61 @@ class Learner:
             done: What an earlier call did.
 
         Raises:
-            StorageError: Their adapter is gone.
+            StorageError: The weights that the next task begins with are gone.
         """
         order = self._order(seed)
         if len(done) == len(order):
             return
-        base = self._loaded(order[0].recipe)
-        own = strategy in ("adapters", "in_context")
-        start = None if own or not done else self._kept(strategy, seed, len(done) - 1)
-        # A task that has its own adapter or prompt does as it did when it was learned.
-        scores = dict(done[-1].scores) if own and done else {}
-        valid = dict(done[-1].valid) if own and done else {}
-        forms = {step.task: (step.answer_tokens, step.answer_after) for step in done}
+        progress = _Progress(forms={s.task: (s.answer_tokens, s.answer_after) for s in done})
+        if done and strategy in _OWN:
+            # A task that has its own adapter or prompt does as it did when it was learned.
+            progress.scores, progress.valid = dict(done[-1].scores), dict(done[-1].valid)
+        elif done:
+            progress.start = self._kept(strategy, seed, len(done) - 1)
         for number in range(len(done), len(order)):
-            known = order[number]
-            general = self._general(strategy, order[:number], known, base)
-            recipe = self._with_general(known.recipe, general)
-            settings = Settings(recipe, progress=False, save=False, start=start)
-            method = _method(strategy, usable(known.task, base, recipe))
-            held = self._held_out(known)
-            # Before an adapter is put on the base.
-            base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
-            predictor = method.run(known.task, general if method.mixes else None, base, settings)
-            forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
-            for other in [known] if own else order[: number + 1]:
-                tokens, after = forms[other.name]
-                asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
-                scores[other.name], valid[other.name] = _score(asked, other, base)
-            general_nll, leakage = _aside(predictor, base, held, order[: number + 1])
-            if not own:
-                start = adapter_weights(predictor.model)
-                self._keep(strategy, seed, number, start)
-            predictor.release()
+            yield self._step(strategy, seed, order[: number + 1], progress)
             gc.collect()
-            yield Step(
-                strategy,
-                seed,
-                number,
-                known.name,
-                dict(scores),
-                dict(valid),
-                general_nll,
-                base_nll,
-                leakage,
-                predictor.cost.seconds,
-                *forms[known.name],
-            )
+
+    def _step(
+        self, strategy: Strategy, seed: int, order: Sequence[_Known], progress: _Progress
+    ) -> Step:
+        """Learn the last task of `order`, and score all that were learned."""
+        number, known = len(order) - 1, order[-1]
+        base = self._loaded(order[0].recipe)
+        own = strategy in _OWN
+        general = self._general(strategy, order[:-1], known, base)
+        recipe = self._with_general(known.recipe, general)
+        settings = Settings(recipe, progress=False, save=False, start=progress.start)
+        method = _method(strategy, usable(known.task, base, recipe))
+        held = self._held_out(known)
+        # Before the base is changed, or an adapter put on it.
+        base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
+        predictor = method.run(known.task, general if method.mixes else None, base, settings)
+        progress.forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
+        for other in [known] if own else order:
+            tokens, after = progress.forms[other.name]
+            asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
+            progress.scores[other.name], progress.valid[other.name] = _score(asked, other, base)
+        general_nll, leakage = _aside(predictor, base, held, order)
+        if not own:
+            progress.start = trained_weights(predictor.model)
+            self._keep(strategy, seed, number, progress.start)
+        predictor.release()
+        if method.trains and recipe.training.full_parameters:
+            self._base = None  # it was trained itself, and the next task needs it as it was
+        return Step(
+            strategy,
+            seed,
+            number,
+            known.name,
+            dict(progress.scores),
+            dict(progress.valid),
+            general_nll,
+            base_nll,
+            leakage,
+            predictor.cost.seconds,
+            *progress.forms[known.name],
+        )
 
     def _order(self, seed: int) -> list[_Known]:
         """All tasks, with this seed's draw of their examples."""
@@ -232,7 +269,10 @@ class Learner:
 
     def _loaded(self, recipe: Recipe) -> BaseModel:
         if self._base is None:
-            self._base = load_base(recipe.model, recipe.training.precision)
+            settings = recipe.training
+            self._base = load_base(
+                recipe.model, settings.precision, trainable=settings.full_parameters
+            )
         return self._base
 
     def _general(
@@ -271,7 +311,7 @@ class Learner:
         return held_out_general(general, self._general_items, used, known.recipe.seed)
 
     def _keep(self, strategy: Strategy, seed: int, number: int, weights: dict[str, Tensor]) -> None:
-        """The adapter after a task. That before it stays: the task's row is not written yet."""
+        """Write the weights after a task. The file before stays: no row is written yet."""
         write_bytes(self._file(strategy, seed, number), save(weights))
         self._file(strategy, seed, number - 2).unlink(missing_ok=True)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["agreed", "balanced"]
 
-_MOST_TO_MEAN = 2
-"""A label may come so many times as often as labels do on average."""
+_MOST_TO_OTHERS = 2
+"""How many times as often as the other labels, on average, a label may come."""
 
 
 def agreed(
@@ -34,32 +34,54 @@ def agreed(
         The answer, its share of all samples, and `label` (none names one), `empty`, `inconsistent`
         or the filter's reason; None keeps it.
     """
-    read = [read_label(answer, labels) if labels else answer for answer in answers]
-    said = Counter(same_text(text) for text in read if text and same_text(text))
-    if not said:
+    if labels:
+        read = [(label, label) for label in (read_label(a, labels) for a in answers) if label]
+    else:
+        read = [(same_text(answer), answer) for answer in answers if same_text(answer)]
+    if not read:
         return "", 0.0, "label" if labels else "empty"
-    words, count = said.most_common(1)[0]
+    said, count = Counter(key for key, _ in read).most_common(1)[0]
     share = count / len(answers)
-    answer = next(text for text in read if text and same_text(text) == words)
+    answer = next(answer for key, answer in read if key == said)
     if share < consistency:
         return answer, share, "inconsistent"
     return answer, share, None if labels else filtered.reason(answer)
 
 
-def balanced(examples: Sequence[Example], labels: Sequence[str]) -> list[Example]:
-    """No label more than twice as often as labels come on average; free text as it is.
+def balanced(
+    examples: Sequence[Example], labels: Sequence[str], most: int | None = None
+) -> list[Example]:
+    """Leave out examples so that no label comes more than twice as often as the others on average.
+
+    The average is taken over all other labels, those that never came included, and over what is
+    kept. With two labels one is kept at most twice as often as the other. One example of a label is
+    always kept.
 
     Args:
-        examples: The first of a label are kept.
-        labels: Of the closed set, those that never came among them; none for free text.
+        examples: The first of each label are kept.
+        labels: Of the closed set, at least two; with fewer, or with free text, nothing is balanced.
+        most: How many examples to keep at most, of all labels evenly; all if None.
+
+    Returns:
+        What is kept, in the given order.
     """
-    if not labels:
-        return list(examples)
-    most = max(1, _MOST_TO_MEAN * len(examples) // len(labels))
-    taken: Counter[str] = Counter()
-    found = []
+    if len(labels) < 2:
+        return list(examples[:most])
+    counts: Counter[str] = Counter()
+    ranks = []
     for example in examples:
-        taken[example.completion] += 1
-        if taken[example.completion] <= most:
-            found.append(example)
-    return found
+        ranks.append(counts[example.completion])
+        counts[example.completion] += 1
+    cap = _cap([counts[label] for label in labels])
+    kept = [i for i, rank in enumerate(ranks) if rank < cap]
+    kept = sorted(kept, key=lambda i: ranks[i])[:most]
+    return [examples[i] for i in sorted(kept)]
+
+
+def _cap(counts: Sequence[int]) -> int:
+    """The most examples of one label that the others' counts, capped alike, still allow."""
+    for cap in range(max(counts), 1, -1):
+        total = sum(min(count, cap) for count in counts)
+        if cap * (len(counts) - 1) <= _MOST_TO_OTHERS * (total - cap):
+            return cap
+    return 1

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
-from telltune.inference.label_names import same_text
+from telltune.inference.label_names import same_text, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["TextFilter"]
 
-# What models write around an answer in place of one.
+# What models write around an answer in place of one. Quotes and Markdown may stand before it.
 _OPENERS = re.compile(
-    r"(sure|certainly|of course|okay|here (is|are|'s)|as an ai|i'm sorry|i am sorry|i cannot|"
-    r"i can't|unfortunately|input:|output:|question:|answer:)\b",
+    r"[\s\"'*_#>`]*(?:"
+    r"(?:sure|certainly|of course|okay|here(?: is| are|['’]s)|as an ai|i['’]m sorry|i am sorry|"
+    r"i cannot|i can['’]t|unfortunately)(?!\w)"
+    r"|(?:input|output|question|answer)(?: \d+)?[*_ ]*[:：])",
     re.IGNORECASE,
 )
 _DEVIATIONS = 2
@@ -39,11 +41,11 @@ class TextFilter:
     _seen: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        lengths = [_length(text) for text in self.demonstrations]
+        lengths = [len(words(text)) for text in self.demonstrations]
         mean = fmean(lengths)
         spread = max(_DEVIATIONS * pstdev(lengths), _LEAST_SPREAD * mean, 1)
         self.shortest, self.longest = mean - spread, mean + spread
-        self._openers = not any(_OPENERS.match(text.strip()) for text in self.demonstrations)
+        self._openers = not any(_OPENERS.match(text) for text in self.demonstrations)
         if self.distinct:
             self._seen = {same_text(text) for text in self.demonstrations}
 
@@ -53,15 +55,11 @@ class TextFilter:
         if not key:
             return "empty"
         # Where the demonstrations open so themselves, it is the task's own way.
-        if self._openers and _OPENERS.match(text.strip()):
+        if self._openers and _OPENERS.match(text):
             return "opener"
-        if not self.shortest <= _length(text) <= self.longest:
+        if not self.shortest <= len(words(text)) <= self.longest:
             return "length"
         if self.distinct and key in self._seen:
             return "duplicate"
         self._seen.add(key)
         return None
-
-
-def _length(text: str) -> int:
-    return len(text.split())

@@ -56,7 +56,8 @@ class Yield:
         refused_inputs: By reason.
         answered: Inputs that were kept and answered.
         refused_answers: By reason: `inconsistent`, no label (`label`), or as for inputs.
-        unbalanced: Kept but for their label, of which there were too many.
+        unbalanced: Left out because their label came too often.
+        surplus: Left out because enough examples had been made.
         kept: Examples in the end.
     """
 
@@ -66,6 +67,7 @@ class Yield:
     answered: int = 0
     refused_answers: dict[str, int] = field(default_factory=dict)
     unbalanced: int = 0
+    surplus: int = 0
     kept: int = 0
 
     def __str__(self) -> str:
@@ -74,7 +76,8 @@ class Yield:
         share = self.kept / self.inputs if self.inputs else 0.0
         return (
             f"{self.kept} examples of {self.inputs} inputs in {self.rounds} rounds ({share:.0%}); "
-            f"left out: {reasons or 'none'}; {self.unbalanced} for balance"
+            f"left out: {reasons or 'none'}; {self.unbalanced} for balance, "
+            f"{self.surplus} more than were asked for"
         )
 
 
@@ -152,8 +155,9 @@ def synthesize(
             shown.update(counter, completed=min(len(even), spec.examples))
     told.unbalanced = len(kept) - len(even)
     told.refused_inputs, told.refused_answers = dict(refused_inputs), dict(refused_answers)
-    found = tuple(even[: spec.examples])
-    told.kept = len(found)
+    # Evenly over the labels: the first so many need not be balanced.
+    found = tuple(balanced(kept, writer.labels, spec.examples))
+    told.surplus, told.kept = len(even) - len(found), len(found)
     if not found:
         raise DataError(f"SELF-GUIDE kept nothing: {told}.")
     return Synthetic(found, told)

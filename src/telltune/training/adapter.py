@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINTS",
     "LOG",
-    "adapter_weights",
     "add_lora",
-    "set_adapter_weights",
+    "set_trained_weights",
     "train",
     "trainable",
     "trained_bytes",
+    "trained_weights",
     "whole_weights",
 ]
 
@@ -92,12 +92,28 @@ def trainable(base: BaseModel, recipe: Recipe) -> Any:
     return model
 
 
-def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """The weights of a model's adapter by name, copied to the CPU: another one may begin there."""
-    from peft import get_peft_model_state_dict
+def trained_weights(model: Any) -> dict[str, Tensor]:
+    """Copy to the CPU what training changes, so that another training may begin there.
 
-    found = get_peft_model_state_dict(model)
-    return {name: value.detach().cpu().clone() for name, value in found.items()}
+    Returns:
+        By name, the weights of the adapter, or all weights of a model without one.
+    """
+    import torch
+
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in _trained(model).items()
+    }
+
+
+def _trained(model: Any) -> dict[str, Tensor]:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if isinstance(model, PeftModel):
+        found: dict[str, Tensor] = get_peft_model_state_dict(model)
+        return found
+    # Tied weights have one name here.
+    return dict(model.named_parameters())
 
 
 def whole_weights(model: Any) -> dict[str, Tensor] | None:
@@ -117,21 +133,27 @@ def whole_weights(model: Any) -> dict[str, Tensor] | None:
     }
 
 
-def set_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Give a fresh adapter the weights of another one of the same shape.
+def set_trained_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give a fresh adapter, or a whole model, what `trained_weights` found in another one.
 
     Raises:
         RecipeError: They are of another shape, or of other layers.
     """
-    from peft import set_peft_model_state_dict
+    import torch
+    from peft import PeftModel, set_peft_model_state_dict
 
-    own = {name: value.shape for name, value in adapter_weights(model).items()}
-    if own != {name: value.shape for name, value in weights.items()}:
+    own = _trained(model)
+    if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in weights.items()}:
         raise RecipeError(
-            "the adapter to begin with has other layers or another rank than `lora` asks for; give "
-            "both the same `lora`."
+            "the weights to begin with have other layers or another rank than this training; give "
+            "both the same `model`, `lora` and `training.full_parameters`."
         )
-    set_peft_model_state_dict(model, dict(weights))
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, dict(weights))
+        return
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
 
 
 def train(
@@ -175,7 +197,8 @@ def train(
         callbacks: These listen as well.
         texts: Task and general data before they were encoded, which tell where examples are from.
         confidence: Of task examples, and what it scales; None trusts them all.
-        start: Weights that the adapter begins with, from `adapter_weights`; fresh ones if None.
+        start: Weights to begin with, from `trained_weights`; a fresh adapter, or the base's own
+            weights, if None.
         stopping: Looks at dev data along the run; the model gets the weights of its best look.
 
     Returns:
@@ -240,7 +263,7 @@ def train(
         while True:
             model = trainable(base, recipe)
             if start is not None:
-                set_adapter_weights(model, start)
+                set_trained_weights(model, start)
             learned = None
             if settings.source_weights is not None and groups is not None:
                 learned = LearnedWeights(settings.source_weights, groups, args.device)
@@ -297,6 +320,7 @@ def train(
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.packed,
+            own_prompts=confidence is not None and confidence.scales_prompts,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)

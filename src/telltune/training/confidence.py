@@ -1,8 +1,9 @@
 """How far each task example can be trusted, and what that scales (arXiv 2412.09046).
 
 With c the confidence of an example, *output* makes its loss c·NLL, so that it moves the adapter
-less; *input* makes its prompt's embeddings c·E(x), so that the model can tell doubtful examples
-apart. At inference nothing is scaled, as if every question could be trusted.
+less; *input* makes the embeddings of its whole prompt c·E(x), anchor and chat template included, so
+that the model can tell doubtful examples apart. At inference nothing is scaled, as if every
+question could be trusted.
 """
 
 from __future__ import annotations
@@ -42,17 +43,26 @@ class Confidence:
         found[is_task] = self.values[index[is_task]]
         return found
 
+    @property
+    def scales_prompts(self) -> bool:
+        """Whether it scales embeddings, so that only equally trusted examples share a prefix."""
+        return self.scale != "output"
+
+    @property
+    def scales_losses(self) -> bool:
+        """Whether it scales the loss."""
+        return self.scale != "input"
+
 
 @contextmanager
 def scaled_prompts(model: Any, batch: PackedBatch, scale: torch.Tensor) -> Iterator[None]:
-    """Multiply the embeddings of each example's own prompt while the context lasts.
-
-    What several examples share, such as the anchor, is computed once and stays as it is.
+    """Multiply the embeddings of each example's prompt while the context lasts.
 
     Args:
-        model: Its input embeddings are looked up once in a forward pass.
-        batch: The row that is computed.
-        scale: Of each of the caller's examples, (examples,).
+        model: A model that looks up its input embeddings once in a forward pass.
+        batch: The row that is computed. A prefix is computed once for all examples that share it,
+            so these must have the same factor (`pack` keeps apart what differs in `sources`).
+        scale: The factor of each of the caller's examples, (examples,).
     """
     asks = batch.asks[0]
     factors = torch.where(asks >= 0, scale[asks.clamp(min=0)], 1.0)[None, :, None]

@@ -115,6 +115,7 @@ def learn(
     model: ModelShape,
     recipe: Recipe,
     packed: bool,
+    own_prompts: bool = False,
     **seconds: float,
 ) -> None:
     """Remember how fast training went, from steps whose examples are known.
@@ -129,6 +130,7 @@ def learn(
         model: Its sizes.
         recipe: The run's.
         packed: Whether examples shared rows.
+        own_prompts: As `step_work` takes it.
         seconds: More to remember, as `remember` takes it.
     """
     settings = recipe.training
@@ -136,7 +138,14 @@ def learn(
     rates = []
     for number, examples in steps:
         if number in seen:
-            work = step_work(examples, task, general, settings.micro_batch_tokens, packed=packed)
+            work = step_work(
+                examples,
+                task,
+                general,
+                settings.micro_batch_tokens,
+                packed=packed,
+                own_prompts=own_prompts,
+            )
             tflop = flop(work, model, settings) / 1e12
             rates.append(watch.steps[number].computing / tflop)
     if rates:

@@ -34,7 +34,8 @@ class Step:
         weights: The weight of each token of each example, (examples,).
         spare: One of the step's examples, for a process that has none of its own.
         group: The source of each example, (examples,), where sources have weights of their own.
-        input_scale: Of each example's prompt, (examples,), where it is scaled.
+        input_scale: The factor of each example's prompt embeddings, (examples,), where they are
+            scaled.
         shares: Where sources have weights, of all examples of the step and not of this process's
             alone: the source, and the part of the loss that it is; each (all examples,).
     """
@@ -46,6 +47,12 @@ class Step:
     group: torch.Tensor | None = None
     input_scale: torch.Tensor | None = None
     shares: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def sources(self) -> list[tuple[bool, float]]:
+        """A key for each example: those with the same key may share a prefix in a packed row."""
+        scale = torch.ones(len(self.rows)) if self.input_scale is None else self.input_scale
+        return list(zip(self.is_task.tolist(), scale.tolist(), strict=True))
 
 
 class StepSampler:
@@ -106,9 +113,9 @@ class Collator:
         scale: NDArray[np.float64] | None = None
         if self.confidence is not None:
             trusted = self.confidence.of(is_task, index)
-            if self.confidence.scale in ("output", "both"):
+            if self.confidence.scales_losses:
                 weights *= trusted
-            if self.confidence.scale in ("input", "both"):
+            if self.confidence.scales_prompts:
                 scale = trusted
         own = own_share([len(ids) for ids, _ in rows], self.processes)
         group = shares = None

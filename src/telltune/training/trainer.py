@@ -214,7 +214,7 @@ class MixtureTrainer(Trainer):
             batches = pack(
                 step.rows,
                 self.micro_batch_tokens,
-                sources=step.is_task.tolist(),
+                sources=step.sources,
                 together=self.packed,
             )
             try:

@@ -67,6 +67,7 @@ def step_work(
     budget: int,
     *,
     packed: bool = True,
+    own_prompts: bool = False,
 ) -> Work:
     """What training computes for a step's examples.
 
@@ -76,6 +77,8 @@ def step_work(
         general: Encoded general data; None where no step asks for any.
         budget: Tokens in a row.
         packed: Whether examples share rows.
+        own_prompts: Whether each task example's prompt is scaled by a confidence of its own, so
+            that task examples share no prefix.
     """
     from telltune.models.packing import pack
 
@@ -83,7 +86,7 @@ def step_work(
     for is_task, index in step:
         source = task if is_task else general
         assert source is not None  # the mixture has no general slots without general data
-        sources.append(is_task)
+        sources.append((is_task, index if own_prompts and is_task else 0))
         examples.append(source[index])
     rows = pack(examples, budget, sources=sources, together=packed)
     lengths = [len(ids) for ids, _ in examples]

@@ -21,7 +21,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
-from telltune.inference.label_names import names
+from telltune.inference.label_names import names, words
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.progress import bar
@@ -156,7 +156,7 @@ def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
         seed=seed,
     )
     lines = dict.fromkeys(" ".join(text.split("\n")[0].strip("\"' ").split()) for text in texts)
-    return [f"{line}\n\n{{prompt}}" for line in lines if len(line.split()) >= 3]
+    return [f"{line}\n\n{{prompt}}" for line in lines if len(words(line)) >= 3]
 
 
 def says(completion: str, known: Sequence[str]) -> bool:

@@ -1,0 +1,230 @@
+"""Many inputs in one prompt by number, and the answers of one reply by the same numbers.
+
+Replies come as lists, tables or JSON in many shapes, and all usual ones are read. What a reply
+leaves open is not guessed: unless each number comes exactly once, with an answer, nothing is read.
+
+In a list, an answer is what follows its number on the line, and all lines up to the next number.
+Numbers that are indented further than the first one belong to the answer above them. What stands
+before the first number is no answer, nor is what stands behind a blank line after the last.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Format", "ask_group", "read_answers", "say_answers"]
+
+Format = Literal["lines", "json"]
+Pair = tuple[int, str]
+"""A number and its answer; "" where the reply has none that could be read."""
+
+_ASKS = {
+    "lines": "Answer each of the {n} inputs below. Reply with a line for each, the number, a colon "
+    "and the answer, and nothing else.",
+    "json": "Answer each of the {n} inputs below. Reply with one JSON object that maps each number "
+    "to its answer, and nothing else.",
+}
+_SEVERAL_LINES = " An input of several lines is written as a JSON string on one line."
+
+_NAMES = r"(?:answers?|inputs?|items?|questions?|outputs?|responses?|results?|labels?|number|no\.)"
+_KEY = re.compile(
+    rf"""(?P<indent>\s*)
+    (?:[-*+•>]\s+)? (?P<head>\#{{1,6}}\s*)?              # a list's bullet, a heading's sign
+    (?P<mark>\*\*|__|[*_`])?                             # bold or the like
+    (?P<name>(?:the\s+)?{_NAMES}\s*(?:(?:to|for|of)\s+)?)*  # "Answer", "the answer to input"
+    \#?(?:\((?P<round>\d{{1,6}})\)|\[(?P<square>\d{{1,6}})\]|(?P<bare>\d{{1,6}}))
+    (?P<early>(?(mark)(?:(?P=mark))?))                   # the bold ends before the colon
+    (?(bare)
+        (?:\s*(?:[:：](?!\d\d(?!\d))|\.(?!\d)|[)．、])      # neither a time nor a decimal
+        |\s+(?:[-–—=]|->|=>|→)(?=\s)
+        # The number of a heading may stand alone, with the answer below.
+        |(?(head)|(?(mark)|(?(name)|(?!))))(?=\s*$))
+        |(?:\s*[:：.]|\s+[-–—](?=\s)|(?=\s|$)))
+    (?P<late>(?(mark)(?:(?P=mark))?))                    # or behind it
+    \s*(?P<answer>.*)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_ROW = re.compile(r"\s*(?:\||[*_`#]*\d{1,6}[*_`]*\s*\|)")
+_RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?\s*")
+_FENCED = re.compile(r"^\s*```[^\n`]*\n(.*?)^\s*```\s*$", re.DOTALL | re.MULTILINE)
+_JSON = re.compile(r'\{\s*["}]|\[\s*[\[{"]')
+_NUMBER = re.compile(rf"[\s#(\[*_]*(?:{_NAMES}[\s_#-]*)?(\d{{1,6}})[\s).:\]*_]*", re.IGNORECASE)
+_NUMBER_KEYS = frozenset(
+    {"id", "number", "no", "nr", "n", "#", "key", "index", "input", "item", "question"}
+)
+_ANSWER_KEYS = frozenset({"answer", "label", "output", "response", "result", "prediction", "value"})
+_DEEPEST = 8
+"""Levels of JSON that are looked into."""
+
+
+def ask_group(prompts: Sequence[str], form: Format) -> str:
+    """One prompt for several inputs, numbered from 1, each on one line.
+
+    An input of several lines stands there as a JSON string, so that lines of its own that begin
+    with a number are not read as other inputs.
+    """
+    lines = [
+        prompt if prompt.splitlines() in ([prompt], []) else _on_one_line(prompt)
+        for prompt in prompts
+    ]
+    told = _SEVERAL_LINES if lines != list(prompts) else ""
+    inputs = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
+    return f"{_ASKS[form].format(n=len(prompts))}{told}\n\n{inputs}"
+
+
+def _on_one_line(text: str) -> str:
+    """A text as a JSON string, with every character escaped that ends a line."""
+    said = json.dumps(text, ensure_ascii=False)
+    return re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", said)
+
+
+def say_answers(answers: Sequence[str], form: Format) -> str:
+    """A reply as it should be. In lines, an answer's line breaks become spaces."""
+    if form == "json":
+        keyed = {str(i): answer for i, answer in enumerate(answers, start=1)}
+        return json.dumps(keyed, ensure_ascii=False)
+    return "\n".join(f"{i}: {' '.join(a.split())}" for i, a in enumerate(answers, start=1))
+
+
+def read_answers(reply: str, count: int) -> list[str] | None:
+    """Read the answers of a reply by their numbers.
+
+    Args:
+        reply: In any of the shapes that this module reads, whichever was asked for.
+        count: Number of inputs that were asked about.
+
+    Returns:
+        The answers in the inputs' order; None unless the reply gives each of the numbers from 1 to
+        `count` exactly once, no other number, and no empty answer.
+    """
+    fenced = _FENCED.search(reply)
+    if fenced and not any(map(_KEY.fullmatch, reply[: fenced.start()].splitlines())):
+        # A fence around the whole reply, and not one inside of an answer.
+        reply = fenced[1]
+    lines = reply.splitlines()
+    first = next((line for line in lines if _KEY.fullmatch(line) or _JSON.search(line)), "")
+    found = [] if _KEY.fullmatch(first) else _json_pairs(reply)
+    found = found or _line_pairs(lines)
+    answers = {number: answer.strip() for number, answer in found}
+    if len(found) != count or set(answers) != set(range(1, count + 1)):
+        return None
+    return [answers[i] for i in range(1, count + 1)] if all(answers.values()) else None
+
+
+def _line_pairs(lines: Sequence[str]) -> list[Pair]:
+    """Numbers and answers of a list or a table."""
+    found: list[Pair] = []
+    indent, header, before = 0, [""], [""]
+    behind: list[str] = []
+    """Lines behind a blank one: the answer's own if a number follows, else a closing remark."""
+    listed = False
+    for line in lines:
+        key = _KEY.fullmatch(line)
+        if _RULE.fullmatch(line):
+            header = before
+        elif _ROW.match(line):
+            before = _cells(line)
+            number = _NUMBER.fullmatch(before[0])
+            if number:
+                found.append((int(number[1]), _cell(before, header)))
+                listed = False
+        elif key and (not listed or len(key["indent"]) <= indent + 1):
+            if listed:
+                found[-1] = _longer(found[-1], behind)
+            else:
+                indent = len(key["indent"])
+            listed, behind = True, []
+            found.append(_listed(key))
+        elif listed:
+            own = line.strip() and not behind
+            if own or not found[-1][1]:
+                found[-1] = _longer(found[-1], [line])
+            else:
+                behind.append(line)
+    return found
+
+
+def _longer(pair: Pair, lines: Sequence[str]) -> Pair:
+    return pair[0], "\n".join([pair[1], *lines]).strip()
+
+
+def _listed(key: re.Match[str]) -> Pair:
+    answer, mark = key["answer"].strip(), key["mark"]
+    if mark and not (key["early"] or key["late"]):
+        answer = answer.removesuffix(mark)
+    return int(key["round"] or key["square"] or key["bare"]), answer
+
+
+def _cells(row: str) -> list[str]:
+    """The cells of a table's row."""
+    inner = row.strip().removeprefix("|")
+    inner = inner if inner.endswith("\\|") else inner.removesuffix("|")
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inner)]
+
+
+def _cell(row: Sequence[str], header: Sequence[str]) -> str:
+    """The answer of a table's row: its only other cell, or that below the only `Answer`."""
+    if len(row) == 2:
+        return row[1]
+    named = [i for i, name in enumerate(header) if name.strip("*_` ").casefold() in _ANSWER_KEYS]
+    return row[named[0]] if len(named) == 1 and len(row) == len(header) else ""
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as pairs: a key may come twice, and as a dict the last would win."""
+
+
+# Numbers keep their spelling.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_Object, parse_int=str, parse_float=str, parse_constant=str
+)
+
+
+def _json_pairs(text: str) -> list[Pair]:
+    """Numbers and answers of all JSON in a text; none if some of it is broken."""
+    found: list[Pair] = []
+    end = 0
+    while start := _JSON.search(text, end):
+        try:
+            value, end = _DECODER.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            return []
+        found += _numbered(value, _DEEPEST)
+    return found
+
+
+def _numbered(value: object, deepest: int) -> Iterator[Pair]:
+    """Numbers and answers of an object by number, of objects with an id, or of either within."""
+    if deepest == 0 or not isinstance(value, list):
+        return
+    parts = value
+    if isinstance(value, _Object):
+        numbers = [(_NUMBER.fullmatch(key), part) for key, part in value]
+        keyed = [(int(number[1]), _text(part)) for number, part in numbers if number]
+        ids = [
+            _NUMBER.fullmatch(part)
+            for key, part in value
+            if key.casefold() in _NUMBER_KEYS and isinstance(part, str)
+        ]
+        named = [number for number in ids if number]
+        if keyed or len(named) == 1:
+            yield from keyed or [(int(named[0][1]), _text(value))]
+            return
+        parts = [part for _, part in value]
+    for part in parts:
+        yield from _numbered(part, deepest - 1)
+
+
+def _text(value: object) -> str:
+    """A JSON value as an answer, an object's by its only `answer`; "" where it is none."""
+    if isinstance(value, _Object):
+        named = [part for key, part in value if key.casefold() in _ANSWER_KEYS]
+        return _text(named[0]) if len(named) == 1 and not isinstance(named[0], list) else ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else ""
