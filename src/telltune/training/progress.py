@@ -12,11 +12,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from telltune.outputs import guard_outputs
+
 __all__ = ["bar"]
 
 
 def bar(*, shown: bool = True) -> Progress:
     """A progress bar on standard error, so that `--json` keeps standard output to itself."""
+    guard_outputs()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
