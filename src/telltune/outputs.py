@@ -40,7 +40,8 @@ def guard_outputs() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream.closed:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
         elif stream is getattr(sys, f"__{name}__"):
             guarded = _guarded(stream)
             with suppress(OSError):
@@ -71,7 +72,7 @@ def _guarded(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _Output(stream.fileno())
     return io.TextIOWrapper(
         # `python -u` has no buffer in between.
-        raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Emergence", "find_jump"]
 
 
-# The fastest growth that still counts as smooth: a logistic curve of this slope over log tokens goes
-# from a tenth to nine tenths of its rise while the tokens grow nine-fold (exp(ln(81) / 2)). The
-# scaling curves of one skill are slower: p = N^k / (N^k + c) has the slope k.
+# The fastest growth that still counts as smooth: a logistic curve of this slope over log tokens
+# takes a nine-fold growth of the tokens (exp(ln(81) / 2)) from a tenth to nine tenths of its rise.
 _SLOPE = 2.0
 # Where sizes lie closer together, a smooth rise may still take as few as two intervals
 # (ln(81) = 4.4 units of a logistic curve's argument).
