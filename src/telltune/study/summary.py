@@ -237,7 +237,7 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
 def scored_run(out: Path, row: Row) -> Scored:
     """The headline metric of a row's answers, in the form that can be resampled."""
     if row.metric == PERPLEXITY:
-        return replace(mean_of(row.per_item[row.metric]), percent=False)
+        return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
     items = read_answers(out, row)
     columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
     return get_metric(row.metric)(*columns)
