@@ -90,7 +90,7 @@ def test_none_of_200_is_not_drawn_as_certain():
 
 @pytest.mark.parametrize("rights", [[(98, 100), (30, 100)], [(0, 2), (100, 99)], [(0, 100), (50,)]])
 def test_draws_of_scores_and_differences_stay_in_their_range(rights):
-    """Two seeds that differ widely tell of a luck that a normal distribution takes out of 0..100."""
+    """Seeds that differ widely tell of a luck that a normal distribution takes out of range."""
     rng = np.random.default_rng(0)
     groups = [
         [mean_of(rng.permutation(100.0 * (np.arange(100) < right))) for right in group]

@@ -7,10 +7,10 @@ all runs answer the same items:
   makes an item hard for all methods thus cancels in a difference.
 - **Seeds** are far too few to be drawn again: of three, a ninth of the resamples would hold one
   seed three times, and their variance would come out a third too small (by (k - 1) / k). The
-  noise that a seed adds is drawn from a normal distribution instead, which is squeezed near the ends
-  of the score's range so that no draw leaves it (`move_within`). Its variance is what runs
-  differ by between seeds, less what they differ by because the items are few (that part the items
-  have brought in already). How well so few seeds tell that variance is drawn too, as d s^2 over a
+  noise that a seed adds is drawn from a normal distribution instead, squeezed near the ends of the
+  score's range so that no draw leaves it (`move_within`). Its variance is what runs differ by
+  between seeds, less what they differ by because the items are few (that part the items have
+  brought in already). How well so few seeds tell that variance is drawn too, as d s^2 over a
   chi-square of d degrees of freedom; without that the intervals would be those of a known variance,
   with 1.96 where three seeds deserve a Student's t.
 
@@ -120,8 +120,8 @@ def resample_runs(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0
             share = rng.beta(1, len(runs[0]), resamples)
             mean += share * (rng.choice([0.0, 100.0], resamples) - mean)
     luck = seed_luck(groups, resamples, seed)
-    moved = [move_within(*each, runs[0].ends) for *each, runs in zip(means.T, luck.T, groups, strict=True)]
-    return np.column_stack(moved)
+    columns = zip(means.T, luck.T, groups, strict=True)
+    return np.column_stack([move_within(mean, by, runs[0].ends) for mean, by, runs in columns])
 
 
 def seed_luck(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0) -> Floats:
