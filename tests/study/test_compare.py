@@ -38,7 +38,8 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
         assert 0 < row.p_value <= 1
     # Twelve items and three labels: answers to general prompts can be told from the task's.
     assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in rows)
-    assert len({row.general_loss for row in rows}) == len(rows), [row.general_loss for row in rows]
+    # TELL learned general data beside the task, the others did not.
+    assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
 
 
 @pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])
