@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.streams.stream import StreamReport
+    from telltune.study.compare import Row as CompareRow
     from telltune.study.continual import ContinualReport
     from telltune.study.example_scores import ExampleScores
     from telltune.study.quanta_report import QuantaReport
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from telltune.study.summary import Summary
 
 __all__ = [
+    "print_comparison",
     "print_continual",
     "print_diagnosis",
     "print_json",
@@ -139,6 +141,44 @@ def print_study(summary: Summary) -> None:
     print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
 
 
+def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
+    """Each method's score and its difference from SFT, what it forgot and leaked, what it took."""
+    table = []
+    for row in rows:
+        against = ""
+        if row.difference is not None:
+            against = (
+                f"{row.difference:+.1f} ({row.difference_low:+.1f} to {row.difference_high:+.1f})"
+            )
+        table.append(
+            (
+                row.method,
+                f"{row.score:.1f}",
+                f"{row.low:.1f} to {row.high:.1f}",
+                against,
+                "" if row.general_loss is None else f"{row.general_loss:.2f}",
+                "" if row.leakage is None else f"{row.leakage:.0%}",
+                f"{row.task_tokens:,}",
+                f"{row.general_tokens:,}",
+                f"{row.seconds:,.0f}",
+            )
+        )
+    columns = (
+        *("method", "score", f"{confidence:.0%} interval", "against sft", "general loss"),
+        *("leakage", "task tokens", "general tokens", "seconds"),
+    )
+    # A column that says nothing of any method only takes room.
+    told = [i for i in range(len(columns)) if any(row[i] for row in table)]
+    print_table(
+        f"{rows[0].items} test items, {rows[0].metric}",
+        [columns[i] for i in told],
+        [[row[i] for i in told] for row in table],
+    )
+    others = [row for row in rows if row.difference is not None]
+    if others and not any(row.p_value < 0.05 for row in others if row.p_value is not None):
+        typer.echo("No method differs clearly from sft on these items: a tie.")
+
+
 def print_recommendation(found: Recommendation) -> None:
     """What to run, what it expects, and what stands beside it."""
     rows = [
@@ -149,6 +189,9 @@ def print_recommendation(found: Recommendation) -> None:
         (f"against {name}", f"{by.value:+.1f} ({by.low:+.1f} to {by.high:+.1f})")
         for name, by in found.rivals.items()
     ]
+    tied = [name for name, by in found.rivals.items() if by.low <= 0]
+    if tied:
+        rows.append(("not clearly worse", "; ".join(tied)))
     rows += [
         (f"{name}: beside the task", _beside(told)) for name, told in found.beside.items() if told
     ]
@@ -298,7 +341,12 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
 
     table = Table(title=title, show_header=any(heads), title_justify="left")
     for head in heads:
-        table.add_column(head, justify="right" if head in _NUMBERS else "left")
+        # A place that loses its line number is of no use: it is folded, not cut.
+        table.add_column(
+            head,
+            justify="right" if head in _NUMBERS else "left",
+            overflow="fold" if head == "where" else "ellipsis",
+        )
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -15,6 +15,7 @@ from telltune.evaluation import intervals
 from telltune.evaluation.intervals import (
     Interval,
     bootstrap_interval,
+    move_within,
     paired_bootstrap,
     resample_scores,
     wilson_interval,
@@ -156,7 +157,18 @@ def test_luck_beside_that_of_the_items_widens_an_interval_but_not_beyond_the_sca
     scored, luck = right_of(45, 50), np.random.default_rng(1).normal(0, 20, 2000)
     plain, lucky = bootstrap_interval(scored), bootstrap_interval(scored, luck=luck)
     assert lucky.low < plain.low - 10
-    assert lucky.high == 100
+    assert plain.high < lucky.high <= 100
+
+
+@pytest.mark.parametrize("ends", [(0.0, 100.0), (-100.0, 100.0), (1.0, math.inf)])
+def test_luck_moves_a_score_by_itself_inside_and_by_less_near_an_end(ends):
+    scores = np.array([ends[0], ends[0] + 1e-9, 50.0, min(ends[1], 1e6)])
+    for luck in (-500.0, -3.0, 0.0, 3.0, 500.0):
+        moved = move_within(scores, luck, ends)
+        assert ((ends[0] <= moved) & (moved <= ends[1])).all()
+        assert (np.sign(moved - scores) * np.sign(luck) >= 0).all()
+    assert move_within(scores, 3.0, ends)[2] == pytest.approx(53.0, abs=0.01)
+    assert move_within(scores, 0.0, ends) == pytest.approx(scores)
 
 
 def _coverage(draw, truth, trials=500):

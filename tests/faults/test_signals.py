@@ -6,16 +6,17 @@ import re
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from victim import STEPS, Left, log_rows, stand_still
+import yaml
+from victim import STEPS, Left, Victim, close_outputs, leave_outputs_unread, log_rows, stand_still
+
+from telltune.study.results import Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from victim import Victim
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -55,3 +56,47 @@ def test_a_second_signal_ends_it_at_once(fit: Callable[..., Victim], tmp_path: P
     # The step would have taken minutes.
     assert time.monotonic() - began < 60
     assert {path.name for path in (tmp_path / "out" / "checkpoints").iterdir()} >= {"checkpoint-3"}
+
+
+@pytest.mark.parametrize("fault", [leave_outputs_unread, close_outputs])
+def test_a_run_whose_outputs_nobody_reads_stops_and_goes_on_all_the_same(
+    fit: Callable[..., Victim],
+    undisturbed: Left,
+    tmp_path: Path,
+    fault: Callable[[], None],
+) -> None:
+    out, victim = tmp_path / "out", fit(fault=fault)
+    log = out / "training_log.jsonl"
+    victim.until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4)
+    victim.signal(signal.SIGTERM)
+    assert victim.wait() == 143
+    assert list((out / "checkpoints").glob("checkpoint-*/manifest.json"))
+    assert fit(fault=fault).wait() == 0
+    assert Left.of(out) == undisturbed
+
+
+def test_a_stopped_study_whose_outputs_nobody_reads_has_no_failed_cell(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    short["mixture"] = {"leverage_ratio": 1.0, "passes": 20}
+    study = {"recipe": short, "methods": ["sft_anchor", "tell"], "sizes": [300], "seeds": [0]}
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+
+    def run() -> Victim:
+        words = ("study", path, "--out", out)
+        return Victim(*words, said=tmp_path / "said.txt", fault=leave_outputs_unread)
+
+    victim = run()
+    victim.until(lambda: bool(log_lines(out, 4)))
+    victim.signal(signal.SIGTERM)
+    assert victim.wait() == 143
+    assert [row for row in Results(out).rows if row.status == "failed"] == []
+    assert run().wait() == 0
+    assert [row.status for row in Results(out).rows] == ["done", "done"]
+
+
+def log_lines(out: Path, least: int) -> list[Path]:
+    """Return the logs of a study's cells that have so many lines."""
+    logs = out.glob("work/*/training_log.jsonl")
+    return [log for log in logs if log.read_bytes().count(b"\n") >= least]

@@ -31,6 +31,15 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     # Three answers to twelve items are labels.
     assert {row.metric for row in rows} == {"accuracy"}
     assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in rows]
+    assert (sft.difference, sft.p_value) == (None, None)
+    for row in (base, sft_anchor, tell):
+        assert row.difference == pytest.approx(row.score - sft.score, abs=0.002)
+        assert -100 <= row.difference_low <= row.difference <= row.difference_high <= 100
+        assert 0 < row.p_value <= 1
+    # Twelve items and three labels: answers to general prompts can be told from the task's.
+    assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in rows)
+    # TELL learned general data beside the task, the others did not.
+    assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
 
 
 @pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])

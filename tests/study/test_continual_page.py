@@ -47,6 +47,15 @@ def test_it_says_who_ends_highest_and_who_forgets_less(report: ContinualReport) 
     assert "forgets no less" in verdict(report)[1]
 
 
+@pytest.mark.parametrize("ends", [[40.0, 40.0], [10.0, 75.0], [0.0, 0.0]])
+def test_strategies_that_tie_have_no_winner(ends: list[float]) -> None:
+    other = row("replay", sum(ends) / 2 + 1, 0.0, matrix=[[80.0, None], [ends[0] + 5, ends[1] - 3]])
+    rows = [row("sequential", sum(ends) / 2, 0.0, matrix=[[80.0, None], ends]), other]
+    [told] = verdict(ContinualReport(["a", "b"], rows))
+    assert "no strategy is clearly highest" in told
+    assert "replay" not in told
+
+
 def test_every_strategy_has_its_matrix(
     report: ContinualReport, tmp_path: Path, open_page: Callable[[Path], Any]
 ) -> None:

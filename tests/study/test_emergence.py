@@ -117,3 +117,49 @@ def test_a_jump_is_rarely_seen_where_there_is_none(simulate, growth):
     # 5% and three standard errors of 150 studies.
     assert jumps / 150 <= 0.104
     assert moves / 150 <= 0.104 if growth == 0 else moves / 150 > 0.5
+
+
+SMOOTH = {
+    "logistic": lambda logs: 1 / (1 + np.exp(-2 * (logs - logs.mean()))),
+    "saturating exponential": lambda logs: 1 - np.exp(-(np.exp(logs) - TASK) / 1e5),
+    "power law": lambda logs: 1 - np.exp(-0.7 * (logs - logs[0])),
+    "accelerating": lambda logs: ((logs - logs[0]) / (logs[-1] - logs[0])) ** 3,
+}
+
+
+@pytest.mark.parametrize("shape", SMOOTH)
+def test_smooth_curves_of_all_shapes_are_no_jumps(simulate, shape):
+    rng = np.random.default_rng(4)
+    # From logit -2 to 2: some 45 points of score, with a slope of `simulate` of 1.
+    course = np.log(2e4) - 2 + 4 * SMOOTH[shape](np.log(TASK + np.array(GENERAL)))
+    found = []
+    for study in range(100):
+        groups = simulate(rng, course, slope=1.0)
+        study_ = dict(zip(GENERAL, groups, strict=True))
+        found.append(find_jump(study_, TASK, resamples=300, seed=study).shape)
+    assert found.count("jump") <= 5
+    assert found.count("flat") <= 5
+
+
+@pytest.mark.parametrize("rise", [1.0, -1.0], ids=["rise", "fall"])
+def test_jumps_of_forty_points_are_mostly_called(simulate, rise):
+    rng = np.random.default_rng(5)
+    course = np.log(2e4) + 2 * rise * np.array([-1, -1, -1, 1, 1, 1])
+    found = [
+        find_jump(
+            dict(zip(GENERAL, simulate(rng, course, slope=1.0), strict=True)),
+            TASK,
+            resamples=300,
+            seed=study,
+        )
+        for study in range(50)
+    ]
+    jumps = [one for one in found if one.shape == "jump"]
+    assert len(jumps) >= 40
+    assert all((one.before, one.after) == (3e4, 1e5) for one in jumps)
+
+
+@pytest.mark.parametrize("scores", [(20, 60, 60, 62, 60, 61), (20, 21, 20, 20, 21, 60)])
+def test_a_rise_with_one_size_on_a_side_may_as_well_be_the_end_of_a_curve(scores):
+    found = find_jump(study_of(*scores), TASK, resamples=300)
+    assert (found.shape, found.p_gradual) == ("gradual", 1.0)

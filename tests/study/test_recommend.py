@@ -12,7 +12,14 @@ import pytest
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
 from telltune.recipe import load_recipe
-from telltune.study.recommend import RECOMMENDED, _choose, gain_of_more, optimism, recommend
+from telltune.study.recommend import (
+    RECOMMENDED,
+    _choose,
+    _expected,
+    gain_of_more,
+    optimism,
+    recommend,
+)
 from telltune.study.resampling import resample_runs
 
 
@@ -78,6 +85,18 @@ def test_the_chosen_of_equals_is_expected_to_score_less_than_it_did() -> None:
 def test_one_candidate_alone_is_not_flattered() -> None:
     tried = [runs(60.0)]
     assert optimism(np.array([60.0]), resample_runs(tried, 2000)) < 0.3
+
+
+@pytest.mark.parametrize("rights", [[99, 100], [0, 1], [50, 100]])
+def test_what_is_expected_lies_in_the_range_of_the_score(rights: list[int]) -> None:
+    tried = [[runs(right, 100)[0] for right in rights], runs(rights[0], 100)]
+    scores = np.array([np.mean([run.score for run in group]) for group in tried])
+    drawn = resample_runs(tried, 2000)
+    expected = _expected(scores[0], drawn[:, 0], optimism(scores, drawn), percent=True)
+    assert 0 <= expected.low <= expected.value <= expected.high <= 100
+    assert expected.value <= scores[0]
+    gain = gain_of_more({25.0: tried[1], 100.0: tried[0]}, 1000, 1e6)
+    assert 0 <= gain.low <= gain.value <= gain.high <= 100
 
 
 def test_of_finalists_that_are_not_told_apart_the_one_that_forgets_least_is_chosen() -> None:

@@ -89,7 +89,7 @@ def test_the_verdict_comes_first_and_says_who_wins_where(study: Any) -> None:
         verdict,
     )
     assert re.search(r"factor there, .*, is [\d.]+ \([\d.]+ to [\d.]+\) on \w+ and", verdict)
-    assert "best of 2 methods" in verdict
+    assert "have as many clear gains, and none of them is the winner" in verdict
 
 
 def test_every_number_of_the_table_comes_from_rows(study: Any) -> None:

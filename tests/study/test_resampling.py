@@ -1,6 +1,7 @@
 """Items and seeds drawn again: the right spread, from the right source, at no great cost."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from telltune.errors import DataError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.study.resampling import distinct_runs, mean_over_seeds, resample_runs, seed_luck
+from telltune.study.significance import compare_runs, spread_over_seeds
 
 
 def test_mean_over_seeds_is_the_mean_of_corpus_scores():
@@ -84,6 +86,33 @@ def test_none_of_200_is_not_drawn_as_certain():
     assert draws.max() <= 100
     assert 1 < np.quantile(draws[:, 0], 0.975) < 2.5
     assert 97.5 < np.quantile(draws[:, 1], 0.025) < 99
+
+
+@pytest.mark.parametrize("rights", [[(98, 100), (30, 100)], [(0, 2), (100, 99)], [(0, 100), (50,)]])
+def test_draws_of_scores_and_differences_stay_in_their_range(rights):
+    """Seeds that differ widely tell of a luck that a normal distribution takes out of range."""
+    rng = np.random.default_rng(0)
+    groups = [
+        [mean_of(rng.permutation(100.0 * (np.arange(100) < right))) for right in group]
+        for group in rights
+    ]
+    draws = resample_runs(groups, 5000)
+    assert draws.min() >= 0
+    assert draws.max() <= 100
+    compared = compare_runs(*groups, resamples=2000)
+    assert -100 <= compared.low <= compared.difference <= compared.high <= 100
+    # Were they only cut off, many draws would stand at the very end.
+    inside = (draws[:, 0] > 0) & (draws[:, 0] < 100)
+    assert len(np.unique(draws[inside, 0])) > 1000
+
+
+def test_perplexity_over_seeds_is_never_below_1():
+    items = np.linspace(1.0, 1.2, 50)
+    runs = [replace(mean_of(items + add), percent=False, lowest=1.0) for add in (0.0, 3.0)]
+    draws = resample_runs([runs], 5000)
+    assert draws.min() >= 1
+    assert np.quantile(draws, 0.9) > 3
+    assert spread_over_seeds(runs).interval.low >= 1
 
 
 def test_different_items_cannot_be_drawn_together():

@@ -87,6 +87,22 @@ def test_methods_are_held_against_sft_at_the_same_size_of_the_same_task(tmp_path
     assert all(0 < c.low < 40 < c.high and c.p_adjusted < 0.001 for c in found)
 
 
+def test_methods_are_held_against_each_other_on_the_same_seeds(tmp_path: Path) -> None:
+    for seed, share in enumerate((0.5, 0.5, 0.9)):
+        put(tmp_path, "sft", share, seed=seed)
+    put(tmp_path, "sft", 0.3, size=500, seed=2)
+    for seed in (0, 1):
+        put(tmp_path, "tell", 0.6, seed=seed, ratio=8)
+    put(tmp_path, "mix", 0.6, seed=7)
+    summary = summarize(tmp_path)
+    [found] = summary.comparisons  # mix has no seed of SFT's
+    assert (found.name, found.difference) == ("tell", pytest.approx(10))
+    [saved] = summary.saved
+    # SFT's smaller size ran with another seed only, and its third seed is no part of the curve.
+    assert (saved.censored, saved.data_saving_factor) == (">", 1)
+    assert summary.points[0].by_seed[2] == {"general_nll_before": 2.0, "general_nll_after": 4.0}
+
+
 def test_several_comparisons_are_corrected_together(tmp_path: Path) -> None:
     put(tmp_path, "sft", 0.5)
     put(tmp_path, "mix", 0.57)

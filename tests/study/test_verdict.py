@@ -8,7 +8,7 @@ from telltune.study.emergence import Emergence
 from telltune.study.item_changes import ItemChanges
 from telltune.study.spent import Spent
 from telltune.study.summary import Comparison, GeneralCurve, Point, SavedData, Summary
-from telltune.study.verdict import give_verdict, tell_emergence, tell_items
+from telltune.study.verdict import Verdict, give_verdict, tell_emergence, tell_items
 
 CLEAR, UNCLEAR = 0.01, 0.4
 
@@ -35,7 +35,11 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
 
 
 def told(found: Summary) -> str:
-    return " ".join(give_verdict(found).sentences).replace("\u00a0", " ")
+    return told_of(give_verdict(found))
+
+
+def told_of(verdict: Verdict) -> str:
+    return " ".join(verdict.sentences).replace("\u00a0", " ")
 
 
 def test_gains_and_losses_stand_in_one_sentence() -> None:
@@ -68,6 +72,7 @@ def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
     steady = [("a", 3000, "steady", 0.5, UNCLEAR), ("b", 3000, "steady", 0.5, UNCLEAR)]
     verdict = give_verdict(summary(*cells, *steady))
     assert verdict.sentences[0].startswith("No method comes out clearly ahead of sft: the nearest")
+    assert "tell with 3,000 task tokens is clearly better than sft on 1 of 2" in told_of(verdict)
     tally = verdict.tallies[1]
     assert (tally.label, tally.better, tally.unclear, tally.worse) == ("tell", 1, 0, 1)
 
@@ -76,6 +81,7 @@ def test_of_methods_alike_the_one_tried_on_most_tasks_is_told() -> None:
     wide = [(task, 3000, "wide", 0.5, UNCLEAR) for task in "abc"]
     found = summary(*wide, ("a", 3000, "lucky", 6.0, UNCLEAR))
     assert "the nearest, wide with 3,000 task tokens" in told(found)
+    assert "TELL did not run at the same size of a task as sft." in told(found)
     better = summary(*wide, ("a", 3000, "lucky", 6.0, CLEAR))
     assert told(better).startswith("With 3,000 task tokens, lucky is clearly better than sft on 1")
 
@@ -112,29 +118,93 @@ def test_one_failed_cell_is_one_cell() -> None:
     assert "1 cell failed, and nothing of that is in what follows." in give_verdict(failed).notes
 
 
+def test_where_all_methods_tie_no_winner_is_named_and_tell_is() -> None:
+    cells = [("a", 3000, "tell", 0.0, 1.0), ("a", 3000, "mix", 3.0, UNCLEAR)]
+    verdict = give_verdict(summary(*cells))
+    assert verdict.sentences[0].startswith(
+        "No method comes out clearly ahead of sft: all tie, and tell with 3,000 task tokens is "
+        "neither clearly better nor worse: +0.0 points on a"
+    )
+    assert "mix" not in " ".join([*verdict.sentences, *verdict.notes])
+
+
+def test_methods_with_as_many_clear_gains_have_no_winner() -> None:
+    cells = [("a", 3000, "tell", 6.0, CLEAR), ("a", 3000, "mix", 7.0, CLEAR)]
+    notes = " ".join(give_verdict(summary(*cells)).notes)
+    assert "mix and tell have as many clear gains, and none of them is the winner" in notes
+
+
+def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
+    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("a", 3000, "mix", 0.0, UNCLEAR))
+    first, second = (
+        replace(point, score=score, low=score - 4, high=score + 4)
+        for point, score in zip(found.points, (50.0, 52.0), strict=True)
+    )
+    alone = replace(found, comparisons=[], saved=[], points=[first, second])
+    assert "No method is clearly highest on a." in told(alone)
+    apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
+    assert "The highest scores are those of mix with 3,000 task tokens on a (90.0" in told(apart)
+    assert "TELL" in told(apart)
+
+
+def test_tell_is_told_whatever_it_is_called_and_whoever_is_best() -> None:
+    cells = [("a", 3000, "ours", -5.0, CLEAR), ("a", 3000, "mix", 7.0, CLEAR)]
+    found = summary(*cells)
+    points = [replace(p, method="tell") if p.name == "ours" else p for p in found.points]
+    text = told(replace(found, points=points))
+    assert text.startswith("With 3,000 task tokens, mix is clearly better than sft on 1 of 1 task")
+    assert "ours (TELL) with 3,000 task tokens is clearly worse than sft on 1 of 1 task" in text
+
+
+BEFORE = {"general_nll_before": 2.0, "leakage_before": 0.0}
+
+
+def aside(loss: float, leakage: float = 0.0) -> dict[str, float]:
+    return BEFORE | {"general_nll_after": loss, "leakage_after": leakage}
+
+
 def test_what_training_cost_beside_the_task_is_the_first_note() -> None:
-    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("b", 3000, "other", 0.0, UNCLEAR))
-    beside = {"general_nll_before": 2.0, "leakage_before": 0.0}
-    after = {
-        "tell": beside | {"general_nll_after": 1.8, "leakage_after": 0.0},
-        "other": beside | {"general_nll_after": 3.0, "leakage_after": 0.5},
-    }
+    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("a", 3000, "other", 0.0, UNCLEAR))
+    after = {"tell": aside(1.8), "other": aside(3.0, 0.5)}
     points = [replace(point, forgetting=after[point.name]) for point in found.points]
     assert give_verdict(replace(found, points=points)).notes[0] == (
         "Beside the task, the loss on general examples changes by +50% after other and -10% after "
         "tell; of unrelated prompts get an answer in the task's format 50% after other and 0% "
-        "after tell. (Means over tasks and sizes.)"
+        "after tell. (Means over the 1 cell, of one task, size and seed, that all of them ran.)"
     )
     assert not any("Beside" in note for note in give_verdict(found).notes)
 
 
-def test_of_many_methods_the_first_note_names_the_best_and_the_references() -> None:
+def test_what_training_cost_is_held_against_each_other_on_matched_cells_only() -> None:
+    """SFT ran on an easy task too, and with a seed more, where it forgot less."""
+    cells = [("a", 3000, "sft", 0.0, UNCLEAR), ("b", 3000, "sft", 0.0, UNCLEAR)]
+    found = summary(*cells, ("a", 3000, "tell", 0.0, UNCLEAR))
+    by_seed = {
+        ("a", "sft"): {0: aside(4.0), 1: aside(4.0), 2: aside(2.0)},
+        ("b", "sft"): {0: aside(2.0), 1: aside(2.0)},
+        ("a", "tell"): {0: aside(2.2), 1: aside(2.2)},
+    }
+    points = [replace(point, by_seed=by_seed[point.task, point.name]) for point in found.points]
+    note = give_verdict(replace(found, points=points)).notes[0]
+    assert "+100% after sft and +10% after tell" in note
+    assert "Means over the 2 cells" in note
+
+
+def test_a_method_that_shares_no_cell_is_left_out_by_name() -> None:
+    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("b", 3000, "other", 0.0, UNCLEAR))
+    points = [replace(point, forgetting=aside(3.0)) for point in found.points]
+    note = give_verdict(replace(found, points=points)).notes[0]
+    assert "by +50% after tell;" in note
+    assert "other shares no cell with them" in note
+
+
+def test_of_many_methods_the_first_note_names_tell_the_best_and_the_references() -> None:
     names = ["sft", "sft_anchor", "tell", "mix", "few_shot"]
-    found = summary(*(("a", 3000, name, float(name == "tell"), UNCLEAR) for name in names))
+    found = summary(*(("a", 3000, name, float(name == "mix"), UNCLEAR) for name in names))
     beside = {"general_nll_before": 2.0, "general_nll_after": 1.0}
     points = [replace(point, forgetting=beside) for point in found.points]
     assert give_verdict(replace(found, points=points)).notes[0] == (
-        "Beside the task, the loss on general examples changes by -50% after sft, -50% after "
-        "sft_anchor and -50% after tell. (Means over tasks and sizes; the other methods stand in "
-        "the table.)"
+        "Beside the task, the loss on general examples changes by -50% after tell, -50% after sft "
+        "and -50% after sft_anchor. (Means over the 1 cell, of one task, size and seed, that all "
+        "of them ran; the other methods stand in the table.)"
     )

@@ -17,12 +17,14 @@ from telltune.cli import (  # noqa: F401  (each adds its verbs)
 )
 from telltune.cli.app import app
 from telltune.errors import TellError
+from telltune.outputs import guard_outputs
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line; what the user can mend is one sentence and exit code 2."""
+    guard_outputs()
     if not sys.warnoptions:
         # What transformers will rename one day is for us to mend, not for who runs a recipe.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -31,6 +33,3 @@ def main() -> None:
     except TellError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has left.
-        sys.exit(0)

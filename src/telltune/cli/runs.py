@@ -12,6 +12,7 @@ import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.tables import (
+    print_comparison,
     print_json,
     print_plan,
     print_study_plan,
@@ -266,26 +267,17 @@ def compare(
         with phase("planning"):
             values = planned(last, measure=False)
         print_plan(values)
+        others = [name for name in trained if name != last.method]
+        if others:
+            typer.echo(
+                f"This plan is that of {last.method} alone; {', '.join(others)} are trained too.",
+                err=True,
+            )
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
         return
-    interval = f"{loaded.evaluation.confidence:.0%} interval"
-    print_table(
-        f"{rows[0].items} test items, {rows[0].metric}",
-        ("method", "score", interval, "task tokens", "general tokens", "seconds"),
-        [
-            (
-                row.method,
-                f"{row.score:.1f}",
-                f"{row.low:.1f} to {row.high:.1f}",
-                f"{row.task_tokens:,}",
-                f"{row.general_tokens:,}",
-                f"{row.seconds:,.0f}",
-            )
-            for row in rows
-        ],
-    )
+    print_comparison(rows, loaded.evaluation.confidence)
     told: dict[str, list[str]] = {}
     for row in rows:
         for warning in row.warnings:

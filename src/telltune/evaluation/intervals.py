@@ -23,6 +23,7 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "bootstrap_interval",
+    "move_within",
     "paired_bootstrap",
     "resample_scores",
     "wilson_interval",
@@ -119,6 +120,27 @@ def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int 
     return _concatenate(score(counts) for counts in _resample_counts(items, resamples, rng))
 
 
+def move_within(scores: Floats, luck: Floats | float, ends: tuple[float, float]) -> Floats:
+    """Move scores by luck, and by less the nearer they come to an end of their scale.
+
+    A normal or Student's t distribution around a score of 95 reaches beyond 100. Each score has
+    some room to the end that it moves to, and moves by room x tanh(luck / room): by the luck itself
+    where there is room, and never out of the scale.
+
+    Args:
+        scores: Any shape, within the ends.
+        luck: Of the same shape, in the units of the score.
+        ends: Lowest and highest possible score; may be infinite.
+    """
+    luck = np.broadcast_to(luck, scores.shape)
+    room = np.where(luck > 0, ends[1] - scores, scores - ends[0])
+    limited = np.isfinite(room)
+    # Where there is no room at all, a hair of it keeps the division defined.
+    room = np.maximum(np.where(limited, room, 1.0), 1e-12)
+    moved: Floats = scores + np.where(limited, room * np.tanh(luck / room), luck)
+    return np.clip(moved, *ends)  # rounding
+
+
 def bootstrap_interval(
     scored: Scored,
     confidence: float = 0.95,
@@ -140,7 +162,7 @@ def bootstrap_interval(
         resamples: How many bootstrap samples are drawn.
         seed: The interval is a pure function of this and the other arguments.
         luck: Shape (resamples,). What else could have moved the score, beside the items; such as
-            the seed of training.
+            the seed of training. See `move_within`.
 
     Raises:
         DataError: There are no items.
@@ -150,8 +172,8 @@ def bootstrap_interval(
     """
     _check(len(scored), confidence, resamples)
     draws = resample_scores([scored], resamples, seed)[:, 0]
-    ends = (0.0, 100.0) if scored.percent else None
-    low, high = _bounds(draws + luck, scored.score, len(scored), confidence, ends)
+    moved = move_within(draws, luck, scored.ends)
+    low, high = _bounds(moved, scored.score, len(scored), confidence, scored.ends)
     return Interval(scored.score, low, high)
 
 
@@ -201,8 +223,9 @@ def paired_bootstrap(
         for moved in _swaps(b.statistics - a.statistics, resamples, rng)
     )
     as_large = int((np.abs(swapped + luck) >= abs(difference) - _ROUNDING).sum())
-    ends = (-100.0, 100.0) if a.percent and b.percent else None
-    low, high = _bounds(draws[:, 0] - draws[:, 1] + luck, difference, len(a), confidence, ends)
+    ends = a.ends[0] - b.ends[1], a.ends[1] - b.ends[0]
+    moved = move_within(draws[:, 0] - draws[:, 1], luck, ends)
+    low, high = _bounds(moved, difference, len(a), confidence, ends)
     return PairedDifference(difference, low, high, (1 + as_large) / (1 + resamples))
 
 
@@ -245,17 +268,15 @@ def _concatenate(blocks: Iterator[Floats]) -> Floats:
 
 
 def _bounds(
-    draws: Floats, value: float, items: int, confidence: float, ends: tuple[float, float] | None
+    draws: Floats, value: float, items: int, confidence: float, ends: tuple[float, float]
 ) -> tuple[float, float]:
     if np.ptp(draws) > _ROUNDING:
         tail = (1 - confidence) / 2
         low, high = np.quantile(draws, [tail, 1 - tail])
-        if ends is not None:
-            low, high = max(low, ends[0]), min(high, ends[1])
         # Corpus metrics are biased in small resamples, which must not push the score out of its
         # own interval.
         return min(float(low), value), max(float(high), value)
-    if ends is None:
+    if not np.isfinite(ends).all():
         return math.nan, math.nan
     _, unseen = wilson_interval(0, items, confidence)
     return value - unseen * (value - ends[0]), value + unseen * (ends[1] - value)

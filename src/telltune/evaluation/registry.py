@@ -21,6 +21,7 @@ metric with weights of its own plugs in the same way as those that come with tel
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,12 +54,19 @@ class Scored:
         statistics: Shape (n, k). Sufficient statistics an item, such as n-gram counts.
         reduce: From summed statistics, shape (..., k), to corpus scores, shape (...).
         percent: Whether scores lie on the scale 0..100.
+        lowest: Lowest possible score where they do not; 1 for perplexity.
     """
 
     per_item: Floats
     statistics: Floats
     reduce: Callable[[Floats], Floats]
     percent: bool = True
+    lowest: float = -math.inf
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest possible score, which may be infinite."""
+        return (0.0, 100.0) if self.percent else (self.lowest, math.inf)
 
     @property
     def score(self) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
+from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
 from telltune.evaluation.headline import task_answers
+from telltune.evaluation.metrics import get_metric
 from telltune.evaluation.score import (
+    PERPLEXITY,
     answer_score,
     check_metrics,
     evaluate_predictor,
@@ -19,24 +23,30 @@ from telltune.evaluation.score import (
 )
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.preparation import prepare
+from telltune.methods.preparation import prepare, reach
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
+from telltune.study.significance import compare_runs
+from telltune.study.spec import ForgettingSpec
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.evaluation.registry import Scored
     from telltune.methods.protocol import Method
     from telltune.recipe import AnyRecipe, Recipe
 
 __all__ = ["DEFAULT_METHODS", "Row", "compare"]
 
 DEFAULT_METHODS = ("base", "sft", "sft_anchor", "tell")
+_ASIDE = ForgettingSpec(examples=32, prompts=16)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,15 @@ class Row:
         seconds: Of training.
         items: Test items scored.
         warnings: Why the score may not mean what it seems to; one sentence each.
+        general_loss: Mean loss of held-out general examples without the anchor, in nats a token;
+            None where no method mixes general data.
+        leakage: Share of general prompts that get an answer in the task's format; None where that
+            was not asked or cannot be told.
+        difference: Score less that of `sft`, on the same items; None for `sft` itself, without it,
+            and for perplexity.
+        difference_low: Lower bound of its confidence interval.
+        difference_high: Upper bound of its confidence interval.
+        p_value: Two-sided; see `compare_runs`.
     """
 
     method: str
@@ -66,6 +85,12 @@ class Row:
     seconds: float
     items: int
     warnings: list[str] = field(default_factory=list)
+    general_loss: float | None = None
+    leakage: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
 
 
 def compare(
@@ -104,12 +129,16 @@ def _compare(
     check_metrics(answers.metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
     model = known_model(recipe.model)
+    used = 0
     for method in chosen:
         if isinstance(method, Trained):
-            prepare(method, task, general, model, recipe)
+            prepared = prepare(method, task, general, model, recipe)
+            used = max(used, reach(method, recipe, prepared))
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
+    held_out = _held_out(general, used, recipe.seed)
+    looks = task_format([example.completion for example in task.train])
     base = None
     summary = out / "summary.json"
     rows = [Row(**row) for row in json.loads(summary.read_text())] if summary.exists() else []
@@ -138,6 +167,9 @@ def _compare(
                 answers=answers,
                 on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
             )
+        aside = None
+        if held_out:
+            aside = measure_aside(predictor, base.tokenizer, held_out, _ASIDE.prompts, looks)
         predictor.release()
         gc.collect()
         name, interval = evaluation.headline
@@ -153,8 +185,54 @@ def _compare(
             round(cost.seconds, 1),
             evaluation.items,
             list(evaluation.warnings),
+            None if aside is None else round(aside.general_nll, 3),
+            None if aside is None or aside.leakage is None else round(aside.leakage, 3),
         )
         rows.append(row)
         write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)
         write_json(summary, [asdict(r) for r in rows])
+    rows = _against_sft(rows, out, recipe.evaluation.confidence)
+    write_json(summary, [asdict(r) for r in rows])
     return rows
+
+
+def _held_out(general: GeneralData | None, used: int, seed: int) -> list[Example]:
+    """General examples that no method trains on; none where there is no general data to spare."""
+    if general is None:
+        return []
+    try:
+        return held_out_general(general, _ASIDE.examples, used, seed)
+    except DataError as error:
+        logging.getLogger(__name__).warning("What is forgotten is not measured: %s", error)
+        return []
+
+
+def _against_sft(rows: list[Row], out: Path, confidence: float) -> list[Row]:
+    """The rows with their paired differences, from the answers that were written."""
+
+    def run(row: Row) -> Scored:
+        path = out / "predictions" / f"{row.method}.jsonl"
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
+        return get_metric(row.metric)(*columns)
+
+    plain = next((row for row in rows if row.method == "sft"), None)
+    if plain is None or plain.metric == PERPLEXITY:
+        return rows
+    binary, sft = get_metric(plain.metric).binary, [run(plain)]
+    told = []
+    for row in rows:
+        if row is plain:
+            told.append(row)
+            continue
+        found = compare_runs([run(row)], sft, binary=binary, confidence=confidence)
+        told.append(
+            replace(
+                row,
+                difference=round(found.difference, 3),
+                difference_low=round(found.low, 3),
+                difference_high=round(found.high, 3),
+                p_value=round(found.p_value, 4),
+            )
+        )
+    return told

@@ -140,19 +140,23 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
     """What finished runs come to, a row a strategy.
 
     Args:
-        steps: Of runs; a seed that has not learned all tasks is left out.
+        steps: Of runs; a seed that has not learned all tasks is left out, and so is one that only
+            some of the strategies have learned, where they have others in common.
         tasks: In their order.
         strategies: Which to tell of.
     """
+    by_run: dict[str, dict[int, list[Step]]] = {strategy: {} for strategy in strategies}
+    for step in steps:
+        by_run.get(step.strategy, {}).setdefault(step.seed, []).append(step)
+    finished = {
+        strategy: {seed: run for seed, run in by_seed.items() if len(run) == len(tasks)}
+        for strategy, by_seed in by_run.items()
+    }
+    finished = {strategy: by_seed for strategy, by_seed in finished.items() if by_seed}
+    shared = set.intersection(*map(set, finished.values())) if finished else set()
     rows = []
-    for strategy in strategies:
-        runs = [
-            [step for step in steps if (step.strategy, step.seed) == (strategy, seed)]
-            for seed in dict.fromkeys(step.seed for step in steps)
-        ]
-        runs = [run for run in runs if len(run) == len(tasks)]
-        if not runs:
-            continue
+    for strategy, by_seed in finished.items():
+        runs = [run for seed, run in by_seed.items() if seed in shared or not shared]
         found = [_matrix(run, tasks) for run in runs]
         last = len(tasks) - 1
         mean = np.mean(found, axis=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from telltune.pages.drawing import COLOURS, Figure, Key, chart_of, layers_of, spec_of, tooltip_of
 from telltune.pages.formats import score, signed
 from telltune.pages.page import REPORT, render
@@ -37,9 +39,17 @@ def write_page(report: ContinualReport, out: Path) -> None:
 
 
 def verdict(report: ContinualReport) -> list[str]:
-    """Who ends highest, and whether TELL forgets less than training on one task after another."""
+    """Who ends highest, and whether TELL forgets less than training on one task after another.
+
+    Nobody is named who does not end clearly above each other strategy.
+    """
     best = max(report.rows, key=lambda row: row["overall"])
-    ends = f"{best['strategy']} scores highest on all of them, {score(best['overall'])}"
+    others = [row for row in report.rows if row is not best]
+    if all(_clearly_above(best["matrix"][-1], row["matrix"][-1]) for row in others):
+        ends = f"{best['strategy']} scores highest on all of them, {score(best['overall'])}"
+    else:
+        least = min(row["overall"] for row in report.rows)
+        ends = f"no strategy is clearly highest ({score(least)} to {score(best['overall'])})"
     told = [f"After {len(report.tasks)} tasks {ends}."]
     rows = {row["strategy"]: row for row in report.rows}
     if {"tell", "sequential"} <= set(rows):
@@ -50,6 +60,15 @@ def verdict(report: ContinualReport) -> list[str]:
             f"by {signed(tell)} points against {signed(plain)}, with one adapter for all."
         )
     return told
+
+
+def _clearly_above(best: list[float], other: list[float]) -> bool:
+    """Whether the mean difference over tasks is above 0 with its 95% interval (Student's t)."""
+    from scipy.stats import t
+
+    differences = np.array(best) - np.array(other)
+    error = float(differences.std(ddof=1)) / len(differences) ** 0.5
+    return bool(differences.mean() > t.ppf(0.975, len(differences) - 1) * error)
 
 
 def _courses(report: ContinualReport) -> Figure:

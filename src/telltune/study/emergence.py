@@ -19,23 +19,32 @@ if TYPE_CHECKING:
 __all__ = ["Emergence", "find_jump"]
 
 
+# The fastest growth that still counts as smooth: a logistic curve of this slope over log tokens
+# takes a nine-fold growth of the tokens (exp(ln(81) / 2)) from a tenth to nine tenths of its rise.
+_SLOPE = 2.0
+# Where sizes lie closer together, a smooth rise may still take as few as two intervals
+# (ln(81) = 4.4 units of a logistic curve's argument).
+_LEAST_STEP = 2.2
+
+
 @dataclass(frozen=True, slots=True)
 class Emergence:
     """How the score moves with general tokens.
 
     Attributes:
-        shape: "flat" where the scores could all be one, "gradual" where a smooth curve could do as
-            well as a jump, else "jump". At the sizes tried: a curve that is steep between two of
-            them only reads as a jump.
+        shape: "flat" where all scores may be the same, "gradual" where a smooth curve may explain
+            them, else "jump".
         before: General tokens of the last size before the jump that fits best.
-        after: Of the first size behind it.
+        after: General tokens of the first size behind it.
         earliest: With confidence the jump is not before this size...
         latest: ... and not behind this one.
         height: Mean score behind the jump less that before it; below 0 for a fall.
-        low: Of the confidence interval of the height of a jump at this place.
-        high: Of the same.
-        p_flat: Of scores that move as much or more, were they all one.
-        p_gradual: Of a jump that fits as much better than a smooth curve, were it one.
+        low: Lower bound of the confidence interval of the height of a jump at this place.
+        high: Upper bound of the same interval.
+        p_flat: Probability of scores that move as much or more, if all were the same.
+        p_gradual: Upper bound on the probability of a rise as concentrated as this one, if the
+            course were smooth. It is 1 where only one size lies before or behind the place: a
+            curve that levels off or sets in looks the same there.
     """
 
     shape: Literal["flat", "gradual", "jump"]
@@ -63,23 +72,29 @@ def find_jump(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Emergence:
-    """Fit one jump to the scores by least squares, and hold it against no and smooth growth.
+    """Fit one jump to the scores by least squares, and test it against flat and smooth courses.
 
-    A jump has two levels and a place between two sizes. Smooth growth is a parabola on the log of
-    task and general tokens together (so that no general data has a place on it): a straight line
-    would call every curve that levels off a jump. Four to eight points bear no more; a logistic
-    curve through them has a width that nothing but its prior decides.
+    A jump has two levels and a place between two sizes. The two tests ask:
 
-    Both p-values compare what a jump explains of the squares with what the luck of items and seeds
-    (see `resampling`) makes of flat scores, or of the fitted parabola. The best of all places is
-    searched in every draw, so that the search is paid for. Each is (1 + draws as large) /
-    (1 + draws). Swapping runs between sizes would test flatness exactly, but one seed at four
-    sizes has 24 orders only, and no order of runs is a parabola.
+    - **Flat**: does the best jump explain more of the scores' squares than the chance of items and
+      seeds (see `resample_runs`) makes of equal scores? Each draw searches all places too.
+    - **Smooth**: is more of the rise in this one interval than in the same interval of any smooth
+      curve? Smooth curves are all those that, in each interval, rise at most R times as much as
+      they do outside of it (from the mean of the sizes before to its start, and from its end to
+      the mean of the sizes behind). R is the largest such ratio of a logistic curve that takes a
+      nine-fold growth of the tokens, or two intervals if that is more, from a tenth to nine tenths
+      of its rise. Straight lines over log tokens, power laws, saturating exponentials and logistic
+      curves up to that slope are among them. "Inside less R times outside" is linear in the
+      scores and at most 0 for each of these curves, so that the test needs no fit and errs to the
+      side of no jump. The largest of all places is drawn, which pays for the search.
+
+    Each p-value is (1 + draws as large) / (1 + draws). `benchmarks/emergence.py` measures how often
+    the tests call a jump on smooth curves and on real jumps.
 
     Args:
         by_general: Runs of a method by general tokens, at the same task data and on the same items.
-        task_tokens: Of the task data.
-        confidence: Of the intervals, and of the shape.
+        task_tokens: Tokens of the task data.
+        confidence: Confidence of the intervals; shapes are called at 1 less this level.
         resamples: How often items and seeds are drawn.
         seed: The result is a pure function of this and the other arguments.
 
@@ -97,22 +112,21 @@ def find_jump(
     draws = resample_runs(groups, resamples, seed)
     noise = draws - draws.mean(axis=0)
 
-    smooth, jumps = _parabola(np.log(task_tokens + np.array(sizes))), _jumps(len(sizes))
-
-    def best_jump(scores: Floats) -> Floats:
-        gain: Floats = ((scores @ jumps) ** 2).max(axis=-1)
-        return gain
-
-    def beyond_smooth(scores: Floats) -> Floats:
-        gain: Floats = best_jump(scores) - ((scores @ smooth) ** 2).sum(axis=-1)
-        return gain
-
-    p_flat = _p_value(best_jump(noise), best_jump(seen))
-    p_gradual = _p_value(beyond_smooth(smooth @ (smooth.T @ seen) + noise), beyond_smooth(seen))
+    jumps = _jumps(len(sizes))
+    p_flat = _p_value(((noise @ jumps) ** 2).max(axis=1), float(((seen @ jumps) ** 2).max()))
+    # The first of places that fit equally well, whatever rounding says.
+    place = int(np.argmax(np.round((seen @ jumps) ** 2, 9)))
+    height = float(seen[place + 1 :].mean() - seen[: place + 1].mean())
+    p_gradual = 1.0
+    if 0 < place < len(sizes) - 2:
+        sharp = _sharpness(np.log(task_tokens + np.array(sizes))) * np.sign(height)
+        chance = noise @ sharp
+        spread = np.maximum(chance.std(axis=0), 1e-9)
+        p_gradual = _p_value(
+            (chance / spread).max(axis=1), float((seen @ sharp / spread)[place - 1])
+        )
 
     places = np.argmax((draws @ jumps) ** 2, axis=1)
-    # Of places that fit alike the first, whatever rounding says.
-    place = int(np.argmax(np.round((seen @ jumps) ** 2, 9)))
     tail = (1 - confidence) / 2
     first = int(np.quantile(places, tail, method="lower"))
     last = int(np.quantile(places, 1 - tail, method="higher"))
@@ -125,7 +139,7 @@ def find_jump(
         after=sizes[place + 1],
         earliest=sizes[min(first, place)],
         latest=sizes[max(last, place) + 1],
-        height=float(seen[place + 1 :].mean() - seen[: place + 1].mean()),
+        height=height,
         low=float(low),
         high=float(high),
         p_flat=p_flat,
@@ -133,26 +147,48 @@ def find_jump(
     )
 
 
-# Both give columns of length 1 that sum to 0: the square of scores times a column is what the fit
-# explains of the scores' squares.
-
-
-def _parabola(x: Floats) -> Floats:
-    """Shape (m, 2): what a parabola through m points may be, in orthogonal columns."""
-    powers = np.column_stack([x - x.mean(), (x - x.mean()) ** 2])
-    columns: Floats = np.linalg.qr(powers - powers.mean(axis=0)).Q
-    return columns
-
-
 def _jumps(points: int) -> Floats:
-    """Shape (points, points - 1): of column j the first j + 1 points lie before the jump."""
+    """Return one column for each place of a jump, of length 1 and with a mean of 0.
+
+    The square of scores times a column is what that jump explains of the scores' squares.
+
+    Returns:
+        Shape (points, points - 1). In column j the first j + 1 points lie before the jump.
+    """
     after = np.tri(points, points - 1, -1)
     centred = after - after.mean(axis=0)
     columns: Floats = centred / np.linalg.norm(centred, axis=0)
     return columns
 
 
-def _p_value(draws: Floats, seen: Floats) -> float:
+def _sharpness(logs: Floats) -> Floats:
+    """Return contrasts that are above 0 where one interval rises more than smooth curves do.
+
+    Args:
+        logs: Shape (m,). Log tokens, rising.
+
+    Returns:
+        Shape (m, m - 3). A column for each interval with two sizes or more on either side: what
+        a course rises inside of it, less R times what it rises outside.
+    """
+    points = len(logs)
+    inside, outside = np.zeros((points, points - 3)), np.zeros((points, points - 3))
+    for column, start in enumerate(range(1, points - 2)):
+        inside[[start, start + 1], column] = -1, 1
+        outside[start, column], outside[start + 1, column] = 1, -1
+        outside[:start, column] -= 1 / start
+        outside[start + 2 :, column] += 1 / (points - start - 2)
+    steps = np.maximum(_SLOPE * np.diff(logs), _LEAST_STEP)
+    x = np.concatenate([[0.0], np.cumsum(steps)])
+    # The steepest place is near the middle of an interval; beyond the sizes nothing is inside.
+    centers = np.linspace(x[0], x[-1], 100 * points)[:, None]
+    curves = 1 / (1 + np.exp(centers - x))
+    ratio = ((curves @ inside) / (curves @ outside)).max(axis=0)
+    contrasts: Floats = inside - ratio * outside
+    return contrasts
+
+
+def _p_value(draws: Floats, seen: float) -> float:
     # Gains nearer than this are the same, summed in another order.
     as_large = int((draws >= seen - 1e-9).sum())
     return (1 + as_large) / (1 + len(draws))

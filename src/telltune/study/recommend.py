@@ -174,6 +174,7 @@ def _judge(
     scores = np.array([np.mean([run.score for run in group]) for group in runs])
     drawn = resample_runs(runs, _RESAMPLES)
     flattery = optimism(scores, drawn)
+    percent = runs[0][0].percent
     beside = {name: _beside(groups[name]) for name in last.scores}
     losses = {name: told["general_nll_after"] for name, told in beside.items() if told}
     best = _choose(names, scores, drawn, losses)
@@ -186,7 +187,7 @@ def _judge(
         recipe=as_recipe(rows[0].recipe).model_copy(update={"task": task, "seed": recipe.seed}),
         metric=rows[0].metric,
         items=len(runs[best][0]),
-        expected=_estimate(scores[best] - flattery, drawn[:, best] - flattery),
+        expected=_expected(scores[best], drawn[:, best], flattery, percent=percent),
         rivals={
             names[i]: _estimate(scores[best] - scores[i], drawn[:, best] - drawn[:, i])
             for i in np.argsort(-scores)
@@ -249,6 +250,14 @@ def optimism(scores: Floats, drawn: Floats) -> float:
     return max(0.0, float(flattery.mean()))
 
 
+def _expected(score: float, drawn: Floats, flattery: float, *, percent: bool) -> Estimate:
+    """Take the flattery off; of a score in percent as a share of it, so that it stays above 0."""
+    if percent:
+        kept = 1 - flattery / max(score, flattery, 1e-9)
+        return _estimate(score * kept, drawn * kept)
+    return _estimate(score - flattery, drawn - flattery)
+
+
 def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
     """What further task examples should add: a straight line over log examples, drawn on.
 
@@ -271,7 +280,8 @@ def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
     def gain(scores: Floats) -> Floats:
         slope = scores @ weights
         end = scores.mean(axis=1) + slope * (math.log(now) - logs.mean())
-        room = np.maximum(0.0, 100.0 - end) if groups[0][0].percent else np.inf
+        # The line may lead out of the scale before it gets to what there is now.
+        room = 100.0 - np.clip(end, 0.0, 100.0) if groups[0][0].percent else np.inf
         found: Floats = np.clip(slope * math.log1p(more / now), 0.0, room)
         return found
 

@@ -7,9 +7,10 @@ all runs answer the same items:
   makes an item hard for all methods thus cancels in a difference.
 - **Seeds** are far too few to be drawn again: of three, a ninth of the resamples would hold one
   seed three times, and their variance would come out a third too small (by (k - 1) / k). The
-  noise that a seed adds is drawn from a normal distribution instead. Its variance is what runs
-  differ by between seeds, less what they differ by because the items are few (that part the items
-  have brought in already). How well so few seeds tell that variance is drawn too, as d s^2 over a
+  noise that a seed adds is drawn from a normal distribution instead, squeezed near the ends of the
+  score's range so that no draw leaves it (`move_within`). Its variance is what runs differ by
+  between seeds, less what they differ by because the items are few (that part the items have
+  brought in already). How well so few seeds tell that variance is drawn too, as d s^2 over a
   chi-square of d degrees of freedom; without that the intervals would be those of a known variance,
   with 1.96 where three seeds deserve a Student's t.
 
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from telltune.evaluation.intervals import resample_scores
+from telltune.evaluation.intervals import move_within, resample_scores
 from telltune.evaluation.registry import Floats, Scored
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def mean_over_seeds(runs: Runs) -> Scored:
         statistics=np.hstack([run.statistics for run in runs]),
         reduce=_mean_of_each([run.reduce for run in runs]),
         percent=runs[0].percent,
+        lowest=runs[0].lowest,
     )
 
 
@@ -105,7 +107,8 @@ def resample_runs(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0
         seed: The draws are a pure function of this and the other arguments.
 
     Returns:
-        Shape (resamples, m). Columns go together: a row has one set of items.
+        Shape (resamples, m). Columns go together: a row has one set of items. All lie in the
+        range of the score.
 
     Raises:
         DataError: There are no items, or not the same number everywhere.
@@ -116,7 +119,9 @@ def resample_runs(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0
         if np.ptp(mean) < _ROUNDING and runs[0].percent:
             share = rng.beta(1, len(runs[0]), resamples)
             mean += share * (rng.choice([0.0, 100.0], resamples) - mean)
-    return means + seed_luck(groups, resamples, seed)
+    luck = seed_luck(groups, resamples, seed)
+    columns = zip(means.T, luck.T, groups, strict=True)
+    return np.column_stack([move_within(mean, by, runs[0].ends) for mean, by, runs in columns])
 
 
 def seed_luck(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0) -> Floats:

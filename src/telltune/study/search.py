@@ -9,6 +9,7 @@ stays to the end of the halving, since methods need not rank on little data as t
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.errors import DataError
 from telltune.recipe import as_number
+from telltune.study.planning import plan_cells
 from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, MethodEntry, StudySpec, cells_of
 
@@ -40,6 +42,12 @@ _NOTHING, _BESIDE = ForgettingSpec(examples=0), ForgettingSpec(examples=32, prom
 # A tenth of the finalists' data would rank settings by how quickly they begin, not by what they
 # come to; a quarter is one halving of the candidates a halving of the data.
 _SHARES = (0.25, 0.5, 1.0)
+_LEAST = (
+    "The least that a search runs (each method's own settings on a quarter and a half of the data, "
+    "two finalists on all of it with two seeds) takes %s, and is run even if that is over the %g "
+    "minutes given."
+)
+_log = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
@@ -181,6 +189,9 @@ def search(
     """
     sizes = [int(task_tokens * share) for share in _SHARES]
 
+    if progress:
+        _say_least(_least(recipe, methods, sizes), out, minutes)
+
     def run(
         names: Sequence[MethodEntry],
         size: int,
@@ -203,7 +214,10 @@ def search(
     known = {candidate.name: candidate for candidate in alive}
     own = alive[: len(methods)]
     first = run([one.entry for one in own], sizes[0], _SEEDS[:1])
-    alive = alive[: _affordable(alive, len(own), _Costs.of(first, known), 60 * minutes)]
+    costs = _Costs.of(first, known)
+    if progress and (least := _seconds(own, costs)) > 60 * minutes:
+        _log.warning(_LEAST, f"about {least / 60:,.1f} minutes as the first cells took", minutes)
+    alive = alive[: _affordable(alive, len(own), costs, 60 * minutes)]
     rungs = []
     for size in sizes[:-1]:
         rows = run([one.entry for one in alive], size, _SEEDS[:1])
@@ -216,6 +230,25 @@ def search(
     rungs.append(Rung(sizes[-1], _SEEDS, rows))
     plain = [MethodEntry(method=name, name=name) for name in _UNTRAINED]
     return Search(rungs, known, run(plain, sizes[-1], _SEEDS[:1]))
+
+
+def _least(recipe: Recipe, methods: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
+    """The cells that a search runs however little time it has, with each method's own settings."""
+    own = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
+    return [
+        *(cell for size in sizes[:-1] for cell in _cells(recipe, own, size, _SEEDS[:1])),
+        *_cells(recipe, own[:2], sizes[-1], _SEEDS),
+    ]
+
+
+def _say_least(cells: Sequence[Cell], out: Path, minutes: float) -> None:
+    """Say what is run whatever the budget, and how long its training takes where that is known."""
+    seconds = [one.training_seconds for one in plan_cells(cells, out, measure=False)]
+    known = [one for one in seconds if one is not None]
+    if len(known) < len(seconds):
+        _log.warning(_LEAST, "a time that is not known before the first cells have run", minutes)
+    elif sum(known) > 60 * minutes:
+        _log.warning(_LEAST, f"about {sum(known) / 60:,.1f} minutes of training alone", minutes)
 
 
 def _cells(
@@ -274,10 +307,14 @@ def _affordable(candidates: Sequence[Candidate], least: int, costs: _Costs, seco
     """How many of the candidates, from the first, can go through all rungs in so many seconds."""
     count = least
     for more in range(least + 1, len(candidates) + 1):
-        tried = candidates[:more]
-        mean = [fmean(costs.seconds(one, share) for one in tried) for share in _SHARES]
-        rest = mean[1] * ((more + 1) // 2) + mean[2] * 2 * len(_SEEDS)
-        if mean[0] * more + rest + costs.besides * len(_UNTRAINED) > seconds:
+        if _seconds(candidates[:more], costs) > seconds:
             break
         count = more
     return count
+
+
+def _seconds(tried: Sequence[Candidate], costs: _Costs) -> float:
+    """How long all rounds take for so many candidates at the start."""
+    mean = [fmean(costs.seconds(one, share) for one in tried) for share in _SHARES]
+    rest = mean[1] * ((len(tried) + 1) // 2) + mean[2] * 2 * len(_SEEDS)
+    return mean[0] * len(tried) + rest + costs.besides * len(_UNTRAINED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,6 +75,7 @@ class Point:
         items: Test items.
         seconds: Of training, the mean over seeds.
         forgetting: Means over seeds of what rows say of general examples.
+        by_seed: The same by seed, so that methods can be held against each other on equal seeds.
     """
 
     task: str
@@ -93,6 +94,7 @@ class Point:
     items: int
     seconds: float
     forgetting: dict[str, float]
+    by_seed: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
 def scored_run(out: Path, row: Row) -> Scored:
     """The headline metric of a row's answers, in the form that can be resampled."""
     if row.metric == PERPLEXITY:
-        return replace(mean_of(row.per_item[row.metric]), percent=False)
+        return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
     items = read_answers(out, row)
     columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
     return get_metric(row.metric)(*columns)
@@ -266,6 +268,7 @@ def _point(group: Group, rows: list[Row], runs: Runs, drawn: dict[str, Any]) -> 
             kind: fmean(row.forgetting[kind] for row in rows if kind in row.forgetting)
             for kind in kinds
         },
+        by_seed={row.seed: row.forgetting for row in rows if row.forgetting},
     )
 
 
@@ -275,7 +278,9 @@ def _comparisons(
     families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
         binary = get_metric(groups[method][0].metric).binary
-        found = compare_runs(runs[method], runs[reference], binary=binary, **drawn)
+        seeds = _seeds(groups[method]) & _seeds(groups[reference])
+        ours, theirs = (_of(seeds, groups[one], runs[one]) for one in (method, reference))
+        found = compare_runs(ours, theirs, binary=binary, **drawn)
         assert method.size is not None  # by `_pairs`
         families[method.task, method.size, reference.name].append(
             Comparison(
@@ -303,13 +308,15 @@ def _saved(
 ) -> list[SavedData]:
     saved = []
     for reference, method in _pairs(groups):
+        seeds = _seeds(groups[method]) & _seeds(groups[reference])
         curve = {
-            fmean(row.counts["task_tokens"] for row in groups[other]): runs[other]
+            _task_tokens(seeds, groups[other]): _of(seeds, groups[other], runs[other])
             for other in groups
             if (other.task, other.name) == (reference.task, reference.name)
+            and seeds & _seeds(groups[other])
         }
-        tokens = fmean(row.counts["task_tokens"] for row in groups[method])
-        found = saving_factor(curve, runs[method], tokens, **drawn)
+        tokens = _task_tokens(seeds, groups[method])
+        found = saving_factor(curve, _of(seeds, groups[method], runs[method]), tokens, **drawn)
         assert method.size is not None  # by `_pairs`
         saved.append(
             SavedData(
@@ -356,8 +363,21 @@ def _general_curve(
     return GeneralCurve(*key, found, items)
 
 
+def _seeds(rows: list[Row]) -> set[int]:
+    return {row.seed for row in rows}
+
+
+def _of(seeds: set[int], rows: list[Row], runs: Runs) -> Runs:
+    """The runs of some seeds."""
+    return [run for row, run in zip(rows, runs, strict=True) if row.seed in seeds]
+
+
+def _task_tokens(seeds: set[int], rows: list[Row]) -> float:
+    return fmean(row.counts["task_tokens"] for row in rows if row.seed in seeds)
+
+
 def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:
-    """Each reference with each other method that was run at the same size of the same task.
+    """Each reference with each other method that ran at the same size of the same task and a seed.
 
     Perplexity, of which less is better, is shown but not compared.
     """
@@ -369,5 +389,6 @@ def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:
         if method != reference
         and (method.task, method.size) == (reference.task, reference.size)
         and method.size is not None
+        and _seeds(groups[method]) & _seeds(groups[reference])
         and groups[method][0].metric != PERPLEXITY
     ]

@@ -1,4 +1,4 @@
-"""What a study comes to, in two sentences that say no more than its numbers do."""
+"""What a study comes to, in two or three sentences that say no more than its numbers do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from telltune.study.series import label_series, series_of
 from telltune.study.summary import REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from telltune.study.emergence import Emergence
     from telltune.study.item_changes import ItemChanges
@@ -58,12 +58,12 @@ class Verdict:
     """What a study comes to.
 
     Attributes:
-        sentences: Two.
+        sentences: Against the reference, of TELL, of saved data; TELL is named in one of them.
         notes: What to bear in mind.
         tallies: A method each, the best first.
     """
 
-    sentences: tuple[str, str]
+    sentences: tuple[str, ...]
     notes: list[str]
     tallies: list[Tally]
 
@@ -80,37 +80,43 @@ def is_clear(comparison: Comparison) -> bool:
 
 
 def give_verdict(summary: Summary) -> Verdict:
-    """Say which method did best against the reference, where, and what data that saves.
+    """Say which method did best against the reference and where, how TELL did, and what is saved.
 
     The method is the one with most clear gains less clear losses over all tasks and sizes (of
     those with as many, the one tried on most tasks, then at most places, then with the largest mean
-    difference), at the size at which it has most (of several, the smallest).
+    difference), at the size at which it has most (of several, the smallest). Where nothing is clear
+    all methods tie: no winner is named, and TELL is the one whose differences are told.
     """
     reference = reference_of(summary)
-    labels = label_series(summary.points)
+    tells = {series_of(point) for point in summary.points if point.method == "tell"}
+    labels = {
+        series: f"{label} (TELL)" if series in tells and not label.startswith("tell") else label
+        for series, label in label_series(summary.points).items()
+    }
     if reference is None:
-        return Verdict(_without_reference(summary, labels), _notes(summary, labels, None), [])
+        return Verdict(_without_reference(summary, labels), _notes(summary, labels, []), [])
     by_series: dict[Series, list[Comparison]] = {}
     for comparison in summary.comparisons:
         if comparison.against == reference:
             by_series.setdefault(series_of(comparison), []).append(comparison)
     ranked = sorted(by_series, key=lambda series: _merit(by_series[series]), reverse=True)
-    best = ranked[0]
-    sizes = sorted({comparison.size for comparison in by_series[best]})
-    size = max(sizes, key=lambda size: _net([c for c in by_series[best] if c.size == size]))
-    notes = _notes(summary, labels, labels[best])
-    if len(ranked) > 1:
-        notes.append(
-            f"{labels[best]} is the best of {len(ranked)} methods on these very test items; "
-            "p-values are adjusted for the methods at one size of one task, not for sizes and "
-            "tasks."
-        )
+    tell = next((series for series in ranked if series in tells), None)
+    tie = not any(is_clear(one) for found in by_series.values() for one in found)
+    best = tell if tie and tell is not None else ranked[0]
+    size = _best_size(by_series[best])
+    nearest = best == ranked[0]
+    sentences = [_first(by_series[best], size, labels[best], reference, nearest=nearest)]
+    if tell is None:
+        sentences.append(f"TELL did not run at the same size of a task as {reference}.")
+    elif tell != best:
+        there = _best_size(by_series[tell])
+        standing = _standing([c for c in by_series[tell] if c.size == there], f" than {reference}")
+        sentences.append(f"{labels[tell]} with {number(there)} task tokens is {standing}.")
+    sentences.append(_second(summary, best, size, reference, labels[best]))
     return Verdict(
-        (
-            _first(by_series[best], size, labels[best], reference),
-            _second(summary, best, size, reference),
-        ),
-        notes,
+        tuple(sentences),
+        _notes(summary, labels, [best, *([tell] if tell else [])])
+        + _caution(by_series, ranked, labels, tie=tie),
         [_tally(by_series[series], labels[series]) for series in ranked],
     )
 
@@ -158,6 +164,34 @@ def _merit(found: Sequence[Comparison]) -> tuple[int, int, int, float]:
     return _net(found), tasks, len(found), fmean(comparison.difference for comparison in found)
 
 
+def _best_size(found: Sequence[Comparison]) -> int:
+    sizes = sorted({comparison.size for comparison in found})
+    return max(sizes, key=lambda size: _net([c for c in found if c.size == size]))
+
+
+def _caution(
+    by_series: dict[Series, list[Comparison]],
+    ranked: Sequence[Series],
+    labels: dict[Series, str],
+    *,
+    tie: bool,
+) -> list[str]:
+    """What having looked for the best of several methods means."""
+    if tie or len(ranked) == 1:
+        return []
+    most = _net(by_series[ranked[0]])
+    alike = [labels[series] for series in ranked if _net(by_series[series]) == most]
+    found = (
+        f"{alike[0]} is the best of {len(ranked)} methods on these very test items"
+        if len(alike) == 1
+        else f"{_listed(alike)} have as many clear gains, and none of them is the winner"
+    )
+    adjusted = (
+        "p-values are adjusted for the methods at one size of one task, not for sizes and tasks"
+    )
+    return [f"{found}; {adjusted}."]
+
+
 def _tally(found: Sequence[Comparison], label: str) -> Tally:
     better, worse = _clear(found)
     unclear = len(found) - len(better) - len(worse)
@@ -171,26 +205,20 @@ def _clear(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparis
     return [c for c in clear if c.difference > 0], [c for c in clear if c.difference < 0]
 
 
-def _first(found: Sequence[Comparison], size: int, label: str, reference: str) -> str:
+def _first(
+    found: Sequence[Comparison], size: int, label: str, reference: str, *, nearest: bool
+) -> str:
     there = [comparison for comparison in found if comparison.size == size]
     elsewhere = [comparison for comparison in found if comparison.size != size]
-    better, worse = _clear(there)
-    if better:
-        text = (
-            f"With {number(size)} task tokens, {label} is clearly better than {reference} on "
-            f"{len(better)} of {_tasks(len(there))}: {_differences(better)}"
-        )
-        text += f"; it is clearly worse on {len(worse)}: {_differences(worse)}" if worse else ""
+    clear = bool(_clear(there)[0])
+    standing = _standing(there, f" than {reference}" if clear else "")
+    if clear:
+        text = f"With {number(size)} task tokens, {label} is {standing}"
     else:
-        text = (
-            f"No method comes out clearly ahead of {reference}: the nearest, {label} with "
-            f"{number(size)} task tokens, is "
-        )
-        text += (
-            f"clearly worse on {len(worse)} of {_tasks(len(there))}: {_differences(worse)}"
-            if worse
-            else f"neither clearly better nor worse: {_differences(there)}"
-        )
+        told = f"{label} with {number(size)} task tokens"
+        text = f"No method comes out clearly ahead of {reference}: "
+        text += f"the nearest, {told}, is" if nearest else f"all tie, and {told} is"
+        text += f" {standing}"
     if elsewhere:
         better, worse = _clear(elsewhere)
         text += (
@@ -200,7 +228,21 @@ def _first(found: Sequence[Comparison], size: int, label: str, reference: str) -
     return f"{text}."
 
 
-def _second(summary: Summary, best: Series, size: int, reference: str) -> str:
+def _standing(there: Sequence[Comparison], than: str) -> str:
+    """How a method does at one size, such as "clearly better than sft on 2 of 3 tasks: …"."""
+    better, worse = _clear(there)
+    if better:
+        text = f"clearly better{than} on {len(better)} of {_tasks(len(there))}: "
+        text += _differences(better)
+        return text + (
+            f"; it is clearly worse on {len(worse)}: {_differences(worse)}" if worse else ""
+        )
+    if worse:
+        return f"clearly worse{than} on {len(worse)} of {_tasks(len(there))}: {_differences(worse)}"
+    return f"neither clearly better nor worse{than}: {_differences(there)}"
+
+
+def _second(summary: Summary, best: Series, size: int, reference: str, label: str) -> str:
     saved = sorted(
         (s for s in summary.saved if (s.against, s.size, series_of(s)) == (reference, size, best)),
         key=lambda saved: saved.data_saving_factor,
@@ -210,29 +252,38 @@ def _second(summary: Summary, best: Series, size: int, reference: str) -> str:
         factors = [f"from {factors[0]} to {factors[-1]}"]
     caution = "; one seed: this is said of these runs only" if _one_seed(summary) else ""
     return (
-        f"Its data-saving factor there, how many of {reference}'s task tokens one of its own is "
-        f"worth, is {_listed(factors)} (95% intervals{caution})."
+        f"{label}'s data-saving factor there, how many of {reference}'s task tokens one of its own "
+        f"is worth, is {_listed(factors)} (95% intervals{caution})."
     )
 
 
-def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str, str]:
-    best = []
+def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str, ...]:
+    clear, tied = [], []
     for task in dict.fromkeys(point.task for point in summary.points):
-        point = max((p for p in summary.points if p.task == task), key=lambda p: p.score)
-        size = "" if point.size is None else f" with {number(point.size)} task tokens"
-        best.append(
-            f"{labels[series_of(point)]}{size} on {task} ({score(point.score)}, 95% interval "
-            f"{interval(point.low, point.high)})"
+        points = [point for point in summary.points if point.task == task]
+        first = max(points, key=lambda point: point.score)
+        others = [point for point in points if series_of(point) != series_of(first)]
+        if others and first.low <= max(point.high for point in others):
+            tied.append(task)
+            continue
+        size = "" if first.size is None else f" with {number(first.size)} task tokens"
+        clear.append(
+            f"{labels[series_of(first)]}{size} on {task} ({score(first.score)}, 95% interval "
+            f"{interval(first.low, first.high)})"
         )
-    nothing = (
-        "Nothing can be said about saving data: the study has no method beside "
-        f"{' or '.join(REFERENCES)} at the same size of a task."
-    )
-    return nothing, f"The highest scores are those of {_listed(best)}."
+    beside = f"no method beside {' or '.join(REFERENCES)} at the same size of a task"
+    told = [
+        f"Nothing can be said about saving data, or about TELL against SFT: the study has {beside}."
+    ]
+    if clear:
+        told.append(f"The highest scores are those of {_listed(clear)}.")
+    if tied:
+        told.append(f"No method is clearly highest on {_listed(tied)}.")
+    return tuple(told)
 
 
-def _notes(summary: Summary, labels: dict[Series, str], best: str | None) -> list[str]:
-    notes = _beside(summary, labels, best)
+def _notes(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) -> list[str]:
+    notes = _beside(summary, labels, told)
     if _one_seed(summary):
         notes.append(
             "There is one seed, so that intervals hold the luck of the test items only; other "
@@ -244,37 +295,57 @@ def _notes(summary: Summary, labels: dict[Series, str], best: str | None) -> lis
     return notes
 
 
-def _beside(summary: Summary, labels: dict[Series, str], best: str | None) -> list[str]:
+def _beside(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) -> list[str]:
     """What training cost elsewhere: level scores may hide that one method ruins the model.
 
-    Of many methods, told of the best and of those that it is held against.
+    Means are over matched cells only: those of the same task, size and seed that all methods told
+    of have. A method that shares none with the others is left out by name.
+
+    Args:
+        summary: Of the study.
+        labels: What series are called.
+        told: Series to tell of beside the references, where there are too many to tell of all.
     """
-    changes: dict[str, list[float]] = {}
-    leaks: dict[str, list[float]] = {}
+    cells: dict[Series, dict[tuple[str, int, int], dict[str, float]]] = {}
     for point in summary.points:
-        found, label = point.forgetting, labels[series_of(point)]
-        if point.size is None or "general_nll_after" not in found:
-            continue
-        change = found["general_nll_after"] / found["general_nll_before"] - 1
-        changes.setdefault(label, []).append(change)
-        if "leakage_after" in found:
-            leaks.setdefault(label, []).append(found["leakage_after"])
-    if not changes:
+        for seed, found in (point.by_seed or {0: point.forgetting}).items():
+            if point.size is not None and "general_nll_after" in found:
+                cells.setdefault(series_of(point), {})[point.task, point.size, seed] = found
+    references = [series for series in cells if series.name in REFERENCES]
+    wanted = [series for series in dict.fromkeys([*told, *references]) if series in cells]
+    if len(cells) <= _SPELLED_OUT or not wanted:
+        wanted += [series for series in cells if series not in wanted][: _SPELLED_OUT - len(wanted)]
+    matched: list[Series] = []
+    shared: set[tuple[str, int, int]] = set()
+    for series in wanted:
+        both = shared & set(cells[series]) if matched else set(cells[series])
+        if both:
+            matched, shared = [*matched, series], both
+    if not matched:
         return []
-    most = sorted(changes, key=lambda label: -fmean(changes[label]))
-    others = ""
-    if len(most) > _SPELLED_OUT:
-        few = [label for label in most if label in (best, *REFERENCES)] or most[:_SPELLED_OUT]
-        others = "; the other methods stand in the table" if len(few) < len(most) else ""
-        most = few
+
+    def mean(series: Series, value: Callable[[dict[str, float]], float]) -> float:
+        return fmean(value(cells[series][cell]) for cell in sorted(shared))
+
+    changes = {
+        series: mean(series, lambda cell: cell["general_nll_after"] / cell["general_nll_before"])
+        for series in matched
+    }
+    most = sorted(matched, key=lambda series: -changes[series])
     text = "Beside the task, the loss on general examples changes by " + _listed(
-        [f"{fmean(changes[label]):+.0%} after {label}" for label in most]
+        [f"{changes[series] - 1:+.0%} after {labels[series]}" for series in most]
     )
-    if leaks:
+    if all("leakage_after" in cells[series][cell] for series in matched for cell in shared):
         text += "; of unrelated prompts get an answer in the task's format " + _listed(
-            [f"{fmean(leaks[label]):.0%} after {label}" for label in most if label in leaks]
+            [f"{mean(s, lambda cell: cell['leakage_after']):.0%} after {labels[s]}" for s in most]
         )
-    return [f"{text}. (Means over tasks and sizes{others}.)"]
+    count = "the 1 cell" if len(shared) == 1 else f"the {len(shared)} cells"
+    apart = [labels[series] for series in wanted if series not in matched]
+    more = f"; {_listed(apart)} shares no cell with them" if apart else ""
+    more += "; the other methods stand in the table" if len(wanted) < len(cells) else ""
+    return [
+        f"{text}. (Means over {count}, of one task, size and seed, that all of them ran{more}.)"
+    ]
 
 
 def _one_seed(summary: Summary) -> bool:

@@ -1,8 +1,10 @@
 """Steps that would ruin a run: found as they happen, and left out when they come again.
 
 Where a loss or a gradient is no number, or a loss explodes, the run goes back to its last
-checkpoint and leaves out the examples of that step, as arXiv 2403.07648 does on a loss spike. What
-is left out stands in the log and in tell.json.
+checkpoint and leaves out the examples of that step. arXiv 2403.07648 does so on loss spikes, too.
+The limit here, three times the loss of guessing among all tokens (32 nats with 49,152 of them), is
+far above an ordinary spike, which is trained through. What is left out stands in the log and in
+tell.json.
 """
 
 from __future__ import annotations

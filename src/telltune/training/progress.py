@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from telltune.outputs import guard_outputs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -55,6 +57,7 @@ def bar(*, shown: bool = True, transient: bool = False) -> Progress:
         A context manager. Its `add_task` takes `unit`, the name of what is counted, and `note`,
         which is shown behind the numbers; both may be left out.
     """
+    guard_outputs()
     console = _Console(stderr=True, markup=False, emoji=False, highlight=False)
     kind = _Bar if _is_live(console) else _Lines
     return kind(

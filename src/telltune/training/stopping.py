@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -77,8 +77,10 @@ class StopCallback(TrainerCallback):
         if self.received is not None:
             raise _end(number)
         self.received = number
-        # Whatever this interrupts may be writing to standard error itself.
-        os.write(2, _SAID.format(signal.Signals(number).name).encode())
+        # Whatever this interrupts may be writing to standard error itself. Where nobody reads that
+        # any more, an error would end the computation that was interrupted.
+        with suppress(OSError):
+            os.write(2, _SAID.format(signal.Signals(number).name).encode())
 
 
 def _end(number: int) -> BaseException:

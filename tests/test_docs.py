@@ -1,0 +1,109 @@
+"""What the docs say of keys, defaults, files and flags is what the code has."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from telltune.cli import app
+from telltune.recipe import Recipe
+from telltune.recipe.schema import Columns, DataSpec
+from telltune.training.source_weights import LearnedWeights
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+
+
+def part_of(annotation: Any) -> type[BaseModel] | None:
+    """The part of a recipe that a field holds, also behind `X | None` and `Annotated`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return next(filter(None, map(part_of, typing.get_args(annotation))), None)
+    return None
+
+
+SECTIONS = {name: part_of(field.annotation) for name, field in Recipe.model_fields.items()}
+PARTS = {name: part for name, part in SECTIONS.items() if part is not None}
+PARTS |= {"columns": Columns, "data": DataSpec}
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_recipe_keys_in_the_docs_exist(page: str) -> None:
+    named = re.findall(r"`([a-z_]+)\.([a-z_]+)(?:[=:][^`]*)?`", DOCS[page])
+    named += re.findall(r"--set ([a-z_]+)\.([a-z_]+)=", DOCS[page])
+    suffixes = {"json", "jsonl", "yaml", "py", "html", "md"}
+    unknown = [
+        f"{section}.{key}"
+        for section, key in named
+        if section in PARTS and key not in PARTS[section].model_fields and key not in suffixes
+    ]
+    assert unknown == []
+
+
+def rows() -> list[tuple[str, str]]:
+    """Keys and defaults in the tables of docs/recipe.md, those of recipe sections only."""
+    found = re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", DOCS["recipe.md"], re.MULTILINE)
+    return [(key, default) for key, default in found if key.split(".")[0] in Recipe.model_fields]
+
+
+@pytest.mark.parametrize(("key", "said"), rows(), ids=[key for key, _ in rows()])
+def test_defaults_in_the_reference_are_those_of_the_schema(key: str, said: str) -> None:
+    section, _, name = key.partition(".")
+    fields = PARTS[section].model_fields if name else Recipe.model_fields
+    field = fields[name or section]
+    if said == "required":
+        assert field.is_required()
+    elif said == "-":
+        assert not field.is_required()
+        assert field.default is None or field.default in ("", [])
+    elif said != "see below":
+        default = field.get_default(call_default_factory=True)
+        assert default is not PydanticUndefined
+        text = said.strip("`")
+        # YAML reads 2e-4 as a text.
+        told = float(text) if isinstance(default, float) else yaml.safe_load(text or "''")
+        assert told == (list(default) if isinstance(default, tuple) else default)
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_files_in_the_docs_exist(page: str) -> None:
+    text = DOCS[page]
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    missing = sorted(set(re.findall(r"`(test_\w+\.py)`", text)) - tests)
+    named = re.findall(r"(?<![\w/.])((?:benchmarks|recipes|docs|src|tests)/[\w/.-]+\.\w+)", text)
+    missing += sorted(name for name in set(named) if not (ROOT / name).exists())
+    for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
+        if not (PAGES[0] if page == "README.md" else PAGES[1]).parent.joinpath(link).exists():
+            missing.append(link)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_verbs_and_flags_in_the_docs_exist(page: str) -> None:
+    verbs = {
+        name: {flag for option in verb.params for flag in option.opts}
+        for name, verb in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    }
+    text = DOCS[page].replace("\\\n", " ")
+    unknown = []
+    for verb, rest in re.findall(r"^(?:\$ )?tell ([a-z-]+)([^\n#|&;]*)", text, re.MULTILINE):
+        flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest)
+        unknown += [f"tell {verb} {f}" for f in flags if f not in verbs.get(verb, ())]
+        unknown += [] if verb in verbs else [f"tell {verb}"]
+    assert unknown == []
+
+
+def test_the_rate_of_learned_weights_in_the_docs_is_that_of_the_code() -> None:
+    [said] = re.findall(r"learned at a rate of their own \(([\d.]+), by Adam\)", DOCS["scores.md"])
+    assert float(said) == LearnedWeights.learning_rate
