@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from telltune.data.contents import Contents, contents_of
 from telltune.data.embedded import data_folder, embedded_general
+from telltune.data.files import Split, files_of
 from telltune.data.fingerprint import code_hash, file_hash
-from telltune.data.reading import files_of, scan, stream_examples
+from telltune.data.reading import scan, stream_examples
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class GeneralData:
         Raises:
             DataError: As `stream_examples`.
         """
-        return stream_examples(self.sources, _scan)
+        return stream_examples(self.sources, reader=_scan)
 
     @cached_property
     def contents(self) -> Contents:
@@ -89,8 +90,8 @@ class GeneralData:
         return digest.hexdigest()[:32]
 
 
-def _scan(spec: DataSpec) -> Iterator[Example | Problem]:
-    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec)
+def _scan(spec: DataSpec, split: Split) -> Iterator[Example | Problem]:
+    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, split)
 
 
 def _files(spec: DataSpec) -> list[Path] | None:

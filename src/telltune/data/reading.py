@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from telltune.data.examples import Example, Problem
-from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
+from telltune.data.files import Split, files_of, suggestion
+from telltune.data.parquet import as_spelled
+from telltune.data.readers import Row, read_rows, stem_of
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Columns
 
-__all__ = ["files_of", "read_examples", "scan", "stream_examples"]
+__all__ = ["read_examples", "scan", "stream_examples"]
 
 SHOWN_PROBLEMS = 5
 
-# Control and half characters: a name with them would stand in messages and beside predictions.
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The hub's usual names.
+_HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
 
-
-Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
+Scan: TypeAlias = Callable[[DataSpec, Split], Iterator[Example | Problem]]
 
 
 class _Table(NamedTuple):
@@ -40,26 +38,35 @@ class _Table(NamedTuple):
     rows: Iterator[Row | Problem]
 
 
-def read_examples(specs: Sequence[DataSpec]) -> list[Example]:
+def read_examples(specs: Sequence[DataSpec], split: Split = "train") -> list[Example]:
     """All examples that the specs name, in order, or an error: a row is never skipped.
+
+    Args:
+        specs: Of a recipe.
+        split: What the examples are for; see `scan`.
 
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
     """
-    return list(stream_examples(specs))
+    return list(stream_examples(specs, split))
 
 
-def scan(spec: DataSpec) -> Iterator[Example | Problem]:
+def scan(spec: DataSpec, split: Split = "train") -> Iterator[Example | Problem]:
     """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
 
     The schema is found once a file: a later row that lacks a key is told which, rather than that
     it fits no schema. A data set without a row is one `Problem`.
 
+    Args:
+        spec: Of a recipe.
+        split: What the examples are for: the split that is read of a folder or a hub data set,
+            unless `spec.split` names another.
+
     Raises:
         DataError: There is no such file, folder or hub data set, or it cannot be opened.
     """
     empty = True
-    for table in _tables(spec):
+    for table in _tables(spec, split):
         for item in _examples(table, spec.columns):
             empty = False
             yield item
@@ -67,7 +74,9 @@ def scan(spec: DataSpec) -> Iterator[Example | Problem]:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
 
-def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
+def stream_examples(
+    specs: Sequence[DataSpec], split: Split = "train", reader: Scan = scan
+) -> Iterator[Example]:
     """As `read_examples`, one at a time, so that any number of them fits in memory.
 
     What comes before a faulty row has been handed out when the error is raised; all rows behind it
@@ -75,6 +84,7 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
 
     Args:
         specs: In order.
+        split: What the examples are for; see `scan`.
         reader: Reads one of them.
 
     Raises:
@@ -86,7 +96,7 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
     for spec in specs:
         start, stop = spec.rows or (0, None)
         count = 0
-        for item in reader(spec):
+        for item in reader(spec, split):
             if isinstance(item, Problem):
                 problems.add(item)
             elif not problems.count and start <= count and (stop is None or count < stop):
@@ -115,66 +125,16 @@ def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Prob
             yield Problem(table.name, row.line, str(refusal))
 
 
-def _tables(spec: DataSpec) -> Iterator[_Table]:
-    files = files_of(spec)
+def _tables(spec: DataSpec, split: Split) -> Iterator[_Table]:
+    files = files_of(spec, split)
     if files is None:
-        yield _Table(spec.path, spec.path, _hub_rows(spec))
+        yield _Table(spec.path, spec.path, _hub_rows(spec, split))
         return
     for file in files:
-        yield _Table(str(file), stem_of(file), read_rows(file))
+        yield _Table(str(file), stem_of(file), read_rows(file, spec.quoting))
 
 
-def files_of(spec: DataSpec) -> list[Path] | None:
-    """The data files that a spec names, in the order in which they are read; None for a hub id.
-
-    Raises:
-        DataError: There is no such file or folder, or the spec asks of it what only the hub has.
-    """
-    if not spec.path.strip() or _UNWRITABLE.search(spec.path):
-        raise DataError(f"{spec.path!a} is not a path: name a file, a folder or a hub data set.")
-    path = Path(spec.path)
-    try:
-        path = path.expanduser()
-        files = _files(path)
-    except RuntimeError:  # of a path such as ~nobody/x
-        raise DataError(f"{path} begins in the home folder of nobody: check the path.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    for file in files or ():
-        if _UNWRITABLE.search(str(file)):
-            raise DataError(f"{str(file)!a} has a name that cannot be written: rename it.")
-    if files is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None:
-        return None
-    if files is None:
-        raise DataError(f"no file or folder {path}{_suggestion(path)}: check the path.")
-    for key in ("config", "split"):
-        if getattr(spec, key) is not None:
-            raise DataError(
-                f"{path} is on disk, and `{key}` is only for hub data sets: take `{key}` out."
-            )
-    return files
-
-
-def _files(path: Path) -> list[Path] | None:
-    """The data files that `path` stands for; None where nothing is there."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if format_of(file) and not file.is_dir())
-        if not files:
-            raise DataError(f"the folder {path} has no data files in it ({', '.join(SUFFIXES)}).")
-        return files
-    return [path] if path.exists() else None
-
-
-def _suggestion(path: Path) -> str:
-    try:
-        neighbours = [file.name for file in path.parent.iterdir()]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, neighbours, n=1)
-    return f" (did you mean {path.parent / near[0]}?)" if near else ""
-
-
-def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
+def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
     # All of it is worth keeping on the disk; of a part the rest need not be fetched.
     _, stop = spec.rows or (0, None)
     part = {} if stop is None else {"streaming": True}
@@ -182,15 +142,15 @@ def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
         import datasets
 
         rows: Iterable[dict[str, object]] = datasets.load_dataset(
-            spec.path, name=spec.config, split=spec.split or "train", **part
+            spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
         )
         for number, values in enumerate(islice(rows, stop), start=1):
-            yield Row(number, values)
+            yield Row(number, {key: as_spelled(value) for key, value in values.items()})
     # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{spec.path} is no file or folder here{_suggestion(Path(spec.path))}, and as a hub "
+            f"{spec.path} is no file or folder here{suggestion(Path(spec.path))}, and as a hub "
             f"data set it cannot be loaded ({reason}): check the name and the connection."
         ) from error
 

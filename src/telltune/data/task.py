@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
+from telltune.data.files import Split
 from telltune.data.general import GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
@@ -22,9 +23,16 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Message
     from telltune.recipe import DataSpec, Recipe
 
-__all__ = ["GeneralData", "Split", "TaskData", "load_general", "load_split", "load_task", "within"]
-
-Split = Literal["train", "dev", "test"]
+__all__ = [
+    "GeneralData",
+    "Split",
+    "TaskData",
+    "load_general",
+    "load_split",
+    "load_task",
+    "named_data",
+    "within",
+]
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,11 @@ def load_split(recipe: Recipe, split: Split) -> list[Example]:
         examples = list(getattr(embedded_task(recipe.task.embedded), split))
     else:
         share = recipe.task.dev_share
-        of = "train" if split == "dev" and share else split
+        of: Split = "train" if split == "dev" and share else split
         specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
             raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
-        examples = read_examples(specs)
+        examples = read_examples(specs, of)
         if share and of == "train":
             held = _held_out(examples, share)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
@@ -125,6 +133,18 @@ def load_general(recipe: Recipe) -> GeneralData | None:
         return None
     sources = recipe.general.sources
     return GeneralData("+".join(spec.path for spec in sources), tuple(sources))
+
+
+def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
+    """Every data set that a recipe names, with what it is for; general data are for training."""
+    task, general = recipe.task, recipe.general
+    splits: dict[Split, list[DataSpec] | None] = {
+        "train": task.train,
+        "dev": task.dev,
+        "test": task.test,
+    }
+    named = [(spec, split) for split, specs in splits.items() for spec in specs or ()]
+    return [*named, *((spec, "train") for spec in (general.sources if general else ()))]
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:

@@ -39,6 +39,7 @@ __all__ = [
     "ModelSpec",
     "Order",
     "OverPromptSpec",
+    "Quoting",
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
@@ -46,6 +47,7 @@ __all__ = [
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
+Quoting = Literal["auto", "minimal", "none"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
 
 
@@ -83,13 +85,17 @@ class DataSpec(Part):
     """Where one data set lies."""
 
     path: str
-    """A file (JSONL, JSON, CSV, Parquet), a folder of such, a hub id, or `embedded` (general)."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet, Arrow), a folder of such, a hub id, or `embedded`
+    (general data)."""
     columns: Columns | None = None
     """Only for schemas that telltune does not know."""
     config: str | None = None
     """The hub data set's configuration."""
     split: str | None = None
-    """The hub data set's split; `train` if not given."""
+    """The split of a folder or hub data set; if not given, the one that the data are for."""
+    quoting: Quoting = "auto"
+    """What double quotes mean in CSV and TSV: they enclose cells (`minimal`), are ordinary
+    characters (`none`), or enclose cells and are refused where they seem to swallow rows."""
     rows: tuple[int, int] | None = None
     """Only the examples from the first number up to, not including, the second, from 0. Those of a
     hub data set are streamed, and what comes behind them is not fetched."""
