@@ -64,7 +64,7 @@ def test_error_names_first_problems_count_and_command(tmp_path):
     message = str(error.value)
     assert message.startswith("8 problems in the data: ")
     assert f"{tmp_path}/a.jsonl:1: no response: key `completion` is empty" in message
-    assert "and 3 more" in message
+    assert "(and 7 more, at lines 2, 3, 4, 5, 6, ...)" in message
     assert message.endswith(f"`tell check {tmp_path}/a.jsonl` lists them all.")
 
 

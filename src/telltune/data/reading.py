@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
 from telltune.data.files import Split, files_of, suggestion
 from telltune.data.parquet import as_spelled
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_examples", "scan", "stream_examples"]
 
-SHOWN_PROBLEMS = 5
+SHOWN_REASONS = 5
 
 # The hub's usual names.
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
@@ -92,22 +93,22 @@ def stream_examples(
     """
     if not specs:
         raise DataError("no data is named: give at least one file, folder or hub id.")
-    problems = _Problems()
+    problems: Groups[Problem] = Groups()
     for spec in specs:
         start, stop = spec.rows or (0, None)
         count = 0
         for item in reader(spec, split):
             if isinstance(item, Problem):
                 problems.add(item)
-            elif not problems.count and start <= count and (stop is None or count < stop):
+            elif not problems.total and start <= count and (stop is None or count < stop):
                 yield item
             count += 1
-        if stop is not None and stop > count and not problems.count:
+        if stop is not None and stop > count and not problems.total:
             raise DataError(
                 f"{spec.path} holds {count} examples, and `rows` asks for {start} to {stop}."
             )
-    if problems.count:
-        raise DataError(problems.summary())
+    if problems.total:
+        raise DataError(_summary(problems))
 
 
 def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Problem]:
@@ -155,26 +156,15 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
         ) from error
 
 
-class _Problems:
-    """Counts problems, and keeps as many as are shown."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._shown: list[Problem] = []
-        self._files: set[str] = set()
-
-    def add(self, problem: Problem) -> None:
-        self.count += 1
-        self._files.add(problem.file)
-        if len(self._shown) < SHOWN_PROBLEMS:
-            self._shown.append(problem)
-
-    def summary(self) -> str:
-        shown = "; ".join(map(str, self._shown))
-        more = self.count - len(self._shown)
-        file = next(iter(self._files)) if len(self._files) == 1 else "FILE"
-        count = "1 problem" if self.count == 1 else f"{self.count} problems"
-        return (
-            f"{count} in the data: {shown}{f'; and {more} more' if more > 0 else ''}. "
-            f"`tell check {file}` lists them all."
-        )
+def _summary(problems: Groups[Problem]) -> str:
+    groups = list(problems)
+    named = groups[:SHOWN_REASONS]
+    more = problems.total - sum(group.count for group in named)
+    files = {group.first.file for group in groups}
+    file = files.pop() if len(files) == 1 else "FILE"
+    count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
+    return (
+        f"{count} in the data: {'; '.join(map(str, named))}"
+        f"{f'; and {more:,} for other reasons' if more else ''}. "
+        f"`tell check {file}` lists them all."
+    )
