@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from telltune.data.checks import check_examples, finding_of
+from telltune.data.checks import TRAIN, check_examples, finding_of
+from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
+from telltune.data.files import left_out
+from telltune.data.general import scan_general
 from telltune.data.reading import scan
-from telltune.data.task import load_general, load_split, load_task
+from telltune.data.task import load_general, load_split, load_task, named_data
 from telltune.errors import RecipeError
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
@@ -34,17 +39,19 @@ from telltune.training.progress import bar
 from telltune.training.speed import remember, training_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from telltune.data.checks import Finding
+    from telltune.data.files import Split
     from telltune.data.general import GeneralData
+    from telltune.data.reading import Scan
     from telltune.data.task import TaskData
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
     from telltune.methods.verify import Verification
     from telltune.models import ModelShape
-    from telltune.recipe import Recipe
+    from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
     from telltune.study.summary import Summary
@@ -176,7 +183,9 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    warnings = tuple(left_out(named_data(recipe)))
+    seconds = time.perf_counter() - began
+    return _Ready(method, task, general, model.shape, prepared, seconds, warnings)
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -306,38 +315,105 @@ def verify(adapter: str | Path) -> Verification:
     return verified(Path(adapter))
 
 
+GENERAL_AT_ONCE = 20_000
+REPEATED = ("duplicate", "conflict")
+
+
+class Checked(NamedTuple):
+    """What `check` found.
+
+    Attributes:
+        examples: Number of examples by split; `general` is one of them.
+        findings: What is wrong, or should be looked at.
+        warnings: What was not looked at, in sentences.
+    """
+
+    examples: dict[str, int]
+    findings: list[Finding]
+    warnings: list[str]
+
+
 def check(
-    files: dict[str, list[str]], *, model: str | None = None, max_length: int | None = None
-) -> tuple[dict[str, int], list[Finding]]:
+    data: Recipe | str | Path | Mapping[Split, Sequence[str]],
+    *,
+    columns: Columns | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
+) -> Checked:
     """Look through data for what would be refused, and for what should be looked at.
 
-    Args:
-        files: Paths by split; `train` is held against every other split.
-        model: Whose tokenizer to count tokens and know control tokens with; None for neither.
-        max_length: Longest example in tokens.
+    General data may be any amount, so repeated rows are looked for in task data only.
 
-    Returns:
-        Examples by split, and the findings.
+    Args:
+        data: A recipe (its task and general data), or paths by split. `train`, and general data,
+            are held against every other split.
+        columns: Which columns of the files hold what; a recipe has its own.
+        model: Whose tokenizer to count tokens and know control tokens with; None for the recipe's,
+            or for neither.
+        max_length: Longest example in tokens; None for the recipe's, or for any.
+
+    Raises:
+        TellError: There is no such recipe, file or model.
     """
     findings: list[Finding] = []
     groups: dict[str, list[Example]] = {}
-    for split, paths in files.items():
-        groups[split] = []
-        for path in paths:
-            for item in scan(DataSpec(path=path)):
-                if isinstance(item, Problem):
-                    findings.append(finding_of(item))
-                else:
-                    groups[split].append(item)
-    count_tokens, controls = None, []
-    if model is not None:
-        tokenizer = load_tokenizer(ModelSpec(name=model))
-        encoder, controls = Encoder(tokenizer), control_tokens(tokenizer)
-        count_tokens = _counter(encoder, [e for group in groups.values() for e in group])
-    findings += check_examples(
-        groups, control_tokens=controls, count_tokens=count_tokens, max_length=max_length
-    )
-    return {split: len(group) for split, group in groups.items()}, findings
+    general: Sequence[DataSpec] = ()
+    if isinstance(data, Mapping):
+        specs = {s: [DataSpec(path=p, columns=columns) for p in paths] for s, paths in data.items()}
+        named = [(spec, split) for split, given in specs.items() for spec in given]
+        groups = {s: list(_readable(given, s, scan, findings)) for s, given in specs.items()}
+    else:
+        recipe = as_recipe(data)
+        model, max_length = model or recipe.model.name, max_length or recipe.training.max_length
+        named = named_data(recipe)
+        general = recipe.general.sources if recipe.general else ()
+        groups = _task_groups(recipe, findings)
+    tokenizer = None if model is None else load_tokenizer(ModelSpec(name=model))
+    encoder = None if tokenizer is None else Encoder(tokenizer)
+    controls = [] if tokenizer is None else control_tokens(tokenizer)
+
+    def look_through(examples: Mapping[str, list[Example]]) -> list[Finding]:
+        every = [example for group in examples.values() for example in group]
+        return check_examples(
+            examples,
+            control_tokens=controls,
+            count_tokens=None if encoder is None else _counter(encoder, every),
+            max_length=max_length,
+        )
+
+    findings += look_through(groups)
+    counts: dict[str, int] = {split: len(group) for split, group in groups.items()}
+    tested = {split: group for split, group in groups.items() if split != TRAIN}
+    known = set(findings)
+    rows = _readable(general, "train", scan_general, findings)
+    while part := list(islice(rows, GENERAL_AT_ONCE)):
+        counts["general"] = counts.get("general", 0) + len(part)
+        found = look_through({TRAIN: part, **tested})
+        findings += [f for f in found if f not in known and f.kind not in REPEATED]
+    return Checked(counts, findings, left_out(named))
+
+
+def _task_groups(recipe: Recipe, findings: list[Finding]) -> dict[str, list[Example]]:
+    """The examples of a recipe's task by split; what is wrong with its rows joins the findings."""
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    if recipe.task.embedded:
+        task = embedded_task(recipe.task.embedded)
+        return {split: list(getattr(task, split)) for split in splits}
+    specs = {split: getattr(recipe.task, split) for split in splits}
+    return {s: list(_readable(given, s, scan, findings)) for s, given in specs.items() if given}
+
+
+def _readable(
+    specs: Sequence[DataSpec], split: Split, reader: Scan, findings: list[Finding]
+) -> Iterator[Example]:
+    """Examples as they are read; what is wrong with rows joins the findings."""
+    for spec in specs:
+        start, stop = spec.rows or (0, None)
+        for number, item in enumerate(reader(spec, split)):
+            if isinstance(item, Problem):
+                findings.append(finding_of(item))
+            elif start <= number and (stop is None or number < stop):
+                yield item
 
 
 def _counter(encoder: Encoder, examples: list[Example]) -> Any:

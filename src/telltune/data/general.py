@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Problem
     from telltune.recipe import DataSpec
 
-__all__ = ["EMBEDDED", "GeneralData"]
+__all__ = ["EMBEDDED", "GeneralData", "scan_general"]
 
 EMBEDDED = "embedded"
 
@@ -46,7 +46,7 @@ class GeneralData:
         Raises:
             DataError: As `stream_examples`.
         """
-        return stream_examples(self.sources, reader=_scan)
+        return stream_examples(self.sources, reader=scan_general)
 
     @cached_property
     def contents(self) -> Contents:
@@ -90,7 +90,8 @@ class GeneralData:
         return digest.hexdigest()[:32]
 
 
-def _scan(spec: DataSpec, split: Split) -> Iterator[Example | Problem]:
+def scan_general(spec: DataSpec, split: Split = "train") -> Iterator[Example | Problem]:
+    """As `scan`, and the embedded data by their name."""
     return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, split)
 
 

@@ -12,7 +12,7 @@ from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.files import Split
-from telltune.data.general import GeneralData
+from telltune.data.general import EMBEDDED, GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
 from telltune.errors import DataError, RecipeError
@@ -136,7 +136,7 @@ def load_general(recipe: Recipe) -> GeneralData | None:
 
 
 def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
-    """Every data set that a recipe names, with what it is for; general data are for training."""
+    """Every data set that a recipe names but the embedded one, with what it is for."""
     task, general = recipe.task, recipe.general
     splits: dict[Split, list[DataSpec] | None] = {
         "train": task.train,
@@ -144,7 +144,8 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
         "test": task.test,
     }
     named = [(spec, split) for split, specs in splits.items() for spec in specs or ()]
-    return [*named, *((spec, "train") for spec in (general.sources if general else ()))]
+    named += [(spec, "train") for spec in (general.sources if general else ())]
+    return [(spec, split) for spec, split in named if spec.path != EMBEDDED]
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:

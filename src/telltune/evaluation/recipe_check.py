@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from telltune.data.embedded import embedded_task
 from telltune.data.files import files_of
-from telltune.data.general import EMBEDDED
 from telltune.data.reading import scan
 from telltune.data.task import named_data
 from telltune.errors import RecipeError, TellError
@@ -62,8 +61,7 @@ def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], obj
     if task.embedded is not None:
         yield partial(embedded_task, task.embedded)
     for spec, split in named_data(recipe):
-        if spec.path != EMBEDDED:
-            yield partial(_check_data, spec, split)
+        yield partial(_check_data, spec, split)
     yield partial(check_named, recipe.model)
     yield partial(_check_trainable, recipe)
 

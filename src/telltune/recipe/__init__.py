@@ -4,6 +4,7 @@ from telltune.recipe.mistakes import explain
 from telltune.recipe.reading import (
     AnyRecipe,
     as_recipe,
+    columns_from_text,
     load_recipe,
     read_yaml,
     recipe_from_dict,
@@ -60,6 +61,7 @@ __all__ = [
     "TaskSpec",
     "TrainingSpec",
     "as_recipe",
+    "columns_from_text",
     "explain",
     "load_recipe",
     "read_yaml",
