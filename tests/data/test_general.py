@@ -52,13 +52,13 @@ def reads(monkeypatch):
     """The data sets that were read; all files are taken to have been left alone for long."""
     monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
     found = []
-    scan = general._scan
+    scan = general.scan_general
 
     def counting(spec):
         found.append(spec.path)
         return scan(spec)
 
-    monkeypatch.setattr(general, "_scan", counting)
+    monkeypatch.setattr(general, "scan_general", counting)
     return found
 
 

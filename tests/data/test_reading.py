@@ -2,6 +2,9 @@ import json
 import os
 import sys
 from contextlib import suppress
+from datetime import date
+from decimal import Decimal
+from math import nan
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.examples import Example, Problem
-from telltune.data.reading import files_of, read_examples, scan, stream_examples
+from telltune.data.files import files_of
+from telltune.data.reading import read_examples, scan, stream_examples
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -212,11 +216,35 @@ def test_missing_file_with_a_suffix_is_never_asked_of_the_hub(monkeypatch, tmp_p
         read_examples([DataSpec(path="data/train.jsonl")])
 
 
-@pytest.mark.parametrize("key", ["config", "split"])
-def test_hub_settings_for_a_file_are_refused(tmp_path, key):
-    spec = write(tmp_path / "a.jsonl", GOOD).model_copy(update={key: "x"})
-    with pytest.raises(DataError, match=f"`{key}` is only for hub data sets"):
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("config", "x", "`config` is only for hub data sets"),
+        ("split", "train", "`split` is only for folders and hub data sets"),
+        ("quoting", "none", "`quoting` is only for these"),
+    ],
+)
+def test_settings_that_a_file_cannot_have_are_refused(tmp_path, key, value, said):
+    spec = write(tmp_path / "a.jsonl", GOOD).model_copy(update={key: value})
+    with pytest.raises(DataError, match=said):
         read_examples([spec])
+
+
+@pytest.mark.parametrize(("split", "asked"), [("train", "train"), ("dev", "validation")])
+def test_a_hub_data_set_gives_the_split_that_the_data_are_for(monkeypatch, split, asked):
+    def load_dataset(path, name, split):
+        assert split == asked
+        return [GOOD]
+
+    hub(monkeypatch, load_dataset)
+    assert read_examples([DataSpec(path="owner/name")], split)
+
+
+def test_numbers_of_a_hub_data_set_are_text(monkeypatch):
+    values = {"prompt": 7, "completion": Decimal("1.50"), "day": date(2024, 2, 29), "x": nan}
+    hub(monkeypatch, lambda *_, **__: [values])
+    (example,) = read_examples([DataSpec(path="owner/name")])
+    assert (example.prompt, example.completion) == ("7", "1.50")
 
 
 json_values = st.recursive(
