@@ -12,7 +12,8 @@ from telltune.data.checks import check_examples, finding_of
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.reading import scan
-from telltune.data.task import load_general, load_split, load_task
+from telltune.data.report import ReadReport
+from telltune.data.task import load_general, load_split, load_task, test_warnings
 from telltune.errors import RecipeError
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
@@ -176,7 +177,9 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    warnings = (*task.warnings, *test_warnings(recipe), *(general.warnings if general else ()))
+    seconds = time.perf_counter() - began
+    return _Ready(method, task, general, model.shape, prepared, seconds, warnings)
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -322,13 +325,14 @@ def check(
     findings: list[Finding] = []
     groups: dict[str, list[Example]] = {}
     for split, paths in files.items():
-        groups[split] = []
+        groups[split], report = [], ReadReport()
         for path in paths:
-            for item in scan(DataSpec(path=path)):
+            for item in scan(DataSpec(path=path), report):
                 if isinstance(item, Problem):
                     findings.append(finding_of(item))
                 else:
                     groups[split].append(item)
+        findings += report.findings()
     count_tokens, controls = None, []
     if model is not None:
         tokenizer = load_tokenizer(ModelSpec(name=model))

@@ -54,9 +54,9 @@ def reads(monkeypatch):
     found = []
     scan = general._scan
 
-    def counting(spec):
+    def counting(spec, report=None):
         found.append(spec.path)
-        return scan(spec)
+        return scan(spec, report)
 
     monkeypatch.setattr(general, "_scan", counting)
     return found

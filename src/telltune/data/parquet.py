@@ -6,17 +6,18 @@ references, how much they come to is counted, and only so many rows are written 
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from telltune.data.row import MAX_ROW_BYTES, TOO_LONG, Fault, Row, StopReadingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
-__all__ = ["parquet_rows"]
+__all__ = ["parquet_rows", "with_class_names"]
 
 BATCH_ROWS = 1024
 
@@ -36,6 +37,7 @@ def parquet_rows(path: Path) -> Iterator[Row | Fault]:
             pq.ParquetFile(path) as plain,
             pq.ParquetFile(path, read_dictionary=_texts(plain)) as table,
         ):
+            names = _class_names(plain.schema_arrow)
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 for part, fits in _parts(batch):
                     if not fits:
@@ -43,12 +45,36 @@ def parquet_rows(path: Path) -> Iterator[Row | Fault]:
                         line += 1
                         continue
                     for values in _values(part, plain.schema_arrow):
-                        yield Row(line, values)
+                        yield Row(line, with_class_names(values, names))
                         line += 1
     # Arrow raises OSError for damaged bytes too, and ValueError for values Python cannot hold.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise StopReadingError(line, f"the Parquet file is damaged: {reason}") from error
+
+
+def with_class_names(
+    values: dict[str, object], names: Mapping[str, Sequence[str]]
+) -> dict[str, object]:
+    """A row with the names of classes in place of their numbers; -1, for unknown, becomes None."""
+    for key, classes in names.items():
+        number = values.get(key)
+        if isinstance(number, int):
+            values[key] = classes[number] if 0 <= number < len(classes) else None
+    return values
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """The names of classes by column, where `datasets` wrote its features into the file."""
+    # A file may hold anything under this key: what is not of its layout names nothing.
+    with suppress(ValueError, TypeError, AttributeError, KeyError):
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {
+            key: [str(name) for name in feature["names"]]
+            for key, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    return {}
 
 
 def _values(batch: Any, schema: Any) -> list[dict[str, object]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.examples import Example, Problem
+from telltune.data.fields import is_blank
 from telltune.data.readers import read_rows, stem_of
-from telltune.data.schemas import RowRefusedError, find_schema
+from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
+from telltune.data.turns import asks
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -14,16 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["read_prompts"]
-
-# Stands for the response while a row is read; whatever reads prompts does not look at it.
-_UNKNOWN = "?"
-_RESPONSE_KEYS = {
-    "prompt": "completion",
-    "query": "response",
-    "question": "answer",
-    "instruction": "output",
-    "input": "output",
-}
 
 
 def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
@@ -51,7 +43,9 @@ def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
         origin = f"{path}:{row.line}"
         try:
             values = _with_response(row.values)
-            examples = find_schema(values).examples(values, source=stem_of(path), origin=origin)
+            examples = find_schema(values).examples(
+                values, source=stem_of(path), origin=origin, all_answers=True
+            )
         except RowRefusedError as refusal:
             raise DataError(f"{origin}: {refusal}.") from None
         found.append((dict(row.values), examples[-1]))
@@ -62,19 +56,18 @@ def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
 
 def _with_response(values: Mapping[str, object]) -> dict[str, object]:
     """A row with something where its response would stand."""
-    filled = dict(values)
-    for key, role, text, asker, answerer in (
-        ("messages", "role", "content", "user", "assistant"),
-        ("conversations", "from", "value", "human", "gpt"),
-    ):
-        turns = filled.get(key)
-        if isinstance(turns, list):
-            if turns and isinstance(turns[-1], dict) and turns[-1].get(role) in (asker, "user"):
-                filled[key] = [*turns, {role: answerer, text: _UNKNOWN}]
+    filled = {key: value for key, value in values.items() if not is_blank(value)}
+    for schema in SCHEMAS:
+        turns = filled.get(schema.keys[0])
+        if schema.answer_key is None and isinstance(turns, list):
+            if asks(turns[-1]):
+                reply = {"role": "assistant", "content": UNKNOWN}
+                filled[schema.keys[0]] = [*turns, reply]
             return filled
-    if any(filled.get(key) for key in ("completion", "response", "answer", "output")):
-        return filled
-    for prompt, response in _RESPONSE_KEYS.items():
-        if prompt in filled:
-            return {k: v for k, v in filled.items() if v is not None} | {response: _UNKNOWN}
+    # Those that read most of a row first.
+    flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
+    if not any(filled.keys() >= set(schema.keys) for schema in flat):
+        for schema in flat:
+            if filled.keys() >= set(schema.keys[:-1]):
+                return filled | {schema.keys[-1]: UNKNOWN}
     return filled

@@ -5,21 +5,24 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
+from telltune.data.fields import Fields
+from telltune.data.parquet import with_class_names
 from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
+from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
-from telltune.errors import DataError
+from telltune.errors import DataError, shown
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from telltune.recipe import Columns
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["files_of", "read_examples", "scan", "stream_examples"]
 
@@ -27,6 +30,7 @@ SHOWN_REASONS = 5
 
 # Control and half characters: a name with them would stand in messages and beside predictions.
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_INTEGER = re.compile(r"-?\d+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -41,30 +45,42 @@ class _Table(NamedTuple):
     rows: Iterator[Row | Problem]
 
 
-def read_examples(specs: Sequence[DataSpec]) -> list[Example]:
+def read_examples(specs: Sequence[DataSpec], report: ReadReport | None = None) -> list[Example]:
     """All examples that the specs name, in order, or an error: a row is never skipped.
+
+    Args:
+        specs: In order.
+        report: Takes down what of the rows is not read or left out, as they ask for it.
 
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
     """
-    return list(stream_examples(specs))
+    return list(stream_examples(specs, partial(scan, report=report)))
 
 
-def scan(spec: DataSpec) -> Iterator[Example | Problem]:
+def scan(spec: DataSpec, report: ReadReport | None = None) -> Iterator[Example | Problem]:
     """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
 
     The schema is found once a file: a later row that lacks a key is told which, rather than that
-    it fits no schema. A data set without a row is one `Problem`.
+    it fits no schema. A data set without a row to learn from is one `Problem`.
+
+    Args:
+        spec: The data set.
+        report: Takes down what of the rows is not read or left out.
 
     Raises:
         DataError: There is no such file, folder or hub data set, or it cannot be opened.
     """
-    empty = True
+    report = ReadReport() if report is None else report
+    rows, left_out, empty = report.rows, report.left_out.total, True
     for table in _tables(spec):
-        for item in _examples(table, spec.columns):
+        for item in _examples(table, spec, report):
             empty = False
             yield item
-    if empty:
+    if empty and report.left_out.total > left_out:
+        count = report.rows - rows
+        yield Problem(spec.path, 1, f"{count:,} rows, each of which says not to learn its answer")
+    elif empty:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
 
@@ -101,19 +117,56 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
         raise DataError(_summary(problems))
 
 
-def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Problem]:
+def _examples(table: _Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
     schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
             yield row
             continue
+        fields = Fields(row.values)
         try:
-            schema = schema or find_schema(row.values, columns)
-            yield from schema.examples(
-                row.values, source=table.source, origin=f"{table.name}:{row.line}"
-            )
+            schema = schema or find_schema(row.values, spec.columns)
+            examples = schema.read(fields, source=table.source, origin=f"{table.name}:{row.line}")
+            if spec.labels is not None:
+                examples = [_labeled(example, spec.labels) for example in examples]
         except RowRefusedError as refusal:
-            yield Problem(table.name, row.line, str(refusal))
+            reason = f"{refusal}{_other_layout(row.values, schema)}"
+            yield Problem(table.name, row.line, reason)
+            continue
+        report.count(table.name, row.line, fields.unread(), fields.left_out)
+        if schema.classifies and spec.labels is None:
+            for example in examples:
+                if _INTEGER.fullmatch(example.completion):
+                    report.count_number(table.name, row.line, example.completion)
+        yield from examples
+
+
+def _labeled(example: Example, labels: Sequence[str]) -> Example:
+    """An example whose answer is the name of a class, where the data may have its number."""
+    said = example.completion.strip()
+    if said in labels:
+        return example
+    number = int(said) if _INTEGER.fullmatch(said) else -1
+    if not 0 <= number < len(labels):
+        raise RowRefusedError(
+            f"the answer `{shown(said)}` is none of the recipe's `labels`, and no number from 0 "
+            f"to {len(labels) - 1}"
+        )
+    return replace(example, completion=labels[number])
+
+
+def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
+    """What to add where a refused row would fit another schema than the file began with."""
+    if schema is None or schema.named or values.keys() >= set(schema.keys):
+        return ""
+    try:
+        other = find_schema(values)
+    except RowRefusedError:
+        return ""
+    return (
+        f"; the file begins as {schema.name} and this row is {other.name}: keep one layout in a "
+        "file"
+    )
 
 
 def _tables(spec: DataSpec) -> Iterator[_Table]:
@@ -185,8 +238,10 @@ def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
         rows: Iterable[dict[str, object]] = datasets.load_dataset(
             spec.path, name=spec.config, split=spec.split or "train", **part
         )
+        features = getattr(rows, "features", None) or {}
+        classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
         for number, values in enumerate(islice(rows, stop), start=1):
-            yield Row(number, values)
+            yield Row(number, with_class_names(values, classes))
     # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

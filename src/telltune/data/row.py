@@ -17,6 +17,7 @@ __all__ = [
     "TOO_DEEP",
     "TOO_LONG",
     "Fault",
+    "Number",
     "Place",
     "Row",
     "StopReadingError",
@@ -34,6 +35,12 @@ TOO_LONG = f"the row is over {MAX_ROW_BYTES // 2**20} MiB: split it into shorter
 TOO_DEEP = "the JSON is nested too deeply: flatten the row"
 
 BOM = b"\xef\xbb\xbf"
+
+
+class Number(str):
+    """A number of a JSON file, in the spelling of the file."""
+
+    __slots__ = ()
 
 
 class Row(NamedTuple):
@@ -147,8 +154,8 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 # Numbers keep the spelling that the user gave them (1.50 stays 1.50), since they end up as text.
 # NaN is how pandas writes "missing".
 _DECODER = json.JSONDecoder(
-    parse_int=str,
-    parse_float=str,
+    parse_int=Number,
+    parse_float=Number,
     parse_constant=lambda _: None,
     object_pairs_hook=_object,
 )
