@@ -6,19 +6,14 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from telltune.data.checks import TRAIN, check_examples, finding_of
-from telltune.data.embedded import embedded_task
-from telltune.data.encoding import Encoder, control_tokens
-from telltune.data.examples import Example, Problem
+from telltune.data.examples import Example
 from telltune.data.files import left_out
-from telltune.data.general import scan_general
-from telltune.data.reading import scan
-from telltune.data.task import load_general, load_split, load_task, named_data
+from telltune.data.task import load_general, load_split, load_task, named_data, test_warnings
 from telltune.errors import RecipeError
+from telltune.evaluation.data_check import check_files, check_recipe_data
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics, evaluate_predictor, write_predictions
 from telltune.methods.adapter_folder import load_predictor, read_tell
@@ -31,7 +26,7 @@ from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
-from telltune.models import compute_dtype, load_base, load_tokenizer
+from telltune.models import compute_dtype, load_base
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.processes import processes
@@ -39,13 +34,12 @@ from telltune.training.progress import bar
 from telltune.training.speed import remember, training_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from telltune.data.checks import Finding
     from telltune.data.files import Split
     from telltune.data.general import GeneralData
-    from telltune.data.reading import Scan
     from telltune.data.task import TaskData
+    from telltune.evaluation.data_check import Checked
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
@@ -183,7 +177,12 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    warnings = tuple(left_out(named_data(recipe)))
+    warnings = (
+        *left_out(named_data(recipe)),
+        *task.warnings,
+        *test_warnings(recipe),
+        *(general.warnings if general else ()),
+    )
     seconds = time.perf_counter() - began
     return _Ready(method, task, general, model.shape, prepared, seconds, warnings)
 
@@ -315,24 +314,6 @@ def verify(adapter: str | Path) -> Verification:
     return verified(Path(adapter))
 
 
-GENERAL_AT_ONCE = 20_000
-REPEATED = ("duplicate", "conflict")
-
-
-class Checked(NamedTuple):
-    """What `check` found.
-
-    Attributes:
-        examples: Number of examples by split; `general` is one of them.
-        findings: What is wrong, or should be looked at.
-        warnings: What was not looked at, in sentences.
-    """
-
-    examples: dict[str, int]
-    findings: list[Finding]
-    warnings: list[str]
-
-
 def check(
     data: Recipe | str | Path | Mapping[Split, Sequence[str]],
     *,
@@ -342,85 +323,33 @@ def check(
 ) -> Checked:
     """Look through data for what would be refused, and for what should be looked at.
 
-    General data may be any amount, so repeated rows are looked for in task data only.
-
     Args:
-        data: A recipe (its task and general data), or paths by split. `train`, and general data,
-            are held against every other split.
-        columns: Which columns of the files hold what; a recipe has its own.
-        model: Whose tokenizer to count tokens and know control tokens with; None for the recipe's,
-            or for neither.
-        max_length: Longest example in tokens; None for the recipe's, or for any.
+        data: A recipe or its file, for all that it names, or paths by split. `train`, and a
+            recipe's general data, are held against every other split.
+        columns: Which columns of the files hold what; a recipe says it for itself.
+        model: Whose tokenizer to count tokens and know control tokens with. By default the
+            recipe's, and none for paths.
+        max_length: Longest example in tokens. By default the recipe's, and none for paths.
+
+    Returns:
+        examples by split, findings and warnings.
 
     Raises:
         TellError: There is no such recipe, file or model.
     """
-    findings: list[Finding] = []
-    groups: dict[str, list[Example]] = {}
-    general: Sequence[DataSpec] = ()
     if isinstance(data, Mapping):
-        specs = {s: [DataSpec(path=p, columns=columns) for p in paths] for s, paths in data.items()}
-        named = [(spec, split) for split, given in specs.items() for spec in given]
-        groups = {s: list(_readable(given, s, scan, findings)) for s, given in specs.items()}
-    else:
-        recipe = as_recipe(data)
-        model, max_length = model or recipe.model.name, max_length or recipe.training.max_length
-        named = named_data(recipe)
-        general = recipe.general.sources if recipe.general else ()
-        groups = _task_groups(recipe, findings)
-    tokenizer = None if model is None else load_tokenizer(ModelSpec(name=model))
-    encoder = None if tokenizer is None else Encoder(tokenizer)
-    controls = [] if tokenizer is None else control_tokens(tokenizer)
-
-    def look_through(examples: Mapping[str, list[Example]]) -> list[Finding]:
-        every = [example for group in examples.values() for example in group]
-        return check_examples(
-            examples,
-            control_tokens=controls,
-            count_tokens=None if encoder is None else _counter(encoder, every),
-            max_length=max_length,
-        )
-
-    findings += look_through(groups)
-    counts: dict[str, int] = {split: len(group) for split, group in groups.items()}
-    tested = {split: group for split, group in groups.items() if split != TRAIN}
-    known = set(findings)
-    rows = _readable(general, "train", scan_general, findings)
-    while part := list(islice(rows, GENERAL_AT_ONCE)):
-        counts["general"] = counts.get("general", 0) + len(part)
-        found = look_through({TRAIN: part, **tested})
-        findings += [f for f in found if f not in known and f.kind not in REPEATED]
-    return Checked(counts, findings, left_out(named))
-
-
-def _task_groups(recipe: Recipe, findings: list[Finding]) -> dict[str, list[Example]]:
-    """The examples of a recipe's task by split; what is wrong with its rows joins the findings."""
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    if recipe.task.embedded:
-        task = embedded_task(recipe.task.embedded)
-        return {split: list(getattr(task, split)) for split in splits}
-    specs = {split: getattr(recipe.task, split) for split in splits}
-    return {s: list(_readable(given, s, scan, findings)) for s, given in specs.items() if given}
-
-
-def _readable(
-    specs: Sequence[DataSpec], split: Split, reader: Scan, findings: list[Finding]
-) -> Iterator[Example]:
-    """Examples as they are read; what is wrong with rows joins the findings."""
-    for spec in specs:
-        start, stop = spec.rows or (0, None)
-        for number, item in enumerate(reader(spec, split)):
-            if isinstance(item, Problem):
-                findings.append(finding_of(item))
-            elif start <= number and (stop is None or number < stop):
-                yield item
-
-
-def _counter(encoder: Encoder, examples: list[Example]) -> Any:
-    """Tokens of an example, all counted in one batch, which is many times quicker."""
-    lengths = encoder.encode(examples).lengths
-    by_identity = {id(e): int(n) for e, n in zip(examples, lengths, strict=True)}
-    return lambda example: by_identity[id(example)]
+        specs: dict[Split, list[DataSpec]] = {
+            split: [DataSpec(path=path, columns=columns) for path in paths]
+            for split, paths in data.items()
+        }
+        of_model = None if model is None else ModelSpec(name=model)
+        return check_files(specs, model=of_model, max_length=max_length)
+    recipe = as_recipe(data)
+    return check_recipe_data(
+        recipe,
+        model=recipe.model if model is None else ModelSpec(name=model),
+        max_length=max_length or recipe.training.max_length,
+    )
 
 
 def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> list[Candidate]:

@@ -54,9 +54,9 @@ def reads(monkeypatch):
     found = []
     scan = general.scan_general
 
-    def counting(spec):
+    def counting(spec, report=None):
         found.append(spec.path)
-        return scan(spec)
+        return scan(spec, report)
 
     monkeypatch.setattr(general, "scan_general", counting)
     return found

@@ -140,8 +140,8 @@ def test_lone_surrogate_is_refused_with_its_place():
 
 
 def test_unknown_keys_are_named_with_the_way_out():
-    reason = refusal_of({"text": "p", "label": "c"})
-    assert "`text`, `label`" in reason
+    reason = refusal_of({"utterance": "p", "team": "c"})
+    assert "`utterance`, `team`" in reason
     assert "prompt/completion" in reason
     assert "columns: {prompt: ..., completion: ...}" in reason
 

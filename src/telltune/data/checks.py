@@ -36,6 +36,9 @@ Kind = Literal[
     "duplicate",
     "conflict",
     "control_token",
+    "unread",
+    "left_out",
+    "unnamed_label",
 ]
 REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "over_long", "leak_exact"})
 
@@ -98,15 +101,20 @@ class Group(Generic[T]):
     places: list[tuple[str, int]] = field(default_factory=list)
 
     def __str__(self) -> str:
+        return f"{self.first.file}:{self.first.line}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """The first one's reason, the number of the others and where they stand."""
         if self.count == 1:
-            return str(self.first)
+            return self.first.reason
         named = [
             str(line) if file == self.first.file else f"{file}:{line}" for file, line in self.places
         ]
         line = "lines " if len(named) > 1 else "line "
         places = (line if named[0].isdecimal() else "") + ", ".join(named)
         more = ", ..." if self.count - 1 > len(named) else ""
-        return f"{self.first} (and {self.count - 1:,} more, at {places}{more})"
+        return f"{self.first.reason} (and {self.count - 1:,} more, at {places}{more})"
 
 
 class Groups(Generic[T]):

@@ -18,11 +18,11 @@ from telltune.data.row import MAX_ROW_BYTES, TOO_LONG, Fault, Number, Row, StopR
 from telltune.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
-__all__ = ["arrow_rows", "as_spelled", "parquet_rows"]
+__all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows"]
 
 BATCH_ROWS = 1024
 # Files in the Arrow file format begin with it, and those in the streaming format do not.
@@ -146,12 +146,12 @@ def _column(column: Any, labels: list[str] | None) -> list[object]:
         return [as_spelled(float(text)) for text in texts]
     values: list[object] = column.to_pylist()
     if labels is not None:
-        return [_label(value, labels) for value in values]
+        return [class_name(value, labels) for value in values]
     return values if _is_text(kind) else list(map(as_spelled, values))
 
 
-def _label(value: object, names: list[str]) -> object:
-    """The name of a class; a number that names none stays, and -1 says that there is no label."""
+def class_name(value: object, names: Sequence[str]) -> object:
+    """The name of a class by its number; a number of none stays, and -1 says that it is unknown."""
     if isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     return None if value == -1 else as_spelled(value)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
+from telltune.data.fields import is_blank
 from telltune.data.readers import format_of, read_rows, stem_of
-from telltune.data.schemas import SCHEMAS, RowRefusedError, find_schema
+from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
+from telltune.data.turns import asks
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,14 +19,6 @@ if TYPE_CHECKING:
     from telltune.recipe import Columns, DataSpec
 
 __all__ = ["read_prompts"]
-
-# Stands for the response while a row is read; whatever reads prompts does not look at it.
-_UNKNOWN = "?"
-# Of schemas whose prompts stand under the same key, the first.
-_RESPONSE_KEYS: dict[str, str] = {}
-for _schema in SCHEMAS:
-    if len(_schema.keys) == 2:
-        _RESPONSE_KEYS.setdefault(*_schema.keys)
 
 
 def read_prompts(
@@ -69,7 +63,7 @@ def read_prompts(
                 chosen, is_chosen = _columns_of(row.values, known), True
             values = _with_response(row.values, chosen)
             examples = find_schema(values, chosen).examples(
-                values, source=stem_of(path), origin=f"{path}:{row.line}"
+                values, source=stem_of(path), origin=f"{path}:{row.line}", all_answers=True
             )
         except RowRefusedError as refusal:
             problems.add(Problem(str(path), row.line, str(refusal)))
@@ -101,21 +95,20 @@ def _columns_of(values: Mapping[str, object], known: Sequence[Columns]) -> Colum
 
 def _with_response(values: Mapping[str, object], columns: Columns | None) -> dict[str, object]:
     """A row with something where its response would stand."""
-    filled = dict(values)
     if columns is not None:
-        return filled | {columns.completion: _UNKNOWN}
-    for key, role, text, asker, answerer in (
-        ("messages", "role", "content", "user", "assistant"),
-        ("conversations", "from", "value", "human", "gpt"),
-    ):
-        turns = filled.get(key)
-        if isinstance(turns, list):
-            if turns and isinstance(turns[-1], dict) and turns[-1].get(role) in (asker, "user"):
-                filled[key] = [*turns, {role: answerer, text: _UNKNOWN}]
+        return {**values, columns.completion: UNKNOWN}
+    filled = {key: value for key, value in values.items() if not is_blank(value)}
+    for schema in SCHEMAS:
+        turns = filled.get(schema.keys[0])
+        if schema.answer_key is None and isinstance(turns, list):
+            if asks(turns[-1]):
+                reply = {"role": "assistant", "content": UNKNOWN}
+                filled[schema.keys[0]] = [*turns, reply]
             return filled
-    if any(filled.get(key) for key in _RESPONSE_KEYS.values()):
-        return filled
-    for prompt, response in _RESPONSE_KEYS.items():
-        if prompt in filled:
-            return {k: v for k, v in filled.items() if v is not None} | {response: _UNKNOWN}
+    # Those that read most of a row first.
+    flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
+    if not any(filled.keys() >= set(schema.keys) for schema in flat):
+        for schema in flat:
+            if filled.keys() >= set(schema.keys[:-1]):
+                return filled | {schema.keys[-1]: UNKNOWN}
     return filled

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
+from telltune.data.fields import Fields
 from telltune.data.files import Split, files_of, suggestion
-from telltune.data.parquet import as_spelled
+from telltune.data.parquet import as_spelled, class_name
 from telltune.data.readers import Row, read_rows, stem_of
+from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
-from telltune.errors import DataError
+from telltune.errors import DataError, shown
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from telltune.recipe import Columns
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["read_examples", "scan", "stream_examples"]
 
@@ -27,8 +30,9 @@ SHOWN_REASONS = 5
 
 # The hub's usual names.
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
+_INTEGER = re.compile(r"-?\d+")
 
-Scan: TypeAlias = Callable[[DataSpec, Split], Iterator[Example | Problem]]
+Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
 
 
 class _Table(NamedTuple):
@@ -39,45 +43,53 @@ class _Table(NamedTuple):
     rows: Iterator[Row | Problem]
 
 
-def read_examples(specs: Sequence[DataSpec], split: Split = "train") -> list[Example]:
+def read_examples(
+    specs: Sequence[DataSpec], split: Split = "train", report: ReadReport | None = None
+) -> list[Example]:
     """All examples that the specs name, in order, or an error: a row is never skipped.
 
     Args:
-        specs: Of a recipe.
+        specs: In order.
         split: What the examples are for; see `scan`.
+        report: Takes down what of the rows is not read or left out, as they ask for it.
 
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
     """
-    return list(stream_examples(specs, split))
+    return list(stream_examples(specs, partial(scan, split=split, report=report)))
 
 
-def scan(spec: DataSpec, split: Split = "train") -> Iterator[Example | Problem]:
+def scan(
+    spec: DataSpec, split: Split = "train", report: ReadReport | None = None
+) -> Iterator[Example | Problem]:
     """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
 
     The schema is found once a file: a later row that lacks a key is told which, rather than that
-    it fits no schema. A data set without a row is one `Problem`.
+    it fits no schema. A data set without a row to learn from is one `Problem`.
 
     Args:
-        spec: Of a recipe.
+        spec: The data set.
         split: What the examples are for: the split that is read of a folder or a hub data set,
             unless `spec.split` names another.
+        report: Takes down what of the rows is not read or left out.
 
     Raises:
         DataError: There is no such file, folder or hub data set, or it cannot be opened.
     """
-    empty = True
+    report = ReadReport() if report is None else report
+    rows, left_out, empty = report.rows, report.left_out.total, True
     for table in _tables(spec, split):
-        for item in _examples(table, spec.columns):
+        for item in _examples(table, spec, report):
             empty = False
             yield item
-    if empty:
+    if empty and report.left_out.total > left_out:
+        count = report.rows - rows
+        yield Problem(spec.path, 1, f"{count:,} rows, each of which says not to learn its answer")
+    elif empty:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
 
-def stream_examples(
-    specs: Sequence[DataSpec], split: Split = "train", reader: Scan = scan
-) -> Iterator[Example]:
+def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
     """As `read_examples`, one at a time, so that any number of them fits in memory.
 
     What comes before a faulty row has been handed out when the error is raised; all rows behind it
@@ -85,7 +97,6 @@ def stream_examples(
 
     Args:
         specs: In order.
-        split: What the examples are for; see `scan`.
         reader: Reads one of them.
 
     Raises:
@@ -97,7 +108,7 @@ def stream_examples(
     for spec in specs:
         start, stop = spec.rows or (0, None)
         count = 0
-        for item in reader(spec, split):
+        for item in reader(spec):
             if isinstance(item, Problem):
                 problems.add(item)
             elif not problems.total and start <= count and (stop is None or count < stop):
@@ -111,19 +122,56 @@ def stream_examples(
         raise DataError(_summary(problems))
 
 
-def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Problem]:
+def _examples(table: _Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
     schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
             yield row
             continue
+        fields = Fields(row.values)
         try:
-            schema = schema or find_schema(row.values, columns)
-            yield from schema.examples(
-                row.values, source=table.source, origin=f"{table.name}:{row.line}"
-            )
+            schema = schema or find_schema(row.values, spec.columns)
+            examples = schema.read(fields, source=table.source, origin=f"{table.name}:{row.line}")
+            if spec.labels is not None:
+                examples = [_labeled(example, spec.labels) for example in examples]
         except RowRefusedError as refusal:
-            yield Problem(table.name, row.line, str(refusal))
+            reason = f"{refusal}{_other_layout(row.values, schema)}"
+            yield Problem(table.name, row.line, reason)
+            continue
+        report.count(table.name, row.line, fields.unread(), fields.left_out)
+        if schema.classifies and spec.labels is None:
+            for example in examples:
+                if _INTEGER.fullmatch(example.completion):
+                    report.count_number(table.name, row.line, example.completion)
+        yield from examples
+
+
+def _labeled(example: Example, labels: Sequence[str]) -> Example:
+    """An example whose answer is the name of a class, where the data may have its number."""
+    said = example.completion.strip()
+    if said in labels:
+        return example
+    number = int(said) if _INTEGER.fullmatch(said) else -1
+    if not 0 <= number < len(labels):
+        raise RowRefusedError(
+            f"the answer `{shown(said)}` is none of the recipe's `labels`, and no number from 0 "
+            f"to {len(labels) - 1}"
+        )
+    return replace(example, completion=labels[number])
+
+
+def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
+    """What to add where a refused row would fit another schema than the file began with."""
+    if schema is None or schema.named or values.keys() >= set(schema.keys):
+        return ""
+    try:
+        other = find_schema(values)
+    except RowRefusedError:
+        return ""
+    return (
+        f"; the file begins as {schema.name} and this row is {other.name}: keep one layout in a "
+        "file"
+    )
 
 
 def _tables(spec: DataSpec, split: Split) -> Iterator[_Table]:
@@ -145,8 +193,16 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
         rows: Iterable[dict[str, object]] = datasets.load_dataset(
             spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
         )
+        features = getattr(rows, "features", None) or {}
+        classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
         for number, values in enumerate(islice(rows, stop), start=1):
-            yield Row(number, {key: as_spelled(value) for key, value in values.items()})
+            yield Row(
+                number,
+                {
+                    key: class_name(value, classes[key]) if key in classes else as_spelled(value)
+                    for key, value in values.items()
+                },
+            )
     # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,10 +11,11 @@ import numpy as np
 from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
-from telltune.data.files import Split
+from telltune.data.files import Split, files_of
 from telltune.data.general import EMBEDDED, GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
+from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "load_split",
     "load_task",
     "named_data",
+    "test_warnings",
     "within",
 ]
 
@@ -46,6 +48,7 @@ class TaskData:
         anchor: The recipe's, or the embedded task's own.
         metrics: Names, the headline first; empty lets the data decide.
         shots: Turns that stand before every prompt, in training and afterwards.
+        warnings: What of the data was not read or left out, in sentences.
         answer_after: What opens the answer in completions that reason first; "" where none do.
     """
 
@@ -55,6 +58,7 @@ class TaskData:
     anchor: Anchor | None
     metrics: tuple[str, ...]
     shots: tuple[Message, ...] = ()
+    warnings: tuple[str, ...] = ()
     answer_after: str = ""
 
 
@@ -64,7 +68,8 @@ def load_task(recipe: Recipe) -> TaskData:
     Raises:
         DataError: As `read_examples`.
     """
-    train = load_split(recipe, "train")
+    read, read_dev = ReadReport(), ReadReport()
+    train = load_split(recipe, "train", read)
     order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
     drawn = tuple(train[i] for i in order[: recipe.task.max_examples])
     metrics = tuple(recipe.evaluation.metrics or ())
@@ -75,14 +80,21 @@ def load_task(recipe: Recipe) -> TaskData:
     return TaskData(
         name=recipe.task.embedded or train[0].source,
         train=drawn,
-        dev=tuple(load_split(recipe, "dev")) if has_dev else (),
+        dev=tuple(load_split(recipe, "dev", read_dev)) if has_dev else (),
         anchor=_anchor(recipe),
         metrics=metrics,
+        # A share of the training data is told of with them.
+        warnings=read.warnings("task.train") + (read_dev.warnings("task.dev") if spec.dev else ()),
     )
 
 
-def load_split(recipe: Recipe, split: Split) -> list[Example]:
+def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
     """One split of the task, with the anchor taken off where the data already carries it.
+
+    Args:
+        recipe: Names it.
+        split: Which.
+        report: Takes down what of the rows is not read or left out.
 
     Raises:
         RecipeError: The recipe names no such split.
@@ -96,7 +108,7 @@ def load_split(recipe: Recipe, split: Split) -> list[Example]:
         specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
             raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
-        examples = read_examples(specs, of)
+        examples = read_examples(specs, of, report)
         if share and of == "train":
             held = _held_out(examples, share)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
@@ -107,6 +119,21 @@ def load_split(recipe: Recipe, split: Split) -> list[Example]:
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: no response is left without the anchor's line.")
     return examples
+
+
+def test_warnings(recipe: Recipe) -> tuple[str, ...]:
+    """What of the test data is not read, left out or faulty, in sentences.
+
+    Data on the hub are not fetched for this.
+    """
+    specs = recipe.task.test or []
+    report = ReadReport()
+    try:
+        if specs and all(files_of(spec, "test") is not None for spec in specs):
+            load_split(recipe, "test", report)
+    except DataError as error:
+        return (f"task.test: {error}",)
+    return report.warnings("task.test")
 
 
 def _held_out(examples: list[Example], share: float) -> set[str]:

@@ -89,6 +89,8 @@ class DataSpec(Part):
     (general data)."""
     columns: Columns | None = None
     """Only for schemas that telltune does not know."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Names of the classes, where the data have their numbers: the name of 0, of 1, and so on."""
     config: str | None = None
     """The hub data set's configuration."""
     split: str | None = None
