@@ -186,6 +186,8 @@ def test_format_and_stem_come_from_the_name(tmp_path):
     paths = [tmp_path / name for name in names]
     assert [format_of(path) for path in paths] == [".jsonl", ".csv", None, None, None]
     assert [stem_of(path) for path in paths[:2]] == ["a.b", "a"]
+    assert stem_of(tmp_path / "train-00000-of-00005.parquet") == "train"
+    assert stem_of(tmp_path / "saved" / "data-00000-of-00001.arrow") == "saved"
 
 
 def written(table, suffix):

@@ -148,14 +148,19 @@ def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
 
 def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) -> _Choice:
     """What is read of a `DatasetDict` on disk."""
-    wanted = [asked] if asked in names else _named_for(asked or split, names)
-    if asked is None and not any(map(_split_of, names)):
+    if asked in names:
+        wanted = [asked]
+    elif asked is None and not any(map(_split_of, names)):
         wanted = names
-    elif len(wanted) != 1:
-        raise DataError(
-            f"{folder} has {'more than one' if wanted else 'no'} split for {asked or split}: "
-            f"choose among {', '.join(map(shown, names))} with `split`."
-        )
+    else:
+        meant = _wanted(split, asked)
+        wanted = [name for name in names if meant is not None and _split_of(name) == meant]
+        if len(wanted) != 1:
+            raise DataError(
+                f"{folder} has {'more than one' if wanted else 'no'} split for "
+                f"{split if asked is None else shown(asked)}: choose among "
+                f"{', '.join(map(shown, names))} with `split`."
+            )
     files = []
     for name in wanted:
         saved = _saved_files(folder / name)
@@ -178,11 +183,12 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     told = sorted({of for of in files.values() if of is not None})
     if not told and asked is None:
         return _Choice(list(files), rest)
-    wanted = _split_of(asked or split)
+    wanted = _wanted(split, asked)
     if wanted not in told:
         raise DataError(
-            f"no file in the folder {folder} has a name that says {asked or split} (said: "
-            f"{', '.join(told) or 'nothing'}): name the file itself."
+            f"no file in the folder {folder} has a name that says "
+            f"{split if asked is None else shown(asked)} (said: {', '.join(told) or 'nothing'}): "
+            "name the file itself."
         )
     untold = [path for path, of in files.items() if of is None]
     if untold and asked is None:
@@ -226,7 +232,7 @@ def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
 def _saved_splits(folder: Path) -> list[str] | None:
     """The splits of a folder to which a `DatasetDict` was saved; None for another folder."""
     told = _metadata(folder / "dataset_dict.json", "splits")
-    return None if told is None else [name for name in map(str, told) if _is_name(name)]
+    return [name for name in map(str, told) if _is_name(name)] if told else None
 
 
 def _saved_files(folder: Path) -> list[Path] | None:
@@ -247,10 +253,9 @@ def _metadata(path: Path, key: str) -> list[object] | None:
     return found if isinstance(found, list) else None
 
 
-def _named_for(split: str, names: list[str]) -> list[str]:
-    """The names that say the same split as another one."""
-    said = _split_of(split)
-    return [name for name in names if said is not None and _split_of(name) == said]
+def _wanted(split: Split, asked: str | None) -> Split | None:
+    """The split to read: what the recipe asks for, if it is a word for one, or what it is for."""
+    return split if asked is None else _SPLIT_OF_WORD.get(asked.casefold())
 
 
 def _names(paths: Iterable[Path]) -> str:

@@ -6,6 +6,7 @@ stream, CSV that is not UTF-8) is one last `Problem`. A file that cannot be open
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["DELIMITED", "SUFFIXES", "Row", "format_of", "read_rows", "stem_of"]
 
 Rows = Iterator[Row | Fault]
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
@@ -68,8 +71,11 @@ def format_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """The name without its format: `tickets` for `tickets.jsonl.gz`."""
-    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    """The name without its format: `tickets` for `tickets.jsonl.gz`, and for one of its shards."""
+    stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    stem = _SHARD.sub("", stem)
+    # So `datasets` calls all that it saves, in a folder with the name of the data set.
+    return path.parent.name if (stem, path.suffix) == ("data", ".arrow") else stem
 
 
 def _guarded(path: Path, suffix: str, quoting: Quoting) -> Rows:
