@@ -325,9 +325,11 @@ def test_out_that_is_a_file(refused, tmp_path, toy_recipe):
 
 
 def test_files_that_cannot_be_written(refused, tiny_adapter, tmp_path, write_jsonl):
-    folder = tmp_path / "folder"
+    folder = tmp_path / "folder.jsonl"
     folder.mkdir()
     file = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    message = refused("predict", tiny_adapter, "--file", file, "--out", tmp_path / "out.txt")
+    assert message.startswith(f"{tmp_path / 'out.txt'}: rows cannot be written in this format")
     message = refused("predict", tiny_adapter, "--file", file, "--out", folder)
     assert message.startswith(f"{folder}: cannot be written to")
     message = refused("evaluate", tiny_adapter, "--max-items", 1, "--predictions", folder)

@@ -83,10 +83,16 @@ def _columns(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
 
 def _delimited(rows: Sequence[Mapping[str, object]], separator: str) -> str:
     columns = _columns(rows)
+    lines = [[*columns], *zip(*(map(_cell, values) for values in columns.values()), strict=True)]
+    # The csv module itself leaves a carriage return without quotes where lines end otherwise.
+    returns = any("\r" in cell for line in lines for cell in line)
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(map(_cell, values) for values in columns.values()), strict=True))
+    csv.writer(
+        text,
+        delimiter=separator,
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
+    ).writerows(lines)
     return text.getvalue()
 
 
