@@ -326,8 +326,11 @@ def test_predict_reads_a_file_by_the_columns_of_the_adapter_or_of_the_command(
     given = tell_json("predict", adapter, "--file", new, "--columns", "prompt=text")["predictions"]
     alone = tell_json("predict", adapter, "parcel 30 late")["prediction"]
     assert told == given == [alone]
-    code, _, err = tell("predict", adapter, "--file", new)
+    other = tmp_path / "other.csv"
+    other.write_text("ticket\n" + "parcel\n" * 60)
+    code, _, err = tell("predict", named, "--file", other)
     assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {other}:2: no column `text`, which the recipe names")
 
 
 def test_predict_answers_conversations(tell_json, adapter, tmp_path, write_jsonl):
