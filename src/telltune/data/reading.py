@@ -79,7 +79,9 @@ def scan(spec: DataSpec, report: ReadReport | None = None) -> Iterator[Example |
             yield item
     if empty and report.left_out.total > left_out:
         count = report.rows - rows
-        yield Problem(spec.path, 1, f"{count:,} rows, each of which says not to learn its answer")
+        yield Problem(
+            spec.path, 1, f"every row is left out ({count:,} of {count:,}): there is none to learn"
+        )
     elif empty:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
