@@ -30,7 +30,7 @@ def make(folder: Path, *names: str) -> DataSpec:
 
 
 def read(spec: DataSpec, split: Any = "train") -> list[str]:
-    return [example.prompt for example in read_examples([spec], split)]
+    return [example.prompt for example in read_examples([spec], split=split)]
 
 
 def test_a_folder_gives_each_split_its_own_file() -> None:

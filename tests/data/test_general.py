@@ -220,3 +220,12 @@ def test_memory_does_not_grow_with_the_number_of_examples(
         assert len(encoded) == count
         peaks.append(peak)
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_what_is_not_read_is_told_again_from_memory(tmp_path, write_jsonl, reads):
+    path = write_jsonl(tmp_path / "g.jsonl", [row | {"mood": "x"} for row in rows(range(3))])
+    first, again = data(path), data(path)
+    (warning,) = first.warnings
+    assert warning.startswith("general: not read: `mood` (3 of 3 rows); ")
+    assert again.warnings == first.warnings
+    assert len(reads) == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from telltune.data.examples import Example, Problem
 from telltune.data.files import files_of
 from telltune.data.reading import read_examples, scan, stream_examples
+from telltune.data.report import ReadReport
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -52,6 +53,45 @@ def test_schema_is_found_once_a_file(tmp_path):
     unknown, _, missing = scan(spec)
     assert "fit no schema" in unknown.reason
     assert missing.reason == "no response: key `completion` is missing"
+
+
+def test_row_of_another_layout_is_told_by_line(tmp_path):
+    other = {"messages": [{"role": "user", "content": "p"}]}
+    first, second = scan(write(tmp_path / "a.jsonl", GOOD, other))
+    assert isinstance(first, Example)
+    assert second.line == 2
+    assert second.reason == (
+        "no prompt: key `prompt` is missing; the file begins as prompt/completion and this row "
+        "is messages: keep one layout in a file"
+    )
+
+
+def test_keys_of_later_rows_are_counted_over_all_files(tmp_path):
+    write(tmp_path / "a.jsonl", GOOD, GOOD | {"mood": "x"}, GOOD | {"mood": None})
+    write(tmp_path / "b.jsonl", GOOD, GOOD | {"mood": "y", "messages": [1]})
+    report = ReadReport()
+    assert len(read_examples([DataSpec(path=str(tmp_path))], report)) == 5
+    assert (report.rows, report.unread) == (5, {"mood": 2, "messages": 1})
+
+
+def test_refused_rows_are_not_counted_as_read(tmp_path):
+    report = ReadReport()
+    rows = GOOD, {"prompt": "p", "completion": "", "mood": "x"}
+    list(scan(write(tmp_path / "a.jsonl", *rows), report))
+    assert (report.rows, report.unread) == (1, {})
+
+
+def test_hub_classes_get_their_names(monkeypatch):
+    class Rows(list):
+        def __init__(self, *rows):
+            super().__init__(rows)
+            self.features = {"text": object(), "label": SimpleNamespace(names=["bad", "good"])}
+
+    rows = Rows({"text": "a", "label": 1}, {"text": "b", "label": -1})
+    hub(monkeypatch, lambda *_, **__: rows)
+    example, problem = scan(DataSpec(path="owner/name"))
+    assert example.completion == "good"
+    assert problem.reason == "no response: key `label` is empty"
 
 
 def test_columns_of_the_recipe_are_used(tmp_path):
@@ -237,7 +277,7 @@ def test_a_hub_data_set_gives_the_split_that_the_data_are_for(monkeypatch, split
         return [GOOD]
 
     hub(monkeypatch, load_dataset)
-    assert read_examples([DataSpec(path="owner/name")], split)
+    assert read_examples([DataSpec(path="owner/name")], split=split)
 
 
 def test_numbers_of_a_hub_data_set_are_text(monkeypatch):
@@ -266,7 +306,27 @@ turns = st.lists(
     rows=st.lists(
         st.dictionaries(
             st.sampled_from(
-                ["prompt", "completion", "instruction", "output", "history", "messages", "input"]
+                [
+                    "prompt",
+                    "completion",
+                    "instruction",
+                    "output",
+                    "history",
+                    "messages",
+                    "input",
+                    "question",
+                    "answer",
+                    "choices",
+                    "options",
+                    "text",
+                    "label",
+                    "tools",
+                    "weight",
+                    "context",
+                    "answers",
+                    "thinking",
+                    "images",
+                ]
             ),
             json_values | turns,
         )

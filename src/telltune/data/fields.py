@@ -12,7 +12,7 @@ from telltune.data.row import Number
 from telltune.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 __all__ = ["Fields", "RowRefusedError", "Values", "is_blank", "is_number", "listed"]
 
@@ -31,14 +31,19 @@ class Fields:
     Args:
         values: By key.
         prefix: What stands before the keys in reports, such as "messages[].".
+
+    Attributes:
+        values: As given.
+        filled: Those that hold anything.
+        left_out: Why answers of this row are not learned, one sentence for each.
     """
 
-    __slots__ = ("_inner", "_left", "_prefix", "_read", "left_out", "values")
+    __slots__ = ("_inner", "_left", "_prefix", "_read", "filled", "left_out", "values")
 
     def __init__(self, values: Values, prefix: str = "") -> None:
         self.values = values
+        self.filled = {key: value for key, value in values.items() if not is_blank(value)}
         self.left_out: list[str] = []
-        """Why answers of this row are not learned, one sentence for each."""
         self._prefix = prefix
         self._read: set[str] = set()
         self._left: set[str] = set()
@@ -46,12 +51,16 @@ class Fields:
 
     def has(self, key: str) -> bool:
         """Whether a key holds anything. Looking is not reading."""
-        return not is_blank(self.values.get(key))
+        return key in self.filled
+
+    def first(self, keys: Iterable[str]) -> str | None:
+        """The first of some keys that holds anything."""
+        return next(filter(self.filled.__contains__, keys), None)
 
     def take(self, key: str) -> object:
         """The value of a key, which counts as read; None where it holds nothing."""
         self._read.add(key)
-        return self.values[key] if self.has(key) else None
+        return self.filled.get(key)
 
     def text(self, key: str, what: str) -> str:
         """The text of a key. Numbers and truth values become text as JSON spells them.
@@ -80,7 +89,7 @@ class Fields:
         Raises:
             RowRefusedError: It says something else.
         """
-        if not self.has(key):
+        if key not in self.filled:
             return None
         said = self.text(key, "yes or no").strip().lower()
         if said not in _FLAGS:
@@ -102,21 +111,19 @@ class Fields:
 
     def unread(self) -> set[str]:
         """Keys that hold something and were not read, those of inner objects included."""
-        keys = self._left | {
-            self._prefix + key
-            for key in self.values.keys() - self._read
-            if not is_blank(self.values[key])
-        }
-        return keys.union(*(inner.unread() for inner in self._inner))
+        keys = self._left | {self._prefix + key for key in self.filled.keys() - self._read}
+        for inner in self._inner:
+            keys |= inner.unread()
+        return keys
 
 
 def is_blank(value: object) -> bool:
     """Whether a value says nothing: null, NaN, or empty."""
+    if isinstance(value, str):
+        return not value or value.isspace()
     if isinstance(value, float):
         return math.isnan(value)
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, list | dict | bytes) and not value)
+    return value is None or (isinstance(value, (list, dict, bytes)) and not value)
 
 
 def is_number(value: object) -> bool:

@@ -107,7 +107,7 @@ class GeneralData:
 
 def scan_general(spec: DataSpec, report: ReadReport | None = None) -> Iterator[Example | Problem]:
     """As `scan`, and the embedded data by their name."""
-    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, report=report)
+    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, report)
 
 
 def _files(spec: DataSpec) -> list[Path] | None:

@@ -100,7 +100,7 @@ def read_options(fields: Fields, *, lettered_columns: bool) -> Options | None:
     Raises:
         RowRefusedError: The key for options holds something else.
     """
-    key = next(filter(fields.has, OPTION_KEYS), None)
+    key = fields.first(OPTION_KEYS)
     if key is not None:
         return _options(key, fields.take(key))
     letters = list(takewhile(fields.has, string.ascii_uppercase)) if lettered_columns else []

@@ -44,14 +44,14 @@ class _Table(NamedTuple):
 
 
 def read_examples(
-    specs: Sequence[DataSpec], split: Split = "train", report: ReadReport | None = None
+    specs: Sequence[DataSpec], report: ReadReport | None = None, *, split: Split = "train"
 ) -> list[Example]:
     """All examples that the specs name, in order, or an error: a row is never skipped.
 
     Args:
         specs: In order.
-        split: What the examples are for; see `scan`.
         report: Takes down what of the rows is not read or left out, as they ask for it.
+        split: What the examples are for; see `scan`.
 
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
@@ -60,7 +60,7 @@ def read_examples(
 
 
 def scan(
-    spec: DataSpec, split: Split = "train", report: ReadReport | None = None
+    spec: DataSpec, report: ReadReport | None = None, *, split: Split = "train"
 ) -> Iterator[Example | Problem]:
     """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
 
@@ -69,9 +69,9 @@ def scan(
 
     Args:
         spec: The data set.
+        report: Takes down what of the rows is not read or left out.
         split: What the examples are for: the split that is read of a folder or a hub data set,
             unless `spec.split` names another.
-        report: Takes down what of the rows is not read or left out.
 
     Raises:
         DataError: There is no such file, folder or hub data set, or it cannot be opened.
@@ -84,7 +84,9 @@ def scan(
             yield item
     if empty and report.left_out.total > left_out:
         count = report.rows - rows
-        yield Problem(spec.path, 1, f"{count:,} rows, each of which says not to learn its answer")
+        yield Problem(
+            spec.path, 1, f"every row is left out ({count:,} of {count:,}): there is none to learn"
+        )
     elif empty:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 

@@ -116,7 +116,8 @@ class ReadReport:
     def _counted(self, keys: list[str]) -> str:
         named = [f"`{shown(key)}` ({self._rows(self._keys[key])})" for key in keys[:SHOWN_KEYS]]
         more = len(keys) - len(named)
-        return ", ".join(named) + (f" and {more} more keys" if more else "")
+        least = "at least " if len(self._keys) == MAX_KEYS else ""
+        return ", ".join(named) + (f" and {least}{more} more keys" if more else "")
 
     def _bookkeeping_text(self) -> str:
         return f"not read, and taken for bookkeeping: {self._counted(self._bookkeeping)}"

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
-from telltune.data.fields import Fields, RowRefusedError, Values, is_blank, listed
+from telltune.data.fields import Fields, RowRefusedError, Values, listed
 from telltune.data.options import OPTION_KEYS, read_options
 from telltune.data.row import Number
 from telltune.data.turns import MEDIA, Turn, check_order, read_history, read_turns, reasoning_of
@@ -32,6 +32,9 @@ CONTEXTS = ("input", "context", "passage", "document", "article", "paragraph")
 """Keys whose texts belong to the prompt, and follow it there."""
 
 SYSTEM_KEYS = ("system", "system_prompt")
+
+# What would change the meaning of a conversation that does not hold it itself.
+_BESIDE = (*CONTEXTS[1:], *OPTION_KEYS)
 
 COMPARED_KEYS = 1000
 
@@ -225,10 +228,10 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
 def _conversation_turns(fields: Fields, *, key: str) -> list[Turn]:
     system, history = _system_turn(fields, SYSTEM_KEYS), read_history(fields)
     turns = read_turns(fields, key, learned=True)
-    said = "\n".join(turn.content for turn in turns)
-    for beside in (*CONTEXTS[1:], *OPTION_KEYS):
-        value = fields.values.get(beside)
-        if not is_blank(value) and not (isinstance(value, str) and value.strip() in said):
+    for beside in filter(fields.has, _BESIDE):
+        value = fields.values[beside]
+        said = "\n".join(turn.content for turn in turns)
+        if not (isinstance(value, str) and value.strip() in said):
             raise RowRefusedError(
                 f"key `{beside}` stands beside a conversation, which does not hold it: put it "
                 "into the turn that it belongs to, or rename the key to leave it out"
@@ -290,7 +293,7 @@ def _context(fields: Fields, key: str) -> str:
 
 
 def _system_turn(fields: Fields, keys: tuple[str, ...]) -> list[Turn]:
-    key = next(filter(fields.has, keys), None)
+    key = fields.first(keys)
     return [] if key is None else [Turn("system", fields.text(key, "system text"))]
 
 
@@ -300,12 +303,11 @@ def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
     Raises:
         RowRefusedError: The row holds what is no text, or does not say it clearly.
     """
-    for key in MEDIA:
-        if fields.has(key):
-            raise RowRefusedError(
-                f"key `{key}` holds something, and telltune reads text only: take the row or the "
-                "column out"
-            )
+    if key := fields.first(MEDIA):
+        raise RowRefusedError(
+            f"key `{key}` holds something, and telltune reads text only: take the row or the "
+            "column out"
+        )
     if fields.flag("weight") is False:
         fields.left_out[:] = ["the row has `weight: 0`"]
     elif not schema.classifies and _marks_bad(fields, answer):
@@ -317,7 +319,9 @@ def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
 
 def _marks_bad(fields: Fields, answer: str) -> bool:
     """Whether `label` marks an answer as one to avoid, as KTO's data do."""
-    said = str(fields.values.get("label")).strip().lower()
+    if not fields.has("label"):
+        return False
+    said = str(fields.values["label"]).strip().lower()
     if said == answer.strip().lower():
         return False
     if said in ("0", "1", "0.0", "1.0"):
@@ -334,7 +338,7 @@ def _tools(fields: Fields) -> str:
     Raises:
         RowRefusedError: They are no list of objects.
     """
-    key = next(filter(fields.has, ("tools", "functions")), None)
+    key = fields.first(("tools", "functions"))
     if key is None:
         return ""
     value = fields.take(key)

@@ -108,7 +108,7 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
             raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
-        examples = read_examples(specs, of, report)
+        examples = read_examples(specs, report, split=of)
         if share and of == "train":
             held = _held_out(examples, share)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]

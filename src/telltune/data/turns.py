@@ -28,6 +28,7 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
+_CALLS = ("tool_calls", "function_call")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # What OpenAI, ms-swift and axolotl call it.
 _WEIGHTS = ("weight", "loss", "train")
@@ -108,7 +109,7 @@ def asks(turn: object) -> bool:
 
 def reasoning_of(fields: Fields, keys: Sequence[str] = _REASONING[:2]) -> str:
     """The thinking that stands beside an answer, or ""."""
-    key = next(filter(fields.has, keys), None)
+    key = fields.first(keys)
     return "" if key is None else fields.text(key, "reasoning")
 
 
@@ -135,27 +136,26 @@ def check_order(body: Sequence[Turn], *, offset: int) -> None:
 
 def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn | None:
     """One turn; None for a system turn without text."""
-    said_by = turn.take("role" if turn.has("role") else "from")
+    said_by = turn.take(turn.first(("role", "from")) or "role")
     role = _role(said_by)
-    calls = [turn.take("tool_calls"), turn.take("function_call")]
-    if role is None or any(calls):
+    if role is None or turn.first(_CALLS):
         what = "a tool call" if role else f"role `{shown(str(said_by))}`"
         raise RowRefusedError(
             f"turn {number} has {what}, which telltune does not train; the roles are "
             f"{', '.join(_ROLES)}"
         )
-    for key in filter(turn.has, MEDIA):
+    if key := turn.first(MEDIA):
         raise RowRefusedError(f"turn {number} has `{key}`, and telltune reads text only")
-    content_key = "value" if "value" in turn.values and not turn.has("content") else "content"
+    content_key = turn.first(("content", "value")) or "content"
     if role == "system" and not turn.has(content_key):
         return None
     content = _content(turn, content_key, f"turn {number}", f"text in turn {number} ({role})")
     if role != "assistant":
         return Turn(role, content)
-    for key in _WEIGHTS:
-        if turn.flag(key) is False and learned:
-            learned = False
-            row.left_out.append(f"the answer in turn {number} has `{key}: 0`")
+    weight = turn.first(_WEIGHTS)
+    if weight and turn.flag(weight) is False and learned:
+        learned = False
+        row.left_out.append(f"the answer in turn {number} has `{weight}: 0`")
     return Turn(role, content, reasoning_of(turn, _REASONING), learned)
 
 
@@ -165,8 +165,8 @@ def _role(said_by: object) -> str | None:
 
 def _content(turn: Fields, key: str, where: str, what: str) -> str:
     """The text of a turn, which may come in parts; these become paragraphs."""
-    parts = turn.values.get(key)
-    if not isinstance(parts, list) or not parts:
+    parts = turn.filled.get(key)
+    if not isinstance(parts, list):
         return turn.text(key, what)
     turn.take(key)
     texts = []

@@ -115,7 +115,7 @@ def _read(
 
 def _examples(
     specs: Sequence[DataSpec],
-    reader: Callable[..., Iterator[Example | Problem]],
+    reader: Callable[[DataSpec, ReadReport], Iterator[Example | Problem]],
     findings: list[Finding],
 ) -> Iterator[Example]:
     """Examples as they are read; what is wrong with rows, or not read of them, joins the findings.
@@ -128,7 +128,7 @@ def _examples(
     report = ReadReport()
     for spec in specs:
         start, stop = spec.rows or (0, None)
-        for number, item in enumerate(reader(spec, report=report)):
+        for number, item in enumerate(reader(spec, report)):
             if isinstance(item, Problem):
                 findings.append(finding_of(item))
             elif start <= number and (stop is None or number < stop):

@@ -85,4 +85,4 @@ def _check_trainable(recipe: Recipe) -> None:
 def _check_data(spec: DataSpec, split: Split) -> None:
     """Whether there is a file that can be opened; what is wrong with rows is told on reading."""
     if files_of(spec, split) is not None:
-        next(scan(spec, split), None)
+        next(scan(spec, split=split), None)
