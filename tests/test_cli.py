@@ -370,12 +370,7 @@ def test_predict_wants_a_prompt_or_a_file(tell, adapter, args):
 def test_check_passes_good_data(tell_json, tell, toy_task, tiny_model):
     args = ("check", toy_task["train"], "--test", toy_task["test"], "--model", tiny_model)
     value = tell_json(*args)
-    assert value == {
-        "examples": {"train": 24, "test": 12},
-        "refused": 0,
-        "findings": [],
-        "warnings": [],
-    }
+    assert value == {"examples": {"train": 24, "test": 12}, "refused": 0, "findings": []}
     assert tell(*args) == (0, "24 train, 12 test examples; 0 refused, 0 warnings.\n", "")
 
 
@@ -445,11 +440,16 @@ def test_columns_that_say_nothing_are_refused(tell, columns, said):
 def test_check_of_a_folder_names_what_it_leaves_out(tell, tell_json, tiny_model):
     proj = CASES / "folder" / "proj"
     args = ("check", proj, "--model", tiny_model)
-    code, out, err = tell(*args)
-    assert (code, out) == (0, "20 train examples; 0 refused, 0 warnings.\n")
-    assert "left out: test.jsonl (test)." in err
+    code, out, _ = tell(*args)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"{proj}:1: not read: test.jsonl (test) [left_out]",
+            "20 train examples; 0 refused, 1 warnings.",
+        ],
+    )
     value = tell_json(*args, "--test", proj)
-    assert (value["examples"], value["warnings"]) == ({"train": 20, "test": 10}, [])
+    assert (value["examples"], value["findings"]) == ({"train": 20, "test": 10}, [])
 
 
 def test_check_takes_a_recipe_with_all_that_it_names(
@@ -502,7 +502,7 @@ def test_plan_of_a_folder_names_what_it_leaves_out(tell_json, recipe):
     sets = ("--set", f"task={task}", "--set", "training.max_length=128")
     value = tell_json("plan", recipe, *sets)
     assert value["task_examples"] == 20
-    assert any("left out: test.jsonl (test)." in warning for warning in value["warnings"])
+    assert f"{CASES / 'folder' / 'proj'}: not read: test.jsonl (test)." in value["warnings"]
 
 
 # anchor

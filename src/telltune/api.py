@@ -36,10 +36,10 @@ from telltune.training.speed import remember, training_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from telltune.data.checks import Finding
     from telltune.data.files import Split
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.evaluation.data_check import Checked
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
     from telltune.methods.preparation import Prepared
@@ -178,7 +178,7 @@ def _ready(recipe: Recipe) -> _Ready:
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
     warnings = (
-        *left_out(named_data(recipe)),
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
         *task.warnings,
         *test_warnings(recipe),
         *(general.warnings if general else ()),
@@ -320,7 +320,7 @@ def check(
     columns: Columns | None = None,
     model: str | None = None,
     max_length: int | None = None,
-) -> Checked:
+) -> tuple[dict[str, int], list[Finding]]:
     """Look through data for what would be refused, and for what should be looked at.
 
     Args:
@@ -332,7 +332,7 @@ def check(
         max_length: Longest example in tokens. By default the recipe's, and none for paths.
 
     Returns:
-        examples by split, findings and warnings.
+        Number of examples by split, and of general data, and the findings.
 
     Raises:
         TellError: There is no such recipe, file or model.

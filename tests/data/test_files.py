@@ -40,10 +40,8 @@ def test_a_folder_gives_each_split_its_own_file() -> None:
     assert not set(train) & set(test)
     with pytest.raises(DataError, match=r"no file in the folder .* says dev \(said: test, train\)"):
         read(spec, "dev")
-    assert left_out([(spec, "train")]) == [
-        f"Not everything in the folder {PROJ} is read; left out: test.jsonl (test)."
-    ]
-    assert left_out([(spec, "train"), (spec, "test")]) == []
+    assert left_out([(spec, "train")]) == {str(PROJ): "not read: test.jsonl (test)"}
+    assert left_out([(spec, "train"), (spec, "test")]) == {}
 
 
 @pytest.mark.parametrize(
@@ -94,8 +92,8 @@ def test_names_of_which_only_some_say_a_split_are_refused(tmp_path: Path) -> Non
     assert "`split: train`" in str(error.value)
     chosen = spec.model_copy(update={"split": "train"})
     assert read(chosen) == ["train.jsonl"]
-    (told,) = left_out([(chosen, "train")])
-    assert "left out: more.jsonl, train_test.jsonl (no split); test.jsonl (test)." in told
+    (told,) = left_out([(chosen, "train")]).values()
+    assert told == "not read: more.jsonl, train_test.jsonl (no split); test.jsonl (test)"
 
 
 def test_files_of_another_split_only_are_never_trained_on(tmp_path: Path) -> None:
@@ -111,7 +109,7 @@ def test_what_is_hidden_or_no_data_is_left_out_and_named(tmp_path: Path) -> None
     metadata = ["dataset_info.json", "state.json"]
     spec = make(tmp_path, "a.jsonl", *hidden, *metadata, "old/a.jsonl", "b.xlsx", "README.md")
     assert read(spec) == ["a.jsonl"]
-    (told,) = left_out([(spec, "train")])
+    (told,) = left_out([(spec, "train")]).values()
     assert "._train.jsonl, .ipynb_checkpoints, .train.jsonl, _SUCCESS.json (hidden)" in told
     assert "b.xlsx (of no format that telltune reads)" in told
     assert "dataset_info.json, state.json (metadata)" in told
@@ -127,7 +125,7 @@ def test_a_folder_of_other_things_only_says_what_is_there(tmp_path: Path) -> Non
 
 def test_many_names_are_counted(tmp_path: Path) -> None:
     spec = make(tmp_path, "train.jsonl", *(f"test-{n}.jsonl" for n in range(30)))
-    (told,) = left_out([(spec, "train")])
+    (told,) = left_out([(spec, "train")]).values()
     assert "test-12.jsonl, ... (test, 25 more)" in told
 
 
@@ -164,7 +162,7 @@ def test_a_saved_data_set_is_read_in_its_order(tmp_path: Path, rows: datasets.Da
     assert [e.completion for e in examples[:2]] == ["neg", "pos"]
     assert examples[-1].origin.endswith("data-00002-of-00003.arrow:833")
     assert {e.source for e in examples} == {"saved"}
-    assert left_out([(spec, "train")]) == []
+    assert left_out([(spec, "train")]) == {}
 
 
 def test_a_shuffled_selection_is_read_as_it_was_saved(
@@ -187,8 +185,8 @@ def test_the_splits_of_a_saved_dictionary_are_told_apart(
         assert read(spec, split) == saved[name]["prompt"]
     asked = spec.model_copy(update={"split": "unsupervised"})
     assert read(asked) == saved["unsupervised"]["prompt"]
-    (told,) = left_out([(spec, "train"), (spec, "test")])
-    assert told.endswith("left out: validation, unsupervised (another split).")
+    (told,) = left_out([(spec, "train"), (spec, "test")]).values()
+    assert told == "not read: validation, unsupervised (another split)"
     with pytest.raises(DataError, match=r"no split for nowhere: choose among train"):
         read(spec.model_copy(update={"split": "nowhere"}))
 

@@ -122,6 +122,14 @@ def test_a_stream_is_read_no_further_than_it_is_used(tmp_path):
         next(stream)
 
 
+def test_an_error_names_the_recipe_where_a_file_alone_would_be_read_otherwise(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("ticket,team\n,billing\n")
+    spec = DataSpec(path=str(path), columns=Columns(prompt="ticket", completion="team"))
+    with pytest.raises(DataError, match=r"`tell check RECIPE` lists them all\.$"):
+        read_examples([spec])
+
+
 def test_rows_choose_examples_and_all_rows_are_checked(tmp_path):
     rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(5)]
     spec = write(tmp_path / "a.jsonl", *rows)

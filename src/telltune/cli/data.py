@@ -11,7 +11,7 @@ import typer
 from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
 from telltune.errors import RecipeError
 from telltune.recipe import columns_from_text, load_recipe
-from telltune.tables import print_json, print_table, print_warnings
+from telltune.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from telltune.data.files import Split
@@ -49,7 +49,7 @@ def check(
     if recipe is None:
         if overrides:
             raise RecipeError("--set changes the keys of a recipe, and there is none.")
-        found = checked(
+        counts, findings = checked(
             {split: paths for split, paths in splits.items() if paths},
             columns=None if columns is None else columns_from_text(columns),
             model=model or "embedded",
@@ -58,24 +58,19 @@ def check(
     else:
         if len(data) > 1 or dev or test or columns:
             raise RecipeError(f"{recipe} names its own data and columns: give it alone.")
-        found = checked(load_recipe(recipe, overrides), model=model, max_length=max_length)
-    findings = found.findings
+        counts, findings = checked(
+            load_recipe(recipe, overrides), model=model, max_length=max_length
+        )
     refused = sum(finding.refused for finding in findings)
     if as_json:
         print_json(
-            {
-                "examples": found.examples,
-                "refused": refused,
-                "findings": [asdict(f) for f in findings],
-                "warnings": found.warnings,
-            }
+            {"examples": counts, "refused": refused, "findings": [asdict(f) for f in findings]}
         )
     else:
         for group in grouped(findings):
             typer.echo(f"{group} [{group.first.kind}]")
-        counted = ", ".join(f"{n:,} {split}" for split, n in found.examples.items())
+        counted = ", ".join(f"{n:,} {split}" for split, n in counts.items())
         typer.echo(f"{counted} examples; {refused} refused, {len(findings) - refused} warnings.")
-        print_warnings(found.warnings)
     if refused:
         raise typer.Exit(1)
 

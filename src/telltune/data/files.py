@@ -67,8 +67,8 @@ def files_of(spec: DataSpec, split: Split = "train") -> list[Path] | None:
     return None if choice is None else choice.files
 
 
-def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> list[str]:
-    """Sentences that name the files of folders that none of the specs reads.
+def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> dict[str, str]:
+    """What of folders none of the specs reads: by folder, the files and why they are left out.
 
     Raises:
         DataError: As `files_of`.
@@ -80,16 +80,16 @@ def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> list[str]:
         for path, reason in choice.left_out.items():
             if path not in read and not any(file.is_relative_to(path) for file in read):
                 reasons.setdefault(spec.path, {})[path] = reason
-    return [_sentence(folder, found) for folder, found in reasons.items()]
+    return {folder: f"not read: {_listed_by_reason(found)}" for folder, found in reasons.items()}
 
 
-def _sentence(folder: str, reasons: dict[Path, str]) -> str:
+def _listed_by_reason(reasons: dict[Path, str]) -> str:
     parts = []
     for reason in dict.fromkeys(reasons.values()):
         paths = [path for path, why in reasons.items() if why == reason]
         more = len(paths) - SHOWN_FILES
         parts.append(f"{_names(paths)} ({reason}{f', {more} more' if more > 0 else ''})")
-    return f"Not everything in the folder {folder} is read; left out: {'; '.join(parts)}."
+    return "; ".join(parts)
 
 
 def suggestion(path: Path) -> str:

@@ -121,7 +121,7 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
                 f"{spec.path} holds {count} examples, and `rows` asks for {start} to {stop}."
             )
     if problems.total:
-        raise DataError(_summary(problems))
+        raise DataError(_summary(problems, specs))
 
 
 def _examples(table: _Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
@@ -214,12 +214,14 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
         ) from error
 
 
-def _summary(problems: Groups[Problem]) -> str:
+def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
     groups = list(problems)
     named = groups[:SHOWN_REASONS]
     more = problems.total - sum(group.count for group in named)
     files = {group.first.file for group in groups}
     file = files.pop() if len(files) == 1 else "FILE"
+    if any(spec != DataSpec(path=spec.path) for spec in specs):
+        file = "RECIPE"  # a file alone does not say how the recipe reads it
     count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
     return (
         f"{count} in the data: {'; '.join(map(str, named))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of
 from telltune.data.embedded import embedded_task
@@ -23,25 +23,15 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.recipe import DataSpec, ModelSpec, Recipe
 
-__all__ = ["Checked", "check_files", "check_recipe_data"]
+__all__ = ["check_files", "check_recipe_data"]
 
 GENERAL_AT_ONCE = 20_000
 # General data may be any amount. What is repeated in them could only be told from all at once.
 _NOT_OF_GENERAL: frozenset[Kind] = frozenset({"duplicate", "conflict"})
 
 
-class Checked(NamedTuple):
-    """What was found.
-
-    Attributes:
-        examples: Number of examples by split, and of general data.
-        findings: What is wrong, or should be looked at.
-        warnings: What was not looked at, in sentences.
-    """
-
-    examples: dict[str, int]
-    findings: list[Finding]
-    warnings: list[str]
+Checked: TypeAlias = tuple[dict[str, int], list[Finding]]
+"""Number of examples by split, and of general data, and the findings."""
 
 
 def check_files(
@@ -61,7 +51,7 @@ def check_files(
     groups = _read(specs, findings)
     findings += _Checks(model, max_length).of(groups)
     named = [(spec, split) for split, given in specs.items() for spec in given]
-    return Checked(_counts(groups), findings, left_out(named))
+    return _counts(groups), findings + _left_out(named)
 
 
 def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
@@ -96,7 +86,12 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
             counts["general"] += len(part)
             found = checks.of({TRAIN: part, **tested})
             findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
-    return Checked(counts, findings, left_out(named_data(recipe)))
+    return counts, findings + _left_out(named_data(recipe))
+
+
+def _left_out(named: list[tuple[DataSpec, Split]]) -> list[Finding]:
+    found = left_out(named).items()
+    return [Finding(folder, 1, told, "left_out", refused=False) for folder, told in found]
 
 
 def _counts(groups: Mapping[str, Sequence[Example]]) -> dict[str, int]:

@@ -97,7 +97,8 @@ class DataSpec(Part):
     """The split of a folder or hub data set; if not given, the one that the data are for."""
     quoting: Quoting = "auto"
     """What double quotes mean in CSV and TSV: they enclose cells (`minimal`), are ordinary
-    characters (`none`), or enclose cells and are refused where they seem to swallow rows."""
+    characters (`none`), or enclose cells and are refused where they seem to swallow rows (`auto`).
+    """
     rows: tuple[int, int] | None = None
     """Only the examples from the first number up to, not including, the second, from 0. Those of a
     hub data set are streamed, and what comes behind them is not fetched."""
