@@ -7,6 +7,8 @@ from decimal import Decimal
 from math import nan
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +122,49 @@ def test_a_stream_is_read_no_further_than_it_is_used(tmp_path):
     ]
     with pytest.raises(DataError, match=r"^4 problems in the data: .*:10: no response"):
         next(stream)
+
+
+SPELLED = [
+    "1.0",
+    "1e5",
+    "0.10",
+    "-0",
+    "12345678901234567890123",
+    "3.14159265358979323846",
+    "1E-400",
+]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_numbers_reach_examples_as_the_file_spells_them(tmp_path, name):
+    lines = [f'{{"prompt": "p", "completion": {text}}}' for text in SPELLED]
+    mark = "," if name == "a.csv" else "\t"
+    content = {
+        "a.jsonl": "\n".join(lines),
+        "a.json": f"[{','.join(lines)}]",
+    }.get(name, "\n".join(f"{p}{mark}{c}" for p, c in [("prompt", "completion"), *_pairs()]))
+    (tmp_path / name).write_text(content)
+    examples = read_examples([DataSpec(path=str(tmp_path / name))])
+    assert [example.completion for example in examples] == SPELLED
+
+
+def _pairs():
+    return [("p", text) for text in SPELLED]
+
+
+def test_values_of_parquet_reach_examples_in_their_shortest_spelling(tmp_path):
+    columns = {
+        "1.50": pa.array([Decimal("1.50")], pa.decimal128(9, 2)),
+        "0.1": pa.array([0.1], pa.float32()),
+        "1.0": pa.array([1.0]),
+        "9007199254740993": pa.array([2**53 + 1]),
+        "true": pa.array([True]),
+        "2024-02-29": pa.array([date(2024, 2, 29)]),
+    }
+    for spelled, column in columns.items():
+        pq.write_table(pa.table({"prompt": ["p"], "completion": column}), tmp_path / "a.parquet")
+        (example,) = read_examples([DataSpec(path=str(tmp_path / "a.parquet"))])
+        assert example.completion == spelled
 
 
 def test_an_error_names_the_recipe_where_a_file_alone_would_be_read_otherwise(tmp_path):
