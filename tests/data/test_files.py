@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_a_folder_gives_each_split_its_own_file() -> None:
         ("data/train/a.jsonl", "data/dev/a.jsonl", "data/test/a.jsonl"),
         ("data/train-00000-of-00001.jsonl", "data/val-0.jsonl", "data/test-00000-of-00001.jsonl"),
         ("train/a.jsonl", "dev.jsonl", "data/test.jsonl"),
+        ("trainset.jsonl", "valset.jsonl", "testdata.jsonl"),
+        ("TicketsTrain.jsonl", "TicketsDev.jsonl", "TicketsTest.jsonl"),
     ],
 )
 def test_names_of_files_and_folders_say_the_split(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -81,7 +84,13 @@ def test_shards_are_read_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_where_no_name_says_a_split_all_files_are_read(tmp_path: Path, split: str) -> None:
-    names = ["contest.jsonl", "latest.jsonl", "testimonials.jsonl", "trainer.jsonl"]
+    names = [
+        "Größtest.jsonl",
+        "contest.jsonl",
+        "latest.jsonl",
+        "testimonials.jsonl",
+        "trainer.jsonl",
+    ]
     assert read(make(tmp_path, *names), split) == names
 
 
@@ -139,6 +148,15 @@ def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None
 def test_a_split_that_no_name_says_is_refused(tmp_path: Path, split: str) -> None:
     spec = make(tmp_path, "train.jsonl", "test.jsonl").model_copy(update={"split": split})
     with pytest.raises(DataError, match="no file in the folder"):
+        read(spec)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_metadata_that_would_be_waited_for_are_refused(tmp_path: Path, name: str) -> None:
+    spec = make(tmp_path, "a.jsonl")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="not a regular file"):
         read(spec)
 
 

@@ -107,8 +107,11 @@ class _Columns:
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
             hint = "write one for each column" if missing else "quote each that holds the separator"
             return Fault(line, f"{len(cells)} cells where the header has {self._needed}: {hint}")
-        pairs = zip(self._names, cells, strict=False)
-        return Row(line, {n: c for n, c in pairs if n not in self._unnamed or c.strip()})
+        values = dict(zip(self._names, cells, strict=False))
+        for name in self._unnamed:
+            if not values.get(name, "").strip():
+                values.pop(name, None)
+        return Row(line, values)
 
 
 @dataclass
@@ -187,7 +190,7 @@ def _parsed(
         except csv.Error as error:
             yield Fault(record.line, _reason(error, record))
             continue
-        if record.is_blank:
+        if len(cells) < 2 and record.is_blank:
             continue
         if not width:
             width, spaced = len(cells), f"{separator} " in record.lines[0]

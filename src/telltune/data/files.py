@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from telltune.data.opening import check_regular
 from telltune.data.readers import DELIMITED, SUFFIXES, format_of
+from telltune.data.row import MAX_ROW_BYTES
 from telltune.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ _SPLIT_OF_WORD: dict[str, Split] = {
     "eval": "test",
     "evaluation": "test",
 }
+_WORD = re.compile(r"[^\W\d_]+")
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_SET = re.compile(r"(set|data)$")
 # What `datasets` writes beside data, in formats that data have too.
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _NO_DATA = re.compile(r"(readme|license|licence|citation)\b.*", re.IGNORECASE)
@@ -74,11 +79,12 @@ def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> dict[str, str]:
         DataError: As `files_of`.
     """
     choices = [(spec, choice) for spec, split in specs if (choice := _choice(spec, split))]
-    read = {file for _, choice in choices for file in choice.files}
+    files = {file for _, choice in choices for file in choice.files}
+    read = files.union(*(file.parents for file in files))
     reasons: dict[str, dict[Path, str]] = {}
     for spec, choice in choices:
         for path, reason in choice.left_out.items():
-            if path not in read and not any(file.is_relative_to(path) for file in read):
+            if path not in read:
                 reasons.setdefault(spec.path, {})[path] = reason
     return {folder: f"not read: {_listed_by_reason(found)}" for folder, found in reasons.items()}
 
@@ -247,6 +253,9 @@ def _saved_files(folder: Path) -> list[Path] | None:
 def _metadata(path: Path, key: str) -> list[object] | None:
     """A list in a JSON file of a folder; None where there is none."""
     try:
+        check_regular(path)
+        if path.stat().st_size > MAX_ROW_BYTES:
+            return None
         found = json.loads(path.read_bytes())[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -271,6 +280,7 @@ def _is_name(name: str) -> bool:
 
 def _split_of(name: str) -> Split | None:
     """The split that a name says, by one of its words; None where it says none, or several."""
-    words = re.split(r"[^a-z]+", name.casefold())
-    said = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
+    words = _WORD.findall(_INNER_CAPITAL.sub(" ", name))
+    known = [_SET.sub("", word.casefold()) for word in words]
+    said = {_SPLIT_OF_WORD[word] for word in known if word in _SPLIT_OF_WORD}
     return said.pop() if len(said) == 1 else None
