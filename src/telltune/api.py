@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +240,8 @@ def evaluate(
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
     metrics = tuple(metrics) or load_task(recipe).metrics
     check_metrics(metrics)
-    items = load_split(recipe, "test" if split == "test" else "dev")
+    read = ReadReport()
+    items = load_split(recipe, "test" if split == "test" else "dev", read)
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(
         folder,
@@ -260,7 +261,7 @@ def evaluate(
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
-    return evaluation
+    return replace(evaluation, warnings=evaluation.warnings + read.warnings(f"task.{split}"))
 
 
 def predict(
