@@ -158,6 +158,8 @@ def test_plan_and_fit_say_what_of_the_data_is_not_read(toy_recipe, tmp_path, wri
     assert "task.train: not read: `train_mood` (24 of 25 rows)" in text
     assert "task.train: 1 left out: " in text
     assert "task.test: not read: `test_mood` (12 of 12 rows)" in text
+    evaluation = telltune.evaluate(tmp_path / "run", progress=False)
+    assert any("`test_mood` (12 of 12 rows)" in warning for warning in evaluation.warnings)
 
 
 def test_check_lists_what_is_not_read(tmp_path, write_jsonl):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.examples import Example
 from telltune.data.files import left_out
+from telltune.data.report import ReadReport
 from telltune.data.task import load_general, load_split, load_task, named_data, test_warnings
 from telltune.errors import RecipeError
 from telltune.evaluation.data_check import check_files, check_recipe_data
@@ -245,7 +246,8 @@ def evaluate(
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
     metrics = tuple(metrics) or load_task(recipe).metrics
     check_metrics(metrics)
-    items = load_split(recipe, "test" if split == "test" else "dev")
+    read = ReadReport()
+    items = load_split(recipe, "test" if split == "test" else "dev", read)
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(
         folder,
@@ -265,7 +267,7 @@ def evaluate(
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
-    return evaluation
+    return replace(evaluation, warnings=evaluation.warnings + read.warnings(f"task.{split}"))
 
 
 def predict(

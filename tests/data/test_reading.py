@@ -17,6 +17,7 @@ from telltune.data.examples import Example, Problem
 from telltune.data.files import files_of
 from telltune.data.reading import read_examples, scan, stream_examples
 from telltune.data.report import ReadReport
+from telltune.data.schemas import SCHEMAS
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -345,6 +346,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+keys = {key for schema in SCHEMAS for key in schema.keys}
+keys |= {"history", "choices", "options", "context", "tools", "weight", "thinking", "images"}
 turns = st.lists(
     st.dictionaries(
         st.sampled_from(["role", "content", "from", "value"]),
@@ -358,29 +361,7 @@ turns = st.lists(
 @given(
     rows=st.lists(
         st.dictionaries(
-            st.sampled_from(
-                [
-                    "prompt",
-                    "completion",
-                    "instruction",
-                    "output",
-                    "history",
-                    "messages",
-                    "input",
-                    "question",
-                    "answer",
-                    "choices",
-                    "options",
-                    "text",
-                    "label",
-                    "tools",
-                    "weight",
-                    "context",
-                    "answers",
-                    "thinking",
-                    "images",
-                ]
-            ),
+            st.sampled_from(sorted(keys)),
             json_values | turns,
         )
     )

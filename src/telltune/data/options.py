@@ -65,7 +65,7 @@ class Options:
         text = text.strip()
         numbered = is_number(answer) and self.labels[0] == "A"
         fitting = set() if numbered else set(self._named(text))
-        if not fitting and re.fullmatch(r"\d+(\.0)?", text):
+        if not fitting and re.fullmatch(r"[0-9]{1,3}(\.0)?", text):
             fitting = {int(float(text))}
         if len(fitting) == 1 and max(fitting) < len(self.texts):
             return self.labels[fitting.pop()]

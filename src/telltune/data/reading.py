@@ -30,7 +30,8 @@ SHOWN_REASONS = 5
 
 # The hub's usual names.
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
-_INTEGER = re.compile(r"-?\d+")
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+
 
 Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
 

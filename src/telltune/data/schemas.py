@@ -213,7 +213,7 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
     ]
     answers = _answer(fields, answer_key, asked)
     answer = answers[-1]
-    options = read_options(fields, lettered_columns=not pair)
+    options = read_options(fields, lettered_columns=prompt_keys == ("question",))
     if options is not None:
         there = options.stand_in("\n".join(parts))
         if not there:
