@@ -10,7 +10,6 @@ import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
 from telltune.errors import RecipeError
-from telltune.recipe import columns_from_text, load_recipe
 from telltune.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ def check(
     """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused."""
     from telltune.api import check as checked
     from telltune.data.checks import grouped
+    from telltune.recipe import columns_from_text, load_recipe
 
     splits: dict[Split, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
     recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
@@ -83,6 +83,8 @@ def anchor(
     as_json: AsJson = False,
 ) -> None:
     """Let the model propose anchors, and rank them by held-out loss before any training."""
+    from telltune.recipe import load_recipe
+
     loaded = load_recipe(recipe, overrides)
     from telltune.api import anchor as ranked
 
