@@ -139,3 +139,37 @@ def test_methods_that_train_nothing_are_not_fitted(toy_recipe, tmp_path):
     with pytest.raises(RecipeError, match="trains nothing"):
         telltune.plan(toy_recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_plan_and_fit_say_what_of_the_data_is_not_read(toy_recipe, tmp_path, write_jsonl):
+    for split, path in dict(toy_recipe["task"]).items():
+        rows = [json.loads(line) for line in open(path)]  # noqa: PTH123, SIM115
+        extra = [row | {f"{split}_mood": "x"} for row in rows]
+        if split == "train":
+            extra.append(rows[0] | {"weight": 0})
+        toy_recipe["task"][split] = str(write_jsonl(tmp_path / f"{split}.jsonl", extra))
+    said = []
+    toy_recipe["mixture"]["passes"] = 1
+    telltune.fit(toy_recipe, tmp_path / "run", progress=False, on_plan=said.append)
+    (plan,) = said
+    warnings = telltune.plan(toy_recipe, measure=False)["warnings"]
+    assert plan["warnings"] == warnings
+    text = "\n".join(warnings)
+    assert "task.train: not read: `train_mood` (24 of 25 rows)" in text
+    assert "task.train: 1 left out: " in text
+    assert "task.test: not read: `test_mood` (12 of 12 rows)" in text
+    evaluation = telltune.evaluate(tmp_path / "run", progress=False)
+    assert any("`test_mood` (12 of 12 rows)" in warning for warning in evaluation.warnings)
+
+
+def test_check_lists_what_is_not_read(tmp_path, write_jsonl):
+    rows = [{"prompt": f"p{n}", "completion": "c", "mood": "x", "id": n} for n in range(3)]
+    rows.append({"prompt": "bad", "completion": "c", "label": False})
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    counts, findings = telltune.check({"train": [str(path)]})
+    assert counts == {"train": 3}
+    assert [(finding.kind, finding.line, finding.refused) for finding in findings] == [
+        ("unread", 1, False),
+        ("unread", 1, False),
+        ("left_out", 4, False),
+    ]

@@ -153,9 +153,9 @@ def test_predict_file_that_is_missing_empty_or_has_no_prompt(
     assert missing == f"no file {tmp_path / 'no.jsonl'}: check the path."
     empty = write_jsonl(tmp_path / "empty.jsonl", [])
     assert "nothing to answer" in refused("predict", tiny_adapter, "--file", empty, "--out", out)
-    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "a"}, {"text": "b"}])
+    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "a"}, {"body": "b"}])
     message = refused("predict", tiny_adapter, "--file", other, "--out", out)
-    assert message.startswith(f"{other}:2: the keys `text` fit no schema")
+    assert message.startswith(f"{other}:2: the keys `body` fit no schema")
     assert not out.exists()
 
 
@@ -325,9 +325,11 @@ def test_out_that_is_a_file(refused, tmp_path, toy_recipe):
 
 
 def test_files_that_cannot_be_written(refused, tiny_adapter, tmp_path, write_jsonl):
-    folder = tmp_path / "folder"
+    folder = tmp_path / "folder.jsonl"
     folder.mkdir()
     file = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    message = refused("predict", tiny_adapter, "--file", file, "--out", tmp_path / "out.txt")
+    assert message.startswith(f"{tmp_path / 'out.txt'}: rows cannot be written in this format")
     message = refused("predict", tiny_adapter, "--file", file, "--out", folder)
     assert message.startswith(f"{folder}: cannot be written to")
     message = refused("evaluate", tiny_adapter, "--max-items", 1, "--predictions", folder)

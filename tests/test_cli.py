@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import yaml
 
 from telltune.cli import main
+from telltune.data.readers import read_rows
 
+CASES = Path(__file__).parent / "cases"
 VERBS = (
     *("plan", "fit", "evaluate", "predict", "check", "anchor", "compare"),
     "verify",
@@ -294,6 +297,42 @@ def test_predict_prints_rows_where_no_file_is_given(tell, tell_json, adapter, tm
     assert value["predictions"] == [row["prediction"] for row in rows]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_predict_writes_the_format_that_the_name_says(
+    tell_json, adapter, tmp_path, write_jsonl, suffix
+):
+    file = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "item, 1", "n": 7}, {"prompt": "b"}])
+    out = tmp_path / f"out{suffix}"
+    answers = tell_json("predict", adapter, "--file", file)["predictions"]
+    tell_json("predict", adapter, "--file", file, "--out", out)
+    rows = [row.values for row in read_rows(out)]
+    assert [(row["prompt"], row["prediction"] or "") for row in rows] == [
+        ("item, 1", answers[0]),
+        ("b", answers[1]),
+    ]
+    assert rows[0]["n"] == "7"
+
+
+def test_predict_reads_a_file_by_the_columns_of_the_adapter_or_of_the_command(
+    tell_json, tell, adapter, tmp_path
+):
+    named = tmp_path / "named"
+    shutil.copytree(adapter, named)
+    record = json.loads((named / "tell.json").read_text())
+    record["recipe"]["task"]["train"][0]["columns"] = {"prompt": "text", "completion": "team"}
+    (named / "tell.json").write_text(json.dumps(record))
+    new = CASES / "columns" / "new.csv"
+    told = tell_json("predict", named, "--file", new)["predictions"]
+    given = tell_json("predict", adapter, "--file", new, "--columns", "prompt=text")["predictions"]
+    alone = tell_json("predict", adapter, "parcel 30 late")["prediction"]
+    assert told == given == [alone]
+    other = tmp_path / "other.csv"
+    other.write_text("ticket\n" + "parcel\n" * 60)
+    code, _, err = tell("predict", named, "--file", other)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {other}:2: no column `text`, which the recipe names")
+
+
 def test_predict_answers_conversations(tell_json, adapter, tmp_path, write_jsonl):
     asked = {"messages": [{"role": "user", "content": "item 3 is round"}]}
     answered = {"messages": [*asked["messages"], {"role": "assistant", "content": "ball"}]}
@@ -332,7 +371,7 @@ def test_check_passes_good_data(tell_json, tell, toy_task, tiny_model):
     args = ("check", toy_task["train"], "--test", toy_task["test"], "--model", tiny_model)
     value = tell_json(*args)
     assert value == {"examples": {"train": 24, "test": 12}, "refused": 0, "findings": []}
-    assert tell(*args)[:2] == (0, "24 train, 12 test examples; 0 refused, 0 warnings.\n")
+    assert tell(*args) == (0, "24 train, 12 test examples; 0 refused, 0 warnings.\n", "")
 
 
 def test_check_exits_with_1_and_names_file_line_and_reason(
@@ -359,7 +398,7 @@ def test_check_exits_with_1_and_names_file_line_and_reason(
     assert (code, err) == (1, "")
     lines = out.splitlines()
     assert f"{train}:3: no response: key `completion` is missing [malformed]" in lines
-    assert f"{train}:1: same prompt as {test}:1 [leak_exact]" in lines
+    assert f"{train}:1: same prompt as {test}:1 (and 1 more, at line 2) [leak_exact]" in lines
     assert lines[-1] == "3 train, 1 test examples; 4 refused, 1 warnings."
 
 
@@ -368,6 +407,102 @@ def test_warnings_alone_exit_with_0(tell_json, tmp_path, tiny_model, write_jsonl
     train = write_jsonl(tmp_path / "train.jsonl", [good, good])
     value = tell_json("check", train, "--model", tiny_model)
     assert (value["refused"], [f["kind"] for f in value["findings"]]) == (0, ["duplicate"])
+
+
+def test_check_takes_columns(tell, tell_json, tiny_model):
+    args = ("check", CASES / "columns" / "t.csv", "--model", tiny_model)
+    code, out, _ = tell(*args)
+    assert code == 1
+    first, last = out.splitlines()  # one line for all that fails for one reason
+    assert first.startswith(f"{args[1]}:2: the keys `text`, `team` fit no schema")
+    assert "19 more" in first
+    assert last == "0 train examples; 20 refused, 0 warnings."
+    value = tell_json(*args, "--columns", "prompt=text,completion=team")
+    assert (value["examples"], value["refused"]) == ({"train": 20}, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("text", "write it as prompt=text,completion=team."),
+        ("prompt=text,", "write it as prompt=text,completion=team."),
+        ("prompt=text", "`completion` is missing."),
+        ("promt=text,completion=team", "did you mean `prompt`?"),
+    ],
+)
+def test_columns_that_say_nothing_are_refused(tell, columns, said):
+    code, _, err = tell("check", CASES / "columns" / "t.csv", "--columns", columns)
+    assert code == 2
+    assert err.startswith(f"error: --columns {columns}: ")
+    assert said in err
+
+
+def test_check_of_a_folder_names_what_it_leaves_out(tell, tell_json, tiny_model):
+    proj = CASES / "folder" / "proj"
+    args = ("check", proj, "--model", tiny_model)
+    code, out, _ = tell(*args)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"{proj}:1: not read: test.jsonl (test) [left_out]",
+            "20 train examples; 0 refused, 1 warnings.",
+        ],
+    )
+    value = tell_json(*args, "--test", proj)
+    assert (value["examples"], value["findings"]) == ({"train": 20, "test": 10}, [])
+
+
+def test_check_takes_a_recipe_with_all_that_it_names(
+    tell, tell_json, tmp_path, tiny_model, write_jsonl
+):
+    general = [{"prompt": f"question {n}", "completion": "a" * n} for n in range(1, 9)]
+    test = [{"text": "question 3", "team": "x"}, {"text": "parcel 3 late", "team": "y"}]
+    write_jsonl(tmp_path / "general.jsonl", [*general, general[0], {"prompt": "no answer"}])
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "not of the stretch", "team": "z"}, *test])
+    shutil.copy(CASES / "columns" / "t.csv", tmp_path)
+    named = {"columns": {"prompt": "text", "completion": "team"}}
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "model": str(tiny_model),
+                "task": {
+                    "train": {"path": "t.csv", **named},
+                    "test": {"path": "test.jsonl", "rows": [1, 3], **named},
+                },
+                "general": "general.jsonl",
+            }
+        )
+    )
+    value = tell_json("check", recipe, code=1)
+    assert value["examples"] == {"train": 20, "test": 2, "general": 9}
+    found = {
+        (Path(f["file"]).name, f["line"], f["kind"]) for f in value["findings"] if f["refused"]
+    }
+    assert found == {
+        ("t.csv", 5, "leak_exact"),
+        ("general.jsonl", 3, "leak_exact"),
+        ("general.jsonl", 10, "malformed"),
+    }
+    assert "duplicate" not in {f["kind"] for f in value["findings"]}
+    shorter = tell_json("check", recipe, "--set", "training.max_length=12", code=1)
+    assert "over_long" in {f["kind"] for f in shorter["findings"]}
+    code, _, err = tell("check", recipe, "--test", tmp_path / "test.jsonl")
+    assert (code, err) == (2, f"error: {recipe} names its own data and columns: give it alone.\n")
+
+
+def test_check_takes_a_recipe_of_an_embedded_task(tell_json, tmp_path, tiny_model):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump({"model": str(tiny_model), "task": "answer_kind"}))
+    assert tell_json("check", recipe)["examples"] == {"train": 1255, "dev": 150, "test": 300}
+
+
+def test_plan_of_a_folder_names_what_it_leaves_out(tell_json, recipe):
+    task = {"train": str(CASES / "folder" / "proj")}
+    sets = ("--set", f"task={task}", "--set", "training.max_length=128")
+    value = tell_json("plan", recipe, *sets)
+    assert value["task_examples"] == 20
+    assert f"{CASES / 'folder' / 'proj'}: not read: test.jsonl (test)." in value["warnings"]
 
 
 # anchor

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.checks import check_examples, finding_of
-from telltune.data.encoding import Encoder, control_tokens
-from telltune.data.examples import Example, Problem
-from telltune.data.reading import scan
-from telltune.data.task import load_general, load_split, load_task
+from telltune.data.examples import Example
+from telltune.data.files import left_out
+from telltune.data.report import ReadReport
+from telltune.data.task import load_general, load_split, load_task, named_data, test_warnings
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.answer_warnings import answer_warnings, warnings_before_training
+from telltune.evaluation.data_check import check_files, check_recipe_data
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import (
@@ -34,7 +35,7 @@ from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
-from telltune.models import compute_dtype, load_base, load_tokenizer
+from telltune.models import compute_dtype, load_base
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.adapter import LOG
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.data.checks import Finding
+    from telltune.data.files import Split
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
     from telltune.models import ModelShape
-    from telltune.recipe import Recipe
+    from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
     from telltune.study.summary import Summary
@@ -219,6 +221,10 @@ def _ready(recipe: Recipe) -> _Ready:
     seconds = time.perf_counter() - began
     answers = task_answers(recipe, task)
     warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *test_warnings(recipe),
+        *(general.warnings if general else ()),
         *warnings_before(prepared),
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )
@@ -302,7 +308,8 @@ def evaluate(
         told = f"the metrics and warnings follow from the {split} items alone"
         unread = (f"the training data cannot be read, so {told}: {error}",)
     check_metrics(metrics or (answers.metrics if answers else ()))
-    items = load_split(recipe, "test" if split == "test" else "dev")
+    read = ReadReport()
+    items = load_split(recipe, "test" if split == "test" else "dev", read)
     items = items[: max_items or recipe.evaluation.max_items]
     with phase("loading the model", shown=progress):
         predictor = load_predictor(
@@ -324,7 +331,8 @@ def evaluate(
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
-    return replace(evaluation, warnings=(*unread, *evaluation.warnings))
+    warnings = (*unread, *evaluation.warnings, *read.warnings(f"task.{split}"))
+    return replace(evaluation, warnings=warnings)
 
 
 def predict(
@@ -375,44 +383,41 @@ def verify(adapter: str | Path) -> Verification:
 
 
 def check(
-    files: dict[str, list[str]], *, model: str | None = None, max_length: int | None = None
+    data: Recipe | str | Path | Mapping[Split, Sequence[str]],
+    *,
+    columns: Columns | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
 ) -> tuple[dict[str, int], list[Finding]]:
     """Look through data for what would be refused, and for what should be looked at.
 
     Args:
-        files: Paths by split; `train` is held against every other split.
-        model: Whose tokenizer to count tokens and know control tokens with; None for neither.
-        max_length: Longest example in tokens.
+        data: A recipe or its file, for all that it names, or paths by split. `train`, and a
+            recipe's general data, are held against every other split.
+        columns: Which columns of the files hold what; a recipe says it for itself.
+        model: Whose tokenizer to count tokens and know control tokens with. By default the
+            recipe's, and none for paths.
+        max_length: Longest example in tokens. By default the recipe's, and none for paths.
 
     Returns:
-        Examples by split, and the findings.
+        Number of examples by split, and of general data, and the findings.
+
+    Raises:
+        TellError: There is no such recipe, file or model.
     """
-    findings: list[Finding] = []
-    groups: dict[str, list[Example]] = {}
-    for split, paths in files.items():
-        groups[split] = []
-        for path in paths:
-            for item in scan(DataSpec(path=path)):
-                if isinstance(item, Problem):
-                    findings.append(finding_of(item))
-                else:
-                    groups[split].append(item)
-    count_tokens, controls = None, []
-    if model is not None:
-        tokenizer = load_tokenizer(ModelSpec(name=model))
-        encoder, controls = Encoder(tokenizer), control_tokens(tokenizer)
-        count_tokens = _counter(encoder, [e for group in groups.values() for e in group])
-    findings += check_examples(
-        groups, control_tokens=controls, count_tokens=count_tokens, max_length=max_length
+    if isinstance(data, Mapping):
+        specs: dict[Split, list[DataSpec]] = {
+            split: [DataSpec(path=path, columns=columns) for path in paths]
+            for split, paths in data.items()
+        }
+        of_model = None if model is None else ModelSpec(name=model)
+        return check_files(specs, model=of_model, max_length=max_length)
+    recipe = as_recipe(data)
+    return check_recipe_data(
+        recipe,
+        model=recipe.model if model is None else ModelSpec(name=model),
+        max_length=max_length or recipe.training.max_length,
     )
-    return {split: len(group) for split, group in groups.items()}, findings
-
-
-def _counter(encoder: Encoder, examples: list[Example]) -> Any:
-    """Tokens of an example, all counted in one batch, which is many times quicker."""
-    lengths = encoder.encode(examples).lengths
-    by_identity = {id(e): int(n) for e, n in zip(examples, lengths, strict=True)}
-    return lambda example: by_identity[id(example)]
 
 
 def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> Ranking:

@@ -1,6 +1,6 @@
 import pytest
 
-from telltune.data.checks import Finding, check_examples, finding_of
+from telltune.data.checks import Finding, Groups, check_examples, finding_of, grouped
 from telltune.data.examples import Example, Message, Problem
 
 LONG = " ".join(f"word{n}" for n in range(80))
@@ -121,3 +121,27 @@ def test_findings_come_by_group_and_line():
     findings = check_examples({"train": train, "test": [example("q", "", "a:5")]})
     places = [(finding.file, finding.line) for finding in findings]
     assert places == [("a", 1), ("a", 1), ("a", 9), ("b", 2), ("b", 2), ("a", 5)]
+
+
+def test_one_reason_is_one_line_with_a_count_and_the_first_places():
+    problems = [Problem("a.jsonl", line, "no response") for line in range(3, 12)]
+    problems.insert(1, Problem("a.jsonl", 4, "not JSON"))
+    response, json = grouped(problems)
+    assert str(response) == "a.jsonl:3: no response (and 8 more, at lines 4, 5, 6, 7, 8, ...)"
+    assert str(json) == "a.jsonl:4: not JSON"
+    assert (response.count, json.count) == (9, 1)
+
+
+def test_numbers_make_no_other_reason_and_names_do():
+    lengths = [Problem("a", line, f"{line}00 tokens, and 2,048 are allowed") for line in (1, 2)]
+    (group,) = grouped([*lengths, Problem("b", 7, "3.5 tokens, and 9 are allowed")])
+    assert str(group) == "a:1: 100 tokens, and 2,048 are allowed (and 2 more, at lines 2, b:7)"
+    named = [Problem("a", 1, f"key `{key}` is empty") for key in ("label1", "label2", "1", "2")]
+    assert len(grouped(named)) == 4
+
+
+def test_any_number_of_reasons_is_counted_in_bounded_memory():
+    groups = Groups()
+    for number in range(3000):
+        groups.add(Problem("a", number, f"key `k{number}` is empty"))
+    assert (groups.total, len(list(groups))) == (3000, 1000)

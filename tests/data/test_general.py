@@ -52,13 +52,13 @@ def reads(monkeypatch):
     """The data sets that were read; all files are taken to have been left alone for long."""
     monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
     found = []
-    scan = general._scan
+    scan = general.scan_general
 
-    def counting(spec):
+    def counting(spec, report=None):
         found.append(spec.path)
-        return scan(spec)
+        return scan(spec, report)
 
-    monkeypatch.setattr(general, "_scan", counting)
+    monkeypatch.setattr(general, "scan_general", counting)
     return found
 
 
@@ -220,3 +220,12 @@ def test_memory_does_not_grow_with_the_number_of_examples(
         assert len(encoded) == count
         peaks.append(peak)
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_what_is_not_read_is_told_again_from_memory(tmp_path, write_jsonl, reads):
+    path = write_jsonl(tmp_path / "g.jsonl", [row | {"mood": "x"} for row in rows(range(3))])
+    first, again = data(path), data(path)
+    (warning,) = first.warnings
+    assert warning.startswith("general: not read: `mood` (3 of 3 rows); ")
+    assert again.warnings == first.warnings
+    assert len(reads) == 1

@@ -1,14 +1,19 @@
-"""Parquet: every type that a table may have, and no more memory than its rows take one by one."""
+"""Every type that a Parquet or Arrow table may have, in no more memory than its rows take."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from telltune.data import parquet
 from telltune.data.examples import Problem
@@ -18,22 +23,46 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]
-COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
-    "text": (pa.string(), ["a", None, "þ"]),
-    "large": (pa.large_string(), ["a", None, "þ"]),
-    "view": (pa.string_view(), ["a", None, "þ"]),
-    "binary": (pa.binary(), [b"\xff", None, b""]),
-    "dictionary": (pa.dictionary(pa.int8(), pa.string()), ["a", "a", None]),
-    "number": (pa.int64(), [1, None, 2**60]),
-    "decimal": (pa.decimal128(30, 2), [decimal.Decimal("1.50"), None, decimal.Decimal(-2)]),
-    "day": (pa.date32(), [datetime.date(2024, 2, 29), None, datetime.date(1, 1, 1)]),
+COLUMNS: dict[str, tuple[pa.DataType, list[Any], list[Any]]] = {
+    "text": (pa.string(), ["a", None, "þ"], ["a", None, "þ"]),
+    "large": (pa.large_string(), ["a", None, "þ"], ["a", None, "þ"]),
+    "view": (pa.string_view(), ["a", None, "þ"], ["a", None, "þ"]),
+    "binary": (pa.binary(), [b"\xff", None, b""], [b"\xff", None, b""]),
+    "dictionary": (pa.dictionary(pa.int8(), pa.string()), ["a", "a", None], ["a", "a", None]),
+    "number": (pa.int64(), [1, None, 2**60], ["1", None, str(2**60)]),
+    "unsigned": (pa.uint64(), [0, None, 2**64 - 1], ["0", None, str(2**64 - 1)]),
+    "float": (pa.float64(), [1.0, None, 0.1], ["1.0", None, "0.1"]),
+    "short float": (pa.float32(), [1.0, math.nan, 0.1], ["1.0", None, "0.1"]),
+    "half float": (pa.float16(), [1.0, None, 0.1], ["1.0", None, "0.1"]),
+    "decimal": (
+        pa.decimal128(30, 2),
+        [decimal.Decimal("1.50"), None, decimal.Decimal(-2)],
+        ["1.50", None, "-2.00"],
+    ),
+    "truth": (pa.bool_(), [True, None, False], [True, None, False]),
+    "day": (
+        pa.date32(),
+        [datetime.date(2024, 2, 29), None, datetime.date(1, 1, 1)],
+        ["2024-02-29", None, "0001-01-01"],
+    ),
+    "time": (
+        pa.timestamp("ms"),
+        [datetime.datetime(2024, 2, 29, 12, 30), None, datetime.datetime(1970, 1, 1)],
+        ["2024-02-29T12:30:00", None, "1970-01-01T00:00:00"],
+    ),
     "turns": (
         pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
         [TURNS, None, []],
+        [TURNS, None, []],
     ),
-    "lists": (pa.list_(pa.list_(pa.large_string())), [[["a"], None], [], None]),
-    "map": (pa.map_(pa.string(), pa.string()), [[("k", "v")], None, []]),
-    "nulls": (pa.null(), [None, None, None]),
+    "lists": (
+        pa.list_(pa.list_(pa.large_string())),
+        [[["a"], None], [], None],
+        [[["a"], None], [], None],
+    ),
+    "numbers": (pa.list_(pa.int8()), [[1, 2], None, []], [["1", "2"], None, []]),
+    "map": (pa.map_(pa.string(), pa.string()), [[("k", "v")], None, []], [[("k", "v")], None, []]),
+    "nulls": (pa.null(), [None, None, None], [None, None, None]),
 }
 
 
@@ -42,13 +71,88 @@ def write(path: Path, table: pa.Table, **options: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stored", [True, False], ids=["arrow's types", "parquet's types"])
+def write_arrow(path: Path, table: pa.Table, *, stream: bool = True, rows: int = 1000) -> Path:
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+    return path
+
+
+@pytest.mark.parametrize("form", ["arrow's types", "parquet's types", "stream", "file"])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_every_type_is_read_as_it_was_written(tmp_path: Path, name: str, stored: bool) -> None:
-    kind, values = COLUMNS[name]
+def test_every_type_is_read_as_text_that_spells_it(tmp_path: Path, name: str, form: str) -> None:
+    kind, values, spelled = COLUMNS[name]
+    # NumPy's, since Python has no float of 16 bits.
+    if name == "half float":
+        values = [None if value is None else np.float16(value) for value in values]
     table = pa.table({"x": pa.array(values, kind), "n": [1, 2, 3]})
-    path = write(tmp_path / "a.parquet", table, store_schema=stored)
-    assert [row.values["x"] for row in read_rows(path) if isinstance(row, Row)] == values
+    if form in ("stream", "file"):
+        path = write_arrow(tmp_path / "a.arrow", table, stream=form == "stream")
+    else:
+        path = write(tmp_path / "a.parquet", table, store_schema=form == "arrow's types")
+    assert [row.values["x"] for row in read_rows(path) if isinstance(row, Row)] == spelled
+
+
+@settings(max_examples=100)
+@given(number=st.floats(allow_nan=False) | st.floats(width=32, allow_nan=False))
+def test_a_float_is_read_as_text_that_gives_the_same_float(tmp_path: Path, number: float) -> None:
+    for kind in (pa.float64(), pa.float32()):
+        stored = pa.array([number], kind, safe=False)
+        path = write(tmp_path / "a.parquet", pa.table({"x": stored}))
+        [row] = read_rows(path)
+        assert isinstance(row, Row)
+        assert pa.array([float(str(row.values["x"]))], kind) == stored
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_classes_are_read_by_their_names(tmp_path: Path, suffix: str) -> None:
+    names = {"info": {"features": {"y": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}}
+    table = pa.table({"y": [1, 0, -1, 2, None]}).replace_schema_metadata(
+        {"huggingface": json.dumps(names)}
+    )
+    write_here = write if suffix == ".parquet" else write_arrow
+    path = write_here(tmp_path / f"a{suffix}", table)
+    read = [row.values["y"] for row in read_rows(path) if isinstance(row, Row)]
+    assert read == ["pos", "neg", None, "2", None]
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["x", "x"])
+    for path in (write(tmp_path / "a.parquet", table), write_arrow(tmp_path / "a.arrow", table)):
+        [problem] = read_rows(path)
+        assert isinstance(problem, Problem)
+        assert "the column `x` stands twice" in problem.reason
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_bytes_that_were_changed_give_only_rows_and_problems(
+    tmp_path: Path, stream: bool
+) -> None:
+    table = pa.table({"x": ["a", None, "long " * 9], "y": [[["b"], []], None, [["c", "d"]]]})
+    whole = write_arrow(tmp_path / "a.arrow", table, stream=stream).read_bytes()
+    path = tmp_path / "b.arrow"
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        for found in read_rows(path):
+            assert isinstance(found, Row | Problem)
+
+
+def test_arrow_rows_are_numbered_over_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 2)
+    path = write_arrow(tmp_path / "a.arrow", pa.table({"a": list("abcdefg")}), rows=3)
+    assert list(read_rows(path)) == [Row(i, {"a": a}) for i, a in enumerate("abcdefg", start=1)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_arrow_texts_are_written_out_only_as_far_as_they_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_ROW_BYTES", 1000)
+    texts = ["a" * 300] * 5 + ["c" * 1001, "b" * 900]
+    path = write_arrow(tmp_path / "a.arrow", pa.table({"x": pa.array(texts, kind)}))
+    rows = list(read_rows(path))
+    assert [isinstance(row, Row) for row in rows] == [len(text) <= 1000 for text in texts]
 
 
 def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data import json_document, readers
+from telltune.data import json_document, row
 from telltune.data.examples import Problem
 from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
 from telltune.errors import DataError
@@ -61,6 +61,9 @@ def test_json_line_that_is_no_object_is_a_problem(tmp_path, line):
 def test_numbers_keep_their_spelling_and_nan_is_missing(tmp_path):
     (row,) = rows_of(tmp_path / "a.jsonl", '{"a": 1.50, "b": 12345678901234567890, "c": NaN}')
     assert row.values == {"a": "1.50", "b": "12345678901234567890", "c": None}
+    spelled = '{"a": -0, "b": 1e5, "c": 1E+400, "d": 0.10, "e": -Infinity, "f": [1.0]}'
+    (row,) = rows_of(tmp_path / "a.jsonl", spelled)
+    assert list(row.values.values()) == ["-0", "1e5", "1E+400", "0.10", "-Infinity", ["1.0"]]
 
 
 def test_number_of_ten_thousand_digits_is_text_like_any_other(tmp_path):
@@ -75,7 +78,7 @@ def test_deep_nesting_is_a_problem_not_a_crash(tmp_path, name):
 
 
 def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(row, "MAX_ROW_BYTES", 100)
     rows = rows_of(tmp_path / "a.jsonl", '{"a": "' + "x" * 1000 + '"}\n{"a": "y"}\n')
     assert isinstance(rows[0], Problem)
     assert "split it" in rows[0].reason
@@ -84,7 +87,7 @@ def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch)
 
 def test_line_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
     line = '{"a": "x"}\n'
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", len(line))
+    monkeypatch.setattr(row, "MAX_ROW_BYTES", len(line))
     assert rows_of(tmp_path / "a.jsonl", line * 2) == [Row(1, {"a": "x"}), Row(2, {"a": "x"})]
 
 
@@ -132,51 +135,6 @@ def test_json_row_over_the_longest_length_is_a_problem_and_not_held(tmp_path, mo
 @pytest.mark.parametrize("document", ["", " \n", "[]", '{"data": []}'])
 def test_empty_json_document_has_no_rows(tmp_path, document):
     assert rows_of(tmp_path / "a.json", document) == []
-
-
-def test_csv_rows_of_many_lines_carry_the_line_they_begin_on(tmp_path):
-    rows = rows_of(tmp_path / "a.csv", 'p,c\n"one\ntwo","say ""hi"", twice"\n\nthree,four\n')
-    assert rows == [
-        Row(2, {"p": "one\ntwo", "c": 'say "hi", twice'}),
-        Row(5, {"p": "three", "c": "four"}),
-    ]
-
-
-def test_csv_with_semicolons_is_read_as_excel_writes_it(tmp_path):
-    assert rows_of(tmp_path / "a.csv", "p;c\n1,5;x\n") == [Row(2, {"p": "1,5", "c": "x"})]
-
-
-def test_csv_cell_may_be_longer_than_the_csv_module_allows_by_default(tmp_path):
-    (row,) = rows_of(tmp_path / "a.csv", "p,c\n" + "x" * 300_000 + ",y\n")
-    assert len(row.values["p"]) == 300_000
-
-
-@pytest.mark.parametrize("record", ["one", "one,two,three"])
-def test_csv_row_with_another_number_of_cells_is_a_problem(tmp_path, record):
-    problem, row = rows_of(tmp_path / "a.csv", f"p,c\n{record}\na,b\n")
-    assert (problem.line, row.line) == (2, 3)
-    assert "cells where the header has 2" in problem.reason
-
-
-def test_csv_quote_that_never_closes_is_a_problem_at_its_row(tmp_path):
-    row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\nx,"y\nz,w\n')
-    assert row == Row(2, {"p": "a", "c": "b"})
-    assert problem.line == 3
-    assert "quoted wrongly" in problem.reason
-
-
-def test_csv_record_over_the_longest_length_ends_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
-    # Each line closes a cell and opens the next: no cell is long, and the record never ends.
-    row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\n"x' + '\n","' * 1000)
-    assert row == Row(2, {"p": "a", "c": "b"})
-    assert problem.line == 3
-    assert "close a quote that stays open" in problem.reason
-
-
-def test_csv_header_that_names_a_column_twice_is_a_problem(tmp_path):
-    (problem,) = rows_of(tmp_path / "a.csv", "p,p\na,b\n")
-    assert "`p` twice" in problem.reason
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
@@ -228,14 +186,20 @@ def test_format_and_stem_come_from_the_name(tmp_path):
     paths = [tmp_path / name for name in names]
     assert [format_of(path) for path in paths] == [".jsonl", ".csv", None, None, None]
     assert [stem_of(path) for path in paths[:2]] == ["a.b", "a"]
+    assert stem_of(tmp_path / "train-00000-of-00005.parquet") == "train"
+    assert stem_of(tmp_path / "saved" / "data-00000-of-00001.arrow") == "saved"
 
 
 def written(table, suffix):
     stream = io.StringIO()
     records = [{"p": p, "c": c} for p, c in table]
-    if suffix == ".parquet":
-        packed = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(records), packed)
+    if suffix in (".parquet", ".arrow"):
+        packed, arrow = io.BytesIO(), pa.Table.from_pylist(records)
+        if suffix == ".parquet":
+            pq.write_table(arrow, packed)
+        else:
+            with pa.ipc.new_stream(packed, arrow.schema) as writer:
+                writer.write_table(arrow, max_chunksize=2)
         return packed.getvalue()
     if suffix in (".csv", ".tsv"):
         writer = csv.writer(
@@ -253,7 +217,10 @@ def written(table, suffix):
 @on_files
 @given(table=tables)
 def test_any_text_survives_the_round_trip(tmp_path, suffix, table):
-    rows = rows_of(tmp_path / f"a{suffix}", written(table, suffix))
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(written(table, suffix))
+    # That all cells are quoted is known here, and with it that lines which look like rows are none.
+    rows = list(read_rows(path, "minimal"))
     assert [(row.values["p"], row.values["c"]) for row in rows] == table
 
 
@@ -262,6 +229,6 @@ def test_any_text_survives_the_round_trip(tmp_path, suffix, table):
 @given(content=st.binary() | st.text('[]{}",:\\\n\r\t;a1\0').map(str.encode))
 def test_any_bytes_give_only_rows_and_problems(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
-    for row in rows_of(path, content):
-        assert isinstance(row, Row | Problem)
-        assert row.line >= 1
+    for found in rows_of(path, content):
+        assert isinstance(found, Row | Problem)
+        assert found.line >= 1

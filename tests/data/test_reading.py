@@ -2,14 +2,22 @@ import json
 import os
 import sys
 from contextlib import suppress
+from datetime import date
+from decimal import Decimal
+from math import nan
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.examples import Example, Problem
-from telltune.data.reading import files_of, read_examples, scan, stream_examples
+from telltune.data.files import files_of
+from telltune.data.reading import read_examples, scan, stream_examples
+from telltune.data.report import ReadReport
+from telltune.data.schemas import SCHEMAS
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -50,6 +58,45 @@ def test_schema_is_found_once_a_file(tmp_path):
     assert missing.reason == "no response: key `completion` is missing"
 
 
+def test_row_of_another_layout_is_told_by_line(tmp_path):
+    other = {"messages": [{"role": "user", "content": "p"}]}
+    first, second = scan(write(tmp_path / "a.jsonl", GOOD, other))
+    assert isinstance(first, Example)
+    assert second.line == 2
+    assert second.reason == (
+        "no prompt: key `prompt` is missing; the file begins as prompt/completion and this row "
+        "is messages: keep one layout in a file"
+    )
+
+
+def test_keys_of_later_rows_are_counted_over_all_files(tmp_path):
+    write(tmp_path / "a.jsonl", GOOD, GOOD | {"mood": "x"}, GOOD | {"mood": None})
+    write(tmp_path / "b.jsonl", GOOD, GOOD | {"mood": "y", "messages": [1]})
+    report = ReadReport()
+    assert len(read_examples([DataSpec(path=str(tmp_path))], report)) == 5
+    assert (report.rows, report.unread) == (5, {"mood": 2, "messages": 1})
+
+
+def test_refused_rows_are_not_counted_as_read(tmp_path):
+    report = ReadReport()
+    rows = GOOD, {"prompt": "p", "completion": "", "mood": "x"}
+    list(scan(write(tmp_path / "a.jsonl", *rows), report))
+    assert (report.rows, report.unread) == (1, {})
+
+
+def test_hub_classes_get_their_names(monkeypatch):
+    class Rows(list):
+        def __init__(self, *rows):
+            super().__init__(rows)
+            self.features = {"text": object(), "label": SimpleNamespace(names=["bad", "good"])}
+
+    rows = Rows({"text": "a", "label": 1}, {"text": "b", "label": -1})
+    hub(monkeypatch, lambda *_, **__: rows)
+    example, problem = scan(DataSpec(path="owner/name"))
+    assert example.completion == "good"
+    assert problem.reason == "no response: key `label` is empty"
+
+
 def test_columns_of_the_recipe_are_used(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("ticket,team\nhelp,billing\n")
@@ -64,7 +111,7 @@ def test_error_names_first_problems_count_and_command(tmp_path):
     message = str(error.value)
     assert message.startswith("8 problems in the data: ")
     assert f"{tmp_path}/a.jsonl:1: no response: key `completion` is empty" in message
-    assert "and 3 more" in message
+    assert "(and 7 more, at lines 2, 3, 4, 5, 6, ...)" in message
     assert message.endswith(f"`tell check {tmp_path}/a.jsonl` lists them all.")
 
 
@@ -76,6 +123,57 @@ def test_a_stream_is_read_no_further_than_it_is_used(tmp_path):
     ]
     with pytest.raises(DataError, match=r"^4 problems in the data: .*:10: no response"):
         next(stream)
+
+
+SPELLED = [
+    "1.0",
+    "1e5",
+    "0.10",
+    "-0",
+    "12345678901234567890123",
+    "3.14159265358979323846",
+    "1E-400",
+]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_numbers_reach_examples_as_the_file_spells_them(tmp_path, name):
+    lines = [f'{{"prompt": "p", "completion": {text}}}' for text in SPELLED]
+    mark = "," if name == "a.csv" else "\t"
+    content = {
+        "a.jsonl": "\n".join(lines),
+        "a.json": f"[{','.join(lines)}]",
+    }.get(name, "\n".join(f"{p}{mark}{c}" for p, c in [("prompt", "completion"), *_pairs()]))
+    (tmp_path / name).write_text(content)
+    examples = read_examples([DataSpec(path=str(tmp_path / name))])
+    assert [example.completion for example in examples] == SPELLED
+
+
+def _pairs():
+    return [("p", text) for text in SPELLED]
+
+
+def test_values_of_parquet_reach_examples_in_their_shortest_spelling(tmp_path):
+    columns = {
+        "1.50": pa.array([Decimal("1.50")], pa.decimal128(9, 2)),
+        "0.1": pa.array([0.1], pa.float32()),
+        "1.0": pa.array([1.0]),
+        "9007199254740993": pa.array([2**53 + 1]),
+        "true": pa.array([True]),
+        "2024-02-29": pa.array([date(2024, 2, 29)]),
+    }
+    for spelled, column in columns.items():
+        pq.write_table(pa.table({"prompt": ["p"], "completion": column}), tmp_path / "a.parquet")
+        (example,) = read_examples([DataSpec(path=str(tmp_path / "a.parquet"))])
+        assert example.completion == spelled
+
+
+def test_an_error_names_the_recipe_where_a_file_alone_would_be_read_otherwise(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("ticket,team\n,billing\n")
+    spec = DataSpec(path=str(path), columns=Columns(prompt="ticket", completion="team"))
+    with pytest.raises(DataError, match=r"`tell check RECIPE` lists them all\.$"):
+        read_examples([spec])
 
 
 def test_rows_choose_examples_and_all_rows_are_checked(tmp_path):
@@ -212,11 +310,35 @@ def test_missing_file_with_a_suffix_is_never_asked_of_the_hub(monkeypatch, tmp_p
         read_examples([DataSpec(path="data/train.jsonl")])
 
 
-@pytest.mark.parametrize("key", ["config", "split"])
-def test_hub_settings_for_a_file_are_refused(tmp_path, key):
-    spec = write(tmp_path / "a.jsonl", GOOD).model_copy(update={key: "x"})
-    with pytest.raises(DataError, match=f"`{key}` is only for hub data sets"):
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("config", "x", "`config` is only for hub data sets"),
+        ("split", "train", "`split` is only for folders and hub data sets"),
+        ("quoting", "none", "`quoting` is only for these"),
+    ],
+)
+def test_settings_that_a_file_cannot_have_are_refused(tmp_path, key, value, said):
+    spec = write(tmp_path / "a.jsonl", GOOD).model_copy(update={key: value})
+    with pytest.raises(DataError, match=said):
         read_examples([spec])
+
+
+@pytest.mark.parametrize(("split", "asked"), [("train", "train"), ("dev", "validation")])
+def test_a_hub_data_set_gives_the_split_that_the_data_are_for(monkeypatch, split, asked):
+    def load_dataset(path, name, split):
+        assert split == asked
+        return [GOOD]
+
+    hub(monkeypatch, load_dataset)
+    assert read_examples([DataSpec(path="owner/name")], split=split)
+
+
+def test_numbers_of_a_hub_data_set_are_text(monkeypatch):
+    values = {"prompt": 7, "completion": Decimal("1.50"), "day": date(2024, 2, 29), "x": nan}
+    hub(monkeypatch, lambda *_, **__: [values])
+    (example,) = read_examples([DataSpec(path="owner/name")])
+    assert (example.prompt, example.completion) == ("7", "1.50")
 
 
 json_values = st.recursive(
@@ -224,6 +346,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+keys = {key for schema in SCHEMAS for key in schema.keys}
+keys |= {"history", "choices", "options", "context", "tools", "weight", "thinking", "images"}
 turns = st.lists(
     st.dictionaries(
         st.sampled_from(["role", "content", "from", "value"]),
@@ -237,9 +361,7 @@ turns = st.lists(
 @given(
     rows=st.lists(
         st.dictionaries(
-            st.sampled_from(
-                ["prompt", "completion", "instruction", "output", "history", "messages", "input"]
-            ),
+            st.sampled_from(sorted(keys)),
             json_values | turns,
         )
     )

@@ -1,7 +1,11 @@
+import json
+
 import pytest
 
 from telltune.data.examples import Example, Message
-from telltune.data.schemas import RowRefusedError, find_schema
+from telltune.data.fields import Fields
+from telltune.data.row import Number
+from telltune.data.schemas import SCHEMAS, RowRefusedError, find_schema
 from telltune.recipe import Columns
 
 
@@ -50,6 +54,250 @@ def test_alpaca_history_comes_between_system_and_prompt():
     values = {"instruction": "p", "output": "c", "system": "s", "history": [["q", "a"]]}
     (example,) = examples_of(values)
     assert example.history == (("system", "s"), ("user", "q"), ("assistant", "a"))
+
+
+FLAT = [schema for schema in SCHEMAS if schema.answer_key]
+
+
+def flat_row(schema):
+    return {key: key.upper() for key in schema.keys}
+
+
+@pytest.mark.parametrize("schema", FLAT, ids=lambda schema: schema.name)
+@pytest.mark.parametrize(
+    "history",
+    [
+        [["q", "a"]],
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+    ],
+)
+def test_history_is_earlier_turns_in_every_flat_schema(schema, history):
+    (example,) = examples_of(flat_row(schema) | {"history": history, "system": "s"})
+    assert example.history == (("system", "s"), ("user", "q"), ("assistant", "a"))
+
+
+def test_history_before_a_conversation_is_not_learned():
+    values = openai(("user", "p"), ("assistant", "c")) | {"history": [["q", "a"]]}
+    (example,) = examples_of(values)
+    assert (example.completion, example.history) == ("c", (("user", "q"), ("assistant", "a")))
+
+
+# What changes the meaning of a row, and a value by which it can be found again.
+EXTRAS = {
+    "instruction": "MARK",
+    "input": "MARK",
+    "context": "MARK",
+    "passage": ["MARK", "more"],
+    "document": "MARK",
+    "system": "MARK",
+    "system_prompt": "MARK",
+    "history": [["MARK", "a"]],
+    "choices": ["MARK", "x"],
+    "options": {"A": "MARK", "B": "x"},
+    "tools": [{"name": "MARK"}],
+    "functions": [{"name": "MARK"}],
+    "reasoning_content": "MARK",
+    "thinking": "MARK",
+    "weight": 0,
+    "label": False,
+    "images": ["MARK"],
+    "audio": {"path": "MARK"},
+    "videos": ["MARK"],
+    "topic": "MARK",
+    "id": "MARK",
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
+def test_no_field_is_dropped(schema, extra):
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
+    row = flat_row(schema) if schema.answer_key else {schema.name: turns}
+    if extra in row:
+        return
+    fields = Fields(row | {extra: EXTRAS[extra]})
+    try:
+        examples = find_schema(fields.values).read(fields, source="s", origin="s:1")
+    except RowRefusedError:
+        return
+    if not examples:
+        assert fields.left_out
+    else:
+        assert "MARK" in repr(examples) or fields.unread() == {extra}
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", [], {}, float("nan")])
+def test_blank_value_of_any_key_is_nothing_to_report(blank):
+    row = {"prompt": "p", "completion": "c"} | dict.fromkeys(EXTRAS, blank)
+    fields = Fields(row)
+    (example,) = find_schema(row).read(fields, source="s", origin="s.jsonl:1")
+    assert example == Example("p", "c", "s", "s.jsonl:1")
+    assert (fields.unread(), fields.left_out) == (set(), [])
+
+
+def test_keys_of_turns_are_named_with_the_list_that_they_stand_in():
+    values = openai(("user", "p"), ("assistant", "c"))
+    values["messages"][0] |= {"name": "Ada", "weight": None}
+    fields = Fields(values)
+    find_schema(values).read(fields, source="s", origin="s:1")
+    assert fields.unread() == {"messages[].name"}
+
+
+def test_columns_read_only_what_they_name():
+    values = {"ticket": "t", "team": "x", "context": "c", "weight": 0, "label": False}
+    fields = Fields(values)
+    columns = Columns(prompt="ticket", completion="team")
+    (example,) = find_schema(values, columns).read(fields, source="s", origin="s:1")
+    assert (example.prompt, fields.unread()) == ("t", {"context", "weight", "label"})
+
+
+@pytest.mark.parametrize(
+    ("tools", "found"),
+    [
+        ('[{"name": "f", "n": 1.50}]', [{"name": "f", "n": 1.5}]),
+        ([{"name": "f", "n": Number("1.50")}], [{"name": "f", "n": 1.5}]),
+        ([{"name": "f", "filled by Arrow": None}], [{"name": "f"}]),
+    ],
+)
+def test_tools_are_json_text_with_numbers_as_numbers(tools, found):
+    (example,) = examples_of({"prompt": "p", "completion": "c", "tools": tools})
+    assert json.loads(example.tools) == found
+
+
+def test_functions_of_the_older_layout_become_tools():
+    (example,) = examples_of({"prompt": "p", "completion": "c", "functions": [{"name": "f"}]})
+    assert json.loads(example.tools) == [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    "tools", ["f", "{", '{"name": "f"}', {"name": "f"}, ["f"], [{"f": b"x"}], "[NaN]", 3]
+)
+def test_tools_that_are_no_list_of_objects_are_refused(tools):
+    reason = refusal_of({"prompt": "p", "completion": "c", "tools": tools})
+    assert "key `tools` is no list of objects" in reason
+
+
+@pytest.mark.parametrize("said", [0, "0", False, "false", 0.0])
+def test_row_of_weight_zero_is_left_out(said):
+    fields = Fields({"prompt": "p", "completion": "c", "weight": said})
+    schema = find_schema(fields.values)
+    assert schema.read(fields, source="s", origin="s:1") == []
+    assert fields.left_out == ["the row has `weight: 0`"]
+
+
+@pytest.mark.parametrize("said", [1, "1", True, "true", 1.0])
+def test_row_of_weight_one_is_learned(said):
+    assert examples_of({"prompt": "p", "completion": "c", "weight": said})[0].completion == "c"
+
+
+@pytest.mark.parametrize("said", [0.5, 2, -1, "heavy", [1]])
+def test_other_weights_are_refused(said):
+    assert "`weight`" in refusal_of({"prompt": "p", "completion": "c", "weight": said})
+    values = openai(("user", "p"), ("assistant", "c"))
+    values["messages"][1]["weight"] = said
+    assert "`weight`" in refusal_of(values)
+
+
+@pytest.mark.parametrize("key", ["weight", "loss", "train"])
+def test_turn_that_says_so_is_not_learned(key):
+    values = openai(("user", "1"), ("assistant", "a"), ("user", "2"), ("assistant", "b"))
+    values["messages"][1][key] = False
+    values["messages"][3][key] = True
+    assert [example.completion for example in examples_of(values)] == ["b"]
+
+
+@pytest.mark.parametrize("label", [0, 1, "0", Number("1")])
+def test_number_as_label_beside_an_answer_is_refused_rather_than_guessed(label):
+    reason = refusal_of({"prompt": "p", "completion": "c", "label": label})
+    assert "write true or false" in reason
+
+
+@pytest.mark.parametrize(("label", "answer"), [(False, "false"), (0, 0), ("billing", "Billing")])
+def test_label_that_repeats_the_answer_is_not_a_mark(label, answer):
+    fields = Fields({"prompt": "p", "completion": answer, "label": label})
+    schema = find_schema(fields.values)
+    assert len(schema.read(fields, source="s", origin="s:1")) == 1
+    assert fields.unread() == {"label"}
+
+
+@pytest.mark.parametrize("key", ["image", "images", "audio", "video", "videos"])
+def test_what_is_no_text_is_refused_in_rows_and_turns(key):
+    values = openai(("user", "p"), ("assistant", "c"))
+    assert f"`{key}`" in refusal_of(values | {key: ["a.png"]})
+    values["messages"][0][key] = ["a.png"]
+    assert f"turn 1 has `{key}`" in refusal_of(values)
+
+
+def test_parts_of_text_are_paragraphs_and_other_parts_are_refused():
+    def parts(*kinds):
+        return [{"type": kind, "text": kind} for kind in kinds]
+
+    values = openai(("user", parts("text", "input_text")), ("assistant", parts("text")))
+    assert examples_of(values)[0].prompt == "text\ninput_text"
+    values = openai(("user", parts("text", "image_url")), ("assistant", "c"))
+    assert (
+        refusal_of(values) == "turn 1 has a part of type `image_url`, and telltune reads text only"
+    )
+
+
+@pytest.mark.parametrize("role_key", ["role", "from"])
+@pytest.mark.parametrize("text_key", ["content", "value"])
+@pytest.mark.parametrize("user", ["user", "human", "Human", "prompter"])
+@pytest.mark.parametrize("model", ["assistant", "gpt", "bot", "ai", "model", "Assistant"])
+def test_roles_have_many_names(role_key, text_key, user, model):
+    turns = [("developer", "s"), (user, "p"), (model, "c")]
+    values = {"conversations": [{role_key: who, text_key: text} for who, text in turns]}
+    (example,) = examples_of(values)
+    assert (example.prompt, example.completion) == ("p", "c")
+    assert example.history == (("system", "s"),)
+
+
+def test_context_beside_a_conversation_is_refused_where_no_turn_holds_it():
+    values = openai(("user", "Read: Since 1842. When?"), ("assistant", "1842"))
+    assert "`context` stands beside" in refusal_of(values | {"context": "Other."})
+    fields = Fields(values | {"context": "Since 1842."})
+    assert find_schema(fields.values).read(fields, source="s", origin="s:1")
+    assert fields.unread() == {"context"}
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer"),
+    [
+        (["x", "y"], 2),
+        (["x", "y"], -1),
+        (["x", "y"], "z"),
+        (["B", "A"], "A"),
+        (["x"], 0),
+        ("x or y", 0),
+        ([["x"], ["y"]], 0),
+        ({"text": ["x", "y"], "label": ["A"]}, "A"),
+        ({"text": ["x", "y"], "label": ["A", "A"]}, "A"),
+        ([f"option {n}" for n in range(27)], 0),
+    ],
+)
+def test_choice_that_is_unclear_is_refused(choices, answer):
+    reason = refusal_of({"question": "Q?", "choices": choices, "answer": answer})
+    assert "key `choices`" in reason
+
+
+def test_options_with_letters_of_their_own_get_no_second_ones():
+    values = {"question": "Q?", "options": ["A) 3", "B) 4"], "answer": "B"}
+    assert examples_of(values)[0].prompt == "Q?\n\nA. 3\nB. 4"
+    values = {"question": "Q?", "options": ["A. Milne", "B. King"], "answer": "King"}
+    assert examples_of(values)[0].completion == "B"
+
+
+def test_options_that_the_prompt_shows_already_are_not_repeated():
+    values = {"prompt": "Q?\n(1) x\n(2) y", "choices": ["x", "y"], "completion": "2"}
+    (example,) = examples_of(values)
+    assert (example.prompt, example.completion) == (values["prompt"], "2")
+
+
+def test_option_that_is_a_number_is_told_from_an_index():
+    values = {"question": "1 + 1?", "choices": ["4", "2", "1", "0"]}
+    assert examples_of(values | {"answer": Number("2")})[0].completion == "C"
+    assert examples_of(values | {"answer": "2"})[0].completion == "B"
 
 
 @pytest.mark.parametrize("history", ["text", [["q"]], [["q", "a", "b"]], [["q", None]], [3]])
@@ -140,8 +388,8 @@ def test_lone_surrogate_is_refused_with_its_place():
 
 
 def test_unknown_keys_are_named_with_the_way_out():
-    reason = refusal_of({"text": "p", "label": "c"})
-    assert "`text`, `label`" in reason
+    reason = refusal_of({"utterance": "p", "team": "c"})
+    assert "`utterance`, `team`" in reason
     assert "prompt/completion" in reason
     assert "columns: {prompt: ..., completion: ...}" in reason
 

@@ -10,7 +10,7 @@ import typer
 
 from telltune.errors import RecipeError
 
-__all__ = ["AsJson", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
+__all__ = ["AsJson", "ColumnNames", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
 
 app = typer.Typer(
     name="tell",
@@ -26,6 +26,14 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeat as needed."),
+]
+ColumnNames = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="KEY=COLUMN,...",
+        help="Which columns hold what, such as prompt=text,completion=team.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 Overwrite = Annotated[

@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, Overrides, RecipeFile, app
+from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
+from telltune.errors import RecipeError
 from telltune.tables import print_json, print_table, print_warnings
+
+if TYPE_CHECKING:
+    from telltune.data.files import Split
 
 
 @app.command(epilog="Example: tell check train.jsonl --test test.jsonl --model embedded")
 def check(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Training data.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...|RECIPE", help="Training data, or a recipe, in YAML."),
+    ],
     dev: Annotated[list[str] | None, typer.Option(help="Dev data; repeatable.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Test data; repeatable.")] = None,
+    columns: ColumnNames = None,
     model: Annotated[
-        str, typer.Option(help="Whose tokenizer counts tokens and knows control tokens.")
-    ] = "embedded",
-    max_length: Annotated[int, typer.Option(min=1, help="Longest example, in tokens.")] = 2048,
+        str | None,
+        typer.Option(
+            help="Whose tokenizer counts tokens and knows control tokens; the recipe's model, or "
+            "`embedded`."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest example, in tokens; the recipe's limit, or 2048."),
+    ] = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused."""
     from telltune.api import check as checked
+    from telltune.data.checks import grouped
+    from telltune.recipe import columns_from_text, load_recipe
     from telltune.training.progress import phase
 
-    splits = {"train": files, "dev": dev or [], "test": test or []}
-    with phase("reading the data", shown=not as_json):
-        counts, findings = checked(
-            {name: paths for name, paths in splits.items() if paths},
-            model=model,
-            max_length=max_length,
-        )
+    splits: dict[Split, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
+    recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
+    if recipe is None:
+        if overrides:
+            raise RecipeError("--set changes the keys of a recipe, and there is none.")
+        with phase("reading the data", shown=not as_json):
+            counts, findings = checked(
+                {split: paths for split, paths in splits.items() if paths},
+                columns=None if columns is None else columns_from_text(columns),
+                model=model or "embedded",
+                max_length=max_length or 2048,
+            )
+    else:
+        if len(data) > 1 or dev or test or columns:
+            raise RecipeError(f"{recipe} names its own data and columns: give it alone.")
+        with phase("reading the data", shown=not as_json):
+            counts, findings = checked(
+                load_recipe(recipe, overrides), model=model, max_length=max_length
+            )
     refused = sum(finding.refused for finding in findings)
     if as_json:
         print_json(
             {"examples": counts, "refused": refused, "findings": [asdict(f) for f in findings]}
         )
     else:
-        for finding in findings:
-            typer.echo(f"{finding} [{finding.kind}]")
+        for group in grouped(findings):
+            typer.echo(f"{group} [{group.first.kind}]")
         counted = ", ".join(f"{n:,} {split}" for split, n in counts.items())
         typer.echo(f"{counted} examples; {refused} refused, {len(findings) - refused} warnings.")
     if refused:

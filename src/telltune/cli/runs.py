@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, TrustModel, app
+from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.tables import (
     print_comparison,
     print_json,
@@ -185,18 +184,27 @@ def predict(
     prompt: Annotated[str | None, typer.Argument(help="One prompt.")] = None,
     file: Annotated[Path | None, typer.Option(help="Rows to answer, in any data format.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the rows go, each with `prediction` added.")
+        Path | None,
+        typer.Option(
+            help="Where the rows go, each with `prediction` added; its suffix says the format."
+        ),
     ] = None,
+    columns: ColumnNames = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer one prompt, or every row of a file."""
+    """Answer one prompt, or every row of a file.
+
+    A file is read by the columns that the adapter was trained on, where it has them.
+    """
     from telltune.api import predict_examples
     from telltune.data.examples import Example
     from telltune.data.prompts import read_prompts
+    from telltune.data.writing import check_writable, json_line, write_rows
     from telltune.errors import RecipeError
-    from telltune.storage import write_text
+    from telltune.methods.adapter_folder import read_tell
+    from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
@@ -213,7 +221,14 @@ def predict(
             typer.echo(answer)
         return
     assert file is not None
-    rows = read_prompts(file)
+    if out is not None:
+        check_writable(out)
+    rows = read_prompts(
+        file,
+        # Answers need no column of completions.
+        columns=None if columns is None else columns_from_text(columns, completion="completion"),
+        trained_on=recipe_from_dict(read_tell(adapter)["recipe"]).task.train or (),
+    )
     answers = predict_examples(
         adapter,
         [example for _, example in rows],
@@ -224,9 +239,8 @@ def predict(
     answered = [
         values | {"prediction": answer} for (values, _), answer in zip(rows, answers, strict=True)
     ]
-    lines = "".join(json.dumps(r, ensure_ascii=False, default=str) + "\n" for r in answered)
     if out is not None:
-        write_text(out, lines)
+        write_rows(out, answered)
     if as_json:
         print_json(
             {"file": str(file), "out": str(out), "rows": len(answered)}
@@ -234,7 +248,8 @@ def predict(
             else {"file": str(file), "predictions": answers}
         )
     elif out is None:
-        typer.echo(lines, nl=False)
+        for row in answered:
+            typer.echo(json_line(row))
     else:
         typer.echo(f"{len(answered)} rows in {out}.")
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from telltune.data.minhash import near_matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from telltune.data.examples import Example, Problem
 
-__all__ = ["TRAIN", "Finding", "Kind", "check_examples", "finding_of"]
+__all__ = [
+    "TRAIN",
+    "Finding",
+    "Group",
+    "Groups",
+    "Kind",
+    "check_examples",
+    "finding_of",
+    "grouped",
+]
 
 TRAIN = "train"
 """The group that no other may share prompts with."""
@@ -27,6 +36,9 @@ Kind = Literal[
     "duplicate",
     "conflict",
     "control_token",
+    "unread",
+    "left_out",
+    "unnamed_label",
 ]
 REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "over_long", "leak_exact"})
 
@@ -51,6 +63,95 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
+
+
+class _Reported(Protocol):
+    """A `Finding` or a `Problem`."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Reported)
+
+SHOWN_PLACES = 5
+MAX_GROUPS = 1000
+# Numbers that stand alone: two lengths or two line numbers make no other reason.
+_NUMBER = re.compile(r"(?<![\w`])\d+(?:[.,]\d+)*(?![\w`])")
+
+
+@dataclass(slots=True)
+class Group(Generic[T]):
+    """Findings or problems whose reason is the same but for its numbers.
+
+    `str` gives one line: "a.jsonl:3: no response: ... (and 2 more, at lines 5, 9)".
+
+    Attributes:
+        first: The first of them.
+        count: Number of them.
+        places: Where the next ones stand, as (file, line); at most `SHOWN_PLACES`.
+    """
+
+    first: T
+    count: int = 1
+    places: list[tuple[str, int]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.first.file}:{self.first.line}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """The first one's reason, the number of the others and where they stand."""
+        if self.count == 1:
+            return self.first.reason
+        named = [
+            str(line) if file == self.first.file else f"{file}:{line}" for file, line in self.places
+        ]
+        line = "lines " if len(named) > 1 else "line "
+        places = (line if named[0].isdecimal() else "") + ", ".join(named)
+        more = ", ..." if self.count - 1 > len(named) else ""
+        return f"{self.first.reason} (and {self.count - 1:,} more, at {places}{more})"
+
+
+class Groups(Generic[T]):
+    """Collects findings or problems by reason, in memory that does not grow with their number.
+
+    Attributes:
+        total: Number of all that were added.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._by_reason: dict[str, Group[T]] = {}
+
+    def add(self, item: T) -> None:
+        """Count one more."""
+        self.total += 1
+        reason = _NUMBER.sub("#", item.reason)
+        group = self._by_reason.get(reason)
+        if group is None:
+            if len(self._by_reason) < MAX_GROUPS:
+                self._by_reason[reason] = Group(item)
+            return
+        group.count += 1
+        if len(group.places) < SHOWN_PLACES:
+            group.places.append((item.file, item.line))
+
+    def __iter__(self) -> Iterator[Group[T]]:
+        """Groups in the order of their first member; at most `MAX_GROUPS`."""
+        return iter(self._by_reason.values())
+
+
+def grouped(items: Iterable[T]) -> list[Group[T]]:
+    """Put findings or problems of one reason together, in the order in which reasons first come."""
+    groups: Groups[T] = Groups()
+    for item in items:
+        groups.add(item)
+    return list(groups)
 
 
 class _Placed(NamedTuple):

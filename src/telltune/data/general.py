@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from telltune.data.contents import Contents, contents_of
 from telltune.data.embedded import data_folder, embedded_general
+from telltune.data.files import files_of
 from telltune.data.fingerprint import code_hash, file_hash
-from telltune.data.reading import files_of, scan, stream_examples
+from telltune.data.reading import scan, stream_examples
+from telltune.data.report import ReadReport
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Problem
     from telltune.recipe import DataSpec
 
-__all__ = ["EMBEDDED", "GeneralData"]
+__all__ = ["EMBEDDED", "GeneralData", "scan_general"]
 
 EMBEDDED = "embedded"
 
@@ -45,9 +47,9 @@ class GeneralData:
         Raises:
             DataError: As `stream_examples`.
         """
-        return stream_examples(self.sources, _scan)
+        return stream_examples(self.sources, scan_general)
 
-    @cached_property
+    @property
     def contents(self) -> Contents:
         """How many examples there are and a hash of what they say.
 
@@ -59,18 +61,32 @@ class GeneralData:
             DataError: As `stream_examples`; a row that is no example is found before the first is
                 tokenized.
         """
+        return self._read[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the data is not read or left out, in sentences; found along with `contents`."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Contents, tuple[str, ...]]:
         fingerprint = self._fingerprint()
         if fingerprint is None:
-            return contents_of(self)
+            return self._read_anew()
         memory = cache_folder("contents") / f"{fingerprint}.json"
         remembered = read_cached_json(memory)
         if isinstance(remembered, dict):
-            return Contents(**remembered)
-        found = contents_of(self)
+            return Contents(**remembered["contents"]), tuple(remembered["warnings"])
+        contents, warnings = self._read_anew()
         # Unless a file was changed while it was read.
         if self._fingerprint() == fingerprint:
-            write_json(memory, asdict(found))
-        return found
+            write_json(memory, {"contents": asdict(contents), "warnings": warnings})
+        return contents, warnings
+
+    def _read_anew(self) -> tuple[Contents, tuple[str, ...]]:
+        report = ReadReport()
+        contents = contents_of(stream_examples(self.sources, partial(scan_general, report=report)))
+        return contents, report.warnings("general")
 
     def _fingerprint(self) -> str | None:
         """A hash of all that decides what the examples are; None where only reading can tell."""
@@ -89,8 +105,9 @@ class GeneralData:
         return digest.hexdigest()[:32]
 
 
-def _scan(spec: DataSpec) -> Iterator[Example | Problem]:
-    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec)
+def scan_general(spec: DataSpec, report: ReadReport | None = None) -> Iterator[Example | Problem]:
+    """As `scan`, and the embedded data by their name."""
+    return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, report)
 
 
 def _files(spec: DataSpec) -> list[Path] | None:

@@ -1,64 +1,173 @@
-"""Rows of a Parquet file, whose few bytes may stand for more text than there is memory.
+"""Rows of Parquet and Arrow files, whose few bytes may stand for more text than there is memory.
 
-A column may hold one long text and a million references to it. Texts are therefore read as
-references, how much they come to is counted, and only so many rows are written out at once.
+A column may hold one long text and a million references to it. Texts of a Parquet file are
+therefore read as references, how much they come to is counted, and only so many rows are written
+out at once. Numbers become text that gives the same number, as they are in the other formats.
 """
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import json
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from telltune.data.row import MAX_ROW_BYTES, TOO_LONG, Fault, Row, StopReadingError
+from telltune.data.row import MAX_ROW_BYTES, TOO_LONG, Fault, Number, Row, StopReadingError
+from telltune.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
-__all__ = ["parquet_rows"]
+__all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows"]
 
 BATCH_ROWS = 1024
+# Files in the Arrow file format begin with it, and those in the streaming format do not.
+_ARROW_FILE = b"ARROW1"
 
 
 def parquet_rows(path: Path) -> Iterator[Row | Fault]:
-    """The rows of a file, counted from 1.
+    """The rows of a Parquet file, counted from 1.
 
     Raises:
-        StopReadingError: It is damaged from some row on.
+        StopReadingError: The file is damaged from some row on.
     """
+    return _rows(_parquet_batches(path), "Parquet")
+
+
+def arrow_rows(path: Path) -> Iterator[Row | Fault]:
+    """The rows of an Arrow file, such as `datasets` keeps on disk, counted from 1.
+
+    Raises:
+        StopReadingError: The file is damaged from some row on.
+    """
+    return _rows(_arrow_batches(path), "Arrow")
+
+
+def as_spelled(value: object) -> object:
+    """A value as text where it has a spelling: numbers, dates and times, at any depth.
+
+    Floats take the fewest digits that give the same float, decimals the places of their type, dates
+    and times ISO 8601. NaN, by which pandas says "missing", becomes None.
+    """
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else Number(repr(value))
+    if isinstance(value, int):
+        return Number(value)
+    if isinstance(value, decimal.Decimal):
+        return Number(f"{value:f}")
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_spelled, value))
+    if isinstance(value, dict):
+        return {key: as_spelled(inner) for key, inner in value.items()}
+    return value
+
+
+def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[Row | Fault]:
+    """The rows of batches, each of which comes with the schema of its values."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     line = 1
     try:
-        with (
-            pq.ParquetFile(path) as plain,
-            pq.ParquetFile(path, read_dictionary=_texts(plain)) as table,
-        ):
-            for batch in table.iter_batches(batch_size=BATCH_ROWS):
-                for part, fits in _parts(batch):
-                    if not fits:
-                        yield Fault(line, TOO_LONG)
-                        line += 1
-                        continue
-                    for values in _values(part, plain.schema_arrow):
-                        yield Row(line, values)
-                        line += 1
+        for batch, schema in batches:
+            for part, fits in _parts(batch):
+                if not fits:
+                    yield Fault(line, TOO_LONG)
+                    line += 1
+                    continue
+                for values in _values(part, schema):
+                    yield Row(line, values)
+                    line += 1
     # Arrow raises OSError for damaged bytes too, and ValueError for values Python cannot hold.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise StopReadingError(line, f"the Parquet file is damaged: {reason}") from error
+        raise StopReadingError(line, f"the {name} file is damaged: {reason}") from error
 
 
-def _values(batch: Any, schema: Any) -> list[dict[str, object]]:
+def _parquet_batches(path: Path) -> Iterator[tuple[Any, Any]]:
+    import pyarrow.parquet as pq
+
+    with (
+        pq.ParquetFile(path) as plain,
+        pq.ParquetFile(path, read_dictionary=_texts(plain)) as table,
+    ):
+        for batch in table.iter_batches(batch_size=BATCH_ROWS):
+            yield batch, plain.schema_arrow
+
+
+def _arrow_batches(path: Path) -> Iterator[tuple[Any, Any]]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+        file.seek(0)
+        with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            for batch in batches:
+                # Arrow trusts the offsets in a file unless it is told not to.
+                batch.validate(full=True)
+                for start in range(0, batch.num_rows, BATCH_ROWS):
+                    yield batch.slice(start, BATCH_ROWS), reader.schema
+
+
+def _values(batch: Any, schema: Any) -> Iterator[dict[str, object]]:
     import pyarrow as pa
 
     # References cost six times as much to write out, one by one, as texts do.
     with suppress(pa.ArrowNotImplementedError):  # of views, say
         batch = batch.cast(schema)
-    found: list[dict[str, object]] = batch.to_pylist()
-    return found
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise StopReadingError(1, f"the column `{shown(name)}` stands twice: rename one")
+    labels = _label_names(schema)
+    columns = [
+        _column(column, labels.get(name))
+        for name, column in zip(schema.names, batch.columns, strict=True)
+    ]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(schema.names, values, strict=True))
+
+
+def _column(column: Any, labels: list[str] | None) -> list[object]:
+    """The values of a column, as rows hold them."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        # Of a short float, Python's own would show digits that it does not have.
+        texts = map(str, column.to_numpy(zero_copy_only=False))
+        return [as_spelled(float(text)) for text in texts]
+    values: list[object] = column.to_pylist()
+    if labels is not None:
+        return [class_name(value, labels) for value in values]
+    return values if _is_text(kind) else list(map(as_spelled, values))
+
+
+def class_name(value: object, names: Sequence[str]) -> object:
+    """The name of a class by its number; a number of none stays, and -1 says that it is unknown."""
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return None if value == -1 else as_spelled(value)
+
+
+def _label_names(schema: Any) -> dict[str, list[str]]:
+    """The names of classes by column, where `datasets` wrote them into the file's metadata."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {
+            column: list(map(str, feature["names"]))
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):  # no metadata, or another's
+        return {}
 
 
 def _texts(table: Any) -> list[str]:
@@ -84,16 +193,38 @@ def _parts(batch: Any) -> Iterator[tuple[Any, bool]]:
 
 def _text_bytes(column: Any) -> int:
     """What the texts that a column refers to come to, each as often as it is referred to."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
         lengths = pc.binary_length(column.dictionary)
         return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
-    if pa.types.is_struct(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        # A view has 16 bytes, and begins with the length of its text.
+        lengths = np.frombuffer(column.buffers()[1], "<i4")[::4]
+        return int(lengths[column.offset :][: len(column)].sum(dtype=np.int64))
+    if _is_text(kind):
+        return int(pc.sum(pc.binary_length(column)).as_py() or 0)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if pa.types.is_struct(kind) or any(is_list(kind) for is_list in lists):
         inner = column.flatten()
         return sum(map(_text_bytes, inner if isinstance(inner, list) else [inner]))
     if pa.types.is_map(kind):
         return _text_bytes(column.keys) + _text_bytes(column.items)
     return 0
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether values of a type are texts or bytes."""
+    import pyarrow.types as types
+
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+    )

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.readers import read_rows, stem_of
-from telltune.data.schemas import RowRefusedError, find_schema
+from telltune.data.fields import is_blank
+from telltune.data.readers import format_of, read_rows, stem_of
+from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
+from telltune.data.turns import asks
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
+
+    from telltune.recipe import Columns, DataSpec
 
 __all__ = ["read_prompts"]
 
-# Stands for the response while a row is read; whatever reads prompts does not look at it.
-_UNKNOWN = "?"
-_RESPONSE_KEYS = {
-    "prompt": "completion",
-    "query": "response",
-    "question": "answer",
-    "instruction": "output",
-    "input": "output",
-}
 
-
-def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
+def read_prompts(
+    path: Path, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
+) -> list[tuple[dict[str, Any], Example]]:
     """Read a file of rows to answer.
 
     The schemas are those of training data, with the response left out or not. A conversation is
     answered at its end; if it already ends with an answer, that answer is what is predicted again.
 
+    Args:
+        path: One data file.
+        columns: Which columns hold the prompt and the system text.
+        trained_on: What the model learned from. If `columns` is not given, the columns of these
+            are used where the file has them, and their `quoting` where the format is the same.
+
     Returns:
         Each row as it stands in the file, and its prompt as an example.
 
     Raises:
-        DataError: The file cannot be read, holds nothing, or a row has no prompt.
+        DataError: The file cannot be read, holds nothing, or rows have no prompt; says how many.
     """
     try:
         missing = not path.exists()
@@ -44,37 +47,68 @@ def read_prompts(path: Path) -> list[tuple[dict[str, Any], Example]]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if missing:
         raise DataError(f"no file {path}: check the path.")
-    found = []
-    for row in read_rows(path):
+    alike = [spec for spec in trained_on if format_of(Path(spec.path)) == format_of(path)]
+    known = [_for_prompts(spec.columns) for spec in trained_on if spec.columns]
+    chosen = columns and _for_prompts(columns)
+    is_chosen = columns is not None
+    found: list[tuple[dict[str, Any], Example]] = []
+    problems: Groups[Problem] = Groups()
+    for row in read_rows(path, alike[0].quoting if alike else "auto"):
         if isinstance(row, Problem):
-            raise DataError(f"{row}.")
-        origin = f"{path}:{row.line}"
+            problems.add(row)
+            continue
         try:
-            values = _with_response(row.values)
-            examples = find_schema(values).examples(values, source=stem_of(path), origin=origin)
+            if not is_chosen:
+                # Once a file, so that all of its rows are read alike.
+                chosen, is_chosen = _columns_of(row.values, known), True
+            values = _with_response(row.values, chosen)
+            examples = find_schema(values, chosen).examples(
+                values, source=stem_of(path), origin=f"{path}:{row.line}", all_answers=True
+            )
         except RowRefusedError as refusal:
-            raise DataError(f"{origin}: {refusal}.") from None
-        found.append((dict(row.values), examples[-1]))
+            problems.add(Problem(str(path), row.line, str(refusal)))
+        else:
+            found.append((dict(row.values), examples[-1]))
+    if problems.total:
+        raise DataError(f"{'; '.join(map(str, problems))}.")
     if not found:
         raise DataError(f"{path} holds no rows: there is nothing to answer.")
     return found
 
 
-def _with_response(values: Mapping[str, object]) -> dict[str, object]:
+def _for_prompts(columns: Columns) -> Columns:
+    """Without the columns that only training needs."""
+    return columns.model_copy(update={"confidence": None, "rationale": None})
+
+
+def _columns_of(values: Mapping[str, object], known: Sequence[Columns]) -> Columns | None:
+    """The columns by which to read a file that has such a row; None where its keys are usual."""
+    for columns in known:
+        if columns.prompt in values:
+            return columns
+    try:
+        find_schema(_with_response(values, None))
+    except RowRefusedError:
+        return known[0] if known else None  # the refusal then names these columns
+    return None
+
+
+def _with_response(values: Mapping[str, object], columns: Columns | None) -> dict[str, object]:
     """A row with something where its response would stand."""
-    filled = dict(values)
-    for key, role, text, asker, answerer in (
-        ("messages", "role", "content", "user", "assistant"),
-        ("conversations", "from", "value", "human", "gpt"),
-    ):
-        turns = filled.get(key)
-        if isinstance(turns, list):
-            if turns and isinstance(turns[-1], dict) and turns[-1].get(role) in (asker, "user"):
-                filled[key] = [*turns, {role: answerer, text: _UNKNOWN}]
+    if columns is not None:
+        return {**values, columns.completion: UNKNOWN}
+    filled = {key: value for key, value in values.items() if not is_blank(value)}
+    for schema in SCHEMAS:
+        turns = filled.get(schema.keys[0])
+        if schema.answer_key is None and isinstance(turns, list):
+            if asks(turns[-1]):
+                reply = {"role": "assistant", "content": UNKNOWN}
+                filled[schema.keys[0]] = [*turns, reply]
             return filled
-    if any(filled.get(key) for key in ("completion", "response", "answer", "output")):
-        return filled
-    for prompt, response in _RESPONSE_KEYS.items():
-        if prompt in filled:
-            return {k: v for k, v in filled.items() if v is not None} | {response: _UNKNOWN}
+    # Those that read most of a row first.
+    flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
+    if not any(filled.keys() >= set(schema.keys) for schema in flat):
+        for schema in flat:
+            if filled.keys() >= set(schema.keys[:-1]):
+                return filled | {schema.keys[-1]: UNKNOWN}
     return filled

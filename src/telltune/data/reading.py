@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.readers import SUFFIXES, Row, format_of, read_rows, stem_of
+from telltune.data.fields import Fields
+from telltune.data.files import Split, files_of, suggestion
+from telltune.data.parquet import as_spelled, class_name
+from telltune.data.readers import Row, read_rows, stem_of
+from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
-from telltune.errors import DataError
+from telltune.errors import DataError, shown
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from telltune.recipe import Columns
+__all__ = ["read_examples", "scan", "stream_examples"]
 
-__all__ = ["files_of", "read_examples", "scan", "stream_examples"]
+SHOWN_REASONS = 5
 
-SHOWN_PROBLEMS = 5
-
-# Control and half characters: a name with them would stand in messages and beside predictions.
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The hub's usual names.
+_HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
 
 
 Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
@@ -40,30 +44,51 @@ class _Table(NamedTuple):
     rows: Iterator[Row | Problem]
 
 
-def read_examples(specs: Sequence[DataSpec]) -> list[Example]:
+def read_examples(
+    specs: Sequence[DataSpec], report: ReadReport | None = None, *, split: Split = "train"
+) -> list[Example]:
     """All examples that the specs name, in order, or an error: a row is never skipped.
+
+    Args:
+        specs: In order.
+        report: Takes down what of the rows is not read or left out, as they ask for it.
+        split: What the examples are for; see `scan`.
 
     Raises:
         DataError: A file is missing or unreadable, a row is no example, or nothing is there.
     """
-    return list(stream_examples(specs))
+    return list(stream_examples(specs, partial(scan, split=split, report=report)))
 
 
-def scan(spec: DataSpec) -> Iterator[Example | Problem]:
+def scan(
+    spec: DataSpec, report: ReadReport | None = None, *, split: Split = "train"
+) -> Iterator[Example | Problem]:
     """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
 
     The schema is found once a file: a later row that lacks a key is told which, rather than that
-    it fits no schema. A data set without a row is one `Problem`.
+    it fits no schema. A data set without a row to learn from is one `Problem`.
+
+    Args:
+        spec: The data set.
+        report: Takes down what of the rows is not read or left out.
+        split: What the examples are for: the split that is read of a folder or a hub data set,
+            unless `spec.split` names another.
 
     Raises:
         DataError: There is no such file, folder or hub data set, or it cannot be opened.
     """
-    empty = True
-    for table in _tables(spec):
-        for item in _examples(table, spec.columns):
+    report = ReadReport() if report is None else report
+    rows, left_out, empty = report.rows, report.left_out.total, True
+    for table in _tables(spec, split):
+        for item in _examples(table, spec, report):
             empty = False
             yield item
-    if empty:
+    if empty and report.left_out.total > left_out:
+        count = report.rows - rows
+        yield Problem(
+            spec.path, 1, f"every row is left out ({count:,} of {count:,}): there is none to learn"
+        )
+    elif empty:
         yield Problem(spec.path, 1, "holds no rows: give at least one example")
 
 
@@ -82,99 +107,86 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
     """
     if not specs:
         raise DataError("no data is named: give at least one file, folder or hub id.")
-    problems = _Problems()
+    problems: Groups[Problem] = Groups()
     for spec in specs:
         start, stop = spec.rows or (0, None)
         count = 0
         for item in reader(spec):
             if isinstance(item, Problem):
                 problems.add(item)
-            elif not problems.count and start <= count and (stop is None or count < stop):
+            elif not problems.total and start <= count and (stop is None or count < stop):
                 yield item
             count += 1
-        if stop is not None and stop > count and not problems.count:
+        if stop is not None and stop > count and not problems.total:
             raise DataError(
                 f"{spec.path} holds {count} examples, and `rows` asks for {start} to {stop}."
             )
-    if problems.count:
-        raise DataError(problems.summary())
+    if problems.total:
+        raise DataError(_summary(problems, specs))
 
 
-def _examples(table: _Table, columns: Columns | None) -> Iterator[Example | Problem]:
+def _examples(table: _Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
     schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
             yield row
             continue
+        fields = Fields(row.values)
         try:
-            schema = schema or find_schema(row.values, columns)
-            yield from schema.examples(
-                row.values, source=table.source, origin=f"{table.name}:{row.line}"
-            )
+            schema = schema or find_schema(row.values, spec.columns)
+            examples = schema.read(fields, source=table.source, origin=f"{table.name}:{row.line}")
+            if spec.labels is not None:
+                examples = [_labeled(example, spec.labels) for example in examples]
         except RowRefusedError as refusal:
-            yield Problem(table.name, row.line, str(refusal))
+            reason = f"{refusal}{_other_layout(row.values, schema)}"
+            yield Problem(table.name, row.line, reason)
+            continue
+        report.count(table.name, row.line, fields.unread(), fields.left_out)
+        if schema.classifies and spec.labels is None:
+            for example in examples:
+                if _INTEGER.fullmatch(example.completion):
+                    report.count_number(table.name, row.line, example.completion)
+        yield from examples
 
 
-def _tables(spec: DataSpec) -> Iterator[_Table]:
-    files = files_of(spec)
+def _labeled(example: Example, labels: Sequence[str]) -> Example:
+    """An example whose answer is the name of a class, where the data may have its number."""
+    said = example.completion.strip()
+    if said in labels:
+        return example
+    number = int(said) if _INTEGER.fullmatch(said) else -1
+    if not 0 <= number < len(labels):
+        raise RowRefusedError(
+            f"the answer `{shown(said)}` is none of the recipe's `labels`, and no number from 0 "
+            f"to {len(labels) - 1}"
+        )
+    return replace(example, completion=labels[number])
+
+
+def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
+    """What to add where a refused row would fit another schema than the file began with."""
+    if schema is None or schema.named or values.keys() >= set(schema.keys):
+        return ""
+    try:
+        other = find_schema(values)
+    except RowRefusedError:
+        return ""
+    return (
+        f"; the file begins as {schema.name} and this row is {other.name}: keep one layout in a "
+        "file"
+    )
+
+
+def _tables(spec: DataSpec, split: Split) -> Iterator[_Table]:
+    files = files_of(spec, split)
     if files is None:
-        yield _Table(spec.path, spec.path, _hub_rows(spec))
+        yield _Table(spec.path, spec.path, _hub_rows(spec, split))
         return
     for file in files:
-        yield _Table(str(file), stem_of(file), read_rows(file))
+        yield _Table(str(file), stem_of(file), read_rows(file, spec.quoting))
 
 
-def files_of(spec: DataSpec) -> list[Path] | None:
-    """The data files that a spec names, in the order in which they are read; None for a hub id.
-
-    Raises:
-        DataError: There is no such file or folder, or the spec asks of it what only the hub has.
-    """
-    if not spec.path.strip() or _UNWRITABLE.search(spec.path):
-        raise DataError(f"{spec.path!a} is not a path: name a file, a folder or a hub data set.")
-    path = Path(spec.path)
-    try:
-        path = path.expanduser()
-        files = _files(path)
-    except RuntimeError:  # of a path such as ~nobody/x
-        raise DataError(f"{path} begins in the home folder of nobody: check the path.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    for file in files or ():
-        if _UNWRITABLE.search(str(file)):
-            raise DataError(f"{str(file)!a} has a name that cannot be written: rename it.")
-    if files is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None:
-        return None
-    if files is None:
-        raise DataError(f"no file or folder {path}{_suggestion(path)}: check the path.")
-    for key in ("config", "split"):
-        if getattr(spec, key) is not None:
-            raise DataError(
-                f"{path} is on disk, and `{key}` is only for hub data sets: take `{key}` out."
-            )
-    return files
-
-
-def _files(path: Path) -> list[Path] | None:
-    """The data files that `path` stands for; None where nothing is there."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if format_of(file) and not file.is_dir())
-        if not files:
-            raise DataError(f"the folder {path} has no data files in it ({', '.join(SUFFIXES)}).")
-        return files
-    return [path] if path.exists() else None
-
-
-def _suggestion(path: Path) -> str:
-    try:
-        neighbours = [file.name for file in path.parent.iterdir()]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, neighbours, n=1)
-    return f" (did you mean {path.parent / near[0]}?)" if near else ""
-
-
-def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
+def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
     # All of it is worth keeping on the disk; of a part the rest need not be fetched.
     _, stop = spec.rows or (0, None)
     part = {} if stop is None else {"streaming": True}
@@ -182,39 +194,38 @@ def _hub_rows(spec: DataSpec) -> Iterator[Row | Problem]:
         import datasets
 
         rows: Iterable[dict[str, object]] = datasets.load_dataset(
-            spec.path, name=spec.config, split=spec.split or "train", **part
+            spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
         )
+        features = getattr(rows, "features", None) or {}
+        classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
         for number, values in enumerate(islice(rows, stop), start=1):
-            yield Row(number, values)
+            yield Row(
+                number,
+                {
+                    key: class_name(value, classes[key]) if key in classes else as_spelled(value)
+                    for key, value in values.items()
+                },
+            )
     # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{spec.path} is no file or folder here{_suggestion(Path(spec.path))}, and as a hub "
+            f"{spec.path} is no file or folder here{suggestion(Path(spec.path))}, and as a hub "
             f"data set it cannot be loaded ({reason}): check the name and the connection."
         ) from error
 
 
-class _Problems:
-    """Counts problems, and keeps as many as are shown."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._shown: list[Problem] = []
-        self._files: set[str] = set()
-
-    def add(self, problem: Problem) -> None:
-        self.count += 1
-        self._files.add(problem.file)
-        if len(self._shown) < SHOWN_PROBLEMS:
-            self._shown.append(problem)
-
-    def summary(self) -> str:
-        shown = "; ".join(map(str, self._shown))
-        more = self.count - len(self._shown)
-        file = next(iter(self._files)) if len(self._files) == 1 else "FILE"
-        count = "1 problem" if self.count == 1 else f"{self.count} problems"
-        return (
-            f"{count} in the data: {shown}{f'; and {more} more' if more > 0 else ''}. "
-            f"`tell check {file}` lists them all."
-        )
+def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
+    groups = list(problems)
+    named = groups[:SHOWN_REASONS]
+    more = problems.total - sum(group.count for group in named)
+    files = {group.first.file for group in groups}
+    file = files.pop() if len(files) == 1 else "FILE"
+    if any(spec != DataSpec(path=spec.path) for spec in specs):
+        file = "RECIPE"  # a file alone does not say how the recipe reads it
+    count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
+    return (
+        f"{count} in the data: {'; '.join(map(str, named))}"
+        f"{f'; and {more:,} for other reasons' if more else ''}. "
+        f"`tell check {file}` lists them all."
+    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from telltune.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
 
 __all__ = [
     "BOM",
@@ -17,9 +18,11 @@ __all__ = [
     "TOO_DEEP",
     "TOO_LONG",
     "Fault",
+    "Number",
     "Place",
     "Row",
     "StopReadingError",
+    "lines_of",
     "not_json",
     "parse_row",
     "refuse_utf16",
@@ -41,6 +44,12 @@ class Row(NamedTuple):
 
     line: int
     values: Mapping[str, object]
+
+
+class Number(str):
+    """A number as the file spells it. It is read as text, so that 1.50 stays 1.50."""
+
+    __slots__ = ()
 
 
 class Fault(NamedTuple):
@@ -77,6 +86,26 @@ def refuse_utf16(start: bytes) -> None:
     """
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise StopReadingError(1, "the file is UTF-16: save it as UTF-8")
+
+
+def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers, from 1; None stands for one over `MAX_ROW_BYTES`.
+
+    Raises:
+        StopReadingError: The file is UTF-16.
+    """
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if number == 1:
+            refuse_utf16(line)
+            line = line.removeprefix(BOM)
+        if len(line) <= MAX_ROW_BYTES:
+            yield number, line
+            continue
+        while not line.endswith(b"\n") and line:
+            line = stream.readline(MAX_ROW_BYTES)
+        yield number, None
 
 
 def utf8_text(raw: bytes, place: Place) -> str:
@@ -144,11 +173,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-# Numbers keep the spelling that the user gave them (1.50 stays 1.50), since they end up as text.
 # NaN is how pandas writes "missing".
 _DECODER = json.JSONDecoder(
-    parse_int=str,
-    parse_float=str,
-    parse_constant=lambda _: None,
+    parse_int=Number,
+    parse_float=Number,
+    parse_constant=lambda name: None if name == "NaN" else Number(name),
     object_pairs_hook=_object,
 )

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+import re
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
+from telltune.data.fields import Fields, RowRefusedError, Values, listed
+from telltune.data.options import OPTION_KEYS, read_options
+from telltune.data.row import Number
+from telltune.data.turns import MEDIA, Turn, check_order, read_history, read_turns, reasoning_of
 from telltune.errors import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from telltune.recipe import Columns
 
-__all__ = ["SCHEMAS", "RowRefusedError", "Schema", "find_schema"]
+__all__ = ["SCHEMAS", "UNKNOWN", "RowRefusedError", "Schema", "find_schema"]
 
-Values = Mapping[str, object]
-Turns = list[Message]
+UNKNOWN = "(no answer)"
+"""Stands for the answer of a row that has none, where only its prompt is wanted."""
 
-SHOWN_KEYS = 12
+CONTEXTS = ("input", "context", "passage", "document", "article", "paragraph")
+"""Keys whose texts belong to the prompt, and follow it there."""
+
+SYSTEM_KEYS = ("system", "system_prompt")
+
+# What would change the meaning of a conversation that does not hold it itself.
+_BESIDE = (*CONTEXTS[1:], *OPTION_KEYS)
+
 COMPARED_KEYS = 1000
-
-
-class RowRefusedError(ValueError):
-    """A row that is no example; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +47,76 @@ class Schema:
         name: As documentation and messages call it, such as "prompt/completion".
         keys: A row of this schema has them all.
         turns: Reads a row's turns, in order, or raises `RowRefusedError`.
-        whole_conversation: Every assistant turn is learned, not only the last.
+        answer_key: The key with the answer; None for a conversation.
+        named: The recipe's `columns` describe it: what they do not name is not read.
         confidence_key: Where a row says how far its answer can be trusted; None if it does not.
         rationale_key: Where it says why; None if it does not.
     """
 
     name: str
     keys: tuple[str, ...]
-    turns: Callable[[Values], Turns]
-    whole_conversation: bool = False
+    turns: Callable[[Fields], list[Turn]]
+    answer_key: str | None = None
+    named: bool = False
     confidence_key: str | None = None
     rationale_key: str | None = None
 
-    def examples(self, values: Values, *, source: str, origin: str) -> list[Example]:
-        """The examples in one row; a conversation gives one for each assistant turn.
+    @property
+    def classifies(self) -> bool:
+        """Whether the answer is the label of a class."""
+        return self.answer_key == "label" and not self.named
+
+    def examples(
+        self, values: Values, *, source: str, origin: str, all_answers: bool = False
+    ) -> list[Example]:
+        """The examples in one row, as `read` has them.
+
+        Args:
+            values: The row.
+            source: As in `Example`.
+            origin: As in `Example`.
+            all_answers: Also those that the row says not to learn.
 
         Raises:
             RowRefusedError: The row is not an example; says why.
         """
-        turns = self.turns(values)
+        return self.read(Fields(values), source=source, origin=origin, all_answers=all_answers)
+
+    def read(
+        self, fields: Fields, *, source: str, origin: str, all_answers: bool = False
+    ) -> list[Example]:
+        """The examples in one row: one for each answer that is to be learned.
+
+        `fields` knows afterwards which keys were not read and which answers are left out.
+
+        Raises:
+            RowRefusedError: The row is not an example; says why.
+        """
+        turns = self.turns(fields)
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
-        _check_order(body, offset=len(head))
-        first_answer = 1 if self.whole_conversation else len(body) - 1
-        confidence = _confidence(values, self.confidence_key)
+        check_order(body, offset=len(head))
+        tools = "" if self.named else _tools(fields)
+        if not self.named and _leaves_out(fields, self, body[-1].content) and not all_answers:
+            return []
+        confidence = _confidence(fields, self.confidence_key)
         rationale = ""
-        if self.rationale_key is not None and not _is_blank(values.get(self.rationale_key)):
-            rationale = _text(values, self.rationale_key, "rationale")
+        if self.rationale_key is not None:
+            rationale = fields.optional_text(self.rationale_key, "rationale")
+        messages = [Message(turn.role, turn.content) for turn in (*head, *body)]
         return [
             Example(
                 prompt=body[answer - 1].content,
                 completion=body[answer].content,
                 source=source,
                 origin=origin,
-                history=tuple(head + body[: answer - 1]),
+                history=tuple(messages[: len(head) + answer - 1]),
                 confidence=confidence,
                 rationale=rationale,
+                reasoning=body[answer].reasoning,
+                tools=tools,
             )
-            for answer in range(first_answer, len(body), 2)
+            for answer in range(1, len(body), 2)
+            if body[answer].learned or all_answers
         ]
 
 
@@ -89,15 +132,21 @@ def find_schema(values: Values, columns: Columns | None = None) -> Schema:
     if len(fitting) > 1:
         # Tables that were joined fill up the columns of the other table with nulls.
         fitting = _fitting(key for key, value in values.items() if value is not None) or fitting
+    if not fitting and "chosen" in values and "rejected" in values:
+        raise RowRefusedError(
+            "the keys `chosen` and `rejected` are preference data, which telltune does not train; "
+            "to learn the chosen answers, name them in the recipe: "
+            "`columns: {prompt: prompt, completion: chosen}`"
+        )
     if not fitting:
         raise RowRefusedError(
-            f"the keys {_listed(values)} fit no schema that telltune knows "
+            f"the keys {listed(values)} fit no schema that telltune knows "
             f"({', '.join(schema.name for schema in SCHEMAS)}); name yours in the recipe: "
             "`columns: {prompt: ..., completion: ...}`"
         )
-    if len(fitting) > 1 and not fitting[0].whole_conversation:
+    if len(fitting) > 1 and fitting[0].answer_key is not None:
         raise RowRefusedError(
-            f"the keys {_listed(values)} fit both {fitting[0].name} and {fitting[1].name}; say "
+            f"the keys {listed(values)} fit both {fitting[0].name} and {fitting[1].name}; say "
             "which in the recipe: `columns: {prompt: ..., completion: ...}`"
         )
     return fitting[0]
@@ -106,10 +155,15 @@ def find_schema(values: Values, columns: Columns | None = None) -> Schema:
 def _fitting(keys: Iterable[str]) -> list[Schema]:
     present = set(keys)
     fitting = [schema for schema in SCHEMAS if present.issuperset(schema.keys)]
-    if any(schema.name == _ALPACA for schema in fitting):
+    if any("instruction" in schema.keys for schema in fitting):
         # Alpaca's `input` belongs to its `instruction`.
-        fitting = [schema for schema in fitting if schema.name != _INPUT_OUTPUT]
-    return fitting
+        fitting = [schema for schema in fitting if schema.keys[0] != "input"]
+    # Of sentence/label and question/sentence/label, the one that reads more.
+    return [
+        schema
+        for schema in fitting
+        if not any(set(schema.keys) < set(other.keys) for other in fitting)
+    ]
 
 
 def _schema_of_columns(values: Values, columns: Columns) -> Schema:
@@ -117,133 +171,212 @@ def _schema_of_columns(values: Values, columns: Columns) -> Schema:
     for name in (*named, columns.confidence, columns.rationale):
         if name is not None and name not in values:
             near = difflib.get_close_matches(name, islice(values, COMPARED_KEYS), n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"the columns are {_listed(values)}"
+            hint = f"did you mean `{near[0]}`?" if near else f"the columns are {listed(values)}"
             raise RowRefusedError(f"no column `{shown(name)}`, which the recipe names; {hint}")
     return Schema(
         f"{columns.prompt}/{columns.completion}",
         (columns.prompt, columns.completion),
         partial(
-            _flat_turns,
+            _named_turns,
             prompt_key=columns.prompt,
-            completion_key=columns.completion,
+            answer_key=columns.completion,
             system_key=columns.system,
         ),
+        answer_key=columns.completion,
+        named=True,
         confidence_key=columns.confidence,
         rationale_key=columns.rationale,
     )
 
 
-def _flat_turns(
-    values: Values, *, prompt_key: str, completion_key: str, system_key: str | None = "system"
-) -> Turns:
-    return [
-        *_system_turn(values, system_key),
-        Message("user", _text(values, prompt_key, "prompt")),
-        Message("assistant", _text(values, completion_key, "response")),
+def _named_turns(
+    fields: Fields, *, prompt_key: str, answer_key: str, system_key: str | None
+) -> list[Turn]:
+    asked = _asked(fields, prompt_key)
+    system = [] if system_key is None else _system_turn(fields, (system_key,))
+    return [*system, *asked, *_answer(fields, answer_key, asked)]
+
+
+def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str) -> list[Turn]:
+    """The turns of a row with its prompt and its answer under keys of their own.
+
+    The prompt is joined from what belongs to it: an instruction, the question, its context, and
+    the options of a multiple choice, which make the answer one of their labels.
+    """
+    pair = len(prompt_keys) > 1
+    asked = [Turn("user", _pair(fields, prompt_keys))] if pair else _asked(fields, prompt_keys[0])
+    parts = [asked[-1].content]
+    if "instruction" not in prompt_keys and fields.has("instruction"):
+        parts.insert(0, fields.text("instruction", "instruction"))
+    parts += [
+        _context(fields, key) for key in CONTEXTS if key not in prompt_keys and fields.has(key)
     ]
+    answers = _answer(fields, answer_key, asked)
+    answer = answers[-1]
+    options = read_options(fields, lettered_columns=prompt_keys == ("question",))
+    if options is not None:
+        there = options.stand_in("\n".join(parts))
+        if not there:
+            parts.append(options.lines)
+        if answer.content != UNKNOWN and not there:
+            label = options.label_of(fields.values[answer_key], answer.content)
+            answers[-1] = answer._replace(content=label)
+    asked[-1] = asked[-1]._replace(content="\n\n".join(parts))
+    return [*_system_turn(fields, SYSTEM_KEYS), *read_history(fields), *asked, *answers]
 
 
-def _alpaca_turns(values: Values) -> Turns:
-    prompt = _text(values, "instruction", "prompt")
-    if not _is_blank(values.get("input")):
-        prompt = f"{prompt}\n\n{_text(values, 'input', 'input')}"
-    return [
-        *_system_turn(values, "system"),
-        *_alpaca_history(values.get("history")),
-        Message("user", prompt),
-        Message("assistant", _text(values, "output", "response")),
-    ]
+def _conversation_turns(fields: Fields, *, key: str) -> list[Turn]:
+    system, history = _system_turn(fields, SYSTEM_KEYS), read_history(fields)
+    turns = read_turns(fields, key, learned=True)
+    for beside in filter(fields.has, _BESIDE):
+        value = fields.values[beside]
+        said = "\n".join(turn.content for turn in turns)
+        if not (isinstance(value, str) and value.strip() in said):
+            raise RowRefusedError(
+                f"key `{beside}` stands beside a conversation, which does not hold it: put it "
+                "into the turn that it belongs to, or rename the key to leave it out"
+            )
+    return [*system, *history, *turns]
 
 
-def _alpaca_history(history: object) -> Turns:
-    if history is None:
-        return []
-    turns = []
-    for pair in history if isinstance(history, list) else [history]:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise RowRefusedError("key `history` is not a list of [question, answer] pairs")
-        earlier = {"question": pair[0], "answer": pair[1]}
-        turns.append(Message("user", _text(earlier, "question", "text in key `history`")))
-        turns.append(Message("assistant", _text(earlier, "answer", "text in key `history`")))
-    return turns
+def _asked(fields: Fields, key: str) -> list[Turn]:
+    if _is_turns(fields.values.get(key)):
+        return read_turns(fields, key, learned=False)
+    return [Turn("user", fields.text(key, "prompt"))]
 
 
-def _conversation_turns(
-    values: Values, *, key: str, role_key: str, text_key: str, roles: Mapping[str, str]
-) -> Turns:
-    listed = values.get(key)
-    if not isinstance(listed, list) or not listed:
+def _answer(fields: Fields, key: str, asked: list[Turn]) -> list[Turn]:
+    value = fields.values.get(key)
+    if _is_turns(value):
+        turns = read_turns(fields, key, learned=True)
+        # Preference data repeat the prompt before each answer.
+        repeated = [turn[:2] for turn in turns[: len(asked)]] == [turn[:2] for turn in asked]
+        return turns[len(asked) :] if repeated and len(turns) > len(asked) else turns
+    if key in ("answer", "answers"):
+        value = value.get("text") if isinstance(value, dict) else value
+        if isinstance(value, list):
+            return [_first_answer(fields, key, value)]
+    if key == "label":
+        # SetFit's data sets have the name of the class beside its number.
+        fields.take(key)
+        key = "label_text" if fields.has("label_text") else key
+    return [Turn("assistant", fields.text(key, "response"), reasoning_of(fields), learned=True)]
+
+
+def _first_answer(fields: Fields, key: str, answers: list[object]) -> Turn:
+    """The first of several right answers, as SQuAD lists them."""
+    fields.take(key)
+    text = Fields({key: answers[0] if answers else None}).text(key, "response")
+    if any(other != answers[0] for other in answers):
+        fields.leave(f"{key}[1:]")
+    return Turn("assistant", text, reasoning_of(fields), learned=True)
+
+
+def _is_turns(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _pair(fields: Fields, keys: tuple[str, ...]) -> str:
+    """Texts under their names, a line each: "Sentence 1: ..."."""
+    names = [re.sub(r"(\d)", r" \1", key).capitalize() for key in keys]
+    return "\n".join(
+        f"{name}: {fields.text(key, key)}" for name, key in zip(names, keys, strict=True)
+    )
+
+
+def _context(fields: Fields, key: str) -> str:
+    value = fields.values[key]
+    if not isinstance(value, list):
+        return fields.text(key, key)
+    fields.take(key)
+    return "\n\n".join(Fields({key: one}).text(key, key) for one in value)
+
+
+def _system_turn(fields: Fields, keys: tuple[str, ...]) -> list[Turn]:
+    key = fields.first(keys)
+    return [] if key is None else [Turn("system", fields.text(key, "system text"))]
+
+
+def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
+    """Whether the row says that its answer is not to be learned.
+
+    Raises:
+        RowRefusedError: The row holds what is no text, or does not say it clearly.
+    """
+    if key := fields.first(MEDIA):
         raise RowRefusedError(
-            f"no conversation: key `{key}` is missing, empty or not a list of turns"
+            f"key `{key}` holds something, and telltune reads text only: take the row or the "
+            "column out"
         )
-    turns = _system_turn(values, "system")
-    for number, turn in enumerate(listed, start=1):
-        if not isinstance(turn, dict):
-            raise RowRefusedError(f"turn {number} in key `{key}` is not an object")
-        said_by = turn.get(role_key)
-        role = roles.get(said_by) if isinstance(said_by, str) else None
-        if role is None or turn.get("tool_calls") or turn.get("function_call"):
-            what = "a tool call" if role else f"role `{shown(str(said_by))}`"
-            raise RowRefusedError(
-                f"turn {number} has {what}, which telltune does not train; the roles are "
-                f"{', '.join(roles)}"
-            )
-        if role == "system" and _is_blank(turn.get(text_key)):
-            continue
-        turns.append(Message(role, _text(turn, text_key, f"text in turn {number} ({role})")))
-    if not turns:
-        raise RowRefusedError(f"no conversation: key `{key}` holds no turn with text")
-    return turns
+    if fields.flag("weight") is False:
+        fields.left_out[:] = ["the row has `weight: 0`"]
+    elif not schema.classifies and _marks_bad(fields, answer):
+        fields.left_out[:] = ["the row has `label: false`, which marks a bad answer"]
+    else:
+        return False
+    return True
 
 
-def _check_order(body: Turns, *, offset: int) -> None:
-    """Refuse what a chat template would refuse, or would put into other words."""
-    for index, turn in enumerate(body):
-        wanted = ("user", "assistant")[index % 2]
-        if turn.role != wanted:
-            raise RowRefusedError(
-                f"turn {index + offset + 1} is from `{turn.role}` where one from `{wanted}` should "
-                "stand: a system turn comes first, then user and assistant take turns"
-            )
-    if len(body) % 2 or not body:
-        raise RowRefusedError("no response: the conversation does not end with an assistant turn")
-
-
-def _system_turn(values: Values, key: str | None) -> Turns:
-    if key is None or _is_blank(values.get(key)):
-        return []
-    return [Message("system", _text(values, key, "system text"))]
-
-
-def _text(values: Values, key: str, what: str) -> str:
-    """The text under a key; numbers and truth values become text as JSON spells them."""
-    if key not in values:
-        raise RowRefusedError(f"no {what}: key `{shown(key)}` is missing")
-    value = values[key]
-    if _is_blank(value):
-        raise RowRefusedError(f"no {what}: key `{shown(key)}` is empty")
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    if not isinstance(value, str):
-        kind = {"list": "a list", "dict": "an object"}.get(type(value).__name__, "binary or a date")
-        raise RowRefusedError(f"no {what}: key `{shown(key)}` holds {kind}, not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
+def _marks_bad(fields: Fields, answer: str) -> bool:
+    """Whether `label` marks an answer as one to avoid, as KTO's data do."""
+    if not fields.has("label"):
+        return False
+    said = str(fields.values["label"]).strip().lower()
+    if said == answer.strip().lower():
+        return False
+    if said in ("0", "1", "0.0", "1.0"):
         raise RowRefusedError(
-            f"the {what} in key `{shown(key)}` has half a character (a lone surrogate) at "
-            f"character {error.start + 1}: write the whole one"
+            f"key `label` is {said} beside an answer: write true or false where it marks good and "
+            "bad answers, else rename the key"
+        )
+    return said in ("true", "false") and not fields.flag("label")
+
+
+def _tools(fields: Fields) -> str:
+    """The tools that a row offers, as JSON text; functions of OpenAI's older layout become tools.
+
+    Raises:
+        RowRefusedError: They are no list of objects.
+    """
+    key = fields.first(("tools", "functions"))
+    if key is None:
+        return ""
+    value = fields.take(key)
+    try:
+        tools = json.loads(value) if isinstance(value, str) else _as_json(value)
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise TypeError
+        if key == "functions":
+            tools = [{"type": "function", "function": function} for function in tools]
+        text = json.dumps(tools, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowRefusedError(
+            f"key `{key}` is no list of objects that define a tool, nor the JSON text of one"
         ) from error
+    return text if tools else ""
+
+
+def _as_json(value: object) -> object:
+    """A value as JSON has it: with numbers, and without the nulls by which Arrow fills up objects.
+
+    Raises:
+        TypeError: JSON has no such value; found by whoever writes it.
+    """
+    if isinstance(value, Number):
+        return json.loads(value)
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _as_json(one) for key, one in value.items() if one is not None}
     return value
 
 
-def _confidence(values: Values, key: str | None) -> float:
+def _confidence(fields: Fields, key: str | None) -> float:
     if key is None:
         return 1.0
     try:
-        found = float(_text(values, key, "confidence"))
+        found = float(fields.text(key, "confidence"))
     except ValueError as error:
         if isinstance(error, RowRefusedError):
             raise
@@ -255,55 +388,37 @@ def _confidence(values: Values, key: str | None) -> float:
     return found
 
 
-def _is_blank(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and not value.strip())
+def _flat(*keys: str, name: str = "") -> Schema:
+    """A schema of prompt keys and, last, the key of the answer."""
+    turns = partial(_flat_turns, prompt_keys=keys[:-1], answer_key=keys[-1])
+    return Schema(name or "/".join(keys), keys, turns, answer_key=keys[-1])
 
 
-def _listed(keys: Collection[str]) -> str:
-    names = [f"`{shown(key)}`" for key in islice(keys, SHOWN_KEYS)]
-    more = len(keys) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-_ALPACA = "instruction/input/output"
-_INPUT_OUTPUT = "input/output"
-
-
-def _flat(prompt_key: str, completion_key: str) -> Schema:
-    return Schema(
-        f"{prompt_key}/{completion_key}",
-        (prompt_key, completion_key),
-        partial(_flat_turns, prompt_key=prompt_key, completion_key=completion_key),
-    )
-
-
-def _conversation(key: str, role_key: str, text_key: str, **roles: str) -> Schema:
-    turns = partial(_conversation_turns, key=key, role_key=role_key, text_key=text_key, roles=roles)
-    return Schema(key, (key,), turns, whole_conversation=True)
+def _conversation(key: str) -> Schema:
+    return Schema(key, (key,), partial(_conversation_turns, key=key))
 
 
 # Conversations first: where a row has both forms, a conversation says all that flat keys say.
 SCHEMAS = (
-    _conversation(
-        "messages", "role", "content", system="system", user="user", assistant="assistant"
-    ),
-    _conversation(
-        "conversations",
-        "from",
-        "value",
-        system="system",
-        human="user",
-        gpt="assistant",
-        user="user",
-        assistant="assistant",
-    ),
+    _conversation("messages"),
+    _conversation("conversations"),
+    _conversation("conversation"),
     _flat("prompt", "completion"),
     _flat("prompt", "response"),
     _flat("query", "response"),
     _flat("question", "answer"),
+    _flat("question", "response"),
+    _flat("question", "answers"),  # SQuAD
+    _flat("question", "answerKey"),  # ARC
     _flat("prompt", "answer"),  # TRACE's own files
+    _flat("problem", "solution"),
     _flat("input", "output"),
-    Schema(_ALPACA, ("instruction", "output"), _alpaca_turns),
+    _flat("instruction", "output", name="instruction/input/output"),  # Alpaca
+    _flat("instruction", "response"),  # Dolly
+    _flat("text", "label"),
+    _flat("sentence", "label"),
+    _flat("sentence1", "sentence2", "label"),
+    _flat("question1", "question2", "label"),
+    _flat("question", "sentence", "label"),
+    _flat("premise", "hypothesis", "label"),
 )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
-from telltune.data.general import GeneralData
+from telltune.data.files import Split, files_of
+from telltune.data.general import EMBEDDED, GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
+from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -22,9 +24,17 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Message
     from telltune.recipe import DataSpec, Recipe
 
-__all__ = ["GeneralData", "Split", "TaskData", "load_general", "load_split", "load_task", "within"]
-
-Split = Literal["train", "dev", "test"]
+__all__ = [
+    "GeneralData",
+    "Split",
+    "TaskData",
+    "load_general",
+    "load_split",
+    "load_task",
+    "named_data",
+    "test_warnings",
+    "within",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class TaskData:
         anchor: The recipe's, or the embedded task's own.
         metrics: Names, the headline first; empty lets the data decide.
         shots: Turns that stand before every prompt, in training and afterwards.
+        warnings: What of the data was not read or left out, in sentences.
         answer_after: What opens the answer in completions that reason first; "" where none do.
     """
 
@@ -47,6 +58,7 @@ class TaskData:
     anchor: Anchor | None
     metrics: tuple[str, ...]
     shots: tuple[Message, ...] = ()
+    warnings: tuple[str, ...] = ()
     answer_after: str = ""
 
 
@@ -56,7 +68,8 @@ def load_task(recipe: Recipe) -> TaskData:
     Raises:
         DataError: As `read_examples`.
     """
-    train = load_split(recipe, "train")
+    read, read_dev = ReadReport(), ReadReport()
+    train = load_split(recipe, "train", read)
     order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
     drawn = tuple(train[i] for i in order[: recipe.task.max_examples])
     metrics = tuple(recipe.evaluation.metrics or ())
@@ -67,14 +80,21 @@ def load_task(recipe: Recipe) -> TaskData:
     return TaskData(
         name=recipe.task.embedded or train[0].source,
         train=drawn,
-        dev=tuple(load_split(recipe, "dev")) if has_dev else (),
+        dev=tuple(load_split(recipe, "dev", read_dev)) if has_dev else (),
         anchor=_anchor(recipe),
         metrics=metrics,
+        # A share of the training data is told of with them.
+        warnings=read.warnings("task.train") + (read_dev.warnings("task.dev") if spec.dev else ()),
     )
 
 
-def load_split(recipe: Recipe, split: Split) -> list[Example]:
+def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
     """One split of the task, with the anchor taken off where the data already carries it.
+
+    Args:
+        recipe: Names it.
+        split: Which.
+        report: Takes down what of the rows is not read or left out.
 
     Raises:
         RecipeError: The recipe names no such split.
@@ -84,11 +104,11 @@ def load_split(recipe: Recipe, split: Split) -> list[Example]:
         examples = list(getattr(embedded_task(recipe.task.embedded), split))
     else:
         share = recipe.task.dev_share
-        of = "train" if split == "dev" and share else split
+        of: Split = "train" if split == "dev" and share else split
         specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
             raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
-        examples = read_examples(specs)
+        examples = read_examples(specs, report, split=of)
         if share and of == "train":
             held = _held_out(examples, share)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
@@ -99,6 +119,21 @@ def load_split(recipe: Recipe, split: Split) -> list[Example]:
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: no response is left without the anchor's line.")
     return examples
+
+
+def test_warnings(recipe: Recipe) -> tuple[str, ...]:
+    """What of the test data is not read, left out or faulty, in sentences.
+
+    Data on the hub are not fetched for this.
+    """
+    specs = recipe.task.test or []
+    report = ReadReport()
+    try:
+        if specs and all(files_of(spec, "test") is not None for spec in specs):
+            load_split(recipe, "test", report)
+    except DataError as error:
+        return (f"task.test: {error}",)
+    return report.warnings("task.test")
 
 
 def _held_out(examples: list[Example], share: float) -> set[str]:
@@ -125,6 +160,19 @@ def load_general(recipe: Recipe) -> GeneralData | None:
         return None
     sources = recipe.general.sources
     return GeneralData("+".join(spec.path for spec in sources), tuple(sources))
+
+
+def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
+    """Every data set that a recipe names but the embedded one, with what it is for."""
+    task, general = recipe.task, recipe.general
+    splits: dict[Split, list[DataSpec] | None] = {
+        "train": task.train,
+        "dev": task.dev,
+        "test": task.test,
+    }
+    named = [(spec, split) for split, specs in splits.items() for spec in specs or ()]
+    named += [(spec, "train") for spec in (general.sources if general else ())]
+    return [(spec, split) for spec, split in named if spec.path != EMBEDDED]
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:

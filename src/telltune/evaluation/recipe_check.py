@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from telltune.data.embedded import embedded_task
-from telltune.data.general import EMBEDDED
-from telltune.data.reading import files_of, scan
+from telltune.data.files import files_of
+from telltune.data.reading import scan
+from telltune.data.task import named_data
 from telltune.errors import RecipeError, TellError
 from telltune.evaluation.score import check_metrics
 from telltune.methods.preparation import check_needs
@@ -22,6 +23,7 @@ from telltune.models import check_named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from telltune.data.files import Split
     from telltune.recipe import DataSpec, Recipe
 
 __all__ = ["check_recipe"]
@@ -53,15 +55,13 @@ def check_recipe(recipe: Recipe, methods: Sequence[str] = ()) -> None:
 
 def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], object]]:
     """Each raises where something is wrong."""
-    task, general = recipe.task, recipe.general
+    task = recipe.task
     yield from (partial(_check_method, recipe, name) for name in methods)
     yield from (partial(check_metrics, [name]) for name in recipe.evaluation.metrics or ())
     if task.embedded is not None:
         yield partial(embedded_task, task.embedded)
-    named = [*(task.train or ()), *(task.dev or ()), *(task.test or ())]
-    for spec in [*named, *(general.sources if general else ())]:
-        if spec.path != EMBEDDED:
-            yield partial(_check_data, spec)
+    for spec, split in named_data(recipe):
+        yield partial(_check_data, spec, split)
     yield partial(check_named, recipe.model)
     yield partial(_check_trainable, recipe)
 
@@ -82,7 +82,7 @@ def _check_trainable(recipe: Recipe) -> None:
         )
 
 
-def _check_data(spec: DataSpec) -> None:
+def _check_data(spec: DataSpec, split: Split) -> None:
     """Whether there is a file that can be opened; what is wrong with rows is told on reading."""
-    if files_of(spec) is not None:
-        next(scan(spec), None)
+    if files_of(spec, split) is not None:
+        next(scan(spec, split=split), None)

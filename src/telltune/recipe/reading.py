@@ -12,12 +12,19 @@ from pydantic import ValidationError
 
 from telltune.errors import RecipeError
 from telltune.recipe.mistakes import explain
-from telltune.recipe.schema import SHORTHANDS, Recipe
+from telltune.recipe.schema import SHORTHANDS, Columns, Recipe
 
 if TYPE_CHECKING:
     from telltune.recipe.schema import DataSpec
 
-__all__ = ["AnyRecipe", "as_recipe", "load_recipe", "read_yaml", "recipe_from_dict"]
+__all__ = [
+    "AnyRecipe",
+    "as_recipe",
+    "columns_from_text",
+    "load_recipe",
+    "read_yaml",
+    "recipe_from_dict",
+]
 
 MAX_BYTES = 2**20
 """A recipe is a page or two; a file of data under its name would be parsed for hours."""
@@ -171,6 +178,29 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+
+
+def columns_from_text(text: str, **defaults: str) -> Columns:
+    """`Columns` from a text such as `prompt=text,completion=team`.
+
+    Args:
+        text: Keys of `Columns`, each with the name of a column.
+        defaults: For keys that the text does not give.
+
+    Raises:
+        RecipeError: The text is of another form, or a key is unknown or missing.
+    """
+    given = dict(defaults)
+    for part in text.split(","):
+        key, separator, name = part.partition("=")
+        if not separator or not name.strip():
+            raise RecipeError(f"--columns {text}: write it as prompt=text,completion=team.")
+        given[key.strip()] = name.strip()
+    try:
+        return Columns.model_validate(given)
+    except ValidationError as error:
+        mistakes = "; ".join(explain(error, Columns, "set of columns"))
+        raise RecipeError(f"--columns {text}: {mistakes}.") from None
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:

@@ -42,6 +42,7 @@ __all__ = [
     "ModelSpec",
     "Order",
     "OverPromptSpec",
+    "Quoting",
     "Recipe",
     "TaskSpec",
     "TrainingSpec",
@@ -52,6 +53,7 @@ T = TypeVar("T", int, float)
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
+Quoting = Literal["auto", "minimal", "none"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
 AutoInt = Annotated[
     Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
@@ -105,13 +107,20 @@ class DataSpec(Part):
     """Where one data set lies."""
 
     path: str
-    """A file (JSONL, JSON, CSV, Parquet), a folder of such, a hub id, or `embedded` (general)."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet, Arrow), a folder of such, a hub id, or `embedded`
+    (general data)."""
     columns: Columns | None = None
     """Only for schemas that telltune does not know."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """Names of the classes, where the data have their numbers: the name of 0, of 1, and so on."""
     config: str | None = None
     """The hub data set's configuration."""
     split: str | None = None
-    """The hub data set's split; `train` if not given."""
+    """The split of a folder or hub data set; if not given, the one that the data are for."""
+    quoting: Quoting = "auto"
+    """What double quotes mean in CSV and TSV: they enclose cells (`minimal`), are ordinary
+    characters (`none`), or enclose cells and are refused where they seem to swallow rows (`auto`).
+    """
     rows: tuple[int, int] | None = None
     """Only the examples from the first number up to, not including, the second, from 0. Those of a
     hub data set are streamed, and what comes behind them is not fetched."""

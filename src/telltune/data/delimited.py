@@ -1,0 +1,234 @@
+"""Rows of delimited text: CSV, TSV, and what spreadsheets write under these names."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from telltune.data.row import (
+    MAX_ROW_BYTES,
+    TOO_LONG,
+    Fault,
+    Place,
+    Row,
+    StopReadingError,
+    lines_of,
+    utf8_text,
+)
+from telltune.errors import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from telltune.recipe import Quoting
+
+__all__ = ["delimited_rows"]
+
+# Excel's own first line, which names the separator: `sep=;`.
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"?')
+# Excel writes `;` where the comma is the decimal sign.
+_SEPARATORS_OF_CSV = ",;\t|"
+
+_USE_NONE = "if quotes are ordinary characters in this file, set `quoting: none`"
+_BARE_RETURN = "the line holds a carriage return alone: end lines with a line feed"
+
+
+def delimited_rows(
+    stream: BinaryIO, *, separator: str | None, quoting: Quoting
+) -> Iterator[Row | Fault]:
+    """The rows of a file whose first line names the columns.
+
+    Args:
+        stream: The file, which can be read again.
+        separator: None finds it in the first line.
+        quoting: As `DataSpec.quoting`.
+
+    Raises:
+        StopReadingError: The header cannot be read, or nothing after some place can be trusted.
+    """
+    first = stream.readline(MAX_ROW_BYTES).decode("utf-8-sig", errors="replace")
+    stream.seek(0)
+    told = _SEPARATOR_LINE.fullmatch(first)
+    if told:
+        separator = told[1]
+    elif separator is None:
+        bare = first if quoting == "none" else _QUOTED.sub("", first)
+        separator = next((mark for mark in _SEPARATORS_OF_CSV if mark in bare), ",")
+    record = _Record()
+    lines = _lines_into(record, stream)
+    if told:
+        next(lines)
+    if quoting == "none":
+        records = _split(lines, record, separator)
+    else:
+        records = _parsed(lines, record, separator, doubt=quoting == "auto")
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, Fault):
+        raise StopReadingError(header.line, f"the header is unreadable, {header.reason}")
+    columns = _Columns(header, record.line)
+    for cells in records:
+        yield cells if isinstance(cells, Fault) else columns.row(record.line, cells)
+
+
+class _Columns:
+    """The columns that a header names.
+
+    Args:
+        header: Its cells. One without a name is called by its number.
+        line: Where it begins.
+
+    Raises:
+        StopReadingError: A name stands twice, or there is none.
+    """
+
+    def __init__(self, header: list[str], line: int) -> None:
+        given = [name.strip() for name in header]
+        self._unnamed = {f"column {i}" for i, name in enumerate(given, start=1) if not name}
+        self._names = [name or f"column {i}" for i, name in enumerate(given, start=1)]
+        # Spreadsheets end lines with separators where a column to the right was once filled.
+        self._needed = max((i for i, name in enumerate(given, start=1) if name), default=0)
+        if not self._needed:
+            raise StopReadingError(line, "the header names no column")
+        if len(set(self._names)) < len(self._names):
+            twice = next(n for i, n in enumerate(self._names) if n in self._names[:i])
+            raise StopReadingError(
+                line, f"the header names `{shown(twice)}` twice: rename a column"
+            )
+
+    def row(self, line: int, cells: list[str]) -> Row | Fault:
+        """The row that begins at a line; empty cells outside of named columns are no part of it."""
+        missing = len(cells) < self._needed
+        if missing or any(cell.strip() for cell in cells[len(self._names) :]):
+            hint = "write one for each column" if missing else "quote each that holds the separator"
+            return Fault(line, f"{len(cells)} cells where the header has {self._needed}: {hint}")
+        values = dict(zip(self._names, cells, strict=False))
+        for name in self._unnamed:
+            if not values.get(name, "").strip():
+                values.pop(name, None)
+        return Row(line, values)
+
+
+@dataclass
+class _Record:
+    """The lines that a record was read from, as they stand in the file."""
+
+    line: int = 1
+    """The number of the first."""
+    lines: list[str] = field(default_factory=list)
+    size: int = 0
+    """Bytes of all."""
+
+    def clear(self) -> None:
+        """Begin another record."""
+        self.line += len(self.lines)
+        self.lines.clear()
+        self.size = 0
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it, not even an empty cell in quotes."""
+        return not any(line.strip(" \r\n") for line in self.lines)
+
+    @property
+    def last(self) -> int:
+        """The number of its last line."""
+        return self.line + len(self.lines) - 1
+
+
+def _lines_into(record: _Record, stream: BinaryIO) -> Iterator[str]:
+    """Decoded lines, each of which joins the record that is being read; no record is endless."""
+    for number, line in lines_of(stream):
+        record.size += MAX_ROW_BYTES if line is None else len(line)
+        if line is None or record.size > MAX_ROW_BYTES:
+            raise StopReadingError(record.line, f"{TOO_LONG}, or close a quote that stays open")
+        text = utf8_text(line, Place(number))
+        record.lines.append(text)
+        yield text
+
+
+def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[list[str] | Fault]:
+    """Records of a line each, in which quotes are ordinary characters."""
+    while True:
+        record.clear()
+        line = next(lines, None)
+        if line is None:
+            return
+        line = line.rstrip("\r\n")
+        if "\r" in line:
+            yield Fault(record.line, _BARE_RETURN)
+        elif not record.is_blank:
+            yield line.split(separator)
+
+
+def _parsed(
+    lines: Iterator[str], record: _Record, separator: str, *, doubt: bool
+) -> Iterator[list[str] | Fault]:
+    """Records in which quotes enclose cells.
+
+    Args:
+        lines: Of the file.
+        record: Which the lines join.
+        separator: One character.
+        doubt: Refuse a quoted cell that holds what look like rows.
+    """
+    # The csv module's own limit is 128 KiB a field, and it can only be raised for the process.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    width, spaced = 0, False
+    while True:
+        record.clear()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Fault(record.line, _reason(error, record))
+            continue
+        if len(cells) < 2 and record.is_blank:
+            continue
+        if not width:
+            width, spaced = len(cells), f"{separator} " in record.lines[0]
+        if doubt and _hold_rows(record.lines, separator, width, spaced=spaced):
+            yield Fault(
+                record.line,
+                f"a quoted cell goes on to line {record.last}, and its lines look like rows of "
+                f"their own: {_USE_NONE}; if it is one cell, set `quoting: minimal`",
+            )
+        else:
+            yield cells
+
+
+def _reason(error: csv.Error, record: _Record) -> str:
+    if "new-line character" in str(error):
+        return _BARE_RETURN
+    lines = f" (lines {record.line} to {record.last})" if record.last > record.line else ""
+    return f"the row{lines} is quoted wrongly, {error}: {_USE_NONE}"
+
+
+def _hold_rows(lines: list[str], separator: str, width: int, *, spaced: bool) -> bool:
+    """Whether lines of one record look like records.
+
+    Quotes decide what a record is, and one that nobody meant as such can swallow rows. That cannot
+    be told for certain from a cell of several lines. But few of these have, on most of their lines,
+    just as many separators as a row has.
+
+    Args:
+        lines: Of the record.
+        separator: Between cells.
+        width: Cells in a row.
+        spaced: In this file a space follows the separator. Elsewhere it tells prose from cells.
+    """
+    if len(lines) < 2 or width < 2:
+        return False
+    like = 0
+    for line in lines:
+        cells = [cell.rstrip("\r\n") for cell in line.split(separator)]
+        prose = separator != "\t" and not spaced and any(c.startswith(" ") for c in cells[1:])
+        like += len(cells) == width and bool(cells[0].strip() and cells[-1].strip()) and not prose
+    return 2 * like > len(lines)

@@ -1,0 +1,286 @@
+"""Which files a data set of a recipe stands for, and which of a folder's files it leaves out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from telltune.data.opening import check_regular
+from telltune.data.readers import DELIMITED, SUFFIXES, format_of
+from telltune.data.row import MAX_ROW_BYTES
+from telltune.errors import DataError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from telltune.recipe import DataSpec
+
+__all__ = ["Split", "files_of", "left_out", "suggestion"]
+
+Split = Literal["train", "dev", "test"]
+
+# As in `datasets` (data_files.SPLIT_KEYWORDS), so that a folder means the same to both.
+_SPLIT_OF_WORD: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_WORD = re.compile(r"[^\W\d_]+")
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_SET = re.compile(r"(set|data)$")
+# What `datasets` writes beside data, in formats that data have too.
+_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_NO_DATA = re.compile(r"(readme|license|licence|citation)\b.*", re.IGNORECASE)
+
+SHOWN_FILES = 5
+
+# Control and half characters: a name with them would stand in messages and beside predictions.
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class _Choice(NamedTuple):
+    """What is read of a folder, and what is not: the reason by file or folder."""
+
+    files: list[Path]
+    left_out: dict[Path, str]
+
+
+def files_of(spec: DataSpec, split: Split = "train") -> list[Path] | None:
+    """The data files that a spec names, in the order in which they are read; None for a hub id.
+
+    Args:
+        spec: Of a recipe.
+        split: What the data are for. A folder whose file names tell splits gives the files of this
+            one, or of `spec.split`.
+
+    Raises:
+        DataError: There is no such file, folder or split, or the spec asks for what only another
+            kind of data has.
+    """
+    choice = _choice(spec, split)
+    return None if choice is None else choice.files
+
+
+def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> dict[str, str]:
+    """What of folders none of the specs reads: by folder, the files and why they are left out.
+
+    Raises:
+        DataError: As `files_of`.
+    """
+    choices = [(spec, choice) for spec, split in specs if (choice := _choice(spec, split))]
+    files = {file for _, choice in choices for file in choice.files}
+    read = files.union(*(file.parents for file in files))
+    reasons: dict[str, dict[Path, str]] = {}
+    for spec, choice in choices:
+        for path, reason in choice.left_out.items():
+            if path not in read:
+                reasons.setdefault(spec.path, {})[path] = reason
+    return {folder: f"not read: {_listed_by_reason(found)}" for folder, found in reasons.items()}
+
+
+def _listed_by_reason(reasons: dict[Path, str]) -> str:
+    parts = []
+    for reason in dict.fromkeys(reasons.values()):
+        paths = [path for path, why in reasons.items() if why == reason]
+        more = len(paths) - SHOWN_FILES
+        parts.append(f"{_names(paths)} ({reason}{f', {more} more' if more > 0 else ''})")
+    return "; ".join(parts)
+
+
+def suggestion(path: Path) -> str:
+    """A hint at a neighbor whose name is much like that of a path where nothing is; else empty."""
+    try:
+        neighbors = [file.name for file in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, neighbors, n=1)
+    return f" (did you mean {path.parent / near[0]}?)" if near else ""
+
+
+def _choice(spec: DataSpec, split: Split) -> _Choice | None:
+    if not spec.path.strip() or _UNWRITABLE.search(spec.path):
+        raise DataError(f"{spec.path!a} is not a path: name a file, a folder or a hub data set.")
+    path = Path(spec.path)
+    try:
+        path = path.expanduser()
+        choice = _of_path(path, split, spec.split)
+    except RuntimeError:  # of a path such as ~nobody/x
+        raise DataError(f"{path} begins in the home folder of nobody: check the path.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    on_hub = choice is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None
+    if choice is None and not on_hub:
+        raise DataError(f"no file or folder {path}{suggestion(path)}: check the path.")
+    files = choice.files if choice else []
+    for file in files:
+        if _UNWRITABLE.search(str(file)):
+            raise DataError(f"{str(file)!a} has a name that cannot be written: rename it.")
+    if choice and spec.config is not None:
+        raise DataError(
+            f"{path} is on disk, and `config` is only for hub data sets: take `config` out."
+        )
+    if spec.quoting != "auto" and not any(format_of(file) in DELIMITED for file in files):
+        raise DataError(
+            f"{path} is neither CSV nor TSV, and `quoting` is only for these: take `quoting` out."
+        )
+    return choice
+
+
+def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
+    """What is read of a path; None where nothing is there."""
+    if not path.is_dir():
+        if asked is not None and path.exists():
+            raise DataError(
+                f"{path} is a file, and `split` is only for folders and hub data sets: take "
+                "`split` out."
+            )
+        return _Choice([path], {}) if path.exists() else None
+    splits = _saved_splits(path)
+    if splits is not None:
+        return _of_splits(path, splits, split, asked)
+    return _of_folder(path, split, asked)
+
+
+def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) -> _Choice:
+    """What is read of a `DatasetDict` on disk."""
+    if asked in names:
+        wanted = [asked]
+    elif asked is None and not any(map(_split_of, names)):
+        wanted = names
+    else:
+        meant = _wanted(split, asked)
+        wanted = [name for name in names if meant is not None and _split_of(name) == meant]
+        if len(wanted) != 1:
+            raise DataError(
+                f"{folder} has {'more than one' if wanted else 'no'} split for "
+                f"{split if asked is None else shown(asked)}: choose among "
+                f"{', '.join(map(shown, names))} with `split`."
+            )
+    files = []
+    for name in wanted:
+        saved = _saved_files(folder / name)
+        if saved is None:
+            raise DataError(f"{folder / name} is not a saved data set: save it again.")
+        files += saved
+    return _Choice(files, {folder / name: "another split" for name in names if name not in wanted})
+
+
+def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
+    """What is read of a folder of files, or of a saved `Dataset`."""
+    listed = list(_listed(folder))
+    rest = {path: reason for path, reason in listed if reason}
+    files = {path: _split_of(str(path.relative_to(folder))) for path, why in listed if not why}
+    if not files:
+        raise DataError(
+            f"the folder {folder} has no data files in it ({', '.join(SUFFIXES)})"
+            f"{f', but {_names(rest)}' if rest else ''}: name a file or another folder."
+        )
+    told = sorted({of for of in files.values() if of is not None})
+    if not told and asked is None:
+        return _Choice(list(files), rest)
+    wanted = _wanted(split, asked)
+    if wanted not in told:
+        raise DataError(
+            f"no file in the folder {folder} has a name that says "
+            f"{split if asked is None else shown(asked)} (said: {', '.join(told) or 'nothing'}): "
+            "name the file itself."
+        )
+    untold = [path for path, of in files.items() if of is None]
+    if untold and asked is None:
+        raise DataError(
+            f"some files in the folder {folder} say their split ({', '.join(told)}) and some do "
+            f"not ({_names(untold)}): name the files one by one, or set `split: {split}` to leave "
+            "the latter out."
+        )
+    rest |= {path: of or "no split" for path, of in files.items() if of != wanted}
+    return _Choice([path for path, of in files.items() if of == wanted], rest)
+
+
+def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
+    """What a folder of data has in it, with the reason where it is not to be read.
+
+    Folders that are named for a split are looked into, and so is `data`, where the hub keeps files.
+    """
+    saved = _saved_files(folder)
+    if saved is not None:
+        yield from ((file, "") for file in saved)
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name.startswith((".", "_")):
+                yield path, "hidden"
+            elif depth == 0 and path.name == "data":
+                yield from _listed(path, 1)
+            elif depth < 2 and _split_of(path.name) is not None:
+                yield from _listed(path, 2)
+            else:
+                yield path, "a folder"
+        elif format_of(path) is None:
+            if not path.name.startswith(".") and not _NO_DATA.fullmatch(path.name):
+                yield path, "of no format that telltune reads"
+        elif path.name in _METADATA:
+            yield path, "metadata"
+        else:
+            yield path, "hidden" if path.name.startswith((".", "_")) else ""
+
+
+def _saved_splits(folder: Path) -> list[str] | None:
+    """The splits of a folder to which a `DatasetDict` was saved; None for another folder."""
+    told = _metadata(folder / "dataset_dict.json", "splits")
+    return [name for name in map(str, told) if _is_name(name)] if told else None
+
+
+def _saved_files(folder: Path) -> list[Path] | None:
+    """The files, in order, of a folder to which a `Dataset` was saved; None for another folder."""
+    told = _metadata(folder / "state.json", "_data_files")
+    if told is None:
+        return None
+    names = [str(entry.get("filename")) for entry in told if isinstance(entry, dict)]
+    return [folder / name for name in names if _is_name(name)]
+
+
+def _metadata(path: Path, key: str) -> list[object] | None:
+    """A list in a JSON file of a folder; None where there is none."""
+    try:
+        check_regular(path)
+        if path.stat().st_size > MAX_ROW_BYTES:
+            return None
+        found = json.loads(path.read_bytes())[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _wanted(split: Split, asked: str | None) -> Split | None:
+    """The split to read: what the recipe asks for, if it is a word for one, or what it is for."""
+    return split if asked is None else _SPLIT_OF_WORD.get(asked.casefold())
+
+
+def _names(paths: Iterable[Path]) -> str:
+    """The first few names, for messages."""
+    names = [shown(path.name) for path in paths]
+    return ", ".join(names[:SHOWN_FILES]) + (", ..." if len(names) > SHOWN_FILES else "")
+
+
+def _is_name(name: str) -> bool:
+    """Whether it names something in a folder, and nothing outside."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def _split_of(name: str) -> Split | None:
+    """The split that a name says, by one of its words; None where it says none, or several."""
+    words = _WORD.findall(_INNER_CAPITAL.sub(" ", name))
+    known = [_SET.sub("", word.casefold()) for word in words]
+    said = {_SPLIT_OF_WORD[word] for word in known if word in _SPLIT_OF_WORD}
+    return said.pop() if len(said) == 1 else None

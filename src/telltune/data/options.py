@@ -1,0 +1,156 @@
+"""Multiple choice: a row's options as lettered lines of its prompt, and its answer as a letter."""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from telltune.data.fields import Fields, RowRefusedError, is_blank, is_number
+from telltune.errors import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["OPTION_KEYS", "Options", "read_options"]
+
+OPTION_KEYS = ("choices", "options")
+MAX_OPTIONS = 26
+# What an option may already begin with, where its label is X: "X. ", "X: ", "X) ", "(X) ".
+_LEAD = r"\(?{}(?:[.:]\s+|\)\s*)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one question.
+
+    Attributes:
+        key: The key that holds them, for messages.
+        labels: Letters, or what the row calls the options.
+        texts: What they say, without a label.
+    """
+
+    key: str
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def lines(self) -> str:
+        """A line for each: "A. Paris"."""
+        return "\n".join(
+            f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True)
+        )
+
+    def stand_in(self, prompt: str) -> bool:
+        """Whether a prompt shows them already, each at the end of a line of its own."""
+        lines = [line.strip() for line in prompt.splitlines()]
+        ends = [
+            {n for n, line in enumerate(lines) if line.endswith(text.strip())}
+            for text in self.texts
+        ]
+        return all(ends) and len(set.union(*ends)) >= len(self.texts)
+
+    def label_of(self, answer: object, text: str) -> str:
+        """The label of the right option.
+
+        Args:
+            answer: As the row has it: a label, an option's text, or an index from 0.
+            text: The same as a text.
+
+        Raises:
+            RowRefusedError: It is no option, or could be two.
+        """
+        text = text.strip()
+        numbered = is_number(answer) and self.labels[0] == "A"
+        fitting = set() if numbered else set(self._named(text))
+        if not fitting and re.fullmatch(r"[0-9]{1,3}(\.0)?", text):
+            fitting = {int(float(text))}
+        if len(fitting) == 1 and max(fitting) < len(self.texts):
+            return self.labels[fitting.pop()]
+        what = "could be two" if len(fitting) > 1 else "is none"
+        raise RowRefusedError(
+            f"the answer `{shown(text)}` {what} of the {len(self.texts)} options in key "
+            f"`{self.key}`: write its label ({', '.join(self.labels)}), its text, or its index "
+            "from 0"
+        )
+
+    def _named(self, answer: str) -> list[int]:
+        """Options whose label or text an answer is."""
+        found = []
+        for number, (label, text) in enumerate(zip(self.labels, self.texts, strict=True)):
+            spelled = re.fullmatch(rf"\(?{re.escape(label)}[.):]?", answer, re.IGNORECASE)
+            whole = re.fullmatch(_LEAD.format(re.escape(label)) + re.escape(text), answer)
+            if spelled or whole or answer == text.strip():
+                found.append(number)
+        return found
+
+
+def read_options(fields: Fields, *, lettered_columns: bool) -> Options | None:
+    """The options of a row; None where it has none.
+
+    They are a list of texts, a list of {label, text} objects, lists of both as
+    {"text": [...], "label": [...]}, or an object of texts by label.
+
+    Args:
+        fields: Of the row.
+        lettered_columns: Read columns A, B, C, ... as options, too.
+
+    Raises:
+        RowRefusedError: The key for options holds something else.
+    """
+    key = fields.first(OPTION_KEYS)
+    if key is not None:
+        return _options(key, fields.take(key))
+    letters = list(takewhile(fields.has, string.ascii_uppercase)) if lettered_columns else []
+    if len(letters) < 2:
+        return None
+    return _checked("A", letters, [fields.text(letter, "option") for letter in letters])
+
+
+def _options(key: str, value: object) -> Options:
+    if isinstance(value, dict) and {"text", "label"} <= value.keys():
+        labels, texts = value["label"], value["text"]
+        if isinstance(labels, list) and isinstance(texts, list):
+            return _checked(key, labels, texts)
+    if isinstance(value, dict):
+        # Arrow fills up an object with the keys of other rows.
+        given = {label: text for label, text in value.items() if not is_blank(text)}
+        return _checked(key, list(given), list(given.values()))
+    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+        return _checked(key, [x.get("label") for x in value], [x.get("text") for x in value])
+    if isinstance(value, list) and len(value) <= MAX_OPTIONS:
+        return _checked(key, list(string.ascii_uppercase[: len(value)]), value)
+    raise _no_options(key)
+
+
+def _checked(key: str, labels: Sequence[object], texts: Sequence[object]) -> Options:
+    """Options with labels and texts, or a refusal."""
+    if len(labels) != len(texts) or not 2 <= len(texts) <= MAX_OPTIONS:
+        raise _no_options(key)
+    read = [
+        Fields({"label": label, "text": text})
+        for label, text in zip(labels, texts, strict=True)
+        if not isinstance(text, list | dict | bytes)
+    ]
+    if len(read) < len(texts):
+        raise _no_options(key)
+    names = [one.text("label", f"label in key `{key}`").strip() for one in read]
+    said = [one.text("text", f"option in key `{key}`").strip() for one in read]
+    if len(set(names)) < len(names):
+        raise _no_options(key)
+    bare = [
+        re.sub("^" + _LEAD.format(re.escape(label)), "", text)
+        for label, text in zip(names, said, strict=True)
+    ]
+    if all(map(str.__ne__, bare, said)) and all(bare):
+        said = bare
+    return Options(key, tuple(names), tuple(said))
+
+
+def _no_options(key: str) -> RowRefusedError:
+    return RowRefusedError(
+        f"key `{key}` holds no 2 to {MAX_OPTIONS} options: write a list of texts, or "
+        '{"text": [...], "label": [...]}'
+    )

@@ -1,0 +1,142 @@
+"""What reading leaves aside: keys that no schema reads, answers left out, labels without names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from telltune.data.checks import Finding, Group, Groups, Kind
+from telltune.data.examples import Problem
+from telltune.errors import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ReadReport"]
+
+SHOWN_KEYS = 12
+SHOWN_REASONS = 3
+MAX_KEYS = 1000
+
+# Keys that say where a row comes from, and nothing of what it says.
+_BOOKKEEPING = re.compile(
+    r"(.*\W)?(.*_)?_*(id|ids|idx|index|uid|uuid|guid|hash|url|timestamp)"
+    r"|__index_level_\d+__|unnamed: \d+"
+    r"|source|data_?source|dataset|split|license|created(_at)?|updated_at|meta|metadata",
+    re.IGNORECASE,
+)
+
+
+class ReadReport:
+    """Counts what reading left aside, in memory that does not grow with the rows.
+
+    Attributes:
+        rows: Number of rows that gave examples, or would have if they were not left out.
+        left_out: Answers and rows that are not learned, by reason.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.left_out: Groups[Problem] = Groups()
+        self._keys: dict[str, Group[Problem]] = {}
+        self._numbers: Group[Problem] | None = None
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Keys that hold something and are not read, with the number of rows."""
+        return {key: group.count for key, group in self._keys.items()}
+
+    def count(self, file: str, line: int, unread: Iterable[str], left_out: Iterable[str]) -> None:
+        """Take one row into account.
+
+        Args:
+            file: The file as the user named it.
+            line: Where the row begins.
+            unread: Its keys that were not read.
+            left_out: Why answers of it are not learned.
+        """
+        self.rows += 1
+        for key in sorted(unread):
+            if key in self._keys:
+                self._keys[key].count += 1
+            elif len(self._keys) < MAX_KEYS:
+                self._keys[key] = Group(Problem(file, line, ""))
+        for reason in left_out:
+            self.left_out.add(Problem(file, line, reason))
+
+    def count_number(self, file: str, line: int, label: str) -> None:
+        """Take a label into account that is a number, where a name may be meant."""
+        if self._numbers is None:
+            self._numbers = Group(Problem(file, line, label))
+        else:
+            self._numbers.count += 1
+
+    def findings(self) -> list[Finding]:
+        """What `tell check` lists, as warnings."""
+        found = [
+            _finding(self._keys[key], "unread", f"{self._counted([key])} is not read: {_HINT}")
+            for key in self._content
+        ]
+        if self._bookkeeping:
+            first = self._keys[self._bookkeeping[0]]
+            found.append(_finding(first, "unread", self._bookkeeping_text()))
+        if self._numbers is not None:
+            found.append(_finding(self._numbers, "unnamed_label", self._numbers_text()))
+        found += [_finding(one, "left_out", f"left out: {one.reason}") for one in self.left_out]
+        return found
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What `tell plan` and `tell fit` say: one sentence for each kind.
+
+        Args:
+            name: What was read, such as "task.train".
+        """
+        found = []
+        if self._content:
+            found.append(f"not read: {self._counted(self._content)}; {_HINT}")
+        if self._bookkeeping:
+            found.append(self._bookkeeping_text())
+        if self._numbers is not None:
+            found.append(self._numbers_text())
+        if self.left_out.total:
+            groups = list(self.left_out)
+            more = "; ..." if len(groups) > SHOWN_REASONS else ""
+            reasons = "; ".join(map(str, groups[:SHOWN_REASONS]))
+            found.append(f"{self.left_out.total:,} left out: {reasons}{more}")
+        return tuple(f"{name}: {text}." for text in found)
+
+    @property
+    def _content(self) -> list[str]:
+        return [key for key in self._keys if not _BOOKKEEPING.fullmatch(key)]
+
+    @property
+    def _bookkeeping(self) -> list[str]:
+        return [key for key in self._keys if _BOOKKEEPING.fullmatch(key)]
+
+    def _counted(self, keys: list[str]) -> str:
+        named = [f"`{shown(key)}` ({self._rows(self._keys[key])})" for key in keys[:SHOWN_KEYS]]
+        more = len(keys) - len(named)
+        least = "at least " if len(self._keys) == MAX_KEYS else ""
+        return ", ".join(named) + (f" and {least}{more} more keys" if more else "")
+
+    def _bookkeeping_text(self) -> str:
+        return f"not read, and taken for bookkeeping: {self._counted(self._bookkeeping)}"
+
+    def _numbers_text(self) -> str:
+        if self._numbers is None:
+            return ""
+        return (
+            f"labels are numbers without names, such as `{self._numbers.first.reason}` "
+            f"({self._rows(self._numbers)}); name them in the recipe: "
+            "`labels: [name of 0, name of 1, ...]`"
+        )
+
+    def _rows(self, group: Group[Problem]) -> str:
+        return f"{group.count:,} of {self.rows:,} rows"
+
+
+def _finding(group: Group[Problem], kind: Kind, reason: str) -> Finding:
+    return Finding(group.first.file, group.first.line, reason, kind, refused=False)
+
+
+_HINT = "put what matters into the prompt, or say in the recipe's `columns` what to read"

@@ -1,0 +1,128 @@
+"""Rows into a file, in the format that its suffix names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.parquet import as_spelled
+from telltune.data.readers import DELIMITED
+from telltune.data.row import Number
+from telltune.errors import StorageError
+from telltune.storage import write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["check_writable", "json_line", "write_rows"]
+
+_FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
+# A file may spell its numbers otherwise, as CSV with 007 does; JSON may not.
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a name that says no format, before the rows are made.
+
+    Raises:
+        StorageError: Its suffix is none of those that rows can be written to.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise StorageError(
+            f"{path}: rows cannot be written in this format; choose a name that ends in one of "
+            f"{', '.join(_FORMATS)}."
+        )
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, whole or not at all.
+
+    Numbers keep their spelling. Where a format has no lists and objects, they are written as JSON.
+
+    Args:
+        path: Its suffix says the format.
+        rows: Values by column; a column may be missing from some of them.
+
+    Raises:
+        StorageError: The suffix names no format, or the file cannot be written.
+    """
+    check_writable(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        write_bytes(path, _parquet(rows))
+    elif suffix in DELIMITED:
+        write_bytes(path, _delimited(rows, DELIMITED[suffix] or ",").encode())
+    elif suffix == ".json":
+        lines = ",\n".join(map(json_line, rows))
+        write_bytes(path, f"[\n{lines}\n]\n".encode())
+    else:
+        write_bytes(path, "".join(f"{json_line(row)}\n" for row in rows).encode())
+
+
+def json_line(value: object) -> str:
+    """A value as JSON on one line, with numbers as they were spelled."""
+    if isinstance(value, Number) and _JSON_NUMBER.fullmatch(value):
+        return str(value)
+    if isinstance(value, dict):
+        pairs = (f"{json_line(str(key))}: {json_line(inner)}" for key, inner in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(json_line, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _columns(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _delimited(rows: Sequence[Mapping[str, object]], separator: str) -> str:
+    columns = _columns(rows)
+    lines = [[*columns], *zip(*(map(_cell, values) for values in columns.values()), strict=True)]
+    # The csv module itself leaves a carriage return without quotes where lines end otherwise.
+    returns = any("\r" in cell for line in lines for cell in line)
+    text = io.StringIO(newline="")
+    csv.writer(
+        text,
+        delimiter=separator,
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
+    ).writerows(lines)
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    """A value in a format that has texts only."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_line(value)
+
+
+def _parquet(rows: Sequence[Mapping[str, object]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(pa.table({name: _array(v) for name, v in _columns(rows).items()}), file)
+    return file.getvalue()
+
+
+def _array(values: list[object]) -> Any:
+    """A column: of numbers where that changes no spelling, else of what its values are, or text."""
+    import pyarrow as pa
+
+    if all(value is None or isinstance(value, Number) for value in values):
+        for number in (int, float):
+            with suppress(ValueError, OverflowError, pa.ArrowInvalid):
+                numbers = [None if value is None else number(str(value)) for value in values]
+                if [as_spelled(value) for value in numbers] == values:
+                    return pa.array(numbers)
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types
+        return pa.array([None if value is None else _cell(value) for value in values], pa.string())

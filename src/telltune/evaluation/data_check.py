@@ -1,0 +1,158 @@
+"""All that `tell check` looks at: the data of a recipe, or files, with a model's tokenizer."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of
+from telltune.data.embedded import embedded_task
+from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.examples import Example, Problem
+from telltune.data.files import left_out
+from telltune.data.general import scan_general
+from telltune.data.reading import scan
+from telltune.data.report import ReadReport
+from telltune.data.task import named_data
+from telltune.models import load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from telltune.data.files import Split
+    from telltune.recipe import DataSpec, ModelSpec, Recipe
+
+__all__ = ["check_files", "check_recipe_data"]
+
+GENERAL_AT_ONCE = 20_000
+# General data may be any amount. What is repeated in them could only be told from all at once.
+_NOT_OF_GENERAL: frozenset[Kind] = frozenset({"duplicate", "conflict"})
+
+
+Checked: TypeAlias = tuple[dict[str, int], list[Finding]]
+"""Number of examples by split, and of general data, and the findings."""
+
+
+def check_files(
+    specs: Mapping[Split, Sequence[DataSpec]], *, model: ModelSpec | None, max_length: int | None
+) -> Checked:
+    """Look through data sets by split.
+
+    Args:
+        specs: `train` is held against every other split.
+        model: Whose tokenizer to count tokens and know control tokens with; None for neither.
+        max_length: Longest example in tokens.
+
+    Raises:
+        TellError: There is no such file or model.
+    """
+    findings: list[Finding] = []
+    groups = _read(specs, findings)
+    findings += _Checks(model, max_length).of(groups)
+    named = [(spec, split) for split, given in specs.items() for spec in given]
+    return _counts(groups), findings + _left_out(named)
+
+
+def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
+    """Look through the task and general data of a recipe.
+
+    Repeated rows are looked for in the task data only.
+
+    Args:
+        recipe: Its training data and general data are held against its dev and test data.
+        model: Whose tokenizer to count tokens and know control tokens with.
+        max_length: Longest example in tokens.
+
+    Raises:
+        TellError: There is no such file or model.
+    """
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    findings: list[Finding] = []
+    if recipe.task.embedded:
+        task = embedded_task(recipe.task.embedded)
+        groups: dict[str, list[Example]] = {s: list(getattr(task, s)) for s in splits}
+    else:
+        groups = _read({s: getattr(recipe.task, s) or () for s in splits}, findings)
+    checks = _Checks(model, max_length)
+    findings += checks.of(groups)
+    counts = _counts(groups)
+    if recipe.general is not None:
+        tested = {split: group for split, group in groups.items() if split != TRAIN}
+        known = set(findings)
+        counts["general"] = 0
+        examples = _examples(recipe.general.sources, scan_general, findings)
+        while part := list(islice(examples, GENERAL_AT_ONCE)):
+            counts["general"] += len(part)
+            found = checks.of({TRAIN: part, **tested})
+            findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
+    return counts, findings + _left_out(named_data(recipe))
+
+
+def _left_out(named: list[tuple[DataSpec, Split]]) -> list[Finding]:
+    found = left_out(named).items()
+    return [Finding(folder, 1, told, "left_out", refused=False) for folder, told in found]
+
+
+def _counts(groups: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+    return {split: len(group) for split, group in groups.items()}
+
+
+def _read(
+    specs: Mapping[Split, Sequence[DataSpec]], findings: list[Finding]
+) -> dict[str, list[Example]]:
+    return {
+        split: list(_examples(given, partial(scan, split=split), findings))
+        for split, given in specs.items()
+        if given
+    }
+
+
+def _examples(
+    specs: Sequence[DataSpec],
+    reader: Callable[[DataSpec, ReadReport], Iterator[Example | Problem]],
+    findings: list[Finding],
+) -> Iterator[Example]:
+    """Examples as they are read; what is wrong with rows, or not read of them, joins the findings.
+
+    Args:
+        specs: In order.
+        reader: Gets one of them, and the report.
+        findings: They join these.
+    """
+    report = ReadReport()
+    for spec in specs:
+        start, stop = spec.rows or (0, None)
+        for number, item in enumerate(reader(spec, report)):
+            if isinstance(item, Problem):
+                findings.append(finding_of(item))
+            elif start <= number and (stop is None or number < stop):
+                yield item
+    findings += report.findings()
+
+
+class _Checks:
+    """`check_examples` with what a model's tokenizer knows."""
+
+    def __init__(self, model: ModelSpec | None, max_length: int | None) -> None:
+        tokenizer = None if model is None else load_tokenizer(model)
+        self._encoder = None if tokenizer is None else Encoder(tokenizer)
+        self._control_tokens = [] if tokenizer is None else control_tokens(tokenizer)
+        self._max_length = max_length
+
+    def of(self, groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
+        """What is wrong with examples by split."""
+        return check_examples(
+            groups,
+            control_tokens=self._control_tokens,
+            count_tokens=self._counter([e for group in groups.values() for e in group]),
+            max_length=self._max_length,
+        )
+
+    def _counter(self, examples: list[Example]) -> Callable[[Example], int] | None:
+        """Tokens of an example, all counted in one batch, which is many times quicker."""
+        if self._encoder is None:
+            return None
+        lengths = self._encoder.encode(examples).lengths
+        known = {id(e): int(n) for e, n in zip(examples, lengths, strict=True)}
+        return lambda example: known[id(example)]

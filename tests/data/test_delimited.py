@@ -1,0 +1,241 @@
+"""CSV and TSV: what writers write is read back, and what nobody can be sure of is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telltune.data import delimited
+from telltune.data.examples import Problem
+from telltune.data.readers import Row, read_rows
+from telltune.data.reading import read_examples, scan
+from telltune.errors import DataError
+from telltune.recipe import DataSpec
+
+CASES = Path(__file__).parents[1] / "cases" / "tsv"
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
+plain = st.text('ab" ,;|', min_size=1).filter(str.strip)
+
+
+def rows_of(path: Path, content: str, quoting: Any = "auto") -> list[Row | Problem]:
+    path.write_bytes(content.encode())
+    return list(read_rows(path, quoting))
+
+
+def values_of(rows: list[Row | Problem]) -> list[Any]:
+    return [row.values if isinstance(row, Row) else row for row in rows]
+
+
+def test_rows_of_many_lines_carry_the_line_they_begin_on(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.csv", 'p,c\n"one\ntwo","say ""hi"", twice"\n\nthree,four\n')
+    assert rows == [
+        Row(2, {"p": "one\ntwo", "c": 'say "hi", twice'}),
+        Row(5, {"p": "three", "c": "four"}),
+    ]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_separator_of_csv_is_found_in_its_header(tmp_path: Path, mark: str) -> None:
+    rows = rows_of(tmp_path / "a.csv", f"p{mark}c\n1{mark}x\n")
+    assert rows == [Row(2, {"p": "1", "c": "x"})]
+    rows = rows_of(tmp_path / "a.csv", f'"p, q"{mark}c\n1{mark}x\n')
+    assert rows == [Row(2, {"p, q": "1", "c": "x"})]
+
+
+@pytest.mark.parametrize("line", ["sep=;", "SEP=;\r", '"sep=;"', "\ufeffsep=;"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_excels_line_names_the_separator_and_is_no_header(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    rows = rows_of(tmp_path / name, f"{line}\np;c,d\n1,5;x\n")
+    assert rows == [Row(3, {"p": "1,5", "c,d": "x"})]
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_allows_by_default(tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path / "a.csv", "p,c\n" + "x" * 300_000 + ",y\n")
+    assert isinstance(row, Row)
+    assert len(str(row.values["p"])) == 300_000
+
+
+@pytest.mark.parametrize("quoting", ["auto", "none"])
+@pytest.mark.parametrize(("record", "hint"), [("one", "write one"), ("one,two,three", "quote")])
+def test_a_row_with_another_number_of_cells_is_a_problem(
+    tmp_path: Path, record: str, hint: str, quoting: str
+) -> None:
+    problem, row = rows_of(tmp_path / "a.csv", f"p,c\n{record}\na,b\n", quoting)
+    assert isinstance(problem, Problem)
+    assert (problem.line, row.line) == (2, 3)
+    assert "cells where the header has 2" in problem.reason
+    assert hint in problem.reason
+
+
+def test_separators_at_the_end_of_lines_are_no_cells(tmp_path: Path) -> None:
+    wanted = [Row(2, {"p": "a", "c": "b"})]
+    assert rows_of(tmp_path / "a.csv", "p,c\na,b,,\n") == wanted
+    assert rows_of(tmp_path / "a.csv", "p,c,,\na,b\n") == wanted
+    assert rows_of(tmp_path / "a.csv", "p,c,,\na,b,,\n") == wanted
+
+
+def test_a_column_without_a_name_keeps_what_it_holds(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.csv", ",p,c,\n0,a,b,\n1,d,e,x\n")
+    assert values_of(rows) == [
+        {"column 1": "0", "p": "a", "c": "b"},
+        {"column 1": "1", "p": "d", "c": "e", "column 4": "x"},
+    ]
+
+
+@pytest.mark.parametrize("quoting", ["auto", "none"])
+def test_blank_lines_are_no_rows(tmp_path: Path, quoting: str) -> None:
+    rows = rows_of(tmp_path / "a.csv", "\n \r\np,c\r\n\r\n   \na,b\r\n\n", quoting)
+    assert rows == [Row(6, {"p": "a", "c": "b"})]
+
+
+def test_a_quote_that_never_closes_is_a_problem_that_names_its_lines(tmp_path: Path) -> None:
+    row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\nx,"y\nz,w\n')
+    assert row == Row(2, {"p": "a", "c": "b"})
+    assert isinstance(problem, Problem)
+    assert problem.line == 3
+    assert "the row (lines 3 to 4) is quoted wrongly" in problem.reason
+    assert "`quoting: none`" in problem.reason
+
+
+def test_a_record_over_the_longest_length_ends_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "MAX_ROW_BYTES", 100)
+    # Each line closes a cell and opens the next: no cell is long, and the record never ends.
+    row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\n"x' + '\n","' * 1000)
+    assert row == Row(2, {"p": "a", "c": "b"})
+    assert isinstance(problem, Problem)
+    assert problem.line == 3
+    assert "close a quote that stays open" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("header", "said"), [("p,p", "`p` twice"), (",,", "names no column"), ('"p', "unreadable")]
+)
+def test_a_header_that_names_no_columns_is_a_problem(
+    tmp_path: Path, header: str, said: str
+) -> None:
+    (problem,) = rows_of(tmp_path / "a.csv", f"{header}\na,b\n")
+    assert isinstance(problem, Problem)
+    assert said in problem.reason
+
+
+@pytest.mark.parametrize("quoting", ["auto", "none"])
+def test_a_carriage_return_alone_is_named(tmp_path: Path, quoting: str) -> None:
+    (problem,) = rows_of(tmp_path / "a.csv", "p,c\ra,b\r", quoting)
+    assert isinstance(problem, Problem)
+    assert "carriage return alone" in problem.reason
+
+
+# Quotes
+
+
+def test_quotes_that_swallow_rows_are_refused_by_line() -> None:
+    problem, example = scan(DataSpec(path=str(CASES / "quotes.tsv")))
+    assert isinstance(problem, Problem)
+    assert problem.line == 2
+    assert "goes on to line 4, and its lines look like rows of their own" in problem.reason
+    assert not isinstance(example, Problem)
+    assert (example.prompt, example.completion) == ("so so", "neg")
+
+
+def test_quotes_are_ordinary_characters_where_the_recipe_says_so() -> None:
+    examples = read_examples([DataSpec(path=str(CASES / "quotes.tsv"), quoting="none")])
+    assert [(e.prompt, e.completion) for e in examples] == [
+        ('"Great film', "pos"),
+        ("really bad", "neg"),
+        ('I loved it"', "pos"),
+        ("so so", "neg"),
+    ]
+    (row, _) = read_examples([DataSpec(path=str(CASES / "quotes.tsv"), quoting="minimal")])
+    assert row.prompt == "Great film\tpos\nreally bad\tneg\nI loved it"
+
+
+@pytest.mark.parametrize(
+    "swallowed",
+    [
+        '"a,x\nb,y\nc",x\n',
+        '1,"a\n2,b\n3,c"\n',  # the second column
+        '"a,x\n' + "b,y\n" * 300 + 'c",x\n',
+        '"a,x\nb,y\nc, and more,z\nd,y\ne",x\n',  # one of the rows is faulty, too
+        '"a,x\r\nb,y\r\nc",x\r\n',
+    ],
+)
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_lines_that_look_like_rows_are_refused(tmp_path: Path, mark: str, swallowed: str) -> None:
+    content = f"p,c\n{swallowed}z,y\n".replace(",", mark)
+    problem, row = rows_of(tmp_path / ("a.tsv" if mark == "\t" else "a.csv"), content)
+    assert isinstance(problem, Problem)
+    assert problem.line == 2
+    assert "look like rows of their own" in problem.reason
+    assert isinstance(row, Row)
+
+
+def test_a_header_may_show_that_spaces_follow_separators(tmp_path: Path) -> None:
+    problem, _ = rows_of(tmp_path / "a.csv", 'p, c\n"a, x\nb, y\nc", x\nd, y\n')
+    assert isinstance(problem, Problem)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "Dear team,\nmy parcel, number 3, is late.\nThanks, Bo",
+        "Hello, I am late\nThanks",
+        "Dear team,\nThanks",
+        "one\ntwo\nthree",
+        '{\n  "a": 1,\n  "b": 2\n}',
+        "- a, b\n- c, d\n- e",
+    ],
+)
+def test_prose_of_many_lines_is_a_cell(tmp_path: Path, cell: str) -> None:
+    stream = io.StringIO()
+    csv.writer(stream).writerows([("p", "c"), (cell, "shipping"), ("x", "y")])
+    rows = rows_of(tmp_path / "a.csv", stream.getvalue())
+    assert values_of(rows) == [{"p": cell, "c": "shipping"}, {"p": "x", "c": "y"}]
+
+
+@settings(max_examples=100)
+@given(table=st.lists(st.tuples(plain, plain), min_size=1, max_size=5))
+def test_without_quoting_any_text_is_itself(tmp_path: Path, table: Any) -> None:
+    content = "".join(f"{p}\t{c}\n" for p, c in [("p", "c"), *table])
+    rows = rows_of(tmp_path / "a.tsv", content, "none")
+    assert [(v["p"], v["c"]) for v in values_of(rows)] == table
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@settings(max_examples=100)
+@given(table=tables, ends=st.sampled_from(["\n", "\r\n"]), bom=st.booleans())
+def test_what_writers_write_is_read_back_or_refused(
+    tmp_path: Path, name: str, table: Any, ends: str, bom: bool
+) -> None:
+    # pandas leaves a carriage return in a cell without quotes, which no reader can tell apart.
+    table = [tuple(cell.replace("\r", "") for cell in row) for row in table]
+    path, mark = tmp_path / name, "," if name == "a.csv" else "\t"
+    frame = pd.DataFrame(table, columns=["p", "c"])
+    frame.to_csv(
+        path, sep=mark, index=False, lineterminator=ends, encoding="utf-8-sig" if bom else "utf-8"
+    )
+    read = values_of(list(read_rows(path, "minimal")))
+    assert [(row["p"], row["c"]) for row in read] == table
+    for sure, row in zip(read, values_of(list(read_rows(path))), strict=True):
+        if isinstance(row, Problem):
+            assert "look like rows of their own" in row.reason
+            assert "\n" in sure["p"] + sure["c"]
+        else:
+            assert row == sure
+
+
+def test_quoting_of_other_formats_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(DataError, match="neither CSV nor TSV"):
+        read_examples([DataSpec(path=str(tmp_path), quoting="none")])

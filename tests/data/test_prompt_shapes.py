@@ -1,0 +1,45 @@
+"""Rows to answer in every schema of training data, with and without their answer."""
+
+import json
+
+import pytest
+
+from telltune.data.prompts import read_prompts
+from telltune.data.schemas import SCHEMAS
+
+
+@pytest.fixture
+def prompt_of(tmp_path):
+    def prompt_of(row):
+        path = tmp_path / "in.jsonl"
+        path.write_text(json.dumps(row))
+        ((_, example),) = read_prompts(path)
+        return example
+
+    return prompt_of
+
+
+@pytest.mark.parametrize(
+    "schema", [schema for schema in SCHEMAS if schema.answer_key], ids=lambda schema: schema.name
+)
+def test_the_answer_may_be_missing_in_every_flat_schema(schema, prompt_of):
+    row = {key: key.upper() for key in schema.keys}
+    asked = {key: row[key] for key in schema.keys[:-1]}
+    assert prompt_of(asked).prompt == prompt_of(row).prompt
+    assert prompt_of(asked | {schema.keys[-1]: None}).prompt == prompt_of(row).prompt
+
+
+def test_options_are_shown_where_the_answer_is_not_known(prompt_of):
+    row = {"question": "Q?", "choices": ["x", "y"], "context": "C."}
+    assert prompt_of(row).prompt == "Q?\n\nC.\n\nA. x\nB. y"
+
+
+def test_what_is_not_to_be_learned_can_be_answered(prompt_of):
+    assert prompt_of({"prompt": "p", "completion": "c", "label": False}).prompt == "p"
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c", "weight": 0}]
+    assert prompt_of({"messages": turns}).prompt == "p"
+
+
+def test_conversation_of_any_roles_is_answered_at_its_end(prompt_of):
+    turns = [{"from": "Human", "value": "p"}]
+    assert prompt_of({"conversations": turns}).prompt == "p"
