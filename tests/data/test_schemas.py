@@ -357,6 +357,8 @@ def test_tool_call_is_refused_even_with_text():
     values = openai(("user", "p"), ("assistant", "c"))
     values["messages"][1]["tool_calls"] = [{"id": "1"}]
     assert "turn 2 has a tool call" in refusal_of(values)
+    values["messages"][1]["content"] = None
+    assert "turn 2 has a tool call" in refusal_of(values)
 
 
 def test_turn_that_is_no_object_is_refused():

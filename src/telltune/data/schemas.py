@@ -95,9 +95,11 @@ class Schema:
         turns = self.turns(fields)
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
         check_order(body, offset=len(head))
-        tools = "" if self.named else _tools(fields)
-        if not self.named and _leaves_out(fields, self, body[-1].content) and not all_answers:
-            return []
+        tools = ""
+        if not self.named and len(fields.filled) > len(self.keys):
+            tools = _tools(fields)
+            if _leaves_out(fields, self, body[-1].content) and not all_answers:
+                return []
         confidence = _confidence(fields, self.confidence_key)
         rationale = ""
         if self.rationale_key is not None:
