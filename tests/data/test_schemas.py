@@ -145,11 +145,12 @@ def test_keys_of_turns_are_named_with_the_list_that_they_stand_in():
 
 
 def test_columns_read_only_what_they_name():
-    values = {"ticket": "t", "team": "x", "context": "c", "weight": 0, "label": False}
-    fields = Fields(values)
-    columns = Columns(prompt="ticket", completion="team")
-    (example,) = find_schema(values, columns).read(fields, source="s", origin="s:1")
-    assert (example.prompt, fields.unread()) == ("t", {"context", "weight", "label"})
+    others = {"context": "c", "weight": 0, "label_text": "x", "thinking": "t", "choices": ["x"]}
+    fields = Fields({"ticket": "t", "label": 1} | others)
+    columns = Columns(prompt="ticket", completion="label")
+    (example,) = find_schema(fields.values, columns).read(fields, source="s", origin="s:1")
+    assert (example.prompt, example.completion, example.reasoning) == ("t", "1", "")
+    assert fields.unread() == others.keys()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +293,7 @@ def test_options_that_the_prompt_shows_already_are_not_repeated():
     values = {"prompt": "Q?\n(1) x\n(2) y", "choices": ["x", "y"], "completion": "2"}
     (example,) = examples_of(values)
     assert (example.prompt, example.completion) == (values["prompt"], "2")
+    assert examples_of(values | {"completion": Number("1")})[0].completion == "y"
 
 
 def test_option_that_is_a_number_is_told_from_an_index():
@@ -356,6 +358,8 @@ def test_conversation_out_of_order_is_refused_by_turn(turns, reason):
 def test_tool_call_is_refused_even_with_text():
     values = openai(("user", "p"), ("assistant", "c"))
     values["messages"][1]["tool_calls"] = [{"id": "1"}]
+    assert "turn 2 has a tool call" in refusal_of(values)
+    values["messages"][1]["content"] = None
     assert "turn 2 has a tool call" in refusal_of(values)
 
 

@@ -52,8 +52,8 @@ class Options:
         ]
         return all(ends) and len(set.union(*ends)) >= len(self.texts)
 
-    def label_of(self, answer: object, text: str) -> str:
-        """The label of the right option.
+    def right(self, answer: object, text: str) -> int:
+        """The place of the right option, from 0.
 
         Args:
             answer: As the row has it: a label, an option's text, or an index from 0.
@@ -68,7 +68,7 @@ class Options:
         if not fitting and re.fullmatch(r"[0-9]{1,3}(\.0)?", text):
             fitting = {int(float(text))}
         if len(fitting) == 1 and max(fitting) < len(self.texts):
-            return self.labels[fitting.pop()]
+            return fitting.pop()
         what = "could be two" if len(fitting) > 1 else "is none"
         raise RowRefusedError(
             f"the answer `{shown(text)}` {what} of the {len(self.texts)} options in key "

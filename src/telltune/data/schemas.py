@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
-from telltune.data.fields import Fields, RowRefusedError, Values, listed
+from telltune.data.fields import Fields, RowRefusedError, Values, is_number, listed
 from telltune.data.options import OPTION_KEYS, read_options
 from telltune.data.row import Number
 from telltune.data.turns import MEDIA, Turn, check_order, read_history, read_turns, reasoning_of
@@ -95,9 +95,11 @@ class Schema:
         turns = self.turns(fields)
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
         check_order(body, offset=len(head))
-        tools = "" if self.named else _tools(fields)
-        if not self.named and _leaves_out(fields, self, body[-1].content) and not all_answers:
-            return []
+        tools = ""
+        if not self.named and len(fields.filled) > len(self.keys):
+            tools = _tools(fields)
+            if _leaves_out(fields, self, body[-1].content) and not all_answers:
+                return []
         confidence = _confidence(fields, self.confidence_key)
         rationale = ""
         if self.rationale_key is not None:
@@ -211,16 +213,24 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
     parts += [
         _context(fields, key) for key in CONTEXTS if key not in prompt_keys and fields.has(key)
     ]
+    if answer_key == "label" and fields.has("label_text"):
+        # SetFit's data sets have the name of the class beside its number.
+        fields.take(answer_key)
+        answer_key = "label_text"
     answers = _answer(fields, answer_key, asked)
-    answer = answers[-1]
+    if reasoning := reasoning_of(fields):
+        answers[-1] = answers[-1]._replace(reasoning=reasoning)
     options = read_options(fields, lettered_columns=prompt_keys == ("question",))
     if options is not None:
-        there = options.stand_in("\n".join(parts))
-        if not there:
+        shown_already = options.stand_in("\n".join(parts))
+        if not shown_already:
             parts.append(options.lines)
-        if answer.content != UNKNOWN and not there:
-            label = options.label_of(fields.values[answer_key], answer.content)
-            answers[-1] = answer._replace(content=label)
+        value, said = fields.values[answer_key], answers[-1].content
+        if said != UNKNOWN and (is_number(value) or not shown_already):
+            right = options.right(value, said)
+            # Which letters the prompt itself gives, if any, is not known.
+            said = options.texts[right] if shown_already else options.labels[right]
+            answers[-1] = answers[-1]._replace(content=said)
     asked[-1] = asked[-1]._replace(content="\n\n".join(parts))
     return [*_system_turn(fields, SYSTEM_KEYS), *read_history(fields), *asked, *answers]
 
@@ -256,11 +266,7 @@ def _answer(fields: Fields, key: str, asked: list[Turn]) -> list[Turn]:
         value = value.get("text") if isinstance(value, dict) else value
         if isinstance(value, list):
             return [_first_answer(fields, key, value)]
-    if key == "label":
-        # SetFit's data sets have the name of the class beside its number.
-        fields.take(key)
-        key = "label_text" if fields.has("label_text") else key
-    return [Turn("assistant", fields.text(key, "response"), reasoning_of(fields), learned=True)]
+    return [Turn("assistant", fields.text(key, "response"), learned=True)]
 
 
 def _first_answer(fields: Fields, key: str, answers: list[object]) -> Turn:
@@ -269,7 +275,7 @@ def _first_answer(fields: Fields, key: str, answers: list[object]) -> Turn:
     text = Fields({key: answers[0] if answers else None}).text(key, "response")
     if any(other != answers[0] for other in answers):
         fields.leave(f"{key}[1:]")
-    return Turn("assistant", text, reasoning_of(fields), learned=True)
+    return Turn("assistant", text, learned=True)
 
 
 def _is_turns(value: object) -> bool:
