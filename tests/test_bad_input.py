@@ -153,9 +153,9 @@ def test_predict_file_that_is_missing_empty_or_has_no_prompt(
     assert missing == f"no file {tmp_path / 'no.jsonl'}: check the path."
     empty = write_jsonl(tmp_path / "empty.jsonl", [])
     assert "nothing to answer" in refused("predict", tiny_adapter, "--file", empty, "--out", out)
-    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "a"}, {"body": "b"}])
+    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "a"}, {"utterance": "b"}])
     message = refused("predict", tiny_adapter, "--file", other, "--out", out)
-    assert message.startswith(f"{other}:2: the keys `body` fit no schema")
+    assert message.startswith(f"{other}:2: the keys `utterance` fit no schema")
     assert not out.exists()
 
 
