@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.checks import check_examples, finding_of
+from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.reading import scan
@@ -21,12 +22,13 @@ from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
+from telltune.methods.model_card import record_scores
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
-from telltune.models import compute_dtype, load_base, load_tokenizer
+from telltune.models import compute_dtype, left_out, load_base, load_tokenizer
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.processes import processes
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Candidate
+    from telltune.methods.known_model import KnownModel
     from telltune.methods.preparation import Prepared
     from telltune.methods.verify import Verification
     from telltune.models import ModelShape
@@ -176,7 +179,16 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return _Ready(method, task, general, model.shape, prepared, seconds, _warnings(model, recipe))
+
+
+def _warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
+    """What the user should know before training, one full sentence each."""
+    if model.layers is None or recipe.training.full_parameters:
+        return ()
+    told = left_out(model.layers, recipe.lora.target_modules)
+    return () if told is None else (told,)
 
 
 def _trained_method(recipe: Recipe) -> Trained:
@@ -218,7 +230,7 @@ def evaluate(
     trust_model: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Score an adapter folder on held-out items.
+    """Score an adapter folder on held-out items, and keep the scores in its model card.
 
     Args:
         adapter: From `fit`.
@@ -235,9 +247,11 @@ def evaluate(
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
-    metrics = tuple(metrics) or load_task(recipe).metrics
+    task = load_task(recipe)
+    metrics = tuple(metrics) or task.metrics
     check_metrics(metrics)
     items = load_split(recipe, "test" if split == "test" else "dev")
+    of = len(items)
     items = items[: max_items or recipe.evaluation.max_items]
     predictor = load_predictor(
         folder,
@@ -257,6 +271,20 @@ def evaluate(
         )
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
+    found = evaluation.to_dict()
+    record_scores(
+        folder,
+        {
+            "task": task.name,
+            "split": split,
+            "sha256": contents_of(items).digest,
+            "items": found["items"],
+            "of": of,
+            "confidence": recipe.evaluation.confidence,
+            "scores": found["scores"],
+            "warnings": found["warnings"],
+        },
+    )
     return evaluation
 
 

@@ -210,6 +210,9 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
             layout=batch.layout,
             use_cache=False,
         ).logits[0]
+    if len(logits) != len(batch.positions):
+        # Some architectures do not know `logits_to_keep`, and give all positions.
+        logits = logits[batch.positions.to(device)]
     targets = batch.targets.to(device)
     if cut is not None:
         return cut.nll(logits, targets)
