@@ -5,9 +5,9 @@ PEFT's `all-linear` takes every linear layer but the output. Two kinds of model 
 - Mixers of state-space models (Mamba and the hybrids built on it) read the weights of some of their
   layers directly and hand them to one fused kernel. An adapter on such a layer is never computed,
   and for some of these models PEFT refuses it.
-- Where the experts of a mixture of experts are held in one parameter, PEFT takes layers with the
-  names that experts once had (those of shared experts, say) for the experts, and adapts these in
-  their place. It refuses to do so with dropout.
+- Where the experts of a mixture of experts are held in one parameter, PEFT takes `all-linear`, and
+  layers with the names that experts once had (those of shared experts, say), to mean the experts as
+  well. It refuses to adapt these with dropout.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
                 "lora.target_modules: the model has no linear layers; set "
                 "training.full_parameters: true to train all its weights."
             )
-        return list(layers.linear) if layers.read_directly or layers.like_experts else wanted
+        return list(layers.linear) if layers.read_directly or layers.fused_experts else wanted
     adaptable = [*layers.linear, *layers.others, *layers.like_experts]
     if isinstance(wanted, str):
         return _checked_pattern(layers, wanted, adaptable)
@@ -193,6 +193,8 @@ def left_out(layers: Layers, wanted: str | list[str]) -> str | None:
             f"{_listed(_endings(layers.read_directly))}, whose weights this architecture reads "
             "directly, so that an adapter on them would have no effect"
         )
+    if layers.fused_experts:
+        reasons.append("the experts, which are one parameter and no linear layers")
     if layers.like_experts:
         reasons.append(
             f"{_listed(_endings(layers.like_experts))}, which PEFT cannot tell from the experts"

@@ -62,6 +62,7 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
 
     set_seed(seed)
     targets = adapter_targets(named_layers(base.model), spec.target_modules)
@@ -70,6 +71,8 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
         lora_dropout=spec.dropout,
         target_modules=targets,
+        # GPT-2 keeps its weights the other way round.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
         task_type="CAUSAL_LM",
     )
     try:
