@@ -174,19 +174,7 @@ def test_the_code_in_the_model_card_runs_in_the_folder(
     assert run(code.replace('"..."', json.dumps(PROMPTS[0])), cwd=out).strip() == answers[0]
 
 
-@pytest.fixture(scope="module")
-def merged(folder: Path) -> Path:
-    """Made by the code in docs/serving.md."""
-    [code] = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), re.DOTALL)
-    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
-        assert f'"{name}"' in code
-        code = code.replace(f'"{name}"', repr(str(folder / path)))
-    run(code)
-    return folder / "merged"
-
-
-def test_a_merged_model_needs_nothing_else(folder: Path, merged: Path, answers: list[str]) -> None:
-    code = """
+PIPELINE = """
 import json, sys
 from transformers import pipeline
 
@@ -194,24 +182,43 @@ pipe = pipeline("text-generation", sys.argv[1])
 chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv[2])]
 print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in chats]))
 """
-    assert json.loads(run(code, merged, json.dumps(PROMPTS))) == answers
+
+
+@pytest.fixture(scope="module")
+def merged(folder: Path) -> tuple[Path, list[str]]:
+    """A folder made by the code in docs/serving.md, and what `pipeline` answers with it."""
+    [code] = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), re.DOTALL)
+    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
+        assert f'"{name}"' in code
+        code = code.replace(f'"{name}"', repr(str(folder / path)))
+    return folder / "merged", json.loads(
+        run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
+    )
+
+
+def test_a_merged_model_needs_nothing_else(
+    merged: tuple[Path, list[str]], answers: list[str]
+) -> None:
+    assert merged[1] == answers
 
 
 @pytest.mark.skipif(
     not all(map(find_spec, ("fastapi", "uvicorn", "openai"))),
     reason="what `transformers serve` needs is not installed",
 )
-def test_a_merged_model_is_served(merged: Path, answers: list[str], tmp_path: Path) -> None:
+def test_a_merged_model_is_served(
+    merged: tuple[Path, list[str]], answers: list[str], tmp_path: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     tool = Path(sys.executable).with_name("transformers")
-    command = [str(tool), "serve", str(merged), "--port", str(port)]
+    command = [str(tool), "serve", str(merged[0]), "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(port, server, tmp_path / "log")
-        found = [ask(port, str(merged), prompt) for prompt in PROMPTS]
+        found = [ask(port, str(merged[0]), prompt) for prompt in PROMPTS]
     finally:
         server.kill()
         server.wait()
