@@ -139,7 +139,8 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     if torch.cuda.is_available() and spec.quantization is None:
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
     tokenizer = load_tokenizer(spec)
-    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], spec.name)
+    embedding: Any = model.get_input_embeddings()
+    check_vocabulary(tokenizer, embedding.weight.shape[0], spec.name)
     return BaseModel(model, tokenizer, spec.name, _revision(spec, model.config, folder))
 
 

@@ -104,14 +104,15 @@ def _read_directly(model: nn.Module) -> Iterator[nn.Module]:
         # The state's decay: what makes a mixer one of a state-space model.
         if not hasattr(module, "A_log"):
             continue
-        used = _weights_used(type(module))
+        kind: Any = type(module)
+        used = _weights_used(kind)
         for name, child in module.named_children():
             if isinstance(child, nn.Linear) and name in used:
                 yield child
 
 
 @cache
-def _weights_used(kind: Any) -> frozenset[str]:
+def _weights_used(kind: type) -> frozenset[str]:
     """The layers whose `weight` or `bias` a class names in its code, but for dtype and device."""
     try:
         code = inspect.getsource(kind)
