@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from telltune.methods.preparation import Prepared
     from telltune.methods.selection import Selection
     from telltune.methods.trained import Trained
-    from telltune.models import BaseModel
+    from telltune.models import BaseModel, Origin
     from telltune.recipe import Recipe
 
 __all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
@@ -111,10 +111,8 @@ def save_adapter(
     # Of a run that was killed while it moved the files from there.
     shutil.rmtree(written, ignore_errors=True)
     with atomic_folder(written, needed=trained_bytes(model)) as filling:
-        for config in getattr(model, "peft_config", {}).values():
-            # PEFT would write where this machine keeps the base.
-            config.base_model_name_or_path, config.revision = origin.path, origin.revision
         model.save_pretrained(filling, state_dict=weights)
+        _name_base(filling / "adapter_config.json", origin)
         tokenizer.save_pretrained(filling)
         _generation_config(model, tokenizer, answer_tokens).save_pretrained(filling)
         # PEFT's own, in place of which ours comes; people may edit it.
@@ -127,6 +125,17 @@ def save_adapter(
     write_text(out / CARD, model_card(record, origin))
     write_json(out / TELL_JSON, record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _name_base(path: Path, origin: Origin) -> None:
+    """Name the base as other machines know it, where PEFT wrote what was loaded here.
+
+    PEFT is not given that name before it saves: it would ask the hub about it.
+    """
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": origin.path, "revision": origin.revision}
+        write_json(path, config)
 
 
 def _generation_config(
