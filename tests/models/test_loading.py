@@ -183,3 +183,52 @@ def test_an_anchor_is_text_to_the_template_that_carries_it(tiny_tokenizer: Any) 
         [{"role": "user", "content": "item 7"}], tokenize=False, add_generation_prompt=True
     )
     assert text.count(hostile) == 2
+
+
+def with_tokens(folder: Path, tokens: list[str], *, special: bool = False, **names: str) -> Any:
+    """Add tokens to a folder's tokenizer that the model has no embedding for."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(tokens, special_tokens=special)
+    for name, token in names.items():
+        setattr(tokenizer, name, token)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused_before_training(
+    copied: Path, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    import telltune
+
+    rows = json.loads((copied / "config.json").read_text())["vocab_size"]
+    with_tokens(copied, ["<new>", "<newer>"])
+    message = rf"gives '<new>' the id {rows}, .* embeddings for the ids below {rows} only \(2 such"
+    toy_recipe["model"] = str(copied)
+    for verb in (
+        lambda: load_base(ModelSpec(name=str(copied)), "fp32"),
+        lambda: telltune.plan(toy_recipe, measure=False),
+        lambda: telltune.fit(toy_recipe, tmp_path / "out", progress=False),
+    ):
+        with pytest.raises(ModelError, match=message) as error:
+            verb()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_padding_token_without_an_embedding_is_refused(copied: Path) -> None:
+    with_tokens(copied, ["<pad>"], special=True, pad_token="<pad>")
+    with pytest.raises(ModelError, match="gives '<pad>' the id"):
+        load_base(ModelSpec(name=str(copied)), "fp32")
+
+
+def test_a_control_token_that_the_template_writes_is_refused(copied: Path) -> None:
+    tokenizer = with_tokens(copied, ["<turn>"], special=True)
+    spec = ModelSpec(name=str(copied))
+    # Of use for images, say: no text ever holds it, so the model needs no embedding for it.
+    assert load_base(spec, "fp32").tokenizer.convert_tokens_to_ids("<turn>") == len(tokenizer) - 1
+    tokenizer.chat_template = "<turn>" + tokenizer.chat_template
+    tokenizer.save_pretrained(copied)
+    with pytest.raises(ModelError, match="gives '<turn>' the id"):
+        load_base(spec, "fp32")

@@ -116,6 +116,39 @@ def test_packed_is_what_apart_is(model: Any) -> None:
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
+# As weights begin, so that a state is close to nothing.
+FAINT = {**SMALL, "initializer_range": 0.02}
+HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Jamba": (
+        "JambaConfig",
+        {**FAINT, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2}
+        | {"num_experts_per_tok": 1, "mamba_d_state": 4, "mamba_dt_rank": 4},
+    ),
+    "Falcon-H1": (
+        "FalconH1Config",
+        {**FAINT, "head_dim": 8, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}
+        | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16},
+    ),
+    # Its short convolutions are no state to transformers.
+    "LFM2": (
+        "Lfm2Config",
+        {**FAINT, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_what_passes_beside_attention_is_seen_however_little_it_is(kind: str) -> None:
+    model = random_model(*HYBRIDS[kind])
+    with torch.no_grad():
+        packed = by_row(model, ROWS, 64, together=True)
+        apart = by_row(model, ROWS, 64, together=False)
+    differences = [float((a - b).abs().max()) for a, b in zip(packed, apart, strict=True)]
+    # Below what telling two losses apart would see.
+    assert max(differences) < 1e-3
+    assert not can_pack(model)
+
+
 def test_loss_and_gradients_are_those_of_the_models_own_loss(model: Any) -> None:
     packed = by_row(model, ROWS, 30, together=True)
     torch.cat(packed).sum().backward()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import Anchor
 from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Message
 from telltune.errors import ModelError
-from telltune.methods.model_card import model_card
+from telltune.methods.model_card import CARD, model_card
 from telltune.methods.protocol import Cost, Predictor
 from telltune.methods.provenance import provenance
-from telltune.models import load_adapter, load_base, model_shape, without_rights
+from telltune.models import load_adapter, load_base, model_origin, model_shape, without_rights
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import atomic_folder, checksum, checksums, write_json, write_text, writing
 from telltune.training.adapter import CHECKPOINTS, LOG, trained_bytes
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.methods.preparation import Prepared
     from telltune.methods.selection import Selection
     from telltune.methods.trained import Trained
-    from telltune.models import BaseModel
+    from telltune.models import BaseModel, Origin
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
@@ -71,6 +73,7 @@ def save_adapter(
         StorageError: The disk refuses.
     """
     anchor = prepared.anchor
+    origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
     trained_on = task.train[: prepared.counts.task_examples]
     record = {
         "method": method.name,
@@ -85,7 +88,12 @@ def save_adapter(
             if anchor is None
             else {"prompt": anchor.prompt, "response": anchor.response, "place": anchor.place}
         ),
-        "base": {"name": base.name, "revision": base.revision},
+        "base": {
+            "name": base.name,
+            "revision": base.revision,
+            "origin": origin.described,
+            "hub_id": origin.hub_id,
+        },
         "data": {
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": (
@@ -108,17 +116,48 @@ def save_adapter(
     shutil.rmtree(written, ignore_errors=True)
     with atomic_folder(written, needed=trained_bytes(model)) as filling:
         model.save_pretrained(filling, state_dict=weights)
+        _name_base(filling / "adapter_config.json", origin)
         tokenizer.save_pretrained(filling)
+        _generation_config(model, tokenizer, answer_tokens).save_pretrained(filling)
         # PEFT's own, in place of which ours comes; people may edit it.
-        (filling / "README.md").unlink(missing_ok=True)
+        (filling / CARD).unlink(missing_ok=True)
         record["files"] = checksums(filling)
     with writing(out):
         for file in sorted(written.iterdir()):
             file.replace(out / file.name)
         written.rmdir()
-    write_text(out / "README.md", model_card(record))
+    write_text(out / CARD, model_card(record, origin))
     write_json(out / TELL_JSON, record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _name_base(path: Path, origin: Origin) -> None:
+    """Name the base as other machines know it, where PEFT wrote what was loaded here.
+
+    PEFT is not given that name before it saves: it would ask the hub about it.
+    """
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": origin.path, "revision": origin.revision}
+        write_json(path, config)
+
+
+def _generation_config(
+    model: Any, tokenizer: PreTrainedTokenizerBase, answer_tokens: int
+) -> GenerationConfig:
+    """The base's, made to answer as telltune does: greedily, and up to the trained end of turn."""
+    config: GenerationConfig = deepcopy(model.generation_config)
+    # Settings of sampling, which transformers refuses to save with greedy choice.
+    sampling = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p")
+    config.update(  # type: ignore[no-untyped-call]
+        **dict.fromkeys((*sampling, "epsilon_cutoff", "eta_cutoff", "max_length")),
+        do_sample=False,
+        max_new_tokens=answer_tokens,
+        eos_token_id=sorted(Encoder(tokenizer).stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._from_model_config = False
+    return config
 
 
 def versions() -> dict[str, str]:

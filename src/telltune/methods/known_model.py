@@ -7,13 +7,22 @@ the rest of a plan whose data are encoded already.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.fingerprint import file_hash
 from telltune.data.tokenizer import KnownTokenizer, tokenizing_code
-from telltune.models import ModelShape, load_config, load_tokenizer, model_files, model_shape
+from telltune.models import (
+    Layers,
+    ModelShape,
+    check_vocabulary,
+    layers_of,
+    load_config,
+    load_tokenizer,
+    model_files,
+    model_shape,
+)
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.version import VERSION
 
@@ -32,10 +41,12 @@ class KnownModel:
     Attributes:
         shape: Its sizes.
         tokenizer: With the model's own chat template.
+        layers: What an adapter can go on; None where only loading the model can tell.
     """
 
     shape: ModelShape
     tokenizer: KnownTokenizer
+    layers: Layers | None = None
 
     @classmethod
     def of(cls, config: Any, tokenizer: PreTrainedTokenizerBase) -> KnownModel:
@@ -47,18 +58,20 @@ def known_model(spec: ModelSpec) -> KnownModel:
     """What a recipe's model is, without its weights.
 
     Raises:
-        ModelError: No such model, or not a causal language model; a model that is remembered
-            passed these checks.
+        ModelError: No such model, or not a causal language model, or a tokenizer with tokens that
+            the model has no embedding for; a model that is remembered passed these checks.
     """
     fingerprint = _fingerprint(spec)
     if fingerprint is None:
         return _looked_at(spec)
     memory = cache_folder("known") / f"{fingerprint}.json"
     remembered = read_cached_json(memory)
-    if isinstance(remembered, dict):
+    if isinstance(remembered, dict) and "layers" in remembered:
         load = cache(partial(load_tokenizer, spec))
         return KnownModel(
-            ModelShape(**remembered["shape"]), KnownTokenizer(**remembered["tokenizer"], load=load)
+            ModelShape(**remembered["shape"]),
+            KnownTokenizer(**remembered["tokenizer"], load=load),
+            remembered["layers"] and Layers(**remembered["layers"]),
         )
     model = _looked_at(spec)
     # Unless a file was changed, or came from the hub, while they were read.
@@ -67,13 +80,15 @@ def known_model(spec: ModelSpec) -> KnownModel:
             "identity": model.tokenizer.identity,
             "chat_template": model.tokenizer.chat_template,
         }
-        write_json(memory, {"shape": asdict(model.shape), "tokenizer": tokenizer})
+        layers = model.layers and asdict(model.layers)
+        write_json(memory, {"shape": asdict(model.shape), "tokenizer": tokenizer, "layers": layers})
     return model
 
 
 def _looked_at(spec: ModelSpec) -> KnownModel:
-    tokenizer = load_tokenizer(spec)
-    return KnownModel.of(load_config(spec), tokenizer)
+    tokenizer, config = load_tokenizer(spec), load_config(spec)
+    check_vocabulary(tokenizer, config.get_text_config().vocab_size, spec.name)
+    return replace(KnownModel.of(config, tokenizer), layers=layers_of(spec))
 
 
 def _fingerprint(spec: ModelSpec) -> str | None:

@@ -14,6 +14,7 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
+from telltune.models import adapter_targets
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
 from telltune.training.early_stopping import MOST_ITEMS, DevPlan, plan_looks
@@ -119,12 +120,15 @@ def prepare(
     each time. With it, all passes stand in one shuffled order, as TELL has it.
 
     Raises:
-        RecipeError: The method needs an anchor or general data that the recipe does not name.
+        RecipeError: The method needs an anchor or general data that the recipe does not name, or
+            the recipe names layers that the model does not have.
         DataError: An example is too long, or the general data too small.
     """
     recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
+    if model.layers is not None and not recipe.training.full_parameters:
+        adapter_targets(model.layers, recipe.lora.target_modules)
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
     # Sizes are counted without the anchor, so that methods compare at the same task tokens.
     counted = plain.encode(task.train)

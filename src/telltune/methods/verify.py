@@ -15,6 +15,7 @@ from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.methods.adapter_folder import TELL_JSON, read_tell, versions
 from telltune.methods.known_model import known_model
+from telltune.methods.model_card import CARD, SCORES
 from telltune.methods.output_folder import RECIPE_FILE
 from telltune.methods.preparation import prepare
 from telltune.methods.provenance import order_hash
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Verification", "verify"]
 
-README = "README.md"
 CHAT_TEMPLATE = "chat_template.jinja"
-# What people may edit, and what is looked at in another way than by a hash.
-_UNHASHED = {README, RECIPE_FILE, TELL_JSON, LOG}
+# What people may edit, what comes later, and what is looked at in another way than by a hash.
+_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG}
 
 
 @dataclass(frozen=True)

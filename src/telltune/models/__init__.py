@@ -5,6 +5,7 @@ from telltune.models.loading import (
     base_revision,
     base_weights,
     check_named,
+    check_vocabulary,
     compute_dtype,
     load_adapter,
     load_base,
@@ -14,22 +15,39 @@ from telltune.models.loading import (
     native_bf16,
     without_rights,
 )
+from telltune.models.origin import LOCAL, Origin, model_origin
 from telltune.models.shape import ModelShape, context_length, model_shape
+from telltune.models.targets import (
+    Layers,
+    adapter_targets,
+    layers_left_out,
+    layers_of,
+    named_layers,
+)
 
 __all__ = [
+    "LOCAL",
     "BaseModel",
+    "Layers",
     "ModelShape",
+    "Origin",
+    "adapter_targets",
     "base_revision",
     "base_weights",
     "check_named",
+    "check_vocabulary",
     "compute_dtype",
     "context_length",
+    "layers_left_out",
+    "layers_of",
     "load_adapter",
     "load_base",
     "load_config",
     "load_tokenizer",
     "model_files",
+    "model_origin",
     "model_shape",
+    "named_layers",
     "native_bf16",
     "without_rights",
 ]

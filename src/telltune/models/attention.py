@@ -92,6 +92,9 @@ def agrees(
         ours: Computed within the context.
         plain: Computed outside of it; the same shape.
     """
+    # State passes between the tokens of a row beside attention, however little it is seen to.
+    if getattr(model, "_is_stateful", False):
+        return False
     was_training = model.training
     model.train(False)
     try:

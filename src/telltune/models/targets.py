@@ -1,0 +1,265 @@
+"""Which layers of a model an adapter goes on.
+
+PEFT's `all-linear` takes every linear layer but the output. Two kinds of model need some left out:
+
+- Mixers of state-space models (Mamba and the hybrids built on it) read the weights of some of their
+  layers directly and hand them to one fused kernel. An adapter on such a layer is never computed,
+  and for some of these models PEFT refuses it.
+- Where the experts of a mixture of experts are held in one parameter, PEFT takes `all-linear`, and
+  layers with the names that experts once had (those of shared experts, say), to mean the experts as
+  well. It refuses to adapt these with dropout.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from telltune.errors import RecipeError, TellError, shown
+from telltune.models.loading import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import nn
+
+    from telltune.recipe import ModelSpec
+
+__all__ = [
+    "ALL_LINEAR",
+    "Layers",
+    "adapter_targets",
+    "layers_left_out",
+    "layers_of",
+    "named_layers",
+]
+
+ALL_LINEAR = "all-linear"
+# What PEFT translates, where experts that used to be separate layers are one parameter now.
+_EXPERTS = frozenset({"w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The modules of a model, by full name, and what LoRA can do with them.
+
+    Attributes:
+        linear: Linear layers that `all-linear` stands for.
+        others: Layers that can be adapted where they are named: embeddings, convolutions, output.
+        read_directly: Linear layers whose weights a state-space mixer reads itself.
+        like_experts: Linear layers that PEFT takes for experts.
+        rest: Modules that no adapter can go on.
+        fused_experts: Whether several experts are held in one parameter.
+    """
+
+    linear: Sequence[str]
+    others: Sequence[str]
+    read_directly: Sequence[str]
+    like_experts: Sequence[str]
+    rest: Sequence[str]
+    fused_experts: bool
+
+
+def named_layers(model: nn.Module) -> Layers:
+    """Sort the modules of a model, on any device, by what LoRA can do with them."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    found: dict[str, list[str]] = {"linear": [], "others": [], "read_directly": [], "rest": []}
+    direct = {id(layer) for layer in _read_directly(model)}
+    for name, module in model.named_modules():
+        if id(module) in direct:
+            kind = "read_directly"
+        elif isinstance(module, nn.Linear | Conv1D) and module is not output:
+            kind = "linear"
+        elif isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            kind = "others"
+        else:
+            kind = "rest"
+        if name:
+            found[kind].append(name)
+    # Experts that are one parameter have a dimension more than the weight of a linear layer.
+    fused = any(p.dim() == 3 and "experts" in name for name, p in model.named_parameters())
+    experts = _like_experts(model, found["linear"]) if fused else []
+    found["linear"] = [name for name in found["linear"] if name not in set(experts)]
+    return Layers(**found, like_experts=experts, fused_experts=fused)
+
+
+def _like_experts(model: nn.Module, names: Sequence[str]) -> list[str]:
+    from peft import LoraConfig
+
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # PEFT before it translated names
+        return []
+    config = LoraConfig(target_modules=list(names))
+    convert_peft_config_for_transformers(config, model=model, conversions=None)
+    kept = set(config.target_modules or ())
+    return [name for name in names if name not in kept]
+
+
+def _read_directly(model: nn.Module) -> Iterator[nn.Module]:
+    """Linear layers of state-space mixers whose `weight` or `bias` the mixer's code names."""
+    from torch import nn
+
+    for module in model.modules():
+        # The state's decay: what makes a mixer one of a state-space model.
+        if not hasattr(module, "A_log"):
+            continue
+        kind: Any = type(module)
+        used = _weights_used(kind)
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and name in used:
+                yield child
+
+
+@cache
+def _weights_used(kind: type) -> frozenset[str]:
+    """The layers whose `weight` or `bias` a class names in its code, but for dtype and device."""
+    try:
+        code = inspect.getsource(kind)
+    except (OSError, TypeError):  # a class without a file
+        return frozenset()
+    return frozenset(re.findall(r"\bself\.(\w+)\.(?:weight|bias)\b(?!\.(?:dtype|device))", code))
+
+
+def layers_of(spec: ModelSpec) -> Layers | None:
+    """The layers of a model without its weights; None where only loading it can tell.
+
+    Raises:
+        ModelError: As `load_config`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(spec)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=spec.trust_remote_code
+            )
+        return named_layers(model)
+    except TellError:
+        raise
+    except Exception:  # a model's own code; the layers are looked at again once it is loaded
+        return None
+
+
+def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
+    """What to give PEFT as `target_modules`.
+
+    Args:
+        layers: The model's.
+        wanted: The recipe's `lora.target_modules`.
+
+    Returns:
+        `wanted`, or the names of the layers to adapt where `all-linear` holds some that must be
+        left out.
+
+    Raises:
+        RecipeError: It names layers that the model does not have, or that LoRA cannot adapt.
+    """
+    if _is_all_linear(wanted):
+        if not layers.linear:
+            raise RecipeError(
+                "lora.target_modules: the model has no linear layers; set "
+                "training.full_parameters: true to train all its weights."
+            )
+        return list(layers.linear) if layers.read_directly or layers.fused_experts else wanted
+    adaptable = [*layers.linear, *layers.others, *layers.like_experts]
+    if isinstance(wanted, str):
+        return _checked_pattern(layers, wanted, adaptable)
+    direct = [name for name in wanted if _matching(name, layers.read_directly)]
+    if direct:
+        raise RecipeError(
+            f"lora.target_modules: {_listed(direct)} cannot be adapted: this architecture reads "
+            "the weights directly, so an adapter would have no effect; leave it out."
+        )
+    missing = [name for name in wanted if not _matching(name, adaptable)]
+    if layers.fused_experts:
+        missing = [name for name in missing if name.rpartition(".")[2] not in _EXPERTS]
+    if missing or not wanted:
+        raise RecipeError(
+            f"lora.target_modules: {_not_found(missing, adaptable)}; the linear layers are "
+            f"{_listed(_endings(layers.linear))}."
+        )
+    return wanted
+
+
+def layers_left_out(layers: Layers, wanted: str | list[str]) -> str | None:
+    """Which linear layers `all-linear` does not adapt, in one sentence; None where it takes all."""
+    if not _is_all_linear(wanted):
+        return None
+    reasons = []
+    if layers.read_directly:
+        reasons.append(
+            f"{_listed(_endings(layers.read_directly))}, whose weights this architecture reads "
+            "directly, so that an adapter on them would have no effect"
+        )
+    if layers.fused_experts:
+        reasons.append("the experts, which are one parameter and no linear layers")
+    if layers.like_experts:
+        reasons.append(
+            f"{_listed(_endings(layers.like_experts))}, which PEFT cannot tell from the experts"
+        )
+    if not reasons:
+        return None
+    return f"lora.target_modules: {ALL_LINEAR} leaves out {'; and '.join(reasons)}."
+
+
+def _is_all_linear(wanted: str | list[str]) -> bool:
+    return isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
+
+
+def _checked_pattern(layers: Layers, pattern: str, adaptable: list[str]) -> str:
+    """The pattern, if it matches layers that can be adapted and no other module."""
+    try:
+        known = re.compile(pattern)
+    except re.error as error:
+        raise RecipeError(
+            f"lora.target_modules: `{shown(pattern)}` is no regular expression: {error}."
+        ) from None
+    wrong = [n for n in (*layers.rest, *layers.read_directly) if known.fullmatch(n)]
+    if wrong:
+        raise RecipeError(
+            f"lora.target_modules: `{shown(pattern)}` matches `{wrong[0]}`, which LoRA cannot "
+            "adapt; match linear layers only."
+        )
+    if not any(known.fullmatch(name) for name in adaptable):
+        hint = f"; write [{pattern}]" if _matching(pattern, adaptable) else ""
+        raise RecipeError(
+            f"lora.target_modules: `{shown(pattern)}` is matched as a regular expression against "
+            f"whole names such as `{layers.linear[0] if layers.linear else ''}` and fits none{hint}"
+            f"; the linear layers are {_listed(_endings(layers.linear))}."
+        )
+    return pattern
+
+
+def _matching(wanted: str, names: Sequence[str]) -> list[str]:
+    """The modules that PEFT takes an entry of a list to mean: the end of a full name."""
+    return [name for name in names if name == wanted or name.endswith(f".{wanted}")]
+
+
+def _not_found(missing: list[str], adaptable: list[str]) -> str:
+    if not missing:
+        return "the list is empty"
+    told = []
+    for name in missing:
+        near = difflib.get_close_matches(name, _endings(adaptable), n=1)
+        told.append(f"`{shown(name)}`" + (f" (did you mean `{near[0]}`?)" if near else ""))
+    verb = "names" if len(told) == 1 else "name"
+    return f"{' and '.join(told)} {verb} no layer of this model that LoRA can adapt"
+
+
+def _endings(names: Sequence[str]) -> list[str]:
+    """The last parts of names, each once; where that is a number, the part before it as well."""
+    return sorted({re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{shown(name)}`" for name in names)

@@ -1,0 +1,249 @@
+"""An adapter folder answers in plain transformers as in telltune, in each way that docs name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import telltune
+from telltune.models import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
+KINDS, SHAPES = ("round", "square", "flat"), ("ball", "box", "sheet")
+PROMPTS = ["item 7 is round", "item 8 is square"]
+
+LOADS = """
+import json, sys
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+
+adapter, base, prompts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+generation = GenerationConfig.from_pretrained(adapter)
+
+
+def answers(model, **settings):
+    found = []
+    for prompt in prompts:
+        inputs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True, return_tensors="pt", return_dict=True,
+        )
+        ids = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1]:]
+        found.append(tokenizer.decode(ids))
+    return found
+
+
+def said(pipe):
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return [pipe(chat)[0]["generated_text"][-1]["content"] for chat in chats]
+
+
+load = AutoModelForCausalLM.from_pretrained
+found = {
+    "peft": answers(PeftModel.from_pretrained(load(base), adapter), generation_config=generation),
+    "auto peft": answers(
+        AutoPeftModelForCausalLM.from_pretrained(adapter, generation_config=generation)
+    ),
+    "auto": answers(load(adapter, generation_config=generation)),
+    "pipeline": said(
+        pipeline("text-generation", adapter, tokenizer=adapter, generation_config=generation)
+    ),
+    "as the base is asked": pipeline("text-generation", adapter).tokenizer.chat_template,
+    "as the base ends": answers(
+        AutoPeftModelForCausalLM.from_pretrained(adapter), max_new_tokens=20, do_sample=False
+    ),
+}
+assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
+print(json.dumps(found))
+"""
+
+
+def run(code: str, *arguments: object, cwd: Path | None = None) -> str:
+    """What Python code prints, in a process of its own."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def recipe(folder: Path, base: Path) -> dict[str, Any]:
+    return {
+        "method": "sft_anchor",
+        "model": str(base),
+        "task": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")},
+        "anchor": {"prompt": "Name the shape."},
+        "mixture": {"passes": 8},
+        "lora": {"rank": 8, "alpha": 16, "dropout": 0.0},
+        "training": {
+            "batch_size": 4,
+            "learning_rate": 1e-2,
+            "schedule": "constant",
+            "precision": "fp32",
+            "max_length": 256,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, write_jsonl: Callable[..., Path]
+) -> Path:
+    """Holds `base`, which ends texts with another token than its chats, and `out`, an adapter."""
+    folder = tmp_path_factory.mktemp("plain")
+    base = folder / "base"
+    shutil.copytree(tiny_model, base)
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((base / name).read_text())
+        values["eos_token_id"] = 0
+        if name == "generation_config.json":
+            values |= {"do_sample": True, "temperature": 5.0, "top_p": 0.9}
+        (base / name).write_text(json.dumps(values))
+    for split, numbers in (("train", range(24)), ("test", range(24, 36))):
+        rows = [
+            {"prompt": f"item {n} is {KINDS[n % 3]}", "completion": SHAPES[n % 3]} for n in numbers
+        ]
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TELLTUNE_CACHE", str(folder / "cache"))
+        telltune.fit(recipe(folder, base), folder / "out", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> list[str]:
+    """Telltune's: not empty, and not both alike."""
+    answers = telltune.predict(folder / "out", PROMPTS)
+    assert answers == ["ball", "box"]
+    return answers
+
+
+def test_every_way_to_load_it_gives_the_same_answers_and_ends_them(
+    folder: Path, answers: list[str]
+) -> None:
+    found = json.loads(run(LOADS, folder / "out", folder / "base", json.dumps(PROMPTS)))
+    ended = [f"{answer}<|im_end|>" for answer in answers]
+    assert found["peft"] == found["auto peft"] == found["auto"] == ended
+    assert found["pipeline"] == answers
+    # Why docs/serving.md says to pass the adapter's tokenizer and generation config.
+    assert "Name the shape." not in found["as the base is asked"]
+    assert all(text.count("<|im_end|>") != 1 for text in found["as the base ends"])
+
+
+def test_generation_config_is_what_telltune_does(folder: Path) -> None:
+    written = json.loads((folder / "out" / "generation_config.json").read_text())
+    record = json.loads((folder / "out" / "tell.json").read_text())
+    assert written["eos_token_id"] == [2]
+    assert written["pad_token_id"] == 2
+    assert written["do_sample"] is False
+    assert written["max_new_tokens"] == record["answer_tokens"]
+    assert not {"temperature", "top_p", "max_length"} & written.keys()
+
+
+@pytest.mark.parametrize("full_parameters", [False, True])
+def test_the_code_in_the_model_card_runs_in_the_folder(
+    folder: Path, answers: list[str], tmp_path: Path, full_parameters: bool
+) -> None:
+    out = folder / "out"
+    if full_parameters:
+        values = recipe(folder, folder / "base")
+        values["training"] |= {"full_parameters": True, "learning_rate": 3e-3}
+        out = tmp_path / "whole"
+        telltune.fit(values, out, progress=False)
+        answers = telltune.predict(out, PROMPTS)
+        assert len(set(answers)) == 2
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert str(folder) not in card
+    assert (LOCAL in card) is not full_parameters
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace(LOCAL, str(folder / "base"))
+    assert run(code.replace('"..."', json.dumps(PROMPTS[0])), cwd=out).strip() == answers[0]
+
+
+PIPELINE = """
+import json, sys
+from transformers import pipeline
+
+pipe = pipeline("text-generation", sys.argv[1])
+chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv[2])]
+print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in chats]))
+"""
+
+
+@pytest.fixture(scope="module")
+def merged(folder: Path) -> tuple[Path, list[str]]:
+    """A folder made by the code in docs/serving.md, and what `pipeline` answers with it."""
+    [code] = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), re.DOTALL)
+    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
+        assert f'"{name}"' in code
+        code = code.replace(f'"{name}"', repr(str(folder / path)))
+    return folder / "merged", json.loads(
+        run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
+    )
+
+
+def test_a_merged_model_needs_nothing_else(
+    merged: tuple[Path, list[str]], answers: list[str]
+) -> None:
+    assert merged[1] == answers
+
+
+@pytest.mark.skipif(
+    not all(map(find_spec, ("fastapi", "uvicorn", "openai"))),
+    reason="what `transformers serve` needs is not installed",
+)
+def test_a_merged_model_is_served(
+    merged: tuple[Path, list[str]], answers: list[str], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    tool = Path(sys.executable).with_name("transformers")
+    command = [str(tool), "serve", str(merged[0]), "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(port, server, tmp_path / "log")
+        found = [ask(port, str(merged[0]), prompt) for prompt in PROMPTS]
+    finally:
+        server.kill()
+        server.wait()
+    assert found == answers
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 200
+    while True:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        try:
+            with socket.create_connection(("localhost", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+
+
+def ask(port: int, model: str, prompt: str) -> str:
+    messages = [{"role": "user", "content": prompt}]
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0, "stream": False})
+    request = urllib.request.Request(
+        f"http://localhost:{port}/v1/chat/completions",
+        body.encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=200) as reply:
+        return str(json.load(reply)["choices"][0]["message"]["content"])
