@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         recommend,
         report,
         run_study,
+        show,
         verify,
     )
     from telltune.errors import TellError
@@ -55,6 +56,7 @@ __all__ = [
     "report",
     "run_study",
     "score_examples",
+    "show",
     "verify",
     "write_synthetic",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.anchor import anchored_tokenizer
 from telltune.data.checks import check_examples, finding_of
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
@@ -23,7 +25,7 @@ from telltune.methods.forecast import forecast
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
-from telltune.methods.protocol import Settings
+from telltune.methods.protocol import Settings, behind
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import compute_dtype, load_base, load_tokenizer
@@ -31,6 +33,7 @@ from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.processes import processes
 from telltune.training.progress import bar
+from telltune.training.steps import Sources
 from telltune.training.speed import remember, training_shape
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ __all__ = [
     "recommend",
     "report",
     "run_study",
+    "show",
     "verify",
 ]
 
@@ -94,6 +98,67 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     """
     recipe = as_recipe(recipe)
     return _plan(recipe, _ready(recipe), measure=measure)
+
+
+def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[str, Any]]:
+    """Return examples as the model sees them, chat template and anchor included.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`.
+        n: How many examples; fewer come back where there are fewer.
+        split: `train` gives the first of the run's mixture in their order, task and general
+            examples alike. What a method makes or chooses before it trains (see `plan`) is not
+            done. `dev` and `test` give the first task examples of that split.
+
+    Returns:
+        For each example `source` and `origin` (where it stands), `text` (what the model sees,
+        decoded), `input_ids` and `loss_mask` (1 for each token that carries loss, else 0; as many
+        as `input_ids`).
+
+    Raises:
+        TellError: Whatever would stop the run before its first step.
+    """
+    recipe = as_recipe(recipe)
+    tokenizer = known_model(recipe.model).tokenizer
+    if split == "train":
+        return _shown(tokenizer.load(), _first_trained(recipe, n))
+    if split not in ("dev", "test"):
+        raise RecipeError(f"--split {split}: give `train`, `dev` or `test`.")
+    method = get_method(recipe.method)
+    task = load_task(recipe)
+    examples = load_split(recipe, "dev" if split == "dev" else "test")[:n]
+    anchored = anchored_tokenizer(tokenizer.load(), task.anchor if method.anchored else None)
+    encoded = Encoder(anchored).encode([behind(task.shots, example) for example in examples])
+    return _shown(anchored, [(e, *encoded[i]) for i, e in enumerate(examples)])
+
+
+def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
+    """The first examples of a run's mixture, with ids and the length of the prompt."""
+    ready = _ready(recipe)
+    prepared, mixture = ready.prepared, ready.prepared.mixture
+    places = mixture.slots(0, 0, min(n, len(mixture))).pairs
+    wanted = {index for is_task, index in places if not is_task}
+    # General data are read in order, and no further than needed.
+    stream = islice(ready.general or (), max(wanted, default=-1) + 1)
+    general = {i: example for i, example in enumerate(stream) if i in wanted}
+    sources = Sources(prepared.task, prepared.general)
+    return [
+        ((ready.task.train if is_task else general)[index], *sources[is_task, index][2:])
+        for is_task, index in places
+    ]
+
+
+def _shown(tokenizer: Any, rows: list[tuple[Example, Any, int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": example.source,
+            "origin": example.origin,
+            "text": tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False),
+            "input_ids": ids.tolist(),
+            "loss_mask": [int(i >= prompt_length) for i in range(len(ids))],
+        }
+        for example, ids, prompt_length in rows
+    ]
 
 
 def fit(
@@ -176,7 +241,8 @@ def _ready(recipe: Recipe) -> _Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
-    return _Ready(method, task, general, model.shape, prepared, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return _Ready(method, task, general, model.shape, prepared, seconds, prepared.warnings)
 
 
 def _trained_method(recipe: Recipe) -> Trained:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_continual",
     "print_diagnosis",
+    "print_examples",
     "print_json",
     "print_plan",
     "print_quanta",
@@ -33,8 +34,8 @@ __all__ = [
 ]
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on one line."""
+def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """One JSON value on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
@@ -71,6 +72,27 @@ def print_plan(values: dict[str, Any]) -> None:
         shown = ", ".join(values["truncated"][:5])
         typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
     print_warnings(values["warnings"])
+
+
+def print_examples(rows: list[dict[str, Any]]) -> None:
+    """Print what `show` returns.
+
+    What carries loss is green; where output is no terminal, it stands between [[ and ]].
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    for i, row in enumerate(rows):
+        learned, at = sum(row["loss_mask"]), row["loss_start"]
+        text, tokens = row["text"], len(row["input_ids"])
+        where = row["origin"] or row["source"]
+        console.print(
+            Text(f"{i + 1}. {where}: {tokens} tokens, {learned} with loss", style="bold"),
+        )
+        marks = ("", "") if console.is_terminal else ("[[", "]]")
+        answer = Text(text[at:].join(marks), style="green")
+        console.print(Text(text[:at]) + answer, end="\n\n")
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

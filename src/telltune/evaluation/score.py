@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.chat_template import without_thinking
 from telltune.errors import DataError
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
@@ -151,7 +152,8 @@ def answer_items(
 
     Args:
         predictor: Any method's.
-        test: Held-out items; the anchor's response side is stripped from references too.
+        test: Held-out items; the thinking before an answer and the anchor's response side
+            are stripped from references too.
         metrics: Names, the headline first; none lets the answers decide.
         on_done: Told how many items have been answered since the last call.
 
@@ -171,7 +173,8 @@ def answer_items(
     nll = None
     if PERPLEXITY in metrics:
         nll = np.stack([part.double().numpy() for part in predictor.nll(test)])
-    prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
+    prompts = [e.prompt for e in test]
+    references = [strip(without_thinking(e.completion)) for e in test]
     return Answers(metrics, prompts, references, predictions, nll, seconds)
 
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.fingerprint import file_hash
 from telltune.data.tokenizer import KnownTokenizer, tokenizing_code
-from telltune.models import ModelShape, load_config, load_tokenizer, model_files, model_shape
+from telltune.models import (
+    ModelShape,
+    load_config,
+    load_tokenizer,
+    model_files,
+    model_shape,
+    template_file,
+)
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.version import VERSION
 
@@ -82,7 +89,8 @@ def _fingerprint(spec: ModelSpec) -> str | None:
     if files is None:
         return None
     digest = hashlib.sha256(f"{VERSION}|{tokenizing_code()}|{spec.model_dump_json()}".encode())
-    for file in files:
+    template = template_file(spec)
+    for file in files if template is None else [*files, template]:
         content = file_hash(file)
         if content is None:
             return None

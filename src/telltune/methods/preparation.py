@@ -14,6 +14,7 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
+from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.training.loss import LossWeights
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Prepared:
         mixture: Which of them each step sees.
         epochs: How often the mixture is run through.
         weights: How each token counts.
+        warnings: What the user should know of how the data are rendered; one sentence each.
     """
 
     counts: RunCounts
@@ -92,6 +94,7 @@ class Prepared:
     mixture: Mixture
     epochs: int
     weights: LossWeights
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(
@@ -160,7 +163,37 @@ def prepare(
         settings.general_weight,
         learned * passes / (learned * passes + wanted),
     )
-    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights)
+    examples = len(counted) + (len(pool) if pool is not None else 0)
+    warnings = _template_warnings(model, recipe, plain.unthought, examples)
+    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights, warnings)
+
+
+def _template_warnings(
+    model: KnownModel, recipe: Recipe, unthought: int, examples: int
+) -> tuple[str, ...]:
+    """Say what a chat template does to the data that a user may not expect.
+
+    Args:
+        model: Whose chat template.
+        recipe: The run's.
+        unthought: Examples without thinking whose prompt opens a thinking block.
+        examples: How many there are in all.
+    """
+    found = []
+    if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
+        found.append(
+            f"model `{recipe.model.name}` has no chat template, so turns are written one after "
+            "another with an empty line between; if it is meant to have one, set "
+            "`model.chat_template` to a Jinja file or to `chatml`."
+        )
+    if unthought:
+        found.append(
+            f"the chat template opens `<think>` before each answer, and {unthought:,} of "
+            f"{examples:,} examples have no `</think>`: the model learns to close the thinking at "
+            "once and answer; give the thinking (`reasoning_content`, or `<think>…</think>` before "
+            "the answer), or set `model.chat_template` to one without it."
+        )
+    return tuple(found)
 
 
 def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:

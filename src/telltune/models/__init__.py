@@ -12,6 +12,7 @@ from telltune.models.loading import (
     load_tokenizer,
     model_files,
     native_bf16,
+    template_file,
     without_rights,
 )
 from telltune.models.shape import ModelShape, context_length, model_shape
@@ -31,5 +32,6 @@ __all__ = [
     "model_files",
     "model_shape",
     "native_bf16",
+    "template_file",
     "without_rights",
 ]
