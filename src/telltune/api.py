@@ -33,8 +33,8 @@ from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
 from telltune.training.processes import processes
 from telltune.training.progress import bar
-from telltune.training.steps import Sources
 from telltune.training.speed import remember, training_shape
+from telltune.training.steps import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,36 +100,71 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     return _plan(recipe, _ready(recipe), measure=measure)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An example as the model sees it.
+
+    Attributes:
+        source: The name of its data set.
+        origin: Where it stands, such as "tickets.jsonl:17".
+        prompt: The text of the tokens that carry no loss.
+        response: The text of those that do.
+        input_ids: All of its tokens.
+        loss_mask: 1 for each token that carries loss, else 0; as many as `input_ids`.
+    """
+
+    source: str
+    origin: str
+    prompt: str
+    response: str
+    input_ids: list[int]
+    loss_mask: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, with prompt and response in one text."""
+        return {
+            "source": self.source,
+            "origin": self.origin,
+            "text": self.prompt + self.response,
+            "input_ids": self.input_ids,
+            "loss_mask": self.loss_mask,
+        }
+
+
 def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[str, Any]]:
     """Return examples as the model sees them, chat template and anchor included.
 
     Args:
         recipe: A file, a dictionary or a `Recipe`.
-        n: How many examples; fewer come back where there are fewer.
-        split: `train` gives the first of the run's mixture in their order, task and general
-            examples alike. What a method makes or chooses before it trains (see `plan`) is not
-            done. `dev` and `test` give the first task examples of that split.
+        n: Number of examples; fewer come back where there are fewer.
+        split: `train` gives the first of the run's mixture in its order, task and general examples
+            alike. What a method makes or chooses before it trains (see `plan`) is not done. `dev`
+            and `test` give the first task examples of that split.
 
     Returns:
         For each example `source` and `origin` (where it stands), `text` (what the model sees,
-        decoded), `input_ids` and `loss_mask` (1 for each token that carries loss, else 0; as many
+        decoded), `input_ids`, and `loss_mask` (1 for each token that carries loss, else 0; as many
         as `input_ids`).
 
     Raises:
         TellError: Whatever would stop the run before its first step.
     """
+    return [one.to_dict() for one in show_examples(recipe, n, split=split)]
+
+
+def show_examples(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[Shown]:
+    """As `show`, with the text apart by what carries loss."""
     recipe = as_recipe(recipe)
-    tokenizer = known_model(recipe.model).tokenizer
+    tokenizer = known_model(recipe.model).tokenizer.load()
     if split == "train":
-        return _shown(tokenizer.load(), _first_trained(recipe, n))
+        return [_shown(tokenizer, *row) for row in _first_trained(recipe, n)]
     if split not in ("dev", "test"):
         raise RecipeError(f"--split {split}: give `train`, `dev` or `test`.")
-    method = get_method(recipe.method)
-    task = load_task(recipe)
+    method, task = get_method(recipe.method), load_task(recipe)
+    anchored = anchored_tokenizer(tokenizer, task.anchor if method.anchored else None)
     examples = load_split(recipe, "dev" if split == "dev" else "test")[:n]
-    anchored = anchored_tokenizer(tokenizer.load(), task.anchor if method.anchored else None)
     encoded = Encoder(anchored).encode([behind(task.shots, example) for example in examples])
-    return _shown(anchored, [(e, *encoded[i]) for i, e in enumerate(examples)])
+    return [_shown(anchored, example, *encoded[i]) for i, example in enumerate(examples)]
 
 
 def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
@@ -143,22 +178,21 @@ def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
     general = {i: example for i, example in enumerate(stream) if i in wanted}
     sources = Sources(prepared.task, prepared.general)
     return [
-        ((ready.task.train if is_task else general)[index], *sources[is_task, index][2:])
+        (ready.task.train[index] if is_task else general[index], *sources[is_task, index][2:])
         for is_task, index in places
     ]
 
 
-def _shown(tokenizer: Any, rows: list[tuple[Example, Any, int]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "source": example.source,
-            "origin": example.origin,
-            "text": tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False),
-            "input_ids": ids.tolist(),
-            "loss_mask": [int(i >= prompt_length) for i in range(len(ids))],
-        }
-        for example, ids, prompt_length in rows
-    ]
+def _shown(tokenizer: Any, example: Example, ids: Any, prompt_length: int) -> Shown:
+    text, prompt = tokenizer.batch_decode(
+        [ids.tolist(), ids[:prompt_length].tolist()], clean_up_tokenization_spaces=False
+    )
+    # Decoded alone, a response may lose the space that it begins with.
+    response = text.removeprefix(prompt)
+    mask = [int(i >= prompt_length) for i in range(len(ids))]
+    return Shown(
+        example.source, example.origin, text.removesuffix(response), response, ids.tolist(), mask
+    )
 
 
 def fit(

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.api import Shown
     from telltune.streams.stream import StreamReport
     from telltune.study.continual import ContinualReport
     from telltune.study.example_scores import ExampleScores
@@ -74,25 +75,22 @@ def print_plan(values: dict[str, Any]) -> None:
     print_warnings(values["warnings"])
 
 
-def print_examples(rows: list[dict[str, Any]]) -> None:
-    """Print what `show` returns.
+def print_examples(shown: Sequence[Shown]) -> None:
+    """Examples as the model sees them.
 
     What carries loss is green; where output is no terminal, it stands between [[ and ]].
     """
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
-    for i, row in enumerate(rows):
-        learned, at = sum(row["loss_mask"]), row["loss_start"]
-        text, tokens = row["text"], len(row["input_ids"])
-        where = row["origin"] or row["source"]
-        console.print(
-            Text(f"{i + 1}. {where}: {tokens} tokens, {learned} with loss", style="bold"),
-        )
-        marks = ("", "") if console.is_terminal else ("[[", "]]")
-        answer = Text(text[at:].join(marks), style="green")
-        console.print(Text(text[:at]) + answer, end="\n\n")
+    console = Console(soft_wrap=True)
+    opening, closing = ("", "") if console.is_terminal else ("[[", "]]")
+    for i, one in enumerate(shown):
+        tokens = f"{len(one.input_ids)} tokens, {sum(one.loss_mask)} with loss"
+        where = one.origin or one.source
+        console.print(Text(f"{i + 1}. {where}: {tokens}", "bold"))
+        response = Text(f"{opening}{one.response}{closing}", "green")
+        console.print(Text(one.prompt) + response, end="\n\n")
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

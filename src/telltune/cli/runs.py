@@ -75,13 +75,13 @@ def show(
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    from telltune.api import show as shown
+    from telltune.api import show_examples
 
-    rows = shown(loaded, number, split=split)
+    shown = show_examples(loaded, number, split=split)
     if as_json:
-        print_json(rows)
+        print_json([one.to_dict() for one in shown])
     else:
-        print_examples(rows)
+        print_examples(shown)
 
 
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
