@@ -373,7 +373,8 @@ OPENS = (CASES / "thinking" / "opens-think.jinja").read_text()
 # DeepSeek R1's way: what was thought is left out of every finished turn.
 STRIPS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + "
-    "m['content'].split('</think>')[-1] + '<|im_end|>\n' }}{% endfor %}"
+    "(m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']) "
+    "+ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 # Qwen3's way: a finished last turn shows its thinking, which may be empty; nothing is opened.
@@ -499,3 +500,32 @@ def test_control_text_in_tools_is_text(tiny_tokenizer: Any) -> None:
         return sum(i in tokenizer.all_special_ids for i in ids)
 
     assert controls(tool) == controls(clean)
+
+
+# Control tokens inside an answer's turn are the template's own.
+
+
+def test_a_channel_that_the_template_opens_is_learned(tiny_tokenizer: Any) -> None:
+    channels = CHATML.replace(
+        "message['role'] + '\n' + message['content']",
+        "message['role'] + ('<|im_start|>final\n' if message['role'] == 'assistant' else '\n') "
+        "+ message['content']",
+    ).replace("assistant\n' }}", "assistant' }}")
+    assert channels.count("final") == 1
+    prompt, answer = texts(tiny_tokenizer, channels, Example("parcel 0 late", "ship"))
+    assert prompt.endswith("<|im_start|>assistant")
+    assert answer == "<|im_start|>final\nship<|im_end|>"
+
+
+def test_a_thinking_block_of_control_tokens_stays_one(tiny_tokenizer: Any) -> None:
+    tokens = ["<think>", "</think>"]
+    tiny_tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    for template in (OPENS, STRIPS, SHOWS, CHATML):
+        encoder = Encoder(with_template(tiny_tokenizer, template))
+        ids, _ = encoder.encode([Example("0 + 1?", THOUGHT)])[0]
+        found = [t for t in tiny_tokenizer.convert_ids_to_tokens(ids.tolist()) if t in tokens]
+        assert found == tokens
+        # Elsewhere in data they are text.
+        [prompt] = encoder.prompts([Example("say <think> and </think>", "")])
+        written = [t for t in tiny_tokenizer.convert_ids_to_tokens(prompt) if t in tokens]
+        assert written == tokens[: encoder._template.opened]
