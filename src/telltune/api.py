@@ -184,15 +184,13 @@ def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
 
 
 def _shown(tokenizer: Any, example: Example, ids: Any, prompt_length: int) -> Shown:
-    text, prompt = tokenizer.batch_decode(
-        [ids.tolist(), ids[:prompt_length].tolist()], clean_up_tokenization_spaces=False
-    )
-    # Decoded alone, a response may lose the space that it begins with.
-    response = text.removeprefix(prompt)
+    parts = [ids.tolist(), ids[:prompt_length].tolist(), ids[prompt_length:].tolist()]
+    text, prompt, response = tokenizer.batch_decode(parts, clean_up_tokenization_spaces=False)
+    if text.startswith(prompt):
+        # Decoded alone, a response may lose the space that it begins with.
+        response = text[len(prompt) :]
     mask = [int(i >= prompt_length) for i in range(len(ids))]
-    return Shown(
-        example.source, example.origin, text.removesuffix(response), response, ids.tolist(), mask
-    )
+    return Shown(example.source, example.origin, prompt, response, parts[0], mask)
 
 
 def fit(

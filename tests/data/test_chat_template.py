@@ -445,8 +445,12 @@ def test_a_block_that_nothing_opens_is_learned_whole(tiny_tokenizer: Any) -> Non
 def test_reasoning_is_rendered_where_the_template_has_a_place_for_it(tiny_tokenizer: Any) -> None:
     reasoned = Example("0 + 1?", "1", reasoning="add one")
     assert texts(tiny_tokenizer, SHOWS, reasoned)[1] == THOUGHT + "<|im_end|>"
-    with pytest.raises(DataError, match=r"drops the reasoning \('add one'\)"):
-        texts(tiny_tokenizer, CHATML, reasoned)
+    # Not even where the answer holds the same words.
+    for reasoning in ("add one", "1", "|im_end|"):
+        with pytest.raises(DataError, match="drops the reasoning"):
+            texts(tiny_tokenizer, CHATML, Example("0 + 1?", "1", reasoning=reasoning))
+    _, answer = texts(tiny_tokenizer, OPENS, Example("0 + 1?", "1", reasoning="1"))
+    assert answer == "1\n</think>\n\n1<|im_end|>"
 
 
 def test_an_answer_is_read_without_its_thinking(tiny_tokenizer: Any) -> None:

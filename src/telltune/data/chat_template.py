@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from telltune.data.control_tokens import ControlTokens
     from telltune.data.examples import Example
 
-__all__ = ["ChatTemplate", "without_thinking"]
+__all__ = ["ChatTemplate", "Rendered", "without_thinking"]
 
 _SYSTEM, _EARLIER, _SAID, _USER, _ANSWER, _TOOL = (
     f"PROBE{name}" for name in ("system", "earlier", "said", "user", "answer", "tool")
@@ -190,10 +190,12 @@ class ChatTemplate:
         thinking, answer = said.thinking.strip(), said.answer.strip()
         unthought = opened and not (reasoning or thinking)
         rest = self._behind(whole, prompt)
-        if answer not in (rest or whole):
+        body = (rest or whole).removesuffix(self._tail)
+        if answer not in body:
             raise self._drops(example, "the answer", example.completion)
-        closed = not opened or (_END_THINK in rest and not rest.lstrip().startswith(_THINK))
-        if rest and reasoning in rest and thinking in rest and closed:
+        before = body[: body.rfind(answer)]  # the answer may hold the same words
+        closed = not opened or (_END_THINK in before and not rest.lstrip().startswith(_THINK))
+        if rest and reasoning in before and thinking in before and closed:
             return Rendered(prompt, self._until_end(rest, answer), unthought)
         # The template writes another beginning of the answer here than in the prompt, or leaves
         # out the thinking, as many do to save room in earlier turns: the answer follows the prompt.

@@ -173,8 +173,10 @@ class Predictor:
                 "evaluation.answers: likelihood chooses among the training data's answers, and "
                 "these are no closed set (at most 100, each twice on average); write `generate`."
             )
+        if not examples:
+            return []
         # As training encoded them: behind a prompt, whichever it is.
-        behind_one = [replace(e, completion=label) for e in examples[:1] for label in self.labels]
+        behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
         nll = label_nll(self.model, prompts, labels, on_done=on_done)
         return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]

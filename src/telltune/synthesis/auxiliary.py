@@ -164,7 +164,7 @@ class _Asker:
         self.instruction, self.seed = instruction, seed
         self._encoder = Encoder(base.tokenizer)
         self._label_ids = self._encoder.completions(
-            [replace(examples[0], completion=label) for label in labels]
+            [replace(examples[0], completion=label, reasoning="") for label in labels]
         )
         self._key = (
             _VERSION,
