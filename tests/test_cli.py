@@ -16,7 +16,7 @@ from telltune.data.readers import read_rows
 
 CASES = Path(__file__).parent / "cases"
 VERBS = (
-    *("plan", "fit", "evaluate", "predict", "check", "anchor", "compare"),
+    *("plan", "show", "fit", "evaluate", "predict", "check", "anchor", "compare"),
     "verify",
     *("study", "report", "recommend", "quanta"),
 )
@@ -141,6 +141,51 @@ def test_plan_names_what_will_be_cut(tell, tell_json, recipe, tmp_path, write_js
     code, out, err = tell(*args)
     assert (code, "Plan" in out) == (0, True)
     assert err == f"1 examples lose their end: {long}:2 …\n"
+
+
+# show
+
+
+def test_show_json_lists_examples_as_the_trainer_gets_them(tell, recipe, toy_recipe):
+    from transformers import AutoTokenizer
+
+    code, out, err = tell("show", recipe, "-n", "12", "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert len(rows) == 12
+    assert set(rows[0]) == {"source", "origin", "text", "input_ids", "loss_mask"}
+    assert {row["source"] for row in rows} == {"train", "general"}
+    tokenizer = AutoTokenizer.from_pretrained(toy_recipe["model"])
+    for row in rows:
+        learned = [i for i, on in zip(row["input_ids"], row["loss_mask"], strict=True) if on]
+        file, line = row["origin"].rsplit(":", 1)
+        read = json.loads(Path(file).read_text().splitlines()[int(line) - 1])
+        assert tokenizer.decode(learned) == read["completion"] + "<|im_end|>"
+        assert tokenizer.decode(row["input_ids"]) == row["text"]
+        assert read["prompt"] in row["text"]
+        # The anchor goes with task examples alone.
+        assert ("Name the shape, nothing else." in row["text"]) == (row["source"] == "train")
+    # What comes first is what training sees first.
+    assert json.loads(tell("show", recipe, "-n", "2", "--json")[1]) == rows[:2]
+
+
+def test_show_for_people_marks_what_carries_loss(tell, recipe):
+    code, out, err = tell(
+        "show", recipe, "--split", "test", "-n", "1", "--set", "method=sft_anchor"
+    )
+    assert (code, err) == (0, "")
+    assert re.search(r"^1\. .*test\.jsonl:1: \d+ tokens, \d+ with loss$", out, re.MULTILINE)
+    assert "Name the shape, nothing else.\n\nitem 36 is round<|im_end|>" in out
+    assert out.endswith("<|im_start|>assistant\n[[ball<|im_end|>]]\n\n")
+    plain = tell("show", recipe, "--split", "dev", "--set", "method=sft")[1]
+    assert plain.count("[[") == 3
+    assert "Name the shape" not in plain
+
+
+def test_show_refuses_what_it_cannot_show(tell, recipe):
+    code, _, err = tell("show", recipe, "--split", "exam")
+    assert code == 2
+    assert err == "error: --split exam: give `train`, `dev` or `test`.\n"
 
 
 # fit

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         recommend,
         report,
         run_study,
+        show,
         verify,
     )
     from telltune.errors import TellError
@@ -61,6 +62,7 @@ __all__ = [
     "report",
     "run_study",
     "score_examples",
+    "show",
     "verify",
     "write_synthetic",
 ]

@@ -6,10 +6,13 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.anchor import anchored_tokenizer
 from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.data.files import left_out
 from telltune.data.report import ReadReport
@@ -34,7 +37,7 @@ from telltune.methods.learning import warnings_after, warnings_before
 from telltune.methods.model_card import record_scores
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare
-from telltune.methods.protocol import Settings
+from telltune.methods.protocol import Settings, behind
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import compute_dtype, layers_left_out, load_base
@@ -45,6 +48,7 @@ from telltune.training.log import read_log
 from telltune.training.processes import processes
 from telltune.training.progress import bar, phase
 from telltune.training.speed import remember, training_shape
+from telltune.training.steps import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,6 +82,7 @@ __all__ = [
     "recommend",
     "report",
     "run_study",
+    "show",
     "verify",
 ]
 
@@ -123,6 +128,99 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     """
     recipe = as_recipe(recipe)
     return _plan(recipe, _ready(recipe), measure=measure)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example as the model sees it.
+
+    Attributes:
+        source: The name of its data set.
+        origin: Where it stands, such as "tickets.jsonl:17".
+        prompt: The text of the tokens that carry no loss.
+        response: The text of those that do.
+        input_ids: All of its tokens.
+        loss_mask: 1 for each token that carries loss, else 0; as many as `input_ids`.
+    """
+
+    source: str
+    origin: str
+    prompt: str
+    response: str
+    input_ids: list[int]
+    loss_mask: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, with prompt and response in one text."""
+        return {
+            "source": self.source,
+            "origin": self.origin,
+            "text": self.prompt + self.response,
+            "input_ids": self.input_ids,
+            "loss_mask": self.loss_mask,
+        }
+
+
+def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[str, Any]]:
+    """Return examples as the model sees them, chat template and anchor included.
+
+    Args:
+        recipe: A file, a dictionary or a `Recipe`.
+        n: Number of examples; fewer come back where there are fewer.
+        split: `train` gives the first of the run's mixture in its order, task and general examples
+            alike. What a method makes or chooses before it trains (see `plan`) is not done. `dev`
+            and `test` give the first task examples of that split.
+
+    Returns:
+        For each example `source` and `origin` (where it stands), `text` (what the model sees,
+        decoded), `input_ids`, and `loss_mask` (1 for each token that carries loss, else 0; as many
+        as `input_ids`).
+
+    Raises:
+        TellError: Whatever would stop the run before its first step.
+    """
+    return [one.to_dict() for one in show_examples(recipe, n, split=split)]
+
+
+def show_examples(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[Shown]:
+    """As `show`, with the text apart by what carries loss."""
+    recipe = as_recipe(recipe)
+    tokenizer = known_model(recipe.model).tokenizer.load()
+    if split == "train":
+        return [_shown(tokenizer, *row) for row in _first_trained(recipe, n)]
+    if split not in ("dev", "test"):
+        raise RecipeError(f"--split {split}: give `train`, `dev` or `test`.")
+    method, task = get_method(recipe.method), load_task(recipe)
+    anchored = anchored_tokenizer(tokenizer, task.anchor if method.anchored else None)
+    examples = load_split(recipe, "dev" if split == "dev" else "test")[:n]
+    encoded = Encoder(anchored).encode([behind(task.shots, example) for example in examples])
+    return [_shown(anchored, example, *encoded[i]) for i, example in enumerate(examples)]
+
+
+def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
+    """The first examples of a run's mixture, with ids and the length of the prompt."""
+    ready = _ready(recipe)
+    prepared, mixture = ready.prepared, ready.prepared.mixture
+    places = mixture.slots(0, 0, min(n, len(mixture))).pairs
+    wanted = {index for is_task, index in places if not is_task}
+    # General data are read in order, and no further than needed.
+    stream = islice(ready.general or (), max(wanted, default=-1) + 1)
+    general = {i: example for i, example in enumerate(stream) if i in wanted}
+    sources = Sources(prepared.task, prepared.general)
+    return [
+        (ready.task.train[index] if is_task else general[index], *sources[is_task, index][2:])
+        for is_task, index in places
+    ]
+
+
+def _shown(tokenizer: Any, example: Example, ids: Any, prompt_length: int) -> Shown:
+    parts = [ids.tolist(), ids[:prompt_length].tolist(), ids[prompt_length:].tolist()]
+    text, prompt, response = tokenizer.batch_decode(parts, clean_up_tokenization_spaces=False)
+    if text.startswith(prompt):
+        # Decoded alone, a response may lose the space that it begins with.
+        response = text[len(prompt) :]
+    mask = [int(i >= prompt_length) for i in range(len(ids))]
+    return Shown(example.source, example.origin, prompt, response, parts[0], mask)
 
 
 def fit(
@@ -229,6 +327,7 @@ def _ready(recipe: Recipe) -> _Ready:
         *test_warnings(recipe),
         *(general.warnings if general else ()),
         *_layer_warnings(model, recipe),
+        *prepared.warnings,
         *warnings_before(prepared),
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.api import Shown
     from telltune.streams.stream import StreamReport
     from telltune.study.compare import Row as CompareRow
     from telltune.study.continual import ContinualReport
@@ -22,6 +23,7 @@ __all__ = [
     "print_comparison",
     "print_continual",
     "print_diagnosis",
+    "print_examples",
     "print_json",
     "print_plan",
     "print_quanta",
@@ -35,8 +37,8 @@ __all__ = [
 ]
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on one line."""
+def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """One JSON value on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
@@ -80,6 +82,24 @@ def print_plan(values: dict[str, Any]) -> None:
         shown = ", ".join(values["truncated"][:5])
         typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
     print_warnings(values["warnings"])
+
+
+def print_examples(shown: Sequence[Shown]) -> None:
+    """Examples as the model sees them.
+
+    What carries loss is green; where output is no terminal, it stands between [[ and ]].
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    opening, closing = ("", "") if console.is_terminal else ("[[", "]]")
+    for i, one in enumerate(shown):
+        tokens = f"{len(one.input_ids)} tokens, {sum(one.loss_mask)} with loss"
+        where = one.origin or one.source
+        console.print(Text(f"{i + 1}. {where}: {tokens}", "bold"))
+        response = Text(f"{opening}{one.response}{closing}", "green")
+        console.print(Text(one.prompt) + response, end="\n\n")
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

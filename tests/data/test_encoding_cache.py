@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,3 +115,33 @@ def test_what_was_cut_is_named_from_the_disk_too(tiny_tokenizer: Any) -> None:
         )
         assert encodings.encode(EXAMPLES).longest == limit
         assert encodings.truncated == ["toys.jsonl:7", "toys.jsonl:8"]
+
+
+def test_what_a_template_writes_today_is_not_served_tomorrow(
+    tiny_tokenizer: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = "2026-11-27"
+    monkeypatch.setattr(
+        "transformers.utils.chat_template_utils.datetime",
+        SimpleNamespace(now=lambda: SimpleNamespace(strftime=lambda _: day)),
+    )
+    dated = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tiny_tokenizer.chat_template = dated
+    known = KnownTokenizer.of(tiny_tokenizer)
+    first = EncodingCache(known).encode(EXAMPLES)
+    calls.clear()
+    assert same(EncodingCache(known).encode(EXAMPLES), first)
+    assert not calls
+    day = "2026-11-28"
+    second = EncodingCache(known).encode(EXAMPLES)
+    assert calls
+    assert not same(first, second)
+    assert same(second, Encoder(tiny_tokenizer).encode(EXAMPLES))
+
+
+def test_examples_without_thinking_are_counted_from_the_disk_too(tiny_tokenizer: Any) -> None:
+    tiny_tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    for _ in range(2):
+        encodings = EncodingCache(KnownTokenizer.of(tiny_tokenizer))
+        encodings.encode([*EXAMPLES, Example("item 9", "<think>\nround\n</think>\n\nball")])
+        assert encodings.unthought == len(EXAMPLES)

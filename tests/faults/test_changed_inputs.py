@@ -34,6 +34,11 @@ def other_model(short: dict[str, Any]) -> None:
     base.save_pretrained(short["model"])
 
 
+def other_template(short: dict[str, Any]) -> None:
+    path = Path(short["model"]) / "chat_template.jinja"
+    path.write_text(path.read_text().replace("named SmolLM", "called SmolLM"))
+
+
 def test_what_changed_since_the_run_was_cut_short_is_named(
     short: dict[str, Any], undisturbed: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,12 +49,18 @@ def test_what_changed_since_the_run_was_cut_short_is_named(
         return telltune.fit(short, out, progress=False)
 
     cut_at(5, monkeypatch, run)
-    files = (*tmp_path.glob("*.jsonl"), Path(short["model"]) / "model.safetensors")
+    model = Path(short["model"])
+    files = (
+        *tmp_path.glob("*.jsonl"),
+        model / "model.safetensors",
+        model / "chat_template.jinja",
+    )
     kept = {path: path.read_bytes() for path in files}
     for change, named in (
         (other_task, "task data"),
         (other_general, "general data"),
         (other_model, "model"),
+        (other_template, "what the chat template writes, task data"),
     ):
         change(short)
         with pytest.raises(StorageError, match=f"cut short, .* has changed: {named}. Bring back"):

@@ -14,7 +14,15 @@ from safetensors.torch import load_file
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.errors import ModelError
-from telltune.models import base_revision, base_weights, load_adapter, load_base, without_rights
+from telltune.models import (
+    base_revision,
+    base_weights,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    without_rights,
+)
+from telltune.models.loading import CHATML, PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec
 
 if TYPE_CHECKING:
@@ -232,3 +240,43 @@ def test_a_control_token_that_the_template_writes_is_refused(copied: Path) -> No
     tokenizer.save_pretrained(copied)
     with pytest.raises(ModelError, match="gives '<turn>' the id"):
         load_base(spec, "fp32")
+
+
+def test_a_recipe_chooses_the_chat_template(tiny_model: Path, tmp_path: Path) -> None:
+    own = load_tokenizer(ModelSpec(name=str(tiny_model)))
+    assert own.template_name == f"the chat template of model `{tiny_model}`"
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8")
+    chosen = load_tokenizer(ModelSpec(name=str(tiny_model), chat_template=str(file)))
+    assert chosen.chat_template == file.read_text()
+    assert chosen.template_name == f"the chat template {file}"
+    chatml = load_tokenizer(ModelSpec(name=str(tiny_model), chat_template="chatml"))
+    assert chatml.chat_template == CHATML
+    # What errors call it is no part of the tokenizer.
+    chosen.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").read_text() == file.read_text()
+    assert "template_name" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
+
+
+def test_a_named_chat_template_is_chosen_by_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    tokenizer = load_tokenizer(ModelSpec(name=str(tiny_model)))
+    tokenizer.chat_template = {"default": CHATML, "bare": PLAIN_TEMPLATE}
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(ModelSpec(name=str(folder))).chat_template == CHATML
+    bare = load_tokenizer(ModelSpec(name=str(folder), chat_template="bare"))
+    assert bare.chat_template == PLAIN_TEMPLATE
+    tokenizer.chat_template = {"rag": CHATML, "bare": PLAIN_TEMPLATE}
+    tokenizer.save_pretrained(tmp_path / "no-default")
+    with pytest.raises(ModelError, match=r"set `model\.chat_template` to one of `bare`, `rag`"):
+        load_tokenizer(ModelSpec(name=str(tmp_path / "no-default")))
+
+
+def test_a_chat_template_that_is_not_there_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for chosen in ("nothing.jinja", "x" * 5000, "~nobody-at-all/x.jinja", str(tmp_path)):
+        with pytest.raises(ModelError, match=r"is no file, not `chatml`, and no template of model"):
+            load_tokenizer(ModelSpec(name=str(tiny_model), chat_template=chosen))
+    empty = tmp_path / "empty.jinja"
+    empty.write_text("\n")
+    with pytest.raises(ModelError, match=r"empty\.jinja is empty"):
+        load_tokenizer(ModelSpec(name=str(tiny_model), chat_template=str(empty)))

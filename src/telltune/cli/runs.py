@@ -12,6 +12,7 @@ import typer
 from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.tables import (
     print_comparison,
+    print_examples,
     print_json,
     print_plan,
     print_study_plan,
@@ -59,6 +60,31 @@ def plan(
         print_json(values)
     else:
         print_plan(values)
+
+
+@app.command(epilog="Example: tell show recipes/demo.yaml -n 5")
+def show(
+    recipe: RecipeFile,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many examples.")] = 3,
+    split: Annotated[
+        str, typer.Option(help="`train` (the run's mixture, in order), `dev` or `test`.")
+    ] = "train",
+    overrides: Overrides = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON list, and nothing else.")
+    ] = False,
+) -> None:
+    """Show examples as the model sees them, and which of their tokens carry loss."""
+    from telltune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import show_examples
+
+    shown = show_examples(loaded, number, split=split)
+    if as_json:
+        print_json([one.to_dict() for one in shown])
+    else:
+        print_examples(shown)
 
 
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")

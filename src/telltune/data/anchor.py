@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from telltune.data.encoding import control_tokens
+from telltune.data.chat_template import ChatTemplate
+from telltune.data.control_tokens import ControlTokens, control_tokens
 from telltune.data.examples import Message
 from telltune.errors import ModelError, RecipeError
 
@@ -111,37 +112,58 @@ class Anchor:
         return f"{values}{before}{{%- set messages = telltune.messages -%}}{{{{- '' }}}}{body}"
 
 
-_PROMPT_IN_USER = """
+def _opened(opening: str, content: str) -> str:
+    """A Jinja expression: content, a text or a list of parts, that begins with `opening`."""
+    text_part = f"{content} and {content}[0]['type'] == 'text'"
+    return (
+        f"({opening} + {content} if {content} is string "
+        f"else [dict({content}[0], text={opening} + {content}[0]['text'])] + {content}[1:] "
+        f"if {text_part} else [{{'type': 'text', 'text': {opening}}}] + {content})"
+    )
+
+
+_PROMPT_IN_USER = (
+    """
 {%- for message in messages -%}
   {%- if message['role'] == 'user' and telltune.prompt_due -%}
     {%- set telltune.prompt_due = false -%}
-    {%- set telltune.messages = telltune.messages
-        + [dict(message, content=telltune.prompt + telltune.gap + message['content'])] -%}
+    {%- set telltune.messages = telltune.messages + [dict(message, content="""
+    + _opened("telltune.prompt + telltune.gap", "message['content']")
+    + """)] -%}
   {%- else -%}
     {%- set telltune.messages = telltune.messages + [message] -%}
   {%- endif -%}
 {%- endfor -%}"""
+)
 
-_PROMPT_IN_SYSTEM = """
+_PROMPT_IN_SYSTEM = (
+    """
 {%- if messages and messages[0]['role'] == 'system' -%}
-  {%- set telltune.messages = [dict(messages[0],
-      content=telltune.prompt + telltune.gap + messages[0]['content'])] + messages[1:] -%}
+  {%- set telltune.messages = [dict(messages[0], content="""
+    + _opened("telltune.prompt + telltune.gap", "messages[0]['content']")
+    + """)] + messages[1:] -%}
 {%- else -%}
-  {%- set telltune.messages = [{'role': 'system', 'content': telltune.prompt}] + messages -%}
+  {%- set telltune.messages = [{'role': 'system', 'content': telltune.prompt
+      if not messages or messages[0]['content'] is string
+      else [{'type': 'text', 'text': telltune.prompt}]}] + messages -%}
 {%- endif -%}"""
+)
 
-_RESPONSE_IN_ASSISTANT = """
+_RESPONSE_IN_ASSISTANT = (
+    """
 {%- set messages = telltune.messages -%}
 {%- set telltune.messages = [] -%}
 {%- for message in messages -%}
   {%- if message['role'] == 'assistant' and telltune.response_due -%}
     {%- set telltune.response_due = false -%}
-    {%- set telltune.messages = telltune.messages
-        + [dict(message, content=telltune.response + message['content'])] -%}
+    {%- set telltune.messages = telltune.messages + [dict(message, content="""
+    + _opened("telltune.response", "message['content']")
+    + """)] -%}
   {%- else -%}
     {%- set telltune.messages = telltune.messages + [message] -%}
   {%- endif -%}
 {%- endfor -%}"""
+)
 
 _RESPONSE_AFTER_GENERATION_PROMPT = (
     "{% if add_generation_prompt and telltune.response_due %}{{ telltune.response }}{% endif %}"
@@ -183,29 +205,31 @@ def anchored_tokenizer(
 
 def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a: Anchor) -> None:
     """Check on a probe that the anchored template writes what it should, where it should."""
-    probe = [{"role": "user", "content": "PROBE"}]
-    user = [{"role": "user", "content": a.prompt + GAP + "PROBE"}]
-    system = [{"role": "system", "content": a.prompt}, *probe]
+    probe = ("user", "PROBE")
+    asked = {"user": [("user", a.prompt + GAP + "PROBE")], "system": [("system", a.prompt), probe]}
     other = "system" if a.place == "user" else "user"
+    controls = ControlTokens(plain)
     try:
-        wanted = _render(plain, user if a.place == "user" else system)
-        got = _render(anchored, probe)
+        template = ChatTemplate(plain, controls)
+        wanted = template.text(asked[a.place])
+        got = ChatTemplate(anchored, controls).text([probe])
     except Exception as error:  # a template may raise whatever it likes
         raise ModelError(
             f"the model's chat template cannot carry an anchor in the {a.place} turn: {error}; "
             f"set anchor.place to {other}."
         ) from None
     if a.response:
+        if template.opened:
+            raise RecipeError(
+                f"{template.name} opens `<think>` before each answer, and anchor.response would "
+                "stand inside the thinking; leave anchor.response out."
+            )
         wanted += a.response + GAP
     if got != wanted or a.prompt not in got or "PROBE" not in got:
         raise ModelError(
             f"the model's chat template does not carry an anchor in the {a.place} turn (it drops "
             f"or changes that text); set anchor.place to {other}."
         )
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _without_opening(text: str, opening: str) -> str:

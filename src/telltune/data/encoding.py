@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from telltune.data.chat_template import ChatTemplate, without_thinking
+from telltune.data.control_tokens import MARKED, ControlTokens, control_tokens
 from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
 
     from transformers import PreTrainedTokenizerBase
 
+    from telltune.data.chat_template import Rendered
     from telltune.data.examples import Example
+
+    _Pairs = tuple[list[list[int]], list[list[int]]]
 
 __all__ = ["EncodedSet", "Encoder", "control_tokens"]
 
@@ -28,18 +32,18 @@ CHUNK = 2048
 CHUNK_CHARACTERS = 2**21
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts that this tokenizer reads as control tokens, such as `<|im_end|>`."""
-    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
-    return sorted(special.union(tokenizer.all_special_tokens))
-
-
 class Encoder:
-    """Encodes examples with a tokenizer's chat template.
+    r"""Encodes examples with a tokenizer's chat template; decides which tokens carry loss.
 
     The prompt is what `apply_chat_template(..., add_generation_prompt=True)` gives, token for
-    token, so that what is learned in training is what any server sends later. The response is the
-    completion and the token that ends the turn.
+    token, so that training sees what any server sends later. The response is what the rendering
+    of the whole conversation, answer included, holds behind the prompt, up to the token that ends
+    the turn. The ids of both together are those of `apply_chat_template` for the conversation.
+
+    Where a token of the whole conversation would span the end of the prompt (a line break that
+    both the prompt's end and the answer's start are part of, say), no server can have that token
+    in its prompt. The prompt then keeps its own ids, and the response is tokenized behind a text
+    that it does not grow together with.
 
     Text in data never becomes a control token: where an example holds the text of one, that text
     is tokenized as plain text. (Added tokens that the tokenizer does not call special, such as a
@@ -49,6 +53,9 @@ class Encoder:
         tokenizer: Its chat template is used as it is, anchored or not.
         max_length: Longest example in tokens, or None for no bound.
         too_long: `refuse` or `truncate` (the response loses its end, and its end-of-turn token).
+
+    Raises:
+        ModelError: The chat template cannot be used, or no answer could end.
     """
 
     def __init__(
@@ -63,17 +70,13 @@ class Encoder:
         self.too_long = too_long
         self.truncated: list[str] = []
         """Origins of examples that lost their end, for the caller to name."""
-        self._control_ids = {
-            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-        }.union(tokenizer.all_special_ids)
-        self._control = re.compile(
-            "|".join(
-                [re.escape(t) for t in sorted(control_tokens(tokenizer), key=len, reverse=True)]
-                + [_OPEN, _CLOSE]
-            )
-        )
+        self.unthought = 0
+        """Examples without thinking whose prompt opens a thinking block, for the caller to name."""
+        self._controls = ControlTokens(tokenizer)
+        self._template = ChatTemplate(tokenizer, self._controls)
         self._direct = _direct(tokenizer)
         self.end_ids = self._end_of_turn()
+        [self._header_ids] = self._ids_of([self._template.header])
 
     @property
     def stop_ids(self) -> set[int]:
@@ -82,24 +85,30 @@ class Encoder:
         return {self.end_ids[-1]} | ({eos} if eos is not None else set())
 
     def prompts(self, examples: Iterable[Example]) -> list[list[int]]:
-        """Token ids of each prompt, up to where the answer starts."""
-        chunks = (self._tokenize(self._render(chunk)) for chunk in _chunks(examples))
+        """Token ids of each prompt, up to where the answer starts.
+
+        Raises:
+            DataError: The chat template refuses an example, or leaves a part of it out.
+        """
+        chunks = (self._tokenize(self._template.prompts(chunk)) for chunk in _chunks(examples))
         return list(chain.from_iterable(chunks))
 
     def completions(self, examples: Iterable[Example]) -> list[list[int]]:
-        """Token ids of each completion, the end of the turn included."""
-        chunks = (
-            self._tokenize([self._shield(e.completion) for e in chunk])
-            for chunk in _chunks(examples)
-        )
-        return [row + self.end_ids for row in chain.from_iterable(chunks)]
+        """Token ids of each response, which are those that carry loss.
+
+        Raises:
+            DataError: The chat template refuses an example, or leaves a part of it out.
+        """
+        chunks = (self._pairs(self._template.render(chunk))[1] for chunk in _chunks(examples))
+        return list(chain.from_iterable(chunks))
 
     def encode(self, examples: Iterable[Example]) -> EncodedSet:
         """Encode examples, in order, into memory.
 
         Raises:
             DataError: An example is longer than `max_length`, and the recipe says to refuse it; or
-                its prompt alone leaves no room for a response.
+                its prompt alone leaves no room for a response; or the chat template refuses it, or
+                leaves a part of it out.
         """
         return EncodedSet.joined(list(self.encode_parts(examples)))
 
@@ -107,34 +116,42 @@ class Encoder:
         """As `encode`, a chunk at a time: one is tokenized while the next is read and rendered."""
         refused = _Refused(self.max_length)
         seen = 0
-        waiting: list[tuple[list[Example], Future[list[list[int]]]]] = []
+        waiting: list[tuple[list[Example], Future[_Pairs]]] = []
         with ThreadPoolExecutor(1) as tokenizer:
             for chunk in chain(_chunks(examples), [[]]):
-                texts = self._render(chunk) + [self._shield(e.completion) for e in chunk]
-                waiting.append((chunk, tokenizer.submit(self._tokenize, texts)))
+                rendered = self._template.render(chunk)
+                self.unthought += sum(example.unthought for example in rendered)
+                waiting.append((chunk, tokenizer.submit(self._pairs, rendered)))
                 if len(waiting) == 1:
                     continue
                 read, tokenized = waiting.pop(0)
-                yield self._part(read, tokenized.result(), seen, refused)
+                yield self._part(read, *tokenized.result(), seen, refused)
                 seen += len(read)
         refused.check()
 
+    def answer(self, text: str) -> str:
+        """Return what a model said, without the thinking before it."""
+        return without_thinking(text, opened=self._template.opened)
+
     def _part(
-        self, examples: list[Example], ids: list[list[int]], start: int, refused: _Refused
+        self,
+        examples: list[Example],
+        prompts: list[list[int]],
+        responses: list[list[int]],
+        start: int,
+        refused: _Refused,
     ) -> EncodedSet:
-        """The set of one chunk, whose first example is number `start`, bounded in length."""
-        prompts = ids[: len(examples)]
-        completions = [row + self.end_ids for row in ids[len(examples) :]]
+        """Make the set of one chunk, whose first example is number `start`, bounded in length."""
         for i, example in enumerate(examples):
-            limit, length = self.max_length, len(prompts[i]) + len(completions[i])
+            limit, length = self.max_length, len(prompts[i]) + len(responses[i])
             if limit is None or length <= limit:
                 continue
             if self.too_long == "truncate" and len(prompts[i]) < limit:
-                completions[i] = completions[i][: limit - len(prompts[i])]
+                responses[i] = responses[i][: limit - len(prompts[i])]
                 self.truncated.append(example.origin)
             else:
                 refused.add(example.origin or f"example {start + i}", length)
-        rows = [row for pair in zip(prompts, completions, strict=True) for row in pair]
+        rows = [row for pair in zip(prompts, responses, strict=True) for row in pair]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return EncodedSet(
             np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())),
@@ -142,48 +159,39 @@ class Encoder:
             lengths[::2].astype(np.int32),
         )
 
-    def _render(self, examples: Sequence[Example]) -> list[str]:
-        """The chat template's text up to each answer, control texts in the data shielded."""
-        if not examples:
-            return []
-        conversations = [self._messages(example) for example in examples]
-        try:
-            return self._apply_template(conversations)
-        except Exception:  # a template may raise whatever it likes
-            # Which example it was, only applying it to one after the other can tell.
-            return [
-                self._render_one(example, messages)
-                for example, messages in zip(examples, conversations, strict=True)
-            ]
+    def _pairs(self, rendered: list[Rendered]) -> _Pairs:
+        """Return the token ids of prompts and of responses.
 
-    def _render_one(self, example: Example, messages: list[dict[str, str]]) -> str:
-        try:
-            return self._apply_template([messages])[0]
-        except Exception as error:  # a template may raise whatever it likes
-            raise DataError(
-                f"{example.origin or 'an example'}: the model's chat template refuses it: {error}"
-            ) from None
-
-    def _apply_template(self, conversations: list[list[dict[str, str]]]) -> list[str]:
-        # All in one call, which is a third quicker than one by one.
-        rendered: Any = self.tokenizer.apply_chat_template(
-            conversations, tokenize=False, add_generation_prompt=True
+        Nothing before a control token changes the ids behind it. So a response is read behind the
+        last control token of its prompt, not behind all of it, which would take twice the time.
+        """
+        header = self._template.header
+        leads = [header if header and r.prompt.endswith(header) else r.prompt for r in rendered]
+        ids = self._tokenize(
+            [r.prompt for r in rendered]
+            + [lead + r.answer for lead, r in zip(leads, rendered, strict=True)]
         )
-        return list(rendered)
-
-    def _messages(self, example: Example) -> list[dict[str, str]]:
-        turns = [*example.history, ("user", example.prompt)]
-        return [{"role": role, "content": self._shield(text)} for role, text in turns]
-
-    def _shield(self, text: str) -> str:
-        """Wrap the text of control tokens in marks that `_tokenize` finds again."""
-        return self._control.sub(lambda m: f"{_OPEN}{m.group()}{_CLOSE}", text)
+        prompts, read = ids[: len(rendered)], ids[len(rendered) :]
+        responses = []
+        for r, lead, prompt, both in zip(rendered, leads, prompts, read, strict=True):
+            before = self._header_ids if lead == header else prompt
+            if both[: len(before)] == before and prompt[-len(before) :] == before:
+                response = both[len(before) :]
+            else:
+                [whole] = self._tokenize([r.prompt + r.answer])
+                response = (
+                    whole[len(prompt) :]
+                    if whole[: len(prompt)] == prompt
+                    else self._tokenize_shielded(r.answer, first=False)
+                )
+            responses.append(response if self._template.end else response + self.end_ids)
+        return prompts, responses
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids; only what stands outside the marks may be a control token."""
         ids = self._ids_of(texts)
         for i, text in enumerate(texts):
-            if _OPEN in text:
+            if self._controls.is_shielded(text):
                 ids[i] = self._tokenize_shielded(text)
         return ids
 
@@ -197,13 +205,14 @@ class Encoder:
         encodings = self._direct.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def _tokenize_shielded(self, text: str) -> list[int]:
+    def _tokenize_shielded(self, text: str, *, first: bool = True) -> list[int]:
+        """Token ids of a text with marks; `first` unless another text stands before it."""
         ids: list[int] = []
-        for position, part in enumerate(_MARKS.split(text)):
+        for position, part in enumerate(MARKED.split(text)):
             # Odd parts are what stood between the marks.
             plain = position % 2 == 1
-            row = self._tokenize_part(part, plain=plain, first=position == 0)
-            if plain and self._control_ids.intersection(row):
+            row = self._tokenize_part(part, plain=plain, first=first and position == 0)
+            if plain and self._controls.ids.intersection(row):
                 raise DataError(
                     f"the data holds {part!r}, which this tokenizer can only read as a control "
                     "token; take it out of the data."
@@ -225,16 +234,9 @@ class Encoder:
         return read(part)
 
     def _end_of_turn(self) -> list[int]:
-        """The ids that end an answer: what the template writes after it, up to a control token."""
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "PROBE"}]
-        try:
-            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        except Exception as error:  # a template may raise whatever it likes
-            raise ModelError(f"the model's chat template cannot be used: {error}") from None
-        after = self.tokenizer(text.rpartition("PROBE")[2], add_special_tokens=False)["input_ids"]
-        for i, token in enumerate(after):
-            if token in self._control_ids:
-                return list(after[: i + 1])
+        """Return the ids that end an answer: up to the template's control token, or eos."""
+        if self._template.end:
+            return self._ids_of([self._template.end])[0]
         if self.tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end-of-sequence token, so no answer could end.")
         return [self.tokenizer.eos_token_id]
@@ -295,9 +297,5 @@ def _direct(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 _NAMED = 5
-# Private-use characters, that no text means anything by, as marks around control texts. Where data
-# hold one even so, it is shielded in its turn, which is why a closing mark may stand between two.
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_MARKS = re.compile(f"{_OPEN}({_CLOSE}|[^{_CLOSE}]+){_CLOSE}")
 # What a later part of a text is read behind: one of them does not grow together with it.
 _LEADS = ("\n", ".", "a")

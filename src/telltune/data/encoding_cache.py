@@ -6,7 +6,9 @@ import hashlib
 from typing import TYPE_CHECKING, Literal
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.chat_template import ChatTemplate
 from telltune.data.contents import Contents, ContentsHash, contents_of
+from telltune.data.control_tokens import ControlTokens
 from telltune.data.encoded import EncodedSet, EncodedWriter
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodingCache"]
 
-_TRUNCATED = "truncated.json"
+_NOTES = "notes.json"
+_CLOCK = "strftime_now"
+"""What transformers gives to templates that write the date."""
 
 
 class EncodingCache:
@@ -49,6 +53,8 @@ class EncodingCache:
         self.too_long = too_long
         self.truncated: list[str] = []
         """Origins of examples that lost their end, for the caller to name."""
+        self.unthought = 0
+        """Examples without thinking whose prompt opens a thinking block, for the caller to name."""
 
     def encode(self, examples: Iterable[Example], contents: Contents | None = None) -> EncodedSet:
         """The examples' ids, mapped from disk.
@@ -70,8 +76,10 @@ class EncodingCache:
         if not folder.is_dir():
             with atomic_folder(folder) as filling:
                 self._encode_into(filling, examples, contents)
-        # What was cut must be named in every run.
-        self.truncated += read_cached_json(folder / _TRUNCATED) or []
+        # What is to be named must be named in every run.
+        notes = read_cached_json(folder / _NOTES) or {}
+        self.truncated += notes.get("truncated", [])
+        self.unthought += notes.get("unthought", 0)
         return EncodedSet.load(folder)
 
     def _encode_into(self, folder: Path, examples: Iterable[Example], contents: Contents) -> None:
@@ -86,8 +94,8 @@ class EncodingCache:
                 writer.append(part)
         if passing.contents != contents:
             raise DataError("the data were changed while they were read; run the command again.")
-        if encoder.truncated:
-            write_json(folder / _TRUNCATED, encoder.truncated)
+        notes = {"truncated": encoder.truncated, "unthought": encoder.unthought}
+        write_json(folder / _NOTES, notes)
 
     def _key(self, contents: Contents) -> str:
         """A hash of all that decides the ids, and what is said of them."""
@@ -95,7 +103,12 @@ class EncodingCache:
         if self.anchor is not None:
             template = self.anchor.write_into(template)
         digest = hashlib.sha256(f"{self.max_length}|{self.too_long}|".encode())
-        for part in (self.tokenizer.identity, template, contents.sha256):
+        parts = [self.tokenizer.identity, template, contents.sha256]
+        if _CLOCK in template:
+            # It writes another text on another day.
+            tokenizer = self.tokenizer.load()
+            parts.append(ChatTemplate(tokenizer, ControlTokens(tokenizer)).sample())
+        for part in parts:
             digest.update(part.encode())
         if self.too_long == "truncate":
             # What was cut is named by where it stands.

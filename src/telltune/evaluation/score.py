@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.chat_template import without_thinking
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
@@ -147,7 +148,8 @@ def answer_items(
 
     Args:
         predictor: Any method's.
-        test: Held-out items; the anchor's response side is stripped from references too.
+        test: Held-out items; the thinking before an answer and the anchor's response side
+            are stripped from references too.
         metrics: Names, the headline first; those of `answers` if not given.
         answers: From `task_answers`: chooses the metrics, and lets warnings name labels that
             training did not have. Without it, the items decide alone.
@@ -160,7 +162,8 @@ def answer_items(
     if not test:
         raise DataError("there are no test items to score; check `task.test`.")
     strip = predictor.anchor.strip if predictor.anchor else str
-    prompts, references = [e.prompt for e in test], [strip(e.completion) for e in test]
+    prompts = [e.prompt for e in test]
+    references = [strip(without_thinking(e.completion)) for e in test]
     metrics = tuple(metrics) or (answers.metrics if answers else choose_metrics(references))
     check_metrics(metrics)
     began = time.perf_counter()

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
-__all__ = ["TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
+__all__ = ["CHAT_TEMPLATE", "TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
 
 TELL_JSON = "tell.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -215,6 +216,9 @@ def load_predictor(
         tokenizer = base.tokenizer
     else:
         spec = ModelSpec.model_validate(recipe["model"])
+        # The folder has the template that was trained with; the recipe's may be a file elsewhere.
+        template = spec.chat_template and str(folder / CHAT_TEMPLATE)
+        spec = spec.model_copy(update={"chat_template": template})
         base = load_base(spec if trust_model else without_rights(spec), precision)
         if base.revision != record["base"]["revision"]:
             raise ModelError(

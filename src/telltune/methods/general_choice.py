@@ -147,7 +147,7 @@ def _vectors(
     if spec.by == "embeddings":
         key += (spec.embedding_model,)
     else:
-        key += (base.revision, recipe.lora.model_dump_json(), recipe.seed)
+        key += (base.speaker, recipe.lora.model_dump_json(), recipe.seed)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
     folder = cache_folder("nearness") / digest
     if not folder.is_dir():

@@ -22,6 +22,7 @@ from telltune.models import (
     load_tokenizer,
     model_files,
     model_shape,
+    template_file,
 )
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.version import VERSION
@@ -97,7 +98,8 @@ def _fingerprint(spec: ModelSpec) -> str | None:
     if files is None:
         return None
     digest = hashlib.sha256(f"{VERSION}|{tokenizing_code()}|{spec.model_dump_json()}".encode())
-    for file in files:
+    template = template_file(spec)
+    for file in files if template is None else [*files, template]:
         content = file_hash(file)
         if content is None:
             return None

@@ -67,7 +67,7 @@ def meta_start(
     """
     key = (
         _VERSION,
-        base.revision,
+        base.speaker,
         general.contents.sha256,
         spec.model_dump_json(),
         recipe.lora.model_dump_json(),

@@ -175,8 +175,7 @@ class GroupPredictor(Predictor):
         self.usage.prompts += len(prompts)
         self.usage.input_tokens += sum(map(len, prompts))
         self.usage.output_tokens += sum(map(len, replies))
-        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
-        return [self.anchor.strip(t).strip() if self.anchor else t.strip() for t in texts]
+        return [text.strip() for text in self._texts(replies)]
 
     def _order(self, examples: Sequence[Example]) -> list[int]:
         """In which inputs come together."""

@@ -15,6 +15,7 @@ from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
 from telltune.models import adapter_targets
+from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
 from telltune.training.early_stopping import MOST_ITEMS, DevPlan, plan_looks
@@ -93,6 +94,7 @@ class Prepared:
         recipe: The method's recipe, each `auto` in it replaced by a number.
         settings: The numbers that took the place of `auto`, by recipe key.
         dev: How the run looks at dev data; None where it does not.
+        warnings: What the user should know of how the data are rendered; one sentence each.
     """
 
     counts: RunCounts
@@ -105,6 +107,7 @@ class Prepared:
     recipe: Recipe
     settings: dict[str, int | float]
     dev: DevPlan | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(
@@ -188,7 +191,11 @@ def prepare(
         settings.general_weight,
         learned * passes / (learned * passes + wanted),
     )
-    return Prepared(counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev)
+    examples = len(counted) + (len(pool) if pool is not None else 0)
+    warnings = _template_warnings(model, recipe, plain.unthought, examples)
+    return Prepared(
+        counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev, warnings
+    )
 
 
 def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
@@ -207,6 +214,34 @@ def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
         named = recipe.task.dev is not None or recipe.task.dev_share is not None
         return named and processes().count == 1
     return wanted
+
+
+def _template_warnings(
+    model: KnownModel, recipe: Recipe, unthought: int, examples: int
+) -> tuple[str, ...]:
+    """Say what a chat template does to the data that a user may not expect.
+
+    Args:
+        model: Whose chat template.
+        recipe: The run's.
+        unthought: Examples without thinking whose prompt opens a thinking block.
+        examples: How many there are in all.
+    """
+    found = []
+    if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
+        found.append(
+            f"model `{recipe.model.name}` has no chat template, so turns are written one after "
+            "another with an empty line between; if it is meant to have one, set "
+            "`model.chat_template` to a Jinja file or to `chatml`."
+        )
+    if unthought:
+        found.append(
+            f"the chat template opens `<think>` before each answer, and {unthought:,} of "
+            f"{examples:,} examples have no `</think>`: the model learns to close the thinking at "
+            "once and answer; give the thinking (`reasoning_content`, or `<think>…</think>` before "
+            "the answer), or set `model.chat_template` to one without it."
+        )
+    return tuple(found)
 
 
 def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:

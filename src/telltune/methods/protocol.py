@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, Message
 from telltune.errors import RecipeError
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import label_nll
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.anchor import Anchor
+    from telltune.data.examples import Example, Message
     from telltune.data.task import GeneralData, TaskData
     from telltune.inference.generator import Generator
     from telltune.methods.preparation import Prepared
@@ -105,16 +105,16 @@ class Predictor:
         """Answer each example's prompt, greedily; its completion is not looked at.
 
         Returns:
-            The answers, stripped of the anchor's response side and of white space around.
+            The answers, stripped of the thinking before them, of the anchor's response side and of
+            white space around.
 
         Raises:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
             ModelError: `evaluation.engine` does not suit the model.
         """
-        encoder = self._encoder
         prompts = self._prompts(examples, self.shots)
         if self.evaluation.answers == "likelihood":
-            return self._likeliest(encoder, prompts, on_done)
+            return self._likeliest(examples, prompts, on_done)
         if self._generator is None:
             self._generator = make_generator(
                 self.model,
@@ -125,13 +125,12 @@ class Predictor:
         answers = self._generator.generate(
             prompts,
             max_new_tokens=self.max_new_tokens,
-            stop_ids=encoder.stop_ids,
+            stop_ids=self._encoder.stop_ids,
             on_done=on_done,
         )
         # The token that ends an answer is not part of it.
         self.cut = sum(len(answer) >= self.max_new_tokens for answer in answers)
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        said = [self.anchor.strip(t) if self.anchor else t for t in texts]
+        said = self._texts(answers)
         if self.answer_after:
             said = [text.rpartition(self.answer_after)[2] for text in said]
         return [text.strip() for text in said]
@@ -139,6 +138,12 @@ class Predictor:
     def counts(self) -> dict[str, int]:
         """What is counted of a method: data and steps, and what else its answers took so far."""
         return {k: v for k, v in asdict(self.cost).items() if k != "seconds"}
+
+    def _texts(self, answers: list[list[int]]) -> list[str]:
+        """Decode answers, and take off the thinking and the anchor's response side."""
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        said = [self._encoder.answer(text) for text in texts]
+        return [self.anchor.strip(text) for text in said] if self.anchor else said
 
     def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
         """Token ids of each prompt; one that the context cannot hold is shown half the shots."""
@@ -165,7 +170,7 @@ class Predictor:
 
     def _likeliest(
         self,
-        encoder: Encoder,
+        examples: Sequence[Example],
         prompts: list[list[int]],
         on_done: Callable[[int], None] | None,
     ) -> list[str]:
@@ -174,7 +179,11 @@ class Predictor:
                 "evaluation.answers: likelihood chooses among the training data's answers, and "
                 "these are no closed set (at most 100, each twice on average); write `generate`."
             )
-        labels = encoder.completions([Example("", label) for label in self.labels])
+        if not examples:
+            return []
+        # As training encoded them: behind a prompt, whichever it is.
+        behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
+        labels = self._encoder.completions(behind_one)
         nll = label_nll(self.model, prompts, labels, on_done=on_done)
         return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
 

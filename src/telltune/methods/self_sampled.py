@@ -112,7 +112,7 @@ def sample_responses(
     """
     # Whole chunks, so that a larger mixture holds the very responses of a smaller.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
-    settings = (base.revision, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
+    settings = (base.speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
     folder = cache_folder("self_sampled", digest)
     files = []
@@ -150,18 +150,21 @@ def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed
     found = list(examples)
     for i, text in zip(fitting, texts, strict=True):
         if text:
-            found[i] = replace(found[i], completion=text)
+            found[i] = replace(found[i], completion=text, reasoning="")
     # As texts answers may have more tokens than were drawn.
     short = encoder.encode(found).lengths <= max_length
+    kept = (found[i] if short[i] else example for i, example in enumerate(examples))
     rows = (
         {
             "prompt": example.prompt,
-            "completion": (found[i] if short[i] else example).completion,
+            "completion": example.completion,
             "source": example.source,
             "origin": example.origin,
             "history": [list(turn) for turn in example.history],
+            "reasoning": example.reasoning,
+            "tools": example.tools,
         }
-        for i, example in enumerate(examples)
+        for example in kept
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.contents import contents_of
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
-from telltune.methods.adapter_folder import TELL_JSON, read_tell, versions
+from telltune.methods.adapter_folder import CHAT_TEMPLATE, TELL_JSON, read_tell, versions
 from telltune.methods.known_model import known_model
 from telltune.methods.model_card import CARD, SCORES
 from telltune.methods.output_folder import RECIPE_FILE
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Verification", "verify"]
 
-CHAT_TEMPLATE = "chat_template.jinja"
 # What people may edit, what comes later, and what is looked at in another way than by a hash.
 _UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG}
 

@@ -13,6 +13,7 @@ from telltune.models.loading import (
     load_tokenizer,
     model_files,
     native_bf16,
+    template_file,
     without_rights,
 )
 from telltune.models.origin import LOCAL, Origin, model_origin
@@ -49,5 +50,6 @@ __all__ = [
     "model_shape",
     "named_layers",
     "native_bf16",
+    "template_file",
     "without_rights",
 ]

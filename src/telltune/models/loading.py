@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTER_WEIGHTS",
+    "CHATML",
     "EMBEDDED_GGUF",
     "EMBEDDED_ORIGIN",
     "EMBEDDED_PACKAGE",
@@ -40,6 +42,7 @@ __all__ = [
     "load_tokenizer",
     "model_files",
     "native_bf16",
+    "template_file",
     "without_rights",
 ]
 
@@ -54,6 +57,13 @@ EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 """Of an adapter folder: where PEFT writes them."""
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Written by `model.chat_template: chatml`, for base models without a chat template."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -78,6 +88,12 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str
+
+    @property
+    def speaker(self) -> str:
+        """What its answers depend on, for keys of caches: the revision, and the chat template."""
+        template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+        return f"{self.revision} {template[:16]}"
 
 
 def native_bf16() -> bool:
@@ -194,10 +210,12 @@ def load_config(spec: ModelSpec) -> Any:
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token and a chat template.
+    """The model's tokenizer, with a padding token and the chat template that the spec chooses.
+
+    Its attribute `template_name` says in errors which template that is.
 
     Raises:
-        ModelError: There is none that can be read.
+        ModelError: There is none that can be read, or no such chat template.
     """
     from transformers import AutoTokenizer
 
@@ -205,8 +223,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(_locate(spec), **_where_from(spec))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.chat_template, tokenizer.template_name = _chat_template(spec, tokenizer.chat_template)
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 
@@ -241,6 +258,56 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
         )
 
 
+def _chat_template(spec: ModelSpec, own: str | dict[str, str] | None) -> tuple[str, str]:
+    """Return the chat template that a spec chooses, and what errors call it.
+
+    Args:
+        spec: Names one, or leaves it to the tokenizer.
+        own: The tokenizer's own: one, several by name, or none.
+    """
+    named = own if isinstance(own, dict) else {}
+    chosen, names = spec.chat_template, ", ".join(f"`{name}`" for name in sorted(named))
+    if chosen is None:
+        if isinstance(own, str):
+            return own, f"the chat template of model `{spec.name}`"
+        if not named:
+            return PLAIN_TEMPLATE, "the plain template (the model has none of its own)"
+        if "default" not in named:
+            raise ModelError(
+                f"model `{spec.name}` has several chat templates and none of them is its default; "
+                f"set `model.chat_template` to one of {names}."
+            )
+        chosen = "default"
+    if chosen in named:
+        return named[chosen], f"the chat template `{chosen}` of model `{spec.name}`"
+    path = template_file(spec)
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the chat template {path} cannot be read: {error}.") from None
+        if not text.strip():
+            raise ModelError(f"the chat template {path} is empty.")
+        return text, f"the chat template {path}"
+    if chosen == "chatml":
+        return CHATML, "the chat template `chatml`"
+    raise ModelError(
+        f"`model.chat_template: {chosen}` is no file, not `chatml`, and no template of model "
+        f"`{spec.name}`, which has {names or 'none with a name'}."
+    )
+
+
+def template_file(spec: ModelSpec) -> Path | None:
+    """The file that a spec's `chat_template` names, or None where it names none that is there."""
+    if spec.chat_template is None:
+        return None
+    try:
+        path = Path(spec.chat_template).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+        return None
+
+
 def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """Put an adapter folder on its base model; the tokenizer's template carries the anchor.
 
@@ -263,6 +330,7 @@ def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTo
     except Exception as error:  # as in `_explained`
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: the adapter cannot be loaded: {reason}.") from None
+    tokenizer.template_name = f"the chat template of {folder}"
     return model, tokenizer
 
 

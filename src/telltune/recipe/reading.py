@@ -245,7 +245,13 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     task = task.model_copy(update={k: moved(getattr(task, k)) for k in ("train", "dev", "test")})
     if general is not None:
         general = general.model_copy(update={"sources": moved(general.sources)})
-    model = recipe.model.model_copy(update={"name": beside(recipe.model.name)})
+    template = recipe.model.chat_template
+    model = recipe.model.model_copy(
+        update={
+            "name": beside(recipe.model.name),
+            "chat_template": template and beside(template),
+        }
+    )
     changed: dict[str, Any] = {"task": task, "general": general, "model": model}
     selection = recipe.selection
     if selection is not None and selection.aliases is not None:

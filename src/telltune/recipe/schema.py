@@ -84,6 +84,9 @@ class ModelSpec(Part):
     """Run code that ships with the model. Off unless you ask."""
     allow_pickle: bool = False
     """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
+    chat_template: str | None = None
+    """A Jinja file, the name of one of the tokenizer's own templates, or `chatml`; without it, the
+    tokenizer's own template."""
     quantization: Literal["nf4", "int8"] | None = None
     """Hold frozen layers in 4 bits (`nf4`, as QLoRA) or 8; `pip install telltune[quantized]`."""
 

@@ -98,7 +98,7 @@ class AdapterLevel:
 
         self._predictor = load_predictor(folder)
         self._encoder = Encoder(self._predictor.tokenizer)
-        self._labels = self._encoder.completions([Example("", label) for label in labels])
+        self._labels = self._encoder.completions([Example("-", label) for label in labels])
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """How likely each label is as an answer, (texts, labels)."""

@@ -163,10 +163,12 @@ class _Asker:
         self.base, self.examples, self.labels = base, examples, labels
         self.instruction, self.seed = instruction, seed
         self._encoder = Encoder(base.tokenizer)
-        self._label_ids = self._encoder.completions([Example("", label) for label in labels])
+        self._label_ids = self._encoder.completions(
+            [replace(examples[0], completion=label, reasoning="") for label in labels]
+        )
         self._key = (
             _VERSION,
-            base.revision,
+            base.speaker,
             contents_of(examples).sha256,
             instruction,
             seed,

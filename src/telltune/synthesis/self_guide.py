@@ -224,7 +224,7 @@ class _Writer:
 
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
-        whole = (_VERSION, self.base.revision, demonstrations, self.instruction, self.seed, *key)
+        whole = (_VERSION, self.base.speaker, demonstrations, self.instruction, self.seed, *key)
         digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
         path = cache_folder("self_guide") / f"{digest}.json"
         kept = read_cached_json(path)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.chat_template import ChatTemplate
+from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
 from telltune.models import adapter_targets, compute_dtype, load_base, model_shape, named_layers
 from telltune.models.threads import shared_cores
@@ -353,8 +355,11 @@ def _inputs(
     for array in (task.ids, task.offsets, task.prompt_lengths):
         encoded.update(np.ascontiguousarray(array).data)
     mixed = general if mixture.general_examples else None
+    template = ChatTemplate(base.tokenizer, ControlTokens(base.tokenizer)).sample()
     found = {
         "model": base.revision,
+        # Some write the date: on another day they write something else.
+        "what the chat template writes": hashlib.sha256(template.encode()).hexdigest(),
         "task data": encoded.hexdigest(),
         "general data": None if mixed is None else mixed.contents.sha256,
         "mixture": f"{mixture} {epochs}",

@@ -83,15 +83,17 @@ def pvi_scores(
     shots = spec.in_context
     recipe = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
-    nll = {}
+    nll, tokens = {}, np.zeros(len(examples), np.int64)
     for side, shown in (("input", list(examples)), ("empty", without_input(examples))):
         asked = in_context(shown, fold, shots, recipe.seed) if shots else shown
         digest = contents_of(asked).digest
-        nll[side] = scorer.nll(side, encoder.encode(asked), shown, f"{digest}|{anchor}")
+        encoded = encoder.encode(asked)
+        tokens = encoded.response_lengths
+        nll[side] = scorer.nll(side, encoded, shown, f"{digest}|{anchor}")
     return Pvi.of_nats(
         nll["input"],
         nll["empty"],
-        np.array([len(row) for row in encoder.completions(examples)], np.int64),
+        tokens,
         fold,
         scorer.training_seconds,
         scorer.scoring_seconds,
@@ -132,7 +134,7 @@ class _Scorer:
         settings = self.recipe.training
         decisive = (
             _VERSION,
-            self.base.revision,
+            self.base.speaker,
             digest,
             self.fold.tolist(),
             # Exemplars take nothing from the training settings.

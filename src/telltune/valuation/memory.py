@@ -118,7 +118,7 @@ def memory_of(
         progress: Show a bar.
     """
     known = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
-    key = (_VERSION, base.revision, contents_of(examples).digest, known, samples, seed)
+    key = (_VERSION, base.speaker, contents_of(examples).digest, known, samples, seed)
     hits, seconds = [], 0.0
     each = len(examples) * samples
     with bar(shown=progress) as shown:

@@ -1,0 +1,50 @@
+"""Control tokens of a tokenizer, and marks that keep data from ever writing one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["MARKED", "ControlTokens", "control_tokens"]
+
+# Private-use characters that no text gives a meaning to. Where data hold one of them anyway, it is
+# shielded like a control token, which is why a closing mark may stand between two marks.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+MARKED = re.compile(f"{_OPEN}({_CLOSE}|[^{_CLOSE}]+){_CLOSE}")
+"""Matches a shielded text with its marks; group 1 is the text."""
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the texts that this tokenizer reads as control tokens, such as `<|im_end|>`."""
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    return sorted(special.union(tokenizer.all_special_tokens))
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer.
+
+    Attributes:
+        ids: Their ids.
+        written: Matches any of them in a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.ids: frozenset[int] = frozenset(
+            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+        ).union(tokenizer.all_special_ids)
+        longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
+        texts = [re.escape(text) for text in longest_first if text]
+        self.written = re.compile("|".join(texts) or "(?!)")
+        self._shielded = re.compile("|".join([*texts, _OPEN, _CLOSE]))
+
+    def shield(self, text: str) -> str:
+        """Put marks around each control token in a text from data; `MARKED` finds them again."""
+        return self._shielded.sub(lambda m: f"{_OPEN}{m.group()}{_CLOSE}", text)
+
+    @staticmethod
+    def is_shielded(text: str) -> bool:
+        """Return whether a text holds marks."""
+        return _OPEN in text
