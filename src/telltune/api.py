@@ -6,22 +6,17 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.anchor import anchored_tokenizer
 from telltune.data.contents import contents_of
-from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
-from telltune.data.files import left_out
 from telltune.data.report import ReadReport
-from telltune.data.task import load_general, load_split, load_task, named_data, test_warnings
+from telltune.data.task import load_split, load_task
 from telltune.errors import DataError, RecipeError
-from telltune.evaluation.answer_warnings import answer_warnings, warnings_before_training
+from telltune.evaluation.answer_warnings import answer_warnings
 from telltune.evaluation.data_check import check_files, check_recipe_data
 from telltune.evaluation.headline import task_answers
-from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import (
     answer_score,
     check_metrics,
@@ -32,39 +27,32 @@ from telltune.methods.adapter_folder import load_predictor, read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
-from telltune.methods.known_model import known_model
-from telltune.methods.learning import warnings_after, warnings_before
+from telltune.methods.learning import warnings_after
 from telltune.methods.model_card import record_scores
 from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.preparation import prepare
-from telltune.methods.protocol import Settings, behind
-from telltune.methods.registry import get_method
-from telltune.methods.trained import Trained
-from telltune.models import compute_dtype, layers_left_out, load_base
+from telltune.methods.protocol import Settings
+from telltune.models import compute_dtype, load_base
+from telltune.ready import get_ready, trained_method
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
+from telltune.shown import shown_examples
 from telltune.storage import write_text
 from telltune.training.adapter import LOG
 from telltune.training.log import read_log
 from telltune.training.processes import processes
 from telltune.training.progress import bar, phase
 from telltune.training.speed import remember, training_shape
-from telltune.training.steps import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.data.checks import Finding
     from telltune.data.files import Split
-    from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
     from telltune.methods.anchor_choice import Ranking
-    from telltune.methods.known_model import KnownModel
-    from telltune.methods.preparation import Prepared
     from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
-    from telltune.models import ModelShape
+    from telltune.ready import Ready
     from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
@@ -127,38 +115,7 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
         TellError: Whatever would stop the run before its first step.
     """
     recipe = as_recipe(recipe)
-    return _plan(recipe, _ready(recipe), measure=measure)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An example as the model sees it.
-
-    Attributes:
-        source: The name of its data set.
-        origin: Where it stands, such as "tickets.jsonl:17".
-        prompt: The text of the tokens that carry no loss.
-        response: The text of those that do.
-        input_ids: All of its tokens.
-        loss_mask: 1 for each token that carries loss, else 0; as many as `input_ids`.
-    """
-
-    source: str
-    origin: str
-    prompt: str
-    response: str
-    input_ids: list[int]
-    loss_mask: list[int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON, with prompt and response in one text."""
-        return {
-            "source": self.source,
-            "origin": self.origin,
-            "text": self.prompt + self.response,
-            "input_ids": self.input_ids,
-            "loss_mask": self.loss_mask,
-        }
+    return _plan(recipe, get_ready(recipe), measure=measure)
 
 
 def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[str, Any]]:
@@ -179,48 +136,7 @@ def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[st
     Raises:
         TellError: Whatever would stop the run before its first step.
     """
-    return [one.to_dict() for one in show_examples(recipe, n, split=split)]
-
-
-def show_examples(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[Shown]:
-    """As `show`, with the text apart by what carries loss."""
-    recipe = as_recipe(recipe)
-    tokenizer = known_model(recipe.model).tokenizer.load()
-    if split == "train":
-        return [_shown(tokenizer, *row) for row in _first_trained(recipe, n)]
-    if split not in ("dev", "test"):
-        raise RecipeError(f"--split {split}: give `train`, `dev` or `test`.")
-    method, task = get_method(recipe.method), load_task(recipe)
-    anchored = anchored_tokenizer(tokenizer, task.anchor if method.anchored else None)
-    examples = load_split(recipe, "dev" if split == "dev" else "test")[:n]
-    encoded = Encoder(anchored).encode([behind(task.shots, example) for example in examples])
-    return [_shown(anchored, example, *encoded[i]) for i, example in enumerate(examples)]
-
-
-def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
-    """The first examples of a run's mixture, with ids and the length of the prompt."""
-    ready = _ready(recipe)
-    prepared, mixture = ready.prepared, ready.prepared.mixture
-    places = mixture.slots(0, 0, min(n, len(mixture))).pairs
-    wanted = {index for is_task, index in places if not is_task}
-    # General data are read in order, and no further than needed.
-    stream = islice(ready.general or (), max(wanted, default=-1) + 1)
-    general = {i: example for i, example in enumerate(stream) if i in wanted}
-    sources = Sources(prepared.task, prepared.general)
-    return [
-        (ready.task.train[index] if is_task else general[index], *sources[is_task, index][2:])
-        for is_task, index in places
-    ]
-
-
-def _shown(tokenizer: Any, example: Example, ids: Any, prompt_length: int) -> Shown:
-    parts = [ids.tolist(), ids[:prompt_length].tolist(), ids[prompt_length:].tolist()]
-    text, prompt, response = tokenizer.batch_decode(parts, clean_up_tokenization_spaces=False)
-    if text.startswith(prompt):
-        # Decoded alone, a response may lose the space that it begins with.
-        response = text[len(prompt) :]
-    mask = [int(i >= prompt_length) for i in range(len(ids))]
-    return Shown(example.source, example.origin, prompt, response, parts[0], mask)
+    return [one.to_dict() for one in shown_examples(as_recipe(recipe), n, split=split)]
 
 
 def fit(
@@ -248,7 +164,7 @@ def fit(
     """
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
-    _trained_method(recipe)
+    trained_method(recipe)
     together = processes()
     shown = progress and together.first
     with together.noticing_loss(), alone(out) if together.first else nullcontext():
@@ -257,7 +173,7 @@ def fit(
         # What the first encodes and converts the others find on disk.
         with together.first_before_others():
             with phase("reading and encoding the data", shown=shown):
-                ready = _ready(recipe)
+                ready = get_ready(recipe)
             if on_plan is not None and together.first:
                 on_plan(_plan(recipe, ready, measure=False))
             with phase("loading the model", shown=shown):
@@ -288,61 +204,7 @@ def fit(
     return Fit(out, record, tuple(warnings))
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """All that a run needs besides the model's weights, and the seconds that getting it took.
-
-    `warnings` are full sentences for the user, known before training.
-    """
-
-    method: Trained
-    task: TaskData
-    general: GeneralData | None
-    shape: ModelShape
-    prepared: Prepared
-    seconds: float
-    answers: TaskAnswers
-    warnings: tuple[str, ...]
-
-
-def _ready(recipe: Recipe) -> _Ready:
-    """Load, check and encode what a run will train on.
-
-    Raises:
-        TellError: Whatever would stop the run before its first step.
-    """
-    began = time.perf_counter()
-    check_recipe(recipe)
-    method = _trained_method(recipe)
-    task = load_task(recipe)
-    check_metrics(task.metrics)
-    general = load_general(recipe) if method.mixes else None
-    model = known_model(recipe.model)
-    prepared = prepare(method, task, general, model, recipe)
-    seconds = time.perf_counter() - began
-    answers = task_answers(recipe, task)
-    warnings = (
-        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
-        *task.warnings,
-        *test_warnings(recipe),
-        *(general.warnings if general else ()),
-        *_layer_warnings(model, recipe),
-        *prepared.warnings,
-        *warnings_before(prepared),
-        *warnings_before_training(recipe, answers, prepared, model.tokenizer),
-    )
-    return _Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
-
-
-def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
-    """Say which layers an adapter leaves out."""
-    if model.layers is None or recipe.training.full_parameters:
-        return ()
-    told = layers_left_out(model.layers, recipe.lora.target_modules)
-    return () if told is None else (told,)
-
-
-def _ask(predictor: Predictor, ready: _Ready) -> list[str]:
+def _ask(predictor: Predictor, ready: Ready) -> list[str]:
     """Answer a few examples, and say what is wrong with all the answers together."""
     count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
     examples = (ready.task.dev or ready.task.train)[:count]
@@ -351,17 +213,7 @@ def _ask(predictor: Predictor, ready: _Ready) -> list[str]:
     return answer_warnings(predictor, answers, references, ready.answers.labels)
 
 
-def _trained_method(recipe: Recipe) -> Trained:
-    method = get_method(recipe.method)
-    if not isinstance(method, Trained):
-        raise RecipeError(
-            f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
-            "`tell compare` can score it."
-        )
-    return method
-
-
-def _plan(recipe: Recipe, ready: _Ready, *, measure: bool) -> dict[str, Any]:
+def _plan(recipe: Recipe, ready: Ready, *, measure: bool) -> dict[str, Any]:
     expected = forecast(ready.prepared, ready.shape, measure=measure, ready_seconds=ready.seconds)
     bf16 = compute_dtype(recipe.training.precision).itemsize == 2
     return {

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from telltune.api import Shown
+    from telltune.shown import Shown
     from telltune.streams.stream import StreamReport
     from telltune.study.compare import Row as CompareRow
     from telltune.study.continual import ContinualReport

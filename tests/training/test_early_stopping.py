@@ -85,8 +85,8 @@ def test_a_resumed_run_keeps_the_best_look_from_before(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_auto_looks_only_where_the_recipe_names_dev_data(toy_recipe: dict[str, Any]):
-    toy_recipe["training"]["early_stopping"] = "auto"
+def test_dev_data_are_looked_at_only_where_the_recipe_names_dev_data(toy_recipe: dict[str, Any]):
+    del toy_recipe["training"]["early_stopping"]
     assert telltune.plan(toy_recipe, measure=False)["dev_examples"] == 12
     del toy_recipe["task"]["dev"]
     assert telltune.plan(toy_recipe, measure=False)["dev_examples"] == 0

@@ -78,9 +78,9 @@ def show(
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    from telltune.api import show_examples
+    from telltune.shown import shown_examples
 
-    shown = show_examples(loaded, number, split=split)
+    shown = shown_examples(loaded, number, split=split)
     if as_json:
         print_json([one.to_dict() for one in shown])
     else:

@@ -210,7 +210,7 @@ def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
             "`training.early_stopping: true` needs dev data; name `task.dev`, or hold out a share "
             "with `task.dev_share: 0.2`."
         )
-    if wanted == "auto":
+    if wanted is None:
         named = recipe.task.dev is not None or recipe.task.dev_share is not None
         return named and processes().count == 1
     return wanted

@@ -264,9 +264,9 @@ class TrainingSpec(Part):
     """`auto` is bf16 where the CPU or GPU computes it natively, else fp32."""
     gradient_checkpointing: bool = False
     """Less memory for more time."""
-    early_stopping: bool | Literal["auto"] = "auto"
-    """Look at dev data along the run, keep the best weights and stop when nothing improves; `auto`
-    does so where the recipe has `task.dev` or `task.dev_share`."""
+    early_stopping: bool | None = None
+    """Look at dev data along the run, keep the best weights and stop when nothing improves. If not
+    given, that is done where the recipe has `task.dev` or `task.dev_share`."""
     save_steps: PositiveInt | None = None
     """Write a checkpoint every so many steps; by default ten in a run."""
 

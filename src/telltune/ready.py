@@ -1,0 +1,109 @@
+"""What a run needs besides the model's weights: loaded, checked and encoded, with its warnings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.files import left_out
+from telltune.data.task import load_general, load_task, named_data, test_warnings
+from telltune.errors import RecipeError
+from telltune.evaluation.answer_warnings import warnings_before_training
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.recipe_check import check_recipe
+from telltune.evaluation.score import check_metrics
+from telltune.methods.known_model import known_model
+from telltune.methods.learning import warnings_before
+from telltune.methods.preparation import prepare
+from telltune.methods.registry import get_method
+from telltune.methods.trained import Trained
+from telltune.models import layers_left_out
+
+if TYPE_CHECKING:
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
+    from telltune.methods.known_model import KnownModel
+    from telltune.methods.preparation import Prepared
+    from telltune.models import ModelShape
+    from telltune.recipe import Recipe
+
+__all__ = ["Ready", "get_ready", "trained_method"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that a run needs besides the model's weights.
+
+    Attributes:
+        method: The recipe's.
+        task: Its training and dev data.
+        general: The general data; None where the method mixes none.
+        shape: Sizes of the base model.
+        prepared: What training needs.
+        seconds: Time that loading and encoding took.
+        answers: What the answers of all splits decide together.
+        warnings: What the user should know before training, a sentence each.
+    """
+
+    method: Trained
+    task: TaskData
+    general: GeneralData | None
+    shape: ModelShape
+    prepared: Prepared
+    seconds: float
+    answers: TaskAnswers
+    warnings: tuple[str, ...]
+
+
+def get_ready(recipe: Recipe) -> Ready:
+    """Load, check and encode what a run will train on.
+
+    Raises:
+        TellError: Whatever would stop the run before its first step.
+    """
+    began = time.perf_counter()
+    check_recipe(recipe)
+    method = trained_method(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    general = load_general(recipe) if method.mixes else None
+    model = known_model(recipe.model)
+    prepared = prepare(method, task, general, model, recipe)
+    seconds = time.perf_counter() - began
+    answers = task_answers(recipe, task)
+    warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *test_warnings(recipe),
+        *(general.warnings if general else ()),
+        *_layer_warnings(model, recipe),
+        *prepared.warnings,
+        *warnings_before(prepared),
+        *warnings_before_training(recipe, answers, prepared, model.tokenizer),
+    )
+    return Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
+
+
+def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
+    """Say which layers an adapter leaves out."""
+    if model.layers is None or recipe.training.full_parameters:
+        return ()
+    told = layers_left_out(model.layers, recipe.lora.target_modules)
+    return () if told is None else (told,)
+
+
+def trained_method(recipe: Recipe) -> Trained:
+    """Return the recipe's method, which must be one that trains.
+
+    Raises:
+        RecipeError: It trains nothing.
+    """
+    method = get_method(recipe.method)
+    if not isinstance(method, Trained):
+        raise RecipeError(
+            f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
+            "`tell compare` can score it."
+        )
+    return method
