@@ -25,6 +25,7 @@ ADAPTER_FILES = {
     "adapter_config.json",
     "adapter_model.safetensors",
     "chat_template.jinja",
+    "generation_config.json",
     "recipe.yaml",
     "tell.json",
     "tokenizer.json",
@@ -140,7 +141,7 @@ def test_plan_names_what_will_be_cut(tell, tell_json, recipe, tmp_path, write_js
     assert tell_json(*args)["truncated"] == [f"{long}:2"]
     code, out, err = tell(*args)
     assert (code, "Plan" in out) == (0, True)
-    assert err == f"1 examples lose their end: {long}:2 …\n"
+    assert err.startswith(f"1 examples lose their end: {long}:2 …\n")
 
 
 # show
@@ -196,6 +197,7 @@ def test_fit_leaves_an_ordinary_adapter_and_what_it_was_made_of(tell_json, recip
     printed = tell_json("fit", recipe, "--out", out)
     assert {path.name for path in out.iterdir()} == ADAPTER_FILES
     record = json.loads((out / "tell.json").read_text())
+    assert printed.pop("warnings")
     assert printed == {"out": str(out)} | record
     assert record["method"] == "tell"
     assert record["anchor"]["prompt"] == "Name the shape, nothing else."
@@ -207,7 +209,7 @@ def test_fit_leaves_an_ordinary_adapter_and_what_it_was_made_of(tell_json, recip
     steps = [json.loads(line)["step"] for line in (out / "training_log.jsonl").open()]
     assert steps == list(range(1, record["counts"]["optimizer_steps"] + 1))
     card = (out / "README.md").read_text()
-    assert card.startswith("---\nbase_model: ")
+    assert card.startswith("---\nlibrary_name: peft")
     assert "24 task examples" in card
 
 

@@ -264,8 +264,10 @@ def evaluate(
     metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
     answers: TaskAnswers | None = None
     unread: tuple[str, ...] = ()
+    task_name = None
     try:
-        answers = task_answers(recipe, load_task(recipe))
+        task = load_task(recipe)
+        answers, task_name = task_answers(recipe, task), task.name
     except DataError as error:
         # An adapter can be scored where its training data are not.
         told = f"the metrics and warnings follow from the {split} items alone"
@@ -301,7 +303,7 @@ def evaluate(
     record_scores(
         folder,
         {
-            "task": recipe.task.embedded or items[0].source,
+            "task": task_name or items[0].source,
             "split": split,
             "sha256": contents_of(items).digest,
             "items": found["items"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.data.files import left_out
-from telltune.data.task import load_general, load_task, named_data, test_warnings
+from telltune.data.task import load_general, load_task, named_data
 from telltune.errors import RecipeError
 from telltune.evaluation.answer_warnings import warnings_before_training
 from telltune.evaluation.headline import task_answers
@@ -76,7 +76,7 @@ def get_ready(recipe: Recipe) -> Ready:
     warnings = (
         *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
         *task.warnings,
-        *test_warnings(recipe),
+        *answers.notes,
         *(general.warnings if general else ()),
         *_layer_warnings(model, recipe),
         *prepared.warnings,

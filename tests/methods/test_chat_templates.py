@@ -62,6 +62,11 @@ def test_a_run_with_a_template_that_wants_parts_sees_the_users_text(
     assert len(telltune.predict(out, ["parcel 0 late"])) == 1
 
 
+def told(recipe: dict[str, Any]) -> list[str]:
+    """What a plan says of the template; it also says that these runs are short."""
+    return [w for w in telltune.plan(recipe, measure=False)["warnings"] if "template" in w]
+
+
 def test_a_run_whose_template_drops_the_system_text_is_refused(case: Any) -> None:
     recipe = case("template/drops-system", "template/sys")
     with pytest.raises(
@@ -75,13 +80,13 @@ def test_an_answer_behind_an_open_block_that_nothing_closes_is_told(
     case: Any, tmp_path: Path
 ) -> None:
     recipe = case("thinking/opens-think", "thinking/opened")
-    assert telltune.plan(recipe, measure=False)["warnings"] == []
+    assert told(recipe) == []
     assert [row["text"].count("<think>") for row in telltune.show(recipe, 4)] == [1] * 4
     mixed = tmp_path / "mixed.jsonl"
     opened = (CASES / "thinking" / "opened.jsonl").read_text()
     mixed.write_text(opened + '{"prompt": "5 + 1?", "completion": "6"}\n')
     recipe["task"] = {"train": str(mixed)}
-    [warning] = telltune.plan(recipe, measure=False)["warnings"]
+    [warning] = told(recipe)
     assert "opens `<think>`" in warning
     assert "1 of 5 examples have no `</think>`" in warning
 
@@ -118,10 +123,10 @@ def test_a_model_without_a_template_is_told(toy_recipe: dict[str, Any], tmp_path
     (bare / "chat_template.jinja").unlink()
     assert known_model(ModelSpec(name=str(bare))).tokenizer.chat_template == PLAIN_TEMPLATE
     toy_recipe["model"] = str(bare)
-    [warning] = telltune.plan(toy_recipe, measure=False)["warnings"]
+    [warning] = told(toy_recipe)
     assert "has no chat template" in warning
     assert "`model.chat_template`" in warning
     toy_recipe["model"] = {"name": str(bare), "chat_template": "chatml"}
-    assert telltune.plan(toy_recipe, measure=False)["warnings"] == []
+    assert told(toy_recipe) == []
     [row] = telltune.show(toy_recipe, 1)
     assert row["text"].startswith("<|im_start|>user\n")

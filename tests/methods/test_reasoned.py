@@ -34,7 +34,14 @@ def reasoned(
     columns = {"prompt": "ask", "completion": "say", "rationale": "why"}
     task = toy_recipe["task"] | {"train": {"path": str(train), "columns": columns}}
     mixture = {"passes": 40}
-    return toy_recipe | {"task": task, "method": "rcl", "general": None, "mixture": mixture}
+    training = toy_recipe["training"] | {"full_parameters": True}
+    return toy_recipe | {
+        "task": task,
+        "method": "rcl",
+        "general": None,
+        "mixture": mixture,
+        "training": training,
+    }
 
 
 def test_a_column_stands_before_the_answer(reasoned: dict[str, Any], tiny_base: Any) -> None:

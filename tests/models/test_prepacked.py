@@ -12,6 +12,10 @@ from test_lora import IDS, adapted, plain_layers
 from telltune.models import prepacked as module
 from telltune.models.prepacked import Prepacked
 
+packs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN packs no bf16 on this CPU"
+)
+
 
 def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
@@ -32,7 +36,7 @@ def test_the_logits_are_the_models(tiny_base: Any, options: dict[str, Any] | Non
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("packs", [pytest.param(True, marks=packs_bf16), False])
 def test_in_bf16_an_adapter_stands_beside_the_weights(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch, packs: bool
 ) -> None:
@@ -50,7 +54,7 @@ def test_in_bf16_an_adapter_stands_beside_the_weights(
     assert (found.float() - exact).norm() / exact.norm() < 0.03
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=packs_bf16)])
 def test_layers_that_read_the_same_are_one_product(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:

@@ -77,9 +77,9 @@ def test_the_whole_way_and_again_for_another_method(
     read: list[str] = []
     load_split = task_module.load_split
 
-    def spy(recipe: Any, split: Any) -> Any:
+    def spy(recipe: Any, split: Any, *report: Any) -> Any:
         read.append(split)
-        return load_split(recipe, split)
+        return load_split(recipe, split, *report)
 
     monkeypatch.setattr(task_module, "load_split", spy)
     out = tmp_path / "out"

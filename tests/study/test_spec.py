@@ -59,7 +59,10 @@ def test_more_blocks_add_cells_and_repeat_none() -> None:
 def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
     longer = {"method": "sft", "name": "sft, 12 passes", "set": {"mixture.passes": 12}}
     cells = study(methods=["sft", longer], sizes=[3000])
-    assert [(c.name, c.recipe.mixture.passes) for c in cells] == [("sft", 3), (longer["name"], 12)]
+    assert [(c.name, c.recipe.mixture.passes) for c in cells] == [
+        ("sft", "auto"),
+        (longer["name"], 12),
+    ]
 
 
 def test_tasks_are_embedded_names_or_recipe_keys() -> None:

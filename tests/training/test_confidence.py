@@ -76,7 +76,9 @@ def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixtu
         sampler=nothing,
         weights=nothing,
         micro_batch_tokens=1,
-        args=training_arguments(TrainingSpec(), out=out, steps=1, seed=0, bf16=False),
+        args=training_arguments(
+            TrainingSpec(learning_rate=1e-3), out=out, steps=1, seed=0, bf16=False
+        ),
         callbacks=[],
     )
 
@@ -194,7 +196,7 @@ def test_a_plan_counts_prompts_that_cannot_be_shared(toy_recipe: dict[str, Any])
         recipe = recipe_from_dict(toy_recipe | {"method": "sft_anchor", "general": None} | changes)
         known = known_model(recipe.model)
         ready = prepare(get_method(recipe.method), load_task(recipe), None, known, recipe)
-        return forecast(ready, known.shape, recipe, measure=False).computed_tokens
+        return forecast(ready, known.shape, measure=False).computed_tokens
 
     shared = computed_tokens()
     assert computed_tokens(confidence={"by": "pvi", "scale": "output"}) == shared

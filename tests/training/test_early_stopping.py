@@ -12,9 +12,10 @@ from telltune.data.encoded import EncodedSet
 from telltune.data.task import load_split
 from telltune.errors import RecipeError
 from telltune.methods.adapter_folder import load_predictor
+from telltune.methods.preparation import plan_looks
 from telltune.methods.verify import verify
 from telltune.recipe import as_recipe
-from telltune.training.early_stopping import PATIENCE, EarlyStopping, plan_looks
+from telltune.training.early_stopping import PATIENCE, EarlyStopping
 from telltune.training.log import read_log
 
 if TYPE_CHECKING:

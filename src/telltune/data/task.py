@@ -11,7 +11,7 @@ import numpy as np
 from telltune.data.anchor import Anchor
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
-from telltune.data.files import Split, files_of
+from telltune.data.files import Split
 from telltune.data.general import EMBEDDED, GeneralData
 from telltune.data.permutation import Permutation
 from telltune.data.reading import read_examples
@@ -32,7 +32,6 @@ __all__ = [
     "load_split",
     "load_task",
     "named_data",
-    "test_warnings",
     "within",
 ]
 
@@ -119,21 +118,6 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: no response is left without the anchor's line.")
     return examples
-
-
-def test_warnings(recipe: Recipe) -> tuple[str, ...]:
-    """What of the test data is not read, left out or faulty, in sentences.
-
-    Data on the hub are not fetched for this.
-    """
-    specs = recipe.task.test or []
-    report = ReadReport()
-    try:
-        if specs and all(files_of(spec, "test") is not None for spec in specs):
-            load_split(recipe, "test", report)
-    except DataError as error:
-        return (f"task.test: {error}",)
-    return report.warnings("task.test")
 
 
 def _held_out(examples: list[Example], share: float) -> set[str]:

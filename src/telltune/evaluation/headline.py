@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from telltune.data.report import ReadReport
 from telltune.data.task import load_split
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
@@ -80,6 +81,7 @@ class TaskAnswers:
         train: Completions of training, in the order of the draw.
         everywhere: Completions of train, dev and test.
         test: The test examples; () where the recipe names none or they cannot be read.
+        notes: What of the test data is not read or left out; one sentence each.
         problem: Why the test examples cannot be read; "" where nothing is wrong.
     """
 
@@ -88,6 +90,7 @@ class TaskAnswers:
     train: tuple[str, ...]
     everywhere: tuple[str, ...]
     test: tuple[Example, ...] = ()
+    notes: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -108,10 +111,10 @@ def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
     cut = recipe.task.max_examples is not None
     train = load_split(recipe, "train") if cut else task.train
     test: Sequence[Example] = ()
-    problem = ""
+    report, problem = ReadReport(), ""
     if recipe.task.embedded or recipe.task.test:
         try:
-            test = load_split(recipe, "test")
+            test = load_split(recipe, "test", report)
         except TellError as error:
             problem = str(error)
     everywhere = tuple(e.completion for part in (train, task.dev, test) for e in part)
@@ -121,5 +124,6 @@ def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
         train=tuple(example.completion for example in task.train),
         everywhere=everywhere,
         test=tuple(test),
+        notes=report.warnings("task.test"),
         problem=problem,
     )

@@ -18,7 +18,6 @@ from telltune.models import adapter_targets
 from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
-from telltune.training.early_stopping import MOST_ITEMS, DevPlan, plan_looks
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
 
@@ -35,15 +34,26 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
 
 __all__ = [
+    "DevPlan",
     "Prepared",
     "RunCounts",
     "answer_budget",
     "check_needs",
     "encoding",
     "longest_example",
+    "plan_looks",
     "prepare",
     "reach",
 ]
+
+
+# Dev examples that a run looks at, the first of them.
+_MOST_DEV_ITEMS = 100
+_MOST_LOOKS = 10
+_LEAST_LOOKS = 4
+# The work of all looks together, as a share of training's. A forward pass is a third of a step.
+_SHARE = 0.25
+_FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,23 @@ class RunCounts:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class DevPlan:
+    """How a run looks at dev data.
+
+    Attributes:
+        encoded: The dev examples.
+        looks: Number of looks, evenly along the run; the last is at its end.
+        answers: Whether each look also answers the prompts and scores the answers.
+        work: Work of all looks as a share of the work of training.
+    """
+
+    encoded: EncodedSet
+    looks: int
+    answers: bool
+    work: float
 
 
 @dataclass(frozen=True)
@@ -168,7 +195,7 @@ def prepare(
     truncated = tuple(dict.fromkeys(plain.truncated + anchored.truncated))
     dev = None
     if looks_at_dev(recipe, task):
-        shown = [behind(task.shots, example) for example in task.dev[:MOST_ITEMS]]
+        shown = [behind(task.shots, example) for example in task.dev[:_MOST_DEV_ITEMS]]
         budget = answer_budget(encoded.response_lengths, recipe)
         dev = plan_looks(
             anchored.encode(shown), trained_tokens=trained_tokens, answer_tokens=budget
@@ -196,6 +223,25 @@ def prepare(
     return Prepared(
         counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev, warnings
     )
+
+
+def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
+    """Plan as many looks as take a quarter of the work of training, and at least four.
+
+    Answers are scored where that leaves room for four looks, else the loss alone decides.
+
+    Args:
+        encoded: The dev examples.
+        trained_tokens: Tokens that the whole run trains on.
+        answer_tokens: Longest answer, in tokens.
+    """
+    loss = _FORWARD * int(encoded.offsets[-1])
+    answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
+    room = _SHARE * trained_tokens
+    answers = (loss + answering) * _LEAST_LOOKS <= room
+    each = loss + answers * answering
+    looks = min(_MOST_LOOKS, max(_LEAST_LOOKS, int(room / each)))
+    return DevPlan(encoded, looks, answers, looks * each / trained_tokens)
 
 
 def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:

@@ -13,7 +13,6 @@ from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor
 from telltune.recipe import Recipe
-from telltune.training.early_stopping import EarlyStopping
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ class Trained:
     ) -> Predictor:
         """Train on what the method mixes, save where the settings say, and answer with it."""
         from telltune.training.adapter import train, whole_weights
+        from telltune.training.early_stopping import EarlyStopping
 
         known = KnownModel.of(base.model.config, base.tokenizer)
         together = processes()

@@ -19,59 +19,15 @@ if TYPE_CHECKING:
 
     import torch
 
-    from telltune.data.encoded import EncodedSet
     from telltune.training.callbacks import Stopwatch
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.trainer import MixtureTrainer
 
-__all__ = ["DevLook", "DevPlan", "EarlyStopping", "plan_looks"]
+__all__ = ["DevLook", "EarlyStopping"]
 
-MOST_ITEMS = 100
-"""Dev examples that are looked at, the first of them."""
-_MOST_LOOKS = 10
-_LEAST_LOOKS = 4
-# The work of all looks together, as a share of training's. A forward pass is a third of a step.
-_SHARE = 0.25
-_FORWARD = 1 / 3
 PATIENCE = 3
 """Looks without a better one after which the run stops."""
 _STATE, _WEIGHTS = "early_stopping.json", "best.safetensors"
-
-
-@dataclass(frozen=True)
-class DevPlan:
-    """How a run looks at dev data.
-
-    Attributes:
-        encoded: The dev examples.
-        looks: Number of looks, evenly along the run; the last is at its end.
-        answers: Whether each look also answers the prompts and scores the answers.
-        work: Work of all looks as a share of the work of training.
-    """
-
-    encoded: EncodedSet
-    looks: int
-    answers: bool
-    work: float
-
-
-def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
-    """Plan as many looks as take a quarter of the work of training, and at least four.
-
-    Answers are scored where that leaves room for four looks, else the loss alone decides.
-
-    Args:
-        encoded: The dev examples.
-        trained_tokens: Tokens that the whole run trains on.
-        answer_tokens: Longest answer, in tokens.
-    """
-    loss = _FORWARD * int(encoded.offsets[-1])
-    answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
-    room = _SHARE * trained_tokens
-    answers = (loss + answering) * _LEAST_LOOKS <= room
-    each = loss + answers * answering
-    looks = min(_MOST_LOOKS, max(_LEAST_LOOKS, int(room / each)))
-    return DevPlan(encoded, looks, answers, looks * each / trained_tokens)
 
 
 @dataclass(frozen=True)
