@@ -1,4 +1,4 @@
-"""What a run needs besides the model's weights: loaded, checked and encoded, with its warnings."""
+"""Preparation of a run without the model's weights: data and settings, checked, with warnings."""
 
 from __future__ import annotations
 

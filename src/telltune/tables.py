@@ -74,7 +74,9 @@ def print_plan(values: dict[str, Any]) -> None:
         ("time", time),
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
     )
-    print_table("Plan", ("", ""), list(rows))
+    dev = values["dev_examples"]
+    early = [("early stopping", f"{dev:,} dev examples, looked at along the run")] if dev else []
+    print_table("Plan", ("", ""), [*rows, *early])
     if values["before_training"]:
         first = "; ".join(values["before_training"])
         typer.echo(f"Before that, and in none of these numbers: {first}.", err=True)

@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template writes of an example, and what it leaves out.
+"""Rendering of examples with a chat template, and the content that a template leaves out.
 
 A prompt is what `apply_chat_template(..., add_generation_prompt=True)` writes. An answer is what
 the rendering of the whole conversation holds behind the prompt, up to the end of the turn. So

@@ -50,7 +50,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class _Choice(NamedTuple):
-    """What is read of a folder, and what is not: the reason by file or folder."""
+    """The files of a folder that are read, and the reason for each one that is not."""
 
     files: list[Path]
     left_out: dict[Path, str]
@@ -73,7 +73,7 @@ def files_of(spec: DataSpec, split: Split = "train") -> list[Path] | None:
 
 
 def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> dict[str, str]:
-    """What of folders none of the specs reads: by folder, the files and why they are left out.
+    """Return, by folder, the files that none of the specs reads and why they are left out.
 
     Raises:
         DataError: As `files_of`.
@@ -138,7 +138,7 @@ def _choice(spec: DataSpec, split: Split) -> _Choice | None:
 
 
 def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
-    """What is read of a path; None where nothing is there."""
+    """Return the files to read for a path; None where nothing is there."""
     if not path.is_dir():
         if asked is not None and path.exists():
             raise DataError(
@@ -153,7 +153,7 @@ def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
 
 
 def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) -> _Choice:
-    """What is read of a `DatasetDict` on disk."""
+    """Return the files to read for a `DatasetDict` on disk."""
     if asked in names:
         wanted = [asked]
     elif asked is None and not any(map(_split_of, names)):
@@ -177,7 +177,7 @@ def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) 
 
 
 def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
-    """What is read of a folder of files, or of a saved `Dataset`."""
+    """Return the files to read for a folder of files, or for a saved `Dataset`."""
     listed = list(_listed(folder))
     rest = {path: reason for path, reason in listed if reason}
     files = {path: _split_of(str(path.relative_to(folder))) for path, why in listed if not why}
@@ -208,7 +208,7 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
 
 
 def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
-    """What a folder of data has in it, with the reason where it is not to be read.
+    """Return the contents of a data folder, with the reason for what is not to be read.
 
     Folders that are named for a split are looked into, and so is `data`, where the hub keeps files.
     """

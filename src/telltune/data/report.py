@@ -1,4 +1,4 @@
-"""What reading leaves aside: keys that no schema reads, answers left out, labels without names."""
+"""Counts of what reading skips: keys of no schema, answers left out, labels without names."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ReadReport:
             self._numbers.count += 1
 
     def findings(self) -> list[Finding]:
-        """What `tell check` lists, as warnings."""
+        """Return the findings that `tell check` lists as warnings."""
         found = [
             _finding(self._keys[key], "unread", f"{self._counted([key])} is not read: {_HINT}")
             for key in self._content
@@ -86,7 +86,7 @@ class ReadReport:
         return found
 
     def warnings(self, name: str) -> tuple[str, ...]:
-        """What `tell plan` and `tell fit` say: one sentence for each kind.
+        """Return the warnings of `tell plan` and `tell fit`: one sentence for each kind.
 
         Args:
             name: What was read, such as "task.train".

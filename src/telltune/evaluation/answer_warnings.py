@@ -1,6 +1,6 @@
-"""Sentences that say why a score may not mean what it seems to: one for each thing that is wrong.
+"""Warnings about scores that may not mean what they seem to mean, one sentence each.
 
-What the data alone tell is known before training, and `plan` says it; the rest follows from a
+Some follow from the data alone, and `plan` gives them before training. The others follow from a
 predictor's answers.
 """
 

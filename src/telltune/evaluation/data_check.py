@@ -141,7 +141,7 @@ class _Checks:
         self._max_length = max_length
 
     def of(self, groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
-        """What is wrong with examples by split."""
+        """Return the findings in the examples of all splits."""
         return check_examples(
             groups,
             control_tokens=self._control_tokens,

@@ -72,7 +72,7 @@ def _is_short(text: str) -> bool:
 
 @dataclass(frozen=True)
 class TaskAnswers:
-    """What the answers of a task's splits decide together.
+    """Metrics and labels that follow from the answers of all splits of a task.
 
     Attributes:
         metrics: Names, the headline first: those that the recipe or the embedded task names, or

@@ -151,7 +151,7 @@ def layers_of(spec: ModelSpec) -> Layers | None:
 
 
 def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
-    """What to give PEFT as `target_modules`.
+    """Return the value of PEFT's `target_modules`.
 
     Args:
         layers: The model's.

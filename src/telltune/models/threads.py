@@ -107,7 +107,7 @@ def watch_load() -> None:
 
 
 class _Share:
-    """What is left of the machine for this process.
+    """The part of the machine that is left for this process.
 
     Attributes:
         limit: Cores that it may use.

@@ -32,7 +32,7 @@ _STATE, _WEIGHTS = "early_stopping.json", "best.safetensors"
 
 @dataclass(frozen=True)
 class DevLook:
-    """What one look found.
+    """The result of one look at dev data.
 
     Attributes:
         step: Optimizer steps done.
