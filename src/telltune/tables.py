@@ -164,20 +164,21 @@ def print_study(summary: Summary) -> None:
 
 
 def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
-    """Each method's score and its difference from SFT, what it forgot and leaked, what it took."""
-    table = []
+    """Print each method's score and difference from SFT, then what it forgot, leaked and took.
+
+    Each of the two tables fits a terminal of 80 columns.
+    """
+    scores, beside = [], []
     for row in rows:
         against = ""
         if row.difference is not None:
             against = (
                 f"{row.difference:+.1f} ({row.difference_low:+.1f} to {row.difference_high:+.1f})"
             )
-        table.append(
+        scores.append((row.method, f"{row.score:.1f}", f"{row.low:.1f} to {row.high:.1f}", against))
+        beside.append(
             (
                 row.method,
-                f"{row.score:.1f}",
-                f"{row.low:.1f} to {row.high:.1f}",
-                against,
                 "" if row.general_loss is None else f"{row.general_loss:.2f}",
                 "" if row.leakage is None else f"{row.leakage:.0%}",
                 f"{row.task_tokens:,}",
@@ -185,17 +186,10 @@ def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
                 f"{row.seconds:,.0f}",
             )
         )
-    columns = (
-        *("method", "score", f"{confidence:.0%} interval", "against sft", "general loss"),
-        *("leakage", "task tokens", "general tokens", "seconds"),
-    )
-    # A column that says nothing of any method only takes room.
-    told = [i for i in range(len(columns)) if any(row[i] for row in table)]
-    print_table(
-        f"{rows[0].items} test items, {rows[0].metric}",
-        [columns[i] for i in told],
-        [[row[i] for i in told] for row in table],
-    )
+    title = f"{rows[0].items} test items, {rows[0].metric}"
+    _print_told(title, ("method", "score", f"{confidence:.0%} interval", "against sft"), scores)
+    heads = ("method", "general loss", "leakage", "task tokens", "general tokens", "seconds")
+    _print_told("Beside the score", heads, beside)
     others = [row for row in rows if row.difference is not None]
     if others and not any(row.p_value < 0.05 for row in others if row.p_value is not None):
         typer.echo("No method differs clearly from sft on these items: a tie.")
@@ -356,6 +350,12 @@ def print_quanta(report: QuantaReport) -> None:
     print_table("Agreement with the reference's order", heads, methods)
 
 
+def _print_told(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table without the columns that say nothing of any row."""
+    told = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    print_table(title, [heads[i] for i in told], [[row[i] for i in told] for row in rows])
+
+
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; columns of numbers stand on the right."""
     from rich.console import Console
@@ -374,4 +374,14 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     Console().print(table)
 
 
-_NUMBERS = {"score", "loss", "tokens", "task tokens", "general tokens", "seconds", "seeds"}
+_NUMBERS = {
+    "score",
+    "loss",
+    "general loss",
+    "leakage",
+    "tokens",
+    "task tokens",
+    "general tokens",
+    "seconds",
+    "seeds",
+}

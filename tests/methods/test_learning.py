@@ -47,6 +47,15 @@ def test_a_fit_that_learned_says_nothing(toy_recipe: dict[str, Any], tmp_path: P
     assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
 
 
+def test_a_single_label_that_was_learned_is_no_matter_for_a_warning(
+    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Any
+):
+    rows = [{"prompt": f"item {n}", "completion": "ball"} for n in range(24)]
+    toy_recipe["task"] = {"train": str(write_jsonl(tmp_path / "one.jsonl", rows))}
+    toy_recipe["mixture"] = {"general_examples": 0, "passes": 10}
+    assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
+
+
 def test_free_text_is_held_to_its_own_first_loss(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Any
 ):

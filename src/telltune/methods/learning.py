@@ -76,12 +76,13 @@ def warnings_after(
     guessing = guessing_loss(
         [example.completion for example in examples], float(prepared.task.response_lengths.mean())
     )
-    if guessing is not None and final > _WORSE_THAN_GUESSING * guessing:
+    # Nothing has to be guessed where there is one label: its loss is held to its own start.
+    if guessing and final > _WORSE_THAN_GUESSING * guessing:
         found = (
             f"the loss on the task ended at {final:.2f} nats per token, and guessing the labels by "
             f"their frequency gives {guessing:.2f}: the labels were not learned"
         )
-    elif guessing is None and final > _HARDLY_MOVED * first:
+    elif not guessing and final > _HARDLY_MOVED * first:
         found = (
             f"the loss on the task went from {first:.2f} to {final:.2f} nats per token only: "
             "hardly anything was learned"

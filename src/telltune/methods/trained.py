@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
+from telltune.inference.scoring import response_nll
 from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
@@ -100,13 +101,13 @@ class Trained:
 
         stopping = None
         if prepared.dev is not None:
-            dev = task.dev[: len(prepared.dev.encoded)]
+            encoded = prepared.dev.encoded
+            dev, tokens = task.dev[: len(encoded)], encoded.response_lengths
             score = settings.score if prepared.dev.answers else None
 
             def look(model: Any) -> tuple[float, float | None]:
-                asked = predictor(model)
-                nll, tokens = asked.nll(dev)
-                return float((nll / tokens).mean()), score and score(asked.predict(dev))
+                loss = float((response_nll(model, encoded).numpy() / tokens).mean())
+                return loss, score and score(predictor(model).predict(dev))
 
             stopping = EarlyStopping(prepared.dev.looks, look)
         model, seconds = train(
