@@ -43,7 +43,7 @@ SETTINGS = (
     (2, 2e-3, "linear", 8),
     (16, 5e-4, "linear", 8),
 )
-# The most passes tried at a number of examples: beyond them a cell takes an hour on two cores.
+# Passes tried at a number of examples; more of them would make the grid too long for two cores.
 MOST_PASSES = {20: 16, 60: 16, 200: 8, 600: 4}
 LEAST_PASSES = {20: 8, 60: 4, 200: 2, 600: 2}
 

@@ -1,6 +1,6 @@
 """Training settings that follow from the data and the model where a recipe says `auto`.
 
-docs/defaults.md has the measurements behind the rule.
+docs/defaults.md says how far the rule was measured.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _learning_rate(hidden: int, *, full_parameters: bool) -> float:
     """Return the rate of Thinking Machines' Tinker documentation for LoRA on Llama models.
 
     It is 5e-5 * 10 * (2000 / hidden size)^0.781, where the factor of 10 is LoRA's, rounded to two
-    digits. Without a bound it would grow past what small models bear.
+    digits. The bound is the highest rate that was tried (benchmarks/dev_grid.jsonl).
     """
     rate = 5e-5 * (2000 / hidden) ** 0.781 * (1 if full_parameters else 10)
     return float(f"{min(rate, _HIGHEST_RATE):.1e}")
