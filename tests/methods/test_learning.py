@@ -56,6 +56,13 @@ def test_a_single_label_that_was_learned_is_no_matter_for_a_warning(
     assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
 
 
+def test_a_fit_ends_well_where_answers_are_too_long_to_ask_for(
+    toy_recipe: dict[str, Any], tmp_path: Path
+):
+    toy_recipe["evaluation"] = {"max_new_tokens": 2000}
+    assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).folder == tmp_path / "out"
+
+
 def test_free_text_is_held_to_its_own_first_loss(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Any
 ):

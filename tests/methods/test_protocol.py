@@ -43,6 +43,15 @@ def test_answers_that_are_no_closed_set_cannot_be_chosen_among(tiny_base: Any) -
         predictor.predict([Example("item 1 is round", "")])
 
 
+def test_no_prompts_have_no_answers(tiny_base: Any) -> None:
+    from telltune.methods.protocol import Predictor
+
+    for answers in ("generate", "likelihood"):
+        spec = EvaluationSpec(answers=answers)
+        predictor = Predictor(tiny_base.model, tiny_base.tokenizer, None, 8, spec, ("ball", "box"))
+        assert predictor.predict([]) == []
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("auto", PackedGenerator), ("transformers", TransformersGenerator)]
 )

@@ -112,6 +112,9 @@ class Predictor:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
             ModelError: `evaluation.engine` does not suit the model.
         """
+        self.cut = 0
+        if not examples:
+            return []
         prompts = self._prompts(examples, self.shots)
         if self.evaluation.answers == "likelihood":
             return self._likeliest(examples, prompts, on_done)
@@ -179,8 +182,6 @@ class Predictor:
                 "evaluation.answers: likelihood chooses among the training data's answers, and "
                 "these are no closed set (at most 100, each twice on average); write `generate`."
             )
-        if not examples:
-            return []
         # As training encoded them: behind a prompt, whichever it is.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
