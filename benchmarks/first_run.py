@@ -46,16 +46,16 @@ TASKS: dict[str, dict[str, Any]] = {
 # Passes, learning rate, batch size, leverage ratio, schedule. The last is what was the default.
 SEARCHED = (
     (10, 2e-3, 16, 2, "constant"),
-    (8, 1e-3, 8, 8, "linear"),
     (16, 1e-3, 8, 2, "linear"),
-    (16, 5e-4, 4, 8, "linear"),
-    (8, 2e-3, 8, 8, "linear"),
-    (16, 2e-3, 16, 8, "linear"),
     (8, 2e-3, 4, 2, "linear"),
-    (16, 1e-3, 4, 8, "linear"),
-    (4, 2e-3, 4, 8, "linear"),
     (4, 1e-3, 4, 2, "constant"),
-    (8, 1e-3, 16, 8, "constant"),
+    (8, 1e-3, 8, 2, "linear"),
+    (16, 5e-4, 4, 2, "linear"),
+    (16, 2e-3, 16, 2, "linear"),
+    (16, 2e-3, 8, 2, "linear"),
+    (8, 1e-3, 4, 2, "linear"),
+    (4, 2e-3, 4, 2, "linear"),
+    (8, 2e-3, 8, 8, "linear"),
     (3, 2e-4, 16, 8, "constant"),
 )
 
