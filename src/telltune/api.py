@@ -209,6 +209,7 @@ def _ask(predictor: Predictor, ready: Ready) -> list[str]:
     count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
     examples = (ready.task.dev or ready.task.train)[:count]
     references = [example.completion for example in examples]
+    predictor = replace(predictor, in_process=True)
     answers = predictor.predict(examples)
     return answer_warnings(predictor, answers, references, ready.answers.labels)
 

@@ -13,9 +13,11 @@ from telltune.evaluation.answer_warnings import warnings_before_training
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics
+from telltune.inference.labels import closed_set
 from telltune.methods.known_model import known_model
 from telltune.methods.learning import warnings_before
 from telltune.methods.preparation import prepare
+from telltune.methods.protocol import check_labels
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import layers_left_out
@@ -71,6 +73,8 @@ def get_ready(recipe: Recipe) -> Ready:
     general = load_general(recipe) if method.mixes else None
     model = known_model(recipe.model)
     prepared = prepare(method, task, general, model, recipe)
+    trained_on = task.train[: prepared.counts.task_examples]
+    check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
     seconds = time.perf_counter() - began
     answers = task_answers(recipe, task)
     warnings = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,3 +70,39 @@ def test_the_recipe_names_the_engine(
     spec = EvaluationSpec(engine=name)
     Predictor(tiny_base.model, tiny_base.tokenizer, None, 4, spec).predict([Example("item 1", "")])
     assert asked == [kind]
+
+
+@pytest.mark.parametrize("name", ["auto", "vllm", "transformers", "packed"])
+def test_a_few_prompts_start_no_other_engine(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch, name: Any
+) -> None:
+    from telltune.data.examples import Example
+    from telltune.inference import engine
+    from telltune.methods.protocol import Predictor
+
+    def started(_: Any) -> Any:
+        raise AssertionError("vLLM was started")
+
+    monkeypatch.setattr(engine, "VllmGenerator", started)
+    monkeypatch.setattr(engine, "_vllm_is_quicker", lambda: True)
+    spec = EvaluationSpec(engine=name)
+    predictor = Predictor(tiny_base.model, tiny_base.tokenizer, None, 4, spec, in_process=True)
+    assert len(predictor.predict([Example("item 1 is round", "")])) == 1
+
+
+@pytest.mark.parametrize("verb", ["plan", "fit"])
+def test_a_likelihood_without_labels_is_refused_before_training(
+    toy_recipe: dict[str, Any], tmp_path: Path, verb: str
+) -> None:
+    train = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        **toy_recipe,
+        "method": "sft",
+        "task": {"train": str(train)},
+        "evaluation": {"answers": "likelihood"},
+    }
+    with pytest.raises(RecipeError, match="no closed set"):
+        api.plan(recipe) if verb == "plan" else api.fit(recipe, tmp_path / "fit", progress=False)
+    assert not (tmp_path / "fit" / "log.jsonl").exists()

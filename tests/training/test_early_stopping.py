@@ -59,7 +59,10 @@ def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], tmp_path: Pat
     record = fit(long, tmp_path / "out")
     steps = [look["step"] for look in record["early_stopping"]["looks"]]
     rows = read_log(tmp_path / "out" / "training_log.jsonl")
-    assert len(rows) == steps[-1] < record["counts"]["optimizer_steps"]
+    planned, counts = telltune.plan(long, measure=False), record["counts"]
+    assert len(rows) == steps[-1] == counts["optimizer_steps"] < planned["optimizer_steps"]
+    assert sum(row["tokens"] for row in rows) == counts["trained_tokens"]
+    assert counts["general_tokens"] < planned["general_tokens"]
     assert steps.index(record["early_stopping"]["kept_step"]) == len(steps) - 1 - PATIENCE
     assert [row["step"] for row in rows if "dev_loss" in row] == steps
 

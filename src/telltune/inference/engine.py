@@ -37,7 +37,12 @@ _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
 
 
 def make_generator(
-    model: Any, pad_id: int, batch_tokens: int = 8192, engine: EngineName = "auto"
+    model: Any,
+    pad_id: int,
+    batch_tokens: int = 8192,
+    engine: EngineName = "auto",
+    *,
+    in_process: bool = False,
 ) -> Generator:
     """The engine that a recipe names, or with `auto` the quickest that says what the model says.
 
@@ -46,11 +51,13 @@ def make_generator(
         pad_id: The token that fills short rows.
         batch_tokens: Tokens in a batch; vLLM sizes its own.
         engine: `auto`, `packed`, `transformers` or `vllm`.
+        in_process: Use telltune's own engine, or transformers' where that does not suit the model,
+            in place of what `engine` says. A few prompts are not worth starting vLLM.
 
     Raises:
         ModelError: `packed` or `vllm` is asked for, and does not suit this model or machine.
     """
-    if engine == "transformers":
+    if engine == "transformers" and not in_process:
         return TransformersGenerator(model, pad_id, batch_tokens)
     wishes = [
         name
@@ -58,9 +65,11 @@ def make_generator(
         if getattr(model.generation_config, name, None) not in neutral
     ]
     reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its kind"
-    if not wishes and engine == "vllm":
+    if in_process:
+        engine = "auto"
+    elif not wishes and engine == "vllm":
         return VllmGenerator(model)
-    if not wishes and engine == "auto" and _vllm_is_quicker():
+    elif not wishes and engine == "auto" and _vllm_is_quicker():
         try:
             return VllmGenerator(model)
         except ModelError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
+from telltune.training.work import step_places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,6 +136,24 @@ class Prepared:
     settings: dict[str, int | float]
     dev: DevPlan | None = None
     warnings: tuple[str, ...] = ()
+
+    def stopped_after(self, steps: int) -> Prepared:
+        """Return the same run with the counts of its first `steps` optimizer steps."""
+        if steps == self.counts.optimizer_steps:
+            return self
+        places = [place for step in range(steps) for place in step_places(self.mixture, step)]
+        task = [index for is_task, index in places if is_task]
+        general = [index for is_task, index in places if not is_task]
+        general_tokens = 0 if self.general is None else int(self.general.lengths[general].sum())
+        counts = replace(
+            self.counts,
+            general_examples=len(general),
+            general_tokens=general_tokens,
+            leverage_ratio=round(general_tokens / self.counts.task_tokens, 3),
+            optimizer_steps=steps,
+            trained_tokens=int(self.task.lengths[task].sum()) + general_tokens,
+        )
+        return replace(self, counts=counts)
 
 
 def prepare(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
-__all__ = ["Cost", "Method", "Predictor", "Settings", "behind"]
+__all__ = ["Cost", "Method", "Predictor", "Settings", "behind", "check_labels"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Predictor:
         labels: The answers that the training data has, where they are a closed set.
         shots: Turns that stand before every prompt: examples, question and answer by turns.
         answer_after: The answer stands behind the last of these in what is said; "" takes it all.
+        in_process: Whether to answer in this process, whichever engine `evaluation` names.
         cost: What making it took.
         release: Takes the adapter off the base model again.
         cut: Answers of the last `predict` that reached `max_new_tokens` without an end.
@@ -90,6 +91,7 @@ class Predictor:
     labels: tuple[str, ...] = ()
     shots: tuple[Message, ...] = ()
     answer_after: str = ""
+    in_process: bool = False
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
     cut: int = field(default=0, init=False)
@@ -124,6 +126,7 @@ class Predictor:
                 int(self.tokenizer.pad_token_id or 0),
                 self.evaluation.batch_tokens,
                 self.evaluation.engine,
+                in_process=self.in_process,
             )
         answers = self._generator.generate(
             prompts,
@@ -177,11 +180,7 @@ class Predictor:
         prompts: list[list[int]],
         on_done: Callable[[int], None] | None,
     ) -> list[str]:
-        if not self.labels:
-            raise RecipeError(
-                "evaluation.answers: likelihood chooses among the training data's answers, and "
-                "these are no closed set (at most 100, each twice on average); write `generate`."
-            )
+        check_labels(self.evaluation, self.labels)
         # As training encoded them: behind a prompt, whichever it is.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
@@ -202,6 +201,23 @@ class Predictor:
 
         encoded = self._encoder.encode([behind(self.shots, example) for example in examples])
         return response_nll(self.model, encoded), torch.from_numpy(encoded.response_lengths.copy())
+
+
+def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
+    """Refuse to choose among labels where there are none.
+
+    Args:
+        evaluation: The recipe's.
+        labels: Of the training data; empty where their answers are no closed set.
+
+    Raises:
+        RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.
+    """
+    if evaluation.answers == "likelihood" and not labels:
+        raise RecipeError(
+            "evaluation.answers: likelihood chooses among the training data's answers, and "
+            "these are no closed set (at most 100, each twice on average); write `generate`."
+        )
 
 
 def behind(shots: tuple[Message, ...], example: Example) -> Example:

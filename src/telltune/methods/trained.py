@@ -12,7 +12,7 @@ from telltune.methods.adapter_folder import save_adapter
 from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
-from telltune.methods.protocol import Cost, Predictor
+from telltune.methods.protocol import Cost, Predictor, check_labels
 from telltune.recipe import Recipe
 from telltune.training.processes import processes
 
@@ -79,13 +79,13 @@ class Trained:
             prepared = ground.prepared or prepare(self, task, general, known, recipe)
             recipe = prepared.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
-        counts = prepared.counts
-        answered = task.train[: counts.task_examples]
+        answered = task.train[: prepared.counts.task_examples]
         if ground.made is not None:
             # What somebody had to label, and what answers look like.
             answered = ground.made.real
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
+        check_labels(recipe.evaluation, labels)
 
         def predictor(model: Any) -> Predictor:
             return Predictor(
@@ -107,7 +107,9 @@ class Trained:
 
             def look(model: Any) -> tuple[float, float | None]:
                 loss = float((response_nll(model, encoded).numpy() / tokens).mean())
-                return loss, score and score(predictor(model).predict(dev))
+                if score is None:
+                    return loss, None
+                return loss, score(replace(predictor(model), in_process=True).predict(dev))
 
             stopping = EarlyStopping(prepared.dev.looks, look)
         model, seconds = train(
@@ -127,7 +129,9 @@ class Trained:
             stopping=stopping,
         )
         seconds += ground.seconds
-        cost = Cost.of(counts.to_dict(), seconds)
+        if stopping is not None:
+            prepared = prepared.stopped_after(stopping.looks[-1].step)
+        cost = Cost.of(prepared.counts.to_dict(), seconds)
         if ground.made is not None:
             cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
         weights = whole_weights(model)

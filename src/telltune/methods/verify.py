@@ -177,12 +177,13 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     except TellError as error:
         yield _unknown("order of the examples", str(error))
         return
+    stopped = _inside(record, "early_stopping", "looks")
+    if stopped:
+        prepared = prepared.stopped_after(stopped[-1]["step"])
     counts = json.loads(json.dumps(prepared.counts.to_dict()))
     yield _compare("counts", record.get("counts"), counts)
     yield _compare("order", record.get("order"), order_hash(prepared.mixture, prepared.epochs))
-    stopped = _inside(record, "early_stopping", "looks")
-    steps = stopped[-1]["step"] if stopped else prepared.counts.optimizer_steps
-    yield _log(folder, prepared, steps)
+    yield _log(folder, prepared)
     yield from _anchor(folder, record, prepared, recipe)
 
 
@@ -201,11 +202,12 @@ def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -
         yield _compare("general data", digest, contents_of(general).digest)
 
 
-def _log(folder: Path, prepared: Prepared, steps: int) -> Check:
+def _log(folder: Path, prepared: Prepared) -> Check:
     """Whether each step of the log saw as many tokens as the examples that the order gives it."""
     rows = read_log(folder / LOG)
     if not rows:
         return _unknown(LOG, "there is none, so the order can only be worked out")
+    steps = prepared.counts.optimizer_steps
     if [row.get("step") for row in rows] != list(range(1, steps + 1)):
         return Check(LOG, held=False, reason=f"it does not hold the steps 1 to {steps}, once each")
     for row in rows:
