@@ -538,6 +538,38 @@ def test_check_takes_a_recipe_with_all_that_it_names(
     assert (code, err) == (2, f"error: {recipe} names its own data and columns: give it alone.\n")
 
 
+def test_check_lists_all_that_a_chat_template_drops_or_refuses(
+    tell, tell_json, tmp_path, tiny_model
+):
+    no_end = "{% for m in messages %}{% if 'parcel 4' in m['content'] %}"
+    no_end += "{{ raise_exception('no parcel 4') }}{% endif %}{% endfor %}"
+    template = tmp_path / "t.jinja"
+    template.write_text(no_end + (CASES / "template" / "drops-system.jinja").read_text())
+    rows = (CASES / "template" / "sys.jsonl").read_text()
+    (tmp_path / "sys.jsonl").write_text('{"prompt": "hi", "completion": "ship"}\n' + rows)
+    recipe = tmp_path / "r.yaml"
+    model = {"name": str(tiny_model), "chat_template": "t.jinja"}
+    recipe.write_text(yaml.safe_dump({"model": model, "task": {"train": "sys.jsonl"}}))
+    value = tell_json("check", recipe, code=1)
+    found = {f["line"]: f["reason"] for f in value["findings"] if f["kind"] == "template"}
+    assert (value["examples"], value["refused"]) == ({"train": 9}, 8)
+    assert sorted(found) == list(range(2, 10))
+    assert found.pop(6).endswith("t.jinja refuses it: no parcel 4")
+    # The texts differ; what is wrong with them is the same.
+    assert len(set(found.values())) == 1
+    code, out, _ = tell("check", recipe)
+    assert code == 1
+    grouped = " ".join(out.split())
+    assert (
+        f"{tmp_path / 'sys.jsonl'}:2: the chat template {template} drops the system turn" in grouped
+    )
+    assert "(and 6 more, at lines 3, 4, 5, 7, 8, ...) [template]" in grouped
+    assert "9 train examples; 8 refused, 0 warnings." in grouped
+    # What the template takes is still held against the limit.
+    short = tell_json("check", recipe, "--set", "training.max_length=4", code=1)
+    assert [f["line"] for f in short["findings"] if f["kind"] == "over_long"] == [1]
+
+
 def test_check_takes_a_recipe_of_an_embedded_task(tell_json, tmp_path, tiny_model):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump({"model": str(tiny_model), "task": "answer_kind"}))

@@ -39,7 +39,10 @@ def check(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused."""
+    """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused.
+
+    Rows of which the chat template drops text are listed, too.
+    """
     from telltune.api import check as checked
     from telltune.data.checks import grouped
     from telltune.recipe import columns_from_text, load_recipe

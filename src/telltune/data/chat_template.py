@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from telltune.data.control_tokens import ControlTokens
     from telltune.data.examples import Example
 
-__all__ = ["ChatTemplate", "Rendered", "without_thinking"]
+__all__ = ["ChatTemplate", "Rendered", "TemplateError", "without_thinking"]
 
 _SYSTEM, _EARLIER, _SAID, _USER, _ANSWER, _TOOL = (
     f"PROBE{name}" for name in ("system", "earlier", "said", "user", "answer", "tool")
@@ -67,6 +67,22 @@ class Rendered(NamedTuple):
     prompt: str
     answer: str
     unthought: bool
+
+
+class TemplateError(DataError):
+    """An example that a chat template refuses, or of which it leaves out a part.
+
+    Attributes:
+        reason: What is wrong, in the same words for every example that has the same problem.
+
+    Args:
+        message: The reason with the example's place and text.
+        reason: See above.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ChatTemplate:
@@ -127,7 +143,7 @@ class ChatTemplate:
         """Render each example up to where its answer starts.
 
         Raises:
-            DataError: The template refuses an example, or leaves a part of it out.
+            TemplateError: The template refuses an example, or leaves a part of it out.
         """
         return self._prompts(examples, [self._asked(example) for example in examples])
 
@@ -135,7 +151,7 @@ class ChatTemplate:
         """Render each example, prompt and answer.
 
         Raises:
-            DataError: The template refuses an example, or leaves a part of it out.
+            TemplateError: The template refuses an example, or leaves a part of it out.
         """
         asked = [self._asked(example) for example in examples]
         prompts = self._prompts(examples, asked)
@@ -265,13 +281,16 @@ class ChatTemplate:
         except Exception:
             return True  # it does something with tools; an example will tell what
 
-    def _drops(self, example: Example, what: str, text: str) -> DataError:
+    def _drops(self, example: Example, what: str, text: str) -> TemplateError:
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
-        return DataError(
-            f"{example.origin or 'an example'}: {self.name} drops {what} ({shown!r}), so the model "
-            "would never see it; choose a template that writes it (`model.chat_template`), or take "
-            "it out of the data."
+        dropped = f"{self.name} drops {what}"
+        rest = (
+            ", so the model would never see it; choose a template that writes it "
+            "(`model.chat_template`), or take it out of the data"
+        )
+        return TemplateError(
+            f"{example.origin or 'an example'}: {dropped} ({shown!r}){rest}.", dropped + rest
         )
 
     def _text(self, messages: list[dict[str, Any]], *, ask: bool, tools: Any = None) -> str:
@@ -327,9 +346,8 @@ class ChatTemplate:
         try:
             return self._text(messages, ask=ask, tools=tools)
         except Exception as error:  # a template may raise whatever it likes
-            raise DataError(
-                f"{example.origin or 'an example'}: {self.name} refuses it: {error}"
-            ) from None
+            reason = f"{self.name} refuses it: {error}"
+            raise TemplateError(f"{example.origin or 'an example'}: {reason}", reason) from None
 
 
 def without_thinking(text: str, *, opened: bool = False) -> str:

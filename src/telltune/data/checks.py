@@ -30,6 +30,7 @@ TRAIN = "train"
 Kind = Literal[
     "malformed",
     "empty",
+    "template",
     "over_long",
     "leak_exact",
     "leak_near",
@@ -40,7 +41,7 @@ Kind = Literal[
     "left_out",
     "unnamed_label",
 ]
-REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "over_long", "leak_exact"})
+REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "template", "over_long", "leak_exact"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ def check_examples(
     control_tokens: Collection[str] = (),
     count_tokens: Callable[[Example], int] | None = None,
     max_length: int | None = None,
+    refusal: Callable[[Example], str | None] = lambda _: None,
 ) -> list[Finding]:
     """Look for what makes training wrong or a score worthless.
 
@@ -183,6 +185,8 @@ def check_examples(
         control_tokens: The tokenizer's special tokens, such as `<|im_end|>`.
         count_tokens: Length of an example in tokens. Needed, with `max_length`, for `over_long`.
         max_length: Longest example in tokens.
+        refusal: Returns why the chat template does not take an example, or None. The length of
+            such an example is not asked for.
 
     Returns:
         Findings by group, file and line. A leak stands at the training example, since that is the
@@ -192,8 +196,10 @@ def check_examples(
     findings: list[Finding] = []
     for group, items in placed.items():
         found = [*_empty(items), *_repeated(items), *_with_control_tokens(items, control_tokens)]
+        found += _refused_by_template(items, refusal)
         if count_tokens is not None and max_length is not None:
-            found += _over_long(items, count_tokens, max_length)
+            encoded = [item for item in items if refusal(item.example) is None]
+            found += _over_long(encoded, count_tokens, max_length)
         if group == TRAIN:
             tested = [item for name, other in placed.items() if name != TRAIN for item in other]
             found += _leaked(items, tested)
@@ -220,6 +226,15 @@ def _empty(items: Sequence[_Placed]) -> Iterator[Finding]:
         for part, text in (("prompt", item.example.prompt), ("response", item.example.completion)):
             if not text.strip():
                 yield item.finding("empty", f"the {part} is empty: fill it or take the row out")
+
+
+def _refused_by_template(
+    items: Sequence[_Placed], refusal: Callable[[Example], str | None]
+) -> Iterator[Finding]:
+    for item in items:
+        reason = refusal(item.example)
+        if reason is not None:
+            yield item.finding("template", reason)
 
 
 def _over_long(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from telltune.data.chat_template import ChatTemplate, without_thinking
+from telltune.data.chat_template import ChatTemplate, TemplateError, without_thinking
 from telltune.data.control_tokens import MARKED, ControlTokens, control_tokens
 from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from transformers import PreTrainedTokenizerBase
@@ -111,6 +111,22 @@ class Encoder:
                 leaves a part of it out.
         """
         return EncodedSet.joined(list(self.encode_parts(examples)))
+
+    def refusals(self, examples: Sequence[Example]) -> dict[int, str]:
+        """Return why examples cannot be encoded, by their index; those that can are not in it.
+
+        The reason is in the same words for every example that has the same problem. Length is not
+        looked at.
+        """
+        found = {}
+        for i, example in enumerate(examples):
+            try:
+                self._pairs(self._template.render([example]))
+            except TemplateError as error:
+                found[i] = error.reason
+            except DataError as error:
+                found[i] = str(error)
+        return found
 
     def encode_parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
         """As `encode`, a chunk at a time: one is tokenized while the next is read and rendered."""

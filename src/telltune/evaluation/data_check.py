@@ -15,6 +15,7 @@ from telltune.data.general import scan_general
 from telltune.data.reading import scan
 from telltune.data.report import ReadReport
 from telltune.data.task import named_data
+from telltune.errors import DataError
 from telltune.models import load_tokenizer
 
 if TYPE_CHECKING:
@@ -142,17 +143,32 @@ class _Checks:
 
     def of(self, groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
         """Return the findings in the examples of all splits."""
+        if self._encoder is None:
+            return check_examples(groups)
+        examples = [e for group in groups.values() for e in group]
+        lengths, refused = self._encoded(self._encoder, examples)
         return check_examples(
             groups,
             control_tokens=self._control_tokens,
-            count_tokens=self._counter([e for group in groups.values() for e in group]),
+            count_tokens=lambda example: lengths[id(example)],
             max_length=self._max_length,
+            refusal=lambda example: refused.get(id(example)),
         )
 
-    def _counter(self, examples: list[Example]) -> Callable[[Example], int] | None:
-        """Tokens of an example, all counted in one batch, which is many times quicker."""
-        if self._encoder is None:
-            return None
-        lengths = self._encoder.encode(examples).lengths
-        known = {id(e): int(n) for e, n in zip(examples, lengths, strict=True)}
-        return lambda example: known[id(example)]
+    @staticmethod
+    def _encoded(
+        encoder: Encoder, examples: list[Example]
+    ) -> tuple[dict[int, int], dict[int, str]]:
+        """Return the tokens of each example, and why some cannot be encoded, by `id`.
+
+        All are encoded in one batch, which is many times quicker than one after another.
+        """
+        refused: dict[int, str] = {}
+        try:
+            encoded = encoder.encode(examples)
+        except DataError:
+            refused = {id(examples[i]): why for i, why in encoder.refusals(examples).items()}
+            examples = [example for example in examples if id(example) not in refused]
+            encoded = encoder.encode(examples)
+        lengths = {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
+        return lengths, refused
