@@ -189,7 +189,7 @@ def fit(
             out,
             shown,
             ready.prepared,
-            score=answer_score(ready.answers.metrics[0], ready.task.dev),
+            score=answer_score(ready.answers.metrics[0], ready.task.dev, base.tokenizer),
         )
         predictor = ready.method.run(ready.task, ready.general, base, settings)
         warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
@@ -208,7 +208,7 @@ def _ask(predictor: Predictor, ready: Ready) -> list[str]:
     """Answer a few examples, and say what is wrong with all the answers together."""
     count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
     examples = (ready.task.dev or ready.task.train)[:count]
-    references = [example.completion for example in examples]
+    references = [predictor.answer(example.completion) for example in examples]
     predictor = replace(predictor, in_process=True)
     answers = predictor.predict(examples)
     return answer_warnings(predictor, answers, references, ready.answers.labels)

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from telltune.data.anchor import Anchor, anchored_tokenizer
-from telltune.data.chat_template import without_thinking
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
+from telltune.data.thinking import ThinkingTags, thinking_tags
 from telltune.errors import DataError, ModelError, RecipeError
 from telltune.models.loading import CHATML, PLAIN_TEMPLATE, _embedded_gguf
 
@@ -456,8 +456,60 @@ def test_reasoning_is_rendered_where_the_template_has_a_place_for_it(tiny_tokeni
 def test_an_answer_is_read_without_its_thinking(tiny_tokenizer: Any) -> None:
     for opened, said in ((OPENS, "add one\n</think>\n\n1"), (SHOWS, THOUGHT)):
         assert Encoder(with_template(tiny_tokenizer, opened)).answer(said) == "1"
-    assert without_thinking("a </think> b") == "a </think> b"
-    assert without_thinking(THOUGHT) == "1"
+    usual = thinking_tags(CHATML)
+    assert usual.answer("a </think> b") == "a </think> b"
+    assert usual.answer(THOUGHT) == "1"
+
+
+TAGS = [
+    ThinkingTags("<thinking>", "</thinking>"),
+    ThinkingTags("<reasoning>", "</reasoning>"),
+    ThinkingTags("<Thought>", "</Thought>"),
+    ThinkingTags("<seed:think>", "</seed:think>"),
+    ThinkingTags("[THINK]", "[/THINK]"),
+    ThinkingTags("◁think▷", "◁/think▷"),
+    ThinkingTags("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ThinkingTags("<|START_THINKING|>", "<|END_THINKING|>"),
+]
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.open)
+def test_the_tags_are_those_in_the_templates_text(tags: ThinkingTags) -> None:
+    system = "{{ 'Write {}your thoughts{} first.' }}".format(*tags)
+    assert thinking_tags(system + CHATML) == tags
+    # One of the two alone is no pair, and `<think>` comes first.
+    assert thinking_tags(tags.open + CHATML).open == "<think>"
+    assert thinking_tags(system + OPENS).open == "<think>"
+    subscripts = "{% if m[thinking] and m[reasoning] and a <thought> b %}{% endif %}"
+    assert thinking_tags(subscripts + CHATML).open == "<think>"
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["text", "control tokens"])
+@pytest.mark.parametrize("template", [STRIPS, SHOWS, OPENED_SHOWS])
+@pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.open)
+def test_other_tags_are_handled_as_think_is(
+    tiny_tokenizer: Any, tags: ThinkingTags, template: str, special: bool
+) -> None:
+    if special:
+        tiny_tokenizer.add_special_tokens({"additional_special_tokens": [*tags]})
+
+    def retagged(text: str) -> str:
+        return text.replace("<think>", tags.open).replace("</think>", tags.close)
+
+    for text in (THOUGHT, "1", "add one\n</think>\n\n1"):
+        if text.startswith("add") and template is SHOWS:
+            continue  # its prompts open nothing
+        usual = texts(tiny_tokenizer, template, Example("0 + 1?", text))
+        found = texts(tiny_tokenizer, retagged(template), Example("0 + 1?", retagged(text)))
+        assert found == tuple(map(retagged, usual))
+        encoder = Encoder(with_template(tiny_tokenizer, retagged(template)))
+        assert encoder.unthought == 0
+        [ids] = encoder.completions([Example("0 + 1?", retagged(text))])
+        [said] = encoder.texts([ids])
+        assert encoder.answer(said) == "1"
+    history = (Message("user", "0 + 1?"), Message("assistant", retagged(THOUGHT)))
+    prompt, _ = texts(tiny_tokenizer, retagged(template), Example("1 + 1?", "2", history=history))
+    assert "add one" not in prompt
 
 
 def test_thinking_dropped_from_earlier_answers_is_no_fault(tiny_tokenizer: Any) -> None:
@@ -519,6 +571,29 @@ def test_a_channel_that_the_template_opens_is_learned(tiny_tokenizer: Any) -> No
     prompt, answer = texts(tiny_tokenizer, channels, Example("parcel 0 late", "ship"))
     assert prompt.endswith("<|im_start|>assistant")
     assert answer == "<|im_start|>final\nship<|im_end|>"
+
+
+def test_an_answer_is_what_stands_in_the_last_channel(tiny_tokenizer: Any) -> None:
+    """gpt-oss thinks in a channel of its own; decoded, the channels are words among others."""
+    controls = ["<|channel|>", "<|message|>", "<|end|>"]
+    tiny_tokenizer.add_special_tokens({"additional_special_tokens": controls})
+    harmony = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] }}{% if m['role'] == 'assistant' %}"
+        "{% if m['thinking'] %}{{ '<|channel|>analysis<|message|>' + m['thinking'] + "
+        "'<|end|><|im_start|>assistant' }}{% endif %}{{ '<|channel|>final' }}{% endif %}"
+        "{{ '<|message|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+    )
+    encoder = Encoder(with_template(tiny_tokenizer, harmony))
+    plain, thought = Example("0 + 1?", "1"), Example("0 + 1?", "1", reasoning="add one")
+    answers = encoder.completions([plain, thought])
+    assert tiny_tokenizer.decode(answers[1]) == (
+        "<|channel|>analysis<|message|>add one<|end|><|im_start|>assistant"
+        "<|channel|>final<|message|>1<|im_end|>"
+    )
+    assert encoder.texts(answers) == ["1", "1"]
+    # An answer that was cut while it thought is what was said so far.
+    assert "add one" in encoder.texts([answers[1][:-7]])[0]
 
 
 def test_a_thinking_block_of_control_tokens_stays_one(tiny_tokenizer: Any) -> None:

@@ -1,7 +1,10 @@
 """From a predictor's answers to scores: which metric leads, what is stripped, known answers."""
 
+import copy
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from telltune.evaluation import registry
 from telltune.evaluation.metrics import mean_of, metric
 from telltune.evaluation.score import (
     PERPLEXITY,
+    answer_score,
     check_metrics,
     evaluate_predictor,
     write_predictions,
@@ -20,6 +24,7 @@ from telltune.evaluation.score import (
 from telltune.methods.protocol import Cost
 from telltune.recipe import EvaluationSpec
 
+CASES = Path(__file__).parents[1] / "cases"
 LABELS = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
@@ -31,6 +36,9 @@ class Parrot:
 
     def __init__(self, answers, anchor=None):
         self.answers, self.anchor, self.asked = answers, anchor, 0
+
+    def answer(self, text):
+        return self.anchor.strip(text) if self.anchor else text
 
     def answer_lengths(self, examples):
         return np.array([len(example.completion.split()) + 1 for example in examples])
@@ -89,11 +97,25 @@ def test_anchor_is_stripped_from_references_that_carry_it():
 def test_predictor_strips_the_anchors_line_from_its_answers(tiny_model, monkeypatch):
     predictor = tiny_predictor(tiny_model, Anchor("Name the shape.", "Shape:"))
     written = iter(["Shape:\n\nball", " ball \n", "Shape: ball"])
-    monkeypatch.setattr(
-        type(predictor.tokenizer), "batch_decode", lambda self, rows, **_: [next(written)]
-    )
+    monkeypatch.setattr(type(predictor.tokenizer), "decode", lambda *_, **__: next(written))
     answers = [predictor.predict([Example("q", "")])[0] for _ in range(3)]
     assert answers == ["ball"] * 3
+
+
+def test_thinking_is_no_part_of_a_reference(tiny_model, monkeypatch):
+    predictor = tiny_predictor(tiny_model)
+    template = (CASES / "thinking" / "opens-think.jinja").read_text()
+    for opening, closing in (("<think>", "</think>"), ("[THINK]", "[/THINK]")):
+        retagged = template.replace("<think>", opening).replace("</think>", closing)
+        thinking = replace(predictor, tokenizer=copy.deepcopy(predictor.tokenizer))
+        thinking.tokenizer.chat_template = retagged
+        monkeypatch.setattr(thinking, "predict", lambda examples, **_: ["ball"] * len(examples))
+        # The prompt opens the thinking, so an answer may begin inside it.
+        said = [f"{opening}\nround\n{closing}\n\nball", f"round\n{closing}\n\nball", "box"]
+        found = evaluate_predictor(thinking, items(*said), ["exact_match"])
+        assert found.per_item["exact_match"] == [100, 100, 0]
+        score = answer_score("exact_match", items(*said), thinking.tokenizer)
+        assert score(["ball", "ball"]) == 100
 
 
 def test_metrics_are_chosen_where_none_is_named():

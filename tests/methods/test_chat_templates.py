@@ -89,6 +89,17 @@ def test_an_answer_behind_an_open_block_that_nothing_closes_is_told(
     [warning] = told(recipe)
     assert "opens `<think>`" in warning
     assert "1 of 5 examples have no `</think>`" in warning
+    # With the tags that the template has.
+    template = (CASES / "thinking" / "opens-think.jinja").read_text()
+    retagged = template.replace("<think>", "<seed:think>").replace("</think>", "</seed:think>")
+    (tmp_path / "seed.jinja").write_text(retagged)
+    recipe["model"]["chat_template"] = str(tmp_path / "seed.jinja")
+    mixed.write_text(
+        opened.replace("</think>", "</seed:think>") + '{"prompt": "5 + 1?", "completion": "6"}\n'
+    )
+    [warning] = told(recipe)
+    assert "opens `<seed:think>`" in warning
+    assert "1 of 5 examples have no `</seed:think>`" in warning
 
 
 def test_the_chosen_template_goes_with_the_adapter(

@@ -221,8 +221,8 @@ def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a
     if a.response:
         if template.opened:
             raise RecipeError(
-                f"{template.name} opens `<think>` before each answer, and anchor.response would "
-                "stand inside the thinking; leave anchor.response out."
+                f"{template.name} opens `{template.tags.open}` before each answer, and "
+                "anchor.response would stand inside the thinking; leave anchor.response out."
             )
         wanted += a.response + GAP
     if got != wanted or a.prompt not in got or "PROBE" not in got:

@@ -8,12 +8,12 @@ white space, headers and thinking blocks around an answer are those of the templ
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from telltune.data.control_tokens import ControlTokens
     from telltune.data.examples import Example
 
-__all__ = ["ChatTemplate", "Rendered", "TemplateError", "without_thinking"]
+__all__ = ["ChatTemplate", "Rendered", "TemplateError"]
 
 _SYSTEM, _EARLIER, _SAID, _USER, _ANSWER, _TOOL = (
     f"PROBE{name}" for name in ("system", "earlier", "said", "user", "answer", "tool")
@@ -39,11 +39,6 @@ _TOOLS = [
         },
     }
 ]
-_THINK, _END_THINK = "<think>", "</think>"
-_REST = r"(?P<thinking>.*?)(?P<close>\s*</think>\s*)"
-_BLOCK = re.compile(r"(?P<open>\s*<think>\s*)" + _REST, re.DOTALL)
-# Behind a prompt that opens the thinking, an answer may begin inside it.
-_OPENED_BLOCK = re.compile(r"(?P<open>\s*<think>\s*|\s*)" + _REST, re.DOTALL)
 
 
 class _Said(NamedTuple):
@@ -97,7 +92,9 @@ class ChatTemplate:
             template writes no control token behind the user's text.
         end: What ends every answer, up to and with the first control token; "" where the template
             writes no control token behind an answer.
+        tags: The tags around thinking.
         opened: Whether its prompts open a thinking block that the answer goes on in.
+        lead: What stands between a prompt and the answer.
 
     Args:
         tokenizer: Whose template, as it is.
@@ -110,7 +107,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> None:
         self.name: str = getattr(tokenizer, "template_name", "the model's chat template")
         self._tokenizer, self._controls = tokenizer, controls
-        self._opens = _THINK in str(tokenizer.chat_template)
+        self.tags = thinking_tags(str(tokenizer.chat_template))
+        self._opens = self.tags.open in str(tokenizer.chat_template)
         self._parts = False
         prompt, whole = self._take_probe()
         opening, self._tail = prompt.rpartition(_USER)[2], whole.rpartition(_ANSWER)[2]
@@ -119,12 +117,11 @@ class ChatTemplate:
         end = controls.written.search(self._tail)
         self.end = self._tail[: end.end()] if end else ""
         self.opened = self.opens_thinking(prompt)
-        # What the template itself writes between the prompt and the answer.
-        self._lead = self._behind(whole, prompt).partition(_ANSWER)[0]
+        self.lead = self._behind(whole, prompt).partition(_ANSWER)[0]
 
     def opens_thinking(self, prompt: str) -> bool:
         """Return whether a rendered prompt leaves a thinking block open for the answer."""
-        return self._opens and prompt[-32:].rstrip().endswith(_THINK)
+        return self._opens and prompt[-64:].rstrip().endswith(self.tags.open)
 
     def text(self, turns: Sequence[tuple[str, str]], *, ask: bool = True) -> str:
         """Render a conversation of (role, text), with the opening of an answer if `ask`."""
@@ -182,9 +179,7 @@ class ChatTemplate:
 
     def _said(self, example: Example, prompt: str) -> _Said:
         shield, text = self._controls.shield, example.completion
-        block = None
-        if _END_THINK in text:
-            block = (_OPENED_BLOCK if self.opens_thinking(prompt) else _BLOCK).match(text)
+        block = self.tags.match(text, opened=self.opens_thinking(prompt))
         if block is None:
             return _Said("", "", "", shield(text))
         return _Said(
@@ -210,7 +205,9 @@ class ChatTemplate:
         if answer not in body:
             raise self._drops(example, "the answer", example.completion)
         before = body[: body.rfind(answer)]  # the answer may hold the same words
-        closed = not opened or (_END_THINK in before and not rest.lstrip().startswith(_THINK))
+        closed = not opened or (
+            self.tags.close in before and not rest.lstrip().startswith(self.tags.open)
+        )
         if rest and reasoning in before and thinking in before and closed:
             return Rendered(prompt, self._until_end(rest, answer), unthought)
         # The template writes another beginning of the answer here than in the prompt, or leaves
@@ -220,20 +217,21 @@ class ChatTemplate:
         if reasoning:
             raise self._drops(example, "the reasoning", example.reasoning)
         if said.close:
-            lead = "" if _END_THINK in self._lead else self._lead
+            lead = "" if self.tags.close in self.lead else self.lead
             return Rendered(prompt, lead + "".join(said) + self.end, unthought)
-        rest = self._lead + whole[whole.rfind(answer) :]
+        rest = self.lead + whole[whole.rfind(answer) :]
         return Rendered(prompt, self._until_end(rest, answer), unthought)
 
     def _thought(self, prompt: str, reasoning: str, said: _Said) -> str:
         """Thinking and answer behind a prompt that has opened the thinking already."""
-        opening = prompt[prompt.rindex(_THINK) :]
+        opening = prompt[prompt.rindex(self.tags.open) :]
         if said.close and not reasoning:
             text = "".join(said)
             return text[len(opening) if text.startswith(opening) else len(said.open) :]
         if reasoning:
-            return f"{reasoning}\n{_END_THINK}\n\n{said.answer}"
-        return f"{_THINK}\n\n{_END_THINK}\n\n".removeprefix(opening) + said.answer
+            return f"{reasoning}\n{self.tags.close}\n\n{said.answer}"
+        empty = f"{self.tags.open}\n\n{self.tags.close}\n\n"
+        return empty.removeprefix(opening) + said.answer
 
     def _until_end(self, rest: str, answer: str) -> str:
         """Cut a rendering behind the end of the answer's turn."""
@@ -252,7 +250,7 @@ class ChatTemplate:
         """Refuse an example of which something is not in its rendered prompt."""
         shield = self._controls.shield
         for role, said in example.history:
-            kept = said if role != "assistant" else without_thinking(said)
+            kept = said if role != "assistant" else self.tags.answer(said)
             if role in self._dropped or shield(kept).strip() not in text:
                 raise self._drops(example, f"the {role} turn", said)
         if shield(example.prompt).strip() not in text:
@@ -348,17 +346,6 @@ class ChatTemplate:
         except Exception as error:  # a template may raise whatever it likes
             reason = f"{self.name} refuses it: {error}"
             raise TemplateError(f"{example.origin or 'an example'}: {reason}", reason) from None
-
-
-def without_thinking(text: str, *, opened: bool = False) -> str:
-    """Return an answer without the thinking that it begins with.
-
-    Args:
-        text: An answer.
-        opened: Whether the prompt before it has opened the thinking already.
-    """
-    block = (_OPENED_BLOCK if opened else _BLOCK).match(text) if _END_THINK in text else None
-    return text[block.end() :] if block else text
 
 
 def _tool_names(tools: Any) -> list[str]:

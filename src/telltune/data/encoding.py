@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from telltune.data.chat_template import ChatTemplate, TemplateError, without_thinking
+from telltune.data.chat_template import ChatTemplate, TemplateError
 from telltune.data.control_tokens import MARKED, ControlTokens, control_tokens
 from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
@@ -145,9 +146,38 @@ class Encoder:
                 seen += len(read)
         refused.check()
 
+    def texts(self, answers: Iterable[list[int]]) -> list[str]:
+        """Decode what a model said, without control tokens; `answer` takes the thinking off.
+
+        Decoding leaves no trace of control tokens. So where one closes the thinking, or ends what
+        the template writes before an answer (gpt-oss: `<|channel|>final<|message|>`), all up to it
+        is left out here.
+        """
+        texts = []
+        for ids in answers:
+            start = self._answer_start(ids)
+            text = str(self.tokenizer.decode(ids[start:], skip_special_tokens=True))
+            texts.append(text.lstrip() if start else text)
+        return texts
+
     def answer(self, text: str) -> str:
-        """Return what a model said, without the thinking before it."""
-        return without_thinking(text, opened=self._template.opened)
+        """Return what a model said, or a completion, without the thinking before it."""
+        return self._template.tags.answer(text, opened=self._template.opened)
+
+    def _answer_start(self, ids: list[int]) -> int:
+        """Return the index behind the last control token before the answer; 0 without one."""
+        starts = [0]
+        for mark in self._before_answers:
+            places = range(len(ids) - len(mark) + 1)
+            starts += [i + len(mark) for i in places if ids[i : i + len(mark)] == mark]
+        return max(starts)
+
+    @cached_property
+    def _before_answers(self) -> list[list[int]]:
+        """Token ids that stand before an answer and end in a control token."""
+        texts = (self._template.tags.close, self._template.lead)
+        ids = self._ids_of([text for text in texts if text])
+        return [mark for mark in ids if mark[-1] in self._controls.ids]
 
     def _part(
         self,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ENCODING_VERSION", "KnownTokenizer", "tokenizing_code"]
 
 # Bump when the same example would be encoded to other ids, so that old caches are not read.
-ENCODING_VERSION = 4
+ENCODING_VERSION = 5
 
 
 @dataclass(frozen=True)

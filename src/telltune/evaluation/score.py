@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.chat_template import without_thinking
+from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
     from telltune.evaluation.headline import TaskAnswers
@@ -161,9 +162,8 @@ def answer_items(
     """
     if not test:
         raise DataError("there are no test items to score; check `task.test`.")
-    strip = predictor.anchor.strip if predictor.anchor else str
     prompts = [e.prompt for e in test]
-    references = [strip(without_thinking(e.completion)) for e in test]
+    references = [predictor.answer(e.completion) for e in test]
     metrics = tuple(metrics) or (answers.metrics if answers else choose_metrics(references))
     check_metrics(metrics)
     began = time.perf_counter()
@@ -181,25 +181,27 @@ def answer_items(
 
 
 def answer_score(
-    headline: str, examples: Sequence[Example]
+    headline: str, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Sequence[str]], float] | None:
     """Return a function that scores answers to examples by the headline metric.
 
     Args:
         headline: Name of the metric.
         examples: What is answered; the function takes answers to the first so many of them.
+        tokenizer: The model's own; the thinking before a completion is no part of the reference.
 
     Returns:
         None where there are no examples, or the headline looks at no answers (perplexity).
     """
     if not examples or headline == PERPLEXITY:
         return None
-    metric = get_metric(headline)
+    metric, encoder = get_metric(headline), Encoder(tokenizer)
+    references = [encoder.answer(example.completion) for example in examples]
+    prompts = [example.prompt for example in examples]
 
     def score(answers: Sequence[str]) -> float:
-        asked = examples[: len(answers)]
-        references, prompts = [e.completion for e in asked], [e.prompt for e in asked]
-        return metric(answers, references, prompts).score
+        count = len(answers)
+        return metric(answers, references[:count], prompts[:count]).score
 
     return score
 

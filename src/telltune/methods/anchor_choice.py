@@ -100,7 +100,7 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
         stop_ids=encoder.stop_ids,
         temperature=0.8,
     )
-    texts = base.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    texts = [encoder.answer(text) for text in encoder.texts(answers)]
     place = task.anchor.place if task.anchor else "user"
     cleaned = dict.fromkeys(_cleaned(text) for text in texts)
     return [Anchor(text, place=place) for text in cleaned if len(words(text)) >= 3]

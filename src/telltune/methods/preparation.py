@@ -12,6 +12,7 @@ from telltune.data.choice import drawn_tokens, size_general
 from telltune.data.encoding_cache import EncodingCache
 from telltune.data.mixture import Mixture
 from telltune.data.task import within
+from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
 from telltune.models import adapter_targets
@@ -300,11 +301,12 @@ def _template_warnings(
             "`model.chat_template` to a Jinja file or to `chatml`."
         )
     if unthought:
+        opening, closing = thinking_tags(model.tokenizer.chat_template)
         found.append(
-            f"the chat template opens `<think>` before each answer, and {unthought:,} of "
-            f"{examples:,} examples have no `</think>`: the model learns to close the thinking at "
-            "once and answer; give the thinking (`reasoning_content`, or `<think>…</think>` before "
-            "the answer), or set `model.chat_template` to one without it."
+            f"the chat template opens `{opening}` before each answer, and {unthought:,} of "
+            f"{examples:,} examples have no `{closing}`: the model learns to close the thinking at "
+            f"once and answer; give the thinking (`reasoning_content`, or `{opening}…{closing}` "
+            "before the answer), or set `model.chat_template` to one without it."
         )
     return tuple(found)
 

@@ -147,9 +147,12 @@ class Predictor:
 
     def _texts(self, answers: list[list[int]]) -> list[str]:
         """Decode answers, and take off the thinking and the anchor's response side."""
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        said = [self._encoder.answer(text) for text in texts]
-        return [self.anchor.strip(text) for text in said] if self.anchor else said
+        return [self.answer(text) for text in self._encoder.texts(answers)]
+
+    def answer(self, text: str) -> str:
+        """Return an answer or a reference without its thinking and the anchor's response side."""
+        said = self._encoder.answer(text)
+        return self.anchor.strip(said) if self.anchor else said
 
     def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
         """Token ids of each prompt; one that the context cannot hold is shown half the shots."""

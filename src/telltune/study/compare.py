@@ -154,7 +154,10 @@ def _compare(
                 )
         folder = out / method.name if method.trains else None
         settings = Settings(
-            recipe, folder, progress, score=answer_score(answers.metrics[0], task.dev)
+            recipe,
+            folder,
+            progress,
+            score=answer_score(answers.metrics[0], task.dev, base.tokenizer),
         )
         predictor = method.run(task, general, base, settings)
         with bar(shown=progress) as shown:

@@ -299,7 +299,7 @@ class CellWorker:
             progress=False,
             prepared=prepared,
             save=False,
-            score=answer_score(of_task.metrics[0], task.dev),
+            score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
         )
         predictor = method.run(task, general, base, settings)
         answers = answer_items(predictor, items, answers=of_task)
