@@ -34,6 +34,7 @@ __all__ = [
     "print_study_plan",
     "print_table",
     "print_warnings",
+    "print_warnings_of",
 ]
 
 
@@ -108,6 +109,19 @@ def print_warnings(warnings: Iterable[str]) -> None:
     """One line a warning, on standard error."""
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)
+
+
+def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """One line a warning, with the names of all rows that have it, on standard error.
+
+    Args:
+        rows: The name and the warnings of each row.
+    """
+    told: dict[str, list[str]] = {}
+    for name, warnings in rows:
+        for warning in warnings:
+            told.setdefault(warning, []).append(name)
+    print_warnings(f"{', '.join(names)}: {warning}" for warning, names in told.items())
 
 
 def print_study_plan(values: dict[str, Any]) -> None:
@@ -221,6 +235,7 @@ def print_recommendation(found: Recommendation) -> None:
         f"{found.items} dev items"
     )
     print_table(title, ("", ""), rows)
+    print_warnings(found.warnings)
 
 
 def _beside(told: dict[str, float]) -> str:
@@ -315,6 +330,7 @@ def print_continual(report: ContinualReport) -> None:
         ]
         names = [f"{i + 1}." for i in range(len(report.tasks))]
         print_table(f"{row['strategy']}: scores after each task", ("after", *names), matrix)
+    print_warnings_of((row["strategy"], row["warnings"]) for row in report.rows)
 
 
 def print_quanta(report: QuantaReport) -> None:

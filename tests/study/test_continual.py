@@ -12,10 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 from telltune.errors import RecipeError, StorageError
+from telltune.methods.protocol import Predictor
 from telltune.models import load_base
 from telltune.recipe import ModelSpec
 from telltune.study import continual_learner
 from telltune.study.continual import run_continual
+from telltune.tables import print_continual
 from telltune.training import adapter as trained
 
 if TYPE_CHECKING:
@@ -78,6 +80,35 @@ def test_what_was_learned_first_is_scored_again_after_the_second(
     assert set(json.loads(lines[1])["scores"]) == {"shapes", "numbers"}
 
 
+def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
+    order: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Predictor, "predict", lambda _, examples, **__: ["no"] * len(examples))
+    recipe = yaml.safe_load(order().read_text())["recipe"] | {"mixture": {"passes": 1}}
+    path, out = order(recipe=recipe), tmp_path / "out"
+    report = run_continual(path, out, progress=False)
+    assert {row["strategy"] for row in report.rows} == {"sequential", "adapters"}
+    for row in report.rows:
+        first, *_ = [told for told in row["warnings"] if "none of the 3 labels" in told]
+        assert first.startswith("shapes, scored after shapes, numbers: 12 of 12 answers")
+        assert any(told.startswith("numbers, scored after numbers: ") for told in row["warnings"])
+    assert json.loads((out / "summary.json").read_text())["rows"] == report.rows
+    assert "none of the 3 labels" in (out / "report.html").read_text()
+    print_continual(report)
+    told = capsys.readouterr().err
+    # Once, for both strategies.
+    assert told.count("Warning: sequential, adapters: shapes, scored after shapes, numbers: ") == 2
+    # A run that goes on tells of what was scored before it was cut.
+    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
+    (out / "continual.jsonl").write_text("".join(rows[:1] + rows[2:3]))
+    assert [row["warnings"] for row in run_continual(path, out, progress=False).rows] == [
+        row["warnings"] for row in report.rows
+    ]
+
+
 def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
     order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,9 +133,9 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     asked: list[tuple[int, str, tuple[str, ...]]] = []
     evaluate = continual_learner.evaluate_predictor
 
-    def recorded(predictor: Any, *arguments: Any) -> Any:
+    def recorded(predictor: Any, *arguments: Any, **options: Any) -> Any:
         asked.append((predictor.max_new_tokens, predictor.answer_after, predictor.labels))
-        return evaluate(predictor, *arguments)
+        return evaluate(predictor, *arguments, **options)
 
     monkeypatch.setattr(continual_learner, "evaluate_predictor", recorded)
     run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)

@@ -29,6 +29,7 @@ def row(strategy: str, overall: float, backward: float, **changes: Any) -> dict[
         "leakage": 0.25,
         "seconds": 40.0,
         "matrix": [[80.0, None], [overall, overall]],
+        "warnings": [],
     } | changes
 
 

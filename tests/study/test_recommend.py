@@ -11,6 +11,7 @@ import pytest
 
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
+from telltune.methods.protocol import Predictor
 from telltune.recipe import load_recipe
 from telltune.study.recommend import (
     RECOMMENDED,
@@ -21,6 +22,7 @@ from telltune.study.recommend import (
     recommend,
 )
 from telltune.study.resampling import resample_runs
+from telltune.tables import print_recommendation
 
 
 def runs(score: float, items: int = 200) -> list[Any]:
@@ -50,6 +52,22 @@ def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
     saved = json.loads((tmp_path / "out" / "recommendation.json").read_text())
     assert saved["name"] == found.name
     assert saved["expected"]["low"] <= saved["expected"]["value"] <= saved["expected"]["high"]
+
+
+def test_answers_that_are_no_labels_are_told_of_with_the_recommendation(
+    quick: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Predictor, "predict", lambda _, examples, **__: ["no"] * len(examples))
+    found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
+    [strange] = [told for told in found.warnings if "none of the 3 labels" in told]
+    assert strange.startswith("12 of 12 answers are none")
+    saved = json.loads((tmp_path / "out" / "recommendation.json").read_text())
+    assert saved["warnings"] == list(found.warnings)
+    print_recommendation(found)
+    assert f"Warning: {strange}\n" in capsys.readouterr().err
 
 
 def test_a_task_without_dev_items_lends_some_of_its_own_to_the_search(

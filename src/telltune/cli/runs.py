@@ -18,6 +18,7 @@ from telltune.tables import (
     print_study_plan,
     print_table,
     print_warnings,
+    print_warnings_of,
 )
 
 if TYPE_CHECKING:
@@ -319,11 +320,7 @@ def compare(
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
         return
     print_comparison(rows, loaded.evaluation.confidence)
-    told: dict[str, list[str]] = {}
-    for row in rows:
-        for warning in row.warnings:
-            told.setdefault(warning, []).append(row.method)
-    print_warnings(f"{', '.join(methods)}: {warning}" for warning, methods in told.items())
+    print_warnings_of((row.method, row.warnings) for row in rows)
     typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
 
 

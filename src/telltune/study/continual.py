@@ -67,8 +67,9 @@ class ContinualReport:
         rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
             denominators), `general` (change of the general loss, percent), `leakage` (share of
             general prompts answered in a task's form at the end), `valid` (share of the tasks'
-            answers of the right form then), `seconds`, `seeds` and `matrix` (R; None above the
-            diagonal). What was not asked is None.
+            answers of the right form then), `seconds`, `seeds`, `matrix` (R; None above the
+            diagonal) and `warnings` (why scores may not mean what they seem to; one sentence each,
+            with the task and the tasks after which it was scored so). What was not asked is None.
     """
 
     tasks: list[str]
@@ -175,6 +176,7 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
                     [None if i > t else round(float(mean[t, i]), 2) for i in range(len(tasks))]
                     for t in range(len(tasks))
                 ],
+                "warnings": _warnings(runs),
             }
         )
     return ContinualReport(tasks, [_rounded(row) for row in rows])
@@ -202,6 +204,19 @@ def _leakage(runs: list[list[Step]]) -> float | None:
     last = [run[-1].leakage for run in runs]
     told = [share for share in last if share is not None]
     return fmean(told) if len(told) == len(last) else None
+
+
+def _warnings(runs: list[list[Step]]) -> list[str]:
+    """Return each warning of a task once, with the tasks after which it was given."""
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for step in (step for run in runs for step in run):
+        for task, warnings in step.warnings.items():
+            for warning in warnings:
+                told.setdefault((task, warning), {})[step.task] = None
+    return [
+        f"{task}, scored after {', '.join(after)}: {warning}"
+        for (task, warning), after in told.items()
+    ]
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
+    from telltune.evaluation.score import Evaluation
     from telltune.methods.protocol import Method, Predictor
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
@@ -94,6 +96,7 @@ class Step:
         seconds: Of training.
         answer_tokens: That an answer to this task may have, then and later.
         answer_after: What opens its answers, then and later; "" where nothing does.
+        warnings: Why a score may not mean what it seems to, by task so far; one sentence each.
     """
 
     strategy: str
@@ -108,6 +111,8 @@ class Step:
     seconds: float
     answer_tokens: int
     answer_after: str
+    # Rows of earlier versions have none.
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,12 +124,14 @@ class _Progress:
         scores: By task so far, percent.
         valid: Share of answers in the task's form, by task so far.
         forms: By task, `Step.answer_tokens` and `Step.answer_after`.
+        warnings: By task so far; see `Step.warnings`.
     """
 
     start: dict[str, Tensor] | None = None
     scores: dict[str, float] = field(default_factory=dict)
     valid: dict[str, float] = field(default_factory=dict)
     forms: dict[str, tuple[int, str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class _Known:
     recipe: Recipe
     task: TaskData
     items: list[Example]
+    answers: TaskAnswers
 
 
 class Learner:
@@ -207,6 +215,7 @@ class Learner:
         if done and strategy in _OWN:
             # A task that has its own adapter or prompt does as it did when it was learned.
             progress.scores, progress.valid = dict(done[-1].scores), dict(done[-1].valid)
+            progress.warnings = dict(done[-1].warnings)
         elif done:
             progress.start = self._kept(strategy, seed, len(done) - 1)
         for number in range(len(done), len(order)):
@@ -232,7 +241,12 @@ class Learner:
         for other in [known] if own else order:
             tokens, after = progress.forms[other.name]
             asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
-            progress.scores[other.name], progress.valid[other.name] = _score(asked, other, base)
+            found = _score(asked, other, base)
+            progress.scores[other.name] = found.headline[1].score
+            progress.valid[other.name] = format_validity(
+                found.predictions, [example.completion for example in other.task.train]
+            )
+            progress.warnings[other.name] = list(found.warnings)
         general_nll, leakage = _aside(predictor, base, held, order)
         if not own:
             progress.start = trained_weights(predictor.model)
@@ -252,6 +266,7 @@ class Learner:
             leakage,
             predictor.cost.seconds,
             *progress.forms[known.name],
+            dict(progress.warnings),
         )
 
     def _order(self, seed: int) -> list[_Known]:
@@ -263,8 +278,8 @@ class Learner:
             recipe = recipe_from_dict(values, name=name, folder=self._folder)
             task = load_task(recipe)
             items = load_split(recipe, "test")[: recipe.evaluation.max_items]
-            metrics = task_answers(recipe, task).metrics
-            found.append(_Known(entry.name, recipe, replace(task, metrics=metrics), items))
+            answers = task_answers(recipe, task)
+            found.append(_Known(entry.name, recipe, task, items, answers))
         return found
 
     def _loaded(self, recipe: Recipe) -> BaseModel:
@@ -356,16 +371,13 @@ def _aside(
     return found.general_nll, found.leakage
 
 
-def _score(predictor: Predictor, known: _Known, base: BaseModel) -> tuple[float, float]:
-    """A task's score in percent and the share of answers in its form, asked with its own anchor."""
-    completions = [example.completion for example in known.task.train]
+def _score(predictor: Predictor, known: _Known, base: BaseModel) -> Evaluation:
+    """Score a task's items, asked with its own anchor."""
     asked = replace(
         predictor,
         tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),
         anchor=known.task.anchor,
         evaluation=known.recipe.evaluation,
-        labels=closed_set(completions),
+        labels=closed_set(example.completion for example in known.task.train),
     )
-    evaluation = evaluate_predictor(asked, known.items, known.task.metrics)
-    _, headline = evaluation.headline
-    return headline.score, format_validity(evaluation.predictions, completions)
+    return evaluate_predictor(asked, known.items, answers=known.answers)

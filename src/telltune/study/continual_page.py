@@ -121,5 +121,5 @@ def _matrix(tasks: list[str], row: dict[str, Any]) -> Figure:
     numbers = cells.mark_text(color="var(--text)", fontSize=12).encode(
         alt.Text("score:Q").format(".0f")
     )
-    notes = [f"OP {score(row['overall'])}, BWT {signed(row['backward'])}."]
+    notes = [f"OP {score(row['overall'])}, BWT {signed(row['backward'])}.", *row["warnings"]]
     return Figure(row["strategy"], spec_of(layers_of(fills, numbers), height=280), [], notes)

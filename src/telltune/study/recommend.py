@@ -82,6 +82,8 @@ class Recommendation:
             not learn from them, or too few sizes were tried to say.
         tried: Candidates at the smallest size.
         seconds: Of all cells.
+        warnings: Why the recommended candidate's scores may not mean what they seem to; one
+            sentence each.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Recommendation:
     more_examples: Estimate | None
     tried: int
     seconds: float
+    warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -200,6 +203,7 @@ def _judge(
             sum(row.seconds.values())
             for row in [*(r for rung in found.rungs for r in rung.rows), *found.untrained]
         ),
+        warnings=tuple(dict.fromkeys(warning for row in rows for warning in row.warnings)),
     )
 
 
