@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.contents import contents_of
 from telltune.data.examples import Example
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
@@ -21,6 +20,7 @@ from telltune.evaluation.score import (
     answer_score,
     check_metrics,
     evaluate_predictor,
+    keep_scores,
     write_predictions,
 )
 from telltune.methods.adapter_folder import load_predictor, read_tell
@@ -28,7 +28,6 @@ from telltune.methods.anchor_choice import propose_anchors, rank_anchors
 from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.learning import warnings_after
-from telltune.methods.model_card import record_scores
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.protocol import Settings
 from telltune.models import compute_dtype, load_base
@@ -300,19 +299,14 @@ def evaluate(
         write_predictions(predictions, items, evaluation)
     warnings = (*unread, *evaluation.warnings, *read.warnings(f"task.{split}"))
     evaluation = replace(evaluation, warnings=warnings)
-    found = evaluation.to_dict()
-    record_scores(
+    keep_scores(
         folder,
-        {
-            "task": task_name or items[0].source,
-            "split": split,
-            "sha256": contents_of(items).digest,
-            "items": found["items"],
-            "of": of,
-            "confidence": recipe.evaluation.confidence,
-            "scores": found["scores"],
-            "warnings": found["warnings"],
-        },
+        evaluation,
+        items,
+        task=task_name or items[0].source,
+        split="test" if split == "test" else "dev",
+        of=of,
+        confidence=recipe.evaluation.confidence,
     )
     return evaluation
 

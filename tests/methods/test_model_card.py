@@ -137,6 +137,28 @@ def wrong(found: Verification) -> list[str]:
     return [check.what for check in found.checks if check.held is not True]
 
 
+def test_what_chose_the_weights_on_dev_data_is_told_apart_from_scores(out: Path) -> None:
+    record = json.loads((out / "tell.json").read_text())
+    assert record["early_stopping"] is None
+    assert "dev examples" not in model_card(record, origin("org/model"))
+    record["counts"]["dev_examples"] = 12
+    looks = [
+        {"step": 4, "loss": 1.5, "score": 50.0},
+        {"step": 8, "loss": 1.25, "score": 75.0},
+        {"step": 12, "loss": 1.0, "score": 66.7},
+    ]
+    record["early_stopping"] = {"kept_step": 8, "looks": looks}
+    card = " ".join(model_card(record, origin("org/model")).split())
+    assert (
+        "On 12 dev examples the score was 75.0 by the headline metric, and the loss 1.250" in card
+    )
+    assert "These dev examples chose the weights: those of step 8, the best of 3 looks." in card
+    for look in looks:
+        look["score"] = None
+    card = " ".join(model_card(record, origin("org/model")).split())
+    assert "On 12 dev examples the loss was 1.250 nats a token." in card
+
+
 def test_a_card_that_somebody_rewrote_is_left_alone(out: Path) -> None:
     (out / "README.md").write_text("# Mine")
     telltune.evaluate(out, progress=False)

@@ -65,6 +65,15 @@ def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task
     [base, sft] = compare(changed, ["base", "sft"], out=out, progress=False)
     assert base.items == sft.items == 5
     asked = [json.loads(line) for line in toy_task["test"].open()][:5]
+    # As `tell evaluate` does, in the adapter's folder.
+    [kept] = json.loads((out / "sft" / "scores.json").read_text())
+    assert (kept["task"], kept["split"], kept["items"], kept["of"]) == ("train", "test", 5, 12)
+    assert round(kept["scores"]["exact_match"]["score"], 3) == sft.score
+    assert kept["warnings"] == sft.warnings
+    card = (out / "sft" / "README.md").read_text()
+    assert f"| train, test | 5 (the first of 12) | exact_match | {sft.score:.1f} |" in card
+    assert "Not scored yet" not in card
+    assert not (out / "base").exists()
     for row in (base, sft):
         lines = (out / "predictions" / f"{row.method}.jsonl").read_text().splitlines()
         items = [json.loads(line) for line in lines]

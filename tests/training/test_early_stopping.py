@@ -53,6 +53,9 @@ def test_the_best_look_is_what_is_saved_and_verified(long: dict[str, Any], tmp_p
     nll, tokens = predictor.nll(load_split(as_recipe(long), "dev"))
     assert float((nll / tokens).mean()) == pytest.approx(kept["loss"], rel=1e-4)
     assert verify(tmp_path / "out").held is True
+    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert f"the score was {kept['score']:.1f} by the headline metric, and the loss" in card
+    assert f"those of step {kept['step']}, the best of {len(looks)} looks." in card
 
 
 def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], tmp_path: Path):

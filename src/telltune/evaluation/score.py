@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
+from telltune.methods.model_card import record_scores
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
+    from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
     from telltune.methods.protocol import Predictor
 
@@ -37,6 +40,7 @@ __all__ = [
     "answer_score",
     "check_metrics",
     "evaluate_predictor",
+    "keep_scores",
     "write_predictions",
 ]
 
@@ -219,6 +223,43 @@ def evaluate_predictor(
     """Answer every item and score the answers; see `answer_items` and `Answers.score`."""
     found = answer_items(predictor, test, metrics, answers=answers, on_done=on_done)
     return found.score(confidence, seed)
+
+
+def keep_scores(
+    folder: Path,
+    evaluation: Evaluation,
+    items: Sequence[Example],
+    *,
+    task: str,
+    split: Split,
+    of: int,
+    confidence: float,
+) -> None:
+    """Keep scores in an adapter folder and its model card; see `record_scores`.
+
+    Args:
+        folder: The adapter's.
+        evaluation: Scores of the adapter.
+        items: The items that were scored.
+        task: Name of the task.
+        split: Where the items come from.
+        of: Number of items that the split has.
+        confidence: Confidence of the intervals.
+    """
+    found = evaluation.to_dict()
+    record_scores(
+        folder,
+        {
+            "task": task,
+            "split": split,
+            "sha256": contents_of(items).digest,
+            "items": found["items"],
+            "of": of,
+            "confidence": confidence,
+            "scores": found["scores"],
+            "warnings": found["warnings"],
+        },
+    )
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:

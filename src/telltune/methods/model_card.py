@@ -1,7 +1,7 @@
 """The README.md of an adapter folder: a model card with the metadata that the hub reads.
 
-What `tell evaluate` finds is kept in scores.json and shown in one part of the card, between two
-comments; people may edit all the rest.
+What `tell evaluate` and `tell compare` find is kept in scores.json and shown in one part of the
+card, between two comments; people may edit all the rest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 {_BEGIN}
 {_score_table([])}
 {_END}
-
+{_dev_look(record)}
 The adapter was trained once, with one seed, on {counts["task_examples"]:,} examples: other examples
 or another seed give other scores, and no interval here covers that. What it does with inputs unlike
 these examples, and what it costs the base model elsewhere, was not measured unless a table says so.
@@ -134,6 +134,25 @@ def _metadata(record: dict[str, Any], origin: Origin) -> str:
 def _held(record: dict[str, Any]) -> str:
     quantization = record["recipe"]["model"]["quantization"]
     return f" It was held as {quantization} in training." if quantization else ""
+
+
+def _dev_look(record: dict[str, Any]) -> str:
+    """Tell of the look at dev data that chose the weights; "" for a run without early stopping."""
+    found = record["early_stopping"]
+    if found is None:
+        return ""
+    look = next(look for look in found["looks"] if look["step"] == found["kept_step"])
+    loss = f"{look['loss']:.3f} nats a token"
+    told = (
+        f"the loss was {loss}"
+        if look["score"] is None
+        else f"the score was {look['score']:.1f} by the headline metric, and the loss {loss}"
+    )
+    return f"""
+On {record["counts"]["dev_examples"]:,} dev examples {told}.
+These dev examples chose the weights: those of step {look["step"]:,}, the best of
+{len(found["looks"])} looks. So these numbers are likely better than those of other examples.
+"""
 
 
 def _anchor(record: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from telltune.evaluation.score import (
     answer_score,
     check_metrics,
     evaluate_predictor,
+    keep_scores,
     write_predictions,
 )
 from telltune.methods.known_model import known_model
@@ -124,7 +125,8 @@ def _compare(
 ) -> list[Row]:
     claim(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
-    test = load_split(recipe, "test")[: recipe.evaluation.max_items]
+    items = load_split(recipe, "test")
+    test = items[: recipe.evaluation.max_items]
     answers = task_answers(recipe, task)
     check_metrics(answers.metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
@@ -169,6 +171,16 @@ def _compare(
                 seed=recipe.seed,
                 answers=answers,
                 on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
+            )
+        if folder is not None:
+            keep_scores(
+                folder,
+                evaluation,
+                test,
+                task=task.name,
+                split="test",
+                of=len(items),
+                confidence=recipe.evaluation.confidence,
             )
         aside = None
         if held_out:
