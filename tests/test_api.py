@@ -6,7 +6,12 @@ import pytest
 import yaml
 
 import telltune
+from telltune.data import task as data_task
+from telltune.data.reading import read_examples
 from telltune.errors import ModelError, RecipeError
+from telltune.recipe import recipe_from_dict
+from telltune.study.runner import CellWorker
+from telltune.study.spec import ForgettingSpec
 
 
 def test_the_readmes_five_lines(toy_recipe, tmp_path):
@@ -27,6 +32,35 @@ def test_the_readmes_five_lines(toy_recipe, tmp_path):
     assert len(evaluation.predictions) == evaluation.items == 12
     assert len(answers) == 2
     assert all(isinstance(answer, str) for answer in answers)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The splits that are read, in order."""
+    found = []
+
+    def recorded(specs, report=None, *, split):
+        found.append(split)
+        return read_examples(specs, report, split=split)
+
+    monkeypatch.setattr(data_task, "read_examples", recorded)
+    return found
+
+
+def test_test_data_are_read_once_by_what_answers_them(toy_recipe, tmp_path, reads):
+    toy_recipe |= {"method": "sft", "mixture": {"passes": 1}}
+    out = telltune.fit(toy_recipe, tmp_path / "out", progress=False).folder
+    reads.clear()
+    telltune.evaluate(out, progress=False)
+    assert reads.count("test") == 1
+    reads.clear()
+    telltune.compare(toy_recipe, ["base"], out=tmp_path / "compared", progress=False)
+    assert reads.count("test") == 1
+    reads.clear()
+    worker = CellWorker(tmp_path, ForgettingSpec(), "test", None)
+    loaded = worker.task(recipe_from_dict(toy_recipe))
+    assert len(loaded.items) == len(loaded.answers.test) == 12
+    assert reads.count("test") == 1
 
 
 def test_a_dictionary_is_a_recipe_everywhere(toy_recipe, tmp_path):

@@ -262,21 +262,21 @@ def evaluate(
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     recipe = as_recipe(recipe if recipe is not None else record["recipe"])
     metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
+    check_metrics(metrics)
+    read = ReadReport()
+    all_items = load_split(recipe, "test" if split == "test" else "dev", read)
     answers: TaskAnswers | None = None
     unread: tuple[str, ...] = ()
     task_name = None
     try:
         task = load_task(recipe)
-        answers, task_name = task_answers(recipe, task), task.name
+        answers = task_answers(recipe, task, all_items if split == "test" else None)
+        task_name = task.name
     except DataError as error:
         # An adapter can be scored where its training data are not.
         told = f"the metrics and warnings follow from the {split} items alone"
         unread = (f"the training data cannot be read, so {told}: {error}",)
-    check_metrics(metrics or (answers.metrics if answers else ()))
-    read = ReadReport()
-    items = load_split(recipe, "test" if split == "test" else "dev", read)
-    of = len(items)
-    items = items[: max_items or recipe.evaluation.max_items]
+    items = all_items[: max_items or recipe.evaluation.max_items]
     with phase("loading the model", shown=progress):
         predictor = load_predictor(
             folder,
@@ -305,7 +305,7 @@ def evaluate(
         items,
         task=task_name or items[0].source,
         split="test" if split == "test" else "dev",
-        of=of,
+        of=len(all_items),
         confidence=recipe.evaluation.confidence,
     )
     return evaluation

@@ -81,7 +81,8 @@ class TaskAnswers:
         train: Completions of training, in the order of the draw.
         everywhere: Completions of train, dev and test.
         test: The test examples; () where the recipe names none or they cannot be read.
-        notes: What of the test data is not read or left out; one sentence each.
+        notes: What of the test data is not read or left out; one sentence each. () where somebody
+            else read them.
         problem: Why the test examples cannot be read; "" where nothing is wrong.
     """
 
@@ -94,7 +95,9 @@ class TaskAnswers:
     problem: str = ""
 
 
-def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
+def task_answers(
+    recipe: Recipe, task: TaskData, test: Sequence[Example] | None = None
+) -> TaskAnswers:
     """Look at the answers of train, dev and test together. No method sees what this reads.
 
     All of train counts, however few examples `task.max_examples` takes, so that every size and
@@ -103,6 +106,7 @@ def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
     Args:
         recipe: Names the splits.
         task: From `load_task`.
+        test: All test examples, from `load_split`; they are read if not given.
 
     Raises:
         DataError: Training data that cannot be read. Test data that cannot are left out; `problem`
@@ -110,20 +114,19 @@ def task_answers(recipe: Recipe, task: TaskData) -> TaskAnswers:
     """
     cut = recipe.task.max_examples is not None
     train = load_split(recipe, "train") if cut else task.train
-    test: Sequence[Example] = ()
     report, problem = ReadReport(), ""
-    if recipe.task.embedded or recipe.task.test:
+    if test is None and (recipe.task.embedded or recipe.task.test):
         try:
             test = load_split(recipe, "test", report)
         except TellError as error:
             problem = str(error)
-    everywhere = tuple(e.completion for part in (train, task.dev, test) for e in part)
+    everywhere = tuple(e.completion for part in (train, task.dev, test or ()) for e in part)
     return TaskAnswers(
         metrics=task.metrics or choose_metrics(everywhere),
         labels=label_set(everywhere),
         train=tuple(example.completion for example in task.train),
         everywhere=everywhere,
-        test=tuple(test),
+        test=tuple(test or ()),
         notes=report.warnings("task.test"),
         problem=problem,
     )

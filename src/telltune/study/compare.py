@@ -127,7 +127,7 @@ def _compare(
     task = load_task(recipe)
     items = load_split(recipe, "test")
     test = items[: recipe.evaluation.max_items]
-    answers = task_answers(recipe, task)
+    answers = task_answers(recipe, task, items)
     check_metrics(answers.metrics)
     general = load_general(recipe) if any(method.mixes for method in chosen) else None
     model = known_model(recipe.model)

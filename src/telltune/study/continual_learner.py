@@ -277,8 +277,9 @@ class Learner:
             name = f"{self._name} ({entry.name})"
             recipe = recipe_from_dict(values, name=name, folder=self._folder)
             task = load_task(recipe)
-            items = load_split(recipe, "test")[: recipe.evaluation.max_items]
-            answers = task_answers(recipe, task)
+            test = load_split(recipe, "test")
+            answers = task_answers(recipe, task, test)
+            items = test[: recipe.evaluation.max_items]
             found.append(_Known(entry.name, recipe, task, items, answers))
         return found
 

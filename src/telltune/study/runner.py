@@ -210,11 +210,11 @@ class CellWorker:
         count = recipe.evaluation.max_items
         key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{count}|{recipe.seed}"
         if key not in self._tasks:
-            items = load_split(recipe, self.split)[:count]
+            items = load_split(recipe, self.split)
             task = load_task(recipe)
-            answers = task_answers(recipe, task)
+            answers = task_answers(recipe, task, items if self.split == "test" else None)
             check_metrics(answers.metrics)
-            self._tasks[key] = _Loaded(task, items, answers)
+            self._tasks[key] = _Loaded(task, items[:count], answers)
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
