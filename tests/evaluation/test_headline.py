@@ -56,6 +56,7 @@ INTENTS = [f"{verb} {thing}" for verb in ["open", "close", "find", "lock"] for t
         ([str(a * b) for a in range(20) for b in range(20)], SHORT),
         ([str(n * 17) for n in range(40)], SHORT),
         (["北京", "上海市", "巴黎", "伦敦"], ("exact_match", "chrf")),
+        (["データ", "サーバー", "々〇", "ꩠꩡ"], ("exact_match", "chrf")),
         ([f"The parcel {n} is late, and its card was wet." for n in range(20)], TEXT),
         (["The parcel is late today."] * 2 + [f"The {n} was wet again." for n in range(18)], TEXT),
         (["a line\nanother line"] * 10, TEXT),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import regex
 
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
+from telltune.inference.label_names import UNSPACED
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
@@ -24,10 +26,8 @@ __all__ = ["TaskAnswers", "choose_metrics", "label_set", "task_answers"]
 MOST_LABELS = 250
 SHORT_WORDS, SHORT_CHARACTERS = 3, 40
 
-# Scripts that put no space between words: Thai, Lao, Myanmar, Khmer, kana, Han.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
+# Two characters count as a word here, also in Katakana.
+_UNSPACED = regex.compile(rf"[{UNSPACED}\p{{Katakana}}ー]", regex.V1)
 
 
 def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:

@@ -17,14 +17,17 @@ import regex
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["label_key", "names", "read_label", "same_text", "words"]
+__all__ = ["UNSPACED", "label_key", "names", "read_label", "same_text", "words"]
 
-# Scripts that put no space between words: each character counts as one. Katakana stands in runs.
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""A regular expression of scripts that put no space between words, as a set for `regex`.
+
+Each character counts as a word. Katakana, which is not in it, stands in runs.
+"""
 _WORD = regex.compile(
     # A sign belongs to its number: -5 is not 5.
-    rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{_UNSPACED}\p{{M}}*"
-    rf"|[\w--[\p{{Katakana}}ー]--{_UNSPACED}]+",
+    rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{UNSPACED}\p{{M}}*"
+    rf"|[\w--[\p{{Katakana}}ー]--{UNSPACED}]+",
     regex.V1,
 )
 _DECIMAL = regex.compile(r"[+-]?\d+(\.\d+)?")
