@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--minutes", type=float, default=600.0, help="Begin no cell after these.")
     parser.add_argument("--table", action="store_true", help="Print the table; run nothing.")
+    parser.add_argument("--best", type=int, help="Run only the defaults and so many leaders.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     if given.table:
@@ -74,6 +75,12 @@ def main() -> None:
     settings = [None, *SEARCHED]
     for seed, setting, task in product(given.seeds, settings, TASKS):
         cell = {"task": task, "seed": seed, "settings": setting and list(setting)}
+        if (
+            given.best is not None
+            and setting
+            and list(setting) not in leaders(rows, task)[: given.best]
+        ):
+            continue
         if any(cell.items() <= row.items() for row in rows):
             continue
         if time.monotonic() - began > given.minutes * 60:
@@ -108,25 +115,31 @@ def run(task: str, seed: int, setting: tuple[Any, ...] | None) -> dict[str, Any]
     }
 
 
+def leaders(rows: list[dict[str, Any]], task: str) -> list[list[Any]]:
+    """Return the searched settings of a task, the best mean over seeds first."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["task"] == task and row["settings"]:
+            scores.setdefault(json.dumps(row["settings"]), []).append(row["score"])
+    return [json.loads(key) for key in sorted(scores, key=lambda key: -fmean(scores[key]))]
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print each task's default beside the best searched setting by its mean over seeds."""
     print("| task | metric | defaults, by seed | best of 12, by seed | its settings | share |")
     print("|---|---|---:|---:|---|---:|")
     for task in TASKS:
-        by_setting: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["task"] == task:
-                by_setting.setdefault(json.dumps(row["settings"]), []).append(row)
-        default = by_setting.pop("null", [])
-        if not default or not by_setting:
-            continue
-        best = max(by_setting, key=lambda key: fmean(row["score"] for row in by_setting[key]))
-        mean = [fmean(row["score"] for row in group) for group in (default, by_setting[best])]
-        told = [
-            ", ".join(str(row["score"]) for row in group) for group in (default, by_setting[best])
+        best = leaders(rows, task)[:1]
+        groups = [
+            [row for row in rows if row["task"] == task and row["settings"] == setting]
+            for setting in (None, *best)
         ]
-        share = f"{mean[0] / mean[1]:.0%}" if mean[1] else "-"
-        print(f"| {task} | {default[0]['metric']} | {told[0]} | {told[1]} | {best} | {share} |")
+        if len(groups) < 2 or not groups[0]:
+            continue
+        mean = [fmean(row["score"] for row in group) for group in groups]
+        told = [", ".join(str(row["score"]) for row in group) for group in groups]
+        metric, share = groups[0][0]["metric"], f"{mean[0] / mean[1]:.0%}" if mean[1] else "-"
+        print(f"| {task} | {metric} | {told[0]} | {told[1]} | {best[0]} | {share} |")
 
 
 if __name__ == "__main__":
