@@ -69,7 +69,7 @@ class Predictor:
     """Answers prompts; evaluation cannot tell which method made it.
 
     Attributes:
-        model: With or without an adapter.
+        model: With or without an adapter; None where no language model answers.
         tokenizer: Its template carries the anchor, where the method uses one.
         anchor: The same anchor, for stripping; or None.
         max_new_tokens: Longest answer.

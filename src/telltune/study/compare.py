@@ -183,7 +183,7 @@ def _compare(
                 confidence=recipe.evaluation.confidence,
             )
         aside = None
-        if held_out:
+        if held_out and predictor.model is not None:
             aside = measure_aside(predictor, base.tokenizer, held_out, _ASIDE.prompts, looks)
         predictor.release()
         gc.collect()

@@ -338,7 +338,7 @@ class CellWorker:
     def _aside(
         self, predictor: Predictor, task: TaskData, base: BaseModel, held_out: Sequence[Example]
     ) -> Aside | None:
-        if not held_out:
+        if not held_out or predictor.model is None:
             return None
         looks = task_format([example.completion for example in task.train])
         return measure_aside(predictor, base.tokenizer, held_out, self.forgetting.prompts, looks)
