@@ -91,14 +91,15 @@ class Baseline:
             ModelError: The sentence encoder is not installed.
         """
         recipe = settings.recipe
-        encoded = Encoder(base.tokenizer).encode(task.train)
+        encoder = Encoder(base.tokenizer)
+        encoded = encoder.encode(task.train)
         used = within(encoded.lengths, recipe.task.max_tokens)
         examples = task.train[:used]
         labels = self.labels_of(examples)
         began = time.perf_counter()
         texts = [_text(example) for example in examples]
         vectorize = embed if self.features == "encoder" else _tfidf(texts)
-        answers = [example.completion.strip() for example in examples]
+        answers = [encoder.answer(example.completion).strip() for example in examples]
         scorer = _fit(self.head, vectorize(texts), answers)
         cost = Cost(
             task_examples=used,
