@@ -190,7 +190,7 @@ def test_few_shot_examples_are_text(
             prompts.extend(given)
             return [[] for _ in given]
 
-    monkeypatch.setattr("telltune.methods.protocol.make_generator", lambda *_: Listener())
+    monkeypatch.setattr("telltune.methods.protocol.make_generator", lambda *_, **__: Listener())
     checked = recipe_from_dict(recipe | {"few_shot": {"examples": 2}, "method": "few_shot"})
     base = load_base(checked.model, "fp32")
     predictor = get_method("few_shot").run(load_task(checked), None, base, Settings(checked))
