@@ -70,6 +70,17 @@ def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], tmp_path: Pat
     assert [row["step"] for row in rows if "dev_loss" in row] == steps
 
 
+def test_looks_and_the_last_answers_do_not_need_the_engine_of_the_recipe(
+    long: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def start(_: Any) -> Any:
+        raise AssertionError("vLLM was started")
+
+    monkeypatch.setattr("telltune.inference.engine.VllmGenerator", start)
+    record = fit(long | {"evaluation": {"engine": "vllm"}}, tmp_path / "out")
+    assert all(look["score"] is not None for look in record["early_stopping"]["looks"])
+
+
 def test_a_resumed_run_keeps_the_best_look_from_before(
     long: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

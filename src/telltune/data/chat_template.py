@@ -68,11 +68,12 @@ class TemplateError(DataError):
     """An example that a chat template refuses, or of which it leaves out a part.
 
     Attributes:
-        reason: What is wrong, in the same words for every example that has the same problem.
+        reason: The problem, without the example's place and text, so that examples with the same
+            problem have the same reason.
 
     Args:
-        message: The reason with the example's place and text.
-        reason: See above.
+        message: The problem with the example's place and text.
+        reason: The problem alone.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -94,7 +95,7 @@ class ChatTemplate:
             writes no control token behind an answer.
         tags: The tags around thinking.
         opened: Whether its prompts open a thinking block that the answer goes on in.
-        lead: What stands between a prompt and the answer.
+        lead: Text that the template writes between a prompt and the answer.
 
     Args:
         tokenizer: Whose template, as it is.

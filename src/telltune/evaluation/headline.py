@@ -81,8 +81,8 @@ class TaskAnswers:
         train: Completions of training, in the order of the draw.
         everywhere: Completions of train, dev and test.
         test: The test examples; () where the recipe names none or they cannot be read.
-        notes: What of the test data is not read or left out; one sentence each. () where somebody
-            else read them.
+        notes: Sentences about test data that were ignored or left out; () where the test examples
+            were passed in.
         problem: Why the test examples cannot be read; "" where nothing is wrong.
     """
 

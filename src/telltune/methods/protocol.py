@@ -211,7 +211,7 @@ def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
 
     Args:
         evaluation: The recipe's.
-        labels: Of the training data; empty where their answers are no closed set.
+        labels: Labels of the training data; empty where the answers are not a closed set.
 
     Raises:
         RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.

