@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 
 import telltune
 from telltune.data.examples import Example, Message
@@ -145,3 +146,20 @@ def test_compare_puts_baselines_beside_adapters(toy_recipe: dict[str, Any], tmp_
         for x, e in zip(lines, load_split(recipe, "test"), strict=True)
     ]
     assert 100 * np.mean(right) == pytest.approx(by_method["tfidf_linear"].score, abs=0.01)
+
+
+def test_studies_score_baselines_and_measure_no_forgetting_of_them(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    study = {
+        "recipe": toy_recipe,
+        "methods": ["tell", "tfidf_linear"],
+        "sizes": [300],
+        "forgetting": {"examples": 8, "prompts": 4},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    _, rows = telltune.run_study(tmp_path / "study.yaml", tmp_path / "out", progress=False)
+    forgetting = {row.name: row.forgetting for row in rows if row.status == "done"}
+    assert forgetting.keys() == {"tell", "tfidf_linear"}
+    assert "general_nll_after" in forgetting["tell"]
+    assert "general_nll_after" not in forgetting["tfidf_linear"]
