@@ -1,10 +1,12 @@
-"""Which passes, learning rate, schedule and batch suit N examples: dev scores on embedded tasks.
+"""Does the rule for `auto` settings hold? Dev scores beside those with one setting changed.
 
-Writes one row a cell to benchmarks/defaults_rows.jsonl and skips cells that are there already, so
-that a run can be stopped and continued. docs/defaults.md has the table and the rule.
+Each cell is a fit with SFT on some examples of an embedded task, with the rule's settings or with
+one of them changed. Writes one row a cell to benchmarks/defaults_rows.jsonl and skips cells that
+are there already, so that a run can be stopped and continued. docs/defaults.md has the table.
 
-    python benchmarks/defaults.py --threads 1 --minutes 60
+    python benchmarks/defaults.py --minutes 120
     python benchmarks/defaults.py --model gemma-3-270m.gguf --label gemma-3-270m
+    python benchmarks/defaults.py --table
 """
 
 from __future__ import annotations
@@ -14,121 +16,142 @@ import json
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from telltune.data.task import load_general, load_split, load_task
+from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
-from telltune.models import load_base
+from telltune.models import load_base, model_shape
+from telltune.models.threads import shared_cores
 from telltune.recipe import as_recipe
+from telltune.training.defaults import resolve
+
+if TYPE_CHECKING:
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
 
 ROWS = Path(__file__).with_name("defaults_rows.jsonl")
-TASKS = ("medical_specialty", "mention_json", "restore_text")
+TASKS = ("medical_specialty", "mention_json")
+SIZES = (20, 60, 200, 600)
 DEV_ITEMS = 60
-# Passes, learning rate, schedule, batch size. Cells of one place in this list differ in nothing
-# else, and those with equal passes take equal tokens.
-SETTINGS = (
-    (8, 1e-3, "linear", 8),
-    (8, 1e-3, "constant", 16),
-    (8, 2e-3, "linear", 8),
-    (8, 5e-4, "linear", 4),
-    (8, 1e-3, "linear", 4),
-    (16, 1e-3, "linear", 8),
-    (4, 2e-3, "linear", 4),
-    (4, 1e-3, "linear", 4),
-    (2, 1e-3, "linear", 4),
-    (2, 2e-3, "linear", 8),
-    (16, 5e-4, "linear", 8),
-)
-# Passes tried at a number of examples; more of them would make the grid too long for two cores.
-MOST_PASSES = {20: 16, 60: 16, 200: 8, 600: 4}
-LEAST_PASSES = {20: 8, 60: 4, 200: 2, 600: 2}
+# What is changed, the most telling first: the setting's key and what it is multiplied with.
+CHANGES: dict[str, tuple[str, float] | None] = {
+    "rule": None,
+    "passes x 2": ("mixture.passes", 2),
+    "rate x 2": ("training.learning_rate", 2),
+    "rate / 2": ("training.learning_rate", 0.5),
+    "passes / 2": ("mixture.passes", 0.5),
+    "batch x 2": ("training.batch_size", 2),
+    "batch / 2": ("training.batch_size", 0.5),
+    "constant rate": ("training.schedule", 0),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="`embedded`, a folder or a GGUF file.")
     parser.add_argument("--label", help="The model's name in the rows.")
-    parser.add_argument("--method", default="tell", help="`tell` or `sft`.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="The first so many.")
-    parser.add_argument("--ratio", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--minutes", type=float, default=600.0, help="Begin no cell after these.")
+    parser.add_argument("--table", action="store_true", help="Print the table and stop.")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if given.table:
+        print(table(rows))
+        return
     label = given.label or Path(given.model).stem
-    done = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    base = None
+    keys = ("model", "seed", "change", "examples", "task")
+    done = {tuple(row[key] for key in keys) for row in rows}
+    base = load_base(as_recipe({"model": given.model, "task": TASKS[0]}).model)
     began = time.monotonic()
-    cells = product(given.seeds, given.sizes, SETTINGS[: given.settings], given.tasks)
-    for seed, size, (passes, rate, schedule, batch), task in cells:
-        if not LEAST_PASSES[size] <= passes <= MOST_PASSES[size]:
+    for cell in product([label], given.seeds, given.changes, given.sizes, given.tasks):
+        if cell in done or time.monotonic() - began > given.minutes * 60:
             continue
-        cell = {
-            "model": label,
-            "method": given.method,
-            "task": task,
-            "examples": size,
-            "seed": seed,
-            "leverage_ratio": given.ratio if given.method == "tell" else 0.0,
-            "passes": passes,
-            "learning_rate": rate,
-            "schedule": schedule,
-            "batch_size": batch,
-        }
-        if any(cell.items() <= row.items() for row in done):
-            continue
-        if time.monotonic() - began > given.minutes * 60:
-            break
-        base = base or load_base(as_recipe({"model": given.model, "task": TASKS[0]}).model)
-        row = cell | measure(cell, given.model, base)
+        _, seed, change, examples, task = cell
+        row = {"model": label, "task": task, "examples": examples, "seed": seed, "change": change}
+        with shared_cores():
+            row |= measure(row, given.model, base)
         with ROWS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
 
-def measure(cell: dict[str, Any], model: str, base: Any) -> dict[str, Any]:
+def measure(cell: dict[str, Any], model: str, base: BaseModel) -> dict[str, Any]:
     """Fit one cell and score it on dev items."""
     recipe = as_recipe(
         {
-            "method": cell["method"],
+            "method": "sft",
             "model": model,
             "task": {"embedded": cell["task"], "max_examples": cell["examples"]},
-            "general": "embedded",
-            "mixture": {"leverage_ratio": cell["leverage_ratio"], "passes": cell["passes"]},
             "lora": {"dropout": 0},
-            "training": {
-                "learning_rate": cell["learning_rate"],
-                "schedule": cell["schedule"],
-                "batch_size": cell["batch_size"],
-            },
             "seed": cell["seed"],
         }
     )
-    task, method = load_task(recipe), get_method(cell["method"])
-    general = load_general(recipe) if method.mixes else None
+    recipe = resolve(recipe, cell["examples"], model_shape(base.model.config))
+    recipe = changed(recipe, cell["change"])
+    task = load_task(recipe)
     began = time.monotonic()
-    predictor = method.run(task, general, base, Settings(recipe, progress=False))
+    predictor = get_method("sft").run(task, None, base, Settings(recipe, progress=False))
     seconds = time.monotonic() - began
     scored = evaluate_predictor(predictor, load_split(recipe, "dev")[:DEV_ITEMS], task.metrics)
     cost = predictor.cost
     predictor.release()
     name, interval = scored.headline
     return {
+        "passes": recipe.mixture.passes,
+        "learning_rate": recipe.training.learning_rate,
+        "schedule": recipe.training.schedule,
+        "batch_size": recipe.training.batch_size,
         "metric": name,
         "score": round(interval.score, 2),
         "optimizer_steps": cost.optimizer_steps,
         "trained_tokens": cost.trained_tokens,
         "training_seconds": round(seconds, 1),
         "answering_seconds": round(scored.seconds, 1),
-        "threads": torch.get_num_threads(),
     }
+
+
+def changed(recipe: Recipe, change: str) -> Recipe:
+    """Return the recipe with one setting changed."""
+    step = CHANGES[change]
+    if step is None:
+        return recipe
+    part, _, name = step[0].partition(".")
+    value = getattr(getattr(recipe, part), name)
+    value = "constant" if name == "schedule" else type(value)(value * step[1])
+    settings = getattr(recipe, part).model_copy(update={name: value})
+    return recipe.model_copy(update={part: settings})
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return mean dev scores as Markdown, and what a change brings against the rule."""
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        some = [row for row in rows if row["model"] == model]
+        places = sorted({(row["task"], row["examples"]) for row in some})
+        head = " | ".join(f"{task}, {examples}" for task, examples in places)
+        lines += ["", f"| {model} | {head} | mean against the rule |"]
+        lines += ["|---|" + "---:|" * (len(places) + 1)]
+        for change in CHANGES:
+            cells, gains = [], []
+            for task, examples in places:
+                here = {
+                    (row["change"], row["seed"]): row["score"]
+                    for row in some
+                    if (row["task"], row["examples"]) == (task, examples)
+                }
+                scores = {seed: score for (what, seed), score in here.items() if what == change}
+                cells.append(f"{fmean(scores.values()):.1f}" if scores else "-")
+                paired = [score - here["rule", seed] for seed, score in scores.items()]
+                gains += [fmean(paired)] if paired else []
+            mean = f"{fmean(gains):+.1f}" if gains and change != "rule" else "-"
+            lines.append(f"| {change} | {' | '.join(cells)} | {mean} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
