@@ -207,3 +207,21 @@ def test_check_lists_what_is_not_read(tmp_path, write_jsonl):
         ("unread", 1, False),
         ("left_out", 4, False),
     ]
+
+
+def test_check_says_which_unlabeled_inputs_are_asked_in_the_test(tmp_path, write_jsonl):
+    def path(name, prompts, **answer):
+        rows = [{"prompt": prompt, **answer} for prompt in prompts]
+        return str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
+
+    task = {
+        "train": path("train", ["one", "two"], completion="c"),
+        "test": path("test", ["three"], completion="c"),
+        "unlabeled": path("more", ["four", "three", ""]),
+    }
+    counts, findings = telltune.check({"task": task})
+    assert counts == {"train": 2, "test": 1, "unlabeled": 2}
+    (bad, leak) = (finding for finding in findings if "more.jsonl" in finding.file)
+    assert (bad.kind, bad.line, bad.refused) == ("malformed", 3, True)
+    assert (leak.kind, leak.line, leak.refused) == ("leak_exact", 2, False)
+    assert "this input is left out" in leak.reason

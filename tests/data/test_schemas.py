@@ -10,7 +10,7 @@ from telltune.recipe import Columns
 
 
 def examples_of(values, columns=None):
-    return find_schema(values, columns).examples(values, source="s", origin="s.jsonl:1")
+    return find_schema(values, columns).read(Fields(values), source="s", origin="s.jsonl:1")
 
 
 def refusal_of(values, columns=None):

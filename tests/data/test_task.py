@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.data.task import load_split, load_task
+from telltune.data.task import load_split, load_task, unlabeled_beside
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Recipe, recipe_from_dict
 
@@ -52,3 +52,115 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused(task_of: Callable[..
 def test_a_task_with_dev_data_holds_none_out(given: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"task\.dev_share.*no dev data of its own"):
         recipe_from_dict({"task": given | {"dev_share": 0.2}})
+
+
+@pytest.fixture
+def with_unlabeled(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Recipe]:
+    """A recipe on ten training, two dev and two test rows, and the given unlabeled rows."""
+
+    def build(rows: list[dict[str, Any]] | str, train: str = "prompt", **keys: Any) -> Recipe:
+        def path(name: str, some: list[dict[str, Any]]) -> str:
+            return str(write_jsonl(tmp_path / f"{name}.jsonl", some))
+
+        def labeled(name: str, count: int) -> list[dict[str, Any]]:
+            return [{train: f"{name} {n}", "completion": "a"} for n in range(count)]
+
+        columns = {"prompt": train, "completion": "completion"}
+        task = {
+            "train": {"path": path("train", labeled("item", 10)), "columns": columns},
+            "dev": {"path": path("dev", labeled("dev", 2)), "columns": columns},
+            "test": {"path": path("test", labeled("test", 2)), "columns": columns},
+            "unlabeled": rows if isinstance(rows, str) else path("more", rows),
+        }
+        return recipe_from_dict({"task": task | keys})
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "new"},
+        {"prompt": "new", "completion": None},
+        {"text": "new"},
+        {"question": "new", "id": 7},
+        {"messages": [{"role": "user", "content": "new"}]},
+        {"conversations": [{"from": "human", "value": "new"}]},
+    ],
+)
+def test_unlabeled_inputs_are_read_in_any_layout(
+    with_unlabeled: Callable[..., Recipe], row: dict[str, Any]
+) -> None:
+    (only,) = load_task(with_unlabeled([row])).unlabeled
+    assert (only.prompt, only.completion) == ("new", "")
+    assert only.origin.endswith("more.jsonl:1")
+
+
+def test_unlabeled_inputs_have_the_columns_of_the_training_data(
+    with_unlabeled: Callable[..., Recipe],
+) -> None:
+    task = load_task(with_unlabeled([{"body": "new", "subject": "x"}], train="body"))
+    assert [example.prompt for example in task.unlabeled] == ["new"]
+    assert any("not read: `subject` (1 of 1 rows)" in text for text in task.warnings)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"prompt": "new", "completion": "secret"},
+        {"text": "new", "label": "secret"},
+        {
+            "messages": [
+                {"role": "user", "content": "new"},
+                {"role": "assistant", "content": "secret"},
+            ]
+        },
+    ],
+)
+def test_answers_of_unlabeled_inputs_are_ignored_and_counted(
+    with_unlabeled: Callable[..., Recipe], answered: dict[str, Any]
+) -> None:
+    task = load_task(with_unlabeled([answered, {**answered}]))
+    assert "secret" not in repr(task.unlabeled)
+    (told,) = (text for text in task.warnings if "answer is ignored" in text)
+    assert told.startswith("task.unlabeled: 2 left out")
+
+
+def test_inputs_that_dev_or_test_ask_are_left_out_and_counted(
+    with_unlabeled: Callable[..., Recipe],
+) -> None:
+    rows = [{"prompt": text} for text in ("new", "Dev  1", "TEST 0", "new")]
+    task = load_task(with_unlabeled(rows))
+    assert [example.prompt for example in task.unlabeled] == ["new"]
+    assert "task.unlabeled: 1 left out, which repeat another input." in task.warnings
+    assert any("2 of 3 left out, which dev or test data ask too" in text for text in task.warnings)
+
+
+def test_labeled_inputs_are_not_unlabeled_ones(with_unlabeled: Callable[..., Recipe]) -> None:
+    task = load_task(with_unlabeled([{"prompt": "new"}, {"prompt": "item 3"}]))
+    assert [example.prompt for example in unlabeled_beside(task, task.train)] == ["new"]
+
+
+def test_the_rest_are_the_training_examples_that_are_not_drawn(
+    with_unlabeled: Callable[..., Recipe],
+) -> None:
+    task = load_task(with_unlabeled("rest", max_examples=4))
+    for used in (4, 2):
+        rest = unlabeled_beside(task, task.train[:used])
+        assert len(rest) == 10 - used
+        assert not {e.prompt for e in rest} & {e.prompt for e in task.train[:used]}
+        assert {e.completion for e in rest} == {""}
+
+
+def test_the_rest_of_an_embedded_task_has_no_dev_or_test_inputs() -> None:
+    keys = {"embedded": "answer_kind", "max_examples": 20, "unlabeled": "rest"}
+    recipe = recipe_from_dict({"task": keys})
+    task = load_task(recipe)
+    asked = {example.prompt for example in unlabeled_beside(task, task.train)}
+    assert len(asked) > 1000
+    assert not asked & {e.prompt for e in (*task.dev, *task.train, *load_split(recipe, "test"))}
+
+
+def test_rows_without_a_prompt_are_refused(with_unlabeled: Callable[..., Recipe]) -> None:
+    with pytest.raises(DataError, match=r"1 problem in the data: .*more\.jsonl:2"):
+        load_task(with_unlabeled([{"prompt": "new"}, {"prompt": ""}]))

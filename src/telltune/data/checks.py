@@ -22,6 +22,7 @@ __all__ = [
     "check_examples",
     "finding_of",
     "grouped",
+    "question",
 ]
 
 TRAIN = "train"
@@ -296,19 +297,19 @@ def _leaked(items: Sequence[_Placed], tested: Sequence[_Placed]) -> Iterator[Fin
     """Training examples whose prompt another group asks too, word for word or nearly."""
     others: dict[str, _Placed] = {}
     for other in tested:
-        others.setdefault(_question(other.example), other)
+        others.setdefault(question(other.example), other)
     # Empty prompts are refused as such, and would all leak into each other.
     others.pop("", None)
     unleaked: dict[str, list[_Placed]] = {}
     for item in items:
-        question = _question(item.example)
-        if question in others:
-            yield item.finding("leak_exact", f"same prompt as {others[question].place}")
-        elif question:
-            unleaked.setdefault(question, []).append(item)
-    questions, asked = list(unleaked), list(others)
-    for match in near_matches(questions, asked):
-        place = others[asked[match.other]].place
+        asked = question(item.example)
+        if asked in others:
+            yield item.finding("leak_exact", f"same prompt as {others[asked].place}")
+        elif asked:
+            unleaked.setdefault(asked, []).append(item)
+    questions, tested_questions = list(unleaked), list(others)
+    for match in near_matches(questions, tested_questions):
+        place = others[tested_questions[match.other]].place
         for item in unleaked[questions[match.query]]:
             yield item.finding(
                 "leak_near", f"nearly the same prompt as {place} (similarity {match.jaccard:.2f})"
@@ -325,7 +326,7 @@ def _whole_prompt(example: Example) -> str:
     return "\n".join([*earlier, _folded(example.prompt)])
 
 
-def _question(example: Example) -> str:
-    """What is asked. Without the system text, which all of a data set may share."""
+def question(example: Example) -> str:
+    """Return what is asked, in lower case, without the system text that a data set may share."""
     turns = [message.content for message in example.history if message.role != "system"]
     return _folded(" ".join([*turns, example.prompt]))

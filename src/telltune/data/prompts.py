@@ -1,24 +1,28 @@
-"""Rows to answer: like data to train on, but without the responses."""
+"""Rows without responses: prompts to answer, and a task's unlabeled inputs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.fields import is_blank
-from telltune.data.readers import format_of, read_rows, stem_of
+from telltune.data.fields import Fields, is_blank
+from telltune.data.readers import Row, format_of, read_rows, stem_of
+from telltune.data.reading import Table, tables
 from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
 from telltune.data.turns import asks
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from telltune.data.files import Split
+    from telltune.data.report import ReadReport
     from telltune.recipe import Columns, DataSpec
 
-__all__ = ["read_prompts"]
+__all__ = ["read_prompts", "scan_unlabeled"]
 
 
 def read_prompts(
@@ -48,32 +52,93 @@ def read_prompts(
     if missing:
         raise DataError(f"no file {path}: check the path.")
     alike = [spec for spec in trained_on if format_of(Path(spec.path)) == format_of(path)]
+    table = Table(str(path), stem_of(path), read_rows(path, alike[0].quoting if alike else "auto"))
+    found: list[tuple[dict[str, Any], Example]] = []
+    problems: Groups[Problem] = Groups()
+    for item in _prompts(table, columns, trained_on):
+        if isinstance(item, Problem):
+            problems.add(item)
+        else:
+            found.append((dict(item.row.values), item.examples[-1]))
+    if problems.total:
+        raise DataError(f"{'; '.join(map(str, problems))}.")
+    if not found:
+        raise DataError(f"{path} holds no rows: there is nothing to answer.")
+    return found
+
+
+def scan_unlabeled(
+    spec: DataSpec,
+    report: ReadReport,
+    *,
+    split: Split = "train",
+    trained_on: Sequence[DataSpec] = (),
+) -> Iterator[Example | Problem]:
+    """Read every prompt of one data set, without its answer if it has one.
+
+    Args:
+        spec: The data set.
+        report: Takes down what of the rows is not read, and the answers that are ignored.
+        split: The split of a folder or hub data set that is read unless `spec.split` names another.
+        trained_on: As for `read_prompts`.
+
+    Yields:
+        Each prompt as an example with an empty completion, or what is wrong with a row.
+
+    Raises:
+        DataError: There is no such file, folder or hub data set, or it cannot be opened.
+    """
+    empty = True
+    for table in tables(spec, split):
+        for item in _prompts(table, spec.columns, trained_on):
+            empty = False
+            if isinstance(item, Problem):
+                yield item
+                continue
+            ignored = ["its answer is ignored: this is unlabeled data"] if item.answered else []
+            report.count(table.name, item.row.line, item.unread, ignored)
+            for example in item.examples:
+                yield replace(example, completion="", reasoning="", rationale="", confidence=1.0)
+    if empty:
+        yield Problem(spec.path, 1, "holds no rows: give at least one input")
+
+
+class _Prompts(NamedTuple):
+    """The prompts of one row: more than one where a conversation has several answers."""
+
+    row: Row
+    examples: list[Example]
+    answered: bool
+    unread: set[str]
+
+
+def _prompts(
+    table: Table, columns: Columns | None, trained_on: Sequence[DataSpec]
+) -> Iterator[_Prompts | Problem]:
+    """Read rows with a response or without one; see `read_prompts`."""
     known = [_for_prompts(spec.columns) for spec in trained_on if spec.columns]
     chosen = columns and _for_prompts(columns)
     is_chosen = columns is not None
-    found: list[tuple[dict[str, Any], Example]] = []
-    problems: Groups[Problem] = Groups()
-    for row in read_rows(path, alike[0].quoting if alike else "auto"):
+    for row in table.rows:
         if isinstance(row, Problem):
-            problems.add(row)
+            yield row
             continue
         try:
             if not is_chosen:
                 # Once a file, so that all of its rows are read alike.
                 chosen, is_chosen = _columns_of(row.values, known), True
             values = _with_response(row.values, chosen)
-            examples = find_schema(values, chosen).examples(
-                values, source=stem_of(path), origin=f"{path}:{row.line}", all_answers=True
+            fields = Fields(values)
+            examples = find_schema(values, chosen).read(
+                fields, source=table.source, origin=f"{table.name}:{row.line}", all_answers=True
             )
         except RowRefusedError as refusal:
-            problems.add(Problem(str(path), row.line, str(refusal)))
-        else:
-            found.append((dict(row.values), examples[-1]))
-    if problems.total:
-        raise DataError(f"{'; '.join(map(str, problems))}.")
-    if not found:
-        raise DataError(f"{path} holds no rows: there is nothing to answer.")
-    return found
+            yield Problem(table.name, row.line, str(refusal))
+            continue
+        said = examples[-1].completion
+        if chosen is not None and not is_blank(row.values.get(chosen.completion)):
+            said = str(row.values[chosen.completion])
+        yield _Prompts(row, examples, said != UNKNOWN, fields.unread())
 
 
 def _for_prompts(columns: Columns) -> Columns:

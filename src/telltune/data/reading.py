@@ -24,7 +24,7 @@ from telltune.recipe import DataSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["read_examples", "scan", "stream_examples"]
+__all__ = ["Table", "read_examples", "scan", "stream_examples", "tables"]
 
 SHOWN_REASONS = 5
 
@@ -36,7 +36,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,9}")
 Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """Rows under one name: a file or a hub data set."""
 
     name: str
@@ -79,7 +79,7 @@ def scan(
     """
     report = ReadReport() if report is None else report
     rows, left_out, empty = report.rows, report.left_out.total, True
-    for table in _tables(spec, split):
+    for table in tables(spec, split):
         for item in _examples(table, spec, report):
             empty = False
             yield item
@@ -125,7 +125,7 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
         raise DataError(_summary(problems, specs))
 
 
-def _examples(table: _Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
+def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
     schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
@@ -177,13 +177,18 @@ def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
     )
 
 
-def _tables(spec: DataSpec, split: Split) -> Iterator[_Table]:
+def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
+    """Open what a data set names: each of its files, or the hub data set.
+
+    Raises:
+        DataError: There is no such file, folder or hub data set, or it cannot be opened.
+    """
     files = files_of(spec, split)
     if files is None:
-        yield _Table(spec.path, spec.path, _hub_rows(spec, split))
+        yield Table(spec.path, spec.path, _hub_rows(spec, split))
         return
     for file in files:
-        yield _Table(str(file), stem_of(file), read_rows(file, spec.quoting))
+        yield Table(str(file), stem_of(file), read_rows(file, spec.quoting))
 
 
 def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:

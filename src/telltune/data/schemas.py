@@ -66,28 +66,17 @@ class Schema:
         """Whether the answer is the label of a class."""
         return self.answer_key == "label" and not self.named
 
-    def examples(
-        self, values: Values, *, source: str, origin: str, all_answers: bool = False
-    ) -> list[Example]:
-        """The examples in one row, as `read` has them.
-
-        Args:
-            values: The row.
-            source: As in `Example`.
-            origin: As in `Example`.
-            all_answers: Also those that the row says not to learn.
-
-        Raises:
-            RowRefusedError: The row is not an example; says why.
-        """
-        return self.read(Fields(values), source=source, origin=origin, all_answers=all_answers)
-
     def read(
         self, fields: Fields, *, source: str, origin: str, all_answers: bool = False
     ) -> list[Example]:
-        """The examples in one row: one for each answer that is to be learned.
+        """Return the examples in one row: one for each answer that is to be learned.
 
-        `fields` knows afterwards which keys were not read and which answers are left out.
+        Args:
+            fields: The row. It knows afterwards which keys were not read and which answers are
+                left out.
+            source: As in `Example`.
+            origin: As in `Example`.
+            all_answers: Also those that the row says not to learn.
 
         Raises:
             RowRefusedError: The row is not an example; says why.

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from telltune.data.anchor import Anchor
+from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.files import Split
 from telltune.data.general import EMBEDDED, GeneralData
 from telltune.data.permutation import Permutation
-from telltune.data.reading import read_examples
+from telltune.data.prompts import scan_unlabeled
+from telltune.data.reading import read_examples, stream_examples
 from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example, Message
     from telltune.recipe import DataSpec, Recipe
 
 __all__ = [
+    "REST",
     "GeneralData",
     "Split",
     "TaskData",
@@ -32,6 +38,7 @@ __all__ = [
     "load_split",
     "load_task",
     "named_data",
+    "unlabeled_beside",
     "within",
 ]
 
@@ -49,6 +56,8 @@ class TaskData:
         shots: Turns that stand before every prompt, in training and afterwards.
         warnings: What of the data was not read or left out, in sentences.
         answer_after: What opens the answer in completions that reason first; "" where none do.
+        unlabeled: Inputs without labels, their completions empty. None is asked in dev or test
+            data, and none twice; labeled inputs may be among them, see `unlabeled_beside`.
     """
 
     name: str
@@ -59,10 +68,22 @@ class TaskData:
     shots: tuple[Message, ...] = ()
     warnings: tuple[str, ...] = ()
     answer_after: str = ""
+    unlabeled: tuple[Example, ...] = ()
+
+
+def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Example, ...]:
+    """Return the task's unlabeled inputs that are not among the labeled ones.
+
+    Args:
+        task: From `load_task`.
+        labeled: The training examples whose labels a method uses.
+    """
+    known = {question(example) for example in labeled}
+    return tuple(example for example in task.unlabeled if question(example) not in known)
 
 
 def load_task(recipe: Recipe) -> TaskData:
-    """Read the task's training and dev data, cut to `task.max_examples`.
+    """Read the task's training, dev and unlabeled data; training data to `task.max_examples`.
 
     Raises:
         DataError: As `read_examples`.
@@ -70,21 +91,67 @@ def load_task(recipe: Recipe) -> TaskData:
     read, read_dev = ReadReport(), ReadReport()
     train = load_split(recipe, "train", read)
     order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
-    drawn = tuple(train[i] for i in order[: recipe.task.max_examples])
+    ordered = [train[i] for i in order]
     metrics = tuple(recipe.evaluation.metrics or ())
     if recipe.task.embedded:
         metrics = metrics or embedded_task(recipe.task.embedded).metrics
     spec = recipe.task
     has_dev = any(given is not None for given in (spec.embedded, spec.dev, spec.dev_share))
+    dev = tuple(load_split(recipe, "dev", read_dev)) if has_dev else ()
+    unlabeled, left_out = _load_unlabeled(recipe, ordered, dev)
     return TaskData(
         name=recipe.task.embedded or train[0].source,
-        train=drawn,
-        dev=tuple(load_split(recipe, "dev", read_dev)) if has_dev else (),
+        train=tuple(ordered[: recipe.task.max_examples]),
+        dev=dev,
         anchor=_anchor(recipe),
         metrics=metrics,
         # A share of the training data is told of with them.
-        warnings=read.warnings("task.train") + (read_dev.warnings("task.dev") if spec.dev else ()),
+        warnings=(
+            *read.warnings("task.train"),
+            *(read_dev.warnings("task.dev") if spec.dev else ()),
+            *left_out,
+        ),
+        unlabeled=unlabeled,
     )
+
+
+def _load_unlabeled(
+    recipe: Recipe, train: Sequence[Example], dev: Sequence[Example]
+) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """Return the unlabeled inputs, and sentences on what of them is not read or left out.
+
+    Args:
+        recipe: Names them.
+        train: All training examples; they are the inputs where the recipe says `rest`.
+        dev: The dev examples.
+
+    Raises:
+        DataError: As `read_examples`.
+    """
+    spec, report = recipe.task, ReadReport()
+    if spec.unlabeled is None:
+        return (), ()
+    reader = partial(scan_unlabeled, report=report, trained_on=spec.train or ())
+    named = [one for one in spec.unlabeled if one.path != REST]
+    found = list(stream_examples(named, reader)) if named else []
+    if len(named) < len(spec.unlabeled):
+        found += [replace(e, completion="", reasoning="", rationale="") for e in train]
+    anchor = _anchor(recipe)
+    if anchor is not None:
+        found = [anchor.detach(example) for example in found]
+    tested = load_split(recipe, "test") if spec.embedded or spec.test else []
+    held = {question(example) for example in (*dev, *tested)}
+    by_question = {question(example): example for example in found}
+    kept = tuple(example for asked, example in by_question.items() if asked not in held)
+    warnings = list(report.warnings("task.unlabeled"))
+    if repeated := len(found) - len(by_question):
+        warnings.append(f"task.unlabeled: {repeated:,} left out, which repeat another input.")
+    if shared := len(by_question) - len(kept):
+        warnings.append(
+            f"task.unlabeled: {shared:,} of {len(by_question):,} left out, which dev or test data "
+            "ask too."
+        )
+    return kept, tuple(warnings)
 
 
 def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
@@ -155,8 +222,9 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
         "test": task.test,
     }
     named = [(spec, split) for split, specs in splits.items() for spec in specs or ()]
-    named += [(spec, "train") for spec in (general.sources if general else ())]
-    return [(spec, split) for spec, split in named if spec.path != EMBEDDED]
+    beside = (*(task.unlabeled or ()), *(general.sources if general else ()))
+    named += [(spec, "train") for spec in beside]
+    return [(spec, split) for spec, split in named if spec.path not in (EMBEDDED, REST)]
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
@@ -174,6 +242,9 @@ def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
         )
     return fitting
 
+
+REST = "rest"
+"""Stands in `task.unlabeled` for the training examples that are not drawn."""
 
 # Keeps the draw of a subset apart from the mixture's random streams.
 _DRAW = (1000,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,9 +13,10 @@ from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.files import left_out
 from telltune.data.general import scan_general
+from telltune.data.prompts import scan_unlabeled
 from telltune.data.reading import scan
 from telltune.data.report import ReadReport
-from telltune.data.task import named_data
+from telltune.data.task import REST, named_data
 from telltune.errors import DataError
 from telltune.models import load_tokenizer
 
@@ -78,8 +80,15 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
     checks = _Checks(model, max_length)
     findings += checks.of(groups)
     counts = _counts(groups)
+    tested = {split: group for split, group in groups.items() if split != TRAIN}
+    unlabeled = [spec for spec in recipe.task.unlabeled or () if spec.path != REST]
+    if unlabeled:
+        reader = partial(scan_unlabeled, trained_on=recipe.task.train or ())
+        inputs = list(_examples(unlabeled, reader, findings))
+        counts["unlabeled"] = len(inputs)
+        shared = check_examples({TRAIN: inputs, **tested})
+        findings += [_left_out_input(f) for f in shared if f.kind in ("leak_exact", "leak_near")]
     if recipe.general is not None:
-        tested = {split: group for split, group in groups.items() if split != TRAIN}
         known = set(findings)
         counts["general"] = 0
         examples = _examples(recipe.general.sources, scan_general, findings)
@@ -88,6 +97,13 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
             found = checks.of({TRAIN: part, **tested})
             findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
     return counts, findings + _left_out(named_data(recipe))
+
+
+def _left_out_input(finding: Finding) -> Finding:
+    """Return a warning in place of a finding about training data: a run leaves such inputs out."""
+    if finding.kind == "leak_near":
+        return finding
+    return replace(finding, reason=f"{finding.reason}; this input is left out", refused=False)
 
 
 def _left_out(named: list[tuple[DataSpec, Split]]) -> list[Finding]:

@@ -242,7 +242,9 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         return specs and [s.model_copy(update={"path": beside(s.path)}) for s in specs]
 
     task, general = recipe.task, recipe.general
-    task = task.model_copy(update={k: moved(getattr(task, k)) for k in ("train", "dev", "test")})
+    task = task.model_copy(
+        update={k: moved(getattr(task, k)) for k in ("train", "dev", "test", "unlabeled")}
+    )
     if general is not None:
         general = general.model_copy(update={"sources": moved(general.sources)})
     template = recipe.model.chat_template

@@ -159,6 +159,9 @@ class TaskSpec(Part):
     """Use at most so many training examples, drawn by `seed`; smaller draws lie inside larger."""
     max_tokens: PositiveInt | None = None
     """Use at most so many task tokens (prompt and response), drawn by `seed`."""
+    unlabeled: DataList | None = None
+    """Inputs without labels, in any format of `train`, or `rest`: the training examples that
+    `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
 
     # Of a key, not of the whole: pydantic asks the whole only where all keys are right.
     @field_validator("train")

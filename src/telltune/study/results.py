@@ -93,7 +93,7 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     """
     # A key that is not given is left out, so that one which a later telltune adds changes nothing.
     recipe = cell.recipe.model_dump(mode="json", exclude_none=True)
-    for part in ("train", "dev", "test", "embedded"):
+    for part in ("train", "dev", "test", "embedded", "unlabeled"):
         recipe["task"].pop(part, None)
     recipe.pop("general", None)
     recipe.pop("model")

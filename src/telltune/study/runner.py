@@ -200,6 +200,8 @@ class CellWorker:
             self.split: contents_of(items).digest,
             "model": _model_name(cell.recipe),
         }
+        if task.unlabeled:
+            found["unlabeled"] = contents_of(task.unlabeled).digest
         return found if general is None else found | {"general": general.contents.digest}
 
     def task(self, recipe: Recipe) -> _Loaded:
