@@ -1,0 +1,102 @@
+"""Class means learned from labeled and unlabeled vectors: seeded expectation maximization.
+
+The labeled vectors give the first means. Then, by turns, each unlabeled vector is shared out among
+the classes by how near their means are, and the means are taken anew, with the unlabeled vectors at
+half the weight of the labeled ones. The shares of a class add up to its prior, so that no class
+takes in the others (the balancing of Sinkhorn and Knopp). Nigam et al. (2000) trained naive Bayes
+in this way; means on a sphere are those of Dhillon and Modha (2001).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["class_means", "class_prior", "seeded_em", "shares"]
+
+_ROUNDS = 20
+_BALANCING_STEPS = 10
+_UNLABELED_WEIGHT = 0.5
+_SMALLEST = 1e-12
+# Examples that the prior adds to each class. With 1 in place of 3, the encoder's classes of
+# medical_specialty were right in 52 in place of 54% at 20 labels (6 draws), and TF-IDF's of
+# answer_kind in 89 in place of 91%; equal shares cost 2 points on answer_kind at 60 and 200.
+_PRIOR_EXAMPLES = 3.0
+
+
+def class_prior(targets: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Return the share of each class, (classes,), with three examples added to each."""
+    counts = np.bincount(targets, minlength=classes) + _PRIOR_EXAMPLES
+    return counts / counts.sum()
+
+
+def class_means(
+    vectors: NDArray[Any], targets: NDArray[np.int64], classes: int
+) -> NDArray[np.float64]:
+    """Return the mean vector of each class at length 1, (classes, width).
+
+    Args:
+        vectors: Shape (examples, width).
+        targets: Class of each example, (examples,). Each class has an example.
+        classes: Number of classes.
+    """
+    return _at_length_1(np.eye(classes)[targets].T @ vectors)
+
+
+def seeded_em(
+    vectors: NDArray[Any],
+    targets: NDArray[np.int64],
+    unlabeled: NDArray[Any],
+    *,
+    prior: NDArray[np.float64],
+    temperature: float,
+) -> NDArray[np.float64]:
+    """Return class means at length 1 that fit labeled and unlabeled vectors, (classes, width).
+
+    Args:
+        vectors: Labeled ones at length 1, (examples, width).
+        targets: Class of each, (examples,). Each class has an example.
+        unlabeled: Others at length 1, (inputs, width).
+        prior: Share of each class, (classes,).
+        temperature: Divides the cosine; a lower one shares each vector among fewer classes.
+    """
+    labeled = np.eye(len(prior))[targets].T @ vectors
+    means = _at_length_1(labeled)
+    for _ in range(_ROUNDS if len(unlabeled) else 0):
+        taken = shares(unlabeled, means, prior=prior, temperature=temperature)
+        means = _at_length_1(labeled + _UNLABELED_WEIGHT * (taken.T @ unlabeled))
+    return means
+
+
+def shares(
+    vectors: NDArray[Any],
+    means: NDArray[np.float64],
+    *,
+    prior: NDArray[np.float64],
+    temperature: float,
+) -> NDArray[np.float64]:
+    """Share vectors out among classes, (vectors, classes); each row sums to 1.
+
+    Args:
+        vectors: At length 1, (vectors, width).
+        means: Of the classes, at length 1, (classes, width).
+        prior: What each column sums to, as a share of all vectors, but for rounding, (classes,).
+        temperature: Divides the cosine.
+    """
+    found = np.exp((vectors @ means.T - 1) / temperature)
+    found /= found.sum(axis=1, keepdims=True)
+    for _ in range(_BALANCING_STEPS):
+        found *= prior * len(vectors) / np.maximum(found.sum(axis=0), _SMALLEST)
+        found /= found.sum(axis=1, keepdims=True)
+    return found
+
+
+def _at_length_1(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = vectors / np.maximum(
+        np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST
+    )
+    return found
