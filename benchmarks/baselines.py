@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.classifiers import features
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.methods import baselines
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 LABELS = ("medical_specialty", "answer_kind", "explicit_language")
 OTHERS = ("mention_json", "restore_text", "equation")
-METHODS = ("tfidf_linear", "encoder_centroid", "encoder_linear", "knn")
+METHODS = (
+    *("tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_linear", "encoder_em"),
+    "knn",
+)
 VECTORS: dict[str, Any] = {}
-embed = baselines.embed
+embed = features.embed
 
 
 def remembered(texts: Sequence[str]) -> Any:
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200])
     given = parser.parse_args()
-    baselines.embed = remembered  # type: ignore[assignment]
+    features.embed = remembered  # type: ignore[assignment]
     base = load_base(as_recipe({"task": LABELS[0]}).model)
     print("| task | metric | labels | " + " | ".join(METHODS) + " |")
     print("|---|---|---:|" + "---:|" * len(METHODS))
@@ -57,7 +60,7 @@ def main() -> None:
                 continue
             scores = []
             for seed in range(given.draws):
-                keys = {"embedded": name, "max_examples": size}
+                keys = {"embedded": name, "max_examples": size, "unlabeled": "rest"}
                 recipe = as_recipe({"method": method, "task": keys, "seed": seed})
                 task, test = load_task(recipe), load_split(recipe, "test")
                 predictor = get_method(method).run(task, None, base, Settings(recipe))

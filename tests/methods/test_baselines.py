@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Predictor
 
 LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid")
+WITH_UNLABELED = ("tfidf_em", "encoder_em")
 TOPICS = {
     "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
     "money": ["pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"],
@@ -33,6 +34,10 @@ TOPICS = {
 
 def task_of(rows: list[tuple[str, str]]) -> TaskData:
     return TaskData("toy", tuple(Example(p, c) for p, c in rows), (), None, ())
+
+
+def inputs(*prompts: str) -> tuple[Example, ...]:
+    return tuple(Example(prompt, "") for prompt in prompts)
 
 
 def run(name: str, task: TaskData, base: Any, **keys: Any) -> Predictor:
@@ -73,6 +78,31 @@ def test_question_words_and_marks_decide(tiny_base: Any) -> None:
     predictor = run("tfidf_linear", task_of(rows), tiny_base)
     asked = [Example(p, "") for p in ("who saw the tower?", "where is the tower?", "a tower!")]
     assert predictor.predict(asked) == ["person", "place", "order"]
+
+
+def test_words_that_only_unlabeled_inputs_join_to_a_label_count(tiny_base: Any) -> None:
+    rows = [("the dog barks", "animals"), ("the bank lends", "money")] * 2
+    # "dog" leads to "kennel", and "bank" to "vault".
+    more = [f"dog kennel {i}" for i in range(9)] + [f"bank vault {i}" for i in range(9)]
+    task = replace(task_of(rows), unlabeled=inputs(*more))
+    predictor = run("tfidf_em", task, tiny_base)
+    assert predictor.predict(inputs("a vault", "a kennel")) == ["money", "animals"]
+    assert predictor.cost.unlabeled_examples == 18
+    assert predictor.cost.unlabeled_tokens > 18
+    assert predictor.cost.task_examples == 4
+
+
+def test_labeled_inputs_are_not_counted_as_unlabeled(topics: TaskData, tiny_base: Any) -> None:
+    task = replace(topics, unlabeled=inputs("a dog", topics.train[0].prompt))
+    assert run("encoder_em", task, tiny_base).cost.unlabeled_examples == 1
+
+
+@pytest.mark.parametrize("name", WITH_UNLABELED)
+def test_without_unlabeled_inputs_em_is_refused(
+    name: str, topics: TaskData, tiny_base: Any
+) -> None:
+    with pytest.raises(RecipeError, match=f"method `{name}` needs unlabeled inputs.*task.unlabel"):
+        run(name, topics, tiny_base)
 
 
 @pytest.mark.parametrize("name", LABELED)

@@ -5,6 +5,8 @@ the classes by how near their means are, and the means are taken anew, with the 
 half the weight of the labeled ones. The shares of a class add up to its prior, so that no class
 takes in the others (the balancing of Sinkhorn and Knopp). Nigam et al. (2000) trained naive Bayes
 in this way; means on a sphere are those of Dhillon and Modha (2001).
+
+Vectors are NumPy arrays or sparse SciPy arrays.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ _PRIOR_EXAMPLES = 3.0
 def class_prior(targets: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """Return the share of each class, (classes,), with three examples added to each."""
     counts = np.bincount(targets, minlength=classes) + _PRIOR_EXAMPLES
-    return counts / counts.sum()
+    prior: NDArray[np.float64] = counts / counts.sum()
+    return prior
 
 
 def class_means(
-    vectors: NDArray[Any], targets: NDArray[np.int64], classes: int
+    vectors: Any, targets: NDArray[np.int64], classes: int
 ) -> NDArray[np.float64]:
     """Return the mean vector of each class at length 1, (classes, width).
 
@@ -48,9 +51,9 @@ def class_means(
 
 
 def seeded_em(
-    vectors: NDArray[Any],
+    vectors: Any,
     targets: NDArray[np.int64],
-    unlabeled: NDArray[Any],
+    unlabeled: Any,
     *,
     prior: NDArray[np.float64],
     temperature: float,
@@ -66,14 +69,14 @@ def seeded_em(
     """
     labeled = np.eye(len(prior))[targets].T @ vectors
     means = _at_length_1(labeled)
-    for _ in range(_ROUNDS if len(unlabeled) else 0):
+    for _ in range(_ROUNDS if unlabeled.shape[0] else 0):
         taken = shares(unlabeled, means, prior=prior, temperature=temperature)
         means = _at_length_1(labeled + _UNLABELED_WEIGHT * (taken.T @ unlabeled))
     return means
 
 
 def shares(
-    vectors: NDArray[Any],
+    vectors: Any,
     means: NDArray[np.float64],
     *,
     prior: NDArray[np.float64],
@@ -87,10 +90,10 @@ def shares(
         prior: What each column sums to, as a share of all vectors, but for rounding, (classes,).
         temperature: Divides the cosine.
     """
-    found = np.exp((vectors @ means.T - 1) / temperature)
+    found: NDArray[np.float64] = np.exp((vectors @ means.T - 1) / temperature)
     found /= found.sum(axis=1, keepdims=True)
     for _ in range(_BALANCING_STEPS):
-        found *= prior * len(vectors) / np.maximum(found.sum(axis=0), _SMALLEST)
+        found *= prior * len(found) / np.maximum(found.sum(axis=0), _SMALLEST)
         found /= found.sum(axis=1, keepdims=True)
     return found
 

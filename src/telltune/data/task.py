@@ -34,6 +34,7 @@ __all__ = [
     "GeneralData",
     "Split",
     "TaskData",
+    "check_unlabeled",
     "load_general",
     "load_split",
     "load_task",
@@ -80,6 +81,24 @@ def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Exampl
     """
     known = {question(example) for example in labeled}
     return tuple(example for example in task.unlabeled if question(example) not in known)
+
+
+def check_unlabeled(inputs: Sequence[Example], what: str) -> None:
+    """Refuse what needs unlabeled inputs where there are none.
+
+    Args:
+        inputs: From `unlabeled_beside`.
+        what: Needs them, such as "method `encoder_em`".
+
+    Raises:
+        RecipeError: There are none.
+    """
+    if not inputs:
+        raise RecipeError(
+            f"{what} needs unlabeled inputs beside the labeled ones; name them in the recipe "
+            "(`task.unlabeled: inputs.jsonl`), or write `rest` there for the training examples "
+            "that are not drawn."
+        )
 
 
 def load_task(recipe: Recipe) -> TaskData:

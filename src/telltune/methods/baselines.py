@@ -8,37 +8,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from telltune.classifiers.features import prompt_text, vectorizer
+from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
-from telltune.data.task import within
+from telltune.data.task import check_unlabeled, unlabeled_beside, within
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.methods.protocol import Cost, Predictor
-from telltune.valuation.embeddings import embed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
+    from telltune.classifiers.features import Features, Vectorize
+    from telltune.classifiers.heads import Head, LinearScorer
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
 
-__all__ = ["ENCODER_CENTROID", "ENCODER_LINEAR", "KNN", "TFIDF_LINEAR", "Baseline"]
-
-Features = Literal["encoder", "tfidf"]
-Head = Literal["centroid", "linear", "nearest"]
-
-# Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
-_WORD = r"(?u)\w+|[^\w\s]"
-# Weaker than scikit-learn's default of 1, which scored 24.8 in place of 36.2 on medical_specialty
-# with 20 examples and encoder vectors (8 draws), and no higher at 60 and 200 or on answer_kind.
-_INVERSE_PENALTY = 10.0
+__all__ = [
+    "ENCODER_CENTROID",
+    "ENCODER_EM",
+    "ENCODER_LINEAR",
+    "KNN",
+    "TFIDF_EM",
+    "TFIDF_LINEAR",
+    "Baseline",
+]
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class Baseline:
         label: Name for people.
         features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), or TF-IDF of
             words.
-        head: `centroid` answers with the label whose mean vector is nearest, `linear` with that of
-            a logistic regression, and `nearest` with the completion of the nearest example.
+        head: What chooses an answer by a vector; see `fit_head`.
     """
 
     name: str
@@ -87,7 +84,8 @@ class Baseline:
         """Fit the classifier; of the base model only the tokenizer is used, to count tokens.
 
         Raises:
-            RecipeError: The answers are no closed set of labels, and the method needs one.
+            RecipeError: The answers are no closed set of labels, or there are no unlabeled inputs,
+                and the method needs them.
             ModelError: The sentence encoder is not installed.
         """
         recipe = settings.recipe
@@ -96,15 +94,21 @@ class Baseline:
         used = within(encoded.lengths, recipe.task.max_tokens)
         examples = task.train[:used]
         labels = self.labels_of(examples)
+        inputs = unlabeled_beside(task, examples) if self.head == "em" else ()
+        if self.head == "em":
+            check_unlabeled(inputs, f"method `{self.name}`")
         began = time.perf_counter()
-        texts = [_text(example) for example in examples]
-        vectorize = embed if self.features == "encoder" else _tfidf(texts)
+        texts, others = ([prompt_text(e) for e in some] for some in (examples, inputs))
+        vectorize = vectorizer(self.features, texts + others)
         answers = [encoder.answer(example.completion).strip() for example in examples]
-        scorer = _fit(self.head, vectorize(texts), answers)
+        vectors = vectorize(texts + others)
+        scorer = fit_head(self.head, self.features, vectors[:used], answers, vectors[used:])
         cost = Cost(
             task_examples=used,
             task_tokens=int(encoded.lengths[:used].sum()),
             seconds=time.perf_counter() - began,
+            unlabeled_examples=len(inputs),
+            unlabeled_tokens=sum(map(len, encoder.prompts(inputs))),
         )
         return BaselinePredictor(
             model=None,
@@ -121,26 +125,6 @@ class Baseline:
 
 
 @dataclass
-class LinearScorer:
-    """Scores of answers: `vectors @ weights.T + bias`.
-
-    Attributes:
-        weights: Shape (answers, width).
-        bias: Shape (answers,).
-        answers: The answers, which may repeat where each example has its own.
-    """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    answers: tuple[str, ...]
-
-    def best(self, vectors: NDArray[Any]) -> list[str]:
-        """Return the answer of the highest score for each vector, (texts, width)."""
-        scores = vectors @ self.weights.T + self.bias
-        return [self.answers[i] for i in scores.argmax(axis=1)]
-
-
-@dataclass
 class BaselinePredictor(Predictor):
     """Answers with one of the training data's answers.
 
@@ -149,7 +133,7 @@ class BaselinePredictor(Predictor):
         scorer: Chooses the answer of a vector.
     """
 
-    vectorize: Callable[[Sequence[str]], NDArray[Any]] = field(kw_only=True)
+    vectorize: Vectorize = field(kw_only=True)
     scorer: LinearScorer = field(kw_only=True)
 
     def predict(
@@ -158,7 +142,7 @@ class BaselinePredictor(Predictor):
         """Answer each example's prompt; its completion is not looked at."""
         if not examples:
             return []
-        answers = self.scorer.best(self.vectorize([_text(example) for example in examples]))
+        answers = self.scorer.best(self.vectorize([prompt_text(e) for e in examples]))
         if on_done is not None:
             on_done(len(examples))
         return answers
@@ -175,58 +159,13 @@ class BaselinePredictor(Predictor):
         )
 
 
-def _text(example: Example) -> str:
-    """Return the prompt and the turns before it, without the system turn."""
-    turns = [turn.content for turn in example.history if turn.role != "system"]
-    return "\n".join([*turns, example.prompt])
-
-
-def _tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], NDArray[Any]]:
-    """Learn words and their document frequencies from the labeled texts alone.
-
-    Frequencies over unlabeled texts as well give common words less weight, and question words are
-    common: on answer_kind with 20 examples that scored 51 in place of 67 (4 draws, 200 items).
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=_WORD)
-    vectorizer.fit(texts)
-
-    def vectorize(some: Sequence[str]) -> NDArray[Any]:
-        found: NDArray[Any] = vectorizer.transform(some).toarray()
-        return found
-
-    return vectorize
-
-
-def _fit(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearScorer:
-    """Fit a head.
-
-    Args:
-        head: Which.
-        vectors: Those of the labeled examples, each of length 1, (examples, width).
-        answers: Their completions, (examples,).
-    """
-    if head == "nearest":
-        return LinearScorer(vectors, np.zeros(len(vectors)), tuple(answers))
-    labels, targets = np.unique(np.array(answers), return_inverse=True)
-    names = tuple(labels.tolist())
-    if head == "centroid":
-        means = np.stack([vectors[targets == i].mean(axis=0) for i in range(len(labels))])
-        lengths = np.linalg.norm(means, axis=1, keepdims=True)
-        return LinearScorer(means / np.maximum(lengths, 1e-12), np.zeros(len(labels)), names)
-    from sklearn.linear_model import LogisticRegression
-
-    found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000).fit(vectors, targets)
-    if len(labels) == 2:  # one row of weights, for the second label
-        weights = np.concatenate([-found.coef_, found.coef_])
-        return LinearScorer(weights, np.concatenate([-found.intercept_, found.intercept_]), names)
-    return LinearScorer(found.coef_, found.intercept_, names)
-
-
 TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf", "linear")
 ENCODER_LINEAR = Baseline(
     "encoder_linear", "logistic regression on a sentence encoder", "encoder", "linear"
+)
+TFIDF_EM = Baseline("tfidf_em", "class means of TF-IDF, moved by unlabeled inputs", "tfidf", "em")
+ENCODER_EM = Baseline(
+    "encoder_em", "class means of a sentence encoder, moved by unlabeled inputs", "encoder", "em"
 )
 ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"

@@ -42,6 +42,8 @@ class Cost:
     Attributes:
         task_examples: Distinct task examples.
         task_tokens: Their tokens, after the model's own chat template.
+        unlabeled_examples: Unlabeled inputs.
+        unlabeled_tokens: Their tokens, with the model's chat template around each.
         general_examples: General examples that training saw.
         general_tokens: Their tokens.
         optimizer_steps: Of training.
@@ -51,6 +53,8 @@ class Cost:
 
     task_examples: int = 0
     task_tokens: int = 0
+    unlabeled_examples: int = 0
+    unlabeled_tokens: int = 0
     general_examples: int = 0
     general_tokens: int = 0
     optimizer_steps: int = 0
