@@ -104,7 +104,8 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
         measure: False leaves `estimated_seconds` None where nothing is known.
 
     Returns:
-        task_examples, task_tokens, general_examples, general_tokens, leverage_ratio, passes,
+        task_examples, task_tokens, unlabeled_examples, general_examples, general_tokens,
+        leverage_ratio, passes,
         optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more;
         `auto` lists the recipe keys that were `auto` and whose numbers are given here;
         `before_training` names what else the run does first, which none of the numbers counts;
@@ -220,6 +221,7 @@ def _plan(recipe: Recipe, ready: Ready, *, measure: bool) -> dict[str, Any]:
         "method": ready.method.name,
         "task": ready.task.name,
         **ready.prepared.counts.to_dict(),
+        "unlabeled_examples": ready.unlabeled,
         "learning_rate": ready.prepared.recipe.training.learning_rate,
         "schedule": ready.prepared.recipe.training.schedule,
         "batch_size": ready.prepared.recipe.training.batch_size,

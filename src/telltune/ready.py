@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.data.files import left_out
-from telltune.data.task import load_general, load_task, named_data
+from telltune.data.task import (
+    check_unlabeled,
+    load_general,
+    load_task,
+    named_data,
+    unlabeled_beside,
+)
 from telltune.errors import RecipeError
 from telltune.evaluation.answer_warnings import warnings_before_training
 from telltune.evaluation.headline import task_answers
@@ -44,6 +50,7 @@ class Ready:
         general: The general data; None where the method mixes none.
         shape: Sizes of the base model.
         prepared: What training needs.
+        unlabeled: Number of unlabeled inputs beside the training examples.
         seconds: Time that loading and encoding took.
         answers: What the answers of all splits decide together.
         warnings: What the user should know before training, a sentence each.
@@ -54,6 +61,7 @@ class Ready:
     general: GeneralData | None
     shape: ModelShape
     prepared: Prepared
+    unlabeled: int
     seconds: float
     answers: TaskAnswers
     warnings: tuple[str, ...]
@@ -76,6 +84,9 @@ def get_ready(recipe: Recipe) -> Ready:
     trained_on = task.train[: prepared.counts.task_examples]
     check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
     seconds = time.perf_counter() - began
+    inputs = unlabeled_beside(task, trained_on)
+    if method.configured(recipe).pseudo_label is not None:
+        check_unlabeled(inputs, "`pseudo_label`")
     answers = task_answers(recipe, task)
     warnings = (
         *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
@@ -87,7 +98,9 @@ def get_ready(recipe: Recipe) -> Ready:
         *warnings_before(prepared),
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )
-    return Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
+    return Ready(
+        method, task, general, model.shape, prepared, len(inputs), seconds, answers, warnings
+    )
 
 
 def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def print_plan(values: dict[str, Any]) -> None:
         else f"about {seconds / 60:,.1f} minutes"
     )
     ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
-    rate = f"{values['learning_rate']:g}"
+    rate, unlabeled = f"{values['learning_rate']:g}", values["unlabeled_examples"]
 
     def chosen(key: str) -> str:
         return " (auto)" if key in values["auto"] else ""
@@ -60,6 +60,7 @@ def print_plan(values: dict[str, Any]) -> None:
     rows: Iterable[tuple[str, str]] = (
         ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
         ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens"),
+        *([("unlabeled", f"{unlabeled:,} inputs")] if unlabeled else []),
         (
             "general",
             f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",

@@ -121,6 +121,11 @@ def fit(
     if as_json:
         print_json({"out": str(out), **done.record, "warnings": list(done.warnings)})
     else:
+        for got in done.record["levers"]:
+            typer.echo(
+                f"{got['lever']} made {got['made']:,} examples of {got['asked']:,} unlabeled "
+                f"inputs. {' '.join(got['notes'])}"
+            )
         typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
         print_warnings(done.warnings)
 

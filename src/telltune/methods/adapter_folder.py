@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+    from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.methods.groundwork import Groundwork
     from telltune.methods.preparation import Prepared
-    from telltune.methods.selection import Selection
     from telltune.methods.trained import Trained
     from telltune.models import BaseModel, Origin
     from telltune.recipe import Recipe
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["CHAT_TEMPLATE", "TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
 
 TELL_JSON = "tell.json"
+MADE = "made.jsonl"
+"""Holds the examples that levers made."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
@@ -62,7 +65,7 @@ def save_adapter(
     seconds: float,
     answer_tokens: int,
     labels: Sequence[str],
-    selection: Selection | None,
+    ground: Groundwork,
     stopping: EarlyStopping | None,
 ) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
@@ -105,7 +108,9 @@ def save_adapter(
         },
         "answer_after": task.answer_after,
         "shots": [list(turn) for turn in task.shots],
-        "selection": selection and asdict(selection),
+        "selection": ground.selection and asdict(ground.selection),
+        "levers": [got.to_dict() for got in ground.yields],
+        "labeled": ground.counts,
         "early_stopping": stopping and stopping.to_dict(),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         **provenance(prepared, model_shape(base.model.config), recipe),
@@ -122,6 +127,9 @@ def save_adapter(
         _generation_config(model, tokenizer, answer_tokens).save_pretrained(filling)
         # PEFT's own, in place of which ours comes; people may edit it.
         (filling / CARD).unlink(missing_ok=True)
+        made = [example for got in ground.yields for example in got.examples]
+        if made:
+            write_text(filling / MADE, "".join(map(_made_row, made)))
         record["files"] = checksums(filling)
     with writing(out):
         for file in sorted(written.iterdir()):
@@ -130,6 +138,12 @@ def save_adapter(
     write_text(out / CARD, model_card(record, origin))
     write_json(out / TELL_JSON, record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _made_row(example: Example) -> str:
+    """Return a made example as a line of JSON."""
+    keys = ("history", "prompt", "completion", "confidence", "source", "origin")
+    return json.dumps({key: getattr(example, key) for key in keys}, ensure_ascii=False) + "\n"
 
 
 def _name_base(path: Path, origin: Origin) -> None:

@@ -28,6 +28,14 @@ def beforehand(method: Trained, recipe: Recipe) -> list[str]:
         said.append(f"the model makes up to {made.examples} task examples")
     elif made is not None:
         said.append("the model makes auxiliary tasks of each task example")
+    pseudo = recipe.pseudo_label
+    if pseudo is not None and pseudo.by == "model":
+        said.append(
+            f"{pseudo.adapters} adapters are trained on the task, and label up to "
+            f"{pseudo.examples:,} unlabeled inputs"
+        )
+    elif pseudo is not None:
+        said.append(f"up to {pseudo.examples:,} unlabeled inputs get labels, and join the task")
     by_pvi = {part.by for part in (chosen, trusted) if part is not None}
     if "pvi" in by_pvi and chosen is not None and chosen.in_context:
         said.append(f"examples are scored by PVI behind {chosen.in_context} exemplars")

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from telltune.data.encoding import Encoder
+from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
+from telltune.levers.pseudo_label import PseudoLabel
 from telltune.methods.general_choice import choose_general
 from telltune.methods.meta_start import meta_start
 from telltune.methods.preparation import prepare
 from telltune.methods.selection import Selection, select
-from telltune.methods.synthetic_data import Made, with_synthetic
+from telltune.methods.synthetic_data import with_synthetic
+from telltune.methods.teacher import Teacher
 from telltune.methods.trust import trust
 from telltune.training.confidence import Confidence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
+    from telltune.levers.protocol import Yield
     from telltune.methods.known_model import KnownModel
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.preparation import Prepared, RunCounts
     from telltune.methods.protocol import Settings
     from telltune.methods.trained import Trained
     from telltune.models import BaseModel
@@ -40,8 +48,11 @@ class Groundwork:
         general: What is mixed in.
         recipe: The run's, fitted to them.
         prepared: What had been prepared, where nothing has changed since; else None.
-        made: What the model made of the task's examples.
+        labeled: Examples that somebody labeled, where the training examples hold others, too.
+        labeled_tokens: Tokens of these.
         selection: Which of them are used.
+        yields: What levers made.
+        unlabeled_tokens: Tokens of the unlabeled inputs that they looked at.
         confidence: How far they are trusted.
         start: Where the adapter begins.
         seconds: That it took.
@@ -51,11 +62,26 @@ class Groundwork:
     general: GeneralData | None
     recipe: Recipe
     prepared: Prepared | None = None
-    made: Made | None = None
+    labeled: tuple[Example, ...] | None = None
+    labeled_tokens: int = 0
     selection: Selection | None = None
+    yields: tuple[Yield, ...] = ()
+    unlabeled_tokens: int = 0
     confidence: Confidence | None = None
     start: Mapping[str, Tensor] | None = None
     seconds: float = 0.0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was labeled, and what was not; empty where all training examples are labeled."""
+        if self.labeled is None:
+            return {}
+        return {
+            "task_examples": len(self.labeled),
+            "task_tokens": self.labeled_tokens,
+            "unlabeled_examples": sum(got.asked for got in self.yields),
+            "unlabeled_tokens": self.unlabeled_tokens,
+        }
 
 
 def lay(
@@ -87,6 +113,8 @@ def lay(
         counts = (found.prepared or prepare(method, task, general, known, recipe)).counts
         _make(found, base, counts.general_examples, settings)
     _score(found, base, settings, anchored=method.anchored)
+    if recipe.pseudo_label is not None:
+        _pseudo_label(found, method, general, base, settings, known)
     if method.mixes and not method.equal_steps:
         _choose_general(found, base, settings)
     return found
@@ -122,7 +150,7 @@ def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: S
         progress=settings.progress,
     )
     found.task, found.general, found.recipe = made.task, made.general, made.recipe
-    found.made, found.prepared = made, None
+    found.labeled, found.labeled_tokens, found.prepared = made.real, made.tokens, None
     found.seconds += made.seconds
 
 
@@ -142,6 +170,53 @@ def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: 
         if found.confidence is not None:
             kept = found.confidence.values[list(chosen.chosen)]
             found.confidence = Confidence(kept, found.confidence.scale)
+
+
+def _pseudo_label(
+    found: Groundwork,
+    method: Trained,
+    general: GeneralData | None,
+    base: BaseModel,
+    settings: Settings,
+    known: KnownModel,
+) -> None:
+    """Add pseudo-labeled inputs to the training examples."""
+    recipe, spec = found.recipe, found.recipe.pseudo_label
+    assert spec is not None  # by the caller
+    counts = prepare(method, found.task, general, known, recipe).counts
+    trained_on = found.task.train[: counts.task_examples]
+    if found.labeled is None:
+        found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
+    inputs = unlabeled_beside(found.task, trained_on)
+    task = replace(found.task, train=found.labeled)
+    teacher = Teacher(method, task, base, recipe, progress=settings.progress)
+    got = PseudoLabel(spec, recipe.seed, settings.progress).apply(found.labeled, inputs, teacher)
+    found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
+    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(inputs)))
+    found.prepared = None
+    _lay_out(found, trained_on, got, counts)
+
+
+def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
+    """Put made examples beside the labeled ones: each once, and a labeled one in every pass.
+
+    Args:
+        found: Gets them.
+        labeled: The training examples so far.
+        got: What a lever made.
+        counts: The run's without the made examples; general data stay as many.
+    """
+    values = np.ones(len(labeled)) if found.confidence is None else found.confidence.values
+    made_values = [example.confidence for example in got.examples]
+    values = np.concatenate([np.tile(values, counts.passes), made_values])
+    found.confidence = Confidence(values, found.confidence.scale if found.confidence else "output")
+    found.task = replace(found.task, train=(*(tuple(labeled) * counts.passes), *got.examples))
+    recipe = found.recipe
+    task = recipe.task.model_copy(update={"max_tokens": None})
+    mixture = recipe.mixture.model_copy(
+        update={"passes": 1, "general_examples": counts.general_examples}
+    )
+    found.recipe = recipe.model_copy(update={"task": task, "mixture": mixture})
 
 
 def _choose_general(found: Groundwork, base: BaseModel, settings: Settings) -> None:

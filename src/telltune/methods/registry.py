@@ -21,7 +21,7 @@ from telltune.methods.over_prompt import OVER_PROMPT
 from telltune.methods.reasoned import RCL
 from telltune.methods.self_guide import SELF_GUIDE
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED
-from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS
+from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL
 from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
 from telltune.methods.valued import TELL_VALUED
 
@@ -32,6 +32,7 @@ __all__ = ["get_method", "method_names"]
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, OVER_PROMPT, SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
+    SFT_PSEUDO_LABEL,
     *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),

@@ -2,10 +2,17 @@
 
 from telltune.methods.trained import Trained
 
-__all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS"]
+__all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS", "SFT_PSEUDO_LABEL"]
 
 SFT = Trained("sft", "SFT", anchored=False, mixes=False)
 SFT_ANCHOR = Trained("sft_anchor", "SFT + anchor", anchored=True, mixes=False)
+SFT_PSEUDO_LABEL = Trained(
+    "sft_pseudo_label",
+    "SFT with pseudo-labels",
+    anchored=False,
+    mixes=False,
+    sets=(("pseudo_label", None),),
+)
 # Much of what general data seem to bring may be that there are more optimizer steps with them.
 SFT_ANCHOR_STEPS = Trained(
     "sft_anchor_steps",

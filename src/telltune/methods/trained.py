@@ -80,9 +80,9 @@ class Trained:
             recipe = prepared.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         answered = task.train[: prepared.counts.task_examples]
-        if ground.made is not None:
+        if ground.labeled is not None:
             # What somebody had to label, and what answers look like.
-            answered = ground.made.real
+            answered = ground.labeled
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
         check_labels(recipe.evaluation, labels)
@@ -131,9 +131,7 @@ class Trained:
         seconds += ground.seconds
         if stopping is not None:
             prepared = prepared.stopped_after(stopping.looks[-1].step)
-        cost = Cost.of(prepared.counts.to_dict(), seconds)
-        if ground.made is not None:
-            cost = replace(cost, task_examples=len(answered), task_tokens=ground.made.tokens)
+        cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
         weights = whole_weights(model)
         if settings.out is not None and settings.save and together.first:
             save_adapter(
@@ -150,7 +148,7 @@ class Trained:
                 seconds,
                 budget,
                 labels,
-                ground.selection,
+                ground,
                 stopping,
             )
         together.wait()

@@ -39,6 +39,7 @@ TELL_VALUED = (
         ("general_choice.by", "gradients"),
     ),
     _tell("diverse", "general data most varied", ("general_choice.take", "diverse")),
+    _tell("pseudo_label", "with pseudo-labels", ("pseudo_label", None)),
     _tell("self_guide", "beside task data that the model made", ("synthesis.use_as", "task")),
     _tell(
         "auxiliary",

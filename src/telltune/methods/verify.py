@@ -164,6 +164,8 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
             raise ModelError(f"method `{method.name}` trains nothing.")
         if method.configured(recipe).synthesis is not None or record.get("answer_after"):
             raise ModelError("the model made task data, or reasons for them, in the run.")
+        if any(got["made"] for got in record.get("levers", [])):
+            raise ModelError("a lever made task data in the run.")
         task = load_task(recipe)
         if record.get("selection"):
             # Which were chosen is taken from there: to find out anew would be to train.

@@ -33,6 +33,7 @@ from telltune.recipe.worth import (
     ConfidenceSpec,
     GeneralChoiceSpec,
     MetaSpec,
+    PseudoLabelSpec,
     SelectionSpec,
     SynthesisSpec,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "ModelSpec",
     "Order",
     "OverPromptSpec",
+    "PseudoLabelSpec",
     "Quoting",
     "Recipe",
     "SelectionSpec",

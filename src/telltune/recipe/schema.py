@@ -23,6 +23,7 @@ from telltune.recipe.worth import (
     ConfidenceSpec,
     GeneralChoiceSpec,
     MetaSpec,
+    PseudoLabelSpec,
     SelectionSpec,
     SynthesisSpec,
 )
@@ -337,6 +338,7 @@ class Recipe(Part):
     general_choice: Annotated[GeneralChoiceSpec | None, short("take")] = None
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
     synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
+    pseudo_label: Annotated[PseudoLabelSpec | None, short("by")] = None
     selection: SelectionSpec | None = None
     meta: Annotated[MetaSpec | None, short("algorithm")] = None
     confidence: Annotated[ConfidenceSpec | None, short("by")] = None
@@ -365,5 +367,6 @@ SHORTHANDS = {
     "meta": "algorithm",
     "general_choice": "take",
     "synthesis": "use_as",
+    "pseudo_label": "by",
 }
 """The key that a plain string stands for, by the key that it is given for."""

@@ -8,7 +8,14 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from telltune.recipe.part import Part
 
-__all__ = ["ConfidenceSpec", "GeneralChoiceSpec", "MetaSpec", "SelectionSpec", "SynthesisSpec"]
+__all__ = [
+    "ConfidenceSpec",
+    "GeneralChoiceSpec",
+    "MetaSpec",
+    "PseudoLabelSpec",
+    "SelectionSpec",
+    "SynthesisSpec",
+]
 
 
 class GeneralChoiceSpec(Part):
@@ -44,6 +51,20 @@ class SynthesisSpec(Part):
     use_as: Literal["task", "general", "third", "only"] = "task"
     """As task data, in place of general data, beside both, or `only`: alone, with demonstrations
     in the prompt, as published."""
+
+
+class PseudoLabelSpec(Part):
+    """Training examples from unlabeled inputs, for which `task.unlabeled` is needed."""
+
+    by: Literal["auto", "encoder", "tfidf", "model"] = "auto"
+    """Who labels: classes of a sentence encoder or of words in TF-IDF (closed labels), or adapters
+    of the model that agree. `auto` lets folds of the labeled examples choose among the first two,
+    and takes the model where they know nothing or the answers are no labels."""
+    examples: PositiveInt = 400
+    """Most examples to make: the most confident of each label by its share, or as many inputs as
+    the adapters are asked."""
+    adapters: int = Field(default=2, ge=2)
+    """`model`: how many are trained, each with another seed; what all of them answer is kept."""
 
 
 class SelectionSpec(Part):

@@ -1,0 +1,1 @@
+"""Levers: more training examples from what is abundant, such as unlabeled inputs."""

@@ -1,0 +1,136 @@
+"""Pseudo-labels where they must help, and where they must be refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from telltune.data.examples import Example
+from telltune.errors import RecipeError
+from telltune.levers.pseudo_label import PseudoLabel
+from telltune.recipe import PseudoLabelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KINDS = {"person": "who saw the {}?", "place": "where is the {}?", "order": "look at the {}!"}
+MARKS = [("quickly", "fast"), ("slowly", "slow"), ("loudly", "loud")]
+NOUNS = [f"{a}{b}" for a in ("ka", "lo", "mi", "su", "te") for b in ("ran", "dol", "vet", "pim")]
+
+
+def asked(nouns: Sequence[str]) -> list[tuple[str, str]]:
+    return [(form.format(noun), kind) for noun in nouns for kind, form in KINDS.items()]
+
+
+def labeled(rows: Sequence[tuple[str, str]]) -> list[Example]:
+    return [Example(prompt, completion) for prompt, completion in rows]
+
+
+def nobody(examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
+    raise AssertionError("no adapter is needed")
+
+
+def lever(seed: int = 0, **keys: object) -> PseudoLabel:
+    return PseudoLabel(PseudoLabelSpec(**keys), seed)
+
+
+def test_words_that_decide_label_the_inputs() -> None:
+    truth = dict(asked(NOUNS[5:]))
+    inputs = [Example(prompt, "", origin=f"more.jsonl:{i}") for i, prompt in enumerate(truth)]
+    got = lever(by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody)
+    assert len(got.examples) == got.asked == 45
+    assert all(truth[example.prompt] == example.completion for example in got.examples)
+    assert all(0.5 < example.confidence <= 1 for example in got.examples)
+    assert {example.origin for example in got.examples} == {example.origin for example in inputs}
+
+
+TOPICS = {
+    "animals": ["the dog barks", "a cat sleeps", "two horses run", "a cow eats", "sheep bleat"],
+    "money": ["pay the invoice", "rates rose", "send a refund", "taxes due", "a loan offer"],
+}
+
+
+def test_folds_choose_the_view_that_knows_the_labels() -> None:
+    texts = [text for topic in TOPICS.values() for text in topic]
+    # What a text is about says nothing of these labels, and one word of it says all.
+    rows = [(f"{text} {word} again", label) for text in texts for word, label in MARKS]
+    inputs = [Example(f"the storm {word} came", "") for word, _ in MARKS]
+    got = lever().apply(labeled(rows), inputs, nobody)
+    assert got.notes[-1].startswith("Labeled by TF-IDF")
+    assert [example.completion for example in got.examples] == [label for _, label in MARKS]
+    rows = [(text, label) for label, texts in TOPICS.items() for text in texts]
+    got = lever().apply(labeled(rows), [Example("a puppy", ""), Example("my bank", "")], nobody)
+    assert got.notes[-1].startswith("Labeled by sentence encoder")
+    assert [example.completion for example in got.examples] == ["animals", "money"]
+
+
+def test_labels_that_nothing_explains_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
+    inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[10:])]
+    got = lever(by="tfidf").apply(labeled(rows), inputs, nobody)
+    assert not got.examples
+    assert got.refused == {"no view knows more than the most frequent label": 30}
+
+
+def test_the_most_confident_of_each_label_are_kept_by_its_share() -> None:
+    inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[5:])]
+    few = lever(by="tfidf", examples=12).apply(labeled(asked(NOUNS[:5])), inputs, nobody)
+    every = lever(by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody)
+    assert few.refused == {"less confident than those kept": 33}
+    for kind in KINDS:
+        kept, all_of_it = (
+            sorted(e.confidence for e in got.examples if e.completion == kind)
+            for got in (few, every)
+        )
+        assert kept == all_of_it[-4:]
+
+
+def test_what_adapters_agree_on_is_kept() -> None:
+    answers = {1: ["x", "y", "", "w"], 2: ["x", "z", "", "w"]}
+    seeds = []
+
+    def answer(examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
+        seeds.append(seed)
+        return answers[seed][: len(examples)], 2.0
+
+    inputs = [Example(f"input {i}", "") for i in range(4)]
+    rows = [(f"item {i}", f"answer {i}") for i in range(8)]
+    got = lever().apply(labeled(rows), inputs, answer)
+    assert seeds == [1, 2]
+    assert [(e.prompt, e.completion) for e in got.examples] == [("input 0", "x"), ("input 3", "w")]
+    assert got.refused == {"the adapters gave different answers": 2}
+    assert got.seconds == 4.0
+    got = lever(examples=2).apply(labeled(rows), inputs, answer)
+    assert got.refused == {"the adapters gave different answers": 1, "not asked": 2}
+
+
+def test_where_views_know_nothing_the_model_is_asked() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
+    got = lever().apply(labeled(rows), [Example("new", "")], lambda asked, seed: (["b"], 1.0))
+    assert [example.completion for example in got.examples] == ["b"]
+    assert got.notes[0].startswith("Right on held-out labeled examples")
+    assert got.notes[-1] == "Labeled by 2 adapters of the model, where they agree."
+
+
+@pytest.mark.parametrize("by", ["encoder", "tfidf"])
+def test_views_need_labels(by: str) -> None:
+    rows = [(f"item {i}", f"answer {i}") for i in range(8)]
+    with pytest.raises(RecipeError, match=rf"pseudo_label\.by: {by}.*write `model`"):
+        lever(by=by).apply(labeled(rows), [Example("new", "")], nobody)
+
+
+def test_without_unlabeled_inputs_it_is_refused() -> None:
+    with pytest.raises(RecipeError, match="`pseudo_label` needs unlabeled inputs"):
+        lever().apply(labeled(asked(NOUNS[:5])), [], nobody)
+
+
+def test_the_same_arguments_give_the_same_examples() -> None:
+    inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[5:])]
+    one, two = (
+        lever(seed=3, by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody) for _ in range(2)
+    )
+    assert one == two
