@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from telltune.data.files import left_out
 from telltune.data.task import (
-    check_unlabeled,
     load_general,
     load_task,
     named_data,
@@ -84,9 +83,6 @@ def get_ready(recipe: Recipe) -> Ready:
     trained_on = task.train[: prepared.counts.task_examples]
     check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
     seconds = time.perf_counter() - began
-    inputs = unlabeled_beside(task, trained_on)
-    if method.configured(recipe).pseudo_label is not None:
-        check_unlabeled(inputs, "`pseudo_label`")
     answers = task_answers(recipe, task)
     warnings = (
         *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
@@ -98,8 +94,9 @@ def get_ready(recipe: Recipe) -> Ready:
         *warnings_before(prepared),
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )
+    unlabeled = len(unlabeled_beside(task, trained_on))
     return Ready(
-        method, task, general, model.shape, prepared, len(inputs), seconds, answers, warnings
+        method, task, general, model.shape, prepared, unlabeled, seconds, answers, warnings
     )
 
 

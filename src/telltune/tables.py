@@ -184,6 +184,7 @@ def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
     Each of the two tables fits a terminal of 80 columns.
     """
     scores, beside = [], []
+    unlabeled = ["unlabeled"] if any(row.unlabeled_examples for row in rows) else []
     for row in rows:
         against = ""
         if row.difference is not None:
@@ -197,13 +198,15 @@ def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
                 "" if row.general_loss is None else f"{row.general_loss:.2f}",
                 "" if row.leakage is None else f"{row.leakage:.0%}",
                 f"{row.task_tokens:,}",
+                *([f"{row.unlabeled_examples:,}"] if unlabeled else []),
                 f"{row.general_tokens:,}",
                 f"{row.seconds:,.0f}",
             )
         )
     title = f"{rows[0].items} test items, {rows[0].metric}"
     _print_told(title, ("method", "score", f"{confidence:.0%} interval", "against sft"), scores)
-    heads = ("method", "general loss", "leakage", "task tokens", "general tokens", "seconds")
+    counts = ("task tokens", *unlabeled, "general tokens", "seconds")
+    heads = ("method", "general loss", "leakage", *counts)
     _print_told("Beside the score", heads, beside)
     others = [row for row in rows if row.difference is not None]
     if others and not any(row.p_value < 0.05 for row in others if row.p_value is not None):

@@ -7,7 +7,7 @@ import pytest
 
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import recipe_from_dict
-from telltune.study.compare import DEFAULT_METHODS, compare
+from telltune.study.compare import compare, default_methods
 
 
 @pytest.fixture
@@ -20,9 +20,11 @@ def recipe(toy_recipe):
 
 def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     out = tmp_path / "study"
-    rows = compare(recipe(), DEFAULT_METHODS, out=out, progress=False)
-    assert [row.method for row in rows] == list(DEFAULT_METHODS)
-    base, sft, sft_anchor, tell = rows
+    rows = compare(recipe(), out=out, progress=False)
+    assert [row.method for row in rows] == default_methods(recipe())
+    base, words, encoder, sft, sft_anchor, tell = rows
+    assert (words.method, encoder.method) == ("tfidf_linear", "encoder_centroid")
+    assert words.task_tokens == encoder.task_tokens == tell.task_tokens
     assert sft.task_tokens == sft_anchor.task_tokens == tell.task_tokens > 0
     assert (base.task_tokens, base.general_tokens, base.seconds) == (0, 0, 0)
     assert sft.general_tokens == sft_anchor.general_tokens == 0
@@ -32,14 +34,31 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     assert {row.metric for row in rows} == {"accuracy"}
     assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in rows]
     assert (sft.difference, sft.p_value) == (None, None)
-    for row in (base, sft_anchor, tell):
+    for row in (base, words, encoder, sft_anchor, tell):
         assert row.difference == pytest.approx(row.score - sft.score, abs=0.002)
         assert -100 <= row.difference_low <= row.difference <= row.difference_high <= 100
         assert 0 < row.p_value <= 1
     # Twelve items and three labels: answers to general prompts can be told from the task's.
-    assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in rows)
+    models = (base, sft, sft_anchor, tell)
+    assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in models)
     # TELL learned general data beside the task, the others did not.
     assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
+
+
+def test_a_comparison_has_the_baselines_that_suit_the_answers(
+    recipe, toy_recipe, write_jsonl, tmp_path
+):
+    task = toy_recipe["task"]
+    more = recipe(task=task | {"max_examples": 9, "unlabeled": "rest"})
+    assert default_methods(more) == [
+        *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"),
+        *("sft", "sft_anchor", "tell", "tell_pseudo_label"),
+    ]
+    rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
+    free = recipe(task={"train": str(write_jsonl(tmp_path / "free.jsonl", rows))})
+    assert default_methods(free)[:2] == ["base", "knn"]
+    scored = recipe(evaluation={"metrics": ["perplexity"]})
+    assert default_methods(scored) == ["base", "sft", "sft_anchor", "tell"]
 
 
 @pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])
@@ -144,11 +163,12 @@ def test_an_adapter_of_a_study_answers_as_it_did_in_the_study(recipe, tmp_path):
     assert again.predictions == [item["prediction"] for item in written]
 
 
-def test_every_method_of_the_registry_can_be_compared(recipe, tmp_path, tiny_methods):
+def test_every_method_of_the_registry_can_be_compared(recipe, toy_recipe, tmp_path, tiny_methods):
     short = recipe(
         mixture={"general_examples": 4, "passes": 1},
         evaluation={"metrics": ["exact_match"], "max_items": 2},
         over_prompt={"inputs": 2},
+        task=toy_recipe["task"] | {"max_examples": 18, "unlabeled": "rest"},
     )
     rows = compare(short, tiny_methods, out=tmp_path / "study", progress=False)
     assert [row.method for row in rows] == tiny_methods

@@ -291,8 +291,12 @@ def compare(
     recipe: RecipeFile,
     out: Annotated[Path, typer.Option(help="Where adapters, answers and summary.json go.")],
     method: Annotated[
-        str, typer.Option(help="Names, separated by commas.")
-    ] = "base,sft,sft_anchor,tell",
+        str | None,
+        typer.Option(
+            help="Names, separated by commas; by default the base, the baselines of seconds that "
+            "suit the task, sft, sft_anchor and tell."
+        ),
+    ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -304,9 +308,13 @@ def compare(
     from telltune.api import plan as planned
     from telltune.methods.registry import get_method
     from telltune.study.compare import compare as compared
+    from telltune.study.compare import default_methods
     from telltune.training.progress import phase
 
-    names = [name.strip() for name in method.split(",") if name.strip()]
+    if method is None:
+        names = default_methods(loaded)
+    else:
+        names = [name.strip() for name in method.split(",") if name.strip()]
     trained = [name for name in names if get_method(name).trains]
     if trained and not as_json:
         # The recipe's own method need not be among them, nor what it asks for in the recipe.

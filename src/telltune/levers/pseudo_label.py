@@ -27,6 +27,7 @@ from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.levers.protocol import Yield
 from telltune.training.progress import phase
+from telltune.valuation.folds import draw_folds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +109,7 @@ class PseudoLabel:
         texts = [prompt_text(example) for example in (*labeled, *inputs)]
         vectors = {f: vectorizer(f, texts)(texts) for f in features}
         views = [_View(f, head) for head in _HEADS for f in features]
-        right = {view: self._right(view, vectors[view.features], answers) for view in views}
+        right = {view: self._right(view, vectors[view.features], labeled) for view in views}
         best = max(views, key=lambda view: right[view])
         most = max(Counter(answers).values())
         said = ", ".join(f"{view} {right[view]:.0%}" for view in views)
@@ -127,14 +128,15 @@ class PseudoLabel:
         seconds = time.perf_counter() - began
         return Yield(self.name, made, len(inputs), refused, (note, f"Labeled by {best}."), seconds)
 
-    def _right(self, view: _View, vectors: Any, answers: Sequence[str]) -> float:
+    def _right(self, view: _View, vectors: Any, labeled: Sequence[Example]) -> float:
         """Return the share of labeled examples whose label the others and the inputs give."""
-        said = np.array(answers)
+        said = np.array([example.completion for example in labeled])
         count, right = len(said), 0
         unlabeled = vectors[count:]
         for number in range(_ASSIGNMENTS):
-            fold = _folds(answers, np.random.default_rng((self.seed, number)))
-            for held in range(min(_FOLDS, count)):
+            rng = np.random.default_rng((self.seed, number))
+            fold = draw_folds(labeled, _FOLDS, rng, by_label=True)
+            for held in np.unique(fold):
                 kept, asked = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
                 known = said[kept].tolist()
                 head = fit_head(view.head, view.features, vectors[kept], known, unlabeled)
@@ -208,12 +210,3 @@ def _most_confident(
         turn[ranked] = (np.arange(len(ranked)) + 0.5) / share
     kept: list[int] = np.sort(np.argsort(turn, kind="stable")[:most]).tolist()
     return kept
-
-
-def _folds(answers: Sequence[str], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a fold for each answer, (answers,); examples of a label are spread over the folds."""
-    shuffled = rng.permutation(len(answers))
-    by_label = shuffled[np.argsort(np.array(answers)[shuffled], kind="stable")]
-    fold = np.empty(len(answers), np.int64)
-    fold[by_label] = np.arange(len(answers)) % _FOLDS
-    return fold

@@ -60,6 +60,17 @@ class Baseline:
     trains: bool = False
     sized: bool = True
 
+    def check(self, task: TaskData) -> None:
+        """Refuse a task that the method cannot work with.
+
+        Raises:
+            RecipeError: The answers are no closed set of labels, or there are no unlabeled inputs,
+                and the method needs them.
+        """
+        self.labels_of(task.train)
+        if self.head == "em":
+            check_unlabeled(task.unlabeled, f"method `{self.name}`")
+
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """Return the labels among which the method chooses; () where it needs none.
 

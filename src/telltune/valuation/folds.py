@@ -16,15 +16,33 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["assign_folds"]
+__all__ = ["assign_folds", "draw_folds"]
+
+
+def draw_folds(
+    examples: Sequence[Example], folds: int, rng: np.random.Generator, *, by_label: bool
+) -> NDArray[np.int64]:
+    """Return the fold of each example, (examples,); those with the same prompt are in one fold.
+
+    Args:
+        examples: To be scored.
+        folds: How many.
+        rng: Draws the order in which prompts are dealt out to the folds.
+        by_label: Whether completions are labels, each of which is spread evenly.
+    """
+    first = {example.prompt: example.completion for example in reversed(examples)}
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    order = rng.permutation(len(prompts)).tolist()
+    if by_label:
+        order.sort(key=lambda i: first[prompts[i]])  # stable: drawn within a label
+    fold_of = {prompts[i]: rank % folds for rank, i in enumerate(order)}
+    return np.array([fold_of[example.prompt] for example in examples], np.int64)
 
 
 def assign_folds(
     examples: Sequence[Example], folds: int, seed: int, labels: Sequence[str] = ()
 ) -> NDArray[np.int64]:
-    """The fold of each example, (examples,); every label is spread evenly.
-
-    Examples with the same prompt are in one fold: otherwise a model would have seen the question.
+    """Return the fold of each example, (examples,), so that each label stands in several.
 
     Args:
         examples: To be scored.
@@ -36,18 +54,14 @@ def assign_folds(
         DataError: There are fewer prompts than folds, or a label stands in one fold only, so that
             the model which scores it has never seen it.
     """
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
-    if len(prompts) < folds:
+    prompts = len({example.prompt for example in examples})
+    if prompts < folds:
         raise DataError(
-            f"{len(prompts)} different prompts are too few for {folds} folds; give more examples, "
+            f"{prompts} different prompts are too few for {folds} folds; give more examples, "
             "or fewer folds."
         )
-    first = {example.prompt: example.completion for example in reversed(examples)}
-    order = np.random.default_rng([seed, folds]).permutation(len(prompts)).tolist()
-    if labels:
-        order.sort(key=lambda i: first[prompts[i]])  # stable: drawn within a label
-    fold_of = {prompts[i]: rank % folds for rank, i in enumerate(order)}
-    found = np.array([fold_of[example.prompt] for example in examples], np.int64)
+    rng = np.random.default_rng([seed, folds])
+    found = draw_folds(examples, folds, rng, by_label=bool(labels))
     for label in labels:
         where = {int(f) for f, e in zip(found, examples, strict=True) if e.completion == label}
         if len(where) == 1:
