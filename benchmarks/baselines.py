@@ -16,7 +16,7 @@ import numpy as np
 
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.methods import baselines
+from telltune.methods.features import EncoderFeatures
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
@@ -29,14 +29,14 @@ LABELS = ("medical_specialty", "answer_kind", "explicit_language")
 OTHERS = ("mention_json", "restore_text", "equation")
 METHODS = ("tfidf_linear", "encoder_centroid", "encoder_linear", "knn")
 VECTORS: dict[str, Any] = {}
-embed = baselines.embed
+encode = EncoderFeatures.__call__
 
 
-def remembered(texts: Sequence[str]) -> Any:
+def remembered(features: EncoderFeatures, texts: Sequence[str]) -> Any:
     """Embed the texts that were not embedded before."""
     new = [text for text in dict.fromkeys(texts) if text not in VECTORS]
     if new:
-        VECTORS.update(zip(new, embed(new), strict=True))
+        VECTORS.update(zip(new, encode(features, new), strict=True))
     return np.stack([VECTORS[text] for text in texts])
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200])
     given = parser.parse_args()
-    baselines.embed = remembered  # type: ignore[assignment]
+    EncoderFeatures.__call__ = remembered  # type: ignore[method-assign]
     base = load_base(as_recipe({"task": LABELS[0]}).model)
     print("| task | metric | labels | " + " | ".join(METHODS) + " |")
     print("|---|---|---:|" + "---:|" * len(METHODS))

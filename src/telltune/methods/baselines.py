@@ -7,7 +7,7 @@ beat; see docs/baselines.md.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,29 +16,40 @@ from telltune.data.encoding import Encoder
 from telltune.data.task import within
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
-from telltune.methods.protocol import Cost, Predictor
-from telltune.valuation.embeddings import embed
+from telltune.methods.baseline_folder import save_baseline
+from telltune.methods.baseline_predictor import BaselinePredictor, LinearScorer, text_of
+from telltune.methods.features import EncoderFeatures, TfidfFeatures
+from telltune.methods.protocol import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
+    from telltune.recipe import Recipe
 
-__all__ = ["ENCODER_CENTROID", "ENCODER_LINEAR", "KNN", "TFIDF_LINEAR", "Baseline"]
+__all__ = [
+    "ENCODER_CENTROID",
+    "ENCODER_LINEAR",
+    "KNN",
+    "TFIDF_LINEAR",
+    "Baseline",
+    "labeled_examples",
+]
 
 Features = Literal["encoder", "tfidf"]
 Head = Literal["centroid", "linear", "nearest"]
 
-# Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
-_WORD = r"(?u)\w+|[^\w\s]"
 # Weaker than scikit-learn's default of 1, which scored 24.8 in place of 36.2 on medical_specialty
 # with 20 examples and encoder vectors (8 draws), and no higher at 60 and 200 or on answer_kind.
 _INVERSE_PENALTY = 10.0
+# Makes a cosine the logit of a softmax, as in the loss that all-MiniLM-L6-v2 was trained with.
+_COSINE_SCALE = 20.0
 
 
 @dataclass(frozen=True)
@@ -83,32 +94,47 @@ class Baseline:
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
         base: BaseModel,
         settings: Settings,
-    ) -> Predictor:
+    ) -> BaselinePredictor:
         """Fit the classifier; of the base model only the tokenizer is used, to count tokens.
 
         Raises:
             RecipeError: The answers are no closed set of labels, and the method needs one.
             ModelError: The sentence encoder is not installed.
         """
+        return self.fit(task, base.tokenizer, settings)
+
+    def fit(
+        self, task: TaskData, tokenizer: PreTrainedTokenizerBase, settings: Settings
+    ) -> BaselinePredictor:
+        """Fit the classifier without a base model, and save it where the settings say; see `run`.
+
+        Args:
+            task: Its training examples are learned from.
+            tokenizer: The base model's, to count tokens.
+            settings: How the method runs.
+        """
         recipe = settings.recipe
-        encoder = Encoder(base.tokenizer)
-        encoded = encoder.encode(task.train)
-        used = within(encoded.lengths, recipe.task.max_tokens)
-        examples = task.train[:used]
+        examples, tokens = labeled_examples(task, tokenizer, recipe)
         labels = self.labels_of(examples)
         began = time.perf_counter()
-        texts = [_text(example) for example in examples]
-        vectorize = embed if self.features == "encoder" else _tfidf(texts)
+        texts = [text_of(example) for example in examples]
+        # Frequencies over unlabeled texts as well give common words less weight, and question words
+        # are common: on answer_kind with 20 examples that scored 51 in place of 67 (4 draws, 200
+        # items).
+        vectorize = (
+            EncoderFeatures() if self.features == "encoder" else TfidfFeatures.learned(texts)
+        )
+        encoder = Encoder(tokenizer)
         answers = [encoder.answer(example.completion).strip() for example in examples]
         scorer = _fit(self.head, vectorize(texts), answers)
         cost = Cost(
-            task_examples=used,
-            task_tokens=int(encoded.lengths[:used].sum()),
+            task_examples=len(examples),
+            task_tokens=tokens,
             seconds=time.perf_counter() - began,
         )
-        return BaselinePredictor(
+        predictor = BaselinePredictor(
             model=None,
-            tokenizer=base.tokenizer,
+            tokenizer=tokenizer,
             anchor=None,
             # It cuts nothing: answers come whole from the training data.
             max_new_tokens=recipe.training.max_length,
@@ -118,85 +144,24 @@ class Baseline:
             vectorize=vectorize,
             scorer=scorer,
         )
+        if settings.out is not None and settings.save:
+            save_baseline(settings.out, self.name, predictor, task.name, examples, recipe)
+        return predictor
 
 
-@dataclass
-class LinearScorer:
-    """Scores of answers: `vectors @ weights.T + bias`.
+def labeled_examples(
+    task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> tuple[tuple[Example, ...], int]:
+    """Return the examples that a baseline learns from, and how many tokens they have.
 
-    Attributes:
-        weights: Shape (answers, width).
-        bias: Shape (answers,).
-        answers: The answers, which may repeat where each example has its own.
+    Args:
+        task: Has the examples.
+        tokenizer: The base model's, whose tokens count.
+        recipe: May limit the tokens.
     """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    answers: tuple[str, ...]
-
-    def best(self, vectors: NDArray[Any]) -> list[str]:
-        """Return the answer of the highest score for each vector, (texts, width)."""
-        scores = vectors @ self.weights.T + self.bias
-        return [self.answers[i] for i in scores.argmax(axis=1)]
-
-
-@dataclass
-class BaselinePredictor(Predictor):
-    """Answers with one of the training data's answers.
-
-    Attributes:
-        vectorize: Turns texts into vectors, (texts, width).
-        scorer: Chooses the answer of a vector.
-    """
-
-    vectorize: Callable[[Sequence[str]], NDArray[Any]] = field(kw_only=True)
-    scorer: LinearScorer = field(kw_only=True)
-
-    def predict(
-        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
-    ) -> list[str]:
-        """Answer each example's prompt; its completion is not looked at."""
-        if not examples:
-            return []
-        answers = self.scorer.best(self.vectorize([_text(example) for example in examples]))
-        if on_done is not None:
-            on_done(len(examples))
-        return answers
-
-    def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
-        """Raise an error, because no language model gives likelihoods.
-
-        Raises:
-            RecipeError: Always.
-        """
-        raise RecipeError(
-            "a baseline without a language model has no perplexity; name other metrics under "
-            "evaluation.metrics, or leave the baseline out."
-        )
-
-
-def _text(example: Example) -> str:
-    """Return the prompt and the turns before it, without the system turn."""
-    turns = [turn.content for turn in example.history if turn.role != "system"]
-    return "\n".join([*turns, example.prompt])
-
-
-def _tfidf(texts: Sequence[str]) -> Callable[[Sequence[str]], NDArray[Any]]:
-    """Learn words and their document frequencies from the labeled texts alone.
-
-    Frequencies over unlabeled texts as well give common words less weight, and question words are
-    common: on answer_kind with 20 examples that scored 51 in place of 67 (4 draws, 200 items).
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=_WORD)
-    vectorizer.fit(texts)
-
-    def vectorize(some: Sequence[str]) -> NDArray[Any]:
-        found: NDArray[Any] = vectorizer.transform(some).toarray()
-        return found
-
-    return vectorize
+    lengths = Encoder(tokenizer).encode(task.train).lengths
+    used = within(lengths, recipe.task.max_tokens)
+    return tuple(task.train[:used]), int(lengths[:used].sum())
 
 
 def _fit(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearScorer:
@@ -208,20 +173,21 @@ def _fit(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearSco
         answers: Their completions, (examples,).
     """
     if head == "nearest":
-        return LinearScorer(vectors, np.zeros(len(vectors)), tuple(answers))
+        return LinearScorer(_COSINE_SCALE * vectors, np.zeros(len(vectors)), tuple(answers))
     labels, targets = np.unique(np.array(answers), return_inverse=True)
     names = tuple(labels.tolist())
     if head == "centroid":
         means = np.stack([vectors[targets == i].mean(axis=0) for i in range(len(labels))])
         lengths = np.linalg.norm(means, axis=1, keepdims=True)
-        return LinearScorer(means / np.maximum(lengths, 1e-12), np.zeros(len(labels)), names)
+        weights = _COSINE_SCALE * means / np.maximum(lengths, 1e-12)
+        return LinearScorer(weights, np.zeros(len(labels)), names)
     from sklearn.linear_model import LogisticRegression
 
     found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000).fit(vectors, targets)
-    if len(labels) == 2:  # one row of weights, for the second label
-        weights = np.concatenate([-found.coef_, found.coef_])
-        return LinearScorer(weights, np.concatenate([-found.intercept_, found.intercept_]), names)
-    return LinearScorer(found.coef_, found.intercept_, names)
+    weights, bias = found.coef_, found.intercept_
+    if len(labels) == 2:  # one row of weights: how far the second label is ahead
+        weights, bias = (np.concatenate([-part / 2, part / 2]) for part in (weights, bias))
+    return LinearScorer(weights, bias, names)
 
 
 TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf", "linear")

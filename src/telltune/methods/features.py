@@ -1,0 +1,186 @@
+"""Vectors of texts that a baseline is fitted on, in a form that its folder can hold.
+
+Another kind is one class with the same methods, and one line in `_KINDS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from telltune.errors import ModelError
+from telltune.valuation.embeddings import (
+    EMBEDDED_WIDTH,
+    SentenceEncoder,
+    embedded_revision,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["EncoderFeatures", "Features", "TfidfFeatures", "features_from"]
+
+# Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
+# Saved baselines are read with it, so another pattern is another kind of features.
+_WORD = r"(?u)\w+|[^\w\s]"
+
+
+class Features(Protocol):
+    """What turns texts into vectors."""
+
+    kind: ClassVar[str]
+    """Name in tell.json."""
+
+    @property
+    def width(self) -> int:
+        """Length of each vector."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Return the vectors of texts, (texts, width)."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return what makes the same features again: JSON for tell.json, and arrays by name.
+
+        `weights` and `bias` are names of the folder's own.
+        """
+        ...
+
+    @classmethod
+    def from_state(cls, told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
+        """Make the features whose `state` is given.
+
+        Raises:
+            KeyError: A part of the state is missing.
+            ModelError: What they need is not on this machine.
+            ValueError: The parts do not fit together.
+        """
+        ...
+
+
+@dataclass
+class EncoderFeatures:
+    """The embedded sentence encoder, frozen. It is loaded with the first texts.
+
+    Attributes:
+        revision: A hash of its weights.
+    """
+
+    kind: ClassVar[str] = "encoder"
+    width: ClassVar[int] = EMBEDDED_WIDTH
+    revision: str = field(default_factory=embedded_revision)
+
+    @cached_property
+    def _encoder(self) -> SentenceEncoder:
+        return SentenceEncoder()
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Return the vectors of texts, each of length 1, (texts, width)."""
+        return self._encoder(texts)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the encoder's name and revision; its weights stay in its package."""
+        return {"name": "all-MiniLM-L6-v2", "revision": self.revision}, {}
+
+    @classmethod
+    def from_state(
+        cls,
+        told: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],  # noqa: ARG003 - the protocol of features
+    ) -> EncoderFeatures:
+        """Make the features whose `state` is given; see `Features.from_state`."""
+        found = cls()
+        if found.revision != told["revision"]:
+            raise ModelError(
+                f"it was fitted with another sentence encoder ({told['revision']}) than the one "
+                f"installed here ({found.revision}); install that one, or fit again."
+            )
+        return found
+
+
+@dataclass
+class TfidfFeatures:
+    """TF-IDF of words and punctuation marks.
+
+    Attributes:
+        vocabulary: The words, by column.
+        idf: Inverse document frequency of each, (words,).
+    """
+
+    kind: ClassVar[str] = "tfidf"
+    vocabulary: tuple[str, ...]
+    idf: NDArray[np.float64]
+
+    @classmethod
+    def learned(cls, texts: Sequence[str]) -> TfidfFeatures:
+        """Learn words and their document frequencies from texts."""
+        vectorizer = _vectorizer()
+        vectorizer.fit(texts)
+        return cls(tuple(vectorizer.get_feature_names_out().tolist()), vectorizer.idf_)
+
+    @property
+    def width(self) -> int:
+        """Number of words."""
+        return len(self.vocabulary)
+
+    @cached_property
+    def _made(self) -> Any:
+        vectorizer = _vectorizer(self.vocabulary)
+        vectorizer.idf_ = self.idf
+        return vectorizer
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Return the vectors of texts, each of length 1 or 0, (texts, width)."""
+        found: NDArray[Any] = self._made.transform(texts).toarray()
+        return found
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the vocabulary, and the array `idf`."""
+        return {"vocabulary": list(self.vocabulary)}, {"idf": self.idf}
+
+    @classmethod
+    def from_state(
+        cls, told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> TfidfFeatures:
+        """Make the features whose `state` is given; see `Features.from_state`."""
+        words, idf = tuple(told["vocabulary"]), arrays["idf"]
+        if idf.shape != (len(words),) or len(set(words)) != len(words):
+            raise ValueError(f"{len(words)} words and idf of shape {idf.shape}")
+        return cls(words, idf)
+
+
+def _vectorizer(vocabulary: Sequence[str] | None = None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, token_pattern=_WORD, vocabulary=vocabulary)
+
+
+_KINDS: dict[str, type[Features]] = {
+    EncoderFeatures.kind: EncoderFeatures,
+    TfidfFeatures.kind: TfidfFeatures,
+}
+
+
+def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
+    """Make saved features again.
+
+    Args:
+        told: Their `state`, and their `kind`.
+        arrays: Those of the state, among others.
+
+    Raises:
+        KeyError: A part of the state is missing.
+        ModelError: The kind is unknown, or what they need is not on this machine.
+        ValueError: The parts do not fit together.
+    """
+    if told["kind"] not in _KINDS:
+        raise ModelError(
+            f"it has features `{told['kind']}`, which this telltune does not know; known are "
+            f"{', '.join(_KINDS)}: install the telltune that wrote it, or fit again."
+        )
+    return _KINDS[told["kind"]].from_state(told, arrays)
