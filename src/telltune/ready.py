@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from telltune.data.files import left_out
 from telltune.data.task import load_general, load_task, named_data
 from telltune.errors import RecipeError
-from telltune.evaluation.answer_warnings import warnings_before_training
+from telltune.evaluation.answer_warnings import data_warnings, warnings_before_training
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics
 from telltune.inference.labels import closed_set
+from telltune.methods.baselines import Baseline, labeled_examples
 from telltune.methods.known_model import known_model
 from telltune.methods.learning import warnings_before
 from telltune.methods.preparation import prepare
@@ -23,6 +24,8 @@ from telltune.methods.trained import Trained
 from telltune.models import layers_left_out
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["Ready", "get_ready", "trained_method"]
+__all__ = ["Ready", "ReadyBaseline", "get_ready", "get_ready_baseline", "trained_method"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,55 @@ def get_ready(recipe: Recipe) -> Ready:
         *warnings_before_training(recipe, answers, prepared, model.tokenizer),
     )
     return Ready(method, task, general, model.shape, prepared, seconds, answers, warnings)
+
+
+@dataclass(frozen=True)
+class ReadyBaseline:
+    """All that a fit of a baseline needs.
+
+    Attributes:
+        method: The recipe's.
+        task: Its training and dev data.
+        tokenizer: The base model's, which counts tokens.
+        labels: The labels among which the method chooses; () where it needs none.
+        examples: Number of task examples that it learns from.
+        tokens: Their tokens.
+        warnings: What the user should know before the fit, a sentence each.
+    """
+
+    method: Baseline
+    task: TaskData
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...]
+    examples: int
+    tokens: int
+    warnings: tuple[str, ...]
+
+
+def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
+    """Load and check what a baseline will be fitted on.
+
+    Args:
+        recipe: The fit's.
+        method: The recipe's.
+
+    Raises:
+        TellError: Whatever would stop the fit.
+    """
+    check_recipe(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    tokenizer = known_model(recipe.model).tokenizer.load()
+    examples, tokens = labeled_examples(task, tokenizer, recipe)
+    labels = method.labels_of(examples)
+    answers = task_answers(recipe, task)
+    warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *answers.notes,
+        *data_warnings(answers, len(examples)),
+    )
+    return ReadyBaseline(method, task, tokenizer, labels, len(examples), tokens, warnings)
 
 
 def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:

@@ -105,9 +105,10 @@ def compare(
 ) -> list[Row]:
     """Run each method and score it on the task's test items.
 
-    Every method is checked before the first is run. Adapters go to `out/METHOD`, answers with
-    their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called again on the
-    same folder with the same recipe, it runs only the methods that have no row there yet.
+    Every method is checked before the first is run. Adapters and baselines go to `out/METHOD`,
+    answers with their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called
+    again on the same folder with the same recipe, it runs only the methods that have no row there
+    yet.
 
     Raises:
         RecipeError: An unknown method or metric, no test data, a missing anchor.
@@ -157,9 +158,11 @@ def _compare(
                     recipe.training.precision,
                     trainable=recipe.training.full_parameters,
                 )
-        folder = out / method.name if method.trains else None
+        saved = method.trains or isinstance(method, Baseline)
+        folder = out / method.name if saved else None
         settings = Settings(
-            recipe,
+            # As tell.json will have it: each folder's recipe names its own method.
+            recipe.model_copy(update={"method": method.name}),
             folder,
             progress,
             score=answer_score(answers.metrics[0], task.dev, base.tokenizer),
