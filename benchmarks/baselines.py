@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.classifiers import features
+from telltune.classifiers.features import EncoderFeatures
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
 from telltune.methods.protocol import Settings
@@ -32,14 +32,14 @@ METHODS = (
     "knn",
 )
 VECTORS: dict[str, Any] = {}
-embed = features.embed
+encode = EncoderFeatures.__call__
 
 
-def remembered(texts: Sequence[str]) -> Any:
+def remembered(features: EncoderFeatures, texts: Sequence[str]) -> Any:
     """Embed the texts that were not embedded before."""
     new = [text for text in dict.fromkeys(texts) if text not in VECTORS]
     if new:
-        VECTORS.update(zip(new, embed(new), strict=True))
+        VECTORS.update(zip(new, encode(features, new), strict=True))
     return np.stack([VECTORS[text] for text in texts])
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200])
     given = parser.parse_args()
-    features.embed = remembered  # type: ignore[assignment]
+    EncoderFeatures.__call__ = remembered  # type: ignore[method-assign]
     base = load_base(as_recipe({"task": LABELS[0]}).model)
     print("| task | metric | labels | " + " | ".join(METHODS) + " |")
     print("|---|---|---:|" + "---:|" * len(METHODS))

@@ -88,6 +88,23 @@ def adapter(fitted_once, recipe, tell):
 # plan
 
 
+def test_a_baseline_is_planned_fitted_and_asked_like_an_adapter(
+    tell, tell_json, recipe, tmp_path, write_jsonl
+):
+    asked, out = ("--set", "method=tfidf_linear"), tmp_path / "baseline"
+    plan = tell_json("plan", recipe, *asked)
+    code, told, _ = tell("fit", recipe, *asked, "--out", out)
+    assert code == 0
+    assert "none: a baseline is fitted in seconds" in told
+    assert f"24 examples, {plan['task_tokens']:,} tokens" in told
+    assert re.search(rf"Baseline in {re.escape(str(out))} after [\d.]+ s\.", told)
+    rows = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "item 7 is flat"}])
+    found = tell_json("predict", out, "--file", rows)
+    assert found["predictions"] == ["sheet"]
+    assert tell_json("evaluate", out)["scores"]["accuracy"]["score"] == 100
+    assert tell_json("verify", out)["held"] is True
+
+
 def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
     plan = tell_json("plan", recipe)
     assert plan["task_examples"] == 24

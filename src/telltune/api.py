@@ -23,15 +23,18 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
-from telltune.methods.adapter_folder import load_predictor, read_tell
+from telltune.methods.adapter_folder import read_tell
 from telltune.methods.anchor_choice import propose_anchors, rank_anchors
+from telltune.methods.baseline_folder import load_folder
+from telltune.methods.baselines import Baseline
 from telltune.methods.beforehand import beforehand
 from telltune.methods.forecast import forecast
 from telltune.methods.learning import warnings_after
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.protocol import Settings
+from telltune.methods.registry import get_method
 from telltune.models import compute_dtype, load_base
-from telltune.ready import get_ready, trained_method
+from telltune.ready import get_ready, get_ready_baseline, trained_method
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.shown import shown_examples
 from telltune.storage import write_text
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from telltune.methods.anchor_choice import Ranking
     from telltune.methods.protocol import Predictor
     from telltune.methods.verify import Verification
-    from telltune.ready import Ready
+    from telltune.ready import Ready, ReadyBaseline
     from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
@@ -83,7 +86,7 @@ class Fit:
     """What `fit` leaves.
 
     Attributes:
-        folder: The adapter folder.
+        folder: The folder of the adapter or baseline.
         record: What its tell.json says.
         warnings: Signs that the run did not learn, a sentence each, with the setting that helps.
     """
@@ -111,10 +114,15 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
         `before_training` names what else the run does first, which none of the numbers counts;
         `warnings` says in sentences what the user should know before the run.
 
+        A baseline trains nothing: of these there are the counts and `warnings` alone, and `labels`.
+
     Raises:
         TellError: Whatever would stop the run before its first step.
     """
     recipe = as_recipe(recipe)
+    method = get_method(recipe.method)
+    if isinstance(method, Baseline):
+        return _baseline_plan(get_ready_baseline(recipe, method))
     return _plan(recipe, get_ready(recipe), measure=measure)
 
 
@@ -147,14 +155,14 @@ def fit(
     progress: bool = True,
     on_plan: Callable[[dict[str, Any]], None] | None = None,
 ) -> Fit:
-    """Train an adapter.
+    """Train an adapter, or fit a baseline.
 
     A run that was cut short goes on from its last checkpoint when called again on the same folder.
     The processes of torchrun or `accelerate launch` all call this, on a folder that all can reach.
 
     Args:
         recipe: A file, a dictionary or a `Recipe`.
-        out: The adapter folder.
+        out: The folder of the adapter or baseline.
         overwrite: Train again where a finished run, or one with another recipe, already is.
         progress: Show a bar.
         on_plan: Gets what `plan(recipe, measure=False)` says, before the model is loaded.
@@ -164,6 +172,11 @@ def fit(
     """
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
+    method = get_method(recipe.method)
+    if isinstance(method, Baseline):
+        return _fit_baseline(
+            recipe, method, out, overwrite=overwrite, progress=progress, on_plan=on_plan
+        )
     trained_method(recipe)
     together = processes()
     shown = progress and together.first
@@ -202,6 +215,43 @@ def fit(
         besides = time.perf_counter() - began - record["seconds"]
         remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
     return Fit(out, record, tuple(warnings))
+
+
+def _fit_baseline(
+    recipe: Recipe,
+    method: Baseline,
+    out: Path,
+    *,
+    overwrite: bool,
+    progress: bool,
+    on_plan: Callable[[dict[str, Any]], None] | None,
+) -> Fit:
+    """Fit a baseline, which takes seconds and needs no base model but its tokenizer."""
+    if processes().count > 1:
+        raise RecipeError(
+            f"method `{method.name}` has no work for several processes; start it without torchrun "
+            "or accelerate."
+        )
+    with alone(out):
+        claim(out, recipe, overwrite=overwrite)
+        with phase("reading the data", shown=progress):
+            ready = get_ready_baseline(recipe, method)
+        if on_plan is not None:
+            on_plan(_baseline_plan(ready))
+        record_recipe(out, recipe, overwrite=overwrite)
+        with phase("fitting the baseline", shown=progress):
+            method.fit(ready.task, ready.tokenizer, Settings(recipe, out))
+        return Fit(out, read_tell(out))
+
+
+def _baseline_plan(ready: ReadyBaseline) -> dict[str, Any]:
+    return {
+        "method": ready.method.name,
+        "task": ready.task.name,
+        **ready.data.cost.counts(),
+        "labels": list(ready.data.labels),
+        "warnings": list(ready.warnings),
+    }
 
 
 def _ask(predictor: Predictor, ready: Ready) -> list[str]:
@@ -246,10 +296,10 @@ def evaluate(
     trust_model: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Score an adapter folder on held-out items, and keep the scores in its model card.
+    """Score an adapter or baseline on held-out items, and keep the scores in its model card.
 
     Args:
-        adapter: From `fit`.
+        adapter: A folder from `fit`.
         recipe: Whose task to score on; the adapter's own if not given.
         split: `test` or `dev`.
         metrics: Names, the headline first.
@@ -280,7 +330,7 @@ def evaluate(
         unread = (f"the training data cannot be read, so {told}: {error}",)
     items = all_items[: max_items or recipe.evaluation.max_items]
     with phase("loading the model", shown=progress):
-        predictor = load_predictor(
+        predictor = load_folder(
             folder,
             precision=recipe.training.precision,
             evaluation=recipe.evaluation,
@@ -320,7 +370,7 @@ def predict(
     max_new_tokens: int | None = None,
     trust_model: bool = False,
 ) -> list[str]:
-    """Answer prompts with an adapter folder, greedily; `trust_model` as in `evaluate`."""
+    """Answer prompts with a folder from `fit`, greedily; `trust_model` as in `evaluate`."""
     return predict_examples(
         adapter,
         [Example(prompt, "") for prompt in prompts],
@@ -339,8 +389,13 @@ def predict_examples(
 ) -> list[str]:
     """As `predict`, for prompts with turns before them."""
     with phase("loading the model", shown=progress):
-        predictor = load_predictor(Path(adapter), trust_model=trust_model)
+        predictor = load_folder(Path(adapter), trust_model=trust_model)
     if max_new_tokens is not None:
+        if predictor.model is None:
+            raise RecipeError(
+                f"{adapter} is a baseline, whose answers come whole from the training data; leave "
+                "out max_new_tokens."
+            )
         predictor.max_new_tokens = max_new_tokens
     if predictor.anchor is not None:
         examples = [predictor.anchor.detach(example) for example in examples]
@@ -350,10 +405,10 @@ def predict_examples(
 
 
 def verify(adapter: str | Path) -> Verification:
-    """Look at all that an adapter folder's tell.json claims; see `methods.verify`.
+    """Look at all that tell.json claims in a folder from `fit`; see `methods.verify`.
 
     Args:
-        adapter: From `fit`.
+        adapter: The folder of an adapter or baseline.
     """
     from telltune.methods.verify import verify as verified
 

@@ -14,7 +14,7 @@ from telltune.data.task import (
     unlabeled_beside,
 )
 from telltune.errors import RecipeError
-from telltune.evaluation.answer_warnings import warnings_before_training
+from telltune.evaluation.answer_warnings import data_warnings, warnings_before_training
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics
@@ -28,15 +28,18 @@ from telltune.methods.trained import Trained
 from telltune.models import layers_left_out
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
+    from telltune.methods.baselines import Baseline, BaselineData
     from telltune.methods.known_model import KnownModel
     from telltune.methods.preparation import Prepared
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["Ready", "get_ready", "trained_method"]
+__all__ = ["Ready", "ReadyBaseline", "get_ready", "get_ready_baseline", "trained_method"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,50 @@ def get_ready(recipe: Recipe) -> Ready:
     return Ready(
         method, task, general, model.shape, prepared, unlabeled, seconds, answers, warnings
     )
+
+
+@dataclass(frozen=True)
+class ReadyBaseline:
+    """All that a fit of a baseline needs.
+
+    Attributes:
+        method: The recipe's.
+        task: Its training and dev data.
+        tokenizer: The base model's, which counts tokens.
+        data: What it learns from.
+        warnings: What the user should know before the fit, a sentence each.
+    """
+
+    method: Baseline
+    task: TaskData
+    tokenizer: PreTrainedTokenizerBase
+    data: BaselineData
+    warnings: tuple[str, ...]
+
+
+def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
+    """Load and check what a baseline will be fitted on.
+
+    Args:
+        recipe: The fit's.
+        method: The recipe's.
+
+    Raises:
+        TellError: Whatever would stop the fit.
+    """
+    check_recipe(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    tokenizer = known_model(recipe.model).tokenizer.load()
+    data = method.data(task, tokenizer, recipe)
+    answers = task_answers(recipe, task)
+    warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *answers.notes,
+        *data_warnings(answers, len(data.labeled)),
+    )
+    return ReadyBaseline(method, task, tokenizer, data, warnings)
 
 
 def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:

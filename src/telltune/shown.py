@@ -10,6 +10,7 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_split, load_task
 from telltune.errors import RecipeError
+from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
 from telltune.methods.protocol import behind
 from telltune.methods.registry import get_method
@@ -56,6 +57,11 @@ class Shown:
 
 def shown_examples(recipe: Recipe, n: int, *, split: str = "train") -> list[Shown]:
     """Return examples as the model sees them; see `telltune.show`."""
+    if isinstance(get_method(recipe.method), Baseline):
+        raise RecipeError(
+            f"method `{recipe.method}` shows the examples to no language model, so there are no "
+            "tokens to show; name another with `--set method=...`."
+        )
     tokenizer = known_model(recipe.model).tokenizer.load()
     if split == "train":
         return [_shown(tokenizer, *row) for row in _first_trained(recipe, n)]

@@ -45,6 +45,21 @@ def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
 
 def print_plan(values: dict[str, Any]) -> None:
     """What `plan` says of a run."""
+    task = ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens")
+    inputs = values["unlabeled_examples"]
+    unlabeled = [("unlabeled", f"{inputs:,} inputs")] if inputs else []
+    if not values["trained_tokens"]:
+        labels = len(values["labels"])
+        rows = [
+            ("method", f"{values['method']} on {values['task']}"),
+            task,
+            *unlabeled,
+            ("answers", f"{labels} labels" if labels else "those of the examples"),
+            ("training", "none: a baseline is fitted in seconds, without the base model"),
+        ]
+        print_table("Plan", ("", ""), rows)
+        print_warnings(values["warnings"])
+        return
     seconds = values["estimated_seconds"]
     time = (
         "not known before a first run here; `tell plan` measures it"
@@ -52,15 +67,15 @@ def print_plan(values: dict[str, Any]) -> None:
         else f"about {seconds / 60:,.1f} minutes"
     )
     ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
-    rate, unlabeled = f"{values['learning_rate']:g}", values["unlabeled_examples"]
+    rate = f"{values['learning_rate']:g}"
 
     def chosen(key: str) -> str:
         return " (auto)" if key in values["auto"] else ""
 
-    rows: Iterable[tuple[str, str]] = (
+    rows = [
         ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
-        ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens"),
-        *([("unlabeled", f"{unlabeled:,} inputs")] if unlabeled else []),
+        task,
+        *unlabeled,
         (
             "general",
             f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
@@ -75,7 +90,7 @@ def print_plan(values: dict[str, Any]) -> None:
         ),
         ("time", time),
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
-    )
+    ]
     dev = values["dev_examples"]
     early = [("early stopping", f"{dev:,} dev examples, looked at along the run")] if dev else []
     print_table("Plan", ("", ""), [*rows, *early])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from telltune.api import fit
-from telltune.errors import ModelError
-from telltune.streams.models import AdapterLevel, EncoderLevel
+from telltune.errors import ModelError, RecipeError
+from telltune.streams.models import EncoderLevel, fitted_level
 from telltune.streams.top import local_model
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def test_a_finished_adapter_is_a_level_and_a_top(
 ) -> None:
     recipe = toy_recipe | {"mixture": {"passes": 30, "leverage_ratio": 0.1}}
     fit(recipe, tmp_path / "adapter", progress=False)
-    level = AdapterLevel(tmp_path / "adapter", LABELS)
+    level = fitted_level(tmp_path / "adapter", LABELS)
+    assert level.name == "adapter"
     texts, labels = items(12)
     likely = level.likelihoods(texts)
     assert (likely.argmax(1) == labels).mean() > 0.9
@@ -66,6 +67,35 @@ def test_a_finished_adapter_is_a_level_and_a_top(
     told = [top.label(text) for text in texts]
     assert np.mean([t.label == LABELS[k] for t, k in zip(told, labels, strict=True)]) > 0.9
     assert all(t.tokens > 0 and t.seconds > 0 for t in told)
+
+
+@pytest.mark.parametrize("method", ["tfidf_linear", "knn"])
+def test_a_finished_baseline_is_a_level_and_a_top(
+    method: str, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "baseline"
+    fit(toy_recipe | {"method": method}, folder, progress=False)
+    level = fitted_level(folder, [*LABELS, "never seen"])
+    texts, labels = items(12)
+    likely = level.likelihoods(texts)
+    np.testing.assert_allclose(likely.sum(1), 1, atol=1e-6)
+    assert level.name == method
+    assert likely.argmax(1).tolist() == labels
+    assert not likely[:, 3].any()
+    # Sure of what it was shown, and less so of what says little.
+    assert likely.max(1).min() > level.likelihoods(["item"]).max()
+    level.learn(texts, labels)
+    level.restore(level.state())
+    np.testing.assert_array_equal(level.likelihoods(texts), likely)
+    told = [local_model("", str(folder), LABELS, "").label(text) for text in texts]
+    assert [t.label for t in told] == [LABELS[k] for k in labels]
+    assert {t.tokens for t in told} == {0}
+
+
+def test_a_baseline_of_other_labels_is_no_level(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
+    fit(toy_recipe | {"method": "tfidf_linear"}, tmp_path / "baseline", progress=False)
+    with pytest.raises(RecipeError, match="none of the labels"):
+        fitted_level(tmp_path / "baseline", ["spam", "fine"])
 
 
 def test_a_base_model_is_a_top_that_may_say_no_label(tiny_model: Path) -> None:

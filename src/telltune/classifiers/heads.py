@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.classifiers.features import Features
+    from telltune.classifiers.features import FeatureKind
 
-__all__ = ["TEMPERATURES", "Head", "LinearScorer", "fit_head"]
+__all__ = ["Head", "LinearScorer", "fit_head"]
 
 Head = Literal["centroid", "em", "linear", "nearest"]
-TEMPERATURES: dict[Features, float] = {"encoder": 0.05, "tfidf": 0.02}
-"""Temperature of EM. At 0.1 the encoder's classes of medical_specialty were right in 45 in place
-of 54% at 20 labels (6 draws)."""
 
+# Divides a cosine before the softmax. That of the encoder is the one of its training; at 0.1 EM's
+# classes of medical_specialty were right in 45 in place of 54% at 20 labels (6 draws).
+_TEMPERATURES: dict[FeatureKind, float] = {"encoder": 0.05, "tfidf": 0.02}
 # Weaker than scikit-learn's default of 1, which scored 24.8 in place of 36.2 on medical_specialty
 # with 20 examples and encoder vectors (8 draws), and no higher at 60 and 200 or on answer_kind.
 _INVERSE_PENALTY = 10.0
@@ -30,7 +30,7 @@ _INVERSE_PENALTY = 10.0
 
 @dataclass
 class LinearScorer:
-    """Scores of answers: `vectors @ weights.T + bias`.
+    """Scores of answers: `vectors @ weights.T + bias`. Their softmax says how likely each is.
 
     Attributes:
         weights: Shape (answers, width).
@@ -38,19 +38,33 @@ class LinearScorer:
         answers: The answers, which may repeat where each example has its own.
     """
 
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    weights: NDArray[Any]
+    bias: NDArray[Any]
     answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        # As they are when they are loaded: the layout decides in which order sums are rounded.
+        self.weights = np.ascontiguousarray(self.weights)
+
+    def scores(self, vectors: Any) -> NDArray[Any]:
+        """Return the score of each answer for each vector, (texts, answers)."""
+        found: NDArray[Any] = vectors @ self.weights.T + self.bias
+        return found
 
     def best(self, vectors: Any) -> list[str]:
         """Return the answer of the highest score for each vector, (texts, width)."""
-        scores = vectors @ self.weights.T + self.bias
-        return [self.answers[i] for i in scores.argmax(axis=1)]
+        return [self.answers[i] for i in self.scores(vectors).argmax(axis=1)]
+
+    def confidence(self, vectors: Any) -> NDArray[Any]:
+        """Return the share of the best answer in the softmax of the scores, (texts,)."""
+        scores = self.scores(vectors)
+        found: NDArray[Any] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+        return found
 
 
 def fit_head(
     head: Head,
-    features: Features,
+    features: FeatureKind,
     vectors: Any,
     answers: Sequence[str],
     unlabeled: Any = None,
@@ -66,22 +80,28 @@ def fit_head(
         answers: Their completions, (examples,).
         unlabeled: Other vectors, (inputs, width), which `em` needs.
     """
+    temperature = _TEMPERATURES[features]
     if head == "nearest":
-        return LinearScorer(vectors, np.zeros(len(answers)), tuple(answers))
+        return LinearScorer(vectors / temperature, np.zeros(len(answers)), tuple(answers))
     labels, targets = np.unique(np.array(answers), return_inverse=True)
     names = tuple(labels.tolist())
-    bias = np.zeros(len(names))
+    if head == "linear":
+        return _logistic_regression(vectors, targets, names)
     if head == "centroid":
-        return LinearScorer(class_means(vectors, targets, len(names)), bias, names)
-    if head == "em":
+        means = class_means(vectors, targets, len(names))
+    else:
         prior = class_prior(targets, len(names))
-        temperature = TEMPERATURES[features]
         means = seeded_em(vectors, targets, unlabeled, prior=prior, temperature=temperature)
-        return LinearScorer(means, bias, names)
+    return LinearScorer(means / temperature, np.zeros(len(names)), names)
+
+
+def _logistic_regression(
+    vectors: Any, targets: NDArray[np.int64], names: tuple[str, ...]
+) -> LinearScorer:
     from sklearn.linear_model import LogisticRegression
 
     found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000).fit(vectors, targets)
-    if len(names) == 2:  # one row of weights, for the second label
-        weights = np.concatenate([-found.coef_, found.coef_])
-        return LinearScorer(weights, np.concatenate([-found.intercept_, found.intercept_]), names)
-    return LinearScorer(found.coef_, found.intercept_, names)
+    weights, bias = found.coef_, found.intercept_
+    if len(names) == 2:  # one row of weights: how far the second label is ahead
+        weights, bias = (np.concatenate([-part / 2, part / 2]) for part in (weights, bias))
+    return LinearScorer(weights, bias, names)

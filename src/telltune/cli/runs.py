@@ -91,7 +91,7 @@ def show(
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
 def fit(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="The adapter folder.")],
+    out: Annotated[Path, typer.Option(help="The folder of the adapter or baseline.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     restarts: Annotated[
@@ -99,7 +99,10 @@ def fit(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train an adapter. Called again after an interruption, it goes on from the last checkpoint."""
+    """Train an adapter, or fit a baseline.
+
+    Called again after an interruption, training goes on from the last checkpoint.
+    """
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -107,6 +110,7 @@ def fit(
         _fit_with_restarts(out, restarts)
         return
     from telltune.api import fit as fitted
+    from telltune.methods.baseline_folder import is_baseline
     from telltune.training.processes import processes
 
     done = fitted(
@@ -121,12 +125,15 @@ def fit(
     if as_json:
         print_json({"out": str(out), **done.record, "warnings": list(done.warnings)})
     else:
-        for got in done.record["levers"]:
+        for got in done.record.get("levers", []):
             typer.echo(
                 f"{got['lever']} made {got['made']:,} examples of {got['asked']:,} unlabeled "
                 f"inputs. {' '.join(got['notes'])}"
             )
-        typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
+        if is_baseline(done.record):
+            typer.echo(f"Baseline in {out} after {done.record['seconds']:,.1f} s.")
+        else:
+            typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")
         print_warnings(done.warnings)
 
 
@@ -180,7 +187,7 @@ def evaluate(
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score an adapter on held-out items, with a confidence interval for every metric."""
+    """Score what `tell fit` left on held-out items, each metric with a confidence interval."""
     from telltune.api import evaluate as evaluated
     from telltune.methods.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
@@ -289,7 +296,7 @@ def predict(
 @app.command(epilog="Example: tell compare recipes/demo.yaml --out runs/demo --method sft,tell")
 def compare(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="Where adapters, answers and summary.json go.")],
+    out: Annotated[Path, typer.Option(help="Where folders, answers and summary.json go.")],
     method: Annotated[
         str | None,
         typer.Option(
@@ -334,7 +341,7 @@ def compare(
         return
     print_comparison(rows, loaded.evaluation.confidence)
     print_warnings_of((row.method, row.warnings) for row in rows)
-    typer.echo(f"Rows in {out / 'summary.json'}; adapters and answers beside it.")
+    typer.echo(f"Rows in {out / 'summary.json'}; folders and answers beside it.")
 
 
 @app.command(epilog="Example: tell verify runs/mine")
@@ -342,7 +349,7 @@ def verify(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say whether an adapter folder is what its tell.json claims: files, data, base, order.
+    """Say whether what `tell fit` left is what its tell.json claims: files, data, base, order.
 
     Loads no weights. Exit 1 if something differs.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Predictor
     from telltune.recipe import Recipe
 
-__all__ = ["answer_warnings", "scoring_warnings", "warnings_before_training"]
+__all__ = ["answer_warnings", "data_warnings", "scoring_warnings", "warnings_before_training"]
 
 _NAMED = 3
 _SHARE = 0.05
@@ -51,11 +51,8 @@ def warnings_before_training(
         prepared: What it trains on.
         tokenizer: The model's own.
     """
-    used = answers.train[: prepared.counts.task_examples]
-    found = [*_spelling(answers), *_unseen(answers, used)]
-    if answers.problem:
-        found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
-    elif answers.test and recipe.evaluation.answers == "generate":
+    found = data_warnings(answers, prepared.counts.task_examples)
+    if answers.test and recipe.evaluation.answers == "generate":
         items = answers.test[: recipe.evaluation.max_items]
         try:
             lengths = EncodingCache(tokenizer, prepared.anchor).encode(items).response_lengths
@@ -64,6 +61,19 @@ def warnings_before_training(
         else:
             found += _budget(lengths, answer_budget(prepared.task.response_lengths, recipe))
     return tuple(found)
+
+
+def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
+    """Warn of labels and test data that will make a score meaningless, whatever the method.
+
+    Args:
+        answers: Of the task.
+        used: Number of training examples that the method learns from.
+    """
+    found = [*_spelling(answers), *_unseen(answers, answers.train[:used])]
+    if answers.problem:
+        found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
+    return found
 
 
 def scoring_warnings(

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from telltune.classifiers.features import Features, prompt_text, vectorizer
-from telltune.classifiers.heads import TEMPERATURES, Head, fit_head
-from telltune.classifiers.seeded_em import class_prior, shares
+from telltune.classifiers.features import FeatureKind, learn_features, prompt_text
+from telltune.classifiers.heads import Head, fit_head
+from telltune.classifiers.seeded_em import class_prior
 from telltune.data.task import check_unlabeled
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
@@ -45,7 +45,7 @@ _FOLDS = 5
 _ASSIGNMENTS = 3
 # How likely a view that knows nothing is to pass for one that does.
 _CHANCE = 0.05
-_NAMES: dict[Features, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
+_NAMES: dict[FeatureKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
 # The first of those that are equally right labels the inputs.
 _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabeled inputs"}
 
@@ -53,7 +53,7 @@ _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabel
 class _View(NamedTuple):
     """One way to label inputs by their vectors."""
 
-    features: Features
+    features: FeatureKind
     head: Head
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class PseudoLabel:
         answers = [example.completion for example in labeled]
         features = [f for f in _NAMES if self.spec.by in ("auto", f)]
         texts = [prompt_text(example) for example in (*labeled, *inputs)]
-        vectors = {f: vectorizer(f, texts)(texts) for f in features}
+        vectors = {f: learn_features(f, texts)(texts) for f in features}
         views = [_View(f, head) for head in _HEADS for f in features]
         right = {view: self._right(view, vectors[view.features], labeled) for view in views}
         best = max(views, key=lambda view: right[view])
@@ -181,9 +181,7 @@ def _label(
     """Return the label of each unlabeled input, and the share that its class has of it."""
     labeled, unlabeled = vectors[: len(answers)], vectors[len(answers) :]
     scorer = fit_head(view.head, view.features, labeled, answers, unlabeled)
-    found = shares(unlabeled, scorer.weights, temperature=TEMPERATURES[view.features])
-    best = found.argmax(axis=1)
-    return [scorer.answers[i] for i in best], found.max(axis=1)
+    return scorer.best(unlabeled), scorer.confidence(unlabeled)
 
 
 def _most_confident(

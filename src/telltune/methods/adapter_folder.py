@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from telltune.training.log import read_log
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -42,7 +43,16 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
-__all__ = ["CHAT_TEMPLATE", "TELL_JSON", "load_predictor", "read_tell", "save_adapter", "versions"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "TELL_JSON",
+    "load_predictor",
+    "read_tell",
+    "refuse_damaged",
+    "save_adapter",
+    "versions",
+    "whole_files",
+]
 
 TELL_JSON = "tell.json"
 MADE = "made.jsonl"
@@ -117,10 +127,7 @@ def save_adapter(
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    written = out / ".adapter"
-    # Of a run that was killed while it moved the files from there.
-    shutil.rmtree(written, ignore_errors=True)
-    with atomic_folder(written, needed=trained_bytes(model)) as filling:
+    with whole_files(out, needed=trained_bytes(model)) as (filling, files):
         model.save_pretrained(filling, state_dict=weights)
         _name_base(filling / "adapter_config.json", origin)
         tokenizer.save_pretrained(filling)
@@ -130,14 +137,36 @@ def save_adapter(
         made = [example for got in ground.yields for example in got.examples]
         if made:
             write_text(filling / MADE, "".join(map(_made_row, made)))
-        record["files"] = checksums(filling)
+    write_text(out / CARD, model_card(record, origin))
+    write_json(out / TELL_JSON, record | {"files": files})
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Fill a folder whose files go into `out`, each of them complete before it gets its name.
+
+    Args:
+        out: Where the files go.
+        needed: Bytes that they will hold, as far as is known.
+
+    Yields:
+        The folder to fill, and a dictionary which in the end has the sha256 of each file by name.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    written = out / ".written"
+    files: dict[str, str] = {}
+    # Of a run that was killed while it moved the files from there.
+    shutil.rmtree(written, ignore_errors=True)
+    with atomic_folder(written, needed=needed) as filling:
+        yield filling, files
+        files.update(checksums(filling))
     with writing(out):
         for file in sorted(written.iterdir()):
             file.replace(out / file.name)
         written.rmdir()
-    write_text(out / CARD, model_card(record, origin))
-    write_json(out / TELL_JSON, record)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 def _made_row(example: Example) -> str:
@@ -222,7 +251,7 @@ def load_predictor(
         ModelError: It is not a finished adapter folder, it is damaged, or its base is gone.
     """
     record = read_tell(folder)
-    _refuse_damaged(folder, record.get("files", {}))
+    refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]
     if recipe["training"]["full_parameters"]:
         base = load_base(ModelSpec(name=str(folder.resolve())), precision)
@@ -254,11 +283,11 @@ def load_predictor(
     )
 
 
-def _refuse_damaged(folder: Path, files: dict[str, str]) -> None:
+def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
     """Raise unless every file is what it was when the run ended.
 
     Args:
-        folder: The adapter's.
+        folder: From `fit`.
         files: By name, the sha256 that tell.json has.
     """
     for name, expected in files.items():

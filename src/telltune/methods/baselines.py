@@ -7,26 +7,29 @@ beat; see docs/baselines.md.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from telltune.classifiers.features import prompt_text, vectorizer
+from telltune.classifiers.features import learn_features, prompt_text
 from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, unlabeled_beside, within
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
-from telltune.methods.protocol import Cost, Predictor
+from telltune.methods.baseline_folder import save_baseline
+from telltune.methods.baseline_predictor import BaselinePredictor
+from telltune.methods.protocol import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from transformers import PreTrainedTokenizerBase
 
-    from telltune.classifiers.features import Features, Vectorize
-    from telltune.classifiers.heads import Head, LinearScorer
+    from telltune.classifiers.features import FeatureKind
+    from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
+    from telltune.recipe import Recipe
 
 __all__ = [
     "ENCODER_CENTROID",
@@ -36,7 +39,24 @@ __all__ = [
     "TFIDF_EM",
     "TFIDF_LINEAR",
     "Baseline",
+    "BaselineData",
 ]
+
+
+class BaselineData(NamedTuple):
+    """What a baseline learns from.
+
+    Attributes:
+        labeled: The labeled examples.
+        unlabeled: The unlabeled inputs; () where the method needs none.
+        labels: The labels among which it chooses; () where the answers are no closed set.
+        cost: How much that is; no time.
+    """
+
+    labeled: tuple[Example, ...]
+    unlabeled: tuple[Example, ...]
+    labels: tuple[str, ...]
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -53,37 +73,48 @@ class Baseline:
 
     name: str
     label: str
-    features: Features
+    features: FeatureKind
     head: Head
     anchored: bool = False
     mixes: bool = False
     trains: bool = False
     sized: bool = True
 
-    def check(self, task: TaskData) -> None:
-        """Refuse a task that the method cannot work with.
+    def data(
+        self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+    ) -> BaselineData:
+        """Return what the method learns from.
+
+        Args:
+            task: The task.
+            tokenizer: The base model's, whose tokens count.
+            recipe: May limit the tokens.
 
         Raises:
             RecipeError: The answers are no closed set of labels, or there are no unlabeled inputs,
                 and the method needs them.
         """
-        self.labels_of(task.train)
-        if self.head == "em":
-            check_unlabeled(task.unlabeled, f"method `{self.name}`")
-
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """Return the labels among which the method chooses; () where it needs none.
-
-        Raises:
-            RecipeError: It needs labels, and the completions are no closed set.
-        """
-        labels = closed_set(example.completion for example in examples)
+        encoder = Encoder(tokenizer)
+        lengths = encoder.encode(task.train).lengths
+        used = within(lengths, recipe.task.max_tokens)
+        labeled = task.train[:used]
+        labels = closed_set(example.completion for example in labeled)
         if self.head != "nearest" and not labels:
             raise RecipeError(
                 f"method `{self.name}` chooses among labels, and the training data's answers are "
                 "no closed set (at most 100, each twice on average); leave it out, or use `knn`."
             )
-        return labels
+        unlabeled: tuple[Example, ...] = ()
+        if self.head == "em":
+            unlabeled = unlabeled_beside(task, labeled)
+            check_unlabeled(unlabeled, f"method `{self.name}`")
+        cost = Cost(
+            task_examples=used,
+            task_tokens=int(lengths[:used].sum()),
+            unlabeled_examples=len(unlabeled),
+            unlabeled_tokens=sum(map(len, encoder.prompts(unlabeled))),
+        )
+        return BaselineData(labeled, unlabeled, labels, cost)
 
     def run(
         self,
@@ -91,83 +122,52 @@ class Baseline:
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
         base: BaseModel,
         settings: Settings,
-    ) -> Predictor:
+    ) -> BaselinePredictor:
         """Fit the classifier; of the base model only the tokenizer is used, to count tokens.
 
         Raises:
-            RecipeError: The answers are no closed set of labels, or there are no unlabeled inputs,
-                and the method needs them.
+            RecipeError: As `data`.
             ModelError: The sentence encoder is not installed.
         """
+        return self.fit(task, base.tokenizer, settings)
+
+    def fit(
+        self, task: TaskData, tokenizer: PreTrainedTokenizerBase, settings: Settings
+    ) -> BaselinePredictor:
+        """Fit the classifier without a base model, and save it where the settings say; see `run`.
+
+        Args:
+            task: Its training examples are learned from.
+            tokenizer: The base model's, to count tokens.
+            settings: How the method runs.
+        """
         recipe = settings.recipe
-        encoder = Encoder(base.tokenizer)
-        encoded = encoder.encode(task.train)
-        used = within(encoded.lengths, recipe.task.max_tokens)
-        examples = task.train[:used]
-        labels = self.labels_of(examples)
-        inputs = unlabeled_beside(task, examples) if self.head == "em" else ()
-        if self.head == "em":
-            check_unlabeled(inputs, f"method `{self.name}`")
+        data = self.data(task, tokenizer, recipe)
+        examples, inputs = data.labeled, data.unlabeled
         began = time.perf_counter()
-        texts, others = ([prompt_text(e) for e in some] for some in (examples, inputs))
-        vectorize = vectorizer(self.features, texts + others)
+        encoder = Encoder(tokenizer)
+        texts = [prompt_text(example) for example in (*examples, *inputs)]
+        vectorize = learn_features(self.features, texts)
+        vectors = vectorize(texts)
         answers = [encoder.answer(example.completion).strip() for example in examples]
-        vectors = vectorize(texts + others)
-        scorer = fit_head(self.head, self.features, vectors[:used], answers, vectors[used:])
-        cost = Cost(
-            task_examples=used,
-            task_tokens=int(encoded.lengths[:used].sum()),
-            seconds=time.perf_counter() - began,
-            unlabeled_examples=len(inputs),
-            unlabeled_tokens=sum(map(len, encoder.prompts(inputs))),
-        )
-        return BaselinePredictor(
+        known, unlabeled = vectors[: len(examples)], vectors[len(examples) :]
+        scorer = fit_head(self.head, self.features, known, answers, unlabeled)
+        cost = replace(data.cost, seconds=time.perf_counter() - began)
+        predictor = BaselinePredictor(
             model=None,
-            tokenizer=base.tokenizer,
+            tokenizer=tokenizer,
             anchor=None,
             # It cuts nothing: answers come whole from the training data.
             max_new_tokens=recipe.training.max_length,
             evaluation=recipe.evaluation,
-            labels=labels,
+            labels=data.labels,
             cost=cost,
             vectorize=vectorize,
             scorer=scorer,
         )
-
-
-@dataclass
-class BaselinePredictor(Predictor):
-    """Answers with one of the training data's answers.
-
-    Attributes:
-        vectorize: Turns texts into vectors, (texts, width).
-        scorer: Chooses the answer of a vector.
-    """
-
-    vectorize: Vectorize = field(kw_only=True)
-    scorer: LinearScorer = field(kw_only=True)
-
-    def predict(
-        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
-    ) -> list[str]:
-        """Answer each example's prompt; its completion is not looked at."""
-        if not examples:
-            return []
-        answers = self.scorer.best(self.vectorize([prompt_text(e) for e in examples]))
-        if on_done is not None:
-            on_done(len(examples))
-        return answers
-
-    def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
-        """Raise an error, because no language model gives likelihoods.
-
-        Raises:
-            RecipeError: Always.
-        """
-        raise RecipeError(
-            "a baseline without a language model has no perplexity; name other metrics under "
-            "evaluation.metrics, or leave the baseline out."
-        )
+        if settings.out is not None and settings.save:
+            save_baseline(settings.out, self.name, predictor, task.name, examples, inputs, recipe)
+        return predictor
 
 
 TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf", "linear")

@@ -1,4 +1,4 @@
-"""The README.md of an adapter folder: a model card with the metadata that the hub reads.
+"""The README.md of an adapter's or a baseline's folder: a model card with metadata for the hub.
 
 What `tell evaluate` and `tell compare` find is kept in scores.json and shown in one part of the
 card, between two comments; people may edit all the rest.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from telltune.models import Origin
 
-__all__ = ["CARD", "SCORES", "model_card", "record_scores"]
+__all__ = ["CARD", "SCORES", "baseline_card", "model_card", "record_scores"]
 
 CARD = "README.md"
 SCORES = "scores.json"
@@ -74,6 +74,50 @@ these examples, and what it costs the base model elsewhere, was not measured unl
 {_snippet(record, origin)}
 `generation_config.json` holds the tokens that end an answer. Neither PEFT nor transformers reads it
 from an adapter folder of its own accord, so it is passed here.
+"""
+
+
+def baseline_card(record: dict[str, Any]) -> str:
+    """A model card of a baseline.
+
+    Args:
+        record: What tell.json holds.
+    """
+    counts, told = record["counts"], record["baseline"]
+    labels = f" with {len(record['labels'])} labels" if record["labels"] else ""
+    head = yaml.safe_dump(
+        {"library_name": "telltune", "tags": ["telltune", record["method"]]}, sort_keys=False
+    )
+    return f"""---
+{head}---
+
+# {record["data"]["task"]["name"]}: {record["method"]}
+
+- A baseline: a linear scorer on vectors of the prompt (`{told["features"]["kind"]}`) chooses among
+  the answers of the training data. No language model answers.
+- Fitted on: {counts["task_examples"]:,} task examples ({counts["task_tokens"]:,} tokens){labels}.
+- Fitted by: method `{record["method"]}`, seed {record["seed"]}, {record["seconds"]:,.1f} seconds.
+- Made with telltune {VERSION}. `tell.json` has the whole recipe, the versions, and the hash of the
+  data. It also has the answers of the training data, and with TF-IDF the words of their prompts:
+  do not share it where these are private.
+
+## Scores and limits
+
+{_BEGIN}
+{_score_table([])}
+{_END}
+
+The baseline was fitted on {counts["task_examples"]:,} examples. Other examples give other scores,
+and no interval here covers that.
+
+## Use
+
+```
+tell predict . --file inputs.jsonl
+tell evaluate .
+```
+
+In Python, `telltune.predict(".", ["..."])` answers prompts. Only telltune reads this folder.
 """
 
 

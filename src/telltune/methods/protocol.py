@@ -67,6 +67,10 @@ class Cost:
         used = {f.name: counts[f.name] for f in fields(cls) if f.name in counts}
         return cls(**used, seconds=seconds)
 
+    def counts(self) -> dict[str, int]:
+        """Return all but the seconds."""
+        return {k: v for k, v in asdict(self).items() if k != "seconds"}
+
 
 @dataclass
 class Predictor:
@@ -147,7 +151,7 @@ class Predictor:
 
     def counts(self) -> dict[str, int]:
         """What is counted of a method: data and steps, and what else its answers took so far."""
-        return {k: v for k, v in asdict(self.cost).items() if k != "seconds"}
+        return self.cost.counts()
 
     def _texts(self, answers: list[list[int]]) -> list[str]:
         """Decode answers, and take off the thinking and the anchor's response side."""

@@ -1,7 +1,8 @@
-"""Whether an adapter folder is what its tell.json claims.
+"""Whether the folder of an adapter or a baseline is what its tell.json claims.
 
 Hashes are computed anew, of the folder, the base and the data; the order of the examples is worked
-out again from the recipe, and held against what each step of the training log says it saw.
+out again from the recipe, and held against what each step of the training log says it saw. Of a
+baseline, which has neither base nor order, the answers are held against those of the data.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.methods.adapter_folder import CHAT_TEMPLATE, TELL_JSON, read_tell, versions
+from telltune.methods.baseline_folder import baseline_versions, is_baseline, load_scorer
+from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
 from telltune.methods.model_card import CARD, SCORES
 from telltune.methods.output_folder import RECIPE_FILE
@@ -80,7 +84,7 @@ class Verification:
 
 
 def verify(folder: Path) -> Verification:
-    """Look at all that an adapter folder's tell.json claims. Loads no weights, and trains nothing.
+    """Look at all that a folder's tell.json claims. Loads no base or encoder, and trains nothing.
 
     The model that tell.json names is loaded without the right to run code of its own.
 
@@ -88,19 +92,20 @@ def verify(folder: Path) -> Verification:
         folder: From `tell fit`.
 
     Raises:
-        ModelError: It is no finished adapter folder.
+        ModelError: It is no finished folder.
         RecipeError: The recipe in tell.json is none.
     """
     record = read_tell(folder)
     recipe = recipe_from_dict(record["recipe"], name=str(folder / TELL_JSON))
     recipe = recipe.model_copy(update={"model": without_rights(recipe.model)})
-    checks = [
-        *_files(folder, record),
-        *_recipe(folder, record, recipe),
-        *_base(record, recipe),
-        *_run(folder, record, recipe),
-    ]
-    then, now = record.get("versions", {}), versions()
+    checks = [*_files(folder, record), *_recipe(folder, record, recipe)]
+    if is_baseline(record):
+        checks += _baseline(folder, record, recipe)
+        now = baseline_versions()
+    else:
+        checks += [*_base(record, recipe), *_run(folder, record, recipe)]
+        now = versions()
+    then = record.get("versions", {})
     notes = [
         f"{name}: {then.get(name, 'not recorded')} then, {version} here"
         for name, version in now.items()
@@ -154,6 +159,36 @@ def _base(record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
         yield _compare("base weights", record.get("base_weights"), found)
     except TellError as error:
         yield _unknown("base", str(error))
+
+
+def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
+    """Whether a baseline can be used here, and what it was fitted on."""
+    try:
+        load_scorer(folder, record)
+        yield Check("weights and answers", held=True)
+    except ModelError as error:
+        yield Check("weights and answers", held=False, reason=str(error))
+    method = get_method(recipe.method)
+    try:
+        if not isinstance(method, Baseline):
+            raise ModelError(f"method `{method.name}` is no baseline.")
+        tokenizer = known_model(recipe.model).tokenizer.load()
+        data = method.data(load_task(recipe), tokenizer, recipe)
+    except TellError as error:
+        yield _unknown("task data", str(error))
+        return
+    found = contents_of(data.labeled).digest
+    yield _compare("task data", _inside(record, "data", "task", "sha256"), found)
+    if data.unlabeled:
+        found = contents_of(data.unlabeled).digest
+        yield _compare("unlabeled data", _inside(record, "data", "unlabeled", "sha256"), found)
+    yield _compare("counts", record.get("counts"), data.cost.counts())
+    encoder = Encoder(tokenizer)
+    answers = {encoder.answer(example.completion).strip() for example in data.labeled}
+    claimed = _inside(record, "baseline", "answers") or []
+    strange = sorted(answers.symmetric_difference(claimed))
+    reason = f"not both in {TELL_JSON} and in the task data: {strange[0]!r}" if strange else ""
+    yield Check("answers", not strange, reason)
 
 
 def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:

@@ -36,6 +36,7 @@ __all__ = [
     "check_named",
     "check_vocabulary",
     "compute_dtype",
+    "hush_transformers",
     "load_adapter",
     "load_base",
     "load_config",
@@ -134,7 +135,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     import torch
     from transformers import AutoModelForCausalLM
 
-    _hush_transformers()
+    hush_transformers()
     keep_freed_memory()
     watch_load()
     folder = _locate(spec)
@@ -494,7 +495,7 @@ def _converted(gguf: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _hush_transformers()
+    hush_transformers()
     logging.getLogger(__name__).warning("Converting %s, once; about 20 seconds.", gguf.name)
     with atomic_folder(target) as folder:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
@@ -507,7 +508,7 @@ def _converted(gguf: Path) -> Path:
     return target
 
 
-def _hush_transformers() -> None:
+def hush_transformers() -> None:
     """Its bars (272 tensors in half a second) and hints would stand in the midst of ours.
 
     Nor is it to ask the hub to convert a model that has pickles only: what would be loaded then is

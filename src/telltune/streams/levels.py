@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Level", "LinearLevel"]
+__all__ = ["Level", "LinearLevel", "softmax"]
 
 
 class Level(Protocol):
@@ -69,12 +69,12 @@ class LinearLevel:
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """How likely each label is, (texts, labels)."""
-        return _softmax(self._rows(texts) @ self.weights + self.bias)
+        return softmax(self._rows(texts) @ self.weights + self.bias)
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
         """One step on a batch."""
         rows = self._rows(texts)
-        error = _softmax(rows @ self.weights + self.bias)
+        error = softmax(rows @ self.weights + self.bias)
         error[np.arange(len(labels)), labels] -= 1
         error /= len(labels)
         # Only words that came have a gradient.
@@ -113,7 +113,8 @@ class LinearLevel:
         return rows
 
 
-def _softmax(scores: Any) -> NDArray[np.float64]:
+def softmax(scores: Any) -> NDArray[np.float64]:
+    """Turn scores of labels into likelihoods, (texts, labels)."""
     shifted = np.asarray(scores, np.float64)
     shifted = np.exp(shifted - shifted.max(1, keepdims=True))
     return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float64)

@@ -1,24 +1,31 @@
-"""Levels that are transformers: a small encoder that learns, and the adapter of `tell fit`."""
+"""Levels that are models: a small encoder that learns, and the folders of `tell fit`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
-from telltune.errors import ModelError
+from telltune.errors import ModelError, RecipeError
+from telltune.inference.label_names import label_key
 from telltune.inference.labels import label_nll
+from telltune.methods.adapter_folder import load_predictor, read_tell
+from telltune.methods.baseline_folder import is_baseline, load_folder
+from telltune.methods.baseline_predictor import BaselinePredictor
+from telltune.streams.levels import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["AdapterLevel", "EncoderLevel"]
+    from telltune.streams.levels import Level
+
+__all__ = ["AdapterLevel", "BaselineLevel", "EncoderLevel", "fitted_level"]
 
 _LONGEST = 128
 
@@ -94,8 +101,6 @@ class AdapterLevel:
     name = "adapter"
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        from telltune.methods.adapter_folder import load_predictor
-
         self._predictor = load_predictor(folder)
         self._encoder = Encoder(self._predictor.tokenizer)
         self._labels = self._encoder.completions([Example("-", label) for label in labels])
@@ -116,3 +121,63 @@ class AdapterLevel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
+
+
+class BaselineLevel:
+    """The baseline of `tell fit`, which has learned already and learns no more.
+
+    Args:
+        folder: From `tell fit`.
+        labels: What an input may be.
+
+    Raises:
+        RecipeError: The baseline knows none of the labels.
+    """
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        self.name: str = read_tell(folder)["method"]
+        predictor = load_folder(folder)
+        assert isinstance(predictor, BaselinePredictor)  # by `fitted_level`
+        self._vectorize, self._scorer = predictor.vectorize, predictor.scorer
+        keys = np.array([label_key(answer) for answer in self._scorer.answers])
+        # By label, the rows of scores that speak for it: the nearest example's, say.
+        self._rows = [np.flatnonzero(keys == label_key(label)) for label in labels]
+        if not any(len(rows) for rows in self._rows):
+            raise RecipeError(
+                f"{folder} answers with none of the labels ({', '.join(labels)}) but such as "
+                f"`{self._scorer.answers[0]}`; name another folder, or write the labels alike."
+            )
+
+    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """How likely each label is, (texts, labels); 0 for a label that it does not know."""
+        scores = self._scorer.scores(self._vectorize(texts))
+        best = np.full((len(texts), len(self._rows)), -np.inf)
+        for label, rows in enumerate(self._rows):
+            if len(rows):
+                best[:, label] = scores[:, rows].max(axis=1)
+        return softmax(best)
+
+    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        """Nothing: its weights are a finished fit's."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing that could change."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def fitted_level(folder: Path, labels: Sequence[str]) -> Level:
+    """Make a level of what `tell fit` left.
+
+    Args:
+        folder: Of an adapter or a baseline.
+        labels: What an input may be.
+
+    Raises:
+        ModelError: The folder cannot be loaded.
+        RecipeError: It is a baseline that knows none of the labels.
+    """
+    kind = BaselineLevel if is_baseline(read_tell(folder)) else AdapterLevel
+    return kind(folder, labels)

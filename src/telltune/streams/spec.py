@@ -21,6 +21,7 @@ from telltune.recipe.part import Part
 
 if TYPE_CHECKING:
     from telltune.streams.cascade import Cascade, Rung
+    from telltune.streams.levels import Level
     from telltune.streams.top import Top
 
 __all__ = ["CascadeSpec", "load_cascade", "make_cascade"]
@@ -30,7 +31,8 @@ class LevelSpec(Part):
     """One level below the top."""
 
     kind: Literal["linear", "encoder", "adapter"]
-    """Hashed words, a small transformer that learns, or the folder of `tell fit`."""
+    """Hashed words, a small transformer that learns, or the folder of `tell fit`, be it of an
+    adapter or of a baseline."""
     path: str | None = Field(default=None, validate_default=True)
     """Of the encoder or the adapter."""
     cache: PositiveInt = 8
@@ -118,15 +120,15 @@ def make_cascade(spec: CascadeSpec) -> Cascade:
 def _rung(level: LevelSpec, spec: CascadeSpec) -> Rung:
     from telltune.streams.cascade import Rung
     from telltune.streams.levels import LinearLevel
-    from telltune.streams.models import AdapterLevel, EncoderLevel
+    from telltune.streams.models import EncoderLevel, fitted_level
 
-    made: LinearLevel | EncoderLevel | AdapterLevel
+    made: Level
     if level.kind == "linear":
         made = LinearLevel(len(spec.labels))
     elif level.kind == "encoder":
         made = EncoderLevel(str(level.path), len(spec.labels), seed=spec.seed)
     else:
-        made = AdapterLevel(Path(str(level.path)), spec.labels)
+        made = fitted_level(Path(str(level.path)), spec.labels)
     return Rung(made, level.cache, level.decay, level.calibration)
 
 

@@ -52,7 +52,7 @@ class Top(Protocol):
 
 @dataclass
 class LocalModel:
-    """A predictor of telltune: a base model, few-shot, or the adapter of `tell fit`.
+    """A predictor of telltune: a base model, few-shot, or what `tell fit` left.
 
     Attributes:
         predictor: Answers.
@@ -69,7 +69,9 @@ class LocalModel:
         began = time.perf_counter()
         [answer] = self.predictor.predict([Example(text, "")])
         spent = time.perf_counter() - began
-        tokens = len(self.predictor.tokenizer(text + answer)["input_ids"])
+        # A baseline has no language model, and reads no tokens.
+        read = self.predictor.model is not None
+        tokens = len(self.predictor.tokenizer(text + answer)["input_ids"]) if read else 0
         label = read_label(answer, self.labels)
         failure = "" if label is not None else f"no label in `{answer[:80]}`"
         return Labelled(label, tokens, spent, failure)
@@ -78,19 +80,19 @@ class LocalModel:
 def local_model(
     model: str, adapter: str | None, labels: Sequence[str], instruction: str
 ) -> LocalModel:
-    """A base model behind an instruction, or an adapter, whose template carries its own.
+    """A base model behind an instruction, or what `tell fit` left, which needs none.
 
     Raises:
         ModelError: It cannot be loaded.
     """
     from telltune.data.anchor import Anchor, anchored_tokenizer
-    from telltune.methods.adapter_folder import load_predictor
+    from telltune.methods.baseline_folder import load_folder
     from telltune.methods.protocol import Predictor
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 
     if adapter is not None:
-        return LocalModel(load_predictor(Path(adapter)), labels)
+        return LocalModel(load_folder(Path(adapter)), labels)
     base = load_base(ModelSpec(name=model))
     anchor = Anchor(instruction, place="system")
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)

