@@ -82,7 +82,7 @@ def test_the_folder_holds_weights_a_tokenizer_and_what_they_were_made_of(
     assert record["method"] == "tfidf_em"
     assert record["labels"] == record["baseline"]["answers"] == ["ball", "box", "sheet"]
     assert "flat" in record["baseline"]["features"]["vocabulary"]
-    assert record["counts"]["task_examples"] == 24
+    assert record["counts"]["task_examples"] == 18
     assert record["counts"]["optimizer_steps"] == 0
     assert as_recipe(record["recipe"]) == as_recipe(baseline_recipe)
     assert "scikit-learn" in record["versions"]
