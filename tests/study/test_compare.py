@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from telltune.errors import DataError, RecipeError
+from telltune.methods.verify import verify
 from telltune.recipe import recipe_from_dict
 from telltune.study.compare import compare, default_methods
 
@@ -84,6 +85,7 @@ def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task
     [base, sft] = compare(changed, ["base", "sft"], out=out, progress=False)
     assert base.items == sft.items == 5
     asked = [json.loads(line) for line in toy_task["test"].open()][:5]
+    assert verify(out / "sft").held is True
     # As `tell evaluate` does, in the adapter's folder.
     [kept] = json.loads((out / "sft" / "scores.json").read_text())
     assert (kept["task"], kept["split"], kept["items"], kept["of"]) == ("train", "test", 5, 12)
