@@ -232,6 +232,7 @@ def print_recommendation(found: Recommendation) -> None:
     """What to run, what it expects, and what stands beside it."""
     rows = [
         ("run", found.name),
+        *([] if found.trains else [("training", "none is needed here: nothing is clearly better")]),
         ("expect", f"{found.metric} {found.expected}, 95% interval, on items like the dev ones"),
     ]
     rows += [

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import telltune
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
+from telltune.methods.baseline_predictor import BaselinePredictor
 from telltune.methods.protocol import Predictor
 from telltune.recipe import load_recipe
 from telltune.study.recommend import (
@@ -31,6 +33,10 @@ def runs(score: float, items: int = 200) -> list[Any]:
     return [mean_of(np.repeat([100.0, 0.0], [right, items - right]))]
 
 
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture
 def quick(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}}
@@ -47,7 +53,8 @@ def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
     assert Path(recipe.task.train[0].path) == Path(quick["task"]["train"])
     assert found.tried == 3
     assert found.items == 12
-    assert len(found.rivals) == 3  # the other finalist, few-shot and base
+    # The other finalist, few-shot, base and two baselines of seconds, less the one recommended.
+    assert len(found.rivals) == 5
     assert all("general_nll_after" in told for told in found.beside.values())
     saved = json.loads((tmp_path / "out" / "recommendation.json").read_text())
     assert saved["name"] == found.name
@@ -60,7 +67,8 @@ def test_answers_that_are_no_labels_are_told_of_with_the_recommendation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(Predictor, "predict", lambda _, examples, **__: ["no"] * len(examples))
+    for kind in (Predictor, BaselinePredictor):
+        monkeypatch.setattr(kind, "predict", lambda _, examples, **__: ["no"] * len(examples))
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     [strange] = [told for told in found.warnings if "none of the 3 labels" in told]
     assert strange.startswith("12 of 12 answers are none")
@@ -128,14 +136,48 @@ def test_of_finalists_that_are_not_told_apart_the_one_that_forgets_least_is_chos
 
     near, far, shown = drawn(60, 58, 50), drawn(60, 30, 50), drawn(60, 58, 90)
 
-    def chosen(tried: list[Any], losses: dict[str, float]) -> str:
+    def chosen(tried: list[Any], losses: dict[str, float], *quick: str) -> str:
         scores = np.array([group[0].score for group in tried])
-        return names[_choose(names, scores, resample_runs(tried, 2000), losses)]
+        return names[_choose(names, scores, resample_runs(tried, 2000), losses, quick)]
 
     assert chosen(near, losses) == "tell"
     assert chosen(far, losses) == "sft"
     assert chosen(near, {}) == "sft"  # nothing is known of forgetting
     assert chosen(shown, losses) == "few_shot"
+
+
+def test_a_baseline_of_seconds_is_chosen_where_nothing_is_clearly_better() -> None:
+    names, losses = ["tell", "knn", "tfidf_linear"], {"tell": 1.4}
+    quick = names[1:]
+
+    def chosen(*scores: float) -> str:
+        rng = np.random.default_rng(0)
+        tried = [[mean_of(rng.permutation(runs(score)[0].per_item))] for score in scores]
+        seen = np.array(scores)
+        return names[_choose(names, seen, resample_runs(tried, 2000), losses, quick)]
+
+    assert chosen(60, 40, 58) == "tfidf_linear"
+    assert chosen(60, 59, 58) == "knn"
+    assert chosen(60, 40, 41) == "tell"
+    assert chosen(60, 40, 70) == "tfidf_linear"
+
+
+def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
+    quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick["task"] |= {"max_examples": 20, "unlabeled": "rest"}
+    found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
+    tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
+    assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"}
+    assert tried >= {"tell_pseudo_label", "tell", "sft_anchor", "sft"}
+    # The shape is the last word: words decide, and the tiny model has not learned it in one pass.
+    assert found.method.startswith(("tfidf", "encoder"))
+    assert found.expected.value > 60
+    print_recommendation(found)
+    assert "none is needed here" in capsys.readouterr().out
+    recipe = load_recipe(tmp_path / "out" / RECOMMENDED)
+    fitted = telltune.fit(recipe, tmp_path / "run", progress=False)
+    assert fitted.record["method"] == found.method
 
 
 def test_scores_on_a_line_over_log_examples_go_on_along_it() -> None:

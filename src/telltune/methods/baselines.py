@@ -19,8 +19,11 @@ from telltune.inference.labels import closed_set
 from telltune.methods.baseline_folder import save_baseline
 from telltune.methods.baseline_predictor import BaselinePredictor
 from telltune.methods.protocol import Cost
+from telltune.valuation.embeddings import is_installed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from telltune.classifiers.features import FeatureKind
@@ -40,6 +43,7 @@ __all__ = [
     "TFIDF_LINEAR",
     "Baseline",
     "BaselineData",
+    "suitable_baselines",
 ]
 
 
@@ -168,6 +172,24 @@ class Baseline:
         if settings.out is not None and settings.save:
             save_baseline(settings.out, self.name, predictor, task.name, examples, inputs, recipe)
         return predictor
+
+
+def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
+    """Return the names of the baselines that suit a task's answers and that this machine can run.
+
+    Args:
+        task: From `load_task`.
+        metrics: Names of metrics; nothing but a language model has a perplexity.
+    """
+    if "perplexity" in metrics:
+        return []
+    if not closed_set(example.completion for example in task.train):
+        quick = ["knn"]
+    elif task.unlabeled:
+        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
+    else:
+        quick = ["tfidf_linear", "encoder_centroid"]
+    return [name for name in quick if name.startswith("tfidf") or is_installed()]
 
 
 TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf", "linear")

@@ -22,8 +22,7 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
-from telltune.inference.labels import closed_set
-from telltune.methods.baselines import Baseline
+from telltune.methods.baselines import Baseline, suitable_baselines
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare, reach
@@ -36,7 +35,6 @@ from telltune.storage import write_json
 from telltune.study.significance import compare_runs
 from telltune.study.spec import ForgettingSpec
 from telltune.training.progress import bar, phase
-from telltune.valuation.embeddings import is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,16 +107,7 @@ def default_methods(recipe: Recipe) -> list[str]:
         DataError: As `load_task`.
     """
     task = load_task(recipe)
-    if not closed_set(example.completion for example in task.train):
-        quick = ["knn"]
-    elif task.unlabeled:
-        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
-    else:
-        quick = ["tfidf_linear", "encoder_centroid"]
-    if PERPLEXITY in (recipe.evaluation.metrics or ()):
-        quick = []  # nothing but a language model has one
-    if not is_installed():
-        quick = [name for name in quick if name.startswith("tfidf")]
+    quick = suitable_baselines(task, recipe.evaluation.metrics or ())
     levers = ["tell_pseudo_label"] if task.unlabeled else []
     return ["base", *quick, "sft", "sft_anchor", "tell", *levers]
 

@@ -13,6 +13,7 @@ from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
+from telltune.methods.baselines import suitable_baselines
 from telltune.methods.known_model import known_model
 from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
@@ -25,8 +26,10 @@ from telltune.study.summary import scored_run
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
+    from telltune.data.task import TaskData
     from telltune.evaluation.registry import Floats
     from telltune.recipe import AnyRecipe, Recipe, TaskSpec
     from telltune.study.resampling import Runs
@@ -99,6 +102,11 @@ class Recommendation:
     seconds: float
     warnings: tuple[str, ...]
 
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains an adapter."""
+        return get_method(self.method).trains
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"recipe": self.recipe.model_dump(mode="json")}
@@ -109,11 +117,12 @@ def recommend(
 ) -> Recommendation:
     """Search for the method and settings that suit a task, on its dev items alone.
 
-    Tried are SFT, and with general data and an anchor SFT with the anchor and TELL, at several
-    learning rates, passes and leverage ratios; base and few-shot stand beside the finalists. Test
-    items are not answered; like all answers of the task, theirs decide which metric fits. Of a task
-    without dev items a fifth of the training data is held out for the search; the recipe that comes
-    back trains on all of them.
+    The baselines of seconds are run first. Then SFT is tried, and with general data and an anchor
+    SFT with the anchor and TELL, with pseudo-labels, too, where there are unlabeled inputs, at
+    several learning rates, passes and leverage ratios. Base, few-shot and the baselines stand
+    beside the finalists and can win. Test items are not answered; like all answers of the task,
+    theirs decide which metric fits. Of a task without dev items a fifth of the training data is
+    held out for the search; the recipe that comes back trains on all of them.
 
     Args:
         recipe: The task and the model, and the settings to begin with.
@@ -138,13 +147,19 @@ def recommend(
         raise RecipeError(
             "a search needs a metric of which more is better; name one under evaluation.metrics."
         )
-    methods = _methods(recipe, anchored=task.anchor is not None)
+    methods = _methods(recipe, task)
     plain = get_method("sft")
     assert isinstance(plain, Trained)  # by its name
     prepared = prepare(plain, task, None, known_model(recipe.model), recipe)
     counts = prepared.counts
     found = search(
-        prepared.recipe, methods, counts.task_tokens, out, minutes=minutes, progress=progress
+        prepared.recipe,
+        methods,
+        counts.task_tokens,
+        out,
+        minutes=minutes,
+        baselines=suitable_baselines(task, [metric]),
+        progress=progress,
     )
     recommendation = _judge(found, out, recipe, given, counts.task_examples)
     write_json(out / "recommendation.json", recommendation.to_dict())
@@ -156,11 +171,15 @@ def recommend(
     return recommendation
 
 
-def _methods(recipe: Recipe, *, anchored: bool) -> list[str]:
-    mixes = recipe.general is not None
+def _methods(recipe: Recipe, task: TaskData) -> list[str]:
+    mixes, anchored = recipe.general is not None, task.anchor is not None
     if anchored:
-        return ["tell", "sft_anchor", "sft"] if mixes else ["sft_anchor", "sft"]
-    return ["mix", "sft"] if mixes else ["sft"]
+        found = ["tell", "sft_anchor", "sft"] if mixes else ["sft_anchor", "sft"]
+    else:
+        found = ["mix", "sft"] if mixes else ["sft"]
+    if task.unlabeled:
+        found.insert(0, "tell_pseudo_label" if mixes and anchored else "sft_pseudo_label")
+    return found
 
 
 def _judge(
@@ -169,7 +188,8 @@ def _judge(
     """Choose among the finalists and what needs no training."""
     last = found.rungs[-1]
     groups: dict[str, list[Row]] = {}
-    for row in [*last.rows, *found.untrained]:
+    quick = [row for row in found.quick if row.size == last.size]
+    for row in [*last.rows, *found.untrained, *quick]:
         if row.status == "done":
             groups.setdefault(row.name, []).append(row)
     names = list(groups)
@@ -180,9 +200,8 @@ def _judge(
     percent = runs[0][0].percent
     beside = {name: _beside(groups[name]) for name in last.scores}
     losses = {name: told["general_nll_after"] for name, told in beside.items() if told}
-    best = _choose(names, scores, drawn, losses)
+    best = _choose(names, scores, drawn, losses, {row.name for row in quick})
     name, rows = names[best], groups[names[best]]
-    learned = name in found.candidates
     return Recommendation(
         name=name,
         method=rows[0].method,
@@ -197,37 +216,51 @@ def _judge(
             if i != best
         },
         beside=beside,
-        more_examples=_more(found, out, name, examples) if learned else None,
+        more_examples=_more(found, out, name, examples),
         tried=len(found.rungs[0].rows),
         seconds=sum(
             sum(row.seconds.values())
-            for row in [*(r for rung in found.rungs for r in rung.rows), *found.untrained]
+            for row in [
+                *(r for rung in found.rungs for r in rung.rows),
+                *found.untrained,
+                *found.quick,
+            ]
         ),
         warnings=tuple(dict.fromkeys(warning for row in rows for warning in row.warnings)),
     )
 
 
-def _choose(names: list[str], scores: Floats, drawn: Floats, losses: dict[str, float]) -> int:
-    """The best score, or of the finalists within one standard error the one that forgets least.
+def _choose(
+    names: list[str],
+    scores: Floats,
+    drawn: Floats,
+    losses: dict[str, float],
+    quick: Collection[str] = (),
+) -> int:
+    """Return the best, or what is simpler or forgets less and scores within one standard error.
 
-    The rule of one standard error (Breiman et al. 1984) gives way on the score only as far as noise
-    would explain it; within an interval of 95%, which few seeds make wide, it would give away more.
+    A baseline of seconds comes first: it takes no training and forgets nothing. Else it is the
+    finalist that forgets least. The rule of one standard error (Breiman et al. 1984) gives way on
+    the score only as far as noise would explain it; within an interval of 95%, which few seeds make
+    wide, it would give away more.
 
     Args:
         names: m of them.
         scores: Shape (m,).
         drawn: Shape (resamples, m).
         losses: Of general examples after training, by finalist's name.
+        quick: Names of the baselines of seconds.
     """
     best = int(scores.argmax())
+    alike = [
+        i for i in range(len(names)) if np.quantile(drawn[:, best] - drawn[:, i], _ONE_ERROR) <= 0
+    ]
+    simple = [i for i in alike if names[i] in quick]
+    if simple:
+        return max(simple, key=lambda i: scores[i])
     if names[best] not in losses:
         return best
-    alike = [
-        i
-        for i, name in enumerate(names)
-        if name in losses and np.quantile(drawn[:, best] - drawn[:, i], _ONE_ERROR) <= 0
-    ]
-    return min(alike, key=lambda i: losses[names[i]])
+    return min((i for i in alike if names[i] in losses), key=lambda i: losses[names[i]])
 
 
 def _beside(rows: list[Row]) -> dict[str, float]:
@@ -294,11 +327,9 @@ def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
 
 def _more(found: Search, out: Path, name: str, examples: int) -> Estimate | None:
     curve: dict[float, Runs] = {}
-    for rung in found.rungs:
-        rows = [row for row in rung.rows if row.name == name and row.status == "done"]
-        if rows:
-            used = float(np.mean([row.counts["task_examples"] for row in rows]))
-            curve[used] = [scored_run(out, row) for row in rows]
+    for rows in found.rows(name).values():
+        used = float(np.mean([row.counts["task_examples"] for row in rows]))
+        curve[used] = [scored_run(out, row) for row in rows]
     return gain_of_more(curve, examples, _MORE) if len(curve) > 1 else None
 
 

@@ -122,11 +122,23 @@ class Search:
         rungs: The rounds, the last with all of the task data.
         candidates: By name.
         untrained: Rows of what needs no training, on the same items.
+        quick: Rows of the baselines of seconds on the same items, at each size.
     """
 
     rungs: list[Rung]
     candidates: dict[str, Candidate]
     untrained: list[Row]
+    quick: list[Row]
+
+    def rows(self, name: str) -> dict[int, list[Row]]:
+        """Return the rows of a candidate or baseline that were scored, by task tokens asked for."""
+        found: dict[int, list[Row]] = {}
+        for size in (rung.size for rung in self.rungs):
+            rows = [*(r for rung in self.rungs for r in rung.rows), *self.quick]
+            done = [r for r in rows if r.name == name and r.size == size and r.status == "done"]
+            if done:
+                found[size] = done
+        return found
 
 
 def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
@@ -168,6 +180,7 @@ def search(
     out: Path,
     *,
     minutes: float,
+    baselines: Sequence[str] = (),
     progress: bool = True,
 ) -> Search:
     """Try settings on the task's dev items within a budget of time.
@@ -182,6 +195,7 @@ def search(
         out: Where rows go.
         minutes: That the cells may take, as the first of them took. The least that can be done
             (each method's own settings, and two finalists) is done in any case.
+        baselines: Names of the baselines of seconds, which are run first.
         progress: Show a bar.
 
     Raises:
@@ -198,7 +212,7 @@ def search(
         seeds: tuple[int, ...],
         beside: ForgettingSpec = _NOTHING,
     ) -> list[Row]:
-        rows = run_cells(
+        return run_cells(
             _cells(recipe, names, size, seeds),
             beside,
             out,
@@ -206,30 +220,42 @@ def search(
             general=recipe if recipe.general else None,
             progress=progress,
         )
-        if all(row.status == "failed" for row in rows):
-            raise DataError(f"no candidate could be run: {rows[0].reason}")
-        return rows
 
+    quick = []
+    for size in sizes if baselines else ():
+        entries = [MethodEntry(method=name, name=name) for name in baselines]
+        quick += run(entries, size, _SEEDS if size == sizes[-1] else _SEEDS[:1])
     alive = candidates_of(recipe, methods)
     known = {candidate.name: candidate for candidate in alive}
     own = alive[: len(methods)]
-    first = run([one.entry for one in own], sizes[0], _SEEDS[:1])
+    first = _some_done(run([one.entry for one in own], sizes[0], _SEEDS[:1]))
     costs = _Costs.of(first, known)
     if progress and (least := _seconds(own, costs)) > 60 * minutes:
         _log.warning(_LEAST, f"about {least / 60:,.1f} minutes as the first cells took", minutes)
     alive = alive[: _affordable(alive, len(own), costs, 60 * minutes)]
     rungs = []
     for size in sizes[:-1]:
-        rows = run([one.entry for one in alive], size, _SEEDS[:1])
+        rows = _some_done(run([one.entry for one in alive], size, _SEEDS[:1]))
         rungs.append(Rung(size, _SEEDS[:1], rows))
         alive = [known[name] for name in _better_half(rungs[-1].scores, known)]
     # One of a method each: what a method saves shows only beside another.
     best = {known[name].method: known[name] for name in reversed(rungs[-1].scores)}
     ranked = sorted(best.values(), key=lambda one: -rungs[-1].scores[one.name])[:2]
-    rows = run([one.entry for one in ranked], sizes[-1], _SEEDS, _BESIDE)
+    rows = _some_done(run([one.entry for one in ranked], sizes[-1], _SEEDS, _BESIDE))
     rungs.append(Rung(sizes[-1], _SEEDS, rows))
     plain = [MethodEntry(method=name, name=name) for name in _UNTRAINED]
-    return Search(rungs, known, run(plain, sizes[-1], _SEEDS[:1]))
+    return Search(rungs, known, run(plain, sizes[-1], _SEEDS[:1]), quick)
+
+
+def _some_done(rows: list[Row]) -> list[Row]:
+    """Return the rows, of which one at least must be done.
+
+    Raises:
+        DataError: All have failed.
+    """
+    if all(row.status == "failed" for row in rows):
+        raise DataError(f"no candidate could be run: {rows[0].reason}")
+    return rows
 
 
 def _least(recipe: Recipe, methods: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
