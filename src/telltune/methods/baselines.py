@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
 
-__all__ = ["ENCODER_CENTROID", "ENCODER_LINEAR", "KNN", "TFIDF_LINEAR", "Baseline"]
+__all__ = ["ENCODER_CENTROID", "ENCODER_LINEAR", "KNN", "TFIDF_LINEAR", "Baseline", "prompt_text"]
 
 Features = Literal["encoder", "tfidf"]
 Head = Literal["centroid", "linear", "nearest"]
@@ -97,7 +97,7 @@ class Baseline:
         examples = task.train[:used]
         labels = self.labels_of(examples)
         began = time.perf_counter()
-        texts = [_text(example) for example in examples]
+        texts = [prompt_text(example) for example in examples]
         vectorize = embed if self.features == "encoder" else _tfidf(texts)
         answers = [encoder.answer(example.completion).strip() for example in examples]
         scorer = _fit(self.head, vectorize(texts), answers)
@@ -158,7 +158,7 @@ class BaselinePredictor(Predictor):
         """Answer each example's prompt; its completion is not looked at."""
         if not examples:
             return []
-        answers = self.scorer.best(self.vectorize([_text(example) for example in examples]))
+        answers = self.scorer.best(self.vectorize([prompt_text(example) for example in examples]))
         if on_done is not None:
             on_done(len(examples))
         return answers
@@ -175,7 +175,7 @@ class BaselinePredictor(Predictor):
         )
 
 
-def _text(example: Example) -> str:
+def prompt_text(example: Example) -> str:
     """Return the prompt and the turns before it, without the system turn."""
     turns = [turn.content for turn in example.history if turn.role != "system"]
     return "\n".join([*turns, example.prompt])

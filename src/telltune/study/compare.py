@@ -23,6 +23,7 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.methods.baselines import Baseline
+from telltune.methods.few_shot import FewShot
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare, reach
@@ -137,7 +138,7 @@ def _compare(
         if isinstance(method, Trained):
             prepared = prepare(method, task, general, model, recipe)
             used = max(used, reach(method, recipe, prepared))
-        elif isinstance(method, Baseline):
+        elif isinstance(method, (Baseline, FewShot)):
             method.labels_of(task.train)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
