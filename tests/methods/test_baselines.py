@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import telltune
 from telltune.data.examples import Example, Message
 from telltune.data.task import TaskData, load_split, load_task
 from telltune.errors import RecipeError
+from telltune.methods.baselines import _fit, _fit_standardized
 from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from telltune.methods.protocol import Predictor
 
-LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid")
+LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
 TOPICS = {
     "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
     "money": ["pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"],
@@ -79,6 +81,39 @@ def test_question_words_and_marks_decide(tiny_base: Any) -> None:
 def test_two_labels_are_both_answered(name: str, topics: TaskData, tiny_base: Any) -> None:
     two = replace(topics, train=topics.train[:8])
     assert run(name, two, tiny_base).predict(two.train) == ["animals"] * 4 + ["money"] * 4
+
+
+def test_a_probe_reads_what_the_base_computes_and_leaves_it_as_it_was(
+    topics: TaskData, tiny_base: Any
+) -> None:
+    weights = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
+    predictor = run("probe", topics, tiny_base)
+    # No language model writes answers, so nothing is measured of what it forgets.
+    assert predictor.model is None
+    together = predictor.predict(topics.train)
+    assert [predictor.predict([one])[0] for one in topics.train] == together
+    for name, value in tiny_base.model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    # Another base has other states: these say nothing of the text.
+    for parameter in tiny_base.model.parameters():
+        parameter.data.zero_()
+    assert len(set(predictor.predict(topics.train))) == 1
+
+
+def test_a_scale_or_a_shift_of_single_numbers_changes_no_answer() -> None:
+    numbers = np.random.default_rng(0)
+    vectors, others = numbers.normal(size=(2, 12, 6))
+    answers = list("abc" * 4)
+    scales, shift = 10.0 ** numbers.integers(-2, 4, 6), 100 * numbers.normal(size=6)
+    plain = _fit_standardized("linear", vectors, answers).best(others)
+    assert (
+        _fit_standardized("linear", vectors * scales + shift, answers).best(others * scales + shift)
+        == plain
+    )
+    standard = (vectors - vectors.mean(0)) / vectors.std(0)
+    assert (
+        _fit("linear", standard, answers).best((others - vectors.mean(0)) / vectors.std(0)) == plain
+    )
 
 
 def test_compare_refuses_before_the_first_method_runs(

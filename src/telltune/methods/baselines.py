@@ -1,23 +1,26 @@
 """Baselines of seconds: a small classifier, or the nearest example, on vectors of the prompts.
 
-No language model answers. What these reach with the same labeled examples is what an adapter has to
-beat; see docs/baselines.md.
+No language model writes an answer. What these reach with the same labeled examples is what an
+adapter has to beat; see docs/baselines.md.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import within
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.methods.protocol import Cost, Predictor
 from telltune.valuation.embeddings import embed
+from telltune.valuation.prompt_states import prompt_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +32,17 @@ if TYPE_CHECKING:
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
 
-__all__ = ["ENCODER_CENTROID", "ENCODER_LINEAR", "KNN", "TFIDF_LINEAR", "Baseline", "prompt_text"]
+__all__ = [
+    "ENCODER_CENTROID",
+    "ENCODER_LINEAR",
+    "KNN",
+    "PROBE",
+    "TFIDF_LINEAR",
+    "Baseline",
+    "prompt_text",
+]
 
-Features = Literal["encoder", "tfidf"]
+Features = Literal["encoder", "tfidf", "states"]
 Head = Literal["centroid", "linear", "nearest"]
 
 # Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
@@ -48,8 +59,8 @@ class Baseline:
     Attributes:
         name: Name in recipes and tables.
         label: Name for people.
-        features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), or TF-IDF of
-            words.
+        features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of words,
+            or the base model's own states, frozen, behind the anchor if there is one.
         head: `centroid` answers with the label whose mean vector is nearest, `linear` with that of
             a logistic regression, and `nearest` with the completion of the nearest example.
     """
@@ -98,9 +109,10 @@ class Baseline:
         labels = self.labels_of(examples)
         began = time.perf_counter()
         texts = [prompt_text(example) for example in examples]
-        vectorize = embed if self.features == "encoder" else _tfidf(texts)
+        vectorize = self._vectorizer(texts, task, base)
         answers = [encoder.answer(example.completion).strip() for example in examples]
-        scorer = _fit(self.head, vectorize(texts), answers)
+        fit = _fit_standardized if self.features == "states" else _fit
+        scorer = fit(self.head, vectorize(texts), answers)
         cost = Cost(
             task_examples=used,
             task_tokens=int(encoded.lengths[:used].sum()),
@@ -118,6 +130,15 @@ class Baseline:
             vectorize=vectorize,
             scorer=scorer,
         )
+
+    def _vectorizer(
+        self, texts: Sequence[str], task: TaskData, base: BaseModel
+    ) -> Callable[[Sequence[str]], NDArray[Any]]:
+        """Return what turns texts into vectors, (texts, width)."""
+        if self.features == "states":
+            tokenizer = anchored_tokenizer(base.tokenizer, task.anchor)
+            return partial(prompt_states, base.model, tokenizer)
+        return embed if self.features == "encoder" else _tfidf(texts)
 
 
 @dataclass
@@ -204,7 +225,8 @@ def _fit(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearSco
 
     Args:
         head: Which.
-        vectors: Those of the labeled examples, each of length 1, (examples, width).
+        vectors: Those of the labeled examples, each of length 1 or each number of them brought to
+            a deviation of 1, (examples, width).
         answers: Their completions, (examples,).
     """
     if head == "nearest":
@@ -224,6 +246,19 @@ def _fit(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearSco
     return LinearScorer(found.coef_, found.intercept_, names)
 
 
+def _fit_standardized(head: Head, vectors: NDArray[Any], answers: Sequence[str]) -> LinearScorer:
+    """Fit a head where each number has mean 0 and deviation 1 over the labeled examples.
+
+    A few numbers of a language model's states are larger than all others by orders of magnitude,
+    whatever the text. With vectors of length 1 the probe scored 34.1 in place of 53.8 on
+    medical_specialty with 60 examples (8 draws, 100 dev items).
+    """
+    mean, deviation = vectors.mean(axis=0), np.maximum(vectors.std(axis=0), 1e-6)
+    found = _fit(head, (vectors - mean) / deviation, answers)
+    weights = found.weights / deviation
+    return LinearScorer(weights, found.bias - weights @ mean, found.answers)
+
+
 TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf", "linear")
 ENCODER_LINEAR = Baseline(
     "encoder_linear", "logistic regression on a sentence encoder", "encoder", "linear"
@@ -232,3 +267,4 @@ ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"
 )
 KNN = Baseline("knn", "answer of the nearest training example", "encoder", "nearest")
+PROBE = Baseline("probe", "logistic regression on the base's own states", "states", "linear")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from telltune.errors import RecipeError
 from telltune.methods.base import BASE, BASE_ANCHOR
-from telltune.methods.baselines import ENCODER_CENTROID, ENCODER_LINEAR, KNN, TFIDF_LINEAR
+from telltune.methods.baselines import ENCODER_CENTROID, ENCODER_LINEAR, KNN, PROBE, TFIDF_LINEAR
 from telltune.methods.few_shot import FEW_SHOT, FEW_SHOT_CALIBRATED, FEW_SHOT_NEAREST
 from telltune.methods.meta import META, TELL_META
 from telltune.methods.over_prompt import OVER_PROMPT
@@ -26,7 +26,7 @@ __all__ = ["get_method", "method_names"]
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, OVER_PROMPT),
     *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
-    *(TFIDF_LINEAR, ENCODER_CENTROID, ENCODER_LINEAR, KNN),
+    *(TFIDF_LINEAR, ENCODER_CENTROID, ENCODER_LINEAR, KNN, PROBE),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),
 )
