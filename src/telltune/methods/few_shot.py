@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
-    from telltune.recipe import Recipe
 
 __all__ = ["FEW_SHOT", "FEW_SHOT_CALIBRATED", "FEW_SHOT_NEAREST", "FewShot", "calibrated"]
 
@@ -65,10 +64,6 @@ class FewShot:
     mixes: bool = False
     trains: bool = False
     sized: bool = True
-
-    def configured(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with what the method itself sets."""
-        return recipe.with_keys(self.sets)
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """Return the labels that answers may be; () where they are no closed set.
@@ -99,7 +94,7 @@ class FewShot:
             RecipeError: The method calibrates labels, and the answers are no closed set.
             ModelError: The nearest are to be shown, and the sentence encoder is not installed.
         """
-        recipe = self.configured(settings.recipe)
+        recipe = settings.recipe.with_keys(self.sets)
         encoded = Encoder(base.tokenizer).encode(task.train)
         used = within(encoded.lengths, recipe.task.max_tokens)
         examples = task.train[:used]
