@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from telltune.models import BaseModel
 
 TASKS = ("medical_specialty", "answer_kind")
-POOLS = ("last token", "all tokens", "the text's tokens")
+POOLS = ("last token", "all tokens", "from the text on")
 SCALES = ("length 1", "standardized")
 # Of SmolLM2-135M's 30: the middle, and the last behind its norm.
 LAYERS = (15, 30)
