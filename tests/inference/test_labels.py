@@ -56,3 +56,15 @@ def test_what_is_shared_is_computed_once(tiny_base: Any, monkeypatch: pytest.Mon
     label_nll(tiny_base.model, PROMPTS, LABELS)
     own = sum(len(prompt) - len(OPENING) for prompt in PROMPTS)
     assert counted == [len(OPENING) + own + len(PROMPTS) * sum(len(label) - 1 for label in LABELS)]
+
+
+def test_a_long_shared_start_leaves_rows_as_full_as_a_short_one(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    tiny_base.model.register_forward_pre_hook(
+        lambda _, args, values: rows.append(values["input_ids"].numel()), with_kwargs=True
+    )
+    monkeypatch.setattr(module, "can_pack", lambda _: True)
+    label_nll(tiny_base.model, [OPENING * 10 + prompt for prompt in PROMPTS], LABELS, budget=200)
+    assert len(rows) == 1

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BASELINES = (
     *("tfidf_linear", "tfidf_em", "encoder_linear", "encoder_centroid", "encoder_em"),
-    "knn",
+    *("knn", "probe"),
 )
 
 

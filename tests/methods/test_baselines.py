@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import telltune
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from telltune.methods.protocol import Predictor
 
-LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid")
+LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
 WITH_UNLABELED = ("tfidf_em", "encoder_em")
 TOPICS = {
     "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
@@ -109,6 +110,23 @@ def test_without_unlabeled_inputs_em_is_refused(
 def test_two_labels_are_both_answered(name: str, topics: TaskData, tiny_base: Any) -> None:
     two = replace(topics, train=topics.train[:8])
     assert run(name, two, tiny_base).predict(two.train) == ["animals"] * 4 + ["money"] * 4
+
+
+def test_a_probe_reads_what_the_base_computes_and_leaves_it_as_it_was(
+    topics: TaskData, tiny_base: Any
+) -> None:
+    weights = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
+    predictor = run("probe", topics, tiny_base)
+    # No language model writes answers, so nothing is measured of what it forgets.
+    assert predictor.model is None
+    together = predictor.predict(topics.train)
+    assert [predictor.predict([one])[0] for one in topics.train] == together
+    for name, value in tiny_base.model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    # Another base has other states: these say nothing of the text.
+    for parameter in tiny_base.model.parameters():
+        parameter.data.zero_()
+    assert len(set(predictor.predict(topics.train))) == 1
 
 
 def test_compare_refuses_before_the_first_method_runs(

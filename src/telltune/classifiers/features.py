@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.errors import ModelError
+from telltune.models import base_revision, load_base, without_rights
+from telltune.recipe import ModelSpec
 from telltune.valuation.embeddings import (
     EMBEDDED_WIDTH,
     SentenceEncoder,
     embedded_revision,
 )
+from telltune.valuation.prompt_states import prompt_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,18 +29,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
+    from telltune.models import BaseModel
 
 __all__ = [
     "EncoderFeatures",
     "FeatureKind",
     "Features",
+    "StateFeatures",
+    "TextKind",
     "TfidfFeatures",
     "features_from",
     "learn_features",
     "prompt_text",
 ]
 
-FeatureKind = Literal["encoder", "tfidf"]
+FeatureKind = Literal["encoder", "tfidf", "states"]
+TextKind = Literal["encoder", "tfidf"]
+"""Those that need no language model."""
 
 # Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
 # Saved baselines are read with it, so another pattern is another kind of features.
@@ -167,6 +176,75 @@ class TfidfFeatures:
         return cls(words, idf)
 
 
+@dataclass
+class StateFeatures:
+    """Hidden states of a base model that stays as it is; see `prompt_states`.
+
+    Attributes:
+        model: The base model, which is loaded with the first texts.
+        anchor: Stands before every text, or None.
+        revision: Which weights they are.
+        width: Length of each vector.
+    """
+
+    kind: ClassVar[str] = "states"
+    model: ModelSpec
+    anchor: Anchor | None
+    revision: str
+    width: int
+    base: BaseModel | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, model: ModelSpec, anchor: Anchor | None, base: BaseModel | None = None
+    ) -> StateFeatures:
+        """Make the features of a base model.
+
+        Args:
+            model: The base model.
+            anchor: Stands before every text, or None.
+            base: The same model, where it is loaded already.
+        """
+        base = base or load_base(model)
+        width = int(base.model.config.get_text_config().hidden_size)
+        return cls(model, anchor, base.revision, width, base)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        """Return the vectors of texts, (texts, width)."""
+        self.base = self.base or load_base(self.model)
+        tokenizer = anchored_tokenizer(self.base.tokenizer, self.anchor)
+        return prompt_states(self.base.model, tokenizer, texts)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the base model's name and revision, and the anchor."""
+        anchor = self.anchor
+        told = {
+            "model": self.model.model_dump(mode="json"),
+            "anchor": anchor and [anchor.prompt, anchor.response, anchor.place],
+            "revision": self.revision,
+            "width": self.width,
+        }
+        return told, {}
+
+    @classmethod
+    def from_state(
+        cls,
+        told: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],  # noqa: ARG003 - the protocol of features
+    ) -> StateFeatures:
+        """Make the features whose `state` is given; see `Features.from_state`."""
+        # A folder that somebody else wrote may not run a model's own code.
+        model = without_rights(ModelSpec.model_validate(told["model"]))
+        revision = base_revision(model)
+        if revision != told["revision"]:
+            raise ModelError(
+                f"it was fitted on the states of {told['revision']} of {model.name}, and here that "
+                f"is {revision}; bring that model back, or fit again."
+            )
+        anchor = None if told["anchor"] is None else Anchor(*told["anchor"])
+        return cls(model, anchor, told["revision"], int(told["width"]))
+
+
 def _vectorizer(vocabulary: Sequence[str] | None = None) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -176,6 +254,7 @@ def _vectorizer(vocabulary: Sequence[str] | None = None) -> Any:
 _KINDS: dict[str, type[Features]] = {
     EncoderFeatures.kind: EncoderFeatures,
     TfidfFeatures.kind: TfidfFeatures,
+    StateFeatures.kind: StateFeatures,
 }
 
 
@@ -185,7 +264,7 @@ def prompt_text(example: Example) -> str:
     return "\n".join([*turns, example.prompt])
 
 
-def learn_features(kind: FeatureKind, texts: Sequence[str]) -> Features:
+def learn_features(kind: TextKind, texts: Sequence[str]) -> Features:
     """Return what turns texts into vectors.
 
     Args:

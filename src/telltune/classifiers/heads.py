@@ -75,18 +75,20 @@ def fit_head(
         head: `centroid` answers with the label whose mean vector is nearest, `em` does so with
             means that unlabeled vectors have moved, `linear` is logistic regression, and `nearest`
             answers as the nearest example does.
-        features: What the vectors are.
-        vectors: Those of the labeled examples at length 1, (examples, width).
+        features: What the vectors are; `states` have the head `linear`.
+        vectors: Those of the labeled examples, (examples, width); at length 1 but for states.
         answers: Their completions, (examples,).
         unlabeled: Other vectors, (inputs, width), which `em` needs.
     """
+    labels, targets = np.unique(np.array(answers), return_inverse=True)
+    names = tuple(labels.tolist())
+    if features == "states":
+        return _standardized(vectors, targets, names)
+    if head == "linear":
+        return _logistic_regression(vectors, targets, names)
     temperature = _TEMPERATURES[features]
     if head == "nearest":
         return LinearScorer(vectors / temperature, np.zeros(len(answers)), tuple(answers))
-    labels, targets = np.unique(np.array(answers), return_inverse=True)
-    names = tuple(labels.tolist())
-    if head == "linear":
-        return _logistic_regression(vectors, targets, names)
     if head == "centroid":
         means = class_means(vectors, targets, len(names))
     else:
@@ -105,3 +107,18 @@ def _logistic_regression(
     if len(names) == 2:  # one row of weights: how far the second label is ahead
         weights, bias = (np.concatenate([-part / 2, part / 2]) for part in (weights, bias))
     return LinearScorer(weights, bias, names)
+
+
+def _standardized(
+    vectors: NDArray[Any], targets: NDArray[np.int64], names: tuple[str, ...]
+) -> LinearScorer:
+    """Fit where each number has mean 0 and deviation 1 over the labeled examples.
+
+    A few numbers of a language model's states are larger than all others by orders of magnitude,
+    whatever the text. With vectors of length 1 the probe scored 34.1 in place of 53.8 on
+    medical_specialty with 60 examples (8 draws, 100 dev items).
+    """
+    mean, deviation = vectors.mean(axis=0), np.maximum(vectors.std(axis=0), 1e-6)
+    found = _logistic_regression((vectors - mean) / deviation, targets, names)
+    weights = found.weights / deviation
+    return LinearScorer(weights, found.bias - weights @ mean, names)

@@ -85,7 +85,7 @@ def label_nll(
         model: A causal language model, with or without an adapter.
         prompts: Token ids, up to where the answer starts.
         labels: Token ids, each with the token that ends the turn.
-        budget: Tokens computed at once.
+        budget: Tokens computed at once, besides those that all prompts share.
         on_done: Told how many prompts have been scored since the last call.
     """
     found = torch.zeros(len(prompts), len(labels), dtype=torch.float64)
@@ -179,11 +179,11 @@ class _Row:
 def _rows(
     prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], shared: int, budget: int
 ) -> Iterator[_Row]:
-    """Rows of at most `budget` tokens, or of one prompt that is longer."""
+    """Rows of at most `budget` tokens behind what is shared, or of one prompt that is longer."""
     each = sum(len(label) - 1 for label in labels)
     row: _Row | None = None
     for i, prompt in enumerate(prompts):
-        if row is not None and len(row.ids) + len(prompt) - shared + each > budget:
+        if row is not None and len(row.ids) + len(prompt) - 2 * shared + each > budget:
             yield row
             row = None
         if row is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from telltune.classifiers.features import FeatureKind, learn_features, prompt_text
+from telltune.classifiers.features import TextKind, learn_features, prompt_text
 from telltune.classifiers.heads import Head, fit_head
 from telltune.classifiers.seeded_em import class_prior
 from telltune.data.task import check_unlabeled
@@ -45,7 +45,7 @@ _FOLDS = 5
 _ASSIGNMENTS = 3
 # How likely a view that knows nothing is to pass for one that does.
 _CHANCE = 0.05
-_NAMES: dict[FeatureKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
+_NAMES: dict[TextKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
 # The first of those that are equally right labels the inputs.
 _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabeled inputs"}
 
@@ -53,7 +53,7 @@ _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabel
 class _View(NamedTuple):
     """One way to label inputs by their vectors."""
 
-    features: FeatureKind
+    features: TextKind
     head: Head
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Baselines of seconds: a small classifier, or the nearest example, on vectors of the prompts.
 
-No language model answers. What these reach with the same labeled examples is what an adapter has to
-beat; see docs/baselines.md.
+No language model writes an answer. What these reach with the same labeled examples is what an
+adapter has to beat; see docs/baselines.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from telltune.classifiers.features import learn_features, prompt_text
+from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
 from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, unlabeled_beside, within
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from telltune.classifiers.features import FeatureKind
+    from telltune.classifiers.features import FeatureKind, Features
     from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
@@ -39,6 +39,7 @@ __all__ = [
     "ENCODER_EM",
     "ENCODER_LINEAR",
     "KNN",
+    "PROBE",
     "TFIDF_EM",
     "TFIDF_LINEAR",
     "Baseline",
@@ -70,8 +71,8 @@ class Baseline:
     Attributes:
         name: Name in recipes and tables.
         label: Name for people.
-        features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), or TF-IDF of
-            words.
+        features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of words,
+            or the base model's own states, frozen, behind the anchor if there is one.
         head: What chooses an answer by a vector; see `fit_head`.
     """
 
@@ -127,23 +128,28 @@ class Baseline:
         base: BaseModel,
         settings: Settings,
     ) -> BaselinePredictor:
-        """Fit the classifier; of the base model only the tokenizer is used, to count tokens.
+        """Fit the classifier; of the base only the tokenizer is used, but by the probe.
 
         Raises:
             RecipeError: As `data`.
             ModelError: The sentence encoder is not installed.
         """
-        return self.fit(task, base.tokenizer, settings)
+        return self.fit(task, base.tokenizer, settings, base)
 
     def fit(
-        self, task: TaskData, tokenizer: PreTrainedTokenizerBase, settings: Settings
+        self,
+        task: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        base: BaseModel | None = None,
     ) -> BaselinePredictor:
-        """Fit the classifier without a base model, and save it where the settings say; see `run`.
+        """Fit the classifier, and save it where the settings say; see `run`.
 
         Args:
             task: Its training examples are learned from.
             tokenizer: The base model's, to count tokens.
             settings: How the method runs.
+            base: Gives the states that the probe reads; the probe loads it if it is not given.
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
@@ -151,7 +157,11 @@ class Baseline:
         began = time.perf_counter()
         encoder = Encoder(tokenizer)
         texts = [prompt_text(example) for example in (*examples, *inputs)]
-        vectorize = learn_features(self.features, texts)
+        vectorize: Features
+        if self.features == "states":
+            vectorize = StateFeatures.of(recipe.model, task.anchor, base)
+        else:
+            vectorize = learn_features(self.features, texts)
         vectors = vectorize(texts)
         answers = [encoder.answer(example.completion).strip() for example in examples]
         known, unlabeled = vectors[: len(examples)], vectors[len(examples) :]
@@ -203,4 +213,5 @@ ENCODER_EM = Baseline(
 ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"
 )
+PROBE = Baseline("probe", "logistic regression on the base's own states", "states", "linear")
 KNN = Baseline("knn", "answer of the nearest training example", "encoder", "nearest")

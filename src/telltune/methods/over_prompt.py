@@ -29,8 +29,6 @@ from telltune.recipe import OverPromptSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from transformers import PreTrainedTokenizerBase
-
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
@@ -103,10 +101,6 @@ class GroupPredictor(Predictor):
     def counts(self) -> dict[str, int]:
         """Of training data as every method, and what answering took so far."""
         return super().counts() | asdict(self.usage)
-
-    def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
-        """The model as anybody else asks it: one prompt at a time."""
-        return Predictor(self.model, tokenizer, None, self.max_new_tokens, self.evaluation)
 
     def _round(
         self,

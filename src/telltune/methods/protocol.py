@@ -83,7 +83,8 @@ class Predictor:
         max_new_tokens: Longest answer.
         evaluation: How answers come about.
         labels: The answers that the training data has, where they are a closed set.
-        shots: Turns that stand before every prompt: examples, question and answer by turns.
+        shots: Turns that stand before every prompt: examples, question and answer by turns. Empty
+            where each prompt has its own.
         answer_after: The answer stands behind the last of these in what is said; "" takes it all.
         in_process: Whether to answer in this process, whichever engine `evaluation` names.
         cost: What making it took.
@@ -125,7 +126,7 @@ class Predictor:
         self.cut = 0
         if not examples:
             return []
-        prompts = self._prompts(examples, self.shots)
+        prompts = self._prompts(examples, self._shots_for(examples))
         if self.evaluation.answers == "likelihood":
             return self._likeliest(examples, prompts, on_done)
         if self._generator is None:
@@ -162,26 +163,43 @@ class Predictor:
         said = self._encoder.answer(text)
         return self.anchor.strip(said) if self.anchor else said
 
-    def _prompts(self, examples: Sequence[Example], shots: tuple[Message, ...]) -> list[list[int]]:
-        """Token ids of each prompt; one that the context cannot hold is shown half the shots."""
-        prompts = self._encoder.prompts([behind(shots, example) for example in examples])
+    def _shots_for(self, examples: Sequence[Example]) -> list[tuple[Message, ...]]:
+        """Turns that stand before each prompt, (examples,)."""
+        return [self.shots] * len(examples)
+
+    def _half(self, shots: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Half of the shots, rounded down to whole examples."""
+        return shots[: len(shots) // 4 * 2]
+
+    def _prompts(
+        self, examples: Sequence[Example], shots: Sequence[tuple[Message, ...]]
+    ) -> list[list[int]]:
+        """Token ids of each prompt; one that the context cannot hold is shown half the shots.
+
+        Args:
+            examples: What is asked.
+            shots: Turns before each of them, (examples,).
+        """
+        prompts = self._encoder.prompts(map(behind, shots, examples))
         room = context_length(self.model.config) - self.max_new_tokens
-        long = [i for i, prompt in enumerate(prompts) if len(prompt) > room]
-        if shots and long:
-            fewer = shots[: len(shots) // 4 * 2]
-            for i, prompt in zip(
-                long, self._prompts([examples[i] for i in long], fewer), strict=True
-            ):
+        long = [i for i, prompt in enumerate(prompts) if shots[i] and len(prompt) > room]
+        if long:
+            fewer = self._prompts([examples[i] for i in long], [self._half(shots[i]) for i in long])
+            for i, prompt in zip(long, fewer, strict=True):
                 prompts[i] = prompt
         return prompts
 
     def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
-        """The same model without anchor and shots: what anybody else gets who asks it.
+        """The same model without anchor, shots and labels: what anybody else gets who asks it.
 
         Args:
             tokenizer: The model's own, whose template carries no anchor.
         """
-        plain = replace(self, tokenizer=tokenizer, anchor=None, shots=(), answer_after="")
+        # Likelihood would answer with one of the task's labels, whatever is asked.
+        written = self.evaluation.model_copy(update={"answers": "generate"})
+        plain = Predictor(
+            self.model, tokenizer, None, self.max_new_tokens, written, in_process=self.in_process
+        )
         plain._generator = self._generator
         return plain
 
@@ -195,8 +213,17 @@ class Predictor:
         # As training encoded them: behind a prompt, whichever it is.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
-        nll = label_nll(self.model, prompts, labels, on_done=on_done)
+        nll = self._label_nll(prompts, labels, on_done)
         return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
+
+    def _label_nll(
+        self,
+        prompts: list[list[int]],
+        labels: list[list[int]],
+        on_done: Callable[[int], None] | None,
+    ) -> torch.Tensor:
+        """Return how unlikely each label is behind each prompt, in nats, (prompts, labels)."""
+        return label_nll(self.model, prompts, labels, on_done=on_done)
 
     def answer_lengths(self, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return the tokens that each completion takes, its end of turn included, (examples,)."""
@@ -210,7 +237,7 @@ class Predictor:
         """
         import torch
 
-        encoded = self._encoder.encode([behind(self.shots, example) for example in examples])
+        encoded = self._encoder.encode(map(behind, self._shots_for(examples), examples))
         return response_nll(self.model, encoded), torch.from_numpy(encoded.response_lengths.copy())
 
 

@@ -12,10 +12,11 @@ from telltune.methods.baselines import (
     ENCODER_EM,
     ENCODER_LINEAR,
     KNN,
+    PROBE,
     TFIDF_EM,
     TFIDF_LINEAR,
 )
-from telltune.methods.few_shot import FEW_SHOT
+from telltune.methods.few_shot import FEW_SHOT, FEW_SHOT_CALIBRATED, FEW_SHOT_NEAREST
 from telltune.methods.meta import META, TELL_META
 from telltune.methods.over_prompt import OVER_PROMPT
 from telltune.methods.reasoned import RCL
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["get_method", "method_names"]
 
 _ALL: tuple[Method, ...] = (
-    *(BASE, BASE_ANCHOR, FEW_SHOT, OVER_PROMPT, SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS),
-    SFT_PSEUDO_LABEL,
-    *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN),
+    *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, OVER_PROMPT),
+    *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL),
+    *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN, PROBE),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),
 )

@@ -13,14 +13,13 @@ from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
 from telltune.methods.protocol import Cost, Predictor, check_labels
-from telltune.recipe import Recipe
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
-    from telltune.recipe import Order
+    from telltune.recipe import Order, Recipe
 
 __all__ = ["Trained"]
 
@@ -56,13 +55,7 @@ class Trained:
 
     def configured(self, recipe: Recipe) -> Recipe:
         """The recipe with what the method itself sets."""
-        if not self.sets:
-            return recipe
-        values = recipe.model_dump()
-        for key, value in self.sets:
-            part, _, name = key.partition(".")
-            values[part] = (values[part] or {}) | ({name: value} if name else {})
-        return Recipe.model_validate(values)
+        return recipe.with_keys(self.sets)
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -27,6 +27,9 @@ from telltune.recipe.worth import (
     SelectionSpec,
     SynthesisSpec,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "SHORTHANDS",
@@ -298,7 +301,9 @@ class FewShotSpec(Part):
     """Task examples shown in the prompt, for the method `few_shot`."""
 
     examples: PositiveInt | None = None
-    """How many; by default as many as the model's context holds."""
+    """How many; by default as many as the model's context holds, or 8 of the nearest."""
+    choose: Literal["drawn", "nearest"] = "drawn"
+    """Which: the first of the draw for every question, or those nearest to each, nearest last."""
 
 
 class OverPromptSpec(Part):
@@ -349,6 +354,21 @@ class Recipe(Part):
     few_shot: FewShotSpec = FewShotSpec()
     over_prompt: OverPromptSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    def with_keys(self, keys: Sequence[tuple[str, Any]]) -> Recipe:
+        """Return the recipe with other values of some keys.
+
+        Args:
+            keys: Pairs of a key, such as `selection.order`, and its value. A part alone, such as
+                `meta`, stands for its defaults where the recipe has none.
+        """
+        if not keys:
+            return self
+        values = self.model_dump()
+        for key, value in keys:
+            part, _, name = key.partition(".")
+            values[part] = (values[part] or {}) | ({name: value} if name else {})
+        return Recipe.model_validate(values)
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""

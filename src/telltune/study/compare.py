@@ -23,6 +23,7 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.methods.baselines import Baseline, suitable_baselines
+from telltune.methods.few_shot import FewShot
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
 from telltune.methods.preparation import prepare, reach
@@ -165,6 +166,8 @@ def _compare(
             used = max(used, reach(method, recipe, prepared))
         elif isinstance(method, Baseline):
             method.data(task, model.tokenizer.load(), recipe)
+        elif isinstance(method, FewShot):
+            method.labels_of(task.train)
         elif method.anchored and task.anchor is None:
             raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)

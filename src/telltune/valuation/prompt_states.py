@@ -1,0 +1,119 @@
+"""Prompts as vectors: hidden states of a language model that stays as it is."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Example
+from telltune.inference.packed_engine import shared_length
+from telltune.models import context_length
+from telltune.models.attention import packed_attention
+from telltune.models.layout import Layout, Segment
+from telltune.models.packing import can_pack
+from telltune.models.threads import adapt_threads, shared_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["prompt_states"]
+
+_ANY_TWO = ("a", "Z")
+"""Texts that begin differently: what their prompts share is the template's, and the anchor."""
+
+
+def prompt_states(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, budget: int = 2048
+) -> NDArray[np.float32]:
+    """Return the last layer's states, averaged over the tokens of each prompt, (texts, width).
+
+    What stands before every text is left out of the mean. It is computed once a row, in which each
+    prompt attends to it and to itself: a vector does not depend on which others are asked for.
+    docs/baselines.md has what other layers, and the last token's states, scored.
+
+    Args:
+        model: A causal language model; its weights are read only.
+        tokenizer: Its template, which may carry an anchor, makes a user turn of each text.
+        texts: One that the context cannot hold loses its end.
+        budget: Tokens computed at once, besides what stands before every text.
+    """
+    encoder = Encoder(tokenizer)
+    two, prompts = (encoder.prompts([Example(t, "") for t in of]) for of in (_ANY_TWO, texts))
+    before = shared_length(two)
+    limit = context_length(model.config)
+    prompts = [ids[:limit] for ids in prompts]
+    found = np.zeros((len(texts), model.config.get_text_config().hidden_size), np.float32)
+    model.eval()
+    together = can_pack(model)
+    shared = two[0][:before] if together else []
+    attending = packed_attention(model) if together else nullcontext()
+    with shared_cores(), torch.inference_mode(), attending:
+        for members in _rows([len(ids) - before for ids in prompts], budget if together else 0):
+            adapt_threads()
+            row = _Row(shared)
+            ends = [row.add(prompts[i]) for i in members]
+            states = row.states(model)
+            for i, end in zip(members, ends, strict=True):
+                own = max(len(prompts[i]) - before, 1)
+                found[i] = states[end - own : end].mean(0).cpu().numpy()
+    return found
+
+
+def _rows(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices of prompts in rows of at most `budget` tokens, or of one prompt that is longer."""
+    row: list[int] = []
+    size = 0
+    for i, length in enumerate(lengths):
+        if row and size + length > budget:
+            yield row
+            row, size = [], 0
+        row.append(i)
+        size += length
+    if row:
+        yield row
+
+
+class _Row:
+    """Prompts side by side, behind what they share.
+
+    Args:
+        shared: Token ids; empty where nothing is shared.
+    """
+
+    def __init__(self, shared: list[int]) -> None:
+        self._shared = shared
+        self._ids = list(shared)
+        self._places = list(range(len(shared)))
+        self._segments = [Segment(len(shared))] if shared else []
+
+    def add(self, prompt: list[int]) -> int:
+        """Put a prompt behind the row, and return where it ends."""
+        start = len(self._shared)
+        # A text may grow together with what stands before it into a token of both.
+        if not start or prompt[:start] != self._shared or len(prompt) == start:
+            start = 0
+        self._ids += prompt[start:]
+        self._places += range(start, len(prompt))
+        self._segments.append(Segment(len(prompt) - start, 0 if start else -1))
+        return len(self._ids)
+
+    def states(self, model: Any) -> Tensor:
+        """Return the last layer's states, (tokens, width)."""
+        device = model.device
+        last: Tensor = model(
+            input_ids=torch.tensor([self._ids], device=device),
+            position_ids=torch.tensor([self._places], device=device),
+            logits_to_keep=torch.tensor([0], device=device),
+            layout=Layout(self._segments),
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states[-1]
+        return last[0].float()
