@@ -93,3 +93,19 @@ def test_a_lock_does_not_make_a_strangers_folder_ours(
     with alone(folder), pytest.raises(StorageError, match="did not write"):
         claim(folder, recipe_from_dict(toy_recipe), overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_goes_on_that_was_begun_before_a_key_existed(
+    tmp_path: Path, toy_recipe: dict[str, Any]
+) -> None:
+    recipe, out = recipe_from_dict(toy_recipe), tmp_path / "out"
+    record_recipe(out, recipe, overwrite=False)
+    saved = out / "recipe.yaml"
+    text = saved.read_text().replace("pseudo_label: null\n", "").replace("  unlabeled: null\n", "")
+    assert text != saved.read_text()
+    saved.write_text(text)
+    claim(out, recipe, overwrite=False)
+    for other in (text.replace("seed: 0", "seed: 1"), "# Written by telltune, which may\n", "["):
+        saved.write_text(other)
+        with pytest.raises(StorageError, match="another recipe|did not write"):
+            claim(out, recipe, overwrite=False)

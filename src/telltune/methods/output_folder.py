@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from telltune.errors import StorageError
+from telltune.errors import StorageError, TellError
 from telltune.methods.adapter_folder import TELL_JSON
+from telltune.recipe import read_yaml, recipe_from_dict
 from telltune.storage import read_cached_json, remove_unfinished, write_json, write_text, writing
 
 if TYPE_CHECKING:
@@ -89,11 +90,20 @@ def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
         raise StorageError(
             f"{out} holds a finished run; choose another --out, or give --overwrite."
         )
-    if found and found != _MARK + recipe.to_yaml():
+    if found and not _is(saved, recipe):
         raise StorageError(
             f"{out} holds an unfinished run of another recipe; choose another --out, or give "
             "--overwrite."
         )
+
+
+def _is(saved: Path, recipe: Recipe) -> bool:
+    """Whether a file holds this recipe; keys that an earlier telltune lacked have their defaults."""
+    try:
+        found = recipe_from_dict(read_yaml(saved, "recipe"))
+    except TellError:
+        return False
+    return found.model_dump() == recipe.model_dump()
 
 
 def record_recipe(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
