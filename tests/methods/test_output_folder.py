@@ -107,5 +107,5 @@ def test_a_run_goes_on_that_was_begun_before_a_key_existed(
     claim(out, recipe, overwrite=False)
     for other in (text.replace("seed: 0", "seed: 1"), "# Written by telltune, which may\n", "["):
         saved.write_text(other)
-        with pytest.raises(StorageError, match="another recipe|did not write"):
+        with pytest.raises(StorageError, match=r"another recipe|did not write"):
             claim(out, recipe, overwrite=False)

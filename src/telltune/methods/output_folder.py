@@ -98,7 +98,7 @@ def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
 
 
 def _is(saved: Path, recipe: Recipe) -> bool:
-    """Whether a file holds this recipe; keys that an earlier telltune lacked have their defaults."""
+    """Whether a file holds this recipe; keys that an earlier telltune lacked are at defaults."""
     try:
         found = recipe_from_dict(read_yaml(saved, "recipe"))
     except TellError:
