@@ -63,6 +63,33 @@ def test_made_examples_come_once_and_labeled_ones_in_every_pass(
     assert ground.confidence.values[24:].tolist() == [e.confidence for e in made]
 
 
+def test_inputs_that_are_too_long_are_left_out_and_counted(
+    recipe: dict[str, Any], tiny_base: Any, write_jsonl: Any, tmp_path: Path
+) -> None:
+    long = "item 9 is very " + "very " * 300 + "round"
+    rows = [{"prompt": f"item {n} is {kind}"} for n in (7, 77) for kind in SHAPES]
+    path = write_jsonl(tmp_path / "more.jsonl", [{"prompt": long}, *rows])
+    task = recipe["task"] | {"unlabeled": str(path)}
+    (got,) = laid(recipe | {"task": task}, tiny_base).yields
+    assert got.refused["longer than an example may be"] == 1
+    assert got.asked == sum(got.refused.values()) + len(got.examples)
+    assert all(len(example.prompt) < 100 for example in got.examples)
+
+
+def test_where_nothing_is_made_the_run_is_as_without_the_lever(
+    recipe: dict[str, Any], tiny_base: Any, write_jsonl: Any, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"item {n}", "completion": "abc"[n * n % 7 % 3]} for n in range(12)]
+    path = str(write_jsonl(tmp_path / "noise.jsonl", rows))
+    more = str(write_jsonl(tmp_path / "more.jsonl", [{"prompt": "item 99"}]))
+    ground = laid(recipe | {"task": {"train": path, "unlabeled": more}}, tiny_base)
+    (got,) = ground.yields
+    assert not got.examples
+    assert len(ground.task.train) == 12
+    assert ground.recipe.mixture.passes == 2
+    assert ground.confidence is None
+
+
 def test_labeled_and_unlabeled_data_are_counted_apart(
     recipe: dict[str, Any], tiny_base: Any
 ) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.levers.pseudo_label import PseudoLabel
 from telltune.methods.general_choice import choose_general
 from telltune.methods.meta_start import meta_start
-from telltune.methods.preparation import prepare
+from telltune.methods.preparation import longest_example, prepare
 from telltune.methods.selection import Selection, select
 from telltune.methods.synthetic_data import with_synthetic
 from telltune.methods.teacher import Teacher
@@ -188,13 +189,21 @@ def _pseudo_label(
     if found.labeled is None:
         found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
     inputs = unlabeled_beside(found.task, trained_on)
+    encoder = Encoder(base.tokenizer)
+    found.unlabeled_tokens = sum(map(len, encoder.prompts(inputs)))
+    room = longest_example(known, recipe) - max(map(len, encoder.completions(trained_on)))
     task = replace(found.task, train=found.labeled)
+    anchored = Encoder(anchored_tokenizer(base.tokenizer, task.anchor if method.anchored else None))
+    lengths = map(len, anchored.prompts(inputs))
+    fitting = [one for one, length in zip(inputs, lengths, strict=True) if length <= room]
     teacher = Teacher(method, task, base, recipe, progress=settings.progress)
-    got = PseudoLabel(spec, recipe.seed, settings.progress).apply(found.labeled, inputs, teacher)
+    got = PseudoLabel(spec, recipe.seed, settings.progress).apply(found.labeled, fitting, teacher)
+    if long := len(inputs) - len(fitting):
+        refused = {**got.refused, "longer than an example may be": long}
+        got = replace(got, asked=len(inputs), refused=refused)
     found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
-    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(inputs)))
-    found.prepared = None
-    _lay_out(found, trained_on, got, counts)
+    if got.examples:
+        _lay_out(found, trained_on, got, counts)
 
 
 def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
@@ -211,6 +220,7 @@ def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: 
     values = np.concatenate([np.tile(values, counts.passes), made_values])
     found.confidence = Confidence(values, found.confidence.scale if found.confidence else "output")
     found.task = replace(found.task, train=(*(tuple(labeled) * counts.passes), *got.examples))
+    found.prepared = None
     recipe = found.recipe
     task = recipe.task.model_copy(update={"max_tokens": None})
     mixture = recipe.mixture.model_copy(
