@@ -118,14 +118,11 @@ def make_tiny_model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_methods() -> list[str]:
-    """All methods but those that need a model which speaks, or more general data than toys have."""
+def untrained() -> list[str]:
+    """Names of the methods that train nothing. tests/study/test_held_out.py runs all others."""
     from telltune.methods.registry import get_method, method_names
 
-    def parts(name: str) -> set[str]:
-        return {key.split(".")[0] for key, _ in getattr(get_method(name), "sets", ())}
-
-    return [n for n in method_names() if not parts(n) & {"synthesis", "general_choice", "meta"}]
+    return [name for name in method_names() if not get_method(name).trains]
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_training_is_the_same_whatever_the_test_items_say(
     ]
 
     def rows(test: Path, out: Path) -> dict[str, Row]:
-        task = toy_recipe["task"] | {"test": str(test)}
+        task = toy_recipe["task"] | {"test": str(test), "unlabeled": "rest"}
         mixture = {"leverage_ratio": 1.0, "passes": 1}
         spec = StudySpec(
             recipe=toy_recipe | {"task": task, "mixture": mixture}, methods=methods, sizes=[300]

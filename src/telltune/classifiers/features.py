@@ -17,7 +17,7 @@ from telltune.models import base_revision, load_base, without_rights
 from telltune.recipe import ModelSpec
 from telltune.valuation.embeddings import (
     EMBEDDED_WIDTH,
-    SentenceEncoder,
+    embed,
     embedded_revision,
 )
 from telltune.valuation.prompt_states import prompt_states
@@ -88,7 +88,7 @@ class Features(Protocol):
 
 @dataclass
 class EncoderFeatures:
-    """The embedded sentence encoder, frozen. It is loaded with the first texts.
+    """The embedded sentence encoder, frozen; see `embed`.
 
     Attributes:
         revision: A hash of its weights.
@@ -98,13 +98,9 @@ class EncoderFeatures:
     width: ClassVar[int] = EMBEDDED_WIDTH
     revision: str = field(default_factory=embedded_revision)
 
-    @cached_property
-    def _encoder(self) -> SentenceEncoder:
-        return SentenceEncoder()
-
     def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
         """Return the vectors of texts, each of length 1, (texts, width)."""
-        return self._encoder(texts)
+        return embed(texts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the encoder's name and revision; its weights stay in its package."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_WIDTH",
-    "SentenceEncoder",
     "embed",
     "embedded_revision",
     "is_installed",
@@ -39,7 +39,9 @@ _BATCH = 32
 
 
 def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
-    """Vectors whose scalar product is the nearness of two texts, (texts, width).
+    """Return vectors whose scalar product is the nearness of two texts, (texts, width).
+
+    The encoder that was used last stays loaded.
 
     Args:
         texts: Each is cut at 256 tokens.
@@ -48,22 +50,26 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     Raises:
         ModelError: It cannot be loaded.
     """
-    return SentenceEncoder(model)(texts)
+    return _loaded(_embedded_folder() if model == EMBEDDED else model)(texts)
 
 
-class SentenceEncoder:
-    """A sentence encoder that stays loaded for further texts; see `embed`."""
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> _Encoder:
+    return _Encoder(name)
 
-    def __init__(self, model: str = EMBEDDED) -> None:
+
+class _Encoder:
+    """A sentence encoder; see `embed`."""
+
+    def __init__(self, name: str) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         hush_transformers()
-        name = _embedded_folder() if model == EMBEDDED else model
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self._model: Any = AutoModel.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise ModelError(f"embedding model {model} cannot be loaded: {error}.") from None
+            raise ModelError(f"embedding model {name} cannot be loaded: {error}.") from None
         self._model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(self._device)
