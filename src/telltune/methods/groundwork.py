@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.levers.protocol import Yield
+    from telltune.levers.protocol import Lever, Yield
     from telltune.methods.known_model import KnownModel
     from telltune.methods.preparation import Prepared, RunCounts
     from telltune.methods.protocol import Settings
@@ -197,7 +197,8 @@ def _pseudo_label(
     lengths = map(len, anchored.prompts(inputs))
     fitting = [one for one, length in zip(inputs, lengths, strict=True) if length <= room]
     teacher = Teacher(method, task, base, recipe, progress=settings.progress)
-    got = PseudoLabel(spec, recipe.seed, settings.progress).apply(found.labeled, fitting, teacher)
+    lever: Lever = PseudoLabel(spec, recipe.seed, settings.progress)
+    got = lever.apply(found.labeled, fitting, teacher)
     if long := len(inputs) - len(fitting):
         refused = {**got.refused, "longer than an example may be": long}
         got = replace(got, asked=len(inputs), refused=refused)
