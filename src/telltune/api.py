@@ -108,8 +108,8 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
 
     Returns:
         task_examples, task_tokens, unlabeled_examples, general_examples, general_tokens,
-        leverage_ratio, passes,
-        optimizer_steps, trained_tokens, estimated_seconds, estimated_memory_gib and more;
+        leverage_ratio, passes, optimizer_steps, trained_tokens, estimated_seconds,
+        estimated_memory_gib and more;
         `auto` lists the recipe keys that were `auto` and whose numbers are given here;
         `before_training` names what else the run does first, which none of the numbers counts;
         `warnings` says in sentences what the user should know before the run.
@@ -226,7 +226,7 @@ def _fit_baseline(
     progress: bool,
     on_plan: Callable[[dict[str, Any]], None] | None,
 ) -> Fit:
-    """Fit a baseline, which takes seconds and needs no base model but its tokenizer."""
+    """Fit a baseline. Only `probe` loads the base model; the others need its tokenizer alone."""
     if processes().count > 1:
         raise RecipeError(
             f"method `{method.name}` has no work for several processes; start it without torchrun "

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.data.files import left_out
-from telltune.data.task import (
-    load_general,
-    load_task,
-    named_data,
-    unlabeled_beside,
-)
+from telltune.data.task import load_general, load_task, named_data, unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.evaluation.answer_warnings import data_warnings, warnings_before_training
 from telltune.evaluation.headline import task_answers

@@ -55,7 +55,7 @@ def print_plan(values: dict[str, Any]) -> None:
             task,
             *unlabeled,
             ("answers", f"{labels} labels" if labels else "those of the examples"),
-            ("training", "none: a baseline is fitted in seconds, without the base model"),
+            ("training", "none: a baseline only fits a small classifier"),
         ]
         print_table("Plan", ("", ""), rows)
         print_warnings(values["warnings"])

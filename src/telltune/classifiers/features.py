@@ -1,8 +1,7 @@
-"""Prompts as vectors: by a frozen sentence encoder, or by the words in them.
+"""Vectors of prompts: from a sentence encoder, TF-IDF, or a language model's states.
 
-What makes the vectors can be written into a folder and read again.
-
-Another kind is one class with the same methods, and one line in `_KINDS`.
+Features can be saved into a folder and loaded from it. To add a kind, write a class with the
+methods of `Features` and add it to `_KINDS`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ __all__ = [
 
 FeatureKind = Literal["encoder", "tfidf", "states"]
 TextKind = Literal["encoder", "tfidf"]
-"""Those that need no language model."""
+"""Kinds of features that need no language model."""
 
 # Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
 # Saved baselines are read with it, so another pattern is another kind of features.
@@ -53,7 +52,7 @@ _WORD = r"(?u)\w+|[^\w\s]"
 
 
 class Features(Protocol):
-    """What turns texts into vectors."""
+    """A function from texts to vectors that can be saved and loaded."""
 
     kind: ClassVar[str]
     """Name in tell.json."""
@@ -80,7 +79,7 @@ class Features(Protocol):
 
         Raises:
             KeyError: A part of the state is missing.
-            ModelError: What they need is not on this machine.
+            ModelError: This machine lacks the encoder or model that the features need.
             ValueError: The parts do not fit together.
         """
         ...
@@ -281,7 +280,7 @@ def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
 
     Raises:
         KeyError: A part of the state is missing.
-        ModelError: The kind is unknown, or what they need is not on this machine.
+        ModelError: The kind is unknown, or this machine lacks the encoder or model.
         ValueError: The parts do not fit together.
     """
     if told["kind"] not in _KINDS:

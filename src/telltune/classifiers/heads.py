@@ -75,7 +75,7 @@ def fit_head(
         head: `centroid` answers with the label whose mean vector is nearest, `em` does so with
             means that unlabeled vectors have moved, `linear` is logistic regression, and `nearest`
             answers as the nearest example does.
-        features: What the vectors are; `states` have the head `linear`.
+        features: Kind of the vectors. With `states`, the head must be `linear`.
         vectors: Those of the labeled examples, (examples, width); at length 1 but for states.
         answers: Their completions, (examples,).
         unlabeled: Other vectors, (inputs, width), which `em` needs.

@@ -77,22 +77,19 @@ def shares(
     vectors: Any,
     means: NDArray[np.float64],
     *,
+    prior: NDArray[np.float64],
     temperature: float,
-    prior: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Share vectors out among classes, (vectors, classes); each row sums to 1.
 
     Args:
         vectors: At length 1, (vectors, width).
-        means: Of the classes, at length 1, (classes, width).
+        means: Class means at length 1, (classes, width).
+        prior: Share of all vectors that each class gets, nearly exactly, (classes,).
         temperature: Divides the cosine.
-        prior: What each column sums to, as a share of all vectors, but for rounding, (classes,).
-            If not given, nearness alone decides.
     """
     found: NDArray[np.float64] = np.exp((vectors @ means.T - 1) / temperature)
     found /= found.sum(axis=1, keepdims=True)
-    if prior is None:
-        return found
     for _ in range(_BALANCING_STEPS):
         found *= prior * len(found) / np.maximum(found.sum(axis=0), _SMALLEST)
         found /= found.sum(axis=1, keepdims=True)

@@ -67,7 +67,7 @@ def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
     """Warn of labels and test data that will make a score meaningless, whatever the method.
 
     Args:
-        answers: Of the task.
+        answers: The task's answers, from `task_answers`.
         used: Number of training examples that the method learns from.
     """
     found = [*_spelling(answers), *_unseen(answers, answers.train[:used])]

@@ -1,4 +1,4 @@
-"""What a lever is: labeled examples in, made examples with confidences and a report out."""
+"""Protocol of levers, which make training examples and report what they refused."""
 
 from __future__ import annotations
 

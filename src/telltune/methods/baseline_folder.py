@@ -1,6 +1,6 @@
 """What a fit of a baseline leaves: a linear scorer, a tokenizer, and tell.json, which says of what.
 
-The tokenizer counts tokens and knows the thinking before an answer; no base model is needed.
+The tokenizer counts tokens and separates thinking from answers. Only `probe` needs its base model.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def load_folder(
 ) -> Predictor:
     """Load what `tell fit` left, a baseline or an adapter; see `load_predictor`.
 
-    A baseline is loaded without its base model, so `precision` and `trust_model` say nothing of it.
+    `precision` and `trust_model` apply to adapters only. Of the baselines, `probe` alone loads its
+    base model, with the first prompts and without the right to run the model's own code.
 
     Raises:
         ModelError: It is no finished folder, it is damaged, or its base or encoder is gone.
