@@ -95,7 +95,7 @@ def test_a_baseline_is_planned_fitted_and_asked_like_an_adapter(
     plan = tell_json("plan", recipe, *asked)
     code, told, _ = tell("fit", recipe, *asked, "--out", out)
     assert code == 0
-    assert "none: a baseline is fitted in seconds" in told
+    assert "none: a baseline only fits a small classifier" in told
     assert f"24 examples, {plan['task_tokens']:,} tokens" in told
     assert re.search(rf"Baseline in {re.escape(str(out))} after [\d.]+ s\.", told)
     rows = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "item 7 is flat"}])
