@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
-from telltune.data.thinking import ThinkingTags, thinking_tags
+from telltune.data.thinking import ThinkingTags, thinking_tags, without_thinking
 from telltune.errors import DataError, ModelError, RecipeError
 from telltune.models.loading import CHATML, PLAIN_TEMPLATE, _embedded_gguf
 
@@ -482,6 +482,13 @@ def test_the_tags_are_those_in_the_templates_text(tags: ThinkingTags) -> None:
     assert thinking_tags(system + OPENS).open == "<think>"
     subscripts = "{% if m[thinking] and m[reasoning] and a <thought> b %}{% endif %}"
     assert thinking_tags(subscripts + CHATML).open == "<think>"
+
+
+@pytest.mark.parametrize("tags", [*TAGS, ThinkingTags("<think>", "</think>")])
+def test_thinking_is_known_by_its_tags_where_no_template_names_them(tags: ThinkingTags) -> None:
+    assert without_thinking("\n{}\nadd one\n{}\n\n1".format(*tags)) == "1"
+    for text in (f"{tags.open} 1", f"1 {tags.open}2{tags.close}", "<answer>1</answer>", " 1"):
+        assert without_thinking(text) == text
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["text", "control tokens"])

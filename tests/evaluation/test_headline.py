@@ -168,6 +168,14 @@ def test_all_splits_decide_together(task_of: Callable[..., Any]) -> None:
     assert [example.completion for example in answers.test] == train * 2
 
 
+def test_the_thinking_before_an_answer_does_not_decide(task_of: Callable[..., Any]) -> None:
+    labels = ["yes", "no"] * 4
+    said = [f"<think>\nNumber {i}.\n</think>\n\n{label}" for i, label in enumerate(labels)]
+    answers = found(task_of(train=said))
+    assert (answers.metrics, answers.labels) == (LABELS, ("no", "yes"))
+    assert sorted(answers.train) == sorted(labels)
+
+
 def test_how_many_examples_are_taken_does_not_change_the_metrics(
     task_of: Callable[..., Any],
 ) -> None:

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["ThinkingTags", "thinking_tags"]
+__all__ = ["ThinkingTags", "thinking_tags", "without_thinking"]
 
 _WORD = r"((?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?))"
 # What stands around that word in the opening and in the closing tag.
@@ -85,3 +85,12 @@ def thinking_tags(template: str) -> ThinkingTags:
             if tags.open in template and tags.close in template:
                 return tags
     return usual
+
+
+def without_thinking(text: str) -> str:
+    """Return an answer without the thinking that it begins with, in any of the known tags."""
+    begun = text.lstrip()
+    for pattern, (_, closing) in zip(_OPENINGS, _FORMS, strict=True):
+        if tag := pattern.match(begun):
+            return ThinkingTags(tag[0], closing.format(tag[1])).answer(begun)
+    return text

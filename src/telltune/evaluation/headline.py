@@ -9,6 +9,7 @@ import regex
 
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split
+from telltune.data.thinking import without_thinking
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.inference.label_names import UNSPACED
@@ -78,8 +79,8 @@ class TaskAnswers:
         metrics: Names, the headline first: those that the recipe or the embedded task names, or
             else those that `choose_metrics` finds.
         labels: The labels of a classification task as they are written; () for other tasks.
-        train: Completions of training, in the order of the draw.
-        everywhere: Completions of train, dev and test.
+        train: Answers of training, in the order of the draw, without the thinking before them.
+        everywhere: Those of train, dev and test.
         test: The test examples; () where the recipe names none or they cannot be read.
         notes: Sentences about test data that were ignored or left out; () where the test examples
             were passed in.
@@ -120,13 +121,17 @@ def task_answers(
             test = load_split(recipe, "test", report)
         except TellError as error:
             problem = str(error)
-    everywhere = tuple(e.completion for part in (train, task.dev, test or ()) for e in part)
+    everywhere = _answers((*train, *task.dev, *(test or ())))
     return TaskAnswers(
         metrics=task.metrics or choose_metrics(everywhere),
         labels=label_set(everywhere),
-        train=tuple(example.completion for example in task.train),
+        train=_answers(task.train),
         everywhere=everywhere,
         test=tuple(test or ()),
         notes=report.warnings("task.test"),
         problem=problem,
     )
+
+
+def _answers(examples: Sequence[Example]) -> tuple[str, ...]:
+    return tuple(without_thinking(example.completion) for example in examples)

@@ -25,6 +25,7 @@ def sample_texts(
     temperature: float,
     seed: int,
     top_p: float = 1.0,
+    thinking: bool = False,
     on_done: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Sample an answer to each prompt, without white space around it.
@@ -38,17 +39,19 @@ def sample_texts(
         temperature: Of the sampling.
         seed: Likewise.
         top_p: Draw among the likeliest tokens that hold this much of the probability.
+        thinking: Leave the thinking before an answer in the text.
         on_done: Told how many answers have ended since the last call.
     """
-    tokenizer = base.tokenizer
+    tokenizer, encoder = base.tokenizer, Encoder(base.tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         answers = make_generator(base.model, int(tokenizer.pad_token_id or 0)).generate(
             prompts,
             max_new_tokens=max_new_tokens,
-            stop_ids=Encoder(tokenizer).stop_ids,
+            stop_ids=encoder.stop_ids,
             temperature=temperature,
             top_p=top_p,
             on_done=on_done,
         )
-    return [str(tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers]
+    texts = [str(tokenizer.decode(a, skip_special_tokens=True)) for a in answers]
+    return [(text if thinking else encoder.answer(text)).strip() for text in texts]

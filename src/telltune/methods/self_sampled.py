@@ -146,6 +146,7 @@ def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed
         temperature=_TEMPERATURE,
         top_p=_TOP_P,
         seed=seed,
+        thinking=True,
     )
     found = list(examples)
     for i, text in zip(fitting, texts, strict=True):
