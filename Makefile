@@ -46,6 +46,12 @@ bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 	touch $@
 
+.venv-setfit/.ready: benchmarks/peers-setfit.txt
+	$(PYTHON) -m venv .venv-setfit
+	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers-setfit.txt
+	touch $@
+
 # Two that need not install: what pip says stays in .venv-NAME.log, and stands in the table.
 # torchvision and torchaudio, which LLaMA-Factory brings, are built for torch with CUDA and cannot be
 # imported beside the CPU build; text needs neither.

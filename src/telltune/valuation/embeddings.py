@@ -24,6 +24,7 @@ __all__ = [
     "EMBEDDED",
     "EMBEDDED_WIDTH",
     "embed",
+    "embedded_folder",
     "embedded_revision",
     "is_installed",
 ]
@@ -50,7 +51,7 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     Raises:
         ModelError: It cannot be loaded.
     """
-    return _loaded(_embedded_folder() if model == EMBEDDED else model)(texts)
+    return _loaded(embedded_folder() if model == EMBEDDED else model)(texts)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +103,7 @@ def embedded_revision() -> str:
     Raises:
         ModelError: It is not installed.
     """
-    return fingerprint(Path(_embedded_folder()))
+    return fingerprint(Path(embedded_folder()))
 
 
 def is_installed() -> bool:
@@ -110,7 +111,12 @@ def is_installed() -> bool:
     return find_spec(_MODULE) is not None
 
 
-def _embedded_folder() -> str:
+def embedded_folder() -> str:
+    """Return the folder of the embedded encoder.
+
+    Raises:
+        ModelError: It is not installed.
+    """
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise ModelError(
