@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from victim import STEPS, Left, Victim
+from victim import STEPS, Left
 
 import telltune
+from forked import Forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,11 +53,11 @@ def undisturbed(_undisturbed: Path, short: dict[str, Any]) -> Left:
 
 
 @pytest.fixture
-def fit(recipe: Path, tmp_path: Path) -> Callable[..., Victim]:
+def fit(recipe: Path, tmp_path: Path) -> Callable[..., Forked]:
     """`tell fit` of the recipe into `out`, in a process of its own."""
 
-    def start(**more: Any) -> Victim:
-        return Victim("fit", recipe, "--out", tmp_path / "out", said=tmp_path / "said.txt", **more)
+    def start(**more: Any) -> Forked:
+        return Forked("fit", recipe, "--out", tmp_path / "out", said=tmp_path / "said.txt", **more)
 
     return start
 

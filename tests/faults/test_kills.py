@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from victim import Victim
+    from forked import Forked
 
 KILLS = int(os.environ.get("TELLTUNE_KILLS", "1"))
 
@@ -40,7 +40,7 @@ def lines(out: Path) -> int:
 
 
 def goes_on(
-    fit: Callable[..., Victim], out: Path, undisturbed: Left, lost: Callable[..., None]
+    fit: Callable[..., Forked], out: Path, undisturbed: Left, lost: Callable[..., None]
 ) -> None:
     """The same command ends with the same adapter, and with every step in the log once."""
     again = fit()
@@ -54,7 +54,7 @@ def goes_on(
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_at_a_random_moment(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
@@ -84,45 +84,45 @@ def test_killed_at_a_random_moment(
 # the adapter, tell.json.
 @pytest.mark.parametrize("moment", random.Random(0).sample(range(1, 111), KILLS))
 def test_killed_between_one_write_and_the_next(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
     moment: int,
 ) -> None:
-    assert fit(fault=partial(die_at_write, moment)).wait() == -signal.SIGKILL
+    assert fit(first=partial(die_at_write, moment)).wait() == -signal.SIGKILL
     goes_on(fit, tmp_path / "out", undisturbed, record_property)
 
 
 # Four files a checkpoint: arguments, optimizer, schedule, random numbers.
 @pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 8)))
 def test_killed_with_a_file_of_a_checkpoint_half_written(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
     file: int,
 ) -> None:
-    assert fit(fault=partial(die_while_saving, file)).wait() == -signal.SIGKILL
+    assert fit(first=partial(die_while_saving, file)).wait() == -signal.SIGKILL
     goes_on(fit, tmp_path / "out", undisturbed, record_property)
 
 
 def test_killed_while_it_tokenizes(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
-    assert fit(fault=die_while_tokenizing).wait() == -signal.SIGKILL
+    assert fit(first=die_while_tokenizing).wait() == -signal.SIGKILL
     goes_on(fit, tmp_path / "out", undisturbed, record_property)
 
 
 def test_killed_once_it_is_finished(
-    fit: Callable[..., Victim], undisturbed: Left, tmp_path: Path
+    fit: Callable[..., Forked], undisturbed: Left, tmp_path: Path
 ) -> None:
-    assert fit(fault=die_when_finished).wait() == -signal.SIGKILL
+    assert fit(first=die_when_finished).wait() == -signal.SIGKILL
     assert Left.of(tmp_path / "out") == undisturbed
     assert len(telltune.predict(tmp_path / "out", ["item 4 is square"])) == 1
     again = fit()
@@ -131,7 +131,7 @@ def test_killed_once_it_is_finished(
 
 
 def test_killed_again_and_again(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     recipe: Path,
     tmp_path: Path,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from victim import STEPS, Left, Victim, close_outputs, leave_outputs_unread, log_rows, stand_still
+from victim import STEPS, Left, close_outputs, leave_outputs_unread, log_rows, stand_still
 
+from forked import Forked
 from telltune.study.results import Results
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_with_a_checkpoint(
-    fit: Callable[..., Victim], undisturbed: Left, tmp_path: Path, number: int, code: int
+    fit: Callable[..., Forked], undisturbed: Left, tmp_path: Path, number: int, code: int
 ) -> None:
     out, victim = tmp_path / "out", fit()
     log = out / "training_log.jsonl"
@@ -44,8 +45,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     assert 4 <= step <= STEPS
 
 
-def test_a_second_signal_ends_it_at_once(fit: Callable[..., Victim], tmp_path: Path) -> None:
-    victim = fit(fault=partial(stand_still, 4))
+def test_a_second_signal_ends_it_at_once(fit: Callable[..., Forked], tmp_path: Path) -> None:
+    victim = fit(first=partial(stand_still, 4))
     log = tmp_path / "out" / "training_log.jsonl"
     victim.until(lambda: log.exists() and log.read_bytes().count(b"\n") == 4)
     victim.signal(signal.SIGINT)
@@ -60,18 +61,18 @@ def test_a_second_signal_ends_it_at_once(fit: Callable[..., Victim], tmp_path: P
 
 @pytest.mark.parametrize("fault", [leave_outputs_unread, close_outputs])
 def test_a_run_whose_outputs_nobody_reads_stops_and_goes_on_all_the_same(
-    fit: Callable[..., Victim],
+    fit: Callable[..., Forked],
     undisturbed: Left,
     tmp_path: Path,
     fault: Callable[[], None],
 ) -> None:
-    out, victim = tmp_path / "out", fit(fault=fault)
+    out, victim = tmp_path / "out", fit(first=fault)
     log = out / "training_log.jsonl"
     victim.until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4)
     victim.signal(signal.SIGTERM)
     assert victim.wait() == 143
     assert list((out / "checkpoints").glob("checkpoint-*/manifest.json"))
-    assert fit(fault=fault).wait() == 0
+    assert fit(first=fault).wait() == 0
     assert Left.of(out) == undisturbed
 
 
@@ -83,9 +84,9 @@ def test_a_stopped_study_whose_outputs_nobody_reads_has_no_failed_cell(
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
 
-    def run() -> Victim:
+    def run() -> Forked:
         words = ("study", path, "--out", out)
-        return Victim(*words, said=tmp_path / "said.txt", fault=leave_outputs_unread)
+        return Forked(*words, said=tmp_path / "said.txt", first=leave_outputs_unread)
 
     victim = run()
     victim.until(lambda: bool(log_lines(out, 4)))

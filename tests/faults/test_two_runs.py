@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from victim import Left, Victim, stand_still
+from victim import Left, stand_still
 
 import telltune
+from forked import Forked
 from telltune.errors import StorageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def test_the_second_run_is_refused_and_goes_on_once_the_first_is_dead(
         "compare": lambda: telltune.compare(short, ["tell"], out=out, progress=False),
     }
     more = ("--method", "tell") if verb == "compare" else ()
-    first = Victim(verb, recipe, "--out", out, *more, said=said, fault=partial(stand_still, 4))
+    first = Forked(verb, recipe, "--out", out, *more, said=said, first=partial(stand_still, 4))
     folder = out if verb == "fit" else out / "tell"
     log = folder / "training_log.jsonl"
     first.until(lambda: log.exists() and log.read_bytes().count(b"\n") == 4)

@@ -1,16 +1,10 @@
-"""A process that runs `tell`, for tests to disturb, and what a run leaves.
-
-The process is forked from one that has done all imports, so that a try takes a second, and most
-moments of it are those of training.
-"""
+"""Ways to disturb a run from inside, and what a run leaves."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,17 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *("telltune.cli", "telltune.api", "telltune.training.trainer", "telltune.training.health"),
-        *("telltune.training.stopping", "peft", "transformers.models.llama.modeling_llama"),
-    ]
-)
-# Bounds every wait here; the machine may be busy with other work.
-_PATIENCE = 200.0
-
-
+# No step of a toy run takes as long.
+_FOR_EVER = 400.0
 STEPS = 12
 """Of the run that is disturbed; it has a checkpoint every three."""
 
@@ -54,70 +39,6 @@ def log_rows(out: Path) -> list[dict[str, Any]]:
     """The log's rows, without the seconds that a step took."""
     text = (out / "training_log.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) | {"seconds": None} for line in text.splitlines()]
-
-
-class Victim:
-    """`tell` with some arguments, in a process of its own.
-
-    Args:
-        arguments: Of the command line.
-        said: A file for what it prints.
-        fault: Called there first, to break something from inside.
-        environment: Set there.
-    """
-
-    def __init__(
-        self,
-        *arguments: object,
-        said: Path,
-        fault: Callable[[], None] | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> None:
-        self.said = said
-        # The process that is forked from may have started under another test's environment.
-        environment = {"TELLTUNE_CACHE": os.environ["TELLTUNE_CACHE"]} | (environment or {})
-        words = [str(argument) for argument in arguments]
-        self.process = _FORKS.Process(target=_run, args=(words, said, fault, environment))
-        self.process.start()
-
-    def wait(self) -> int:
-        """Its exit code; negative for a signal."""
-        self.process.join(_PATIENCE)
-        assert self.process.exitcode is not None, f"it hangs: {self.said.read_text()}"
-        return self.process.exitcode
-
-    def signal(self, number: int) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
-
-    def until(self, happened: Callable[[], bool]) -> None:
-        """Wait for something that it does."""
-        end = time.monotonic() + _PATIENCE
-        while not happened():
-            assert self.process.exitcode is None, self.said.read_text()
-            assert time.monotonic() < end, f"it hangs: {self.said.read_text()}"
-            time.sleep(0.001)
-
-
-def _run(
-    words: list[str],
-    said: Path,
-    fault: Callable[[], None] | None,
-    environment: dict[str, str],
-) -> None:
-    import torch
-
-    from telltune.cli import main
-
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    if fault is not None:
-        fault()
-    sys.argv = ["tell", *words]
-    main()
 
 
 def die_at_write(number: int) -> None:
@@ -177,7 +98,7 @@ def stand_still(step: int) -> None:
 
     def slow(self: MixtureTrainer, *rest: object) -> object:
         if self.state.global_step == step:
-            time.sleep(2 * _PATIENCE)
+            time.sleep(_FOR_EVER)
         return compute(self, *rest)
 
     MixtureTrainer._compute = slow  # type: ignore[method-assign]

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from forked import Forked
 from telltune.api import fit
 from telltune.training.processes import Processes
 from telltune.training.steps import own_share
@@ -35,23 +35,58 @@ def long(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return toy_recipe | {"training": training}
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `tell fit` in so many processes."""
+class Group:
+    """`tell fit` in processes that know of each other as those of torchrun do.
 
-    def started(
-        count: int, recipe: dict[str, Any], out: str, *more: str, fsdp: bool = False
-    ) -> subprocess.Popen[str]:
-        path = tmp_path / f"{out}.yaml"
-        path.write_text(yaml.safe_dump(recipe))
-        program = [str(Path(__file__).with_name("fsdp_on_cpus.py"))] if fsdp else ["-m", "telltune"]
-        command = [*TORCHRUN, f"--nproc-per-node={count}", *program, "fit", str(path)]
-        return process(
-            [*command, "--out", str(tmp_path / out), *more],
-            **(launched("fsdp.yaml")[1] if fsdp else {}),
-        )
+    Args:
+        folder: Where their recipes, and what they print, are written.
+        recipes: One for each process.
+        out: Folder of the run.
+        fsdp: Whether to spread the model over them.
+    """
 
-    return started
+    def __init__(
+        self, folder: Path, recipes: list[dict[str, Any]], out: str, *, fsdp: bool = False
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared |= {"WORLD_SIZE": str(len(recipes))} | (launched("fsdp.yaml")[1] if fsdp else {})
+        self.members = []
+        for rank, recipe in enumerate(recipes):
+            path = folder / f"{out}-{rank}.yaml"
+            path.write_text(yaml.safe_dump(recipe))
+            self.members.append(
+                Forked(
+                    *("fit", path, "--out", folder / out),
+                    said=path.with_suffix(".txt"),
+                    first=allow_fsdp if fsdp else None,
+                    environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                )
+            )
+
+    def wait(self) -> list[int]:
+        """Wait for all of them; their exit codes."""
+        return [member.wait() for member in self.members]
+
+    def said(self) -> list[str]:
+        """What each has printed."""
+        return [member.said.read_text() for member in self.members]
+
+
+def allow_fsdp() -> None:
+    """Make accelerate do on CPUs what it does for GPUs alone.
+
+    Nothing of telltune is replaced, and FSDP itself is torch's, over gloo.
+    """
+    import torch
+    from accelerate.state import DistributedType, PartialState
+
+    torch.distributed.init_process_group("gloo")
+    # Of the kinds that may be FSDP there is none for CPUs; the device is a CPU all the same.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
 
 
 def launched(configuration: str) -> tuple[Any, dict[str, str]]:
@@ -63,12 +98,6 @@ def launched(configuration: str) -> tuple[Any, dict[str, str]]:
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args([*given, "script"]))
     env = prepare_multi_gpu_env(arguments)
     return arguments, {name: env[name] for name in env if "FSDP" in name}
-
-
-def process(command: list[str], **env: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | env
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -103,43 +132,40 @@ def test_each_example_is_one_processs_and_all_have_as_much() -> None:
     assert own_share([7], Of(1, 2)) == []
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_the_result_does_not_depend_on_how_many_they_are(
-    long: dict[str, Any],
-    tmp_path: Path,
-    start: Callable[..., subprocess.Popen[str]],
-    count: int,
-) -> None:
-    if count == 2:
-        # What a step's loss is made of besides the model.
-        long["training"] |= {"source_weights": "alf1"}
+def test_torchruns_processes_make_what_one_makes(long: dict[str, Any], tmp_path: Path) -> None:
+    # What a step's loss is made of besides the model.
+    long["training"] |= {"source_weights": "alf1"}
     fit(long, tmp_path / "alone", progress=False)
-    running = start(count, long, "together", "--json")
-    said, errors = running.communicate(timeout=240)
-    assert running.returncode == 0, errors
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(long))
+    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "telltune", "fit", str(recipe), "--json"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "together")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     # One speaks for all.
-    assert json.loads(said)["counts"]["optimizer_steps"] > 10
+    assert json.loads(done.stdout)["counts"]["optimizer_steps"] > 10
     assert_alike(tmp_path / "alone", tmp_path / "together")
 
 
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
 def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
-    long: dict[str, Any], tmp_path: Path, start: Callable[..., subprocess.Popen[str]], *, fsdp: bool
+    long: dict[str, Any], tmp_path: Path, *, fsdp: bool
 ) -> None:
     long["training"] |= {"learning_rate": 1e-4, "save_steps": 5}
-    long["mixture"] |= {"passes": 16}
+    long["mixture"] |= {"passes": 8}
     fit(long, tmp_path / "whole", progress=False)
     cut = tmp_path / "cut"
-    running = start(2, long, "cut", fsdp=fsdp)
-    until = time.monotonic() + 120
-    while not (cut / "checkpoints" / "checkpoint-5").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    two = Group(tmp_path, [long] * 2, "cut", fsdp=fsdp)
+    two.members[0].until((cut / "checkpoints" / "checkpoint-5").exists)
     # One of the two is asked, and both stop after the same step.
-    os.kill(json.loads((cut / ".process.json").read_text())["process"], signal.SIGTERM)
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode != 0
-    assert "the same command goes on from there" in errors
+    two.members[0].signal(signal.SIGTERM)
+    assert all(two.wait())
+    assert "the same command goes on from there" in two.said()[0]
     newest = max((cut / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     assert 5 < int(newest.name[11:]) < len(log_of(tmp_path / "whole"))
     if fsdp:
@@ -149,20 +175,18 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
         shutil.copytree(cut, tmp_path / "one")
         fit(long, tmp_path / "one", progress=False)
         assert_alike(tmp_path / "whole", tmp_path / "one")
-    four = start(4, long, "cut", "--json", fsdp=fsdp)
-    _, errors = four.communicate(timeout=240)
-    assert four.returncode == 0, errors
+    four = Group(tmp_path, [long] * 4, "cut", fsdp=fsdp)
+    assert four.wait() == [0] * 4, four.said()
     assert_alike(tmp_path / "whole", cut)
 
 
 def test_with_fsdp_bases_of_half_precision_are_spread_too(
-    long: dict[str, Any], tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+    long: dict[str, Any], tmp_path: Path
 ) -> None:
     long["training"] |= {"precision": "bf16"}
     fit(long, tmp_path / "alone", progress=False)
-    running = start(2, long, "spread", "--json", fsdp=True)
-    _, errors = running.communicate(timeout=240)
-    assert running.returncode == 0, errors
+    two = Group(tmp_path, [long] * 2, "spread", fsdp=True)
+    assert two.wait() == [0] * 2, two.said()
     for one, other in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "spread"), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=0.05)  # 8 bits of mantissa
 
@@ -183,46 +207,25 @@ def test_nodes_that_were_given_different_data_are_told(
     rows = [json.loads(line) for line in lines]
     rows[3]["completion"] += "!"
     other = long | {"general": str(write_jsonl(tmp_path / "other.jsonl", rows))}
-    for node in two_nodes(tmp_path, long, other):
-        _, errors = node.communicate(timeout=120)
-        assert node.returncode == 2
-        assert (
-            "process 1 was given another general data and another recipe than process 0" in errors
-        )
-        assert "Traceback" not in errors
+    two = Group(tmp_path, [long, other], "out")
+    assert two.wait() == [2, 2]
+    for said in two.said():
+        assert "process 1 was given another general data and another recipe than process 0" in said
+        assert "Traceback" not in said
 
 
 def test_whoever_loses_the_others_says_so(long: dict[str, Any], tmp_path: Path) -> None:
     broken = long | {"general": str(tmp_path / "missing.jsonl")}
-    first, second = two_nodes(tmp_path, long, broken)
-    _, errors = second.communicate(timeout=120)
-    assert "missing.jsonl" in errors
-    _, errors = first.communicate(timeout=120)
-    assert first.returncode == 2
-    assert "process 0 of 2 has lost the others" in errors
-    assert "Traceback" not in errors
+    two = Group(tmp_path, [long, broken], "out")
+    assert two.wait() == [2, 2]
+    first, second = two.said()
+    assert "missing.jsonl" in second
+    assert "process 0 of 2 has lost the others" in first
+    assert "Traceback" not in first
 
 
-def two_nodes(folder: Path, *recipes: dict[str, Any]) -> list[subprocess.Popen[str]]:
-    """A process each, as two machines would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    nodes = []
-    for rank, recipe in enumerate(recipes):
-        path = folder / f"node-{rank}.yaml"
-        path.write_text(yaml.safe_dump(recipe))
-        env = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
-        command = [sys.executable, "-m", "telltune", "fit", str(path), "--out", str(folder / "out")]
-        nodes.append(process(command, MASTER_ADDR="127.0.0.1", **env))
-    return nodes
-
-
-def test_more_than_a_step_has_examples_are_too_many(
-    long: dict[str, Any], start: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_more_than_a_step_has_examples_are_too_many(long: dict[str, Any], tmp_path: Path) -> None:
     long["training"] |= {"batch_size": 1}
-    running = start(2, long, "many")
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode == 1
-    assert "2 processes cannot share a step of" in errors
+    two = Group(tmp_path, [long] * 2, "many")
+    assert two.wait() == [2, 2]
+    assert all("2 processes cannot share a step of" in said for said in two.said())
