@@ -209,7 +209,7 @@ def test_check_lists_what_is_not_read(tmp_path, write_jsonl):
     ]
 
 
-def test_check_says_which_unlabeled_inputs_are_asked_in_the_test(tmp_path, write_jsonl):
+def test_check_says_which_unlabeled_inputs_are_asked_in_the_test(tiny_model, tmp_path, write_jsonl):
     def path(name, prompts, **answer):
         rows = [{"prompt": prompt, **answer} for prompt in prompts]
         return str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
@@ -219,7 +219,7 @@ def test_check_says_which_unlabeled_inputs_are_asked_in_the_test(tmp_path, write
         "test": path("test", ["three"], completion="c"),
         "unlabeled": path("more", ["four", "three", ""]),
     }
-    counts, findings = telltune.check(recipe_from_dict({"task": task}))
+    counts, findings = telltune.check(recipe_from_dict({"model": str(tiny_model), "task": task}))
     assert counts == {"train": 2, "test": 1, "unlabeled": 2}
     (bad, leak) = (finding for finding in findings if "more.jsonl" in finding.file)
     assert (bad.kind, bad.line, bad.refused) == ("malformed", 3, True)
