@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint clean bench-speed study
 
 demo: $(READY)
-	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite
+	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
+		--method base,encoder_em,sft,tell,tell_pseudo_label
 
 # A process a core: the tiny models of the tests have nothing to share out.
 test: lint

@@ -649,7 +649,8 @@ def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, re
     )
     assert code == 0
     assert "task tokens" in out
-    assert "sft" in out
+    assert "No other trained method scores higher than sft" in out
+    assert f"Next: `tell predict {tmp_path / 'study' / 'sft'} --file" in out
     # The random base rambles: its answers are no labels, and do not end.
     rows = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert "2 of 2 answers are none of the 3 labels" in " ".join(rows[0]["warnings"])

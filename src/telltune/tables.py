@@ -223,9 +223,6 @@ def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
     counts = ("task tokens", *unlabeled, "general tokens", "seconds")
     heads = ("method", "general loss", "leakage", *counts)
     _print_told("Beside the score", heads, beside)
-    others = [row for row in rows if row.difference is not None]
-    if others and not any(row.p_value < 0.05 for row in others if row.p_value is not None):
-        typer.echo("No method differs clearly from sft on these items: a tie.")
 
 
 def print_recommendation(found: Recommendation) -> None:

@@ -190,27 +190,49 @@ def test_a_model_that_wishes_more_than_the_likeliest_goes_to_transformers(tiny_b
         made("packed")
 
 
-@pytest.mark.parametrize(
-    ("kind", "more"),
-    [
-        ("MistralConfig", {"sliding_window": 4}),
-        ("MambaConfig", {"state_size": 4}),
-        ("Gemma2Config", {"head_dim": 8, "attn_logit_softcapping": 50.0}),
-    ],
-)
-def test_other_kinds_of_models_go_to_transformers(kind: str, more: dict[str, Any]) -> None:
+def model_of(kind: str, **more: Any) -> Any:
+    import torch
     import transformers
 
     values = {
-        "vocab_size": 50,
+        "vocab_size": 400,
         "hidden_size": 16,
         "num_hidden_layers": 2,
         "intermediate_size": 32,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
+        # Large enough for answers that depend on what attention sees.
+        "initializer_range": 0.5,
     }
     config = getattr(transformers, kind)(**values, **more)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("window", [2, 4, 15, 25, 1000])
+@pytest.mark.parametrize("kind", ["MistralConfig", "Gemma3TextConfig"])
+def test_a_window_hides_what_transformers_hides(kind: str, window: int) -> None:
+    more = {} if kind == "MistralConfig" else {"head_dim": 8, "sliding_window_pattern": 2}
+    model = model_of(kind, sliding_window=window, **more)
+    packed = make_generator(model, 0, 400, "packed")
+    plain = TransformersGenerator(model, 0, 400)
+    how: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": set()}
+    together = [OPENING + prompt for prompt in PROMPTS]
+    # Of many, of those with a shared start, and of one, which is drafted.
+    for prompts in (PROMPTS, together, PROMPTS[:1], [PROMPTS[0] * 3]):
+        assert packed.generate(prompts, **how) == plain.generate(prompts, **how)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("MambaConfig", {"state_size": 4}),
+        ("Gemma2Config", {"head_dim": 8, "attn_logit_softcapping": 50.0}),
+    ],
+)
+def test_other_kinds_of_models_go_to_transformers(kind: str, more: dict[str, Any]) -> None:
+    model = model_of(kind, **more)
     assert isinstance(make_generator(model, 0, 40), TransformersGenerator)
     with pytest.raises(ModelError, match="its kind"):
         make_generator(model, 0, 40, "packed")

@@ -84,5 +84,6 @@ def test_layers_that_only_look_the_same_are_found_by_the_trial() -> None:
     assert _way(granite) == "plain"
 
 
-def test_what_only_long_texts_would_show_is_refused() -> None:
-    assert _way(model_of("MistralConfig", sliding_window=1000)) is None
+def test_layers_that_do_not_tell_of_a_window_leave_models_with_one_alone() -> None:
+    # The trial's texts are too short to show it.
+    assert _way(model_of("MistralConfig", sliding_window=1000)) == "plain"

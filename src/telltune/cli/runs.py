@@ -316,6 +316,7 @@ def compare(
     from telltune.methods.registry import get_method
     from telltune.study.compare import compare as compared
     from telltune.study.compare import default_methods
+    from telltune.study.conclusion import best_trained, conclusion
     from telltune.training.progress import phase
 
     if method is None:
@@ -341,7 +342,14 @@ def compare(
         return
     print_comparison(rows, loaded.evaluation.confidence)
     print_warnings_of((row.method, row.warnings) for row in rows)
+    for sentence in conclusion(rows):
+        typer.echo(sentence)
     typer.echo(f"Rows in {out / 'summary.json'}; folders and answers beside it.")
+    if (best := best_trained(rows)) is not None:
+        typer.echo(
+            f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
+            f"{best.method}; `tell recommend {recipe} --out runs/search` looks for better settings."
+        )
 
 
 @app.command(epilog="Example: tell verify runs/mine")

@@ -40,8 +40,8 @@ class KeyValues:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._new: list[int] = []
         self._at = torch.empty(0, 0, dtype=torch.int64)
-        self._moved: tuple[Tensor, Tensor, Tensor] | None = None
-        self._masks: dict[tuple[int, int], Tensor | None] = {}
+        self._moved: dict[int | None, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     @property
     def prefix_length(self) -> int:
@@ -58,7 +58,7 @@ class KeyValues:
         self._new = []
         self._masks = {}
         self._at = torch.tensor(self.lengths)[:, None] + torch.arange(tokens)
-        self._moved = None
+        self._moved = {}
 
     def done(self) -> None:
         """The pass is over: all layers have been through it."""
@@ -81,12 +81,26 @@ class KeyValues:
         self.lengths.pop()
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None = None,
     ) -> Tensor:
         """Remember keys and values and attend to them.
 
         Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width);
         returns (1, tokens, heads, width).
+
+        Args:
+            layer: Whose they are.
+            query: Of the tokens of this pass.
+            key: Likewise.
+            value: Likewise.
+            scaling: Of the products; None for the usual one.
+            window: How far a token sees, itself included; None for all the way.
         """
         if layer not in self._layers:
             shape = (self.rows, key.shape[1], self.width, key.shape[3])
@@ -96,10 +110,19 @@ class KeyValues:
             part = self._start_rows
         else:
             part = self._grow_one if len(self.lengths) == 1 else self._grow_rows
-        return part(layer, query, key, value, scaling)
+        longest = max(self._new or self.lengths) + self._at.shape[1] * (not self._new)
+        if window is not None and window >= self.prefix_length + longest:
+            window = None  # it hides nothing
+        return part(layer, query, key, value, scaling, window)
 
     def _start_rows(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None,
     ) -> Tensor:
         keys, values = self._layers[layer]
         parts = []
@@ -112,7 +135,9 @@ class KeyValues:
                 prefix_keys, prefix_values = self.prefix[layer]
                 k = torch.cat([prefix_keys[None], k], dim=2)
                 v = torch.cat([prefix_values[None], v], dim=2)
-            mask = self._mask(length, k.shape[2] - length, q)
+            prefix = k.shape[2] - length
+            masked = prefix or window is not None
+            mask = self._mask(length, prefix, window, q) if masked else None
             parts.append(
                 functional.scaled_dot_product_attention(
                     q,
@@ -126,17 +151,20 @@ class KeyValues:
             )
         return torch.cat(parts, dim=2).transpose(1, 2)
 
-    def _mask(self, length: int, prefix: int, like: Tensor) -> Tensor | None:
-        if not prefix:
-            return None
-        if (length, prefix) not in self._masks:
-            hidden = ~visible(length, prefix)
-            mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-            self._masks[length, prefix] = mask.to(like)
-        return self._masks[length, prefix]
+    def _mask(self, length: int, prefix: int, window: int | None, like: Tensor) -> Tensor:
+        asked = (length, prefix, window)
+        if asked not in self._masks:
+            self._masks[asked] = _added(~visible(*asked)).to(like)
+        return self._masks[asked]
 
     def _grow_one(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None,
     ) -> Tensor:
         tokens, start = query.shape[2], self.lengths[0]
         parts = []
@@ -153,8 +181,9 @@ class KeyValues:
         # times as quick as PyTorch's `enable_gqa`.
         heads, width = keys.shape[1], keys.shape[3]
         grouped = query.reshape(1, heads, -1, width)
-        mask = self._mask(tokens, keys.shape[2] - tokens, query) if tokens > 1 else None
-        if mask is not None:
+        mask = None
+        if tokens > 1 or window is not None:
+            mask = self._mask(tokens, keys.shape[2] - tokens, window, query)
             mask = mask.repeat(grouped.shape[2] // tokens, 1)
         attended = functional.scaled_dot_product_attention(
             grouped, keys, values, attn_mask=mask, scale=scaling
@@ -162,12 +191,18 @@ class KeyValues:
         return attended.view(1, -1, tokens, width).transpose(1, 2)
 
     def _grow_rows(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None,
     ) -> Tensor:
         keys, values = self._layers[layer]
         rows, tokens = self._at.shape
         heads, width = key.shape[1], key.shape[3]
-        index, at, seen = self._where(key)
+        index, at, seen, seen_before = self._where(window, key)
         keys[index, :, at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
         values[index, :, at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
         longest = seen.shape[2]
@@ -182,7 +217,10 @@ class KeyValues:
             # One product for all sequences: (key heads, rows x queries, width).
             by_head = q.transpose(0, 1).reshape(heads, -1, width)
             before = (by_head @ prefix_keys.transpose(1, 2)).view(heads, rows, q.shape[2], -1)
-            scores = torch.cat([before.transpose(0, 1), scores], dim=3)
+            before = before.transpose(0, 1)
+            if seen_before is not None:
+                before = before + seen_before.repeat_interleave(shape[3], dim=1)[:, None]
+            scores = torch.cat([before, scores], dim=3)
         weights = torch.softmax(scores, dim=3, dtype=torch.float32).to(q.dtype)
         length = self.prefix_length
         attended = weights[..., length:] @ values[:rows, :, :longest]
@@ -192,24 +230,33 @@ class KeyValues:
             attended += part.transpose(0, 1)
         return attended.view(shape).transpose(1, 2).reshape(1, rows * tokens, -1, width)
 
-    def _where(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _where(
+        self, window: int | None, like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Row and place of each new token, and what is added to the scores of what it may see.
 
         Moved to the device once a pass, for the first layer that asks.
 
         Returns:
-            (rows, 1), (rows, tokens) and (rows, tokens, longest).
+            (rows, 1), (rows, tokens), (rows, tokens, longest), and for the prefix, where a window
+            hides some of it, (rows, tokens, prefix).
         """
-        if self._moved is None:
+        if window not in self._moved:
             rows, tokens = self._at.shape
+            at = self._at[..., None]
             # Its own new tokens are there when attention looks.
             # Few lengths, since a library may compile its products for each.
             longest = -(-(max(self.lengths) + tokens) // CHUNK) * CHUNK
-            hidden = torch.arange(min(longest, self.width)) > self._at[..., None]
-            seen = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-            index = torch.arange(rows)[:, None]
-            self._moved = (index.to(like.device), self._at.to(like.device), seen.to(like))
-        return self._moved
+            places = torch.arange(min(longest, self.width))
+            hidden, before = places > at, None
+            if window is not None:
+                hidden |= at - places >= window
+                distance = self.prefix_length + at - torch.arange(self.prefix_length)
+                before = _added(distance >= window).to(like)
+            index = torch.arange(rows)[:, None].to(like.device)
+            moved = (index, self._at.to(like.device), _added(hidden).to(like), before)
+            self._moved[window] = moved
+        return self._moved[window]
 
     def as_prefix(self) -> dict[int, tuple[Tensor, Tensor]]:
         """The first sequence, for others to share."""
@@ -218,6 +265,11 @@ class KeyValues:
             layer: (keys[0, :, :length].clone(), values[0, :, :length].clone())
             for layer, (keys, values) in self._layers.items()
         }
+
+
+def _added(hidden: Tensor) -> Tensor:
+    """Return what is added to scores: minus infinity where something is hidden, else 0."""
+    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
 def attend(
@@ -238,8 +290,9 @@ def attend(
     Raises:
         ValueError: The model wants attention of a kind that is not done here.
     """
-    if sliding_window is not None or softcap is not None or s_aux is not None:
-        raise ValueError("attention with a window, a soft cap or sinks is not done here")
+    if softcap is not None or s_aux is not None:
+        raise ValueError("attention with a soft cap or sinks is not done here")
     if key_values is None:
         raise NoLayoutError
-    return key_values.attend(module.layer_idx, query, key, value, scaling), None  # type: ignore[arg-type]
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return key_values.attend(layer, query, key, value, scaling, sliding_window), None

@@ -228,10 +228,11 @@ def _way(model: Any) -> Literal["quick", "plain"] | None:
         ids = [torch.tensor([text], device=model.device) for text in texts]
         return torch.stack([model(row).logits[0, -1] for row in ids])
 
-    # Its own layers say what they want of attention (a window that is wider than these texts), ours
-    # do not pass it on.
     if not agrees(model, attention(model, NAME, attend), grown, whole):
         return None
+    # Its own layers tell attention of a window, which may be wider than these texts; ours do not.
+    if getattr(model.config.get_text_config(), "sliding_window", None) is not None:
+        return "plain"
     return "quick" if agrees(model, _with_quick_layers(model), grown, whole) else "plain"
 
 

@@ -175,6 +175,7 @@ class Layout:
         return Tile(length, tuple(tile_of[i] for i in before), self._sees(queries, keys, window))
 
 
-def visible(length: int, prefix: int) -> Tensor:
+def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
     """Which keys each of the last `length` tokens sees, bool (length, prefix + length)."""
-    return torch.arange(prefix, prefix + length)[:, None] >= torch.arange(prefix + length)
+    behind = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
+    return (behind >= 0) & (behind < window) if window is not None else behind >= 0

@@ -1,0 +1,72 @@
+"""A comparison in a few sentences: what was gained, what seconds reach, what was forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from telltune.evaluation.score import PERPLEXITY
+from telltune.methods.baselines import Baseline
+from telltune.methods.registry import get_method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.study.compare import Row
+
+__all__ = ["best_trained", "conclusion"]
+
+
+def best_trained(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the trained method that scores highest, the first of equals.
+
+    None where nothing was trained, or the score is a perplexity.
+    """
+    trained = [row for row in _trained(rows) if row.metric != PERPLEXITY]
+    return max(trained, key=lambda row: row.score, default=None)
+
+
+def conclusion(rows: Sequence[Row]) -> list[str]:
+    """Say what a comparison found, in sentences."""
+    best, said = best_trained(rows), []
+    sft = next((row for row in rows if row.method == "sft"), None)
+    if best is not None and sft is not None:
+        said.append(_gain(best, sft))
+    quick = [row for row in rows if isinstance(get_method(row.method), Baseline)]
+    if best is not None and quick:
+        said.append(_quick(max(quick, key=lambda row: row.score), best))
+    return [*said, *_forgotten(rows)]
+
+
+def _trained(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if get_method(row.method).trains]
+
+
+def _gain(best: Row, sft: Row) -> str:
+    if best is sft:
+        return f"No other trained method scores higher than sft ({sft.score:.1f})."
+    told = f"{best.method} has {best.score:.1f} from {best.task_tokens:,} labeled tokens"
+    if best.unlabeled_examples:
+        told += f" and {best.unlabeled_examples:,} unlabeled inputs"
+    told += f", sft {sft.score:.1f} from {sft.task_tokens:,} labeled tokens"
+    clear = best.difference_low is not None and best.difference_low > 0
+    return f"{told}: {'clearly more' if clear else 'no clear difference on these items'}."
+
+
+def _quick(quick: Row, best: Row) -> str:
+    told = f"{quick.method}, a baseline, has {quick.score:.1f} after {quick.seconds:,.0f} s"
+    if quick.high < best.score:
+        return f"{told}, less than {best.method}."
+    return f"{told}: for such answers alone an adapter may not be needed."
+
+
+def _forgotten(rows: Sequence[Row]) -> list[str]:
+    known = [row for row in rows if row.general_loss is not None]
+    base, trained = [row for row in known if row.method == "base"], _trained(known)
+    if not base or not trained:
+        return []
+    losses = ", ".join(f"{row.general_loss:.2f} ({row.method})" for row in (*base, *trained))
+    leaks = [f"{row.leakage:.0%} ({row.method})" for row in trained if row.leakage is not None]
+    said = [f"Forgotten: the loss on held-out general examples is {losses}."]
+    if leaks:
+        said.append(f"Unrelated prompts answered as if they were the task's: {', '.join(leaks)}.")
+    return said
