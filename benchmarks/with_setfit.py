@@ -21,7 +21,7 @@ from typing import Any
 
 from telltune.classifiers.features import prompt_text
 from telltune.data.task import load_split, load_task
-from telltune.evaluation.registry import get_metric
+from telltune.evaluation.metrics import get_metric
 from telltune.recipe import as_recipe
 from telltune.valuation.embeddings import embedded_folder
 
