@@ -46,6 +46,13 @@ def test_each_methods_own_settings_come_first_and_no_setting_twice(recipe: Recip
     assert found == candidates_of(recipe, METHODS)
 
 
+def test_other_settings_are_neighbors_of_the_recipes_own(recipe: Recipe) -> None:
+    mixture = recipe.mixture.model_copy(update={"passes": 9})
+    found = candidates_of(recipe.model_copy(update={"mixture": mixture}), ["sft"])
+    tried = {(one.learning_rate, one.passes) for one in found}
+    assert tried == {(rate, passes) for rate in (5e-3, 1e-2, 2e-2) for passes in (4, 9, 18)}
+
+
 def test_half_survives_and_the_best_of_each_method() -> None:
     known = {
         one.name: one

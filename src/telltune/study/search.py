@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidate", "Rung", "Search", "candidates_of", "search"]
 
-_LEARNING_RATES = (2e-4, 5e-4, 1e-3, 2e-3)
-_PASSES = (2, 4, 8)
+# Of the recipe's own learning rate and passes, which the number of examples has chosen.
+_FACTORS = (0.5, 1.0, 2.0)
 _RATIOS = (1.0, 4.0, 16.0)
 _MOST = 24
 _SEEDS = (0, 1)
@@ -144,7 +144,8 @@ class Search:
 def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
     """Settings to try, the likeliest first: the recipe's own of each method, then random others.
 
-    Random search, since few of the settings matter on any one task and which is not known
+    These are neighbors of the recipe's own: half, the same or twice of its learning rate and of its
+    passes. Random search, since few of the settings matter on any one task and which is not known
     (Bergstra & Bengio 2012). The draw is a function of the methods and the recipe's own settings,
     none of which is `auto`.
     """
@@ -158,10 +159,12 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
         for method in methods
     ]
     others = []
-    for method in methods:
-        ratios: Sequence[float | None] = _RATIOS if _mixes(method) else (None,)
-        drawn = [Candidate(method, *s) for s in itertools.product(_LEARNING_RATES, _PASSES, ratios)]
-        random.Random(method).shuffle(drawn)  # a string seeds alike in every process
+    for first in own:
+        ratios: Sequence[float | None] = _RATIOS if _mixes(first.method) else (None,)
+        rates = [first.learning_rate * factor for factor in _FACTORS]
+        passes = sorted({max(1, round(first.passes * factor)) for factor in _FACTORS})
+        drawn = [Candidate(first.method, *s) for s in itertools.product(rates, passes, ratios)]
+        random.Random(first.method).shuffle(drawn)  # a string seeds alike in every process
         others.append([one for one in drawn if one not in own])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*others))
     return [*own, *(one for one in turns if one is not None)][:_MOST]
