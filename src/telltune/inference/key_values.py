@@ -110,7 +110,7 @@ class KeyValues:
             part = self._start_rows
         else:
             part = self._grow_one if len(self.lengths) == 1 else self._grow_rows
-        longest = max(self._new or self.lengths) + self._at.shape[1] * (not self._new)
+        longest = max(self._new) if self._new else max(self.lengths) + self._at.shape[1]
         if window is not None and window >= self.prefix_length + longest:
             window = None  # it hides nothing
         return part(layer, query, key, value, scaling, window)
