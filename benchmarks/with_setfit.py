@@ -66,7 +66,7 @@ def measure(name: str, size: int, seed: int, python: str) -> dict[str, Any]:
         asked, answered = Path(folder) / "cell.json", Path(folder) / "answers.json"
         asked.write_text(json.dumps(cell))
         command = [python, FIT, embedded_folder(), asked, answered]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = json.loads(answered.read_text())
     metric = get_metric(task.metrics[0])
     score = metric(found["answers"], [example.completion for example in test]).score

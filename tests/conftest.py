@@ -87,7 +87,7 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 def frozen() -> None:
     """Keep the collector from walking through what is there for good, such as imported modules.
 
-    Training and answering call it at each end, and each time it took longer than a toy model.
+    Training ends with a full collection, and that took longer than training the tiny model.
     """
     gc.collect()
     gc.freeze()

@@ -308,7 +308,7 @@ def compare(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit and score several methods on the same task tokens, and print one table."""
+    """Fit and score several methods on the same task tokens, and say what it comes to."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)

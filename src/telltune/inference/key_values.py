@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = ["KeyValues", "attend"]
+
+
+class _Asked(NamedTuple):
+    """The arguments of `KeyValues.attend`; the window is None where it hides nothing."""
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float | None
+    window: int | None
 
 
 class KeyValues:
@@ -95,12 +106,12 @@ class KeyValues:
         returns (1, tokens, heads, width).
 
         Args:
-            layer: Whose they are.
-            query: Of the tokens of this pass.
-            key: Likewise.
-            value: Likewise.
-            scaling: Of the products; None for the usual one.
-            window: How far a token sees, itself included; None for all the way.
+            layer: Number of the layer that attends.
+            query: Queries of the tokens of this pass.
+            key: Keys of the same tokens.
+            value: Values of the same tokens.
+            scaling: Factor of the products of queries and keys; None for the usual one, width^-0.5.
+            window: Number of tokens that a token sees, itself included; None for all before it.
         """
         if layer not in self._layers:
             shape = (self.rows, key.shape[1], self.width, key.shape[3])
@@ -113,17 +124,10 @@ class KeyValues:
         longest = max(self._new) if self._new else max(self.lengths) + self._at.shape[1]
         if window is not None and window >= self.prefix_length + longest:
             window = None  # it hides nothing
-        return part(layer, query, key, value, scaling, window)
+        return part(_Asked(layer, query, key, value, scaling, window))
 
-    def _start_rows(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def _start_rows(self, asked: _Asked) -> Tensor:
+        layer, query, key, value, scaling, window = asked
         keys, values = self._layers[layer]
         parts = []
         split = (t.split_with_sizes(self._new, dim=2) for t in (query, key, value))
@@ -157,15 +161,8 @@ class KeyValues:
             self._masks[asked] = _added(~visible(*asked)).to(like)
         return self._masks[asked]
 
-    def _grow_one(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def _grow_one(self, asked: _Asked) -> Tensor:
+        layer, query, key, value, scaling, window = asked
         tokens, start = query.shape[2], self.lengths[0]
         parts = []
         for all_of_them, new in zip(self._layers[layer], (key, value), strict=True):
@@ -190,15 +187,8 @@ class KeyValues:
         )
         return attended.view(1, -1, tokens, width).transpose(1, 2)
 
-    def _grow_rows(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def _grow_rows(self, asked: _Asked) -> Tensor:
+        layer, query, key, value, scaling, window = asked
         keys, values = self._layers[layer]
         rows, tokens = self._at.shape
         heads, width = key.shape[1], key.shape[3]
