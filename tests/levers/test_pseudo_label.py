@@ -52,17 +52,17 @@ TOPICS = {
 }
 
 
-def test_folds_choose_the_view_that_knows_the_labels() -> None:
+def test_folds_choose_the_classifier_that_knows_the_labels() -> None:
     texts = [text for topic in TOPICS.values() for text in topic]
     # What a text is about says nothing of these labels, and one word of it says all.
     rows = [(f"{text} {word} again", label) for text in texts for word, label in MARKS]
     inputs = [Example(f"the storm {word} came", "") for word, _ in MARKS]
     got = lever().apply(labeled(rows), inputs, nobody)
-    assert got.notes[-1].startswith("Labeled by TF-IDF")
+    assert got.notes[-1].startswith("Chosen: TF-IDF")
     assert [example.completion for example in got.examples] == [label for _, label in MARKS]
     rows = [(text, label) for label, texts in TOPICS.items() for text in texts]
     got = lever().apply(labeled(rows), [Example("a puppy", ""), Example("my bank", "")], nobody)
-    assert got.notes[-1].startswith("Labeled by sentence encoder")
+    assert got.notes[-1].startswith("Chosen: sentence encoder")
     assert [example.completion for example in got.examples] == ["animals", "money"]
 
 
@@ -72,7 +72,7 @@ def test_labels_that_nothing_explains_are_refused() -> None:
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[10:])]
     got = lever(by="tfidf").apply(labeled(rows), inputs, nobody)
     assert not got.examples
-    assert got.refused == {"no view knows more than the most frequent label": 30}
+    assert got.refused == {"no classifier knows more than the most frequent label": 30}
 
 
 def test_the_most_confident_of_each_label_are_kept_by_its_share() -> None:
@@ -107,7 +107,7 @@ def test_what_adapters_agree_on_is_kept() -> None:
     assert got.refused == {"the adapters gave different answers": 1, "not asked": 2}
 
 
-def test_where_views_know_nothing_the_model_is_asked() -> None:
+def test_where_classifiers_know_nothing_the_model_is_asked() -> None:
     rng = np.random.default_rng(0)
     rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
     got = lever().apply(labeled(rows), [Example("new", "")], lambda asked, seed: (["b"], 1.0))
@@ -117,7 +117,7 @@ def test_where_views_know_nothing_the_model_is_asked() -> None:
 
 
 @pytest.mark.parametrize("by", ["encoder", "tfidf"])
-def test_views_need_labels(by: str) -> None:
+def test_classifiers_need_labels(by: str) -> None:
     rows = [(f"item {i}", f"answer {i}") for i in range(8)]
     with pytest.raises(RecipeError, match=rf"pseudo_label\.by: {by}.*write `model`"):
         lever(by=by).apply(labeled(rows), [Example("new", "")], nobody)

@@ -56,12 +56,14 @@ def test_a_loaded_baseline_gives_the_same_scores_and_answers(
     loaded = load_folder(tmp_path / "out")
     assert isinstance(loaded, BaselinePredictor)
     assert loaded.model is None
-    assert (loaded.labels, loaded.scorer.answers) == (in_memory.labels, in_memory.scorer.answers)
+    assert loaded.labels == in_memory.labels
     assert loaded.counts() == in_memory.counts()
     texts = ["item 50 is flat", "is it round?", "nothing known", "square square ball", ""]
+    saved, made = loaded.classifier, in_memory.classifier
+    assert saved.scorer.answers == made.scorer.answers
     for one, other in zip(
-        (loaded.scorer.weights, loaded.scorer.bias, loaded.vectorize(texts)),
-        (in_memory.scorer.weights, in_memory.scorer.bias, in_memory.vectorize(texts)),
+        (saved.scorer.weights, saved.scorer.bias, saved.vectorize(texts)),
+        (made.scorer.weights, made.scorer.bias, made.vectorize(texts)),
         strict=True,
     ):
         assert one.dtype == other.dtype

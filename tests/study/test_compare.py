@@ -23,7 +23,7 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     out = tmp_path / "study"
     rows = compare(recipe(), out=out, progress=False)
     assert [row.method for row in rows] == default_methods(recipe())
-    base, words, encoder, sft, sft_anchor, tell = rows
+    base, words, encoder, sft, sft_anchor, tell, product = rows
     assert (words.method, encoder.method) == ("tfidf_linear", "encoder_centroid")
     assert words.task_tokens == encoder.task_tokens == tell.task_tokens
     assert sft.task_tokens == sft_anchor.task_tokens == tell.task_tokens > 0
@@ -35,7 +35,7 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     assert {row.metric for row in rows} == {"accuracy"}
     assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in rows]
     assert (sft.difference, sft.p_value) == (None, None)
-    for row in (base, words, encoder, sft_anchor, tell):
+    for row in (base, words, encoder, sft_anchor, tell, product):
         assert row.difference == pytest.approx(row.score - sft.score, abs=0.002)
         assert -100 <= row.difference_low <= row.difference <= row.difference_high <= 100
         assert 0 < row.p_value <= 1
@@ -53,7 +53,7 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
     more = recipe(task=task | {"max_examples": 9, "unlabeled": "rest"})
     assert default_methods(more) == [
         *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"),
-        *("sft", "sft_anchor", "tell", "tell_pseudo_label"),
+        *("sft", "sft_anchor", "tell", "tell_product", "tell_pseudo_label"),
     ]
     rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
     free = recipe(task={"train": str(write_jsonl(tmp_path / "free.jsonl", rows))})

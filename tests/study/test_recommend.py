@@ -169,7 +169,7 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
     assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"}
-    assert tried >= {"tell_pseudo_label", "tell", "sft_anchor", "sft"}
+    assert tried >= {"tell_product", "tell_pseudo_label", "sft_anchor", "sft"}
     # The shape is the last word: words decide, and the tiny model has not learned it in one pass.
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60

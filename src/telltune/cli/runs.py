@@ -130,6 +130,9 @@ def fit(
                 f"{got['lever']} made {got['made']:,} examples of {got['asked']:,} unlabeled "
                 f"inputs. {' '.join(got['notes'])}"
             )
+        if told := done.record.get("classifier"):
+            alone = "" if "answers" in told else " So the adapter answers alone."
+            typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
             typer.echo(f"Baseline in {out} after {done.record['seconds']:,.1f} s.")
         else:

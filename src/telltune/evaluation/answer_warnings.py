@@ -99,7 +99,7 @@ def scoring_warnings(
         found += _spelling(answers)
         if used := predictor.cost.task_examples:
             found += _unseen(answers, predictor.labels or answers.train[:used])
-    if predictor.evaluation.answers == "generate":
+    if not predictor.chooses:
         found += _budget(lengths, predictor.max_new_tokens)
         found += _cut(predictor.cut, len(predictions), predictor.max_new_tokens)
     labels = () if answers is None else answers.labels

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from telltune.errors import RecipeError
 from telltune.inference.label_names import label_key
 from telltune.inference.packed_engine import shared_length
 from telltune.models.attention import packed_attention
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["closed_set", "label_nll"]
+__all__ = ["closed_set", "label_nll", "need_labels"]
 
 # With more different answers than this, choosing among them is no longer quicker than writing one.
 MOST_LABELS = 100
@@ -65,6 +66,24 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
         and all(len(text) <= LONGEST_LABEL and "\n" not in text for text in map(str.strip, seen))
     )
     return tuple(sorted(set(seen))) if closed else ()
+
+
+def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
+    """Refuse to choose among labels where there are none.
+
+    Args:
+        labels: Those of the training data; empty where its answers are no closed set.
+        what: Chooses among labels.
+        instead: What to do in its place.
+
+    Raises:
+        RecipeError: There are no labels.
+    """
+    if not labels:
+        raise RecipeError(
+            f"{what} chooses among labels, and the training data's answers are no closed set (at "
+            f"most 100, each twice on average); {instead}."
+        )
 
 
 def _is_number(text: str) -> bool:

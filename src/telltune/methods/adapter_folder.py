@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from telltune.classifiers.classifier import load_classifier
 from telltune.data.anchor import Anchor
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
@@ -21,7 +22,15 @@ from telltune.methods.protocol import Cost, Predictor
 from telltune.methods.provenance import provenance
 from telltune.models import load_adapter, load_base, model_origin, model_shape, without_rights
 from telltune.recipe import EvaluationSpec, ModelSpec
-from telltune.storage import atomic_folder, checksum, checksums, write_json, write_text, writing
+from telltune.storage import (
+    atomic_folder,
+    checksum,
+    checksums,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 from telltune.training.adapter import CHECKPOINTS, LOG, trained_bytes
 from telltune.training.log import read_log
 from telltune.version import VERSION
@@ -57,6 +66,8 @@ __all__ = [
 TELL_JSON = "tell.json"
 MADE = "made.jsonl"
 """Holds the examples that levers made."""
+CLASSIFIER = "classifier.safetensors"
+"""Holds the classifier that has a say in the answers, where there is one."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
@@ -89,7 +100,7 @@ def save_adapter(
     anchor = prepared.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
     trained_on = task.train[: prepared.counts.task_examples]
-    record = {
+    record: dict[str, Any] = {
         "method": method.name,
         "counts": prepared.counts.to_dict(),
         "auto": prepared.settings,
@@ -120,6 +131,7 @@ def save_adapter(
         "shots": [list(turn) for turn in task.shots],
         "selection": ground.selection and asdict(ground.selection),
         "levers": [got.to_dict() for got in ground.yields],
+        "classifier": ground.choice and {"notes": ground.choice.notes},
         "labeled": ground.counts,
         "early_stopping": stopping and stopping.to_dict(),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
@@ -137,6 +149,10 @@ def save_adapter(
         made = [example for got in ground.yields for example in got.examples]
         if made:
             write_text(filling / MADE, "".join(map(_made_row, made)))
+        if ground.choice is not None and (classifier := ground.choice.calibrated) is not None:
+            told, arrays = classifier.state()
+            record["classifier"] |= {"weight": ground.choice.weight, **told}
+            write_bytes(filling / CLASSIFIER, arrays)
     write_text(out / CARD, model_card(record, origin))
     write_json(out / TELL_JSON, record | {"files": files})
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -270,6 +286,7 @@ def load_predictor(
             )
         model, tokenizer = load_adapter(base, folder)
     evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
+    told = record.get("classifier") or {}
     return Predictor(
         model=model,
         tokenizer=tokenizer,
@@ -277,6 +294,7 @@ def load_predictor(
         max_new_tokens=evaluation.max_new_tokens or record["answer_tokens"],
         evaluation=evaluation,
         labels=tuple(record["labels"]),
+        classifier=load_classifier(folder / CLASSIFIER, told) if "answers" in told else None,
         answer_after=record.get("answer_after", ""),
         shots=tuple(Message(*turn) for turn in record.get("shots", ())),
         cost=Cost.of(record["counts"], record["seconds"]),

@@ -1,4 +1,4 @@
-"""What a fit of a baseline leaves: a linear scorer, a tokenizer, and tell.json, which says of what.
+"""What a fit of a baseline leaves: a classifier, a tokenizer, and tell.json, which says of what.
 
 The tokenizer counts tokens and separates thinking from answers. Only `probe` needs its base model.
 """
@@ -8,13 +8,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
-from telltune.classifiers.features import features_from
-from telltune.classifiers.heads import LinearScorer
+from telltune.classifiers.classifier import load_classifier
 from telltune.data.contents import contents_of
-from telltune.errors import ModelError
 from telltune.methods.adapter_folder import (
     TELL_JSON,
     load_predictor,
@@ -34,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.classifiers.features import Features
     from telltune.data.examples import Example
     from telltune.methods.protocol import Predictor
     from telltune.recipe import Recipe
@@ -44,7 +38,6 @@ __all__ = [
     "baseline_versions",
     "is_baseline",
     "load_folder",
-    "load_scorer",
     "save_baseline",
 ]
 
@@ -74,8 +67,7 @@ def save_baseline(
     Raises:
         StorageError: The disk refuses.
     """
-    told, arrays = predictor.vectorize.state()
-    scorer = predictor.scorer
+    told, weights = predictor.classifier.state()
     record: dict[str, Any] = {
         "method": method,
         "counts": predictor.counts(),
@@ -86,14 +78,10 @@ def save_baseline(
             "task": {"name": task, "sha256": contents_of(labeled).digest},
             "unlabeled": {"sha256": contents_of(unlabeled).digest} if unlabeled else None,
         },
-        "baseline": {
-            "features": {"kind": predictor.vectorize.kind, **told},
-            "answers": list(scorer.answers),
-        },
+        "baseline": told,
         "versions": baseline_versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    weights = save({"weights": scorer.weights, "bias": scorer.bias, **arrays})
     with whole_files(out, needed=len(weights)) as (filling, files):
         write_bytes(filling / BASELINE, weights)
         predictor.tokenizer.save_pretrained(filling)
@@ -132,7 +120,6 @@ def load_folder(
             folder, precision=precision, evaluation=evaluation, trust_model=trust_model
         )
     refuse_damaged(folder, record.get("files", {}))
-    vectorize, scorer = load_scorer(folder, record)
     recipe = record["recipe"]
     return BaselinePredictor(
         model=None,
@@ -142,45 +129,5 @@ def load_folder(
         evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
         labels=tuple(record["labels"]),
         cost=Cost.of(record["counts"], record["seconds"]),
-        vectorize=vectorize,
-        scorer=scorer,
+        classifier=load_classifier(folder / BASELINE, record["baseline"]),
     )
-
-
-def load_scorer(folder: Path, record: dict[str, Any]) -> tuple[Features, LinearScorer]:
-    """Load the features of a baseline and the scorer on them.
-
-    Args:
-        folder: The baseline's.
-        record: What its tell.json says.
-
-    Raises:
-        ModelError: Its parts do not fit together, or this machine lacks what the features need.
-    """
-    path = folder / BASELINE
-    try:
-        arrays = load(path.read_bytes())
-        told = record["baseline"]
-        vectorize = features_from(told["features"], arrays)
-        scorer = LinearScorer(arrays["weights"], arrays["bias"], tuple(told["answers"]))
-        rows = len(scorer.answers)
-        if scorer.weights.shape != (rows, vectorize.width) or scorer.bias.shape != (rows,):
-            raise ValueError(
-                f"weights {scorer.weights.shape} and bias {scorer.bias.shape} for {rows} answers "
-                f"and vectors of width {vectorize.width}"
-            )
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
-    except KeyError as error:
-        raise ModelError(
-            f"{folder}: {BASELINE} and {TELL_JSON} lack {error}; bring the files back, or fit "
-            "again."
-        ) from None
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder}: {BASELINE} and {TELL_JSON} do not fit together: {error}; bring the files "
-            "back, or fit again."
-        ) from None
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from None
-    return vectorize, scorer

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from telltune.classifiers.classifier import Classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
 from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, unlabeled_beside, within
-from telltune.errors import RecipeError
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import closed_set, need_labels
 from telltune.methods.baseline_folder import save_baseline
 from telltune.methods.baseline_predictor import BaselinePredictor
 from telltune.methods.protocol import Cost
@@ -104,11 +104,8 @@ class Baseline:
         used = within(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
         labels = closed_set(example.completion for example in labeled)
-        if self.head != "nearest" and not labels:
-            raise RecipeError(
-                f"method `{self.name}` chooses among labels, and the training data's answers are "
-                "no closed set (at most 100, each twice on average); leave it out, or use `knn`."
-            )
+        if self.head != "nearest":
+            need_labels(labels, f"method `{self.name}`", "leave it out, or use `knn`")
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)
@@ -176,8 +173,7 @@ class Baseline:
             evaluation=recipe.evaluation,
             labels=data.labels,
             cost=cost,
-            vectorize=vectorize,
-            scorer=scorer,
+            classifier=Classifier(vectorize, scorer),
         )
         if settings.out is not None and settings.save:
             save_baseline(settings.out, self.name, predictor, task.name, examples, inputs, recipe)

@@ -36,6 +36,8 @@ def beforehand(method: Trained, recipe: Recipe) -> list[str]:
         )
     elif pseudo is not None:
         said.append(f"up to {pseudo.examples:,} unlabeled inputs get labels, and join the task")
+    if recipe.product_of_experts is not None:
+        said.append("a small classifier is chosen by folds, and has a say in the answers")
     by_pvi = {part.by for part in (chosen, trusted) if part is not None}
     if "pvi" in by_pvi and chosen is not None and chosen.in_context:
         said.append(f"examples are scored by PVI behind {chosen.in_context} exemplars")

@@ -19,8 +19,8 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, as_turns
 from telltune.data.task import within
-from telltune.errors import DataError, RecipeError
-from telltune.inference.labels import closed_set, label_nll
+from telltune.errors import DataError
+from telltune.inference.labels import closed_set, label_nll, need_labels
 from telltune.methods.preparation import answer_budget
 from telltune.methods.protocol import Cost, Predictor, behind
 from telltune.models import context_length
@@ -72,12 +72,8 @@ class FewShot:
             RecipeError: The method calibrates labels, and there are none.
         """
         labels = closed_set(example.completion for example in examples)
-        if self.calibrates and not labels:
-            raise RecipeError(
-                f"method `{self.name}` chooses among labels, and the training data's answers are "
-                "no closed set (at most 100, each twice on average); leave it out, or use "
-                "`few_shot`."
-            )
+        if self.calibrates:
+            need_labels(labels, f"method `{self.name}`", "leave it out, or use `few_shot`")
         return labels
 
     def run(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
@@ -21,12 +22,14 @@ from telltune.methods.synthetic_data import with_synthetic
 from telltune.methods.teacher import Teacher
 from telltune.methods.trust import trust
 from telltune.training.confidence import Confidence
+from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.levers.protocol import Lever, Yield
@@ -53,7 +56,9 @@ class Groundwork:
         labeled_tokens: Tokens of these.
         selection: Which of them are used.
         yields: What levers made.
-        unlabeled_tokens: Tokens of the unlabeled inputs that they looked at.
+        unlabeled: Unlabeled inputs that they or the classifier looked at.
+        unlabeled_tokens: Their tokens.
+        choice: The classifier that has a say in the answers, if that was asked for.
         confidence: How far they are trusted.
         start: Where the adapter begins.
         seconds: That it took.
@@ -67,22 +72,24 @@ class Groundwork:
     labeled_tokens: int = 0
     selection: Selection | None = None
     yields: tuple[Yield, ...] = ()
+    unlabeled: tuple[Example, ...] = ()
     unlabeled_tokens: int = 0
+    choice: Choice | None = None
     confidence: Confidence | None = None
     start: Mapping[str, Tensor] | None = None
     seconds: float = 0.0
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was labeled, and what was not; empty where all training examples are labeled."""
-        if self.labeled is None:
-            return {}
-        return {
-            "task_examples": len(self.labeled),
-            "task_tokens": self.labeled_tokens,
-            "unlabeled_examples": sum(got.asked for got in self.yields),
+        """What was labeled, where the training examples hold others, too, and what was not."""
+        found = {}
+        if self.labeled is not None:
+            found = {"task_examples": len(self.labeled), "task_tokens": self.labeled_tokens}
+        unlabeled = {
+            "unlabeled_examples": len(self.unlabeled),
             "unlabeled_tokens": self.unlabeled_tokens,
         }
+        return found | unlabeled if found or self.unlabeled else {}
 
 
 def lay(
@@ -114,8 +121,8 @@ def lay(
         counts = (found.prepared or prepare(method, task, general, known, recipe)).counts
         _make(found, base, counts.general_examples, settings)
     _score(found, base, settings, anchored=method.anchored)
-    if recipe.pseudo_label is not None:
-        _pseudo_label(found, method, general, base, settings, known)
+    if recipe.pseudo_label is not None or recipe.product_of_experts is not None:
+        _look_beside(found, method, general, base, settings, known)
     if method.mixes and not method.equal_steps:
         _choose_general(found, base, settings)
     return found
@@ -173,7 +180,7 @@ def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: 
             found.confidence = Confidence(kept, found.confidence.scale)
 
 
-def _pseudo_label(
+def _look_beside(
     found: Groundwork,
     method: Trained,
     general: GeneralData | None,
@@ -181,30 +188,53 @@ def _pseudo_label(
     settings: Settings,
     known: KnownModel,
 ) -> None:
-    """Add pseudo-labeled inputs to the training examples."""
-    recipe, spec = found.recipe, found.recipe.pseudo_label
-    assert spec is not None  # by the caller
-    counts = (found.prepared or prepare(method, found.task, general, known, recipe)).counts
+    """Learn from unlabeled inputs: a classifier for the answers, and more training examples."""
+    recipe = found.recipe
+    found.prepared = found.prepared or prepare(method, found.task, general, known, recipe)
+    counts = found.prepared.counts
     trained_on = found.task.train[: counts.task_examples]
-    if found.labeled is None:
-        found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
-    inputs = unlabeled_beside(found.task, trained_on)
+    found.unlabeled = unlabeled_beside(found.task, trained_on)
+    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(found.unlabeled)))
+    labeled = trained_on if found.labeled is None else found.labeled
+    if recipe.product_of_experts is not None:
+        kinds = [kind for kind in TEXT_KINDS if kind == recipe.product_of_experts.by]
+        began = time.perf_counter()
+        with phase("choosing a classifier", shown=settings.progress):
+            found.choice = choose_classifier(labeled, found.unlabeled, recipe.seed, kinds)
+        found.seconds += time.perf_counter() - began
+    if recipe.pseudo_label is not None:
+        if found.labeled is None:
+            found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
+        lever = PseudoLabel(recipe.pseudo_label, recipe.seed, settings.progress)
+        got = _pseudo_labels(found, lever, method, base, settings, known)
+        found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
+        if got.examples:
+            _lay_out(found, trained_on, got, counts)
+
+
+def _pseudo_labels(
+    found: Groundwork,
+    lever: Lever,
+    method: Trained,
+    base: BaseModel,
+    settings: Settings,
+    known: KnownModel,
+) -> Yield:
+    """Label the inputs that leave room for an answer."""
+    labeled, inputs = found.labeled or (), found.unlabeled
+    task = replace(found.task, train=labeled)
     encoder = Encoder(base.tokenizer)
-    found.unlabeled_tokens = sum(map(len, encoder.prompts(inputs)))
-    room = longest_example(known, recipe) - max(map(len, encoder.completions(trained_on)))
-    task = replace(found.task, train=found.labeled)
     anchored = Encoder(anchored_tokenizer(base.tokenizer, task.anchor if method.anchored else None))
+    longest = max(map(len, encoder.completions(labeled)))
+    room = longest_example(known, found.recipe) - longest
     lengths = map(len, anchored.prompts(inputs))
     fitting = [one for one, length in zip(inputs, lengths, strict=True) if length <= room]
-    teacher = Teacher(method, task, base, recipe, progress=settings.progress)
-    lever: Lever = PseudoLabel(spec, recipe.seed, settings.progress)
-    got = lever.apply(found.labeled, fitting, teacher)
+    teacher = Teacher(method, task, base, found.recipe, progress=settings.progress)
+    got = lever.apply(labeled, fitting, teacher)
     if long := len(inputs) - len(fitting):
         refused = {**got.refused, "longer than an example may be": long}
         got = replace(got, asked=len(inputs), refused=refused)
-    found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
-    if got.examples:
-        _lay_out(found, trained_on, got, counts)
+    return got
 
 
 def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:

@@ -54,7 +54,7 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 - Trained on: {counts["task_examples"]:,} task examples ({counts["task_tokens"]:,} tokens,
   {counts["passes"]} passes){mixed}.
 - Training: method `{record["method"]}`, {counts["optimizer_steps"]:,} optimizer steps, seed
-  {record["seed"]}, {record["seconds"]:,.0f} seconds.
+  {record["seed"]}, {record["seconds"]:,.0f} seconds.{_classifier(record)}
 - Made with telltune {VERSION}, which implements [TELL]({_TELL}). `tell.json` has the whole recipe,
   the versions, and the hashes of the data.
 
@@ -178,6 +178,16 @@ def _metadata(record: dict[str, Any], origin: Origin) -> str:
 def _held(record: dict[str, Any]) -> str:
     quantization = record["recipe"]["model"]["quantization"]
     return f" It was held as {quantization} in training." if quantization else ""
+
+
+def _classifier(record: dict[str, Any]) -> str:
+    """Tell of the classifier that has a say in the answers; "" where there is none."""
+    told = record["classifier"]
+    if told is None or "answers" not in told:
+        return ""
+    return f"""
+- Answers: one of {len(record["labels"])} labels. With telltune a small classifier
+  (`{told["features"]["kind"]}`) has a say in which; PEFT alone writes the adapter's own answer."""
 
 
 def _dev_look(record: dict[str, Any]) -> str:

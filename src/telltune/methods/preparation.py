@@ -14,6 +14,7 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import check_unlabeled, within
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
+from telltune.inference.labels import closed_set, need_labels
 from telltune.methods.protocol import behind
 from telltune.models import adapter_targets
 from telltune.models.loading import PLAIN_TEMPLATE
@@ -186,6 +187,9 @@ def prepare(
     counted = plain.encode(task.train)
     used = within(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
+    if recipe.product_of_experts is not None:
+        labels = closed_set(example.completion for example in task.train[:used])
+        need_labels(labels, "`product_of_experts`", "leave it out")
     encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
 
     chosen = auto_settings(recipe, used, model.shape)

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
-from telltune.errors import RecipeError
 from telltune.inference.engine import make_generator
-from telltune.inference.labels import label_nll
+from telltune.inference.labels import label_nll, need_labels
 from telltune.inference.scoring import response_nll
 from telltune.models import context_length
 from telltune.recipe import EvaluationSpec
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+    from telltune.classifiers.classifier import Classifier
     from telltune.data.anchor import Anchor
     from telltune.data.examples import Example, Message
     from telltune.data.task import GeneralData, TaskData
@@ -83,6 +83,7 @@ class Predictor:
         max_new_tokens: Longest answer.
         evaluation: How answers come about.
         labels: The answers that the training data has, where they are a closed set.
+        classifier: Has a say in which label is the answer, whatever `evaluation` says; or None.
         shots: Turns that stand before every prompt: examples, question and answer by turns. Empty
             where each prompt has its own.
         answer_after: The answer stands behind the last of these in what is said; "" takes it all.
@@ -98,6 +99,7 @@ class Predictor:
     max_new_tokens: int
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     labels: tuple[str, ...] = ()
+    classifier: Classifier | None = None
     shots: tuple[Message, ...] = ()
     answer_after: str = ""
     in_process: bool = False
@@ -127,7 +129,7 @@ class Predictor:
         if not examples:
             return []
         prompts = self._prompts(examples, self._shots_for(examples))
-        if self.evaluation.answers == "likelihood":
+        if self.chooses:
             return self._likeliest(examples, prompts, on_done)
         if self._generator is None:
             self._generator = make_generator(
@@ -149,6 +151,11 @@ class Predictor:
         if self.answer_after:
             said = [text.rpartition(self.answer_after)[2] for text in said]
         return [text.strip() for text in said]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether an answer is one of the labels by its likelihood; else it is written."""
+        return self.classifier is not None or self.evaluation.answers == "likelihood"
 
     def counts(self) -> dict[str, int]:
         """What is counted of a method: data and steps, and what else its answers took so far."""
@@ -209,11 +216,15 @@ class Predictor:
         prompts: list[list[int]],
         on_done: Callable[[int], None] | None,
     ) -> list[str]:
+        import torch
+
         check_labels(self.evaluation, self.labels)
         # As training encoded them: behind a prompt, whichever it is.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
         nll = self._label_nll(prompts, labels, on_done)
+        if self.classifier is not None:
+            nll = nll - torch.from_numpy(self.classifier.scores(examples, self.labels))
         return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
 
     def _label_nll(
@@ -251,11 +262,8 @@ def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
     Raises:
         RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.
     """
-    if evaluation.answers == "likelihood" and not labels:
-        raise RecipeError(
-            "evaluation.answers: likelihood chooses among the training data's answers, and "
-            "these are no closed set (at most 100, each twice on average); write `generate`."
-        )
+    if evaluation.answers == "likelihood":
+        need_labels(labels, "`evaluation.answers: likelihood`", "write `generate`")
 
 
 def behind(shots: tuple[Message, ...], example: Example) -> Example:

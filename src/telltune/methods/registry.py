@@ -22,7 +22,7 @@ from telltune.methods.over_prompt import OVER_PROMPT
 from telltune.methods.reasoned import RCL
 from telltune.methods.self_guide import SELF_GUIDE
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED
-from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL
+from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PRODUCT, SFT_PSEUDO_LABEL
 from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
 from telltune.methods.valued import TELL_VALUED
 
@@ -33,7 +33,7 @@ __all__ = ["get_method", "method_names"]
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, OVER_PROMPT),
-    *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL),
+    *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL, SFT_PRODUCT),
     *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN, PROBE),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),

@@ -2,7 +2,7 @@
 
 from telltune.methods.trained import Trained
 
-__all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS", "SFT_PSEUDO_LABEL"]
+__all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS", "SFT_PRODUCT", "SFT_PSEUDO_LABEL"]
 
 SFT = Trained("sft", "SFT", anchored=False, mixes=False)
 SFT_ANCHOR = Trained("sft_anchor", "SFT + anchor", anchored=True, mixes=False)
@@ -12,6 +12,13 @@ SFT_PSEUDO_LABEL = Trained(
     anchored=False,
     mixes=False,
     sets=(("pseudo_label", None),),
+)
+SFT_PRODUCT = Trained(
+    "sft_product",
+    "SFT x a small classifier",
+    anchored=False,
+    mixes=False,
+    sets=(("product_of_experts", None),),
 )
 # Much of what general data seem to bring may be that there are more optimizer steps with them.
 SFT_ANCHOR_STEPS = Trained(

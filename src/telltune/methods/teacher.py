@@ -80,10 +80,9 @@ class Teacher:
         training = self.recipe.training.model_copy(
             update={"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
         )
-        plain = {"pseudo_label": None, "synthesis": None, "selection": None, "meta": None}
-        recipe = self.recipe.model_copy(
-            update={**plain, "confidence": None, "training": training, "seed": seed}
-        )
+        beside = ("pseudo_label", "product_of_experts", "synthesis", "selection", "meta")
+        plain = dict.fromkeys((*beside, "confidence"))
+        recipe = self.recipe.model_copy(update={**plain, "training": training, "seed": seed})
         method = replace(
             self.method,
             label=f"adapter {seed} for pseudo-labels",

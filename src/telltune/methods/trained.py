@@ -88,6 +88,7 @@ class Trained:
                 max_new_tokens=budget,
                 evaluation=recipe.evaluation,
                 labels=labels,
+                classifier=ground.choice and ground.choice.calibrated,
                 shots=task.shots,
                 answer_after=task.answer_after,
             )

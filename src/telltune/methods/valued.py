@@ -40,6 +40,7 @@ TELL_VALUED = (
     ),
     _tell("diverse", "general data most varied", ("general_choice.take", "diverse")),
     _tell("pseudo_label", "with pseudo-labels", ("pseudo_label", None)),
+    _tell("product", "x a small classifier", ("product_of_experts", None)),
     _tell("self_guide", "beside task data that the model made", ("synthesis.use_as", "task")),
     _tell(
         "auxiliary",

@@ -11,12 +11,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from telltune.classifiers.classifier import load_classifier
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.methods.adapter_folder import CHAT_TEMPLATE, TELL_JSON, read_tell, versions
-from telltune.methods.baseline_folder import baseline_versions, is_baseline, load_scorer
+from telltune.methods.baseline_folder import BASELINE, baseline_versions, is_baseline
 from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
 from telltune.methods.model_card import CARD, SCORES
@@ -164,7 +165,7 @@ def _base(record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
 def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
     """Whether a baseline can be used here, and what it was fitted on."""
     try:
-        load_scorer(folder, record)
+        load_classifier(folder / BASELINE, record["baseline"])
         yield Check("weights and answers", held=True)
     except ModelError as error:
         yield Check("weights and answers", held=False, reason=str(error))

@@ -23,6 +23,7 @@ from telltune.recipe.worth import (
     ConfidenceSpec,
     GeneralChoiceSpec,
     MetaSpec,
+    ProductSpec,
     PseudoLabelSpec,
     SelectionSpec,
     SynthesisSpec,
@@ -344,6 +345,7 @@ class Recipe(Part):
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
     synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
     pseudo_label: Annotated[PseudoLabelSpec | None, short("by")] = None
+    product_of_experts: Annotated[ProductSpec | None, short("by")] = None
     selection: SelectionSpec | None = None
     meta: Annotated[MetaSpec | None, short("algorithm")] = None
     confidence: Annotated[ConfidenceSpec | None, short("by")] = None
@@ -388,5 +390,6 @@ SHORTHANDS = {
     "general_choice": "take",
     "synthesis": "use_as",
     "pseudo_label": "by",
+    "product_of_experts": "by",
 }
 """The key that a plain string stands for, by the key that it is given for."""

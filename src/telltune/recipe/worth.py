@@ -12,6 +12,7 @@ __all__ = [
     "ConfidenceSpec",
     "GeneralChoiceSpec",
     "MetaSpec",
+    "ProductSpec",
     "PseudoLabelSpec",
     "SelectionSpec",
     "SynthesisSpec",
@@ -65,6 +66,14 @@ class PseudoLabelSpec(Part):
     the adapters are asked."""
     adapters: int = Field(default=2, ge=2)
     """`model`: how many are trained, each with another seed; what all of them answer is kept."""
+
+
+class ProductSpec(Part):
+    """Answers with the label that the adapter and a small classifier together find likeliest."""
+
+    by: Literal["auto", "encoder", "tfidf"] = "auto"
+    """What the classifier reads: vectors of a sentence encoder, words in TF-IDF, or with `auto`
+    what folds of the labeled examples choose."""
 
 
 class SelectionSpec(Part):

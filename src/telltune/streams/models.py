@@ -138,19 +138,20 @@ class BaselineLevel:
         self.name: str = read_tell(folder)["method"]
         predictor = load_folder(folder)
         assert isinstance(predictor, BaselinePredictor)  # by `fitted_level`
-        self._vectorize, self._scorer = predictor.vectorize, predictor.scorer
-        keys = np.array([label_key(answer) for answer in self._scorer.answers])
+        self._classifier = predictor.classifier
+        answers = predictor.classifier.scorer.answers
+        keys = np.array([label_key(answer) for answer in answers])
         # By label, the rows of scores that speak for it: the nearest example's, say.
         self._rows = [np.flatnonzero(keys == label_key(label)) for label in labels]
         if not any(len(rows) for rows in self._rows):
             raise RecipeError(
                 f"{folder} answers with none of the labels ({', '.join(labels)}) but such as "
-                f"`{self._scorer.answers[0]}`; name another folder, or write the labels alike."
+                f"`{answers[0]}`; name another folder, or write the labels alike."
             )
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """How likely each label is, (texts, labels); 0 for a label that it does not know."""
-        scores = self._scorer.scores(self._vectorize(texts))
+        scores = self._classifier.scores([Example(text, "") for text in texts])
         best = np.full((len(texts), len(self._rows)), -np.inf)
         for label, rows in enumerate(self._rows):
             if len(rows):

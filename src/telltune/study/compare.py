@@ -101,8 +101,8 @@ def default_methods(recipe: Recipe) -> list[str]:
     """Return what a comparison runs where no methods are named.
 
     These are the base, the baselines of seconds that suit the task's answers and that this machine
-    can run, SFT without and with the anchor, and TELL, with pseudo-labels, too, where there are
-    unlabeled inputs.
+    can run, SFT without and with the anchor, and TELL. Where the answers are labels, TELL with a
+    classifier beside it is run, too, and where there are unlabeled inputs TELL with pseudo-labels.
 
     Raises:
         DataError: As `load_task`.
@@ -110,6 +110,8 @@ def default_methods(recipe: Recipe) -> list[str]:
     task = load_task(recipe)
     quick = suitable_baselines(task, recipe.evaluation.metrics or ())
     levers = ["tell_pseudo_label"] if task.unlabeled else []
+    if "tfidf_linear" in quick:  # the answers are labels
+        levers.insert(0, "tell_product")
     return ["base", *quick, "sft", "sft_anchor", "tell", *levers]
 
 

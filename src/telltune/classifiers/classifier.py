@@ -1,0 +1,104 @@
+"""A classifier: vectors of prompts, and a linear score for each answer; saved and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from telltune.classifiers.features import features_from, prompt_text
+from telltune.classifiers.heads import LinearScorer
+from telltune.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from telltune.classifiers.features import Features
+    from telltune.data.examples import Example
+
+__all__ = ["Classifier", "load_classifier"]
+
+
+@dataclass
+class Classifier:
+    """Chooses among answers by the vector of a prompt.
+
+    Attributes:
+        vectorize: Turns texts into vectors, (texts, width).
+        scorer: Scores each answer for a vector.
+    """
+
+    vectorize: Features
+    scorer: LinearScorer
+
+    def scores(
+        self, examples: Sequence[Example], answers: Sequence[str] | None = None
+    ) -> NDArray[Any]:
+        """Return the score of each answer for each prompt, (examples, answers).
+
+        Args:
+            examples: Their prompts are looked at.
+            answers: Some that it knows; all of them, in its own order, if not given.
+        """
+        found = self.scorer.scores(self.vectorize(list(map(prompt_text, examples))))
+        return found if answers is None else found[:, list(map(self.scorer.answers.index, answers))]
+
+    def weighted(self, weight: float) -> Classifier:
+        """Return the classifier whose scores are this one's, multiplied by a weight."""
+        old = self.scorer
+        scorer = LinearScorer(weight * old.weights, weight * old.bias, old.answers)
+        return Classifier(self.vectorize, scorer)
+
+    def best(self, examples: Sequence[Example]) -> list[str]:
+        """Return the answer of the highest score for each prompt, (examples,)."""
+        return self.scorer.best(self.vectorize(list(map(prompt_text, examples))))
+
+    def state(self) -> tuple[dict[str, Any], bytes]:
+        """Return what makes the same classifier again: JSON for tell.json, and a file of arrays."""
+        told, arrays = self.vectorize.state()
+        scorer = self.scorer
+        record = {
+            "features": {"kind": self.vectorize.kind, **told},
+            "answers": list(scorer.answers),
+        }
+        return record, save({"weights": scorer.weights, "bias": scorer.bias, **arrays})
+
+
+def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:
+    """Load a classifier.
+
+    Args:
+        path: Its file of arrays, in the folder whose tell.json tells the rest.
+        told: What its `state` told for tell.json.
+
+    Raises:
+        ModelError: Its parts do not fit together, or this machine lacks what the features need.
+    """
+    folder = path.parent
+    parts = f"{folder}: {path.name} and tell.json"
+    try:
+        arrays = load(path.read_bytes())
+        vectorize = features_from(told["features"], arrays)
+        scorer = LinearScorer(arrays["weights"], arrays["bias"], tuple(told["answers"]))
+        rows = len(scorer.answers)
+        if scorer.weights.shape != (rows, vectorize.width) or scorer.bias.shape != (rows,):
+            raise ValueError(
+                f"weights {scorer.weights.shape} and bias {scorer.bias.shape} for {rows} answers "
+                f"and vectors of width {vectorize.width}"
+            )
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
+    except KeyError as error:
+        raise ModelError(f"{parts} lack {error}; bring the files back, or fit again.") from None
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{parts} do not fit together: {error}; bring the files back, or fit again."
+        ) from None
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
+    return Classifier(vectorize, scorer)

@@ -1,0 +1,63 @@
+"""Folds choose the classifier that knows the labels, and say how far it can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from telltune.classifiers.choice import choose_classifier
+from telltune.data.examples import Example
+
+MARKS = {"quickly": "fast", "slowly": "slow", "loudly": "loud"}
+NAMES = [f"{a}{b}" for a in ("ka", "lo", "mi", "su") for b in ("ran", "dol", "vet", "pim", "bor")]
+FORMS = [
+    Example(f"{name} ran {mark} off", label) for name in NAMES for mark, label in MARKS.items()
+]
+
+
+def relabeled(share: float, seed: int) -> list[Example]:
+    """The examples in random order; a share of them has a label drawn at random."""
+    rng = np.random.default_rng(seed)
+    labels = list(MARKS.values())
+    return [
+        Example(one.prompt, str(rng.choice(labels)) if rng.random() < share else one.completion)
+        for one in map(FORMS.__getitem__, rng.permutation(len(FORMS)).tolist())
+    ]
+
+
+def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted() -> None:
+    found = choose_classifier(FORMS, [], 0, ["tfidf"])
+    assert found.classifier is not None
+    assert found.classifier.best([Example("nobody went slowly on", "")]) == ["slow"]
+    assert found.notes[-1] == "Chosen: TF-IDF with class means."
+    noise = choose_classifier(relabeled(1.0, 0), [], 0, ["tfidf"])
+    assert noise.classifier is None is noise.calibrated
+    assert noise.notes[-1].startswith("The most frequent label is ")
+
+
+def test_the_more_labels_are_wrong_the_less_it_weighs() -> None:
+    weights = [
+        choose_classifier(relabeled(share, 1), [], 0, ["tfidf"]).weight for share in (0, 0.3, 0.6)
+    ]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] > 3 * weights[-1]
+
+
+def test_calibrated_shares_are_as_often_right_as_they_say() -> None:
+    right, said = [], []
+    for seed in range(6):
+        learned = relabeled(0.3, seed)
+        calibrated = choose_classifier(learned[:30], [], seed, ["tfidf"]).calibrated
+        assert calibrated is not None
+        asked = learned[30:]
+        confidence = calibrated.scorer.confidence(calibrated.vectorize([e.prompt for e in asked]))
+        said += confidence.tolist()
+        right += [a == e.completion for a, e in zip(calibrated.best(asked), asked, strict=True)]
+    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.1)
+
+
+def test_em_is_tried_only_with_unlabeled_inputs() -> None:
+    inputs = [Example(f"they came {mark} home", "") for mark in MARKS]
+    assert "EM" in choose_classifier(FORMS, inputs, 0, ["tfidf"]).notes[0]
+    assert "EM" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
+    assert choose_classifier(FORMS, inputs, 0, ["tfidf"]).inputs.shape[0] == 3
