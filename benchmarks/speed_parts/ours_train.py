@@ -15,8 +15,9 @@ from telltune.data.encoding import EncodedSet
 from telltune.data.mixture import Mixture, Slots
 from telltune.models import load_base
 from telltune.recipe import load_recipe
-from telltune.training.adapter import LOG, train
+from telltune.training.log import LOG
 from telltune.training.loss import LossWeights
+from telltune.training.run import train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,7 @@ from telltune.ready import get_ready, get_ready_baseline, trained_method
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.shown import shown_examples
 from telltune.storage import write_text
-from telltune.training.adapter import LOG
-from telltune.training.log import read_log
+from telltune.training.log import LOG, read_log
 from telltune.training.processes import processes
 from telltune.training.progress import bar, phase
 from telltune.training.speed import remember, training_shape

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.evaluation.headline import TaskAnswers
     from telltune.methods.baselines import Baseline, BaselineData
     from telltune.methods.known_model import KnownModel
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
@@ -57,7 +57,7 @@ class Ready:
     task: TaskData
     general: GeneralData | None
     shape: ModelShape
-    prepared: Prepared
+    prepared: RunPlan
     unlabeled: int
     seconds: float
     answers: TaskAnswers

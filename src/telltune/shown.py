@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
+from telltune.data.examples import behind
 from telltune.data.task import load_split, load_task
 from telltune.errors import RecipeError
 from telltune.methods.baselines import Baseline
 from telltune.methods.known_model import known_model
-from telltune.methods.protocol import behind
 from telltune.methods.registry import get_method
 from telltune.ready import get_ready
 from telltune.training.steps import Sources

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.shown import Shown
-    from telltune.streams.stream import StreamReport
+    from telltune.streams.page import StreamReport
     from telltune.study.compare import Row as CompareRow
-    from telltune.study.continual import ContinualReport
+    from telltune.study.continual_page import ContinualReport
     from telltune.study.example_scores import ExampleScores
     from telltune.study.quanta_report import QuantaReport
     from telltune.study.recommend import Recommendation

@@ -22,7 +22,7 @@ from telltune.training.steps import StepSampler
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import ModelShape
 
 
@@ -42,7 +42,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_base", refuse)
 
 
-def ready(values: dict[str, Any]) -> tuple[Prepared, ModelShape]:
+def ready(values: dict[str, Any]) -> tuple[RunPlan, ModelShape]:
     recipe = recipe_from_dict(values)
     method, model = get_method(recipe.method), known_model(recipe.model)
     general = load_general(recipe) if method.mixes else None

@@ -11,13 +11,13 @@ import pytest
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError
 from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import Prepared, answer_budget, prepare
+from telltune.methods.preparation import RunPlan, answer_budget, prepare
 from telltune.methods.registry import get_method
 from telltune.models import load_config
 from telltune.recipe import recipe_from_dict
 
 
-def prepared(values: dict[str, Any], tokenizer: Any) -> Prepared:
+def prepared(values: dict[str, Any], tokenizer: Any) -> RunPlan:
     recipe = recipe_from_dict(values)
     method = get_method(recipe.method)
     general = load_general(recipe)

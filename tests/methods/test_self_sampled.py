@@ -13,8 +13,8 @@ from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.self_sampled import sample_responses
 from telltune.recipe import recipe_from_dict
-from telltune.training import adapter
-from telltune.training.adapter import train
+from telltune.training import run as training_run
+from telltune.training.run import train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ def test_sampling_is_a_part_of_what_the_method_cost(
         return model, seconds
 
     monkeypatch.setattr(self_sampled, "sample_responses", slow)
-    monkeypatch.setattr(adapter, "train", watched)
+    monkeypatch.setattr(training_run, "train", watched)
     recipe = recipe_from_dict(toy_recipe)
     method = get_method("tell_self_sampled")
     predictor = method.run(load_task(recipe), load_general(recipe), tiny_base, Settings(recipe))

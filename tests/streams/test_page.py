@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from telltune.pages.page import REPORT
-from telltune.streams.page import verdict, write_page
-from telltune.streams.stream import StreamReport
+from telltune.streams.page import StreamReport, verdict, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable

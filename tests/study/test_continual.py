@@ -18,7 +18,7 @@ from telltune.recipe import ModelSpec
 from telltune.study import continual_learner
 from telltune.study.continual import run_continual
 from telltune.tables import print_continual
-from telltune.training import adapter as trained
+from telltune.training import run as trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable

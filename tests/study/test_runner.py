@@ -304,7 +304,7 @@ def test_too_little_general_data_to_hold_any_out_is_told_before_training(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study["seeds"], study["sizes"] = [0], [300]
-    monkeypatch.setattr("telltune.training.adapter.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("telltune.training.run.train", lambda *_, **__: pytest.fail("trained"))
     many = ForgettingSpec(examples=200, prompts=2)
     [row] = run_cells(cells(study, methods=["tell"]), many, tmp_path, progress=False)
     assert "too few to train on" in row.reason

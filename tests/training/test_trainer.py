@@ -17,12 +17,12 @@ from telltune.data.task import load_general, load_task
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.methods.adapter_folder import load_predictor
 from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import Prepared, prepare
+from telltune.methods.preparation import prepare
 from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
 from telltune.models import BaseModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
-from telltune.training import adapter
+from telltune.training import run as training_run
 from telltune.training.adapter import add_lora
 from telltune.training.checkpoints import Checkpoints
 from telltune.training.steps import Step, StepSampler
@@ -30,6 +30,8 @@ from telltune.training.trainer import MixtureTrainer, training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from telltune.methods.run_plan import RunPlan
 
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
@@ -59,7 +61,7 @@ def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return toy_recipe
 
 
-def prepared(recipe: Recipe, base: BaseModel) -> Prepared:
+def prepared(recipe: Recipe, base: BaseModel) -> RunPlan:
     method = get_method(recipe.method)
     return prepare(
         method,
@@ -265,8 +267,8 @@ def test_a_thread_writes_what_the_trainer_does_where_memory_has_no_room_for_a_co
     short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
 ) -> None:
     short["training"]["full_parameters"] = full
-    monkeypatch.setattr(adapter.Checkpoints, "latest", lambda _: None)
-    monkeypatch.setattr(adapter, "CHECKPOINTS", "kept")
+    monkeypatch.setattr(training_run.Checkpoints, "latest", lambda _: None)
+    monkeypatch.setattr(training_run, "CHECKPOINTS", "kept")
     run(short, tmp_path / "thread")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     monkeypatch.delattr(Checkpoints, "later")

@@ -13,8 +13,8 @@ from telltune.data.examples import Example
 from telltune.data.mixture import Mixture
 from telltune.errors import DataError
 from telltune.recipe import recipe_from_dict
-from telltune.training.adapter import train
 from telltune.training.loss import LossWeights
+from telltune.training.run import train
 from telltune.valuation.memory import (
     Memory,
     memory_of,

@@ -19,7 +19,7 @@ from telltune.methods.preparation import prepare
 from telltune.methods.tell import TELL
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
-from telltune.training.adapter import train
+from telltune.training.run import train
 from telltune.valuation.quanta_losses import LossRecorder, token_losses
 
 if TYPE_CHECKING:

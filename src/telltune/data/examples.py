@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Example", "Message", "Problem", "as_turns"]
+__all__ = ["Example", "Message", "Problem", "as_turns", "behind"]
 
 
 class Message(NamedTuple):
@@ -72,3 +72,12 @@ def as_turns(examples: Iterable[Example]) -> tuple[Message, ...]:
         for example in examples
         for role, text in (("user", example.prompt), ("assistant", example.completion))
     )
+
+
+def behind(shots: tuple[Message, ...], example: Example) -> Example:
+    """An example with shots before its own turns, but behind its system turn."""
+    if not shots:
+        return example
+    opening = example.history[:1] if [m.role for m in example.history[:1]] == ["system"] else ()
+    rest = example.history[len(opening) :]
+    return replace(example, history=(*opening, *shots, *rest))

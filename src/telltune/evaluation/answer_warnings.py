@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from telltune.data.tokenizer import KnownTokenizer
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.methods.preparation import Prepared
     from telltune.methods.protocol import Predictor
+    from telltune.methods.run_plan import RunPlan
     from telltune.recipe import Recipe
 
 __all__ = ["answer_warnings", "data_warnings", "scoring_warnings", "warnings_before_training"]
@@ -40,7 +40,7 @@ _STEP = 8
 def warnings_before_training(
     recipe: Recipe,
     answers: TaskAnswers,
-    prepared: Prepared,
+    prepared: RunPlan,
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
     """Warn of what will make a score of this run meaningless, as far as the data tell.

@@ -31,8 +31,9 @@ from telltune.storage import (
     write_text,
     writing,
 )
-from telltune.training.adapter import CHECKPOINTS, LOG, trained_bytes
-from telltune.training.log import read_log
+from telltune.training.adapter import trained_bytes
+from telltune.training.checkpoints import CHECKPOINTS
+from telltune.training.log import LOG, read_log
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.methods.adapter_method import AdapterMethod
     from telltune.methods.groundwork import Groundwork
-    from telltune.methods.preparation import Prepared
-    from telltune.methods.trained import Trained
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import BaseModel, Origin
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
@@ -74,11 +75,11 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 def save_adapter(
     out: Path,
-    method: Trained,
+    method: AdapterMethod,
     model: Any,
     weights: Mapping[str, Tensor] | None,
     tokenizer: PreTrainedTokenizerBase,
-    prepared: Prepared,
+    prepared: RunPlan,
     base: BaseModel,
     task: TaskData,
     general: GeneralData | None,

@@ -8,13 +8,13 @@ from telltune.recipe import SelectionSpec
 from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
-    from telltune.methods.trained import Trained
+    from telltune.methods.adapter_method import AdapterMethod
     from telltune.recipe import Recipe
 
 __all__ = ["beforehand"]
 
 
-def beforehand(method: Trained, recipe: Recipe) -> list[str]:
+def beforehand(method: AdapterMethod, recipe: Recipe) -> list[str]:
     """A clause for each thing; none where training is all there is.
 
     Args:

@@ -17,12 +17,12 @@ import numpy as np
 from telltune.classifiers.features import prompt_text
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns
+from telltune.data.examples import Example, as_turns, behind
 from telltune.data.task import within
 from telltune.errors import DataError
 from telltune.inference.labels import closed_set, label_nll, need_labels
 from telltune.methods.preparation import answer_budget
-from telltune.methods.protocol import Cost, Predictor, behind
+from telltune.methods.protocol import Cost, Predictor
 from telltune.models import context_length
 from telltune.valuation.embeddings import embed
 

@@ -13,7 +13,7 @@ from telltune.training.speed import recall, training_shape
 from telltune.training.work import flop, sampled_steps, step_work
 
 if TYPE_CHECKING:
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
     from telltune.training.work import Work
@@ -44,7 +44,7 @@ class Forecast:
 
 
 def forecast(
-    prepared: Prepared,
+    prepared: RunPlan,
     model: ModelShape,
     *,
     measure: bool,
@@ -123,7 +123,7 @@ def estimated_memory_gib(
     return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
 
 
-def _rehearse(prepared: Prepared, ready_seconds: float) -> None:
+def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
     """Load the model, train on a few rows, remember how fast that went, and let go of it all."""
     from telltune.training.rehearsal import rehearse
 
@@ -150,7 +150,7 @@ def _rehearse(prepared: Prepared, ready_seconds: float) -> None:
     gc.collect()
 
 
-def _row_tokens(prepared: Prepared, works: list[Work]) -> int:
+def _row_tokens(prepared: RunPlan, works: list[Work]) -> int:
     """Tokens of the longest row: where not all are looked at, the longest example may be one."""
     longest = max(work.row_tokens for work in works)
     if len(works) < prepared.counts.optimizer_steps:

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.levers.protocol import Lever, Yield
+    from telltune.methods.adapter_method import AdapterMethod
     from telltune.methods.known_model import KnownModel
-    from telltune.methods.preparation import Prepared, RunCounts
     from telltune.methods.protocol import Settings
-    from telltune.methods.trained import Trained
+    from telltune.methods.run_plan import RunCounts, RunPlan
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
@@ -67,7 +67,7 @@ class Groundwork:
     task: TaskData
     general: GeneralData | None
     recipe: Recipe
-    prepared: Prepared | None = None
+    prepared: RunPlan | None = None
     labeled: tuple[Example, ...] | None = None
     labeled_tokens: int = 0
     selection: Selection | None = None
@@ -93,7 +93,7 @@ class Groundwork:
 
 
 def lay(
-    method: Trained,
+    method: AdapterMethod,
     task: TaskData,
     general: GeneralData | None,
     base: BaseModel,
@@ -182,7 +182,7 @@ def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: 
 
 def _look_beside(
     found: Groundwork,
-    method: Trained,
+    method: AdapterMethod,
     general: GeneralData | None,
     base: BaseModel,
     settings: Settings,
@@ -215,7 +215,7 @@ def _look_beside(
 def _pseudo_labels(
     found: Groundwork,
     lever: Lever,
-    method: Trained,
+    method: AdapterMethod,
     base: BaseModel,
     settings: Settings,
     known: KnownModel,

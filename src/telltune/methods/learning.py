@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
 
 __all__ = ["guessing_loss", "warnings_after", "warnings_before"]
 
@@ -26,7 +26,7 @@ _WORSE_THAN_GUESSING = 1.2
 _HARDLY_MOVED = 0.9
 
 
-def warnings_before(prepared: Prepared) -> list[str]:
+def warnings_before(prepared: RunPlan) -> list[str]:
     """Warn of a run with too few optimizer steps to learn a task."""
     counts = prepared.counts
     if counts.optimizer_steps >= _FEW_STEPS:
@@ -59,7 +59,7 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
 
 
 def warnings_after(
-    prepared: Prepared, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+    prepared: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
 ) -> list[str]:
     """Warn of a run whose loss on the task shows that it did not learn.
 
@@ -92,7 +92,7 @@ def warnings_after(
     return [f"{found}; {_help(prepared)}."]
 
 
-def _help(prepared: Prepared) -> str:
+def _help(prepared: RunPlan) -> str:
     """The settings that would let the run learn more."""
     given = [
         key

@@ -15,14 +15,14 @@ import torch
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns
+from telltune.data.examples import Example, as_turns, behind
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
 from telltune.methods.numbered import ask_group, read_answers, say_answers
 from telltune.methods.preparation import answer_budget
-from telltune.methods.protocol import Cost, Predictor, behind
+from telltune.methods.protocol import Cost, Predictor
 from telltune.models import context_length
 from telltune.recipe import OverPromptSpec
 

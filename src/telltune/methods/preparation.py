@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from telltune.data.choice import drawn_tokens, size_general
 from telltune.data.encoding_cache import EncodingCache
+from telltune.data.examples import behind
 from telltune.data.mixture import Mixture
 from telltune.data.task import check_unlabeled, within
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.inference.labels import closed_set, need_labels
-from telltune.methods.protocol import behind
+from telltune.methods.run_plan import DevPlan, RunCounts, RunPlan
 from telltune.models import adapter_targets
 from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
-from telltune.training.work import step_places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,15 +30,12 @@ if TYPE_CHECKING:
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
+    from telltune.methods.adapter_method import AdapterMethod
     from telltune.methods.known_model import KnownModel
     from telltune.methods.protocol import Method
-    from telltune.methods.trained import Trained
     from telltune.recipe import Recipe
 
 __all__ = [
-    "DevPlan",
-    "Prepared",
-    "RunCounts",
     "answer_budget",
     "check_needs",
     "encoding",
@@ -59,112 +55,13 @@ _SHARE = 0.25
 _FORWARD = 1 / 3
 
 
-@dataclass(frozen=True)
-class RunCounts:
-    """The numbers of a run.
-
-    Attributes:
-        task_examples: Distinct task examples.
-        task_tokens: Their tokens, prompt and response, after the model's own chat template.
-        general_examples: General examples that training sees.
-        general_tokens: Their tokens.
-        leverage_ratio: general_tokens / task_tokens.
-        passes: How often each task example appears.
-        optimizer_steps: Of the whole run.
-        trained_tokens: All tokens computed in training, the anchor and repeated passes included.
-        truncated: Origins of examples that lose their end to `training.max_length`.
-        dev_examples: Dev examples that the run looks at for early stopping.
-    """
-
-    task_examples: int
-    task_tokens: int
-    general_examples: int
-    general_tokens: int
-    leverage_ratio: float
-    passes: int
-    optimizer_steps: int
-    trained_tokens: int
-    truncated: tuple[str, ...] = ()
-    dev_examples: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class DevPlan:
-    """How a run looks at dev data.
-
-    Attributes:
-        encoded: The dev examples.
-        looks: Number of looks, evenly along the run; the last is at its end.
-        answers: Whether each look also answers the prompts and scores the answers.
-        work: Work of all looks as a share of the work of training.
-    """
-
-    encoded: EncodedSet
-    looks: int
-    answers: bool
-    work: float
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that training needs besides the model.
-
-    Attributes:
-        counts: What it comes to.
-        anchor: The anchor in use, or None.
-        task: The training examples, encoded.
-        general: The general examples, encoded, or None.
-        mixture: Which of them each step sees.
-        epochs: How often the mixture is run through.
-        weights: How each token counts.
-        recipe: The method's recipe, each `auto` in it replaced by a number.
-        settings: The numbers that took the place of `auto`, by recipe key.
-        dev: How the run looks at dev data; None where it does not.
-        warnings: What the user should know of how the data are rendered; one sentence each.
-    """
-
-    counts: RunCounts
-    anchor: Anchor | None
-    task: EncodedSet
-    general: EncodedSet | None
-    mixture: Mixture
-    epochs: int
-    weights: LossWeights
-    recipe: Recipe
-    settings: dict[str, int | float]
-    dev: DevPlan | None = None
-    warnings: tuple[str, ...] = ()
-
-    def stopped_after(self, steps: int) -> Prepared:
-        """Return the same run with the counts of its first `steps` optimizer steps."""
-        if steps == self.counts.optimizer_steps:
-            return self
-        places = [place for step in range(steps) for place in step_places(self.mixture, step)]
-        task = [index for is_task, index in places if is_task]
-        general = [index for is_task, index in places if not is_task]
-        general_tokens = 0 if self.general is None else int(self.general.lengths[general].sum())
-        counts = replace(
-            self.counts,
-            general_examples=len(general),
-            general_tokens=general_tokens,
-            leverage_ratio=round(general_tokens / self.counts.task_tokens, 3),
-            optimizer_steps=steps,
-            trained_tokens=int(self.task.lengths[task].sum()) + general_tokens,
-        )
-        return replace(self, counts=counts)
-
-
 def prepare(
-    method: Trained,
+    method: AdapterMethod,
     task: TaskData,
     general: GeneralData | None,
     model: KnownModel,
     recipe: Recipe,
-) -> Prepared:
+) -> RunPlan:
     """Encode, size and order what a method will train on.
 
     Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
@@ -246,7 +143,7 @@ def prepare(
     )
     examples = len(counted) + (len(pool) if pool is not None else 0)
     warnings = _template_warnings(model, recipe, plain.unthought, examples)
-    return Prepared(
+    return RunPlan(
         counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev, warnings
     )
 
@@ -335,7 +232,7 @@ def longest_example(model: KnownModel, recipe: Recipe) -> int:
     return min(recipe.training.max_length, model.shape.context_length)
 
 
-def reach(method: Trained, recipe: Recipe, prepared: Prepared) -> int:
+def reach(method: AdapterMethod, recipe: Recipe, prepared: RunPlan) -> int:
     """How many general examples, in the order of their draw, training may have seen."""
     choice = method.configured(recipe).general_choice
     drawn = prepared.counts.general_examples

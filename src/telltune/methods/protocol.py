@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from telltune.data.encoding import Encoder
+from telltune.data.examples import behind
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import label_nll, need_labels
 from telltune.inference.scoring import response_nll
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Message
     from telltune.data.task import GeneralData, TaskData
     from telltune.inference.generator import Generator
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
-__all__ = ["Cost", "Method", "Predictor", "Settings", "behind", "check_labels"]
+__all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels"]
 
 
 @dataclass(frozen=True)
@@ -266,15 +267,6 @@ def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
         need_labels(labels, "`evaluation.answers: likelihood`", "write `generate`")
 
 
-def behind(shots: tuple[Message, ...], example: Example) -> Example:
-    """An example with shots before its own turns, but behind its system turn."""
-    if not shots:
-        return example
-    opening = example.history[:1] if [m.role for m in example.history[:1]] == ["system"] else ()
-    rest = example.history[len(opening) :]
-    return replace(example, history=(*opening, *shots, *rest))
-
-
 @dataclass(frozen=True)
 class Settings:
     """How a method runs.
@@ -294,7 +286,7 @@ class Settings:
     recipe: Recipe
     out: Path | None = None
     progress: bool = True
-    prepared: Prepared | None = None
+    prepared: RunPlan | None = None
     save: bool = True
     start: Mapping[str, torch.Tensor] | None = None
     score: Callable[[Sequence[str]], float] | None = None

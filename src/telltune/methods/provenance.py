@@ -20,7 +20,7 @@ from telltune.training.speed import training_shape
 
 if TYPE_CHECKING:
     from telltune.data.mixture import Mixture
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
@@ -30,7 +30,7 @@ __all__ = ["order_hash", "provenance"]
 _DECISIVE = ("machine", "instructions", "threads", "torch", "precision")
 
 
-def provenance(prepared: Prepared, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
+def provenance(prepared: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
     """What tell.json holds of a run besides its recipe, data and counts.
 
     Args:

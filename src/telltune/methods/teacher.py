@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.methods.trained import Trained
+    from telltune.methods.adapter_method import AdapterMethod
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 
@@ -46,7 +46,7 @@ class Teacher:
         progress: Show a bar.
     """
 
-    method: Trained
+    method: AdapterMethod
     task: TaskData
     base: BaseModel
     recipe: Recipe

@@ -9,6 +9,7 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.methods.adapter_folder import save_adapter
+from telltune.methods.adapter_method import AdapterMethod
 from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
 from telltune.methods.preparation import answer_budget, prepare
@@ -19,50 +20,21 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.methods.protocol import Settings
     from telltune.models import BaseModel
-    from telltune.recipe import Order, Recipe
 
 __all__ = ["Trained"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A method that trains an adapter; methods differ in what they train it on.
-
-    Attributes:
-        name: In recipes and tables.
-        label: For people.
-        anchored: Whether it uses the anchor.
-        mixes: Whether it uses general data, be it only to know how much TELL would take.
-        learns: Whether the task's examples are trained on; else they only say how much general
-            data is.
-        order: Of the mixture, in place of the recipe's.
-        equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
-            optimizer steps that TELL would take.
-        sets: Recipe keys, such as `selection.order`, and their values in place of the recipe's; a
-            part alone, such as `meta`, stands for its defaults where the recipe has none.
-    """
-
-    name: str
-    label: str
-    anchored: bool
-    mixes: bool
-    learns: bool = True
-    order: Order | None = None
-    equal_steps: bool = False
-    sets: tuple[tuple[str, Any], ...] = ()
-    trains: bool = True
-    sized: bool = True
-
-    def configured(self, recipe: Recipe) -> Recipe:
-        """The recipe with what the method itself sets."""
-        return recipe.with_keys(self.sets)
+class Trained(AdapterMethod):
+    """Trains an adapter on what its flags say."""
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
         """Train on what the method mixes, save where the settings say, and answer with it."""
-        from telltune.training.adapter import train, whole_weights
+        from telltune.training.adapter import whole_weights
         from telltune.training.early_stopping import EarlyStopping
+        from telltune.training.run import train
 
         known = KnownModel.of(base.model.config, base.tokenizer)
         together = processes()

@@ -30,8 +30,7 @@ from telltune.methods.trained import Trained
 from telltune.models import base_revision, base_weights, without_rights
 from telltune.recipe import load_recipe, recipe_from_dict
 from telltune.storage import checksum, checksums
-from telltune.training.adapter import LOG
-from telltune.training.log import read_log
+from telltune.training.log import LOG, read_log
 from telltune.training.work import step_places
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.methods.preparation import Prepared
+    from telltune.methods.run_plan import RunPlan
     from telltune.recipe import Recipe
 
 __all__ = ["Check", "Verification", "verify"]
@@ -240,7 +239,7 @@ def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -
         yield _compare("general data", digest, contents_of(general).digest)
 
 
-def _log(folder: Path, prepared: Prepared) -> Check:
+def _log(folder: Path, prepared: RunPlan) -> Check:
     """Whether each step of the log saw as many tokens as the examples that the order gives it."""
     rows = read_log(folder / LOG)
     if not rows:
@@ -258,7 +257,7 @@ def _log(folder: Path, prepared: Prepared) -> Check:
     return Check(LOG, held=True)
 
 
-def _tokens(prepared: Prepared, step: int) -> float:
+def _tokens(prepared: RunPlan, step: int) -> float:
     total = 0
     for is_task, index in step_places(prepared.mixture, step):
         source = prepared.task if is_task else prepared.general
@@ -268,7 +267,7 @@ def _tokens(prepared: Prepared, step: int) -> float:
 
 
 def _anchor(
-    folder: Path, record: dict[str, Any], prepared: Prepared, recipe: Recipe
+    folder: Path, record: dict[str, Any], prepared: RunPlan, recipe: Recipe
 ) -> Iterator[Check]:
     anchor = prepared.anchor
     found = anchor and {

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from telltune.pages.drawing import Figure, chart_of, layers_of, spec_of, tooltip_of
 from telltune.pages.formats import number, score, share
 from telltune.pages.page import REPORT, render
 from telltune.storage import write_text
 
-if TYPE_CHECKING:
-    from telltune.streams.stream import StreamReport
-
-__all__ = ["verdict", "write_page"]
+__all__ = ["StreamReport", "verdict", "write_page"]
 
 _TEMPLATE = Path(__file__).parent / "templates" / "stream.html.j2"
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What became of a stream so far.
+
+    Attributes:
+        inputs: Decided.
+        by: How many each level answered.
+        top_calls: Inputs that the top was asked about.
+        saved: Share of inputs that it was not asked about.
+        tokens: That it read and wrote.
+        seconds: Of all decisions.
+        failures: Inputs that the top gave no label for, by why.
+        refused: Rows that are no input, by why.
+        accuracy: Percent of the rows with a label of their own; None where none has one.
+        course: At fifty places of the stream: inputs so far, percent saved so far, errors so far.
+    """
+
+    inputs: int
+    by: dict[str, int]
+    top_calls: int
+    saved: float
+    tokens: int
+    seconds: float
+    failures: dict[str, int]
+    refused: dict[str, int]
+    accuracy: float | None
+    course: list[dict[str, float]]
 
 
 def write_page(report: StreamReport, out: Path) -> None:

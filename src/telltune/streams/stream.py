@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from telltune.methods.output_folder import alone
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import write_bytes, write_json, write_text, writing
 from telltune.streams.cascade import TOP
-from telltune.streams.page import write_page
+from telltune.streams.page import StreamReport, write_page
 from telltune.streams.spec import load_cascade, make_cascade
 from telltune.training.progress import bar, phase
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from telltune.streams.cascade import Cascade, Decision
 
-__all__ = ["DECISIONS", "StreamReport", "run_stream"]
+__all__ = ["DECISIONS", "run_stream"]
 
 DECISIONS = "decisions.jsonl"
 _SUMMARY = "summary.json"
@@ -37,35 +37,6 @@ _CHUNK = 256
 """Inputs between two states."""
 _PLACES = 50
 """Of a course."""
-
-
-@dataclass(frozen=True)
-class StreamReport:
-    """What became of a stream so far.
-
-    Attributes:
-        inputs: Decided.
-        by: How many each level answered.
-        top_calls: Inputs that the top was asked about.
-        saved: Share of inputs that it was not asked about.
-        tokens: That it read and wrote.
-        seconds: Of all decisions.
-        failures: Inputs that the top gave no label for, by why.
-        refused: Rows that are no input, by why.
-        accuracy: Percent of the rows with a label of their own; None where none has one.
-        course: At fifty places of the stream: inputs so far, percent saved so far, errors so far.
-    """
-
-    inputs: int
-    by: dict[str, int]
-    top_calls: int
-    saved: float
-    tokens: int
-    seconds: float
-    failures: dict[str, int]
-    refused: dict[str, int]
-    accuracy: float | None
-    course: list[dict[str, float]]
 
 
 def run_stream(

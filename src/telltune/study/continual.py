@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from telltune.methods.output_folder import alone
 from telltune.recipe.part import Part
 from telltune.storage import write_json, write_text
 from telltune.study.continual_learner import STRATEGIES, Learner, Step, Strategy
-from telltune.study.continual_page import write_page
+from telltune.study.continual_page import ContinualReport, write_page
 from telltune.study.spec import Tasks, read_spec
 from telltune.training.progress import bar, phase
 
@@ -56,24 +56,6 @@ class ContinualSpec(Part):
     """Each draws its own task data, orders and start."""
     general_items: PositiveInt = 50
     """Held-out general examples whose loss is taken before and after each task."""
-
-
-@dataclass(frozen=True)
-class ContinualReport:
-    """How each strategy did, means over seeds.
-
-    Attributes:
-        tasks: In their order.
-        rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
-            denominators), `general` (change of the general loss, percent), `leakage` (share of
-            general prompts answered in a task's form at the end), `valid` (share of the tasks'
-            answers of the right form then), `seconds`, `seeds`, `matrix` (R; None above the
-            diagonal) and `warnings` (why scores may not mean what they seem to; one sentence each,
-            with the task and the tasks after which it was scored so). What was not asked is None.
-    """
-
-    tasks: list[str]
-    rows: list[dict[str, Any]]
 
 
 def load_continual(path: str | Path) -> ContinualSpec:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,27 @@ from telltune.pages.formats import score, signed
 from telltune.pages.page import REPORT, render
 from telltune.storage import write_text
 
-if TYPE_CHECKING:
-    from telltune.study.continual import ContinualReport
-
-__all__ = ["verdict", "write_page"]
+__all__ = ["ContinualReport", "verdict", "write_page"]
 
 _TEMPLATE = Path(__file__).parent / "templates" / "continual.html.j2"
+
+
+@dataclass(frozen=True)
+class ContinualReport:
+    """How each strategy did, means over seeds.
+
+    Attributes:
+        tasks: In their order.
+        rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
+            denominators), `general` (change of the general loss, percent), `leakage` (share of
+            general prompts answered in a task's form at the end), `valid` (share of the tasks'
+            answers of the right form then), `seconds`, `seeds`, `matrix` (R; None above the
+            diagonal) and `warnings` (why scores may not mean what they seem to; one sentence each,
+            with the task and the tasks after which it was scored so). What was not asked is None.
+    """
+
+    tasks: list[str]
+    rows: list[dict[str, Any]]
 
 
 def write_page(report: ContinualReport, out: Path) -> None:

@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Floats
+    from telltune.study.emergence import Emergence
     from telltune.study.results import Row
-    from telltune.study.summary import GeneralCurve
 
-__all__ = ["ItemChanges", "ItemCourses", "count_changes", "item_courses", "sort_items"]
+__all__ = [
+    "GeneralCurve",
+    "ItemChanges",
+    "ItemCourses",
+    "count_changes",
+    "item_courses",
+    "sort_items",
+]
 
 _HALF = 50.0
 """Of the scale: an item is right if its mean score over seeds is above this."""
@@ -54,6 +61,25 @@ class ItemChanges:
     gradually: int
     against: int
     wavering: int
+
+
+@dataclass(frozen=True)
+class GeneralCurve:
+    """How a method's score moves with general tokens, at one size of one task.
+
+    Attributes:
+        task: The task's name.
+        size: Task tokens that the method might use.
+        name: The method's name in tables.
+        emergence: Whether there is a jump, and where.
+        items: How many test items change there, or elsewhere; None where the metric has no scale.
+    """
+
+    task: str
+    size: int
+    name: str
+    emergence: Emergence
+    items: ItemChanges | None
 
 
 def count_changes(scores: Floats, place: int, *, rising: bool) -> ItemChanges:

@@ -23,15 +23,15 @@ from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError, StorageError
 from telltune.methods.known_model import known_model
 from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.preparation import Prepared, prepare
+from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
 from telltune.methods.trained import Trained
 from telltune.models import BaseModel, context_length, load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.study.quanta_report import QuantaReport, judge
-from telltune.training.adapter import train
 from telltune.training.progress import phase
+from telltune.training.run import train
 from telltune.valuation.quanta_clusters import cluster_gradients
 from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights, token_gradients
 from telltune.valuation.quanta_losses import LossCurves, LossRecorder
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from telltune.data.encoded import EncodedSet
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
+    from telltune.methods.run_plan import RunPlan
     from telltune.recipe import AnyRecipe, Recipe
 
 __all__ = ["DEFAULT_METHODS", "QUANTA", "quanta"]
@@ -130,7 +131,7 @@ class _Job:
     recipe: Recipe
     task: TaskData
     general: GeneralData | None
-    prepared: Prepared
+    prepared: RunPlan
 
 
 def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list[_Job]:

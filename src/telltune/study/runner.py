@@ -9,7 +9,7 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash
@@ -36,8 +36,7 @@ from telltune.models import load_base
 from telltune.storage import write_text
 from telltune.study.durations import expected_seconds
 from telltune.study.results import ANSWERS, Results, Row, cell_key, is_finished
-from telltune.training.adapter import LOG
-from telltune.training.log import loss_curve
+from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from telltune.data.task import Split, TaskData
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
-    from telltune.study.cluster import Cluster
     from telltune.study.spec import Cell, ForgettingSpec
 
 __all__ = ["FAILURES", "Answered", "CellWorker", "run_cells", "score_cell"]
@@ -56,6 +54,20 @@ __all__ = ["FAILURES", "Answered", "CellWorker", "run_cells", "score_cell"]
 _CODE = code_hash(Path(__file__).parents[1])[:12]
 _WORK = "work"
 FAILURES = "failures"
+
+
+class Cells(Protocol):
+    """Where cells are run other than in this process."""
+
+    def run(
+        self,
+        cells: Mapping[str, Cell],
+        forgetting: ForgettingSpec,
+        out: Path,
+        split: Split,
+        mixing: Recipe | None,
+    ) -> Iterator[tuple[Cell, Row]]:
+        """Run cells and give each as it is finished; see `telltune.study.cluster.Cluster`."""
 
 
 def run_cells(
@@ -66,7 +78,7 @@ def run_cells(
     split: Split = "test",
     general: Recipe | None = None,
     progress: bool = True,
-    cluster: Cluster | None = None,
+    cluster: Cells | None = None,
 ) -> list[Row]:
     """Run the cells that have no finished row in `out` yet, in their order.
 

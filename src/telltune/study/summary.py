@@ -13,7 +13,7 @@ from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.emergence import find_jump
-from telltune.study.item_changes import count_changes
+from telltune.study.item_changes import GeneralCurve, count_changes
 from telltune.study.resampling import mean_over_seeds
 from telltune.study.results import Results, read_answers
 from telltune.study.saving import saving_factor
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
-    from telltune.study.emergence import Emergence
-    from telltune.study.item_changes import ItemChanges
     from telltune.study.resampling import Runs
     from telltune.study.results import Row
     from telltune.study.spent import Spent
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "REFERENCES",
     "Comparison",
-    "GeneralCurve",
     "Point",
     "SavedData",
     "Summary",
@@ -153,25 +150,6 @@ class SavedData:
     high: float | None
     censored: str
     text: str
-
-
-@dataclass(frozen=True)
-class GeneralCurve:
-    """How a method's score moves with general tokens, at one size of one task.
-
-    Attributes:
-        task: The task's name.
-        size: Task tokens that the method might use.
-        name: The method's name in tables.
-        emergence: Whether there is a jump, and where.
-        items: How many test items change there, or elsewhere; None where the metric has no scale.
-    """
-
-    task: str
-    size: int
-    name: str
-    emergence: Emergence
-    items: ItemChanges | None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.study.emergence import Emergence
-    from telltune.study.item_changes import ItemChanges
+    from telltune.study.item_changes import GeneralCurve, ItemChanges
     from telltune.study.series import Series
-    from telltune.study.summary import Comparison, GeneralCurve, Summary
+    from telltune.study.summary import Comparison, Summary
 
 __all__ = [
     "Tally",

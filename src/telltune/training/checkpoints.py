@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Checkpoints", "copied"]
+__all__ = ["CHECKPOINTS", "Checkpoints", "copied"]
+
+CHECKPOINTS = "checkpoints"
+"""Name of their folder in a run's folder."""
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"

@@ -101,7 +101,7 @@ class EarlyStopping(TrainerCallback):
         for name, values in _trained(model).items():
             values.copy_(self._weights[name])
 
-    def save(self, folder: Path, checkpoints: Checkpoints) -> None:
+    def save(self, checkpoints: Checkpoints, folder: Path) -> None:
         """Put what is known so far beside the rest of a checkpoint."""
         write_json(folder / _STATE, {"looks": [asdict(look) for look in self.looks]})
         if self._weights:

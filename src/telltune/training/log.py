@@ -10,7 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["WEIGHT", "loss_curve", "read_log"]
+__all__ = ["LOG", "WEIGHT", "loss_curve", "read_log"]
+
+LOG = "training_log.jsonl"
+"""Name of a run's log in its folder."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -36,14 +36,13 @@ from telltune.training.processes import processes
 from telltune.training.steps import Collator, Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from telltune.data.encoding import EncodedSet
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
-    from telltune.training.early_stopping import EarlyStopping
     from telltune.training.loss import LossWeights
     from telltune.training.source_weights import LearnedWeights
     from telltune.training.steps import Step, StepSampler
@@ -111,7 +110,7 @@ class MixtureTrainer(Trainer):
         left_out: By number, from 1, steps that are not computed, and what the log says of them.
         confidence: Of task examples, and what it scales.
         learned: Of the sources, weights that are learned along.
-        stopping: Looks at dev data; what it knows goes into checkpoints.
+        saved_beside: Writes more into the folder of a checkpoint.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class MixtureTrainer(Trainer):
         left_out: Mapping[int, Any] | None = None,
         confidence: Confidence | None = None,
         learned: LearnedWeights | None = None,
-        stopping: EarlyStopping | None = None,
+        saved_beside: Callable[[Path], object] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -146,7 +145,7 @@ class MixtureTrainer(Trainer):
         self._checkpoints = checkpoints
         self._left_out = left_out or {}
         self._learned = learned
-        self._stopping = stopping
+        self._saved_beside = saved_beside
         self.micro_batch_tokens = micro_batch_tokens
         """As given, or what was found to fit in memory."""
         self.packed = can_pack(model)
@@ -356,11 +355,11 @@ class MixtureTrainer(Trainer):
         )
         with filling:
             super()._save_checkpoint(model, trial)
+            folder = self._checkpoints.unfinished / f"checkpoint-{step}"
             if self._learned is not None and first:
-                self._learned.save(self._checkpoints.unfinished / f"checkpoint-{step}")
-            if self._stopping is not None and first:
-                folder = self._checkpoints.unfinished / f"checkpoint-{step}"
-                self._stopping.save(folder, self._checkpoints)
+                self._learned.save(folder)
+            if self._saved_beside is not None and first:
+                self._saved_beside(folder)
             # Until each process has written its part.
             self._processes.wait()
 

@@ -21,10 +21,10 @@ from telltune.inference.scoring import response_nll
 from telltune.models import compute_dtype, context_length, model_shape
 from telltune.recipe import as_number
 from telltune.storage import cache_folder, read_cached_json, write_json
-from telltune.training.adapter import train
 from telltune.training.defaults import resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
+from telltune.training.run import train
 from telltune.valuation.folds import assign_folds
 from telltune.valuation.pvi import Pvi, in_context, without_input
 

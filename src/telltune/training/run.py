@@ -1,0 +1,268 @@
+"""One training run: put an adapter on a base model, train it, keep checkpoints and a log."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from telltune.data.chat_template import ChatTemplate
+from telltune.data.control_tokens import ControlTokens
+from telltune.errors import RecipeError
+from telltune.models import compute_dtype, load_base, model_shape
+from telltune.models.threads import shared_cores
+from telltune.storage import writing
+from telltune.training.adapter import set_trained_weights, trainable
+from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
+from telltune.training.log import LOG
+from telltune.training.processes import processes
+from telltune.training.progress import bar
+from telltune.training.speed import learn
+from telltune.training.work import sampled_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import TrainerCallback
+
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.data.mixture import Mixture
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+    from telltune.training.confidence import Confidence
+    from telltune.training.early_stopping import EarlyStopping
+    from telltune.training.loss import LossWeights
+
+__all__ = ["train"]
+
+# How fast a run was is learnt from so many of its steps, where it had enough of them to tell.
+_LOOKED_AT = 32
+_LEAST_STEPS = 4
+
+
+def train(
+    base: BaseModel,
+    recipe: Recipe,
+    *,
+    task: EncodedSet,
+    general: EncodedSet | None,
+    mixture: Mixture,
+    epochs: int,
+    weights: LossWeights,
+    out: Path | None,
+    description: str,
+    progress: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+    texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
+    confidence: Confidence | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    stopping: EarlyStopping | None = None,
+) -> tuple[Any, float]:
+    """Train an adapter (or every weight) on a mixture.
+
+    With an output folder the run writes checkpoints and training_log.jsonl there, and a run that
+    was cut short goes on from its last checkpoint. SIGINT and SIGTERM cut it short themselves,
+    with a checkpoint. A step that is not healthy is left out, and its examples are named.
+
+    Where torchrun or `accelerate launch` started several processes, all of them call this, and each
+    computes its share of every step; the first alone writes.
+
+    Args:
+        base: The model.
+        recipe: The run's.
+        task: Encoded task data.
+        general: Encoded general data, or None.
+        mixture: Which examples each step sees.
+        epochs: How often.
+        weights: How they count.
+        out: Where checkpoints and log go; None keeps neither.
+        description: Of the bar.
+        progress: Show it.
+        callbacks: These listen as well.
+        texts: Task and general data before they were encoded, which tell where examples are from.
+        confidence: Of task examples, and what it scales; None trusts them all.
+        start: Weights to begin with, from `trained_weights`; a fresh adapter, or the base's own
+            weights, if None.
+        stopping: Looks at dev data along the run; the model gets the weights of its best look.
+
+    Returns:
+        The trained model, and the seconds that training took in this process.
+
+    Raises:
+        RecipeError: It does not fit in memory, or does not stay healthy; or processes were given
+            different recipes or data, are more than a step has examples, or are to stop early.
+        StorageError: The disk refuses, or what the run is made of has changed since its checkpoint.
+        KeyboardInterrupt: On SIGINT, once the step is finished.
+        SystemExit: On SIGTERM, likewise.
+    """
+    import torch
+    from transformers import PrinterCallback
+
+    from telltune.training.callbacks import LogCallback, Stopwatch
+    from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+    from telltune.training.source_weights import LearnedWeights, source_groups
+    from telltune.training.steps import StepSampler
+    from telltune.training.stopping import StopCallback
+    from telltune.training.trainer import MixtureTrainer, training_arguments
+
+    settings = recipe.training
+    groups = None if settings.source_weights is None else source_groups(*texts)
+    together = processes()
+    if mixture.batch_size < together.count:
+        raise RecipeError(
+            f"{together.count} processes cannot share a step of training.batch_size = "
+            f"{mixture.batch_size} examples; start fewer."
+        )
+    if stopping is not None and together.count > 1:
+        raise RecipeError(
+            "`training.early_stopping` works in one process; set it to false, or train in one."
+        )
+    sampler = StepSampler(mixture, epochs)
+    watch, stop = Stopwatch(), StopCallback(together)
+    health = HealthCallback(base.model.config.get_text_config().vocab_size)
+    with ExitStack() as stack:
+        stack.enter_context(shared_cores())
+        if out is None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            stack.enter_context(stop.listening())
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        inputs = _inputs(base, task, mixture, epochs, texts[1], start)
+        together.check_same({"recipe": recipe.to_yaml(), **inputs})
+        checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
+        args = training_arguments(
+            settings,
+            out=checkpoints.unfinished,
+            steps=len(sampler),
+            seed=recipe.seed,
+            bf16=compute_dtype(settings.precision) is torch.bfloat16,
+        )
+        log = LogCallback(out / LOG, stack.enter_context(bar(shown=progress)), description)
+        listening = [health, log, watch, stop] if together.first else [health, watch, stop]
+        if stopping is not None:
+            listening.append(stopping)
+        left_out = LeftOut(out / LOG, mixture, texts)
+        began = time.perf_counter()
+        while True:
+            model = trainable(base, recipe)
+            if start is not None:
+                set_trained_weights(model, start)
+            learned = None
+            if settings.source_weights is not None and groups is not None:
+                learned = LearnedWeights(settings.source_weights, groups, args.device)
+            trainer = MixtureTrainer(
+                model,
+                task=task,
+                general=general,
+                sampler=sampler,
+                weights=weights,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                args=args,
+                # Health comes first: what is not healthy is not logged.
+                callbacks=[*listening, *callbacks],
+                checkpoints=checkpoints,
+                left_out=left_out.steps,
+                confidence=confidence,
+                learned=learned,
+                saved_beside=None if stopping is None else partial(stopping.save, checkpoints),
+            )
+            # The bar and the log say what it would print.
+            trainer.remove_callback(PrinterCallback)
+            health.trainer = log.trainer = watch.trainer = trainer
+            with together.first_before_others():
+                last = checkpoints.latest()
+            if stopping is not None:
+                stopping.trainer, stopping.watch = trainer, watch
+                stopping.load(last)
+            try:
+                with writing(out):
+                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+                checkpoints.wait()
+                break
+            except UnhealthyStepError as error:
+                left_out.add(error)
+                checkpoints.wait()  # it may still look at the model
+            finally:
+                # In bf16 accelerate wraps it in autocast, for this training and no other use.
+                trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            _restore(base, model, recipe)
+        seconds = time.perf_counter() - began
+    stop.leave(trainer.state.global_step, len(sampler))
+    if stopping is not None:
+        stopping.restore(model)
+    # At another row length than the recipe's, with other processes, or with the time that listeners
+    # take, the speed would be remembered wrongly.
+    as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
+    if as_asked and together.count == 1 and not callbacks and len(watch.steps) >= _LEAST_STEPS:
+        learn(
+            watch,
+            "fit",
+            sampled_steps(mixture, epochs, _LOOKED_AT),
+            task=task,
+            general=general,
+            model=model_shape(base.model.config),
+            recipe=recipe,
+            packed=trainer.packed,
+            own_prompts=confidence is not None and confidence.scales_prompts,
+            setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
+        )
+    _forget_checkpointing(base, recipe)
+    model.eval()
+    return model, seconds
+
+
+def _inputs(
+    base: BaseModel,
+    task: EncodedSet,
+    mixture: Mixture,
+    epochs: int,
+    general: GeneralData | None,
+    start: Mapping[str, Tensor] | None,
+) -> dict[str, str | None]:
+    """What a run is made of: a run that goes on must be made of the same."""
+    encoded = hashlib.sha256()
+    for array in (task.ids, task.offsets, task.prompt_lengths):
+        encoded.update(np.ascontiguousarray(array).data)
+    mixed = general if mixture.general_examples else None
+    template = ChatTemplate(base.tokenizer, ControlTokens(base.tokenizer)).sample()
+    found = {
+        "model": base.revision,
+        # Some write the date: on another day they write something else.
+        "what the chat template writes": hashlib.sha256(template.encode()).hexdigest(),
+        "task data": encoded.hexdigest(),
+        "general data": None if mixed is None else mixed.contents.sha256,
+        "mixture": f"{mixture} {epochs}",
+    }
+    if start is not None:
+        begun = hashlib.sha256()
+        for name in sorted(start):
+            begun.update(start[name].float().numpy().data)
+        found["start"] = begun.hexdigest()
+    return found
+
+
+def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
+    """Make a base again what it was before `trainable`."""
+    _forget_checkpointing(base, recipe)
+    if recipe.training.full_parameters:
+        fresh = load_base(recipe.model, recipe.training.precision, trainable=True)
+        base.model.load_state_dict(fresh.model.state_dict())
+    else:
+        model.unload()
+
+
+def _forget_checkpointing(base: BaseModel, recipe: Recipe) -> None:
+    """The base is shared: the next method decides for itself."""
+    if recipe.training.gradient_checkpointing:
+        base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        base.model.disable_input_require_grads()  # type: ignore[no-untyped-call]
