@@ -17,7 +17,8 @@ from telltune.models import load_base
 from telltune.recipe import load_recipe
 from telltune.training.log import LOG
 from telltune.training.loss import LossWeights
-from telltune.training.run import train
+from telltune.training.run import TrainingOptions, train
+from telltune.training.training_data import TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +56,12 @@ def main() -> None:
     )
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
+        weights = LossWeights("token", 1.0, 1.0, work.task_share)
         train(
             load_base(recipe.model, recipe.training.precision),
             recipe,
-            task=task,
-            general=general,
-            mixture=mixture,
-            epochs=1,
-            weights=LossWeights("token", 1.0, 1.0, work.task_share),
-            out=Path(folder),
-            description="speed",
-            progress=False,
+            TrainingData(task, general, mixture, 1, weights),
+            TrainingOptions(out=Path(folder)),
         )
         log = (Path(folder) / LOG).read_text(encoding="utf-8").splitlines()
     computed = [json.loads(line).get("computed_tokens") for line in log][1:]

@@ -231,10 +231,10 @@ def test_all_weights_can_be_trained_by_every_strategy(
     begun: list[tuple[bool, bool]] = []
     train = trained.train
 
-    def recorded(model: Any, *arguments: Any, start: Any, **named: Any) -> Any:
+    def recorded(model: Any, recipe: Any, data: Any, options: Any) -> Any:
         held = model.model.state_dict()
-        begun.append((start is None, all(torch.equal(held[k], base[k]) for k in base)))
-        return train(model, *arguments, start=start, **named)
+        begun.append((options.start is None, all(torch.equal(held[k], base[k]) for k in base)))
+        return train(model, recipe, data, options)
 
     monkeypatch.setattr(trained, "train", recorded)
     report = run_continual(

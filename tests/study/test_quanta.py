@@ -38,9 +38,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     train = quanta_module.train
 
-    def spy(*given: Any, **named: Any) -> Any:
-        seen.append(named["description"].partition(":")[0])
-        return train(*given, **named)
+    def spy(base: Any, recipe: Any, data: Any, options: Any) -> Any:
+        seen.append(options.description.partition(":")[0])
+        return train(base, recipe, data, options)
 
     monkeypatch.setattr(quanta_module, "train", spy)
     return seen

@@ -14,7 +14,8 @@ from telltune.data.mixture import Mixture
 from telltune.errors import DataError
 from telltune.recipe import recipe_from_dict
 from telltune.training.loss import LossWeights
-from telltune.training.run import train
+from telltune.training.run import TrainingOptions, train
+from telltune.training.training_data import TrainingData
 from telltune.valuation.memory import (
     Memory,
     memory_of,
@@ -65,18 +66,10 @@ def test_what_a_model_was_taught_is_known_and_the_rest_is_not(tiny_base: Any) ->
             "training": {"full_parameters": True, "learning_rate": 5e-3, "precision": "fp32"},
         }
     )
-    train(
-        tiny_base,
-        recipe,
-        task=Encoder(tiny_base.tokenizer).encode(KNOWN),
-        general=None,
-        mixture=Mixture(len(KNOWN), 0, 0, 1, "shuffled", 0, 4),
-        epochs=100,
-        weights=LossWeights("example"),
-        out=None,
-        description="",
-        progress=False,
-    )
+    encoded = Encoder(tiny_base.tokenizer).encode(KNOWN)
+    mixture = Mixture(len(KNOWN), 0, 0, 1, "shuffled", 0, 4)
+    data = TrainingData(encoded, None, mixture, 100, LossWeights("example"))
+    train(tiny_base, recipe, data, TrainingOptions())
     memory = memory_of(tiny_base, FACTS, ["{prompt}"], samples=4)
     assert memory.level[:4].min() >= 3
     assert memory.level[4:].max() == 0

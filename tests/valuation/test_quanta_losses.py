@@ -19,7 +19,7 @@ from telltune.methods.preparation import prepare
 from telltune.methods.tell import TELL
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
-from telltune.training.run import train
+from telltune.training.run import TrainingOptions, train
 from telltune.valuation.quanta_losses import LossRecorder, token_losses
 
 if TYPE_CHECKING:
@@ -87,19 +87,7 @@ def trained(values: dict[str, Any], out: Path, callbacks: list[TrainerCallback])
     base = load_base(recipe.model, "fp32")
     known = KnownModel.of(base.model.config, base.tokenizer)
     ready = prepare(TELL, load_task(recipe), load_general(recipe), known, recipe)
-    model, _ = train(
-        base,
-        recipe,
-        task=ready.task,
-        general=ready.general,
-        mixture=ready.mixture,
-        epochs=ready.epochs,
-        weights=ready.weights,
-        out=out,
-        description="",
-        progress=False,
-        callbacks=callbacks,
-    )
+    model, _ = train(base, recipe, ready, TrainingOptions(out=out, callbacks=callbacks))
     return {name: w.clone() for name, w in model.named_parameters() if w.requires_grad}
 
 

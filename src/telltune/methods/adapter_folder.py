@@ -7,7 +7,7 @@ import platform
 import shutil
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
-    from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.methods.adapter_method import AdapterMethod
     from telltune.methods.groundwork import Groundwork
     from telltune.methods.run_plan import RunPlan
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAT_TEMPLATE",
     "TELL_JSON",
+    "FinishedRun",
     "load_predictor",
     "read_tell",
     "refuse_damaged",
@@ -73,42 +72,61 @@ CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-def save_adapter(
-    out: Path,
-    method: AdapterMethod,
-    model: Any,
-    weights: Mapping[str, Tensor] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    prepared: RunPlan,
-    base: BaseModel,
-    task: TaskData,
-    general: GeneralData | None,
-    recipe: Recipe,
-    seconds: float,
-    answer_tokens: int,
-    labels: Sequence[str],
-    ground: Groundwork,
-    stopping: EarlyStopping | None,
-) -> None:
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run came to.
+
+    Attributes:
+        method: The method.
+        recipe: The recipe that the user gave it.
+        base: The base model.
+        ground: What it trained on.
+        plan: How, with the counts of the steps that were taken.
+        stopping: Its looks at dev data, or None.
+        model: The trained model.
+        weights: Those trained, where the model does not hold them whole; else None.
+        tokenizer: The tokenizer, whose template carries the anchor.
+        labels: The answers, where they are a closed set.
+        answer_tokens: Longest answer.
+        seconds: Seconds of training and of what came before it.
+    """
+
+    method: AdapterMethod
+    recipe: Recipe
+    base: BaseModel
+    ground: Groundwork
+    plan: RunPlan
+    stopping: EarlyStopping | None
+    model: Any
+    weights: Mapping[str, Tensor] | None
+    tokenizer: PreTrainedTokenizerBase
+    labels: Sequence[str]
+    answer_tokens: int
+    seconds: float
+
+
+def save_adapter(out: Path, run: FinishedRun) -> None:
     """Write the adapter folder; tell.json comes last and marks the run as finished.
 
-    Every file is complete before it gets its name. `weights` are those trained, where the model
-    does not hold them whole.
+    Every file is complete before it gets its name.
 
     Raises:
         StorageError: The disk refuses.
     """
-    anchor = prepared.anchor
+    method, recipe, base, model = run.method, run.recipe, run.base, run.model
+    plan, ground, tokenizer = run.plan, run.ground, run.tokenizer
+    task, general = ground.task, ground.general
+    anchor = plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
-    trained_on = task.train[: prepared.counts.task_examples]
+    trained_on = task.train[: plan.counts.task_examples]
     record: dict[str, Any] = {
         "method": method.name,
-        "counts": prepared.counts.to_dict(),
-        "auto": prepared.settings,
-        "seconds": round(seconds, 3),
+        "counts": plan.counts.to_dict(),
+        "auto": plan.settings,
+        "seconds": round(run.seconds, 3),
         "seed": recipe.seed,
-        "answer_tokens": answer_tokens,
-        "labels": list(labels),
+        "answer_tokens": run.answer_tokens,
+        "labels": list(run.labels),
         "anchor": (
             None
             if anchor is None
@@ -134,17 +152,17 @@ def save_adapter(
         "levers": [got.to_dict() for got in ground.yields],
         "classifier": ground.choice and {"notes": ground.choice.notes},
         "labeled": ground.counts,
-        "early_stopping": stopping and stopping.to_dict(),
+        "early_stopping": run.stopping and run.stopping.to_dict(),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
-        **provenance(prepared, model_shape(base.model.config), recipe),
+        **provenance(plan, model_shape(base.model.config), recipe),
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
     with whole_files(out, needed=trained_bytes(model)) as (filling, files):
-        model.save_pretrained(filling, state_dict=weights)
+        model.save_pretrained(filling, state_dict=run.weights)
         _name_base(filling / "adapter_config.json", origin)
         tokenizer.save_pretrained(filling)
-        _generation_config(model, tokenizer, answer_tokens).save_pretrained(filling)
+        _generation_config(model, tokenizer, run.answer_tokens).save_pretrained(filling)
         # PEFT's own, in place of which ours comes; people may edit it.
         (filling / CARD).unlink(missing_ok=True)
         made = [example for got in ground.yields for example in got.examples]

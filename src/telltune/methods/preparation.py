@@ -144,7 +144,7 @@ def prepare(
     examples = len(counted) + (len(pool) if pool is not None else 0)
     warnings = _template_warnings(model, recipe, plain.unthought, examples)
     return RunPlan(
-        counts, anchor, encoded, pool, mixture, epochs, weights, recipe, chosen, dev, warnings
+        encoded, pool, mixture, epochs, weights, counts, anchor, recipe, chosen, dev, warnings
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from telltune.training.training_data import TrainingData
 from telltune.training.work import step_places
 
 if TYPE_CHECKING:
     from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
-    from telltune.data.mixture import Mixture
     from telltune.recipe import Recipe
-    from telltune.training.loss import LossWeights
 
 __all__ = ["DevPlan", "RunCounts", "RunPlan"]
 
@@ -68,17 +67,12 @@ class DevPlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(TrainingData):
     """Everything that training needs besides the model.
 
     Attributes:
         counts: What it comes to.
         anchor: The anchor in use, or None.
-        task: The training examples, encoded.
-        general: The general examples, encoded, or None.
-        mixture: Which of them each step sees.
-        epochs: How often the mixture is run through.
-        weights: How each token counts.
         recipe: The method's recipe, each `auto` in it replaced by a number.
         settings: The numbers that took the place of `auto`, by recipe key.
         dev: How the run looks at dev data; None where it does not.
@@ -87,11 +81,6 @@ class RunPlan:
 
     counts: RunCounts
     anchor: Anchor | None
-    task: EncodedSet
-    general: EncodedSet | None
-    mixture: Mixture
-    epochs: int
-    weights: LossWeights
     recipe: Recipe
     settings: dict[str, int | float]
     dev: DevPlan | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.anchor import anchored_tokenizer
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
-from telltune.methods.adapter_folder import save_adapter
+from telltune.methods.adapter_folder import FinishedRun, save_adapter
 from telltune.methods.adapter_method import AdapterMethod
 from telltune.methods.groundwork import lay
 from telltune.methods.known_model import KnownModel
@@ -34,7 +34,7 @@ class Trained(AdapterMethod):
         """Train on what the method mixes, save where the settings say, and answer with it."""
         from telltune.training.adapter import whole_weights
         from telltune.training.early_stopping import EarlyStopping
-        from telltune.training.run import train
+        from telltune.training.run import TrainingOptions, train
 
         known = KnownModel.of(base.model.config, base.tokenizer)
         together = processes()
@@ -78,14 +78,7 @@ class Trained(AdapterMethod):
                 return loss, score(replace(predictor(model), in_process=True).predict(dev))
 
             stopping = EarlyStopping(prepared.dev.looks, look)
-        model, seconds = train(
-            base,
-            recipe,
-            task=prepared.task,
-            general=prepared.general,
-            mixture=prepared.mixture,
-            epochs=prepared.epochs,
-            weights=prepared.weights,
+        options = TrainingOptions(
             out=settings.out,
             description=self.label,
             progress=settings.progress,
@@ -94,29 +87,28 @@ class Trained(AdapterMethod):
             start=ground.start,
             stopping=stopping,
         )
+        model, seconds = train(base, recipe, prepared, options)
         seconds += ground.seconds
         if stopping is not None:
             prepared = prepared.stopped_after(stopping.looks[-1].step)
         cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
         weights = whole_weights(model)
         if settings.out is not None and settings.save and together.first:
-            save_adapter(
-                settings.out,
+            run = FinishedRun(
                 self,
+                settings.recipe,
+                base,
+                ground,
+                prepared,
+                stopping,
                 model,
                 weights,
                 tokenizer,
-                prepared,
-                base,
-                task,
-                general,
-                settings.recipe,
-                seconds,
-                budget,
                 labels,
-                ground,
-                stopping,
+                budget,
+                seconds,
             )
+            save_adapter(settings.out, run)
         together.wait()
         # The next method gets the base as it was.
         release = getattr(model, "unload", lambda: None)

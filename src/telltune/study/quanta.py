@@ -31,7 +31,7 @@ from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.study.quanta_report import QuantaReport, judge
 from telltune.training.progress import phase
-from telltune.training.run import train
+from telltune.training.run import TrainingOptions, train
 from telltune.valuation.quanta_clusters import cluster_gradients
 from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights, token_gradients
 from telltune.valuation.quanta_losses import LossCurves, LossRecorder
@@ -217,20 +217,14 @@ def _train(
     encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
     encoded = encoder.encode(held_out)
     recorder = LossRecorder(work / "losses.jsonl", encoded, moments)
-    model, seconds = train(
-        base,
-        prepared.recipe,
-        task=prepared.task,
-        general=prepared.general,
-        mixture=prepared.mixture,
-        epochs=prepared.epochs,
-        weights=prepared.weights,
+    options = TrainingOptions(
         out=work,
         description=f"{job.name}: {job.method.label}",
         progress=progress,
         callbacks=[recorder],
         texts=(job.task.train, job.general),
     )
+    model, seconds = train(base, prepared.recipe, prepared, options)
     curves = recorder.curves()
     found = {
         "method": job.name,

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,40 +33,49 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import TrainerCallback
 
-    from telltune.data.encoded import EncodedSet
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.data.mixture import Mixture
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
     from telltune.training.confidence import Confidence
     from telltune.training.early_stopping import EarlyStopping
-    from telltune.training.loss import LossWeights
+    from telltune.training.training_data import TrainingData
 
-__all__ = ["train"]
+__all__ = ["TrainingOptions", "train"]
 
 # How fast a run was is learnt from so many of its steps, where it had enough of them to tell.
 _LOOKED_AT = 32
 _LEAST_STEPS = 4
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a run does beside training on its data.
+
+    Attributes:
+        out: Folder of checkpoints and log; None keeps neither.
+        description: Title of the progress bar.
+        progress: Whether to show it.
+        callbacks: More listeners of the Trainer.
+        texts: Task and general data before they were encoded, which tell where examples are from.
+        confidence: Confidence of task examples, and what it scales; None trusts them all.
+        start: Weights to begin with, from `trained_weights`; a fresh adapter, or the base's own
+            weights, if None.
+        stopping: Looks at dev data along the run; the model gets the weights of its best look.
+    """
+
+    out: Path | None = None
+    description: str = "training"
+    progress: bool = False
+    callbacks: Sequence[TrainerCallback] = ()
+    texts: tuple[Sequence[Example], GeneralData | None] = ((), None)
+    confidence: Confidence | None = None
+    start: Mapping[str, Tensor] | None = None
+    stopping: EarlyStopping | None = None
+
+
 def train(
-    base: BaseModel,
-    recipe: Recipe,
-    *,
-    task: EncodedSet,
-    general: EncodedSet | None,
-    mixture: Mixture,
-    epochs: int,
-    weights: LossWeights,
-    out: Path | None,
-    description: str,
-    progress: bool,
-    callbacks: Sequence[TrainerCallback] = (),
-    texts: tuple[Sequence[Example], GeneralData | None] = ((), None),
-    confidence: Confidence | None = None,
-    start: Mapping[str, Tensor] | None = None,
-    stopping: EarlyStopping | None = None,
+    base: BaseModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
@@ -78,21 +88,9 @@ def train(
 
     Args:
         base: The model.
-        recipe: The run's.
-        task: Encoded task data.
-        general: Encoded general data, or None.
-        mixture: Which examples each step sees.
-        epochs: How often.
-        weights: How they count.
-        out: Where checkpoints and log go; None keeps neither.
-        description: Of the bar.
-        progress: Show it.
-        callbacks: These listen as well.
-        texts: Task and general data before they were encoded, which tell where examples are from.
-        confidence: Of task examples, and what it scales; None trusts them all.
-        start: Weights to begin with, from `trained_weights`; a fresh adapter, or the base's own
-            weights, if None.
-        stopping: Looks at dev data along the run; the model gets the weights of its best look.
+        recipe: The run's recipe.
+        data: What it trains on; a `RunPlan` is one.
+        options: What it does beside that.
 
     Returns:
         The trained model, and the seconds that training took in this process.
@@ -114,19 +112,20 @@ def train(
     from telltune.training.stopping import StopCallback
     from telltune.training.trainer import MixtureTrainer, training_arguments
 
+    out, stopping = options.out, options.stopping
     settings = recipe.training
-    groups = None if settings.source_weights is None else source_groups(*texts)
+    groups = None if settings.source_weights is None else source_groups(*options.texts)
     together = processes()
-    if mixture.batch_size < together.count:
+    if data.mixture.batch_size < together.count:
         raise RecipeError(
             f"{together.count} processes cannot share a step of training.batch_size = "
-            f"{mixture.batch_size} examples; start fewer."
+            f"{data.mixture.batch_size} examples; start fewer."
         )
     if stopping is not None and together.count > 1:
         raise RecipeError(
             "`training.early_stopping` works in one process; set it to false, or train in one."
         )
-    sampler = StepSampler(mixture, epochs)
+    sampler = StepSampler(data.mixture, data.epochs)
     watch, stop = Stopwatch(), StopCallback(together)
     health = HealthCallback(base.model.config.get_text_config().vocab_size)
     with ExitStack() as stack:
@@ -137,7 +136,7 @@ def train(
             stack.enter_context(stop.listening())
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        inputs = _inputs(base, task, mixture, epochs, texts[1], start)
+        inputs = _inputs(base, data, options.texts[1], options.start)
         together.check_same({"recipe": recipe.to_yaml(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
         args = training_arguments(
@@ -147,32 +146,34 @@ def train(
             seed=recipe.seed,
             bf16=compute_dtype(settings.precision) is torch.bfloat16,
         )
-        log = LogCallback(out / LOG, stack.enter_context(bar(shown=progress)), description)
+        log = LogCallback(
+            out / LOG, stack.enter_context(bar(shown=options.progress)), options.description
+        )
         listening = [health, log, watch, stop] if together.first else [health, watch, stop]
         if stopping is not None:
             listening.append(stopping)
-        left_out = LeftOut(out / LOG, mixture, texts)
+        left_out = LeftOut(out / LOG, data.mixture, options.texts)
         began = time.perf_counter()
         while True:
             model = trainable(base, recipe)
-            if start is not None:
-                set_trained_weights(model, start)
+            if options.start is not None:
+                set_trained_weights(model, options.start)
             learned = None
             if settings.source_weights is not None and groups is not None:
                 learned = LearnedWeights(settings.source_weights, groups, args.device)
             trainer = MixtureTrainer(
                 model,
-                task=task,
-                general=general,
+                task=data.task,
+                general=data.general,
                 sampler=sampler,
-                weights=weights,
+                weights=data.weights,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
                 # Health comes first: what is not healthy is not logged.
-                callbacks=[*listening, *callbacks],
+                callbacks=[*listening, *options.callbacks],
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
-                confidence=confidence,
+                confidence=options.confidence,
                 learned=learned,
                 saved_beside=None if stopping is None else partial(stopping.save, checkpoints),
             )
@@ -203,17 +204,22 @@ def train(
     # At another row length than the recipe's, with other processes, or with the time that listeners
     # take, the speed would be remembered wrongly.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
-    if as_asked and together.count == 1 and not callbacks and len(watch.steps) >= _LEAST_STEPS:
+    if (
+        as_asked
+        and together.count == 1
+        and not options.callbacks
+        and len(watch.steps) >= _LEAST_STEPS
+    ):
         learn(
             watch,
             "fit",
-            sampled_steps(mixture, epochs, _LOOKED_AT),
-            task=task,
-            general=general,
+            sampled_steps(data.mixture, data.epochs, _LOOKED_AT),
+            task=data.task,
+            general=data.general,
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.packed,
-            own_prompts=confidence is not None and confidence.scales_prompts,
+            own_prompts=options.confidence is not None and options.confidence.scales_prompts,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
@@ -223,17 +229,15 @@ def train(
 
 def _inputs(
     base: BaseModel,
-    task: EncodedSet,
-    mixture: Mixture,
-    epochs: int,
+    data: TrainingData,
     general: GeneralData | None,
     start: Mapping[str, Tensor] | None,
 ) -> dict[str, str | None]:
     """What a run is made of: a run that goes on must be made of the same."""
     encoded = hashlib.sha256()
-    for array in (task.ids, task.offsets, task.prompt_lengths):
+    for array in (data.task.ids, data.task.offsets, data.task.prompt_lengths):
         encoded.update(np.ascontiguousarray(array).data)
-    mixed = general if mixture.general_examples else None
+    mixed = general if data.mixture.general_examples else None
     template = ChatTemplate(base.tokenizer, ControlTokens(base.tokenizer)).sample()
     found = {
         "model": base.revision,
@@ -241,7 +245,7 @@ def _inputs(
         "what the chat template writes": hashlib.sha256(template.encode()).hexdigest(),
         "task data": encoded.hexdigest(),
         "general data": None if mixed is None else mixed.contents.sha256,
-        "mixture": f"{mixture} {epochs}",
+        "mixture": f"{data.mixture} {data.epochs}",
     }
     if start is not None:
         begun = hashlib.sha256()

@@ -24,7 +24,8 @@ from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.defaults import resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
-from telltune.training.run import train
+from telltune.training.run import TrainingOptions, train
+from telltune.training.training_data import TrainingData
 from telltune.valuation.folds import assign_folds
 from telltune.valuation.pvi import Pvi, in_context, without_input
 
@@ -176,24 +177,19 @@ class _Scorer:
             )
         recipe = self.recipe
         settings = recipe.training.model_copy(update={"save_steps": _NO_CHECKPOINTS})
+        mixture = Mixture(
+            task_examples=len(encoded),
+            general_examples=0,
+            general_available=0,
+            passes=1,
+            order="shuffled",
+            seed=recipe.seed,
+            batch_size=as_number(settings.batch_size),
+        )
+        weights = LossWeights(settings.loss_average, 1.0, 1.0, 1.0)
         return train(
             self.base,
             recipe.model_copy(update={"training": settings}),
-            task=encoded,
-            general=None,
-            mixture=Mixture(
-                task_examples=len(encoded),
-                general_examples=0,
-                general_available=0,
-                passes=1,
-                order="shuffled",
-                seed=recipe.seed,
-                batch_size=as_number(settings.batch_size),
-            ),
-            epochs=as_number(recipe.mixture.passes),
-            weights=LossWeights(settings.loss_average, 1.0, 1.0, 1.0),
-            out=None,
-            description=title,
-            progress=self.progress,
-            texts=(examples, None),
+            TrainingData(encoded, None, mixture, as_number(recipe.mixture.passes), weights),
+            TrainingOptions(description=title, progress=self.progress, texts=(examples, None)),
         )
