@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean bench-speed study
+.PHONY: demo test lint clean bench-speed leverage study
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
@@ -37,6 +37,14 @@ study: $(READY)
 	$(BIN)/tell study benchmarks/study.yaml --out benchmarks/study
 	[ ! -d ../shared/data ] || $(BIN)/tell study benchmarks/study_paper.yaml --out benchmarks/study
 
+# What levers make of few labels: cells that the rows lack, after how long they take.
+leverage: $(READY)
+	[ -e runs/leverage/results.jsonl ] || \
+		$(BIN)/python -m tarfile -e benchmarks/leverage/rows.tar.xz runs/leverage
+	$(BIN)/tell plan benchmarks/leverage/leverage.yaml --out runs/leverage
+	$(BIN)/tell study benchmarks/leverage/leverage.yaml --out runs/leverage
+	$(BIN)/python benchmarks/leverage/summarize.py runs/leverage
+
 # Speed and memory beside what a user would run instead, in one run; hours on two cores. Rows that
 # are in benchmarks/speed_rows.jsonl are not measured again: `make bench-speed ARGS="--help"`.
 bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-cpp/.ready
@@ -52,6 +60,11 @@ bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-
 	$(PYTHON) -m venv .venv-setfit
 	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers-setfit.txt
+	touch $@
+
+.venv-tasks/.ready: benchmarks/leverage/new_tasks.txt
+	$(PYTHON) -m venv .venv-tasks
+	.venv-tasks/bin/pip install --quiet --disable-pip-version-check -r benchmarks/leverage/new_tasks.txt
 	touch $@
 
 # Two that need not install: what pip says stays in .venv-NAME.log, and stands in the table.

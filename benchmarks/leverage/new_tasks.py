@@ -1,9 +1,8 @@
-"""Write the study's two tasks that come from other packages: home commands, and puzzles.
+"""Write two tasks of commands to a home, made from the sentence templates of another package.
 
 Home Assistant's sentence templates (Apache-2.0) are filled in at random: `home_intent` asks for the
-intent of a command, `home_slots` for the intent and what is named in it, as JSON. `reasoning-gym`
-(Apache-2.0) writes puzzles with exact answers. Run it with the packages of the Makefile's
-.venv-tasks:
+intent of a command, `home_slots` for the intent and what is named in it, as JSON. Run it with the
+packages of .venv-tasks:
 
     make .venv-tasks/.ready
     .venv-tasks/bin/python benchmarks/leverage/new_tasks.py runs/new_tasks

@@ -203,11 +203,10 @@ def fit(
             ready.prepared,
             score=answer_score(ready.answers.metrics[0], ready.task.dev, base.tokenizer),
         )
-        predictor = ready.method.run(ready.task, ready.general, base, settings)
-        warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
-        if together.count == 1:
-            warnings += _ask(predictor, ready)
-        predictor.release()
+        with ready.method.run(ready.task, ready.general, base, settings) as predictor:
+            warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
+            if together.count == 1:
+                warnings += _ask(predictor, ready)
         record = read_tell(out)
         together.wait()
     if together.count == 1:

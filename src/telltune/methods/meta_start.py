@@ -27,7 +27,7 @@ from telltune.models.norms import QuickNorms
 from telltune.models.packing import can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import add_lora, trained_weights
+from telltune.training.adapter import add_lora, borrowing, trained_weights
 from telltune.training.meta import Episode, meta_gradient, task_chances
 from telltune.training.progress import bar
 
@@ -87,7 +87,7 @@ def _learn(
     visits = _Visits(base, general, recipe, spec)
     lora = recipe.lora.model_copy(update={"dropout": 0.0})
     model = add_lora(base, lora, recipe.seed)
-    try:
+    with borrowing(model):
         model.eval()
         weights = {
             name: value.detach().clone()
@@ -119,8 +119,6 @@ def _learn(
             for name, value in weights.items():
                 parameters[name].copy_(value)
         return trained_weights(model)
-    finally:
-        model.unload()
 
 
 class _Visits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import behind
@@ -77,6 +77,8 @@ class Cost:
 class Predictor:
     """Answers prompts; evaluation cannot tell which method made it.
 
+    Used as a context manager, it gives the base back as it was, whatever happens inside.
+
     Attributes:
         model: With or without an adapter; None where no language model answers.
         tokenizer: Its template carries the anchor, where the method uses one.
@@ -112,6 +114,12 @@ class Predictor:
     @cached_property
     def _encoder(self) -> Encoder:
         return Encoder(self.tokenizer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None

@@ -93,9 +93,8 @@ class Teacher:
         )
         settings = Settings(recipe, progress=self.progress, save=False)
         task = replace(self.task, dev=())
-        predictor = method.run(task, None, self.base, settings)
-        answers = replace(predictor, in_process=True).predict(examples)
-        predictor.release()
+        with method.run(task, None, self.base, settings) as predictor:
+            answers = replace(predictor, in_process=True).predict(examples)
         gc.collect()
         return {"answers": answers, "seconds": time.perf_counter() - began}
 

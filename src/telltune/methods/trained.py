@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,28 +89,30 @@ class Trained(AdapterMethod):
             stopping=stopping,
         )
         model, seconds = train(base, recipe, prepared, options)
-        seconds += ground.seconds
-        if stopping is not None:
-            prepared = prepared.stopped_after(stopping.looks[-1].step)
-        cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
-        weights = whole_weights(model)
-        if settings.out is not None and settings.save and together.first:
-            run = FinishedRun(
-                self,
-                settings.recipe,
-                base,
-                ground,
-                prepared,
-                stopping,
-                model,
-                weights,
-                tokenizer,
-                labels,
-                budget,
-                seconds,
-            )
-            save_adapter(settings.out, run)
-        together.wait()
-        # The next method gets the base as it was.
-        release = getattr(model, "unload", lambda: None)
+        with ExitStack() as stack:
+            release = getattr(model, "unload", lambda: None)
+            stack.callback(release)
+            seconds += ground.seconds
+            if stopping is not None:
+                prepared = prepared.stopped_after(stopping.looks[-1].step)
+            cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
+            weights = whole_weights(model)
+            if settings.out is not None and settings.save and together.first:
+                run = FinishedRun(
+                    self,
+                    settings.recipe,
+                    base,
+                    ground,
+                    prepared,
+                    stopping,
+                    model,
+                    weights,
+                    tokenizer,
+                    labels,
+                    budget,
+                    seconds,
+                )
+                save_adapter(settings.out, run)
+            together.wait()
+            stack.pop_all()  # from here on the predictor has the base, until it is released
         return replace(predictor(model), cost=cost, release=release)

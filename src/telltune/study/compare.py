@@ -197,31 +197,30 @@ def _compare(
             progress,
             score=answer_score(answers.metrics[0], task.dev, base.tokenizer),
         )
-        predictor = method.run(task, general, base, settings)
-        with bar(shown=progress) as shown:
-            item = shown.add_task(f"{method.label}: test", total=len(test))
-            evaluation = evaluate_predictor(
-                predictor,
-                test,
-                confidence=recipe.evaluation.confidence,
-                seed=recipe.seed,
-                answers=answers,
-                on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
-            )
-        if folder is not None:
-            keep_scores(
-                folder,
-                evaluation,
-                test,
-                task=task.name,
-                split="test",
-                of=len(items),
-                confidence=recipe.evaluation.confidence,
-            )
-        aside = None
-        if held_out and predictor.model is not None:
-            aside = measure_aside(predictor, base.tokenizer, held_out, _ASIDE.prompts, looks)
-        predictor.release()
+        with method.run(task, general, base, settings) as predictor:
+            with bar(shown=progress) as shown:
+                item = shown.add_task(f"{method.label}: test", total=len(test))
+                evaluation = evaluate_predictor(
+                    predictor,
+                    test,
+                    confidence=recipe.evaluation.confidence,
+                    seed=recipe.seed,
+                    answers=answers,
+                    on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
+                )
+            if folder is not None:
+                keep_scores(
+                    folder,
+                    evaluation,
+                    test,
+                    task=task.name,
+                    split="test",
+                    of=len(items),
+                    confidence=recipe.evaluation.confidence,
+                )
+            aside = None
+            if held_out and predictor.model is not None:
+                aside = measure_aside(predictor, base.tokenizer, held_out, _ASIDE.prompts, looks)
         gc.collect()
         name, interval = evaluation.headline
         cost = predictor.cost

@@ -30,6 +30,7 @@ from telltune.models import BaseModel, context_length, load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
 from telltune.study.quanta_report import QuantaReport, judge
+from telltune.training.adapter import borrowing
 from telltune.training.progress import phase
 from telltune.training.run import TrainingOptions, train
 from telltune.valuation.quanta_clusters import cluster_gradients
@@ -225,20 +226,19 @@ def _train(
         texts=(job.task.train, job.general),
     )
     model, seconds = train(base, prepared.recipe, prepared, options)
-    curves = recorder.curves()
-    found = {
-        "method": job.name,
-        "label": job.method.label,
-        "counts": prepared.counts.to_dict(),
-        "seconds": round(seconds, 1),
-        "steps": curves.steps.tolist(),
-        "losses": curves.losses.tolist(),
-    }
-    if clusters:
-        found |= _clusters(model, encoded, curves, clusters, job.recipe.seed)
-        found["texts"] = [tokenizer.decode([token]) for token in found.pop("ids")]
-    # The next one gets the base as it was.
-    getattr(model, "unload", lambda: None)()
+    with borrowing(model):
+        curves = recorder.curves()
+        found = {
+            "method": job.name,
+            "label": job.method.label,
+            "counts": prepared.counts.to_dict(),
+            "seconds": round(seconds, 1),
+            "steps": curves.steps.tolist(),
+            "losses": curves.losses.tolist(),
+        }
+        if clusters:
+            found |= _clusters(model, encoded, curves, clusters, job.recipe.seed)
+            found["texts"] = [tokenizer.decode([token]) for token in found.pop("ids")]
     gc.collect()
     return found
 

@@ -315,12 +315,11 @@ class CellWorker:
             save=False,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
         )
-        predictor = method.run(task, general, base, settings)
-        answers = answer_items(predictor, items, answers=of_task)
-        began = time.perf_counter()
-        after = self._aside(predictor, task, base, held_out)
-        asking += time.perf_counter() - began
-        predictor.release()
+        with method.run(task, general, base, settings) as predictor:
+            answers = answer_items(predictor, items, answers=of_task)
+            began = time.perf_counter()
+            after = self._aside(predictor, task, base, held_out)
+            asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
         curve = {}

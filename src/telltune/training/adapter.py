@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
 from telltune.models import adapter_targets, named_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_lora",
+    "borrowing",
     "set_trained_weights",
     "trainable",
     "trained_bytes",
@@ -53,6 +55,19 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
         raise RecipeError(f"lora.target_modules: PEFT refuses them: {reason}") from None
 
 
+@contextmanager
+def borrowing(model: Any) -> Iterator[None]:
+    """Take the adapter off its base at the end, whatever happens inside.
+
+    Args:
+        model: A base model with an adapter; one without is left as it is.
+    """
+    try:
+        yield
+    finally:
+        getattr(model, "unload", lambda: None)()
+
+
 def trained_bytes(model: Any) -> int:
     """What the weights take that are trained."""
     return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
@@ -67,9 +82,6 @@ def trainable(base: BaseModel, recipe: Recipe) -> Any:
         model: Any = base.model.requires_grad_(True)
     else:
         model = add_lora(base, recipe.lora, recipe.seed)
-    if recipe.training.gradient_checkpointing:
-        # Checkpointed layers have no input that needs a gradient when the base is frozen.
-        base.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     return model
 
 

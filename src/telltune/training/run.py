@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from telltune.training.speed import learn
 from telltune.training.work import sampled_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import TrainerCallback
@@ -185,22 +185,23 @@ def train(
             if stopping is not None:
                 stopping.trainer, stopping.watch = trainer, watch
                 stopping.load(last)
+            resumed = None if last is None else str(last)
             try:
-                with writing(out):
-                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
-                checkpoints.wait()
+                with _restored_on_error(base, model, recipe), writing(out):
+                    try:
+                        trainer.train(resume_from_checkpoint=resumed)
+                    finally:
+                        # In bf16 accelerate wraps it in autocast for this training alone.
+                        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+                        checkpoints.wait()  # it may still look at the model
                 break
             except UnhealthyStepError as error:
                 left_out.add(error)
-                checkpoints.wait()  # it may still look at the model
-            finally:
-                # In bf16 accelerate wraps it in autocast, for this training and no other use.
-                trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            _restore(base, model, recipe)
         seconds = time.perf_counter() - began
-    stop.leave(trainer.state.global_step, len(sampler))
-    if stopping is not None:
-        stopping.restore(model)
+    with _restored_on_error(base, model, recipe):
+        stop.leave(trainer.state.global_step, len(sampler))
+        if stopping is not None:
+            stopping.restore(model)
     # At another row length than the recipe's, with other processes, or with the time that listeners
     # take, the speed would be remembered wrongly.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
@@ -253,6 +254,16 @@ def _inputs(
             begun.update(start[name].float().numpy().data)
         found["start"] = begun.hexdigest()
     return found
+
+
+@contextmanager
+def _restored_on_error(base: BaseModel, model: Any, recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if processes().count == 1:  # several end with the error
+            _restore(base, model, recipe)
+        raise
 
 
 def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:

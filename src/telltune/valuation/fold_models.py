@@ -21,6 +21,7 @@ from telltune.inference.scoring import response_nll
 from telltune.models import compute_dtype, context_length, model_shape
 from telltune.recipe import as_number
 from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.training.adapter import borrowing
 from telltune.training.defaults import resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
@@ -152,19 +153,16 @@ class _Scorer:
     ) -> dict[str, Any]:
         """The held-out answers' nll, and the seconds that training and scoring took."""
         held, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
-        model: Any = self.base.model
-        training = 0.0
+        model, training = self.base.model, 0.0
         if self.trains:
             model, training = self._train(
                 title, encoded.take(others), [examples[i] for i in others.tolist()]
             )
-        began = time.perf_counter()
-        nll = response_nll(model, encoded.take(held)).tolist()
-        scoring = time.perf_counter() - began
-        if self.trains:
-            # The next one gets the base as it was.
-            model.unload()
-            gc.collect()
+        with borrowing(model):
+            began = time.perf_counter()
+            nll = response_nll(model, encoded.take(held)).tolist()
+            scoring = time.perf_counter() - began
+        gc.collect()
         return {"nll": nll, "training": training, "scoring": scoring}
 
     def _train(

@@ -16,7 +16,7 @@ from telltune.data.encoding import Encoder
 from telltune.models import context_length
 from telltune.models.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.training.adapter import add_lora
+from telltune.training.adapter import add_lora, borrowing
 from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
 from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights
@@ -61,7 +61,7 @@ def gradients_of(
     limit = context_length(base.model.config)
     encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
     model: Any = add_lora(base, lora, seed)
-    try:
+    with borrowing(model):
         model.eval()
         # The others' gradient is nought as long as these are: nothing to compute, nor to sketch.
         second = {id(w) for name, w in model.named_parameters() if "lora_B" in name}
@@ -75,8 +75,6 @@ def gradients_of(
                 [row] = pack([encoded[i]], 1, together=False)
                 found[i] = sketch.of(token_nll(model, row).mean())
                 shown.advance(task)
-    finally:
-        model.unload()
     lengths = np.linalg.norm(found, axis=1, keepdims=True).astype(np.float32)
     return np.asarray(found / np.maximum(lengths, 1e-12), np.float32)
 

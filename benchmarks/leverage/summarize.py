@@ -1,0 +1,119 @@
+"""Write summary.json from the study's folder, and the README's picture.
+
+    python benchmarks/leverage/summarize.py runs/leverage
+
+For each task and size summary.json has the best recipe, what it saves, and the baselines' scores.
+The factor is that of docs/study.md: SFT's labeled tokens for the same score, divided by those used.
+The best recipe is the one with the highest score on the test items, which flatters it a little.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from telltune.methods.baselines import Baseline
+from telltune.methods.registry import get_method
+from telltune.recipe import ModelSpec
+from telltune.study.results import Results
+from telltune.study.summary import summarize
+
+if TYPE_CHECKING:
+    from telltune.study.summary import Point
+
+_HERE = Path(__file__).parent
+_PICTURE = _HERE.parents[1] / "docs" / "images" / "leverage.svg"
+_DRAWN = "medical_specialty"
+_NAMES = {
+    "tell_product": "TELL x classifier",
+    "sft_product": "SFT x classifier",
+    "sft_pseudo_label": "SFT with pseudo-labels",
+    "encoder_em": "encoder alone (EM)",
+}
+
+
+def told(point: Point) -> dict[str, Any]:
+    """Return what a method came to, for JSON."""
+    scores = {key: round(getattr(point, key), 1) for key in ("score", "low", "high", "seconds")}
+    return {"method": point.name, "labeled_tokens": point.size, **scores, "draws": point.seeds}
+
+
+def tell_tasks(folder: Path) -> list[dict[str, Any]]:
+    """Return what the study in a folder says of each task at each size that was leveraged."""
+    summary = summarize(folder)
+    saved = {(one.task, one.size, one.name): one for one in summary.saved if one.against == "sft"}
+    tasks = []
+    for task, size in sorted({(task, size) for task, size, _ in saved}):
+        points = [p for p in summary.points if (p.task, p.size) == (task, size)]
+        quick = [p for p in points if isinstance(get_method(p.method), Baseline)]
+        trained = [p for p in points if p not in quick and p.name != "sft"]
+        trained.sort(key=lambda p: -p.score)
+        best, *others = [
+            told(p) | {"data_saving_factor": saved[task, size, p.name].text} for p in trained
+        ]
+        curve = [p for p in summary.points if (p.task, p.name) == (task, "sft")]
+        tasks.append(
+            {
+                "task": task,
+                "metric": points[0].metric,
+                "best": best,
+                "others": others,
+                "baselines": list(map(told, quick)),
+                "sft": list(map(told, curve)),
+            }
+        )
+    return tasks
+
+
+def draw(task: dict[str, Any]) -> alt.LayerChart:
+    """Draw SFT's curve over labeled tokens, and what others reach with the fewest."""
+    sft = alt.Chart(alt.Data(values=task["sft"]))
+    others = [
+        row | {"name": _NAMES[row["method"]]}
+        for row in (task["best"], *task["others"], *task["baselines"])
+        if row["method"] in _NAMES
+    ]
+    tokens = [row["labeled_tokens"] for row in task["sft"]]
+    x = (
+        alt.X("labeled_tokens:Q", title="labeled tokens")
+        .scale(type="log", domain=[0.85 * min(tokens), 1.15 * max(tokens)])
+        .axis(values=tokens, format=",")
+    )
+    shown = alt.Scale(domain=[50, 80])
+    y = alt.Y("score:Q", title="accuracy, %").scale(shown)
+    low, high = alt.Y("low:Q").scale(shown), alt.Y2("high:Q")
+    others.sort(key=lambda row: row["score"])
+    points = [alt.Chart(alt.Data(values=others[i::2])).encode(x, y) for i in (0, 1)]
+    ink = "#1f6f5c"
+    title = f"{task['task']}: SFT (line, with 95% intervals) and levers with the fewest labels"
+    return (
+        alt.layer(
+            sft.mark_area(color="#888", opacity=0.2).encode(x, low, high),
+            sft.mark_line(color="#666", point={"color": "#666"}).encode(x, y),
+            *(one.mark_point(size=70, filled=True, opacity=1, color=ink) for one in points),
+            # By turns below and above their height, so that neighbors can be read.
+            *(
+                one.mark_text(align="left", dx=8, baseline=side, color=ink).encode(text="name:N")
+                for one, side in zip(points, ("top", "bottom"), strict=True)
+            ),
+        )
+        .properties(width=520, height=280, title=title)
+        .configure(background="white")
+    )
+
+
+def main(folder: Path) -> None:
+    """Write both from a study's folder."""
+    tasks = tell_tasks(folder)
+    models = {ModelSpec.model_validate(row.recipe["model"]).name for row in Results(folder).rows}
+    text = json.dumps({"models": sorted(models), "tasks": tasks}, indent=1)
+    (_HERE / "summary.json").write_text(text + "\n", encoding="utf-8")
+    draw(next(task for task in tasks if task["task"] == _DRAWN)).save(_PICTURE)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
