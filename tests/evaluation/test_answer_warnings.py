@@ -12,7 +12,7 @@ import telltune
 from telltune.data.examples import Example
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import TaskAnswers, choose_metrics, label_set
-from telltune.methods.protocol import Cost
+from telltune.methods.protocol import Cost, Predictor
 from telltune.recipe import EvaluationSpec
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ BUDGET = Path(__file__).parents[1] / "cases" / "budget"
 TRAINED = Cost(task_examples=6, optimizer_steps=3)
 
 
-class Said:
-    """Stands where a predictor does, after it has answered."""
-
-    def __init__(self, cost: Cost = TRAINED, cut: int = 0, **evaluation: Any) -> None:
-        self.evaluation, self.cost, self.cut = EvaluationSpec(**evaluation), cost, cut
-        self.labels, self.max_new_tokens = ("no", "yes"), 8
+def answered(cost: Cost = TRAINED, cut: int = 0, **evaluation: Any) -> Predictor:
+    """A predictor after it has answered."""
+    nothing: Any = None
+    spec = EvaluationSpec(**evaluation)
+    predictor = Predictor(nothing, nothing, None, 8, spec, ("no", "yes"), cost=cost)
+    predictor.cut = cut
+    return predictor
 
 
 def told(
@@ -46,7 +47,7 @@ def told(
         metrics = choose_metrics(everywhere)
         answers = TaskAnswers(metrics, label_set(everywhere), tuple(train), everywhere, test)
     sizes = np.array(lengths or [2] * len(references))
-    return scoring_warnings(said or Said(), references, sizes, predictions, metrics, answers)
+    return scoring_warnings(said or answered(), references, sizes, predictions, metrics, answers)
 
 
 GOLD = ["yes", "no", "yes", "no"]
@@ -60,7 +61,7 @@ def test_empty_answers_are_counted() -> None:
     [warning] = told(["", " ", "yes", "no"], GOLD)
     assert warning.startswith("2 of 4 answers are empty; it has not learned the task")
     assert "--set mixture.passes=" in warning
-    [untrained] = told(["", "", "yes", "no"], GOLD, said=Said(Cost()))
+    [untrained] = told(["", "", "yes", "no"], GOLD, said=answered(Cost()))
     assert "--set" not in untrained
     assert told(["", "yes"], ["", "yes"]) == ()
 
@@ -84,7 +85,7 @@ def test_answers_outside_the_labels_are_named_by_how_often_they_come() -> None:
 
 
 def test_labels_that_training_did_not_show_are_named() -> None:
-    said = Said()
+    said = answered()
     said.labels = ("yes",)
     [warning] = told(GOLD, GOLD, train=["yes"] * 6, said=said)
     assert warning == (
@@ -92,11 +93,11 @@ def test_labels_that_training_did_not_show_are_named() -> None:
         "them to `task.train`."
     )
     # The base learned none.
-    assert told(GOLD, GOLD, train=["yes"] * 6, said=Said(Cost())) == ()
+    assert told(GOLD, GOLD, train=["yes"] * 6, said=answered(Cost())) == ()
 
 
 def test_labels_that_differ_in_spelling_only_are_named() -> None:
-    said = Said()
+    said = answered()
     said.labels = ()
     [warning] = told(["1.0", "0"] * 3, ["1.0", "0"] * 3, train=["1", "0"] * 6, said=said)
     assert "1 of 2 labels are written in more than one way: `1` (6) and `1.0` (3);" in warning
@@ -111,11 +112,11 @@ def test_references_longer_than_an_answer_may_be_name_the_budget() -> None:
     assert "--set evaluation.max_new_tokens=32" in warning
     few = [26] + [2] * 39
     assert told(GOLD * 10, GOLD * 10, lengths=few) == ()
-    assert told(["yes"], ["yes"], lengths=[26], said=Said(answers="likelihood")) == ()
+    assert told(["yes"], ["yes"], lengths=[26], said=answered(answers="likelihood")) == ()
 
 
 def test_answers_that_were_cut_are_counted() -> None:
-    [warning] = told(GOLD, GOLD, said=Said(cut=3))
+    [warning] = told(GOLD, GOLD, said=answered(cut=3))
     assert warning.startswith("3 of 4 answers did not end within 8 tokens and were cut there")
     assert "--set evaluation.max_new_tokens=16" in warning
 
