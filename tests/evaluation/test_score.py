@@ -32,7 +32,7 @@ class Parrot:
     """A predictor that says what it was told to."""
 
     evaluation, cost, labels = EvaluationSpec(), Cost(), ()
-    max_new_tokens, cut = 8, 0
+    max_new_tokens, cut, chooses = 8, 0, False
 
     def __init__(self, answers, anchor=None):
         self.answers, self.anchor, self.asked = answers, anchor, 0
