@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_cut_short_and_nothing_is_scored_twice(
     train = fold_models.train
 
     def cut(*args: Any, **kwargs: Any) -> Any:
-        trained.append(kwargs["description"])
+        trained.append(args[3].description)
         if len(trained) == 3:
             raise KeyboardInterrupt
         return train(*args, **kwargs)
