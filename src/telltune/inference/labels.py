@@ -73,8 +73,8 @@ def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
 
     Args:
         labels: Those of the training data; empty where its answers are no closed set.
-        what: Chooses among labels.
-        instead: What to do in its place.
+        what: Recipe key or method that needs labels, for the message.
+        instead: Advice to the user, in the imperative.
 
     Raises:
         RecipeError: There are no labels.

@@ -74,14 +74,14 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run came to.
+    """Everything that `save_adapter` writes of a finished run.
 
     Attributes:
         method: The method.
         recipe: The recipe that the user gave it.
         base: The base model.
-        ground: What it trained on.
-        plan: How, with the counts of the steps that were taken.
+        ground: Training data, and what was made, chosen and learned before training.
+        plan: Run plan, with the counts of the steps that were taken.
         stopping: Its looks at dev data, or None.
         model: The trained model.
         weights: Those trained, where the model does not hold them whole; else None.

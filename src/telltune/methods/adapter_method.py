@@ -1,4 +1,4 @@
-"""What methods that train an adapter differ in."""
+"""Base class of the methods that train an adapter, with the flags in which they differ."""
 
 from __future__ import annotations
 

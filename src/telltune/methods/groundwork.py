@@ -221,7 +221,8 @@ def _pseudo_labels(
     known: KnownModel,
 ) -> Yield:
     """Label the inputs that leave room for an answer."""
-    labeled, inputs = found.labeled or (), found.unlabeled
+    labeled, inputs = found.labeled, found.unlabeled
+    assert labeled is not None  # by the caller
     task = replace(found.task, train=labeled)
     encoder = Encoder(base.tokenizer)
     anchored = Encoder(anchored_tokenizer(base.tokenizer, task.anchor if method.anchored else None))

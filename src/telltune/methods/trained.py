@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
@@ -33,7 +34,7 @@ class Trained(AdapterMethod):
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
         """Train on what the method mixes, save where the settings say, and answer with it."""
-        from telltune.training.adapter import whole_weights
+        from telltune.training.adapter import take_off, whole_weights
         from telltune.training.early_stopping import EarlyStopping
         from telltune.training.run import TrainingOptions, train
 
@@ -90,7 +91,7 @@ class Trained(AdapterMethod):
         )
         model, seconds = train(base, recipe, prepared, options)
         with ExitStack() as stack:
-            release = getattr(model, "unload", lambda: None)
+            release = partial(take_off, model)
             stack.callback(release)
             seconds += ground.seconds
             if stopping is not None:

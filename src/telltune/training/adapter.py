@@ -20,6 +20,7 @@ __all__ = [
     "add_lora",
     "borrowing",
     "set_trained_weights",
+    "take_off",
     "trainable",
     "trained_bytes",
     "trained_weights",
@@ -65,7 +66,12 @@ def borrowing(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        getattr(model, "unload", lambda: None)()
+        take_off(model)
+
+
+def take_off(model: Any) -> None:
+    """Take the adapter off its base; a model without one is left as it is."""
+    getattr(model, "unload", lambda: None)()
 
 
 def trained_bytes(model: Any) -> int:
