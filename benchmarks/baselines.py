@@ -1,6 +1,6 @@
 """What baselines of seconds reach on the embedded tasks, over eight draws of the labeled examples.
 
-Prints the table of docs/baselines.md. The vectors of a text are computed once.
+Prints the table of docs/guides/baselines.md. The vectors of a text are computed once.
 
     python benchmarks/baselines.py
 """

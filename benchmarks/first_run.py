@@ -8,7 +8,7 @@ to benchmarks/first_run.jsonl; cells that are there already are skipped.
 
     python benchmarks/first_run.py --seeds 0           # the defaults and the twelve
     python benchmarks/first_run.py --seeds 1 --best 1  # the defaults and the best of them
-    python benchmarks/first_run.py --table             # print the table of docs/defaults.md
+    python benchmarks/first_run.py --table             # print the table of docs/guides/defaults.md
 """
 
 from __future__ import annotations

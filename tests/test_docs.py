@@ -20,8 +20,11 @@ from telltune.recipe.schema import Columns, DataSpec
 from telltune.training.source_weights import LearnedWeights
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = {
+    str(page.relative_to(ROOT)): page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+DOCS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 
 
 def part_of(annotation: Any) -> type[BaseModel] | None:
@@ -52,8 +55,9 @@ def test_recipe_keys_in_the_docs_exist(page: str) -> None:
 
 
 def rows() -> list[tuple[str, str]]:
-    """Keys and defaults in the tables of docs/recipe.md, those of recipe sections only."""
-    found = re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", DOCS["recipe.md"], re.MULTILINE)
+    """Keys and defaults in the tables of the recipe reference, those of recipe sections only."""
+    reference = DOCS["docs/reference/recipe.md"]
+    found = re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", reference, re.MULTILINE)
     return [(key, default) for key, default in found if key.split(".")[0] in Recipe.model_fields]
 
 
@@ -84,7 +88,7 @@ def test_files_in_the_docs_exist(page: str) -> None:
     named = re.findall(r"(?<![\w/.])((?:benchmarks|recipes|docs|src|tests)/[\w/.-]+\.\w+)", text)
     missing += sorted(name for name in set(named) if not (ROOT / name).exists())
     for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
-        if not (PAGES[0] if page == "README.md" else PAGES[1]).parent.joinpath(link).exists():
+        if not PAGES[page].parent.joinpath(link).exists():
             missing.append(link)
     assert missing == []
 
@@ -105,5 +109,6 @@ def test_verbs_and_flags_in_the_docs_exist(page: str) -> None:
 
 
 def test_the_rate_of_learned_weights_in_the_docs_is_that_of_the_code() -> None:
-    [said] = re.findall(r"learned at a rate of their own \(([\d.]+), by Adam\)", DOCS["scores.md"])
+    guide = DOCS["docs/guides/task-data.md"]
+    [said] = re.findall(r"learned at a rate of their own \(([\d.]+), by Adam\)", guide)
     assert float(said) == LearnedWeights.learning_rate

@@ -139,7 +139,7 @@ def test_every_way_to_load_it_gives_the_same_answers_and_ends_them(
     ended = [f"{answer}<|im_end|>" for answer in answers]
     assert found["peft"] == found["auto peft"] == found["auto"] == ended
     assert found["pipeline"] == answers
-    # Why docs/serving.md says to pass the adapter's tokenizer and generation config.
+    # Why docs/guides/serving.md says to pass the adapter's tokenizer and generation config.
     assert "Name the shape." not in found["as the base is asked"]
     assert all(text.count("<|im_end|>") != 1 for text in found["as the base ends"])
 
@@ -186,7 +186,7 @@ print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in cha
 
 @pytest.fixture(scope="module")
 def merged(folder: Path) -> tuple[Path, list[str]]:
-    """A folder made by the code in docs/serving.md, and what `pipeline` answers with it."""
+    """A folder made by the code in docs/guides/serving.md, and what `pipeline` answers with it."""
     [code] = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), re.DOTALL)
     for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
         assert f'"{name}"' in code

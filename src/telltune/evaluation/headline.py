@@ -1,4 +1,7 @@
-"""The rule that chooses a task's metrics from its answers; docs/metrics.md states it for users."""
+"""Choose a task's metrics from its answers.
+
+docs/reference/metrics.md states the rule for users.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     scored.score, scored.per_item
 
 `registry` tells how to add one, `text` and `structured` hold the functions, and
-`docs/metrics.md` lists them for users.
+`docs/reference/metrics.md` lists them for users.
 """
 
 from __future__ import annotations

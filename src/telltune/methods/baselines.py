@@ -1,7 +1,7 @@
 """Baselines of seconds: a small classifier, or the nearest example, on vectors of the prompts.
 
 No language model writes an answer. What these reach with the same labeled examples is what an
-adapter has to beat; see docs/baselines.md.
+adapter has to beat; see docs/guides/baselines.md.
 """
 
 from __future__ import annotations

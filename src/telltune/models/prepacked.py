@@ -3,7 +3,7 @@
 With a few rows of input the plain product spends most of its time in laying out weights, again at
 every token. At 576 x 1536, packed weights were measured to be 1.5 times as quick for 1 row, 1.7
 for 8, 1.3 for 16, and equal from 64 on (two Zen 3 cores, fp32); 1.8 for 1 row, 1.4 for 8 and 16,
-1.1 for 64 (two Zen 5 cores, bf16). See docs/performance.md.
+1.1 for 64 (two Zen 5 cores, bf16). See docs/research/performance.md.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Block(_Part):
 
 
 class ForgettingSpec(_Part):
-    """What is asked of a model beside its task; see docs/study.md."""
+    """What is asked of a model beside its task; see docs/guides/studies.md."""
 
     examples: NonNegativeInt = 100
     """Held-out general examples whose loss is taken before and after; 0 takes none."""

@@ -1,6 +1,6 @@
 """Training settings that follow from the data and the model where a recipe says `auto`.
 
-docs/defaults.md says how far the rule was measured.
+docs/guides/defaults.md says how far the rule was measured.
 """
 
 from __future__ import annotations

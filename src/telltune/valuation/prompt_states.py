@@ -37,7 +37,7 @@ def prompt_states(
 
     What stands before every text is left out of the mean. It is computed once a row, in which each
     prompt attends to it and to itself: a vector does not depend on which others are asked for.
-    docs/baselines.md has what other layers, and the last token's states, scored.
+    docs/guides/baselines.md has what other layers, and the last token's states, scored.
 
     Args:
         model: A causal language model; its weights are read only.
