@@ -2,7 +2,8 @@
 
 Each cell is a fit with SFT on some examples of an embedded task, with the rule's settings or with
 one of them changed. Writes one row a cell to benchmarks/defaults_rows.jsonl and skips cells that
-are there already, so that a run can be stopped and continued. docs/guides/defaults.md has the table.
+are there already, so that a run can be stopped and continued. docs/guides/defaults.md has the
+table.
 
     python benchmarks/defaults.py --minutes 120
     python benchmarks/defaults.py --model gemma-3-270m.gguf --label gemma-3-270m

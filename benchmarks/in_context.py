@@ -1,7 +1,7 @@
 """What the base model reaches without training: examples in the prompt, or a linear probe.
 
-Prints the last table of docs/guides/baselines.md: the mean over draws of the labeled examples, on the
-first 100 test items of two embedded tasks.
+Prints the last table of docs/guides/baselines.md: the mean over draws of the labeled examples, on
+the first 100 test items of two embedded tasks.
 
     python benchmarks/in_context.py
 """

@@ -1,7 +1,7 @@
 """Which states of the base model a linear probe should read: layer, pooling, scale, anchor.
 
-Prints the second table of docs/guides/baselines.md: the mean over draws of 60 labeled examples, on the
-first 100 dev items of two embedded tasks. The states of a text are computed once.
+Prints the second table of docs/guides/baselines.md: the mean over draws of 60 labeled examples, on
+the first 100 dev items of two embedded tasks. The states of a text are computed once.
 
     python benchmarks/probe.py
 """

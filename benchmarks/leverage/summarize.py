@@ -3,7 +3,8 @@
     python benchmarks/leverage/summarize.py runs/leverage
 
 For each task and size summary.json has the best recipe, what it saves, and the baselines' scores.
-The factor is that of docs/guides/studies.md: SFT's labeled tokens for the same score, divided by those used.
+The factor is that of docs/guides/studies.md: SFT's labeled tokens for the same score, divided by
+those used.
 The best recipe is the one with the highest score on the test items, which flatters it a little.
 """
 
