@@ -5,9 +5,9 @@
 
 Each row is a test (most are in tests/faults), run as often as it has cases. `survived` are the
 tries that ended as docs/guides/reliability.md promises; `lost` counts what was gone after them:
-steps of the log, adapters that differ from the undisturbed run's, or, where a test tells no more, tries that
-did not survive. The model is a tiny random one, on the CPU in fp32; the processes that are killed
-are real.
+steps of the log, adapters that differ from the undisturbed run's, or, where a test tells no more,
+tries that did not survive. The model is a tiny random one, on the CPU in fp32; the processes that
+are killed are real.
 """
 
 from __future__ import annotations
