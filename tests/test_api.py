@@ -162,7 +162,7 @@ def test_unknown_attribute_is_an_attribute_error():
 def test_errors_are_of_one_family(tmp_path):
     with pytest.raises(telltune.TellError):
         telltune.load_recipe(tmp_path / "nowhere.yaml")
-    with pytest.raises(ModelError, match=r"tell\.json is missing: this is no finished output"):
+    with pytest.raises(ModelError, match=r"tell\.json is missing: the folder is not a finished"):
         telltune.predict(tmp_path, ["a"])
 
 

@@ -69,7 +69,7 @@ def test_missing_file_suggests_the_near_name(refused_fit, toy_task):
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_empty_data_is_named(refused_fit, toy_task, text):
     toy_task["train"].write_text(text)
-    assert f"{toy_task['train']}:1: holds no rows" in refused_fit()
+    assert f"{toy_task['train']}:1: contains no rows" in refused_fit()
 
 
 def test_row_without_response_is_named_with_its_line(refused_fit, toy_task, write_jsonl):
@@ -82,7 +82,7 @@ def test_row_without_response_is_named_with_its_line(refused_fit, toy_task, writ
 def test_schema_that_fits_none_shows_how_to_name_columns(refused_fit, toy_task, write_jsonl):
     write_jsonl(toy_task["train"], [{"ticket": "a", "team": "b"}])
     message = refused_fit()
-    assert f"{toy_task['train']}:1: the keys `ticket`, `team` fit no schema" in message
+    assert f"{toy_task['train']}:1: the keys `ticket`, `team` match no supported schema" in message
     assert "columns: {prompt: ..., completion: ...}" in message
 
 
@@ -95,8 +95,8 @@ def test_general_data_too_small_says_what_is_short_and_the_largest_ratio(refused
     everything = telltune.plan(toy_recipe | {"mixture": {"general_examples": 200, "passes": 2}})[
         "general_tokens"
     ]
-    assert f"asks for {asked} general tokens" in message
-    assert f"{asked - everything} are short" in message
+    assert f"requires {asked} general tokens" in message
+    assert f"{asked - everything} are missing" in message
     largest = message.partition("`mixture.leverage_ratio` to ")[2].split()[0]
     assert float(largest) == pytest.approx(everything / plan["task_tokens"], abs=0.01)
     # The ratio that it names works.
@@ -122,7 +122,7 @@ def test_long_examples_are_listed_with_their_lengths(refused_fit, toy_task, writ
 
 
 def test_task_budget_below_one_example(refused_fit):
-    assert "task.max_tokens = 3 holds no example" in refused_fit("task.max_tokens=3")
+    assert "task.max_tokens = 3 is too low" in refused_fit("task.max_tokens=3")
 
 
 def test_unreadable_files_are_named(refused_fit, toy_task):
@@ -130,7 +130,7 @@ def test_unreadable_files_are_named(refused_fit, toy_task):
     assert f"{toy_task['train']}:1: not UTF-8: 0xff at byte 13" in refused_fit()
     toy_task["train"].unlink()
     toy_task["train"].mkdir()
-    assert "has no data files in it" in refused_fit()
+    assert "contains no data files" in refused_fit()
 
 
 def test_missing_general_data_names_the_method(refused_fit):
@@ -152,10 +152,10 @@ def test_predict_file_that_is_missing_empty_or_has_no_prompt(
     missing = refused("predict", tiny_adapter, "--file", tmp_path / "no.jsonl", "--out", out)
     assert missing == f"no file {tmp_path / 'no.jsonl'}: check the path."
     empty = write_jsonl(tmp_path / "empty.jsonl", [])
-    assert "nothing to answer" in refused("predict", tiny_adapter, "--file", empty, "--out", out)
+    assert "contains no rows" in refused("predict", tiny_adapter, "--file", empty, "--out", out)
     other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "a"}, {"utterance": "b"}])
     message = refused("predict", tiny_adapter, "--file", other, "--out", out)
-    assert message.startswith(f"{other}:2: the keys `utterance` fit no schema")
+    assert message.startswith(f"{other}:2: the keys `utterance` match no supported schema")
     assert not out.exists()
 
 
@@ -164,7 +164,7 @@ def test_predict_file_that_is_missing_empty_or_has_no_prompt(
 
 def test_unknown_recipe_key_suggests_the_nearest(refused_fit):
     message = refused_fit(mixtrue={"passes": 2})
-    assert "`mixtrue` is not a key of a recipe; did you mean `mixture`?" in message
+    assert "`mixtrue` is not a key of this recipe (did you mean `mixture`?)" in message
 
 
 def test_recipe_that_is_missing_or_a_folder(refused, tmp_path):
@@ -205,7 +205,7 @@ def test_unknown_embedded_task_suggests_the_nearest(refused_fit):
 
 def test_no_test_data_names_the_key(refused_fit, refused, tmp_path, toy_recipe, tiny_adapter):
     message = refused_fit("task.test=null", verbs=["compare"])
-    assert message == "the recipe names no `task.test`; add it to use this verb."
+    assert message == "the recipe has no `task.test`; add it to use this command."
     path = tmp_path / "r.yaml"
     again = refused("evaluate", tiny_adapter, "--recipe", path, "--set", "task.test=null")
     assert again == message
@@ -306,7 +306,7 @@ def test_base_that_is_not_the_one_trained_on(refused, tiny_adapter, tiny_model, 
     with torch.no_grad():
         model.lm_head.weight.add_(1)
     model.save_pretrained(moved)
-    assert "and here is" in refused("predict", tiny_adapter, "a prompt")
+    assert "but found" in refused("predict", tiny_adapter, "a prompt")
     shutil.rmtree(moved)
     assert f"model `{moved}`: no such folder." in refused("predict", tiny_adapter, "a prompt")
 

@@ -158,7 +158,7 @@ def test_plan_names_what_will_be_cut(tell, tell_json, recipe, tmp_path, write_js
     assert tell_json(*args)["truncated"] == [f"{long}:2"]
     code, out, err = tell(*args)
     assert (code, "Plan" in out) == (0, True)
-    assert err.startswith(f"1 examples lose their end: {long}:2 …\n")
+    assert err.startswith(f"1 examples will be truncated: {long}:2 …\n")
 
 
 # show
@@ -236,7 +236,7 @@ def test_fit_measures_nothing_beforehand_and_leaves_the_next_plan_its_time(
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     code, out, _ = tell("fit", recipe, "--out", tmp_path / "run")
     assert code == 0
-    assert "not known before a first run" in out
+    assert "not known yet" in out
     monkeypatch.setattr("telltune.methods.forecast.load_base", lambda *_, **__: 1 / 0)
     assert tell_json("plan", recipe)["estimated_seconds"] > 0
 
@@ -249,7 +249,7 @@ def test_finished_folder_is_refused_until_overwrite(tell, tell_json, recipe, tmp
     code, _, err = tell("fit", recipe, "--out", out, *short, "--json")
     assert code == 2
     assert err == (
-        f"error: {out} holds a finished run; choose another --out, or give --overwrite.\n"
+        f"error: {out} contains a finished run; choose another --out, or pass --overwrite.\n"
     )
     assert (out / "tell.json").stat().st_mtime_ns == before
     again = tell_json("fit", recipe, "--out", out, *short, "--overwrite", "--set", "seed=3")
@@ -265,7 +265,7 @@ def test_foreign_folder_is_never_touched(tell, recipe, tmp_path, verb, name, ove
     (out / name).write_text("task: answer_kind\n")
     code, _, err = tell(verb, recipe, "--out", out, "--json", *overwrite)
     assert code == 2
-    assert err.startswith(f"error: {out} holds what telltune did not write")
+    assert err.startswith(f"error: {out} contains files that telltune did not write")
     assert sorted(path.name for path in out.iterdir()) == sorted([name, "figures"])
     assert (out / name).read_text() == "task: answer_kind\n"
 
@@ -394,7 +394,7 @@ def test_predict_reads_a_file_by_the_columns_of_the_adapter_or_of_the_command(
     other.write_text("ticket\n" + "parcel\n" * 60)
     code, _, err = tell("predict", named, "--file", other)
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith(f"error: {other}:2: no column `text`, which the recipe names")
+    assert err.startswith(f"error: {other}:2: no column `text`, as set in the recipe")
 
 
 def test_predict_answers_conversations(tell_json, adapter, tmp_path, write_jsonl):
@@ -478,7 +478,7 @@ def test_check_takes_columns(tell, tell_json, tiny_model):
     code, out, _ = tell(*args)
     assert code == 1
     first, last = out.splitlines()  # one line for all that fails for one reason
-    assert first.startswith(f"{args[1]}:2: the keys `text`, `team` fit no schema")
+    assert first.startswith(f"{args[1]}:2: the keys `text`, `team` match no supported schema")
     assert "19 more" in first
     assert last == "0 train examples; 20 refused, 0 warnings."
     value = tell_json(*args, "--columns", "prompt=text,completion=team")
@@ -552,7 +552,7 @@ def test_check_takes_a_recipe_with_all_that_it_names(
     shorter = tell_json("check", recipe, "--set", "training.max_length=12", code=1)
     assert "over_long" in {f["kind"] for f in shorter["findings"]}
     code, _, err = tell("check", recipe, "--test", tmp_path / "test.jsonl")
-    assert (code, err) == (2, f"error: {recipe} names its own data and columns: give it alone.\n")
+    assert (code, err) == (2, f"error: {recipe} names its own data and columns; give it alone.\n")
 
 
 def test_check_lists_all_that_a_chat_template_drops_or_refuses(
@@ -571,7 +571,7 @@ def test_check_lists_all_that_a_chat_template_drops_or_refuses(
     found = {f["line"]: f["reason"] for f in value["findings"] if f["kind"] == "template"}
     assert (value["examples"], value["refused"]) == ({"train": 9}, 8)
     assert sorted(found) == list(range(2, 10))
-    assert found.pop(6).endswith("t.jinja refuses it: no parcel 4")
+    assert found.pop(6).endswith("t.jinja refuses this example: no parcel 4")
     # The texts differ; what is wrong with them is the same.
     assert len(set(found.values())) == 1
     code, out, _ = tell("check", recipe)
@@ -795,14 +795,14 @@ def test_study_prints_a_table_and_fails_where_a_cell_does(tell, study_file, tmp_
     assert code == 1
     assert "sft_anchor" in out
     assert "report.html" in out
-    assert re.search(r"failed: .*greedy, seed 0: A leverage ratio of 10000 asks for", err)
+    assert re.search(r"failed: .*greedy, seed 0: A leverage ratio of 10000 requires", err)
 
 
 def test_study_names_a_cluster_that_is_none(tell, study_file, tmp_path):
     pytest.importorskip("ray")
     code, _, err = tell("study", study_file, "--out", tmp_path / "out", "--ray", "somewhere")
     assert code == 2
-    assert "`somewhere` is no address of a cluster; write `auto` or HOST:PORT." in err
+    assert "`somewhere` is not a cluster address; use `auto` or HOST:PORT." in err
     assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
@@ -814,7 +814,7 @@ def test_recommend_prints_what_to_run_and_leaves_a_recipe_that_fits(
     recipe.write_text(yaml.safe_dump(values))
     code, out, _ = tell("recommend", recipe, "--out", tmp_path / "out", "--minutes", 0)
     assert code == 0
-    assert re.search(r"Recommended, after 3 settings .* by 12 dev items", out)
+    assert re.search(r"Recommended after 3 settings .* by 12 dev items", out)
     assert "accuracy" in out
     told = tell_json("recommend", recipe, "--out", tmp_path / "out", "--minutes", 0)
     assert told["name"] in out
@@ -834,5 +834,5 @@ def test_only_fit_is_for_several_processes(tell, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "1")
     code, _, err = tell("study", tmp_path / "none.yaml", "--out", tmp_path / "out")
     assert code == 2
-    assert "`tell study` is no work for several processes" in err
+    assert "`tell study` runs in one process" in err
     assert "no such recipe" in tell("fit", tmp_path / "none.yaml", "--out", tmp_path / "out")[2]

@@ -1,4 +1,4 @@
-"""telltune: adapt a language model with almost no data.
+"""telltune: adapt a language model with few labeled data.
 
     import telltune
 
@@ -7,7 +7,7 @@
     print(telltune.evaluate("runs/tickets").scores)
     print(telltune.predict("runs/tickets", ["My invoice is wrong."]))
 
-Everything is imported when it is first used, so that `import telltune` is quick.
+Every name is imported on first use, so that `import telltune` is fast.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from telltune.study.example_scores import score_examples
     from telltune.study.synthetic_file import write_synthetic
 
-# GNU OpenMP reads this once, when torch is imported. By default its threads look 300,000 times, for
-# some 7 ms, before they sleep, which takes the core from whoever they wait for.
+# GNU OpenMP reads this variable once, when torch is imported. By default its threads spin 300,000
+# times (about 7 ms) before they sleep, which takes the core from the threads that they wait for.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -1,4 +1,4 @@
-"""`python -m telltune`, and `accelerate launch -m telltune`."""
+"""Entry point of `python -m telltune` and `accelerate launch -m telltune`."""
 
 from telltune.cli import main
 

@@ -1,4 +1,4 @@
-"""The verbs as Python functions; the command line only parses, calls these and prints."""
+"""Python functions of the verbs. The command line parses arguments, calls these and prints."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ __all__ = [
 ]
 
 
-# After a fit so many examples are answered, and fewer where answers are long.
+# Number of examples answered after a fit to check the answers, and the limit on their new tokens.
 _ASKED, _ASKED_TOKENS = 16, 1024
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` leaves.
+    """Result of `fit`.
 
     Attributes:
-        folder: The folder of the adapter or baseline.
-        record: What its tell.json says.
-        warnings: Signs that the run did not learn, a sentence each, with the setting that helps.
+        folder: Folder of the adapter or baseline.
+        record: Contents of its tell.json.
+        warnings: Signs that the run did not learn, one sentence each, with the setting that helps.
     """
 
     folder: Path
@@ -96,27 +96,28 @@ class Fit:
 
 
 def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
-    """What a run would do, without training.
+    """Return the counts, time and memory of a run without training it.
 
-    Its time is told from what such runs took on this machine. Before the first of them the model
-    is loaded and trained on a few rows, once; every later plan answers without it.
+    The time estimate uses the durations of similar runs on this machine. If there are none, the
+    model is loaded once and trained on a few rows; later plans need no model.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`.
-        measure: False leaves `estimated_seconds` None where nothing is known.
+        recipe: Recipe file, dictionary or `Recipe`.
+        measure: Whether to measure the speed if it is unknown. If False, `estimated_seconds` is
+            None in that case.
 
     Returns:
         task_examples, task_tokens, unlabeled_examples, general_examples, general_tokens,
         leverage_ratio, passes, optimizer_steps, trained_tokens, estimated_seconds,
         estimated_memory_gib and more;
         `auto` lists the recipe keys that were `auto` and whose numbers are given here;
-        `before_training` names what else the run does first, which none of the numbers counts;
-        `warnings` says in sentences what the user should know before the run.
+        `before_training` lists the steps before training, which none of the numbers includes;
+        `warnings` lists warnings about the run, one sentence each.
 
-        A baseline trains nothing: of these there are the counts and `warnings` alone, and `labels`.
+        For a baseline, which trains nothing, only the counts, `labels` and `warnings`.
 
     Raises:
-        TellError: Whatever would stop the run before its first step.
+        TellError: The run would stop before its first step.
     """
     recipe = as_recipe(recipe)
     method = get_method(recipe.method)
@@ -129,19 +130,19 @@ def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[st
     """Return examples as the model sees them, chat template and anchor included.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`.
-        n: Number of examples; fewer come back where there are fewer.
-        split: `train` gives the first of the run's mixture in its order, task and general examples
-            alike. What a method makes or chooses before it trains (see `plan`) is not done. `dev`
-            and `test` give the first task examples of that split.
+        recipe: Recipe file, dictionary or `Recipe`.
+        n: Maximum number of examples.
+        split: `train` returns the first task and general examples of the run's mixture, in order.
+            Steps before training (see `plan`) are skipped. `dev` and `test` return the first task
+            examples of that split.
 
     Returns:
-        For each example `source` and `origin` (where it stands), `text` (what the model sees,
-        decoded), `input_ids`, and `loss_mask` (1 for each token that carries loss, else 0; as many
-        as `input_ids`).
+        For each example `source`, `origin` (file and line), `text` (decoded model input),
+        `input_ids`, and `loss_mask` (1 for each token that carries loss, else 0; same length as
+        `input_ids`).
 
     Raises:
-        TellError: Whatever would stop the run before its first step.
+        TellError: The run would stop before its first step.
     """
     return [one.to_dict() for one in shown_examples(as_recipe(recipe), n, split=split)]
 
@@ -156,18 +157,19 @@ def fit(
 ) -> Fit:
     """Train an adapter, or fit a baseline.
 
-    A run that was cut short goes on from its last checkpoint when called again on the same folder.
-    The processes of torchrun or `accelerate launch` all call this, on a folder that all can reach.
+    Called again on the same folder, an interrupted run resumes from its last checkpoint. Under
+    torchrun or `accelerate launch`, every process calls this function on the same shared folder.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`.
-        out: The folder of the adapter or baseline.
-        overwrite: Train again where a finished run, or one with another recipe, already is.
-        progress: Show a bar.
-        on_plan: Gets what `plan(recipe, measure=False)` says, before the model is loaded.
+        recipe: Recipe file, dictionary or `Recipe`.
+        out: Output folder of the adapter or baseline.
+        overwrite: Whether to replace a finished run, or a run of another recipe, in `out`.
+        progress: Whether to show a progress bar.
+        on_plan: Function called with the result of `plan(recipe, measure=False)` before the model
+            is loaded.
 
     Raises:
-        TellError: One sentence that says what, where, and what to do.
+        TellError: The recipe, data, model or folder cannot be used.
     """
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
@@ -182,7 +184,7 @@ def fit(
     with together.noticing_loss(), alone(out) if together.first else nullcontext():
         if together.first:
             claim(out, recipe, overwrite=overwrite)
-        # What the first encodes and converts the others find on disk.
+        # The first process encodes and converts; the others read the results from disk.
         with together.first_before_others():
             with phase("reading and encoding the data", shown=shown):
                 ready = get_ready(recipe)
@@ -224,11 +226,11 @@ def _fit_baseline(
     progress: bool,
     on_plan: Callable[[dict[str, Any]], None] | None,
 ) -> Fit:
-    """Fit a baseline. Only `probe` loads the base model; the others need its tokenizer alone."""
+    """Fit a baseline. Only `probe` loads the base model; the others need only its tokenizer."""
     if processes().count > 1:
         raise RecipeError(
-            f"method `{method.name}` has no work for several processes; start it without torchrun "
-            "or accelerate."
+            f"method `{method.name}` runs in one process only; start it without torchrun or "
+            "accelerate."
         )
     with alone(out):
         claim(out, recipe, overwrite=overwrite)
@@ -253,7 +255,7 @@ def _baseline_plan(ready: ReadyBaseline) -> dict[str, Any]:
 
 
 def _ask(predictor: Predictor, ready: Ready) -> list[str]:
-    """Answer a few examples, and say what is wrong with all the answers together."""
+    """Answer a few examples, and return warnings about the answers as a whole."""
     count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
     examples = (ready.task.dev or ready.task.train)[:count]
     references = [predictor.answer(example.completion) for example in examples]
@@ -297,14 +299,15 @@ def evaluate(
     """Score an adapter or baseline on held-out items, and keep the scores in its model card.
 
     Args:
-        adapter: A folder from `fit`.
-        recipe: Whose task to score on; the adapter's own if not given.
+        adapter: Output folder of `fit`.
+        recipe: Recipe with the task to score on; by default the adapter's own.
         split: `test` or `dev`.
-        metrics: Names, the headline first.
-        max_items: Score the first so many only.
-        predictions: Write prompts, references, answers and scores to this JSONL file.
-        trust_model: Let the base's own code run and pickles be read, if tell.json asks for it.
-        progress: Show a bar.
+        metrics: Names of metrics, the headline metric first.
+        max_items: Maximum number of items to score, from the start of the split.
+        predictions: JSONL file for prompts, references, answers and scores.
+        trust_model: Whether to run the base model's own code and read pickle files if tell.json
+            asks for it.
+        progress: Whether to show progress bars.
     """
     folder = Path(adapter)
     record = read_tell(folder)
@@ -323,8 +326,8 @@ def evaluate(
         answers = task_answers(recipe, task, all_items if split == "test" else None)
         task_name = task.name
     except DataError as error:
-        # An adapter can be scored where its training data are not.
-        told = f"the metrics and warnings follow from the {split} items alone"
+        # An adapter can be scored on a machine that lacks its training data.
+        told = f"the metrics and warnings use only the {split} items"
         unread = (f"the training data cannot be read, so {told}: {error}",)
     items = all_items[: max_items or recipe.evaluation.max_items]
     with phase("loading the model", shown=progress):
@@ -368,7 +371,7 @@ def predict(
     max_new_tokens: int | None = None,
     trust_model: bool = False,
 ) -> list[str]:
-    """Answer prompts with a folder from `fit`, greedily; `trust_model` as in `evaluate`."""
+    """Answer prompts greedily with an output folder of `fit`; `trust_model` as in `evaluate`."""
     return predict_examples(
         adapter,
         [Example(prompt, "") for prompt in prompts],
@@ -385,14 +388,14 @@ def predict_examples(
     trust_model: bool = False,
     progress: bool = False,
 ) -> list[str]:
-    """As `predict`, for prompts with turns before them."""
+    """Answer examples as `predict` does; each may have turns before its prompt."""
     with phase("loading the model", shown=progress):
         predictor = load_folder(Path(adapter), trust_model=trust_model)
     if max_new_tokens is not None:
         if predictor.model is None:
             raise RecipeError(
-                f"{adapter} is a baseline, whose answers come whole from the training data; leave "
-                "out max_new_tokens."
+                f"{adapter} is a baseline, which answers with whole training answers; leave out "
+                "max_new_tokens."
             )
         predictor.max_new_tokens = max_new_tokens
     if predictor.anchor is not None:
@@ -403,10 +406,10 @@ def predict_examples(
 
 
 def verify(adapter: str | Path) -> Verification:
-    """Look at all that tell.json claims in a folder from `fit`; see `methods.verify`.
+    """Check the claims of tell.json in an output folder of `fit`; see `methods.verify`.
 
     Args:
-        adapter: The folder of an adapter or baseline.
+        adapter: Folder of an adapter or baseline.
     """
     from telltune.methods.verify import verify as verified
 
@@ -420,21 +423,21 @@ def check(
     model: str | None = None,
     max_length: int | None = None,
 ) -> tuple[dict[str, int], list[Finding]]:
-    """Look through data for what would be refused, and for what should be looked at.
+    """Find rows that would be refused and rows that are suspicious.
 
     Args:
-        data: A recipe or its file, for all that it names, or paths by split. `train`, and a
-            recipe's general data, are held against every other split.
-        columns: Which columns of the files hold what; a recipe says it for itself.
-        model: Whose tokenizer to count tokens and know control tokens with. By default the
-            recipe's, and none for paths.
-        max_length: Longest example in tokens. By default the recipe's, and none for paths.
+        data: Recipe or recipe file, to check all data that it names; or paths by split. `train`
+            and a recipe's general data are compared with every other split.
+        columns: Columns of the files. A recipe names its own.
+        model: Model whose tokenizer counts tokens and finds control tokens. By default the
+            recipe's model; for paths, none.
+        max_length: Longest example in tokens. By default the recipe's; for paths, none.
 
     Returns:
-        Number of examples by split, and of general data, and the findings.
+        The number of examples by split and of general data, and the findings.
 
     Raises:
-        TellError: There is no such recipe, file or model.
+        TellError: The recipe, a file or the model does not exist.
     """
     if isinstance(data, Mapping):
         specs: dict[Split, list[DataSpec]] = {
@@ -452,10 +455,12 @@ def check(
 
 
 def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> Ranking:
-    """Propose anchors and rank them, with the recipe's own and none, by loss before training.
+    """Propose anchors and rank them by loss before training.
+
+    The ranking includes the recipe's own anchor and no anchor.
 
     Raises:
-        DataError: No task example is left to rank on besides those that the model is shown.
+        DataError: The examples shown to the model leave no task example to rank on.
     """
     recipe = as_recipe(recipe)
     task = load_task(recipe)
@@ -472,22 +477,22 @@ def run_study(
     cpus: float = 1.0,
     gpus: float | None = None,
 ) -> tuple[Summary, list[Row]]:
-    """Run methods x sizes x seeds on tasks: every cell that has no finished row in `out` yet.
+    """Run methods x sizes x seeds on tasks: every cell without a finished row in `out`.
 
     Args:
-        study: A YAML file; see `StudySpec`.
-        out: Where results.jsonl, answers, summary.json and report.html go, and study.yaml with
-            all that the study says.
-        progress: Show a bar.
-        ray: Run the cells on this Ray cluster: `auto` or HOST:PORT; here if None.
-        cpus: For each cell there.
-        gpus: For each cell there; one if not given, where the cluster has any.
+        study: Study file in YAML; see `StudySpec`.
+        out: Output folder for results.jsonl, answers, summary.json, report.html, and study.yaml
+            with the whole study.
+        progress: Whether to show progress bars.
+        ray: Ray cluster that runs the cells: `auto` or HOST:PORT. None runs them on this machine.
+        cpus: CPUs per cell on the cluster.
+        gpus: GPUs per cell on the cluster; by default one if the cluster has GPUs.
 
     Returns:
-        What all rows in the folder say, and the rows of this study.
+        The summary of all rows in the folder, and the rows of this study.
 
     Raises:
-        TellError: A study that cannot be run, or not one cell of it could.
+        TellError: The study cannot be run, or none of its cells can.
     """
     from telltune.study.cluster import connect
     from telltune.study.report import write_report
@@ -503,13 +508,14 @@ def run_study(
 
 
 def report(out: str | Path) -> Path:
-    """Write a study's report anew, of the cells that are finished.
+    """Write a study's report again from its finished cells.
 
     Args:
-        out: The study's folder, running or not.
+        out: Folder of the study, which may still be running.
 
     Returns:
-        The page, one HTML file that needs no network; summary.json stands beside it.
+        Path of the report, one HTML file that needs no network. summary.json is written to the
+        same folder.
 
     Raises:
         StorageError: There are no finished cells.
@@ -523,13 +529,13 @@ def report(out: str | Path) -> Path:
 def recommend(
     recipe: AnyRecipe, out: str | Path, *, minutes: float = 60.0, progress: bool = True
 ) -> Recommendation:
-    """Search on dev items for the method and settings that suit a task; see `study.recommend`.
+    """Search for the method and settings that score best on dev items; see `study.recommend`.
 
     Args:
-        recipe: The task, the model, and the settings to begin with.
-        out: Where what was tried goes, and `recipe.yaml`, the recipe to use.
-        minutes: To spend.
-        progress: Show a bar.
+        recipe: Recipe with the task, the model and the initial settings.
+        out: Output folder for the results of the search and `recipe.yaml`, the recipe to use.
+        minutes: Time budget in minutes.
+        progress: Whether to show progress bars.
     """
     from telltune.study.recommend import recommend as recommended
 
@@ -539,16 +545,18 @@ def recommend(
 def plan_study(
     study: str | Path, out: str | Path | None = None, *, measure: bool = True
 ) -> dict[str, Any]:
-    """What a study will take, without running any of it.
+    """Return the size and time of a study without running it.
 
     Args:
-        study: A YAML file.
-        out: Its folder, whose finished cells are left out and tell how long answering takes.
-        measure: False leaves times None where this machine has not trained such a model yet.
+        study: Study file in YAML.
+        out: Folder of the study. Its finished cells are skipped, and their answering times are
+            used for the estimate.
+        measure: Whether to measure unknown speeds. If False, times are None if this machine has
+            not trained such a model yet.
 
     Returns:
-        cells, finished, trained_tokens, training_seconds, answering_seconds (None where no cell
-        has been run yet) and problems: of cells that cannot run, title and reason.
+        cells, finished, trained_tokens, training_seconds, answering_seconds (None if no cell has
+        been run yet) and problems, with the title and reason of each cell that cannot run.
     """
     from telltune.study.planning import plan_cells
     from telltune.study.spec import asks_aside, load_study
@@ -575,6 +583,6 @@ def plan_study(
 
 
 def _sum(values: list[float | None]) -> float | None:
-    """None where one of them is not known."""
+    """Return the sum, or None if a value is unknown."""
     known = [value for value in values if value is not None]
     return round(sum(known), 1) if len(known) == len(values) else None

@@ -1,7 +1,7 @@
-"""What a user sees in place of a traceback.
+"""Errors whose messages are shown to the user instead of a traceback.
 
-Every message is one clear sentence that says what is wrong, where (file, line or key) and what to
-do about it. The command line prints it and exits with code 2.
+Every message is one clear sentence: what is wrong, where (file, line or key), and what to do. The
+command line prints it and exits with code 2.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ SHOWN_CHARACTERS = 40
 
 
 def shown(name: str) -> str:
-    """A key fit for a message: short, on one line and printable whatever a file holds."""
+    """Return a key in a form fit for a message: short, on one line and printable."""
     short = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 class TellError(Exception):
-    """Something the user can mend. The base of every error that telltune raises on purpose.
+    """Base class of the errors that telltune raises on purpose and that the user can fix.
 
-    Messages quote what others say, the hub's client among them: secrets in them are masked.
+    Secrets in the message are masked, because messages quote other programs such as the hub client.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -30,7 +30,7 @@ class TellError(Exception):
 
 
 class RecipeError(TellError):
-    """A recipe that cannot be run: an unknown key, a wrong value, settings that contradict."""
+    """A recipe that cannot be run: an unknown key, a wrong value, contradictory settings."""
 
 
 class DataError(TellError):
@@ -42,4 +42,4 @@ class ModelError(TellError):
 
 
 class StorageError(TellError):
-    """A place that cannot be written to: no space, no permission, a folder of another run."""
+    """A path that cannot be written to: no space, no permission, a folder of another run."""

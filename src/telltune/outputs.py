@@ -1,7 +1,7 @@
-"""Standard output and error that a run survives, whoever stops reading them.
+"""Standard output and error that do not end a run when their reader is gone.
 
 A long run often outlives its reader: a closed SSH session, `| head`, a log collector that ended.
-Python then raises at the next write, inside whatever computes at that moment.
+Python then raises an error at the next write, in the middle of any computation.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["guard_outputs"]
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
-"""Errors of a pipe, a socket or a descriptor that nobody reads any more."""
+"""Error codes of a pipe, socket or descriptor without a reader."""
 
 
 def guard_outputs() -> None:
-    """Replace `sys.stdout` and `sys.stderr` by streams that drop what nobody can read.
+    """Replace `sys.stdout` and `sys.stderr` by streams that drop output without a reader.
 
-    Other errors, such as a full disk, are raised as before. Streams that are not the process's own
-    (those of a notebook or a test) stay. Descriptors 0 to 2 that are closed are opened on the null
-    device: the next file would get their number otherwise, and what is printed to that number.
-    Calling it again changes nothing.
+    Other errors, such as a full disk, are raised as before. Streams that do not belong to the
+    process (those of a notebook or a test) are kept. Closed descriptors 0 to 2 are opened on the
+    null device; otherwise the next file would get their number, and receive printed output.
+    Further calls have no effect.
     """
     for number in range(3):
         try:
@@ -50,16 +50,16 @@ def guard_outputs() -> None:
 
 
 class _Output(io.FileIO):
-    """Writes to a descriptor of the process, or to nowhere once it is gone."""
+    """Stream to a descriptor of the process; drops output once the reader is gone."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "w", closefd=False)
-        # A terminal that was closed answers with an input/output error; from a disk it is real.
+        # A closed terminal raises an input/output error. On a disk the same error is a real one.
         terminal = stat.S_ISCHR(os.fstat(number).st_mode)
         self._gone = (*_GONE, errno.EIO) if terminal else _GONE
 
     def write(self, data: Buffer, /) -> int:
-        """Write to the descriptor; claim to have written all where nobody can read it."""
+        """Write to the descriptor; if the reader is gone, report all bytes as written."""
         try:
             return super().write(data)
         except OSError as error:
@@ -71,7 +71,7 @@ class _Output(io.FileIO):
 def _guarded(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _Output(stream.fileno())
     return io.TextIOWrapper(
-        # `python -u` has no buffer in between.
+        # `python -u` uses no buffer.
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,

@@ -1,4 +1,4 @@
-"""Preparation of a run without the model's weights: data and settings, checked, with warnings."""
+"""Preparation of a run without model weights: checked data and settings, with warnings."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ __all__ = ["Ready", "ReadyBaseline", "get_ready", "get_ready_baseline", "trained
 
 @dataclass(frozen=True)
 class Ready:
-    """All that a run needs besides the model's weights.
+    """Everything that a run needs except the model's weights.
 
     Attributes:
-        method: The recipe's.
-        task: Its training and dev data.
-        general: The general data; None where the method mixes none.
+        method: Method of the recipe.
+        task: Training and dev data of the task.
+        general: General data; None if the method mixes none.
         shape: Sizes of the base model.
-        prepared: What training needs.
-        unlabeled: Number of unlabeled inputs beside the training examples.
-        seconds: Time that loading and encoding took.
-        answers: What the answers of all splits decide together.
-        warnings: What the user should know before training, a sentence each.
+        prepared: Plan and encoded data for training.
+        unlabeled: Number of unlabeled inputs in addition to the training examples.
+        seconds: Time of loading and encoding in seconds.
+        answers: Metrics and labels derived from the answers of all splits.
+        warnings: Warnings for the user before training, one sentence each.
     """
 
     method: Trained
@@ -65,10 +65,10 @@ class Ready:
 
 
 def get_ready(recipe: Recipe) -> Ready:
-    """Load, check and encode what a run will train on.
+    """Load, check and encode the training data of a run.
 
     Raises:
-        TellError: Whatever would stop the run before its first step.
+        TellError: The run would stop before its first step.
     """
     began = time.perf_counter()
     check_recipe(recipe)
@@ -100,14 +100,14 @@ def get_ready(recipe: Recipe) -> Ready:
 
 @dataclass(frozen=True)
 class ReadyBaseline:
-    """All that a fit of a baseline needs.
+    """Everything that the fit of a baseline needs.
 
     Attributes:
-        method: The recipe's.
-        task: Its training and dev data.
-        tokenizer: The base model's, which counts tokens.
-        data: What it learns from.
-        warnings: What the user should know before the fit, a sentence each.
+        method: Method of the recipe.
+        task: Training and dev data of the task.
+        tokenizer: Tokenizer of the base model, which counts tokens.
+        data: Training data of the baseline.
+        warnings: Warnings for the user before the fit, one sentence each.
     """
 
     method: Baseline
@@ -118,14 +118,14 @@ class ReadyBaseline:
 
 
 def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
-    """Load and check what a baseline will be fitted on.
+    """Load and check the training data of a baseline.
 
     Args:
-        recipe: The fit's.
-        method: The recipe's.
+        recipe: Recipe of the fit.
+        method: Method of the recipe.
 
     Raises:
-        TellError: Whatever would stop the fit.
+        TellError: The fit cannot start.
     """
     check_recipe(recipe)
     task = load_task(recipe)
@@ -143,7 +143,7 @@ def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
 
 
 def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
-    """Say which layers an adapter leaves out."""
+    """Return a warning that names the layers without an adapter, if there are any."""
     if model.layers is None or recipe.training.full_parameters:
         return ()
     told = layers_left_out(model.layers, recipe.lora.target_modules)
@@ -151,10 +151,10 @@ def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
 
 
 def trained_method(recipe: Recipe) -> Trained:
-    """Return the recipe's method, which must be one that trains.
+    """Return the recipe's method, which must be a trained one.
 
     Raises:
-        RecipeError: It trains nothing.
+        RecipeError: The method trains nothing.
     """
     method = get_method(recipe.method)
     if not isinstance(method, Trained):

@@ -1,4 +1,4 @@
-"""Examples as the model sees them: rendered, tokenized, with the tokens that carry loss."""
+"""Examples as the model sees them: rendered, tokenized, with a loss mask."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Shown:
     """An example as the model sees it.
 
     Attributes:
-        source: The name of its data set.
-        origin: Where it stands, such as "tickets.jsonl:17".
-        prompt: The text of the tokens that carry no loss.
-        response: The text of those that do.
-        input_ids: All of its tokens.
-        loss_mask: 1 for each token that carries loss, else 0; as many as `input_ids`.
+        source: Name of the data set.
+        origin: Location of the example, e.g. "tickets.jsonl:17".
+        prompt: Text of the tokens without loss.
+        response: Text of the tokens that carry loss.
+        input_ids: Token ids of the whole example.
+        loss_mask: 1 for each token that carries loss, else 0; same length as `input_ids`.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Shown:
     loss_mask: list[int]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, with prompt and response in one text."""
+        """Return a dictionary for JSON, with prompt and response joined in `text`."""
         return {
             "source": self.source,
             "origin": self.origin,
@@ -59,8 +59,8 @@ def shown_examples(recipe: Recipe, n: int, *, split: str = "train") -> list[Show
     """Return examples as the model sees them; see `telltune.show`."""
     if isinstance(get_method(recipe.method), Baseline):
         raise RecipeError(
-            f"method `{recipe.method}` shows the examples to no language model, so there are no "
-            "tokens to show; name another with `--set method=...`."
+            f"method `{recipe.method}` uses no language model, so there are no tokens to show; "
+            "choose another method with `--set method=...`."
         )
     tokenizer = known_model(recipe.model).tokenizer.load()
     if split == "train":
@@ -75,12 +75,12 @@ def shown_examples(recipe: Recipe, n: int, *, split: str = "train") -> list[Show
 
 
 def _first_trained(recipe: Recipe, n: int) -> list[tuple[Example, Any, int]]:
-    """The first examples of a run's mixture, with ids and the length of the prompt."""
+    """Return the first examples of a run's mixture, each with its ids and prompt length."""
     ready = get_ready(recipe)
     prepared, mixture = ready.prepared, ready.prepared.mixture
     places = mixture.slots(0, 0, min(n, len(mixture))).pairs
     wanted = {index for is_task, index in places if not is_task}
-    # General data are read in order, and no further than needed.
+    # General data are read in order, and only as far as needed.
     stream = islice(ready.general or (), max(wanted, default=-1) + 1)
     general = {i: example for i, example in enumerate(stream) if i in wanted}
     sources = Sources(prepared.task, prepared.general)
@@ -94,7 +94,7 @@ def _shown(tokenizer: Any, example: Example, ids: Any, prompt_length: int) -> Sh
     parts = [ids.tolist(), ids[:prompt_length].tolist(), ids[prompt_length:].tolist()]
     text, prompt, response = tokenizer.batch_decode(parts, clean_up_tokenization_spaces=False)
     if text.startswith(prompt):
-        # Decoded alone, a response may lose the space that it begins with.
+        # A response that is decoded alone may lose its leading space.
         response = text[len(prompt) :]
     mask = [int(i >= prompt_length) for i in range(len(ids))]
     return Shown(example.source, example.origin, prompt, response, parts[0], mask)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and the cache folder."""
+"""Atomic writes, so that a file is complete or absent, and the cache folder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
     "writing",
 ]
 
-# What a kill leaves of a write: never read, and known by its name.
+# Suffix of files and folders that are being written. Those left by a killed process are not read.
 _UNFINISHED = ".unfinished"
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder for what can be made again: `$TELLTUNE_CACHE`, else the user's cache folder."""
+    """Return a folder in the cache, which is `$TELLTUNE_CACHE` or else the user's cache folder."""
     folder = _cache_root().joinpath(*parts)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,19 +50,19 @@ def _cache_root() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "telltune"
     except RuntimeError:
-        raise StorageError("you have no home folder for the cache; set TELLTUNE_CACHE.") from None
+        raise StorageError("there is no home folder for the cache; set TELLTUNE_CACHE.") from None
 
 
 @contextmanager
 def writing(path: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turn what the disk refuses into one sentence that names the place.
+    """Turn errors of the disk into a `StorageError` that names the path.
 
     Args:
-        path: What is written.
-        needed: Bytes that it takes, as far as is known.
+        path: File or folder that is written.
+        needed: Number of bytes to write, if known.
 
     Raises:
-        StorageError: No space, no permission, a read-only file system.
+        StorageError: There is no space or permission, or the file system is read-only.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def writing(path: Path, *, needed: int = 0) -> Iterator[None]:
 
 
 def _refusal(path: Path, error: Exception, needed: int) -> StorageError | None:
-    """What to say of an error; None where it is not the disk's."""
+    """Return the error to raise; None if the disk did not cause it."""
     code = error.errno if isinstance(error, OSError) else None
     other = "choose another folder"
     if path.is_relative_to(_cache_root()):
@@ -95,12 +95,12 @@ _REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
     *(errno.EISDIR, errno.ENAMETOOLONG),
 )
-# What safetensors, NumPy and torch.save say of a full disk, in errors that carry no errno.
+# Messages of safetensors, NumPy and torch.save for a full disk. Their errors have no errno.
 _SHORT_WRITE = ("No space left on device", " requested and ", "iostream error", "inline_container")
 
 
 def _free(path: Path) -> int:
-    """Bytes that the disk still takes, which a path is on or would be."""
+    """Return the number of free bytes on the disk of a path, which need not exist yet."""
     return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
 
 
@@ -109,14 +109,14 @@ def _in_words(count: int) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, as `write_bytes` does."""
+    """Write a text file atomically, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old file or the new one, never a part.
+    """Write a file atomically, so that a reader sees either the old file or the new one.
 
-    It is on the disk when this returns: power may fail then.
+    The file is synced to the disk before this returns, so that it survives a power failure.
     """
     with writing(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes private files; an output is as readable as the user's umask says.
+            # mkstemp makes private files; give outputs the permissions of the user's umask.
             umask = os.umask(0)
             os.umask(umask)
             Path(name).chmod(0o666 & ~umask)
@@ -140,12 +140,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, atomically."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_cached_json(path: Path) -> Any:
-    """What a JSON file in the cache holds; None where there is none that can be read."""
+    """Return the contents of a JSON file in the cache; None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -154,17 +154,17 @@ def read_cached_json(path: Path) -> Any:
 
 @contextmanager
 def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
-    """Fill a temporary folder that becomes `target`, on the disk, only when all went well.
+    """Yield a temporary folder that is renamed to `target` if the block succeeds.
 
-    When two processes make the same target at once, the first to finish wins and the other's copy
-    is removed: both then see one whole folder.
+    If two processes make the same target at once, the first to finish wins and the other's copy is
+    removed. Both then see one complete folder.
 
     Args:
-        target: The folder.
-        needed: Bytes that it will hold, as far as is known.
+        target: Final path of the folder.
+        needed: Number of bytes to write, if known.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: There is no space or permission, or the file system is read-only.
     """
     with writing(target, needed=needed):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     except Exception as error:
-        # As much as was written is needed at least.
+        # At least the bytes that were already written are needed.
         needed = max(needed, sum(file.stat().st_size for file in _files(filling)))
         shutil.rmtree(filling, ignore_errors=True)
         refusal = _refusal(target, error, needed)
@@ -191,7 +191,7 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left of its writes into a folder that is ours alone."""
+    """Remove unfinished writes of killed processes from a folder that this process has locked."""
     for left in folder.glob(f".*{_UNFINISHED}"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -200,21 +200,21 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file in a folder, by its path in there."""
+    """Return the SHA-256 hash of every file in a folder, keyed by relative path."""
     return {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder)}
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of a file."""
+    """Return the SHA-256 hash of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def publish(filled: Path, target: Path) -> None:
-    """Give a filled folder its name once all that is in it is on the disk.
+    """Rename a filled folder to its final path after syncing its contents to the disk.
 
     Raises:
-        OSError: There is another of that name.
+        OSError: A folder of that name already exists.
     """
     for path in (*_files(filled), *filter(Path.is_dir, filled.rglob("*")), filled):
         _sync(path)
@@ -224,7 +224,7 @@ def publish(filled: Path, target: Path) -> None:
 
 def _sync(path: Path) -> None:
     if os.name == "nt":
-        return  # Windows syncs only what is open for writing
+        return  # Windows syncs only files that are open for writing.
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What the command line prints: JSON for programs, tables for people."""
+"""Output of the command line: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ __all__ = [
 
 
 def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """One JSON value on one line."""
+    """Print one JSON value on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_plan(values: dict[str, Any]) -> None:
-    """What `plan` says of a run."""
+    """Print the result of `telltune.plan`."""
     task = ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens")
     inputs = values["unlabeled_examples"]
     unlabeled = [("unlabeled", f"{inputs:,} inputs")] if inputs else []
@@ -54,7 +54,7 @@ def print_plan(values: dict[str, Any]) -> None:
             ("method", f"{values['method']} on {values['task']}"),
             task,
             *unlabeled,
-            ("answers", f"{labels} labels" if labels else "those of the examples"),
+            ("answers", f"{labels} labels" if labels else "answers of the examples"),
             ("training", "none: a baseline only fits a small classifier"),
         ]
         print_table("Plan", ("", ""), rows)
@@ -62,7 +62,7 @@ def print_plan(values: dict[str, Any]) -> None:
         return
     seconds = values["estimated_seconds"]
     time = (
-        "not known before a first run here; `tell plan` measures it"
+        "not known yet; `tell plan` measures it"
         if seconds is None
         else f"about {seconds / 60:,.1f} minutes"
     )
@@ -92,21 +92,21 @@ def print_plan(values: dict[str, Any]) -> None:
         ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
     ]
     dev = values["dev_examples"]
-    early = [("early stopping", f"{dev:,} dev examples, looked at along the run")] if dev else []
+    early = [("early stopping", f"{dev:,} dev examples, scored during the run")] if dev else []
     print_table("Plan", ("", ""), [*rows, *early])
     if values["before_training"]:
         first = "; ".join(values["before_training"])
-        typer.echo(f"Before that, and in none of these numbers: {first}.", err=True)
+        typer.echo(f"Before training, and not counted above: {first}.", err=True)
     if values["truncated"]:
         shown = ", ".join(values["truncated"][:5])
-        typer.echo(f"{len(values['truncated'])} examples lose their end: {shown} …", err=True)
+        typer.echo(f"{len(values['truncated'])} examples will be truncated: {shown} …", err=True)
     print_warnings(values["warnings"])
 
 
 def print_examples(shown: Sequence[Shown]) -> None:
-    """Examples as the model sees them.
+    """Print examples as the model sees them.
 
-    What carries loss is green; where output is no terminal, it stands between [[ and ]].
+    The text that carries loss is green. If the output is not a terminal, it is between [[ and ]].
     """
     from rich.console import Console
     from rich.text import Text
@@ -122,16 +122,16 @@ def print_examples(shown: Sequence[Shown]) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """One line a warning, on standard error."""
+    """Print each warning on one line of standard error."""
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)
 
 
 def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """One line a warning, with the names of all rows that have it, on standard error.
+    """Print each warning once on standard error, with the names of all rows that have it.
 
     Args:
-        rows: The name and the warnings of each row.
+        rows: Name and warnings of each row.
     """
     told: dict[str, list[str]] = {}
     for name, warnings in rows:
@@ -141,17 +141,17 @@ def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
 
 
 def print_study_plan(values: dict[str, Any]) -> None:
-    """What `plan_study` says."""
+    """Print the result of `telltune.plan_study`."""
 
     def hours(seconds: float | None) -> str:
         if seconds is None:
-            return "not known before a first run here"
+            return "not known before a first run on this machine"
         return (
             f"about {seconds / 3600:,.1f} hours" if seconds > 5400 else f"{seconds / 60:,.1f} min"
         )
 
     rows = [
-        ("cells", f"{values['cells']:,}, of which {values['finished']:,} are finished"),
+        ("cells", f"{values['cells']:,}, {values['finished']:,} of them finished"),
         ("tokens to train", f"{values['trained_tokens']:,}"),
         ("training", hours(values["training_seconds"])),
         ("answering", hours(values["answering_seconds"])),
@@ -162,7 +162,7 @@ def print_study_plan(values: dict[str, Any]) -> None:
 
 
 def print_study(summary: Summary) -> None:
-    """Each method at each size, held against SFT with the anchor."""
+    """Print each method at each size, compared with SFT + anchor."""
     against: dict[tuple[Any, ...], str] = {
         (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
         for c in summary.comparisons
@@ -194,7 +194,7 @@ def print_study(summary: Summary) -> None:
 
 
 def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
-    """Print each method's score and difference from SFT, then what it forgot, leaked and took.
+    """Print each method's score and difference from SFT, then its forgetting and cost.
 
     Each of the two tables fits a terminal of 80 columns.
     """
@@ -222,15 +222,19 @@ def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
     _print_told(title, ("method", "score", f"{confidence:.0%} interval", "against sft"), scores)
     counts = ("task tokens", *unlabeled, "general tokens", "seconds")
     heads = ("method", "general loss", "leakage", *counts)
-    _print_told("Beside the score", heads, beside)
+    _print_told("Forgetting and cost", heads, beside)
 
 
 def print_recommendation(found: Recommendation) -> None:
-    """What to run, what it expects, and what stands beside it."""
+    """Print the recommended recipe, its expected score, and comparisons with other methods."""
     rows = [
         ("run", found.name),
-        *([] if found.trains else [("training", "none is needed here: nothing is clearly better")]),
-        ("expect", f"{found.metric} {found.expected}, 95% interval, on items like the dev ones"),
+        *(
+            []
+            if found.trains
+            else [("training", "not needed: no trained method is clearly better")]
+        ),
+        ("expected", f"{found.metric} {found.expected}, 95% interval, on items like the dev items"),
     ]
     rows += [
         (f"against {name}", f"{by.value:+.1f} ({by.low:+.1f} to {by.high:+.1f})")
@@ -239,16 +243,14 @@ def print_recommendation(found: Recommendation) -> None:
     tied = [name for name, by in found.rivals.items() if by.low <= 0]
     if tied:
         rows.append(("not clearly worse", "; ".join(tied)))
-    rows += [
-        (f"{name}: beside the task", _beside(told)) for name, told in found.beside.items() if told
-    ]
+    rows += [(f"{name}: forgetting", _beside(told)) for name, told in found.beside.items() if told]
     if found.more_examples is not None:
         gain = found.more_examples
         rows.append(
             ("100 more examples", f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
         )
     title = (
-        f"Recommended, after {found.tried} settings and {found.seconds / 60:,.0f} minutes, by "
+        f"Recommended after {found.tried} settings and {found.seconds / 60:,.0f} minutes, by "
         f"{found.items} dev items"
     )
     print_table(title, ("", ""), rows)
@@ -258,15 +260,15 @@ def print_recommendation(found: Recommendation) -> None:
 def _beside(told: dict[str, float]) -> str:
     before, after = told["general_nll_before"], told["general_nll_after"]
     leaks = "leakage_after" in told
-    leakage = f", {told['leakage_after']:.0%} of other prompts answered as if they were the task's"
+    leakage = f", {told['leakage_after']:.0%} of general prompts answered in the task's format"
     return f"general loss {before:.2f} to {after:.2f}{leakage if leaks else ''}"
 
 
 def print_scores(scores: ExampleScores) -> None:
-    """What the scores of examples say, and which to look at first."""
+    """Print a summary of example scores and the examples with the lowest scores."""
     column, title = {
-        "pvi": ("pvi", "Lowest PVI: hard, or wrongly labelled"),
-        "memory": ("recall", "Least remembered"),
+        "pvi": ("pvi", "Lowest PVI: hard or mislabeled examples"),
+        "memory": ("recall", "Lowest recall: examples the model knows least"),
     }[scores.by]
     rows = [
         (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row[column]:.2f}")
@@ -276,12 +278,12 @@ def print_scores(scores: ExampleScores) -> None:
     told = scores.told
     if scores.by == "pvi":
         said = (
-            f"{told['information']:.2f} bits of information each "
-            f"({told['information_per_token']:.2f} a token), {told['negative']:.0f} below zero"
+            f"{told['information']:.2f} bits of information per example "
+            f"({told['information_per_token']:.2f} per token), {told['negative']:.0f} below zero"
         )
     else:
-        levels = [f"{n:.0f} of level {name[-1]}" for name, n in told.items() if "level" in name]
-        said = f"the answer came in {told['recall']:.0%} of the completions: {', '.join(levels)}"
+        levels = [f"{n:.0f} at level {name[-1]}" for name, n in told.items() if "level" in name]
+        said = f"answer in {told['recall']:.0%} of the completions: {', '.join(levels)}"
     typer.echo(f"{scores.examples} examples, {said}.")
 
 
@@ -291,40 +293,40 @@ def _short(text: str, longest: int = 60) -> str:
 
 
 def print_stream(report: StreamReport) -> None:
-    """What became of a stream."""
+    """Print which levels answered a stream, and at what cost."""
     rows = [
         (level, f"{count:,}", f"{count / max(report.inputs, 1):.1%}")
         for level, count in sorted(report.by.items(), key=lambda pair: -pair[1])
     ]
     print_table("Answered by", ("level", "inputs", "share"), rows)
-    right = "" if report.accuracy is None else f", {report.accuracy:.1f}% right"
+    right = "" if report.accuracy is None else f", {report.accuracy:.1f}% correct"
     typer.echo(
-        f"{report.inputs:,} inputs{right}; the top was asked {report.top_calls:,} times "
-        f"({report.saved:.1%} saved, {report.tokens:,} tokens), {report.seconds:,.1f} s in all."
+        f"{report.inputs:,} inputs{right}; {report.top_calls:,} calls of the top model "
+        f"({report.saved:.1%} saved, {report.tokens:,} tokens), {report.seconds:,.1f} s in total."
     )
     for what, counts in (
-        ("without a label from the top", report.failures),
+        ("without a label from the top model", report.failures),
         ("refused", report.refused),
     ):
         if counts:
-            told = "; ".join(f"{count} times {reason}" for reason, count in counts.items())
+            told = "; ".join(f"{count}x {reason}" for reason, count in counts.items())
             typer.echo(f"{sum(counts.values())} {what}: {told}.", err=True)
 
 
 def print_diagnosis(found: list[dict[str, Any]]) -> None:
-    """Of each log the cause, who can mend it and how, and the lines that say so."""
+    """Print for each log the cause, who can fix it and how, and the evidence."""
     for told in found:
         typer.echo(f"{told['log']}: {told['cause'].replace('_', ' ')} ({told['side']})")
         typer.echo(f"  {told['says']} {told['mend']}")
         if told["by"] != "nothing":
-            restart = "may go through" if told["restart"] else "will most likely fail again"
-            typer.echo(f"  Started again, the run {restart}. Told by: {told['by']}.")
+            restart = "may succeed" if told["restart"] else "will most likely fail again"
+            typer.echo(f"  After a restart, the run {restart}. Diagnosed by: {told['by']}.")
         for line in told["evidence"]:
             typer.echo(f"  {line['line']:>6}: {_short(line['text'], 120)}")
 
 
 def print_continual(report: ContinualReport) -> None:
-    """How each strategy did, and its matrix of scores."""
+    """Print the results of each strategy and its matrix of scores."""
     rows = [
         (
             row["strategy"],
@@ -351,7 +353,7 @@ def print_continual(report: ContinualReport) -> None:
 
 
 def print_quanta(report: QuantaReport) -> None:
-    """The quanta of a task, and how far each method learned them in the reference's order."""
+    """Print the quanta of a task, and how well each method follows the reference's order."""
     quanta = [
         (
             str(q.tokens),
@@ -384,19 +386,19 @@ def print_quanta(report: QuantaReport) -> None:
 
 
 def _print_told(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table without the columns that say nothing of any row."""
+    """Print a table without columns that are empty in every row."""
     told = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     print_table(title, [heads[i] for i in told], [[row[i] for i in told] for row in rows])
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; columns of numbers stand on the right."""
+    """Print a table; columns of numbers are right-aligned."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, show_header=any(heads), title_justify="left")
     for head in heads:
-        # A place that loses its line number is of no use: it is folded, not cut.
+        # A location without its line number is useless, so this column is folded, not cut.
         table.add_column(
             head,
             justify="right" if head in _NUMBERS else "left",

@@ -1,3 +1,3 @@
-"""The version, where a checkout that is not installed finds it too."""
+"""Version of telltune, also available in a checkout that is not installed."""
 
 VERSION = "0.1.0"

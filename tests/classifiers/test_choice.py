@@ -33,7 +33,7 @@ def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted() -> None:
     assert found.notes[-1] == "Chosen: TF-IDF with class means."
     noise = choose_classifier(relabeled(1.0, 0), [], 0, ["tfidf"])
     assert noise.classifier is None is noise.calibrated
-    assert noise.notes[-1].startswith("The most frequent label is ")
+    assert noise.notes[-1].startswith("None is significantly above ")
 
 
 def test_the_more_labels_are_wrong_the_less_it_weighs() -> None:

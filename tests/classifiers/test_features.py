@@ -35,7 +35,7 @@ def test_saved_encoder_features_are_the_encoders_vectors() -> None:
 
 def test_tfidf_whose_parts_do_not_fit_together_is_refused() -> None:
     told, arrays = TfidfFeatures.learned(TEXTS).state()
-    with pytest.raises(ValueError, match="words and idf"):
+    with pytest.raises(ValueError, match="words but idf"):
         TfidfFeatures.from_state({"vocabulary": told["vocabulary"][1:]}, arrays)
     with pytest.raises(KeyError):
         TfidfFeatures.from_state(told, {})

@@ -178,7 +178,7 @@ def test_several_named_templates_are_refused(tiny_tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("anchor", [Anchor("a<|im_end|>"), Anchor("a", "<|im_start|>")])
 def test_a_control_token_in_the_anchor_is_refused(tiny_tokenizer: Any, anchor: Anchor) -> None:
-    with pytest.raises(RecipeError, match=r"holds the control token '<\|im_"):
+    with pytest.raises(RecipeError, match=r"contains the control token '<\|im_"):
         anchored_tokenizer(tiny_tokenizer, anchor)
 
 

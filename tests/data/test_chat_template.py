@@ -528,7 +528,7 @@ def test_thinking_dropped_from_earlier_answers_is_no_fault(tiny_tokenizer: Any) 
 def test_an_anchor_response_inside_the_thinking_is_refused(tiny_tokenizer: Any) -> None:
     tokenizer = with_template(tiny_tokenizer, OPENS)
     anchored_tokenizer(tokenizer, Anchor("Add."))
-    with pytest.raises(RecipeError, match=r"leave anchor\.response out"):
+    with pytest.raises(RecipeError, match=r"remove anchor\.response"):
         anchored_tokenizer(tokenizer, Anchor("Add.", "It is:"))
 
 

@@ -45,7 +45,7 @@ def test_over_long_example_is_refused_with_both_lengths():
     groups = {"train": [example("one two three"), example("one two three four")]}
     (finding,) = check_examples(groups, count_tokens=len_of, max_length=4)
     assert (finding.kind, finding.line, finding.refused) == ("over_long", 2, True)
-    assert finding.reason.startswith("5 tokens, and the longest allowed is 4")
+    assert finding.reason.startswith("5 tokens exceed the maximum of 4")
 
 
 def test_duplicate_is_seen_through_case_and_spaces_and_names_the_first():
@@ -113,7 +113,7 @@ def test_empty_prompts_do_not_leak_into_each_other():
 def test_control_token_in_any_text_is_a_warning(bad, part):
     (finding,) = check_examples({"train": [bad]}, control_tokens=["<|im", "", "<|im_end|>"])
     assert (finding.kind, finding.refused) == ("control_token", False)
-    assert finding.reason.startswith(f"the {part} holds the control token `<|im_end|>`")
+    assert finding.reason.startswith(f"the {part} contains the control token `<|im_end|>`")
 
 
 def test_findings_come_by_group_and_line():

@@ -206,5 +206,5 @@ def test_an_anchor_with_a_control_token_is_refused(tokenizer: Any) -> None:
     for control in control_tokens(tokenizer):
         text = f"Say {control} now."
         for anchor in (Anchor(text), Anchor("Name it.", text)):
-            with pytest.raises(RecipeError, match="holds the control token"):
+            with pytest.raises(RecipeError, match="contains the control token"):
                 anchored_tokenizer(tokenizer, anchor)

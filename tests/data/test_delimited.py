@@ -73,7 +73,7 @@ def test_a_row_with_another_number_of_cells_is_a_problem(
     problem, row = rows_of(tmp_path / "a.csv", f"p,c\n{record}\na,b\n", quoting)
     assert isinstance(problem, Problem)
     assert (problem.line, row.line) == (2, 3)
-    assert "cells where the header has 2" in problem.reason
+    assert "cells, but the header has 2" in problem.reason
     assert hint in problem.reason
 
 
@@ -103,7 +103,7 @@ def test_a_quote_that_never_closes_is_a_problem_that_names_its_lines(tmp_path: P
     assert row == Row(2, {"p": "a", "c": "b"})
     assert isinstance(problem, Problem)
     assert problem.line == 3
-    assert "the row (lines 3 to 4) is quoted wrongly" in problem.reason
+    assert "the row (lines 3 to 4) has invalid quoting" in problem.reason
     assert "`quoting: none`" in problem.reason
 
 
@@ -116,11 +116,11 @@ def test_a_record_over_the_longest_length_ends_the_file(
     assert row == Row(2, {"p": "a", "c": "b"})
     assert isinstance(problem, Problem)
     assert problem.line == 3
-    assert "close a quote that stays open" in problem.reason
+    assert "close an open quote" in problem.reason
 
 
 @pytest.mark.parametrize(
-    ("header", "said"), [("p,p", "`p` twice"), (",,", "names no column"), ('"p', "unreadable")]
+    ("header", "said"), [("p,p", "`p` twice"), (",,", "no column names"), ('"p', "unreadable")]
 )
 def test_a_header_that_names_no_columns_is_a_problem(
     tmp_path: Path, header: str, said: str
@@ -134,7 +134,7 @@ def test_a_header_that_names_no_columns_is_a_problem(
 def test_a_carriage_return_alone_is_named(tmp_path: Path, quoting: str) -> None:
     (problem,) = rows_of(tmp_path / "a.csv", "p,c\ra,b\r", quoting)
     assert isinstance(problem, Problem)
-    assert "carriage return alone" in problem.reason
+    assert "bare carriage return" in problem.reason
 
 
 # Quotes
@@ -144,7 +144,7 @@ def test_quotes_that_swallow_rows_are_refused_by_line() -> None:
     problem, example = scan(DataSpec(path=str(CASES / "quotes.tsv")))
     assert isinstance(problem, Problem)
     assert problem.line == 2
-    assert "goes on to line 4, and its lines look like rows of their own" in problem.reason
+    assert "continues to line 4, and its lines look like rows of their own" in problem.reason
     assert not isinstance(example, Problem)
     assert (example.prompt, example.completion) == ("so so", "neg")
 

@@ -326,7 +326,7 @@ def test_a_missing_data_set_is_named(broken_package):
 
 def test_a_line_that_is_no_json_is_named(broken_package):
     (broken_package / "bad.jsonl").write_text('{"a": 1}\n\n{"a":\n')
-    with pytest.raises(DataError, match=r"bad\.jsonl:3 is not a line of JSON"):
+    with pytest.raises(DataError, match=r"bad\.jsonl:3 is not valid JSON"):
         list(read_jsonl("Set/bad.jsonl"))
 
 

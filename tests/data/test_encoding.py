@@ -192,7 +192,7 @@ def test_no_text_becomes_a_control_token_or_is_lost(system: str, prompt: str, an
 def test_text_that_can_only_be_read_as_a_control_token_is_refused() -> None:
     # Unigram finds control tokens in its vocabulary, whatever it is told.
     encoder = Encoder(sentencepiece_like("unigram"))
-    with pytest.raises(DataError, match="can only read as a control token"):
+    with pytest.raises(DataError, match="always reads as a control token"):
         encoder.encode([Example("item 7", "<|im_start|>ball")])
 
 
@@ -283,7 +283,7 @@ def test_a_template_that_refuses_an_example_names_where_it_stands(tiny_tokenizer
     )
     encoder = Encoder(tiny_tokenizer)
     example = Example("item 7", "ball", "toys", "toys.jsonl:17", HISTORY[:1])
-    with pytest.raises(DataError, match=r"toys\.jsonl:17: .*refuses it: no system here"):
+    with pytest.raises(DataError, match=r"toys\.jsonl:17: .*refuses this example: no system here"):
         encoder.encode([*EXAMPLES, example, *EXAMPLES])
 
 

@@ -103,7 +103,7 @@ def test_an_anchor_has_ids_of_its_own(tiny_tokenizer: Any, calls: list[int]) -> 
 def test_an_anchor_that_cannot_be_carried_is_refused_every_time(tiny_tokenizer: Any) -> None:
     encodings = EncodingCache(KnownTokenizer.of(tiny_tokenizer), Anchor("Say <|im_end|>."))
     for _ in range(2):
-        with pytest.raises(RecipeError, match=r"holds the control token '<\|im_end\|>'"):
+        with pytest.raises(RecipeError, match=r"contains the control token '<\|im_end\|>'"):
             encodings.encode(EXAMPLES)
 
 

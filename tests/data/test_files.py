@@ -39,7 +39,7 @@ def test_a_folder_gives_each_split_its_own_file() -> None:
     train, test = read(spec), read(spec, "test")
     assert (len(train), len(test)) == (20, 10)
     assert not set(train) & set(test)
-    with pytest.raises(DataError, match=r"no file in the folder .* says dev \(said: test, train\)"):
+    with pytest.raises(DataError, match=r"no file name in .* dev \(found: test, train\)"):
         read(spec, "dev")
     assert left_out([(spec, "train")]) == {str(PROJ): "not read: test.jsonl (test)"}
     assert left_out([(spec, "train"), (spec, "test")]) == {}
@@ -107,7 +107,7 @@ def test_names_of_which_only_some_say_a_split_are_refused(tmp_path: Path) -> Non
 
 def test_files_of_another_split_only_are_never_trained_on(tmp_path: Path) -> None:
     spec = make(tmp_path, "test.jsonl", "dev.jsonl")
-    with pytest.raises(DataError, match=r"has a name that says train \(said: dev, test\)"):
+    with pytest.raises(DataError, match=r"contains the split train \(found: dev, test\)"):
         read(spec)
     # Unless they are named one by one.
     assert read(DataSpec(path=str(tmp_path / "test.jsonl"))) == ["test.jsonl"]
@@ -120,7 +120,7 @@ def test_what_is_hidden_or_no_data_is_left_out_and_named(tmp_path: Path) -> None
     assert read(spec) == ["a.jsonl"]
     (told,) = left_out([(spec, "train")]).values()
     assert "._train.jsonl, .ipynb_checkpoints, .train.jsonl, _SUCCESS.json (hidden)" in told
-    assert "b.xlsx (of no format that telltune reads)" in told
+    assert "b.xlsx (unsupported format)" in told
     assert "dataset_info.json, state.json (metadata)" in told
     assert "old (a folder)" in told
     assert "README" not in told
@@ -128,7 +128,7 @@ def test_what_is_hidden_or_no_data_is_left_out_and_named(tmp_path: Path) -> None
 
 def test_a_folder_of_other_things_only_says_what_is_there(tmp_path: Path) -> None:
     spec = make(tmp_path, "main/train.jsonl", "socratic/train.jsonl", ".a.jsonl")
-    with pytest.raises(DataError, match=r"no data files in it .*\.a\.jsonl, main, socratic"):
+    with pytest.raises(DataError, match=r"no data files .*\.a\.jsonl, main, socratic"):
         read(spec)
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None
 @pytest.mark.parametrize("split", ["unsupervised", "train[:10]", ""])
 def test_a_split_that_no_name_says_is_refused(tmp_path: Path, split: str) -> None:
     spec = make(tmp_path, "train.jsonl", "test.jsonl").model_copy(update={"split": split})
-    with pytest.raises(DataError, match="no file in the folder"):
+    with pytest.raises(DataError, match="no file name in the folder"):
         read(spec)
 
 
@@ -205,7 +205,7 @@ def test_the_splits_of_a_saved_dictionary_are_told_apart(
     assert read(asked) == saved["unsupervised"]["prompt"]
     (told,) = left_out([(spec, "train"), (spec, "test")]).values()
     assert told == "not read: validation, unsupervised (another split)"
-    with pytest.raises(DataError, match=r"no split for nowhere: choose among train"):
+    with pytest.raises(DataError, match=r"no split for nowhere: set `split` to one of train"):
         read(spec.model_copy(update={"split": "nowhere"}))
 
 
@@ -231,7 +231,7 @@ def test_data_sets_that_were_saved_into_folders_of_splits(
 @pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "", "\0"])
 def test_a_saved_data_set_names_no_file_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    with pytest.raises(DataError, match="has no data files"):
+    with pytest.raises(DataError, match="contains no data files"):
         files_of(DataSpec(path=str(tmp_path)))
 
 

@@ -154,7 +154,7 @@ def test_data_that_change_between_two_looks_are_refused(path, tiny_tokenizer, wr
     assert seen.contents.examples == 50
     write_jsonl(path, rows(range(60), "never"))
     before = set(cache_folder("encoded").iterdir())
-    with pytest.raises(DataError, match="were changed while they were read"):
+    with pytest.raises(DataError, match="changed while they were being read"):
         encode(tiny_tokenizer, seen)
     assert set(cache_folder("encoded").iterdir()) == before
 

@@ -91,7 +91,7 @@ def test_what_the_decoder_refuses_is_refused_and_what_it_takes_is_read(text: str
         ('{"a" [{}]}', 1, "`:` is missing at column 6"),
         ("{a: [{}]}", 1, "a key in double quotes is missing at column 2"),
         ('{"a": [{}]\n', 2, "`,` or `}` is missing at column 1"),
-        ("[]\n[]", 2, "extra data at column 1; name it .jsonl"),
+        ("[]\n[]", 2, "extra data at column 1; rename the file to .jsonl"),
         ('{"a": ' + "[" * 501, 1, "nested too deeply"),
     ],
 )
@@ -112,4 +112,4 @@ def test_lines_of_json_are_told_before_any_is_read_as_a_list() -> None:
     [fault] = read(f"{turns}\n{turns}\n")
     assert isinstance(fault, Fault)
     assert fault.line == 2
-    assert "name it .jsonl" in fault.reason
+    assert "rename the file to .jsonl" in fault.reason

@@ -337,16 +337,16 @@ def test_batches_and_shards_outside_are_refused(where):
     ("changes", "error", "message"),
     [
         ({"order": "sorted"}, RecipeError, "`shuffled`.*not `sorted`"),
-        ({"passes": 0}, RecipeError, "`mixture.passes` must be 1 or more, not 0"),
-        ({"general": -1}, RecipeError, "`mixture.general_examples` must be 0 or more"),
-        ({"batch_size": 0}, RecipeError, "`training.batch_size` must be 1 or more"),
-        ({"seed": -1}, RecipeError, "`seed` must be 0 or more"),
+        ({"passes": 0}, RecipeError, "`mixture.passes` must be at least 1, not 0"),
+        ({"general": -1}, RecipeError, "`mixture.general_examples` must be at least 0"),
+        ({"batch_size": 0}, RecipeError, "`training.batch_size` must be at least 1"),
+        ({"seed": -1}, RecipeError, "`seed` must be at least 0"),
         ({"order": "stratified", "batch_size": 1}, RecipeError, "use `shuffled`"),
         ({"task": -1}, DataError, "cannot be -1"),
         ({"task": 0, "general": 0}, DataError, "from 1 to 2\\*\\*40 examples, not 0"),
         ({"general": 2**40, "available": None}, DataError, "from 1 to 2"),
         ({"task": 2**30, "passes": 8, "order": "stratified"}, DataError, "lower `mixture.passes`"),
-        ({"general": 201}, DataError, "asks for 201 general examples and there are 200"),
+        ({"general": 201}, DataError, "needs 201 general examples, but 200 are available"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, error, message):
@@ -403,7 +403,7 @@ def test_too_little_general_data_says_how_much_and_what_to_do():
     with pytest.raises(DataError) as caught:
         size_general(20, 300, starts([1000, 1000, 999]), seed=0)
     message = str(caught.value)
-    for fact in ("6000 general tokens", "there are 2999", "3001 are short", "9.99 at most"):
+    for fact in ("6000 general tokens", "there are 2999", "3001 are missing", "9.99 or less"):
         assert fact in message
     assert "Lower `mixture.leverage_ratio`" in message
     assert size_general(9.99, 300, starts([1000, 1000, 999]), seed=0) == 3
@@ -463,7 +463,7 @@ def test_one_endless_stream_serves_epoch_after_epoch():
 def test_a_stream_that_ends_early_is_an_error_not_a_shorter_epoch(skip):
     mixture = mix(available=None, order="general_first")
     mixed = interleave(mixture, 0, story(mixture), iter(range(45)), skip)
-    with pytest.raises(DataError, match="ended after 45 examples, and the epoch asks for 50"):
+    with pytest.raises(DataError, match="ended after 45 examples, but the epoch needs 50"):
         list(mixed)
 
 
@@ -482,7 +482,7 @@ def test_a_stream_is_mixed_in_constant_memory():
 def test_interleave_refuses_what_it_cannot_mix_before_it_starts():
     with pytest.raises(ValueError, match="general_available=None"):
         interleave(mix(), 0, range(7), [])
-    with pytest.raises(DataError, match="counts 7 task examples, and 6 were given"):
+    with pytest.raises(DataError, match="has 7 task examples, but 6 were given"):
         interleave(mix(available=None), 0, range(6), [])
     with pytest.raises(IndexError):
         interleave(mix(available=None), 0, range(7), [], skip=72)

@@ -120,7 +120,7 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     for path in (write(tmp_path / "a.parquet", table), write_arrow(tmp_path / "a.arrow", table)):
         [problem] = read_rows(path)
         assert isinstance(problem, Problem)
-        assert "the column `x` stands twice" in problem.reason
+        assert "the column `x` occurs twice" in problem.reason
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -65,7 +65,7 @@ def test_rows_that_fail_for_one_reason_are_one_line_with_a_count(tmp_path: Path)
     with pytest.raises(DataError) as error:
         read_prompts(path, trained_on=trained_on(columns=NAMED))
     message = str(error.value)
-    assert message.startswith(f"{path}:2: no column `text`, which the recipe names")
+    assert message.startswith(f"{path}:2: no column `text`, as set in the recipe")
     assert "59 more" in message
     assert len(message) < 300
 

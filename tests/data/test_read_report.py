@@ -21,7 +21,7 @@ def test_each_key_is_a_finding_with_its_count_and_first_place():
 def test_bookkeeping_is_named_and_counted_in_one_line():
     keys = ["id", "_id", "idx", "Index", "uuid", "message_id", "messages[].id", "source", "split"]
     (finding,) = report_of(keys, ["id"]).findings()
-    assert finding.reason.startswith("not read, and taken for bookkeeping: ")
+    assert finding.reason.startswith("not read (bookkeeping): ")
     assert all(f"`{key}` (" in finding.reason for key in keys)
     assert "`id` (2 of 2 rows)" in finding.reason
 
@@ -37,7 +37,7 @@ def test_each_kind_is_one_sentence():
     report.count_number("a.jsonl", 1, "3")
     unread, bookkeeping, numbers, left_out = report.warnings("task.train")
     assert unread.startswith("task.train: not read: `mood` (2 of 2 rows), `topic` (1 of 2 rows); ")
-    assert bookkeeping == "task.train: not read, and taken for bookkeeping: `id` (1 of 2 rows)."
+    assert bookkeeping == "task.train: not read (bookkeeping): `id` (1 of 2 rows)."
     assert "labels are numbers without names, such as `3` (1 of 2 rows)" in numbers
     assert left_out == "task.train: 2 left out: a.jsonl:1: `weight: 0` (and 1 more, at line 2)."
 

@@ -94,7 +94,7 @@ def test_line_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
 def test_key_that_stands_twice_is_a_problem_not_a_loss(tmp_path):
     for name, content in (("a.jsonl", '{"a": 1, "a": 2}'), ("a.json", '[{"b": {"a": 1, "a": 2}}]')):
         (problem,) = rows_of(tmp_path / name, content)
-        assert "the key `a` stands twice" in problem.reason
+        assert "the key `a` occurs twice" in problem.reason
 
 
 def test_json_array_elements_carry_the_line_they_begin_on(tmp_path):
@@ -177,7 +177,7 @@ def test_file_without_permission_is_refused_by_name(tmp_path, monkeypatch):
 
 
 def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match=r"a\.xlsx is not a data file .*\.csv"):
+    with pytest.raises(DataError, match=r"a\.xlsx has an unsupported format.*\.csv"):
         rows_of(tmp_path / "a.xlsx", b"")
 
 

@@ -54,7 +54,7 @@ def test_scan_gives_problems_in_place_and_goes_on(tmp_path):
 def test_schema_is_found_once_a_file(tmp_path):
     spec = write(tmp_path / "a.jsonl", {"text": "x"}, GOOD, {"prompt": "p"})
     unknown, _, missing = scan(spec)
-    assert "fit no schema" in unknown.reason
+    assert "match no supported schema" in unknown.reason
     assert missing.reason == "no response: key `completion` is missing"
 
 
@@ -64,8 +64,8 @@ def test_row_of_another_layout_is_told_by_line(tmp_path):
     assert isinstance(first, Example)
     assert second.line == 2
     assert second.reason == (
-        "no prompt: key `prompt` is missing; the file begins as prompt/completion and this row "
-        "is messages: keep one layout in a file"
+        "no prompt: key `prompt` is missing; the file starts as prompt/completion but this row is "
+        "messages: use one layout per file"
     )
 
 
@@ -181,7 +181,7 @@ def test_rows_choose_examples_and_all_rows_are_checked(tmp_path):
     spec = write(tmp_path / "a.jsonl", *rows)
     chosen = read_examples([spec.model_copy(update={"rows": (1, 3)})])
     assert [example.prompt for example in chosen] == ["p1", "p2"]
-    with pytest.raises(DataError, match="holds 5 examples, and `rows` asks for 2 to 6"):
+    with pytest.raises(DataError, match="contains 5 examples, but `rows` asks for 2 to 6"):
         read_examples([spec.model_copy(update={"rows": (2, 6)})])
     spec = write(tmp_path / "a.jsonl", *rows, {"prompt": "p"})
     with pytest.raises(DataError, match=r"^1 problem in the data"):
@@ -206,7 +206,7 @@ def test_folder_is_read_in_name_order_without_other_files(tmp_path):
 
 
 def test_folder_without_data_files_is_refused(tmp_path):
-    with pytest.raises(DataError, match="has no data files"):
+    with pytest.raises(DataError, match="contains no data files"):
         read_examples([DataSpec(path=str(tmp_path))])
 
 
@@ -249,12 +249,12 @@ def test_name_that_cannot_be_written_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/a.jsonl", "~nobody-of-that-name"])
 def test_home_of_nobody_is_refused(path):
-    with pytest.raises(DataError, match="home folder of nobody"):
+    with pytest.raises(DataError, match="a user without a home folder"):
         read_examples([DataSpec(path=path)])
 
 
 def test_no_data_at_all_is_refused():
-    with pytest.raises(DataError, match="no data is named"):
+    with pytest.raises(DataError, match="no data given"):
         read_examples([])
 
 
@@ -263,7 +263,7 @@ def test_no_data_at_all_is_refused():
 )
 def test_file_without_rows_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="contains no rows"):
         read_examples([DataSpec(path=str(tmp_path / name))])
 
 
@@ -313,9 +313,9 @@ def test_missing_file_with_a_suffix_is_never_asked_of_the_hub(monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("config", "x", "`config` is only for hub data sets"),
-        ("split", "train", "`split` is only for folders and hub data sets"),
-        ("quoting", "none", "`quoting` is only for these"),
+        ("config", "x", "`config` applies only to hub data sets"),
+        ("split", "train", "`split` applies only to folders and hub data sets"),
+        ("quoting", "none", "`quoting` applies only to them"),
     ],
 )
 def test_settings_that_a_file_cannot_have_are_refused(tmp_path, key, value, said):

@@ -141,7 +141,7 @@ def test_ultrachat(one):
 
 def test_open_assistant_tree_rows_are_refused(one):
     row = {"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter", "lang": "en"}
-    assert "fit no schema" in one(row)[0].reason
+    assert "match no supported schema" in one(row)[0].reason
 
 
 def test_lmsys_chat(one):
@@ -154,7 +154,7 @@ def test_lmsys_chat(one):
 def test_tool_ace_is_refused_at_its_tool_turn(one):
     turns = [("user", "Weather?"), ("assistant", "[weather()]"), ("tool", "{}")]
     row = {"system": "s", "conversations": [{"from": who, "value": said} for who, said in turns]}
-    assert "turn 3 has role `tool`, which telltune does not train" in one(row)[0].reason
+    assert "turn 3 has role `tool`, which telltune does not support" in one(row)[0].reason
 
 
 def test_kto_learns_the_good_answers_only(read):
@@ -254,7 +254,7 @@ def test_labels_of_the_recipe_name_numbers(read):
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": "good"}, {"text": "c", "label": 2}]
     (first, second, third), report = read(*rows, labels=["bad", "good"])
     assert [text(first), text(second)] == [("a", "good"), ("b", "good")]
-    assert "the answer `2` is none of the recipe's `labels`" in third.reason
+    assert "the answer `2` is neither one of the recipe's `labels`" in third.reason
     assert not report.findings()
 
 
@@ -269,6 +269,6 @@ def test_numbers_without_names_are_kept_and_told(read):
     assert [item.completion for item in items] == ["0", "1", "1"]
     (warning,) = report.warnings("task.train")
     assert warning == (
-        "task.train: labels are numbers without names, such as `0` (3 of 3 rows); name them in "
-        "the recipe: `labels: [name of 0, name of 1, ...]`."
+        "task.train: labels are numbers without names, such as `0` (3 of 3 rows); add their "
+        "names to the recipe: `labels: [name of 0, name of 1, ...]`."
     )

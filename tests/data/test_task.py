@@ -42,7 +42,7 @@ def test_every_seed_holds_out_the_same_examples(task_of: Callable[..., Recipe]) 
 
 
 def test_a_share_that_leaves_nothing_to_train_on_is_refused(task_of: Callable[..., Recipe]) -> None:
-    with pytest.raises(DataError, match=r"dev_share = 0\.9 of 2 prompts leaves none to train on"):
+    with pytest.raises(DataError, match=r"dev_share = 0\.9 of 2 prompts leaves no training data"):
         load_task(task_of(2, 0.9))
 
 
@@ -50,7 +50,7 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused(task_of: Callable[..
     "given", [{"embedded": "equation"}, {"train": "a.jsonl", "dev": "b.jsonl"}]
 )
 def test_a_task_with_dev_data_holds_none_out(given: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r"task\.dev_share.*no dev data of its own"):
+    with pytest.raises(RecipeError, match=r"task\.dev_share.*without dev data"):
         recipe_from_dict({"task": given | {"dev_share": 0.2}})
 
 
@@ -132,8 +132,8 @@ def test_inputs_that_dev_or_test_ask_are_left_out_and_counted(
     rows = [{"prompt": text} for text in ("new", "Dev  1", "TEST 0", "new")]
     task = load_task(with_unlabeled(rows))
     assert [example.prompt for example in task.unlabeled] == ["new"]
-    assert "task.unlabeled: 1 left out, which repeat another input." in task.warnings
-    assert any("2 of 3 left out, which dev or test data ask too" in text for text in task.warnings)
+    assert "task.unlabeled: 1 left out as duplicates of another input." in task.warnings
+    assert any("2 of 3 left out because dev or test data" in text for text in task.warnings)
 
 
 def test_labeled_inputs_are_not_unlabeled_ones(with_unlabeled: Callable[..., Recipe]) -> None:

@@ -59,6 +59,6 @@ def test_answer_marked_false_is_left_out_and_nothing_else_is_there():
     report = ReadReport()
     (problem,) = scan(DataSpec(path=str(CASES / "kto.jsonl")), report)
     assert isinstance(problem, Problem)
-    assert problem.reason == "every row is left out (1 of 1): there is none to learn"
+    assert problem.reason == "every row is left out (1 of 1): no examples remain"
     (group,) = report.left_out
     assert group.first.reason == "the row has `label: false`, which marks a bad answer"

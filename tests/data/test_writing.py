@@ -85,7 +85,7 @@ def test_rows_need_not_have_the_same_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.xlsx", "a.jsonl.gz", "a.arrow"])
 def test_a_name_that_says_no_format_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StorageError, match=r"choose a name that ends in one of \.jsonl"):
+    with pytest.raises(StorageError, match=r"use a file name that ends in one of \.jsonl"):
         write_rows(tmp_path / name, [{"a": "1"}])
     assert list(tmp_path.iterdir()) == []
 

@@ -68,7 +68,7 @@ def test_empty_answers_are_counted() -> None:
 
 def test_one_answer_to_all_items_is_told_where_the_references_differ() -> None:
     [warning] = told(["yes"] * 4, GOLD)
-    assert warning.startswith("all 4 answers are `yes`, where the references differ (2 of them)")
+    assert warning.startswith("all 4 answers are `yes`, but there are 2 different references")
     assert told(["yes"] * 4, ["yes"] * 4) == ()
     [empty] = told([""] * 4, GOLD)
     assert "are empty" in empty
@@ -108,7 +108,7 @@ def test_labels_that_differ_in_spelling_only_are_named() -> None:
 
 def test_references_longer_than_an_answer_may_be_name_the_budget() -> None:
     [warning] = told(["x"], ["x"], lengths=[26])
-    assert warning.startswith("1 of 1 references are longer than an answer may be (8 tokens; ")
+    assert warning.startswith("1 of 1 references are longer than the answer limit (8 tokens; ")
     assert "--set evaluation.max_new_tokens=32" in warning
     few = [26] + [2] * 39
     assert told(GOLD * 10, GOLD * 10, lengths=few) == ()
@@ -124,7 +124,7 @@ def test_answers_that_were_cut_are_counted() -> None:
 def test_references_that_are_no_json_are_counted() -> None:
     references = ['{"a": 1}', '{"a": 2}', "none"]
     [warning] = told(references, references)
-    assert warning.startswith("1 of 3 references are no JSON object or array, such as `none`")
+    assert warning.startswith("1 of 3 references are not a JSON object or array, e.g. `none`")
 
 
 def planned(recipe: dict[str, Any]) -> list[str]:
@@ -143,7 +143,7 @@ def test_plan_and_evaluate_name_a_budget_that_references_exceed(
     budget: dict[str, Any], tmp_path: Path
 ) -> None:
     [warning] = [
-        sentence for sentence in planned(budget) if "longer than an answer may be" in sentence
+        sentence for sentence in planned(budget) if "longer than the answer limit" in sentence
     ]
     assert warning.startswith("6 of 6 references")
     setting = warning.partition("--set evaluation.max_new_tokens=")[2].partition("`")[0]

@@ -19,7 +19,7 @@ def test_backward_transfer_is_the_change_since_a_task_was_learned() -> None:
     # 50 - 80 and 75 - 70.
     assert backward_transfer(R) == pytest.approx(-12.5)
     assert backward_transfer(R, by_tasks=True) == pytest.approx(-25 / 3)
-    with pytest.raises(DataError, match="one task only"):
+    with pytest.raises(DataError, match="there is only one"):
         backward_transfer(R[:1, :1])
 
 

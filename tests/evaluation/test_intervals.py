@@ -118,7 +118,7 @@ def test_nothing_scored_is_an_error():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 95}, "confidence must lie between 0 and 1, such as 0.95, not 95"),
+        ({"confidence": 95}, "confidence must be between 0 and 1, such as 0.95, not 95"),
         ({"confidence": 0.0}, "not 0.0"),
         ({"resamples": 0}, "resamples must be at least 1"),
     ],

@@ -111,7 +111,7 @@ def test_custom_metric_may_ask_for_prompts():
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_a_name_is_held_by_one_function():
-    with pytest.raises(RecipeError, match=r"'bleu' is registered already, by .*text\.bleu"):
+    with pytest.raises(RecipeError, match=r"'bleu' is already registered by .*text\.bleu"):
 
         @metric("bleu", percent=True)
         def other(predictions, references):

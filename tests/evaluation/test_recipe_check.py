@@ -60,7 +60,7 @@ def test_all_mistakes_stand_in_one_message(toy_recipe: dict[str, Any], tmp_path:
         "did you mean 'rouge_l'?",
         f"no file or folder {tmp_path / 'trian.jsonl'}",
         f"{tmp_path / 'fifo.jsonl'} is not a regular file",
-        f"{tmp_path / 'table.xlsx'} is not a data file",
+        f"{tmp_path / 'table.xlsx'} has an unsupported format",
         f"model `{tmp_path / 'no-model'}`: no such folder",
     ]
     assert message.startswith(f"{len(said)} mistakes in the recipe: (1) ")

@@ -63,7 +63,7 @@ def test_what_changed_since_the_run_was_cut_short_is_named(
         (other_template, "what the chat template writes, task data"),
     ):
         change(short)
-        with pytest.raises(StorageError, match=f"cut short, .* has changed: {named}. Bring back"):
+        with pytest.raises(StorageError, match=f"interrupted .* changed since: {named}. Restore"):
             run()
         for path, content in kept.items():
             path.write_bytes(content)

@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         run()
     [said] = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert said.startswith(f"{out / 'checkpoints' / 'checkpoint-6'} is damaged")
-    assert said.endswith("training goes on from the one before.")
+    assert said.endswith("training resumes from the previous one.")
     assert name in said
     assert began == [3]
     assert Left.of(out) == undisturbed

@@ -127,7 +127,7 @@ def test_killed_once_it_is_finished(
     assert len(telltune.predict(tmp_path / "out", ["item 4 is square"])) == 1
     again = fit()
     assert again.wait() == 2
-    assert "holds a finished run" in again.said.read_text()
+    assert "contains a finished run" in again.said.read_text()
 
 
 def test_killed_again_and_again(

@@ -65,7 +65,7 @@ def test_rows_are_halved_and_the_adapter_is_the_same(
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert row["tokens"] == other["tokens"]
     # To the last bit it is the run whose recipe asks for such rows.
-    found = re.search(r"Step 1 does not .* from here on (\d+) tokens are computed at once", said[0])
+    found = re.search(r"Step 1 does not .* from now on (\d+) tokens are computed at once", said[0])
     assert found, said
     short["training"]["micro_batch_tokens"] = int(found[1])
     assert Left.of(telltune.fit(short, tmp_path / "asked", progress=False).folder) == Left.of(out)

@@ -45,7 +45,7 @@ def test_a_killed_fit_goes_on_by_itself(recipe: Path, undisturbed: Left, tmp_pat
         child.kill()
         _, said = parent.communicate(timeout=200)
     assert parent.returncode == 0, said
-    assert "Try 1 failed (killed)" in said
+    assert "Attempt 1 failed (killed)" in said
     assert Left.of(out) == undisturbed
     assert (tmp_path / "out.tries" / "1.log").read_text().endswith("(SIGKILL)\n")
 
@@ -58,7 +58,7 @@ def test_whoever_asks_it_to_stop_asks_the_run(
         parent.terminate()
         _, said = parent.communicate(timeout=200)
     assert parent.returncode == 143, said
-    assert "the same command goes on from there" in (tmp_path / "out.tries" / "1.log").read_text()
+    assert "run the same command to resume" in (tmp_path / "out.tries" / "1.log").read_text()
     assert not (tmp_path / "out.tries" / "2.log").exists()
     subprocess.run(words(recipe, out), check=True, env=ALONE, capture_output=True)
     assert Left.of(out) == undisturbed

@@ -30,9 +30,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     victim.signal(number)
     assert victim.wait() == code
     said = victim.said.read_text()
-    found = re.search(
-        r"Stopped after step (\d+) of 12; the same command goes on from there\.", said
-    )
+    found = re.search(r"Stopped after step (\d+) of 12; run the same command to resume\.", said)
     assert found, said
     assert "Traceback" not in said
     step = int(found[1])
@@ -50,7 +48,7 @@ def test_a_second_signal_ends_it_at_once(fit: Callable[..., Forked], tmp_path: P
     log = tmp_path / "out" / "training_log.jsonl"
     victim.until(lambda: log.exists() and log.read_bytes().count(b"\n") == 4)
     victim.signal(signal.SIGINT)
-    victim.until(lambda: "Once more stops at once" in victim.said.read_text())
+    victim.until(lambda: "Repeat to stop immediately" in victim.said.read_text())
     began = time.monotonic()
     victim.signal(signal.SIGINT)
     assert victim.wait() == 130

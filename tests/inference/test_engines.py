@@ -234,5 +234,5 @@ def test_a_window_hides_what_transformers_hides(kind: str, window: int) -> None:
 def test_other_kinds_of_models_go_to_transformers(kind: str, more: dict[str, Any]) -> None:
     model = model_of(kind, **more)
     assert isinstance(make_generator(model, 0, 40), TransformersGenerator)
-    with pytest.raises(ModelError, match="its kind"):
+    with pytest.raises(ModelError, match="its architecture"):
         make_generator(model, 0, 40, "packed")

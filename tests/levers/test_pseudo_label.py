@@ -112,14 +112,14 @@ def test_where_classifiers_know_nothing_the_model_is_asked() -> None:
     rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
     got = lever().apply(labeled(rows), [Example("new", "")], lambda asked, seed: (["b"], 1.0))
     assert [example.completion for example in got.examples] == ["b"]
-    assert got.notes[0].startswith("Right on held-out labeled examples")
+    assert got.notes[0].startswith("Accuracy on held-out labeled examples")
     assert got.notes[-1] == "Labeled by 2 adapters of the model, where they agree."
 
 
 @pytest.mark.parametrize("by", ["encoder", "tfidf"])
 def test_classifiers_need_labels(by: str) -> None:
     rows = [(f"item {i}", f"answer {i}") for i in range(8)]
-    with pytest.raises(RecipeError, match=rf"pseudo_label\.by: {by}.*write `model`"):
+    with pytest.raises(RecipeError, match=rf"pseudo_label\.by: {by}.*use `model`"):
         lever(by=by).apply(labeled(rows), [Example("new", "")], nobody)
 
 

@@ -160,7 +160,7 @@ def test_every_weight_can_be_trained_and_loaded_again(
 
 
 def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"tell\.json is missing: .*run it again to go on"):
+    with pytest.raises(ModelError, match=r"tell\.json is missing: .*again to resume"):
         load_predictor(tmp_path)
     (tmp_path / "tell.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match=r"tell\.json cannot be read"):
@@ -171,7 +171,7 @@ def test_a_folder_without_its_adapter_is_refused(two_sided: dict[str, Any], tmp_
     two_sided |= {"method": "sft", "mixture": {"passes": 1}}
     fit(two_sided, tmp_path / "out")
     (tmp_path / "out" / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match=r"adapter_config\.json is missing; bring it back, or fit"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json is missing; restore it, or fit"):
         load_predictor(tmp_path / "out")
 
 

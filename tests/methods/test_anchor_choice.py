@@ -107,7 +107,7 @@ def test_without_an_example_to_hold_out_nothing_is_ranked(tiny_base: Any, task: 
         {"train": same, "dev": ()},
         {"dev": task.train},
     ):
-        with pytest.raises(DataError, match="none is left"):
+        with pytest.raises(DataError, match="dev examples is left"):
             rank_anchors(tiny_base, replace(task, **changes), [])
 
 

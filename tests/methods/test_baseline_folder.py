@@ -123,10 +123,10 @@ def test_answers_of_a_baseline_cannot_be_cut(fitted: Path) -> None:
 def test_a_fit_goes_on_after_a_kill_and_never_over_a_finished_one(
     fitted: Path, baseline_recipe: dict[str, Any]
 ) -> None:
-    with pytest.raises(telltune.TellError, match="holds a finished run"):
+    with pytest.raises(telltune.TellError, match="contains a finished run"):
         telltune.fit(baseline_recipe, fitted, progress=False)
     (fitted / "tell.json").unlink()
-    with pytest.raises(ModelError, match="no finished output"):
+    with pytest.raises(ModelError, match="not a finished output"):
         load_folder(fitted)
     telltune.fit(baseline_recipe, fitted, progress=False)
     assert telltune.predict(fitted, ["item 7 is flat"]) == ["sheet"]
@@ -159,7 +159,7 @@ def features(record: dict[str, Any]) -> dict[str, Any]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (
         lambda f: (f / BASELINE).unlink(),
-        r"baseline\.safetensors is missing; bring it back, or fit again",
+        r"baseline\.safetensors is missing; restore it, or fit again",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
     "other weights": (
@@ -190,7 +190,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no features": (lambda f: change_record(f, lambda r: r["baseline"].pop("features")), "lack"),
     "unknown features": (
         lambda f: change_record(f, lambda r: features(r).update(kind="smell")),
-        r"has features `smell`, which this telltune does not know; known are",
+        r"has features `smell`, which this version of telltune does not support",
     ),
     "another encoder": (
         lambda f: change_record(f, lambda r: features(r).update(kind="encoder", revision="0" * 16)),

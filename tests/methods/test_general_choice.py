@@ -93,7 +93,7 @@ def test_what_cannot_be_chosen_is_refused(
     toy_recipe: dict[str, Any], tmp_path: Path, tiny_base: Any
 ) -> None:
     mixed = toy_recipe | {"general_choice": "nearest", "method": "tell_self_sampled"}
-    with pytest.raises(RecipeError, match="leave out `general_choice`"):
+    with pytest.raises(RecipeError, match="remove `general_choice`"):
         fit(mixed, tmp_path / "out", progress=False)
     with pytest.raises(ModelError, match="cannot be loaded"):
         chosen(toy_recipe, tiny_base, embedding_model=str(tmp_path))

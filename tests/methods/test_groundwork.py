@@ -148,7 +148,7 @@ def test_adapters_that_agree_label_the_inputs_and_are_trained_once(
 def test_plan_says_what_is_labeled_beforehand(recipe: dict[str, Any]) -> None:
     plan = telltune.plan(recipe | {"method": "sft"}, measure=False)
     assert plan["unlabeled_examples"] > 6
-    assert plan["before_training"] == ["up to 6 unlabeled inputs get labels, and join the task"]
+    assert plan["before_training"] == ["up to 6 unlabeled inputs are labeled and added to the task"]
     without = recipe | {"task": {k: v for k, v in recipe["task"].items() if k != "unlabeled"}}
     with pytest.raises(RecipeError, match="`pseudo_label` needs unlabeled inputs"):
         telltune.plan(without, measure=False)

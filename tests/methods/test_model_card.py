@@ -150,13 +150,14 @@ def test_what_chose_the_weights_on_dev_data_is_told_apart_from_scores(out: Path)
     record["early_stopping"] = {"kept_step": 8, "looks": looks}
     card = " ".join(model_card(record, origin("org/model")).split())
     assert (
-        "On 12 dev examples the score was 75.0 by the headline metric, and the loss 1.250" in card
+        "On 12 dev examples, the headline metric was 75.0 and the loss was 1.250 nats per token."
+        in card
     )
-    assert "These dev examples chose the weights: those of step 8, the best of 3 looks." in card
+    assert "step 8, the best of 3 evaluations on these dev examples." in card
     for look in looks:
         look["score"] = None
     card = " ".join(model_card(record, origin("org/model")).split())
-    assert "On 12 dev examples the loss was 1.250 nats a token." in card
+    assert "On 12 dev examples, the loss was 1.250 nats per token." in card
 
 
 def test_a_card_that_somebody_rewrote_is_left_alone(out: Path) -> None:
@@ -172,4 +173,4 @@ def test_a_folder_that_cannot_be_written_to_is_scored_all_the_same(
     (out / "scores.json").mkdir()
     with caplog.at_level(logging.WARNING):
         assert telltune.evaluate(out, progress=False).items == 12
-    assert "The scores are not kept in" in caplog.text
+    assert "The scores cannot be saved in" in caplog.text

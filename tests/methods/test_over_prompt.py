@@ -149,5 +149,5 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     with pytest.raises(DataError, match="are 40 examples"):
         OVER_PROMPT.run(task, None, tiny_base, Settings(few))
     likely = recipe_from_dict(toy_recipe | {"evaluation": {"answers": "likelihood"}})
-    with pytest.raises(RecipeError, match="reads replies"):
+    with pytest.raises(RecipeError, match="needs generated replies"):
         OVER_PROMPT.run(task, None, tiny_base, Settings(likely)).predict(task.dev)

@@ -22,7 +22,7 @@ from telltune.models import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
+SERVING = Path(__file__).parents[2] / "docs" / "guides" / "serving.md"
 KINDS, SHAPES = ("round", "square", "flat"), ("ball", "box", "sheet")
 PROMPTS = ["item 7 is round", "item 8 is square"]
 

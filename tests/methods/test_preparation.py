@@ -95,12 +95,12 @@ def test_a_missing_anchor_is_named(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any, method: str
 ) -> None:
     toy_recipe |= {"anchor": None, "method": method}
-    with pytest.raises(RecipeError, match=rf"method `{method}` needs an anchor; write `anchor:"):
+    with pytest.raises(RecipeError, match=rf"method `{method}` needs an anchor; set `anchor:"):
         prepared(toy_recipe, tiny_tokenizer)
 
 
 def test_missing_general_data_is_named(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
-    with pytest.raises(RecipeError, match=r"`tell` needs general data; write `general: embedded`"):
+    with pytest.raises(RecipeError, match=r"`tell` needs general data; set `general: embedded`"):
         prepared({**toy_recipe, "general": None}, tiny_tokenizer)
 
 
@@ -141,7 +141,7 @@ def test_max_tokens_takes_as_many_examples_as_fit(
     toy_recipe["task"]["max_tokens"] = exactly - 1
     assert prepared(toy_recipe, tiny_tokenizer).counts.task_examples == 2
     toy_recipe["task"]["max_tokens"] = 1
-    with pytest.raises(DataError, match=r"task\.max_tokens = 1 holds no example"):
+    with pytest.raises(DataError, match=r"task\.max_tokens = 1 is too low"):
         prepared(toy_recipe, tiny_tokenizer)
 
 

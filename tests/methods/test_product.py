@@ -88,12 +88,12 @@ def test_answers_that_are_no_labels_are_refused_before_training(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     changed = recipe | {"task": {"train": str(path)}}
     with pytest.raises(
-        RecipeError, match=r"`product_of_experts` chooses among labels, and .* leave"
+        RecipeError, match=r"`product_of_experts` chooses among labels, but .* leave"
     ):
         telltune.plan(changed) if verb == "plan" else telltune.fit(changed, tmp_path / "out")
 
 
 def test_a_method_of_its_own_has_it(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
     done = telltune.fit(toy_recipe | {"method": "sft_product"}, tmp_path / "out", progress=False)
-    assert done.record["classifier"]["notes"][0].startswith("Right on held-out labeled examples")
+    assert done.record["classifier"]["notes"][0].startswith("Accuracy on held-out labeled examples")
     assert load_predictor(tmp_path / "out").classifier is not None

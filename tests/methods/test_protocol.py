@@ -40,7 +40,7 @@ def test_answers_that_are_no_closed_set_cannot_be_chosen_among(tiny_base: Any) -
 
     spec = EvaluationSpec(answers="likelihood")
     predictor = Predictor(tiny_base.model, tiny_base.tokenizer, None, 8, spec)
-    with pytest.raises(RecipeError, match="no closed set"):
+    with pytest.raises(RecipeError, match="not a closed set"):
         predictor.predict([Example("item 1 is round", "")])
 
 
@@ -103,6 +103,6 @@ def test_a_likelihood_without_labels_is_refused_before_training(
         "task": {"train": str(train)},
         "evaluation": {"answers": "likelihood"},
     }
-    with pytest.raises(RecipeError, match="no closed set"):
+    with pytest.raises(RecipeError, match="not a closed set"):
         api.plan(recipe) if verb == "plan" else api.fit(recipe, tmp_path / "fit", progress=False)
     assert not (tmp_path / "fit" / "log.jsonl").exists()

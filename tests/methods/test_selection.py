@@ -45,7 +45,7 @@ def test_levels_and_a_number_of_examples_choose_too() -> None:
     assert chosen(by="memory", levels=[0, 2, 3], examples=2, order="easy_first") == [0, 1]
     assert chosen(examples=3, order="hard_first") == [1, 0, 2]
     nothing = Scores(SCORES, {}, {}, {}, np.zeros(5, np.int64))
-    with pytest.raises(DataError, match="none of 5 examples is of them, they are of 0"):
+    with pytest.raises(DataError, match="none of 5 examples has one of these levels, only 0"):
         choose(nothing, SelectionSpec(by="memory", levels=[3]))
 
 

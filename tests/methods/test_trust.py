@@ -72,7 +72,7 @@ def test_a_confidence_that_is_none_is_refused_with_its_line(
 
 
 def test_a_column_that_nobody_names_is_refused(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="which column it is"):
+    with pytest.raises(RecipeError, match="names that column"):
         fit(toy_recipe | {"confidence": "column"}, tmp_path / "out", progress=False)
 
 

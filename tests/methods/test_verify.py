@@ -256,7 +256,7 @@ def test_the_folder_cannot_grant_its_model_the_right_to_run_code(
     path.write_text(json.dumps(config))
     claim(folder, lambda r: r["recipe"]["model"].update(trust_remote_code=True))
     found = verify(folder / "out")
-    assert "brings its own code" in next(c.reason for c in found.checks if c.what == "base")
+    assert "needs custom code" in next(c.reason for c in found.checks if c.what == "base")
     assert not marker.exists()
 
 

@@ -107,9 +107,7 @@ def bring_code(folder: Path, marker: Path) -> None:
 def test_code_of_a_model_is_not_run_unless_it_is_asked_for(copied: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     bring_code(copied, marker)
-    with pytest.raises(
-        ModelError, match=r"brings its own code; set `model.trust_remote_code: true"
-    ):
+    with pytest.raises(ModelError, match=r"needs custom code; set `model.trust_remote_code: true"):
         load_base(ModelSpec(name=str(copied)), "fp32")
     assert not marker.exists()
 
@@ -176,7 +174,7 @@ def test_a_chat_template_cannot_leave_its_sandbox(
     tiny_tokenizer.chat_template = escape + before
     with pytest.raises(ModelError):
         Encoder(tiny_tokenizer)
-    with pytest.raises(ModelError, match="cannot carry an anchor"):
+    with pytest.raises(ModelError, match="cannot write an anchor"):
         anchored_tokenizer(tiny_tokenizer, Anchor("Name the shape."))
     assert not (tmp_path / "marker").exists()
     # It is the escape that is refused, not where it stands.
@@ -274,7 +272,7 @@ def test_a_named_chat_template_is_chosen_by_its_name(tiny_model: Path, tmp_path:
 
 def test_a_chat_template_that_is_not_there_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     for chosen in ("nothing.jinja", "x" * 5000, "~nobody-at-all/x.jinja", str(tmp_path)):
-        with pytest.raises(ModelError, match=r"is no file, not `chatml`, and no template of model"):
+        with pytest.raises(ModelError, match=r"is not a file, not `chatml`, and not a template"):
             load_tokenizer(ModelSpec(name=str(tiny_model), chat_template=chosen))
     empty = tmp_path / "empty.jinja"
     empty.write_text("\n")

@@ -100,5 +100,5 @@ def test_without_bitsandbytes_the_recipe_is_refused(
 def test_weights_in_four_bits_are_not_trained_themselves(quantized: dict[str, Any]) -> None:
     pytest.importorskip("bitsandbytes")
     recipe = recipe_from_dict(quantized | {"training": {"full_parameters": True}})
-    with pytest.raises(RecipeError, match="cannot be trained themselves"):
+    with pytest.raises(RecipeError, match="cannot be trained; remove that key"):
         check_recipe(recipe)

@@ -127,9 +127,9 @@ REFUSED: dict[str, tuple[str | list[str], str]] = {
         "q_proj",
         r"matched as a regular expression .*; write \[q_proj\]",
     ),
-    "a pattern that fits nothing": (r".*\.query", r"fits none; the linear layers are"),
+    "a pattern that fits nothing": (r".*\.query", r"matches none; the linear layers are"),
     "a pattern that fits too much": (r".*self_attn.*", r"matches `model.layers.0.self_attn`"),
-    "a broken pattern": (r".*(q_proj", r"is no regular expression: "),
+    "a broken pattern": (r".*(q_proj", r"is not a valid regular expression: "),
 }
 
 
@@ -181,6 +181,6 @@ def test_experts_by_their_old_names_are_for_peft_to_translate() -> None:
 
 def test_what_peft_refuses_is_one_sentence() -> None:
     base = type("Base", (), {"model": tiny("mixtral")})()
-    with pytest.raises(RecipeError, match=r"PEFT refuses them: .*dropout") as error:
+    with pytest.raises(RecipeError, match=r"PEFT cannot adapt them: .*dropout") as error:
         add_lora(base, LoraSpec(target_modules=["w1", "w2", "w3"], dropout=0.1), seed=0)
     assert "\n" not in str(error.value)

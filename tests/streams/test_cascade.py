@@ -152,9 +152,9 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
 
 def test_another_cascades_state_is_refused() -> None:
     state = cascade(Oracle()).state()
-    with pytest.raises(RecipeError, match="levels linear, and this one linear, second"):
+    with pytest.raises(RecipeError, match="levels linear, but this one has linear, second"):
         cascade(Oracle(), levels=2).restore(state)
-    with pytest.raises(RecipeError, match="two labels or more"):
+    with pytest.raises(RecipeError, match="at least two labels"):
         Cascade(["one"], [Rung(LinearLevel(1))], Oracle())
-    with pytest.raises(RecipeError, match="a level below the top"):
+    with pytest.raises(RecipeError, match="one level below the top"):
         Cascade(LABELS, [], Oracle())

@@ -21,9 +21,9 @@ def report(accuracy: float | None) -> StreamReport:
 
 def test_it_says_what_was_saved_and_how_often_it_was_right() -> None:
     told = verdict(report(97.25))
-    assert "Of 1,000 inputs the top was asked about 100: 90.0% were answered below it." in told
-    assert "97.2% are right" in told
-    assert "right" not in verdict(report(None))
+    assert "The top model was called for 100 of 1,000 inputs; 90.0% were answered by" in told
+    assert "Accuracy on inputs with a known label: 97.2%." in told
+    assert "Accuracy" not in verdict(report(None))
 
 
 def test_its_course_is_drawn_and_its_levels_are_counted(

@@ -91,9 +91,9 @@ def test_rows_that_are_none_and_labels_that_nobody_knows_are_named(
     report = run_stream(cascade, stream, out, progress=False)
     assert report.inputs == 2
     assert report.refused == {
-        "no text: key `text` is missing, empty or no text": 2,
-        "no JSON": 1,
-        "no JSON object": 1,
+        "key `text` is missing, empty or not a string": 2,
+        "not valid JSON": 1,
+        "not a JSON object": 1,
     }
     lines = [json.loads(line) for line in (out / DECISIONS).read_text().splitlines()]
     assert [line["line"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -149,8 +149,8 @@ def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
         run_stream(cascade, out.parent / "none.jsonl", out.parent / "new", progress=False)
     text = cascade.read_text()
     for change, message in (
-        ("kind: linear\n  path: x", "a linear level has none"),
-        ("kind: encoder", "an encoder and an adapter have one"),
+        ("kind: linear\n  path: x", "not allowed for `linear`"),
+        ("kind: encoder", "required for `encoder`"),
         ("kind: linaer", "levels"),
     ):
         cascade.write_text(text.replace("kind: linear", change))

@@ -74,5 +74,5 @@ def test_nobody_there_is_a_failure_too_and_no_address_is_refused() -> None:
     found = Endpoint("http://127.0.0.1:9/v1", "m", LABELS, "", timeout=1).label("x")
     assert found.label is None
     assert "URLError" in found.failure
-    with pytest.raises(RecipeError, match="no http address"):
+    with pytest.raises(RecipeError, match="not an HTTP address"):
         Endpoint("file:///etc/passwd", "m", LABELS, "")

@@ -55,9 +55,9 @@ def test_addresses_where_nobody_answers_are_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(RecipeError, match=f"nobody answers at {address}"):
+    with pytest.raises(RecipeError, match=f"no response from {address}"):
         connect(address)
-    with pytest.raises(RecipeError, match="no address of a cluster"):
+    with pytest.raises(RecipeError, match="not a cluster address"):
         connect("somewhere")
 
 

@@ -31,19 +31,19 @@ def test_gain_quick_baseline_and_what_was_forgotten_are_told() -> None:
     quick = row("encoder_em", 66.5, seconds=4.2)
     gain, seconds, forgotten, leaked = conclusion([BASE, quick, SFT, BETTER])
     assert gain == (
-        "tell_pseudo_label has 69.0 from 2,700 labeled tokens and 1,470 unlabeled inputs, sft 61.0 "
-        "from 2,700 labeled tokens: clearly more."
+        "tell_pseudo_label scores 69.0 with 2,700 labeled tokens and 1,470 unlabeled inputs, sft "
+        "61.0 with 2,700 labeled tokens: a clear gain."
     )
     assert seconds == (
-        "encoder_em, a baseline, has 66.5 after 4 s: for such answers alone an adapter may not be "
+        "The baseline encoder_em scores 66.5 after 4 s; for this task alone, an adapter may not be "
         "needed."
     )
     assert forgotten == (
-        "Forgotten: the loss on held-out general examples is 1.91 (base), 3.33 (sft), 1.69 "
+        "Forgetting: the loss on held-out general examples is 1.91 (base), 3.33 (sft), 1.69 "
         "(tell_pseudo_label)."
     )
     assert leaked == (
-        "Unrelated prompts answered as if they were the task's: 94% (sft), 0% (tell_pseudo_label)."
+        "Unrelated prompts answered in the task's format: 94% (sft), 0% (tell_pseudo_label)."
     )
     assert best_trained([BASE, quick, SFT, BETTER]) is BETTER
 
@@ -57,7 +57,7 @@ def test_a_difference_that_may_be_chance_is_called_none(low: float | None) -> No
 def test_sft_may_be_the_best_and_a_baseline_clearly_worse() -> None:
     best, quick = conclusion([row("tfidf_linear", 24.0), SFT, row("tell", 60.0)])
     assert best == "No other trained method scores higher than sft (61.0)."
-    assert quick == "tfidf_linear, a baseline, has 24.0 after 90 s, less than sft."
+    assert quick == "The baseline tfidf_linear scores 24.0 after 90 s, less than sft."
 
 
 def test_nothing_is_concluded_from_perplexities_or_without_training() -> None:

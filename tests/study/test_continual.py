@@ -208,7 +208,7 @@ def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: 
     rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
     (tmp_path / "out" / "adapters" / "sequential-0-1.safetensors").unlink()
-    with pytest.raises(StorageError, match="cannot go on"):
+    with pytest.raises(StorageError, match="cannot resume"):
         run_continual(path, tmp_path / "out", progress=False)
 
 

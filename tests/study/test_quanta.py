@@ -133,7 +133,7 @@ def test_other_settings_or_data_are_refused(
 @pytest.mark.parametrize(
     ("change", "methods", "more", "message"),
     [
-        ({}, ("base",), {}, "`base` cannot be watched"),
+        ({}, ("base",), {}, "`base` has no training to record"),
         ({}, (), {}, "no method is named"),
         ({}, ("tell",), {"reference_tokens": 300}, "the reference has .* task tokens"),
         ({"dev": None}, ("tell",), {}, "add `task.dev`"),
@@ -159,6 +159,6 @@ def test_a_reference_that_learned_too_little_says_so(
     recipe: dict[str, Any], tmp_path: Path, trained: list[str]
 ) -> None:
     recipe["mixture"]["passes"] = 1
-    with pytest.raises(DataError, match=r"too few for 3 clusters .*not learned"):
+    with pytest.raises(DataError, match=r"too few held-out tokens for 3 clusters .*not learned"):
         run(recipe, ("tell",), tmp_path / "out")
     assert trained == ["reference"]

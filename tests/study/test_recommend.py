@@ -89,7 +89,7 @@ def test_a_task_without_dev_items_lends_some_of_its_own_to_the_search(
 
 def test_a_metric_of_which_less_is_better_is_refused(quick: dict[str, Any], tmp_path: Path) -> None:
     quick["evaluation"] = {"metrics": ["perplexity"]}
-    with pytest.raises(RecipeError, match="more is better"):
+    with pytest.raises(RecipeError, match="higher is better"):
         recommend(quick, tmp_path / "out", minutes=0, progress=False)
 
 
@@ -174,7 +174,7 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60
     print_recommendation(found)
-    assert "none is needed here" in capsys.readouterr().out
+    assert "not needed: no trained method" in capsys.readouterr().out
     recipe = load_recipe(tmp_path / "out" / RECOMMENDED)
     fitted = telltune.fit(recipe, tmp_path / "run", progress=False)
     assert fitted.record["method"] == found.method

@@ -88,8 +88,8 @@ def test_the_verdict_comes_first_and_says_who_wins_where(study: Any) -> None:
         r"Holm\) and",
         verdict,
     )
-    assert re.search(r"factor there, .*, is [\d.]+ \([\d.]+ to [\d.]+\) on \w+ and", verdict)
-    assert "have as many clear gains, and none of them is the winner" in verdict
+    assert re.search(r"factor at this size .* is [\d.]+ \([\d.]+ to [\d.]+\) on \w+ and", verdict)
+    assert "tie for the most net clear gains, so none is the winner" in verdict
 
 
 def test_every_number_of_the_table_comes_from_rows(study: Any) -> None:
@@ -176,7 +176,7 @@ def test_it_says_where_the_time_went(study: Any) -> None:
     _, rows, page = study
     whole = sum(sum(row.seconds.values()) for row in rows)
     other = sum(row.seconds["other"] for row in rows)
-    assert f"forgetting, is {100 * other / whole:.1f}% of" in " ".join(page.text["costs"].split())
+    assert f"Overhead is {100 * other / whole:.1f}% of" in " ".join(page.text["costs"].split())
 
 
 def test_answers_are_those_on_which_methods_differ(study: Any) -> None:
@@ -221,8 +221,8 @@ def test_hostile_text_stays_text(write_study: Callable[..., list[Row]], tmp_path
 def test_one_seed_is_no_certainty(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
     write_study(tmp_path, **small(seeds=(0,)))
     verdict = report(tmp_path).text["verdict"]
-    assert "one seed: this is said of these runs only" in verdict
-    assert "There is one seed" in verdict
+    assert "one seed: this holds for these runs only" in verdict
+    assert "There is only one seed" in verdict
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_no_gain_is_told_as_it_is(
 ) -> None:
     write_study(tmp_path, {"sft": 0.0, "tell": tell}, **small(items=80))
     verdict = " ".join(report(tmp_path).text["verdict"].split())
-    assert "No method comes out clearly ahead of sft: the nearest, tell with" in verdict
+    assert "No method is clearly ahead of sft: the closest, tell with" in verdict
     assert said in verdict
 
 
@@ -243,8 +243,8 @@ def test_one_method_alone_is_no_comparison(
 ) -> None:
     write_study(tmp_path, {"tell": 1.0}, **small())
     page = report(tmp_path)
-    assert "Nothing can be said about saving data" in page.text["verdict"]
-    assert "The highest scores are those of tell with 10,000" in page.text["verdict"]
+    assert "Data saving and TELL's gain over SFT" in page.text["verdict"]
+    assert "Highest scores: tell with 10,000" in page.text["verdict"]
 
 
 def test_failed_cells_are_named(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:

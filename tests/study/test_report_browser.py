@@ -70,7 +70,7 @@ def test_hovering_over_a_point_tells_its_row(page: Any) -> None:
     told = dict(line.split("\t") for line in told if line)
     assert told["task"] == "routing"
     assert told["method"] == "sft_anchor"
-    assert told["size asked for"] == "3,000"
+    assert told["requested size"] == "3,000"
     assert told["task tokens"] == "2,980"
     assert " to " in told["95% interval"]
     assert told["seeds"] == "2"

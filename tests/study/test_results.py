@@ -58,7 +58,7 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     Results(tmp_path).append(ROW)
     with (tmp_path / RESULTS).open("a") as file:
         file.write("{oops}\n")
-    with pytest.raises(StorageError, match=r"results\.jsonl:2: no row of a study"):
+    with pytest.raises(StorageError, match=r"results\.jsonl:2: not a study row"):
         Results(tmp_path)
 
 

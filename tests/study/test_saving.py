@@ -134,7 +134,7 @@ def test_text_says_what_is_censored(saving, text):
 
 @pytest.mark.parametrize(("curve", "tokens"), [({}, 1e4), (curve_of(1, 2, 3, 4), 0)])
 def test_a_factor_needs_sizes_and_tokens(curve, tokens):
-    with pytest.raises(DataError, match="one size at least, and tokens above 0"):
+    with pytest.raises(DataError, match="at least one size of SFT, and tokens above 0"):
         saving_factor(curve, runs_of(5), tokens)
 
 

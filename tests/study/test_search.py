@@ -105,7 +105,7 @@ def test_a_search_ends_with_two_methods_on_all_of_the_data_and_runs_nothing_twic
 
 
 def test_a_search_of_which_nothing_can_run_says_why(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no candidate could be run: .*holds no example"):
+    with pytest.raises(DataError, match=r"no candidate could be run: .*is too low"):
         search(recipe, ["sft"], 8, tmp_path / "out", minutes=1, progress=False)
 
 
@@ -118,8 +118,8 @@ def test_the_least_is_said_before_and_with_an_estimate_after_the_first_cells(
     monkeypatch.setattr("telltune.study.search._MOST", 2)
     search(recipe, ["sft"], 1200, tmp_path / "out", minutes=0, progress=True)
     before, after = [record.getMessage() for record in caplog.records if "least" in record.msg]
-    assert "is run even if that is over the 0 minutes given" in before
-    assert "minutes as the first cells took" in after
+    assert "runs even if it exceeds the budget of 0 minutes" in before
+    assert "minutes, judging by the first cells" in after
     caplog.clear()
     search(recipe, ["sft"], 1200, tmp_path / "out", minutes=600, progress=True)
     assert not [record for record in caplog.records if "least" in record.msg]

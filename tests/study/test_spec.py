@@ -99,7 +99,7 @@ def test_a_study_may_name_a_recipe_beside_it(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"methods": ["tel"]}, "there is no method `tel`; did you mean `tell`"),
-        ({"size": [3]}, "`size` is not a key of a study; did you mean `sizes`"),
+        ({"size": [3]}, r"`size` is not a key of this study \(did you mean `sizes`"),
         ({"sizes": []}, "`sizes`"),
         ({"more": [{"tasks": ["other"]}]}, "`more` names the task `other`"),
         ({"tasks": ["equation", "equation"]}, "two tasks have the same name"),

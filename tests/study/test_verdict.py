@@ -71,7 +71,7 @@ def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
     cells = [("a", 3000, "tell", 8.0, CLEAR), ("b", 3000, "tell", -8.0, CLEAR)]
     steady = [("a", 3000, "steady", 0.5, UNCLEAR), ("b", 3000, "steady", 0.5, UNCLEAR)]
     verdict = give_verdict(summary(*cells, *steady))
-    assert verdict.sentences[0].startswith("No method comes out clearly ahead of sft: the nearest")
+    assert verdict.sentences[0].startswith("No method is clearly ahead of sft: the closest")
     assert "tell with 3,000 task tokens is clearly better than sft on 1 of 2" in told_of(verdict)
     tally = verdict.tallies[1]
     assert (tally.label, tally.better, tally.unclear, tally.worse) == ("tell", 1, 0, 1)
@@ -80,7 +80,7 @@ def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
 def test_of_methods_alike_the_one_tried_on_most_tasks_is_told() -> None:
     wide = [(task, 3000, "wide", 0.5, UNCLEAR) for task in "abc"]
     found = summary(*wide, ("a", 3000, "lucky", 6.0, UNCLEAR))
-    assert "the nearest, wide with 3,000 task tokens" in told(found)
+    assert "the closest, wide with 3,000 task tokens" in told(found)
     assert "TELL did not run at the same size of a task as sft." in told(found)
     better = summary(*wide, ("a", 3000, "lucky", 6.0, CLEAR))
     assert told(better).startswith("With 3,000 task tokens, lucky is clearly better than sft on 1")
@@ -91,8 +91,8 @@ def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
     curve = GeneralCurve("routing", 3000, "tell", jump, None)
     assert tell_emergence(curve).replace("\u00a0", " ") == (
         "tell: the score rises at once, by +12.3 points (95% interval 8.1 to 16.4), between 3,000 "
-        "and 15,000 general tokens (95%: between 0 and 60,000); p <0.001 for scores that are all "
-        "one, p = 0.012 for a steady course."
+        "and 15,000 general tokens (95%: between 0 and 60,000); p <0.001 for equal scores, "
+        "p = 0.012 for a smooth curve."
     )
     flat = replace(curve, emergence=replace(jump, shape="flat", p_flat=0.3))
     assert "no clear difference (p = 0.300" in tell_emergence(flat).replace("\u00a0", " ")
@@ -115,14 +115,14 @@ def test_items_are_told_by_how_they_change() -> None:
 
 def test_one_failed_cell_is_one_cell() -> None:
     failed = replace(summary(("a", 3000, "tell", 6.0, CLEAR)), failed=[{"name": "sft"}])
-    assert "1 cell failed, and nothing of that is in what follows." in give_verdict(failed).notes
+    assert "1 cell failed; the results below exclude failed cells." in give_verdict(failed).notes
 
 
 def test_where_all_methods_tie_no_winner_is_named_and_tell_is() -> None:
     cells = [("a", 3000, "tell", 0.0, 1.0), ("a", 3000, "mix", 3.0, UNCLEAR)]
     verdict = give_verdict(summary(*cells))
     assert verdict.sentences[0].startswith(
-        "No method comes out clearly ahead of sft: all tie, and tell with 3,000 task tokens is "
+        "No method is clearly ahead of sft: all tie, and tell with 3,000 task tokens is "
         "neither clearly better nor worse: +0.0 points on a"
     )
     assert "mix" not in " ".join([*verdict.sentences, *verdict.notes])
@@ -131,7 +131,7 @@ def test_where_all_methods_tie_no_winner_is_named_and_tell_is() -> None:
 def test_methods_with_as_many_clear_gains_have_no_winner() -> None:
     cells = [("a", 3000, "tell", 6.0, CLEAR), ("a", 3000, "mix", 7.0, CLEAR)]
     notes = " ".join(give_verdict(summary(*cells)).notes)
-    assert "mix and tell have as many clear gains, and none of them is the winner" in notes
+    assert "mix and tell tie for the most net clear gains, so none is the winner" in notes
 
 
 def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
@@ -143,7 +143,7 @@ def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
     alone = replace(found, comparisons=[], saved=[], points=[first, second])
     assert "No method is clearly highest on a." in told(alone)
     apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
-    assert "The highest scores are those of mix with 3,000 task tokens on a (90.0" in told(apart)
+    assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart)
     assert "TELL" in told(apart)
 
 
@@ -168,11 +168,11 @@ def test_what_training_cost_beside_the_task_is_the_first_note() -> None:
     after = {"tell": aside(1.8), "other": aside(3.0, 0.5)}
     points = [replace(point, forgetting=after[point.name]) for point in found.points]
     assert give_verdict(replace(found, points=points)).notes[0] == (
-        "Beside the task, the loss on general examples changes by +50% after other and -10% after "
-        "tell; of unrelated prompts get an answer in the task's format 50% after other and 0% "
-        "after tell. (Means over the 1 cell, of one task, size and seed, that all of them ran.)"
+        "Forgetting: the loss on general examples changes by +50% after other and -10% after "
+        "tell; the share of unrelated prompts answered in the task's format is 50% after other "
+        "and 0% after tell. (Means over the 1 cell matched by task, size and seed.)"
     )
-    assert not any("Beside" in note for note in give_verdict(found).notes)
+    assert not any("Forgetting" in note for note in give_verdict(found).notes)
 
 
 def test_what_training_cost_is_held_against_each_other_on_matched_cells_only() -> None:
@@ -195,7 +195,7 @@ def test_a_method_that_shares_no_cell_is_left_out_by_name() -> None:
     points = [replace(point, forgetting=aside(3.0)) for point in found.points]
     note = give_verdict(replace(found, points=points)).notes[0]
     assert "by +50% after tell;" in note
-    assert "other shares no cell with them" in note
+    assert "no shared cell: other" in note
 
 
 def test_of_many_methods_the_first_note_names_tell_the_best_and_the_references() -> None:
@@ -204,7 +204,7 @@ def test_of_many_methods_the_first_note_names_tell_the_best_and_the_references()
     beside = {"general_nll_before": 2.0, "general_nll_after": 1.0}
     points = [replace(point, forgetting=beside) for point in found.points]
     assert give_verdict(replace(found, points=points)).notes[0] == (
-        "Beside the task, the loss on general examples changes by -50% after tell, -50% after sft "
-        "and -50% after sft_anchor. (Means over the 1 cell, of one task, size and seed, that all "
-        "of them ran; the other methods stand in the table.)"
+        "Forgetting: the loss on general examples changes by -50% after tell, -50% after sft "
+        "and -50% after sft_anchor. (Means over the 1 cell matched by task, size and seed; the "
+        "table lists the other methods.)"
     )

@@ -50,7 +50,7 @@ def test_examples_say_what_decides_and_how_far_to_trust_it() -> None:
 
 
 def test_free_text_has_no_auxiliary_tasks(tiny_base: Any) -> None:
-    with pytest.raises(DataError, match="for a closed set"):
+    with pytest.raises(DataError, match="need a closed set"):
         refine(tiny_base, [Example("a", "b"), Example("c", "d")], "Do it.")
 
 

@@ -69,9 +69,11 @@ def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
 def test_all_refused_is_an_error_that_names_the_filter(tiny_base: Any) -> None:
     labels = [Example(f"item {n}", "ball") for n in range(3)]
     spec = SynthesisSpec(rounds=1, samples=2, consistency=1)
-    with pytest.raises(DataError, match=r"kept nothing: 0 examples of 32 inputs.*(length|label)"):
+    with pytest.raises(
+        DataError, match=r"kept no examples: 0 examples from 32 inputs.*(length|label)"
+    ):
         synthesize(tiny_base, labels, "Name it.", spec)
-    with pytest.raises(DataError, match="there are 1; give two"):
+    with pytest.raises(DataError, match="there are 1; add more"):
         synthesize(tiny_base, labels[:1], "Name it.", spec)
 
 
@@ -116,5 +118,5 @@ def test_a_method_that_mixes_nothing_takes_none_beside_general_data(
 ) -> None:
     recipe = free | {"method": "sft"}
     recipe["synthesis"] |= {"use_as": "third"}
-    with pytest.raises(RecipeError, match="write `task` or `only`"):
+    with pytest.raises(RecipeError, match="set `task` or `only`"):
         fit(recipe, tmp_path / "out", progress=False)

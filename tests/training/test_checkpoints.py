@@ -136,16 +136,16 @@ def test_with_all_of_them_damaged_training_begins_anew(
     assert checkpoints.latest() is None
     second, first = (record.getMessage() for record in caplog.records)
     assert second == (
-        f"{tmp_path / 'checkpoint-2'} is damaged (not as written: weights): training goes on from "
-        "the one before."
+        f"{tmp_path / 'checkpoint-2'} is damaged (checksum mismatch: weights): training resumes "
+        "from the previous one."
     )
-    assert first.endswith("training begins anew.")
+    assert first.endswith("training starts over.")
 
 
 def test_other_inputs_are_named(tmp_path: Path) -> None:
     save(Checkpoints(tmp_path / "checkpoints", INPUTS), 1)
     other = Checkpoints(tmp_path / "checkpoints", INPUTS | {"model": "x", "task data": "y"})
-    with pytest.raises(StorageError, match=r"has changed: model, task data\. Bring back"):
+    with pytest.raises(StorageError, match=r"changed since: model, task data\. Restore"):
         other.latest()
     # Nothing was removed: with the old ones back it would go on.
     assert Checkpoints(tmp_path / "checkpoints", INPUTS).latest() is not None

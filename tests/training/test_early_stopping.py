@@ -54,8 +54,8 @@ def test_the_best_look_is_what_is_saved_and_verified(long: dict[str, Any], tmp_p
     assert float((nll / tokens).mean()) == pytest.approx(kept["loss"], rel=1e-4)
     assert verify(tmp_path / "out").held is True
     card = " ".join((tmp_path / "out" / "README.md").read_text().split())
-    assert f"the score was {kept['score']:.1f} by the headline metric, and the loss" in card
-    assert f"those of step {kept['step']}, the best of {len(looks)} looks." in card
+    assert f"the headline metric was {kept['score']:.1f} and the loss was" in card
+    assert f"those of step {kept['step']}, the best of {len(looks)} evaluations" in card
 
 
 def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], tmp_path: Path):
@@ -115,7 +115,7 @@ def test_dev_data_are_looked_at_only_where_the_recipe_names_dev_data(toy_recipe:
 def test_stopping_early_without_dev_data_is_refused(toy_recipe: dict[str, Any]):
     del toy_recipe["task"]["dev"]
     toy_recipe["training"]["early_stopping"] = True
-    with pytest.raises(RecipeError, match=r"needs dev data; name `task\.dev`"):
+    with pytest.raises(RecipeError, match=r"needs dev data; set `task\.dev`"):
         telltune.plan(toy_recipe, measure=False)
 
 

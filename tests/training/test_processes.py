@@ -165,7 +165,7 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
     # One of the two is asked, and both stop after the same step.
     two.members[0].signal(signal.SIGTERM)
     assert all(two.wait())
-    assert "the same command goes on from there" in two.said()[0]
+    assert "run the same command to resume" in two.said()[0]
     newest = max((cut / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     assert 5 < int(newest.name[11:]) < len(log_of(tmp_path / "whole"))
     if fsdp:
@@ -210,7 +210,7 @@ def test_nodes_that_were_given_different_data_are_told(
     two = Group(tmp_path, [long, other], "out")
     assert two.wait() == [2, 2]
     for said in two.said():
-        assert "process 1 was given another general data and another recipe than process 0" in said
+        assert "process 1 differs from process 0 in: general data, recipe; use the same" in said
         assert "Traceback" not in said
 
 
@@ -220,7 +220,7 @@ def test_whoever_loses_the_others_says_so(long: dict[str, Any], tmp_path: Path) 
     assert two.wait() == [2, 2]
     first, second = two.said()
     assert "missing.jsonl" in second
-    assert "process 0 of 2 has lost the others" in first
+    assert "process 0 of 2 lost contact with the others" in first
     assert "Traceback" not in first
 
 

@@ -80,7 +80,7 @@ def test_a_real_terminal_gets_a_bar_and_where_a_run_goes_on() -> None:
     os.close(theirs)
     said = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert "TELL: goes on from step 40 of 120" in said
+    assert "TELL: resumes from step 40 of 120" in said
     assert "42/120" in said
     assert "\x1b[" in said
 
@@ -162,7 +162,7 @@ def test_without_a_total_what_was_done_is_counted(capsys: pytest.CaptureFixture[
         task = shown.add_task("tickets", total=None, completed=4000, unit="input")
         shown.update(task, completed=4128, note="91 inputs/s")
     assert capsys.readouterr().err == (
-        "tickets: goes on from input 4,000\ntickets: input 4,128 91 inputs/s, 0:00 so far\n"
+        "tickets: resumes from input 4,000\ntickets: input 4,128 91 inputs/s, 0:00 so far\n"
     )
 
 
@@ -198,7 +198,7 @@ def test_a_fit_without_a_terminal_tells_its_steps_and_a_resumed_one_from_where(
     told = re.findall(step, first)
     steps = told[0][1]
     assert told[-1] == ("7", steps)  # a step is logged behind its end
-    assert "goes on" not in first
-    assert f"TELL: goes on from step 6 of {steps}\n" in second
+    assert "resumes" not in first
+    assert f"TELL: resumes from step 6 of {steps}\n" in second
     assert re.findall(step, second)[-1] == (steps, steps)
     assert re.search(r"took \d+:\d\d\n", second)

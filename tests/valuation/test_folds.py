@@ -44,5 +44,5 @@ def test_every_label_is_spread_evenly() -> None:
 
 def test_a_label_that_one_fold_holds_alone_is_named() -> None:
     given_ = examples(("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"))
-    with pytest.raises(DataError, match=r"label `b` \(1 example, the first data.jsonl:3\)"):
+    with pytest.raises(DataError, match=r"label `b` \(1 example, first at data.jsonl:3\)"):
         assign_folds(given_, 2, 0, ["a", "b"])

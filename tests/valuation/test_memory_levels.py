@@ -100,7 +100,7 @@ def test_an_alias_table_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_aliases(str(path))
     path.write_text("[1]")
-    with pytest.raises(DataError, match="maps an answer"):
+    with pytest.raises(DataError, match="must map each answer"):
         read_aliases(str(path))
     path.write_text(json.dumps({"a": "b"}))
     with pytest.raises(DataError, match="aliases of `a`"):

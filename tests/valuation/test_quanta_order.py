@@ -123,5 +123,5 @@ def test_intervals_of_unrelated_orders_hold_zero() -> None:
 
 
 def test_one_quantum_is_no_order() -> None:
-    with pytest.raises(DataError, match="no order"):
+    with pytest.raises(DataError, match="at least two quanta"):
         quanta(np.random.default_rng(0), np.array([20.0]))

@@ -1,1 +1,1 @@
-"""Small classifiers on frozen vectors of prompts, learned in seconds on a CPU."""
+"""Small classifiers on frozen vectors of prompts, trained in seconds on a CPU."""

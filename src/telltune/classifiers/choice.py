@@ -1,7 +1,7 @@
-"""Which small classifier knows a task's labels: folds of the labeled examples choose among four.
+"""Choose the best of four small classifiers by cross-validation on the labeled examples.
 
-These are class means of a sentence encoder and of TF-IDF, each with and without seeded EM over
-unlabeled inputs. The encoder knows topics, and TF-IDF knows forms.
+The four are class means of a sentence encoder and of TF-IDF, each with and without seeded EM over
+unlabeled inputs. The encoder captures topics, and TF-IDF captures forms.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["TEXT_KINDS", "Choice", "choose_classifier"]
 
 _FOLDS = 5
-# Assignments to folds over which accuracy is averaged. One alone says little of 20 examples.
+# Number of assignments to folds over which accuracy is averaged. With 20 examples one is too noisy.
 _ASSIGNMENTS = 3
-# How likely a classifier that knows nothing is to pass for one that does.
+# Significance level of the test against the most frequent label.
 _CHANCE = 0.05
-# Factors on scores that are tried: nearly all alike, as they are, twice as sure.
+# Candidate factors on scores, from nearly uniform probabilities to twice the logits.
 _WEIGHTS = np.geomspace(0.02, 2, 25)
 _NAMES: dict[TextKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
 TEXT_KINDS = tuple(_NAMES)
 """Kinds of vectors that are tried."""
-# The first of those that are equally right is chosen.
+# If several are equally accurate, the first is chosen.
 _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabeled inputs"}
 
 
@@ -54,10 +54,11 @@ class Choice(NamedTuple):
     """Result of `choose_classifier`.
 
     Attributes:
-        classifier: The best one, learned from all examples; None where none knows the labels.
-        weight: Factor on its scores that makes held-out labels likeliest.
+        classifier: Best classifier, trained on all examples; None if none is significantly better
+            than the most frequent label.
+        weight: Factor on its scores that maximizes the likelihood of held-out labels.
         inputs: Vectors of the unlabeled inputs, (inputs, width).
-        notes: How they did, one sentence each.
+        notes: Accuracies and choice, one sentence each.
     """
 
     classifier: Classifier | None
@@ -67,16 +68,16 @@ class Choice(NamedTuple):
 
     @property
     def calibrated(self) -> Classifier | None:
-        """The classifier with its scores multiplied by the weight."""
+        """Classifier with its scores multiplied by the weight."""
         return None if self.classifier is None else self.classifier.weighted(self.weight)
 
 
 class _HeldOut(NamedTuple):
-    """Scores of labeled examples by classifiers that did not see them.
+    """Scores of labeled examples by classifiers that were not trained on them.
 
     Attributes:
         scores: Shape (examples x assignments, labels).
-        labels: Number of the right label of each, (examples x assignments,).
+        labels: Index of the right label of each row, (examples x assignments,).
     """
 
     scores: NDArray[np.float64]
@@ -89,7 +90,7 @@ class _HeldOut(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Factor on the scores that makes the right labels likeliest (temperature scaling)."""
+        """Factor on the scores that maximizes the labels' likelihood (temperature scaling)."""
 
         def loss(weight: float) -> float:
             scores = weight * self.scores
@@ -105,19 +106,19 @@ def choose_classifier(
     seed: int,
     kinds: Sequence[TextKind] = (),
 ) -> Choice:
-    """Choose the classifier that is right most often on held-out labeled examples.
+    """Choose the classifier with the highest accuracy on held-out labeled examples.
 
-    One that is right no more often than the most frequent label explains (binomial test at 5%)
-    knows nothing.
+    None is chosen if the best is not significantly better than the most frequent label (binomial
+    test at 5%).
 
     Args:
         labeled: Examples whose completions are a closed set of labels.
-        inputs: Unlabeled inputs; EM is tried where there are any.
+        inputs: Unlabeled inputs; EM is tried only if there are any.
         seed: Seed of the folds.
-        kinds: Vectors to try; all that this machine has, if not given.
+        kinds: Kinds of vectors to try; if empty, all that are installed.
 
     Raises:
-        ModelError: `kinds` has the sentence encoder, and it is not installed.
+        ModelError: `kinds` contains the sentence encoder, which is not installed.
     """
     lacking = not kinds and not is_installed()
     kinds = kinds or (["tfidf"] if lacking else TEXT_KINDS)
@@ -130,14 +131,14 @@ def choose_classifier(
     best = max(tried, key=lambda one: held_out[one].right)
     right, weight = held_out[best].right, held_out[best].weight
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
-    note = f"Right on held-out labeled examples: {said}."
+    note = f"Accuracy on held-out labeled examples: {said}."
     if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
     ours = vectors[best.features]
     known, others = ours[: len(labeled)], ours[len(labeled) :]
     most = max(Counter(answers).values())
     if not _knows(right, most, len(answers)):
-        share = f"The most frequent label is {most / len(answers):.0%} of them."
+        share = f"None is significantly above the most frequent label ({most / len(answers):.0%})."
         return Choice(None, weight, others, (note, share))
     scorer = fit_head(best.head, best.features, known, answers, others)
     classifier = Classifier(features[best.features], scorer)
@@ -145,7 +146,7 @@ def choose_classifier(
 
 
 def _held_out(one: _Candidate, vectors: Any, labeled: Sequence[Example], seed: int) -> _HeldOut:
-    """Score each labeled example by what the others and the inputs teach."""
+    """Score each labeled example by classifiers trained on other folds and the inputs."""
     names, numbers = np.unique([example.completion for example in labeled], return_inverse=True)
     answers, unlabeled = names[numbers], vectors[len(numbers) :]
     scores, labels = [], []
@@ -157,7 +158,7 @@ def _held_out(one: _Candidate, vectors: Any, labeled: Sequence[Example], seed: i
             known = answers[kept].tolist()
             head = fit_head(one.head, one.features, vectors[kept], known, unlabeled)
             found = head.scores(vectors[asked])
-            # A label that the others lack is as unlikely as the unlikeliest.
+            # A label that the training folds lack gets the lowest score of all.
             every = np.full((len(asked), len(names)), found.min())
             every[:, np.searchsorted(names, head.answers)] = found
             scores.append(every)
@@ -166,7 +167,7 @@ def _held_out(one: _Candidate, vectors: Any, labeled: Sequence[Example], seed: i
 
 
 def _knows(right: float, most: int, count: int) -> bool:
-    """Whether so many right answers are more than the most frequent label would give by chance."""
+    """Return whether the accuracy is significantly above that of the most frequent label."""
     from scipy.stats import binomtest
 
     found = binomtest(round(right * count), count, most / count, alternative="greater")

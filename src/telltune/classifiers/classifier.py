@@ -1,4 +1,4 @@
-"""A classifier: vectors of prompts, and a linear score for each answer; saved and loaded."""
+"""Classifiers of prompt vectors with a linear score for each answer, and their storage."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["Classifier", "load_classifier"]
 
 @dataclass
 class Classifier:
-    """Chooses among answers by the vector of a prompt.
+    """Classifier that chooses among answers by the vector of a prompt.
 
     Attributes:
-        vectorize: Turns texts into vectors, (texts, width).
-        scorer: Scores each answer for a vector.
+        vectorize: Function from texts to vectors, (texts, width).
+        scorer: Linear scores of the answers.
     """
 
     vectorize: Features
@@ -42,24 +42,24 @@ class Classifier:
         """Return the score of each answer for each prompt, (examples, answers).
 
         Args:
-            examples: Their prompts are looked at.
-            answers: Some that it knows; all of them, in its own order, if not given.
+            examples: Examples whose prompts are scored.
+            answers: Subset of its answers; all of them, in its own order, if not given.
         """
         found = self.scorer.scores(self.vectorize(list(map(prompt_text, examples))))
         return found if answers is None else found[:, list(map(self.scorer.answers.index, answers))]
 
     def weighted(self, weight: float) -> Classifier:
-        """Return the classifier whose scores are this one's, multiplied by a weight."""
+        """Return a classifier whose scores are those of this one multiplied by a weight."""
         old = self.scorer
         scorer = LinearScorer(weight * old.weights, weight * old.bias, old.answers)
         return Classifier(self.vectorize, scorer)
 
     def best(self, examples: Sequence[Example]) -> list[str]:
-        """Return the answer of the highest score for each prompt, (examples,)."""
+        """Return the answer with the highest score for each prompt, (examples,)."""
         return self.scorer.best(self.vectorize(list(map(prompt_text, examples))))
 
     def state(self) -> tuple[dict[str, Any], bytes]:
-        """Return what makes the same classifier again: JSON for tell.json, and a file of arrays."""
+        """Return the state for `load_classifier`: JSON for tell.json, and a file of arrays."""
         told, arrays = self.vectorize.state()
         scorer = self.scorer
         record = {
@@ -73,11 +73,12 @@ def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:
     """Load a classifier.
 
     Args:
-        path: Its file of arrays, in the folder whose tell.json tells the rest.
-        told: The JSON part of its `state`, from tell.json.
+        path: File of arrays, in the same folder as tell.json.
+        told: JSON part of its `state`, from tell.json.
 
     Raises:
-        ModelError: Its parts do not fit together, or this machine lacks what the features need.
+        ModelError: The parts do not fit together, or the encoder or model of the features is
+            missing on this machine.
     """
     folder = path.parent
     parts = f"{folder}: {path.name} and tell.json"
@@ -92,12 +93,12 @@ def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:
                 f"and vectors of width {vectorize.width}"
             )
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
+        raise ModelError(f"{path} is missing; restore it, or fit again.") from None
     except KeyError as error:
-        raise ModelError(f"{parts} lack {error}; bring the files back, or fit again.") from None
+        raise ModelError(f"{parts} lack {error}; restore the files, or fit again.") from None
     except (SafetensorError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{parts} do not fit together: {error}; bring the files back, or fit again."
+            f"{parts} do not fit together: {error}; restore the files, or fit again."
         ) from None
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None

@@ -1,7 +1,7 @@
-"""Vectors of prompts: from a sentence encoder, TF-IDF, or a language model's states.
+"""Vectors of prompts from a sentence encoder, TF-IDF, or a language model's hidden states.
 
-Features can be saved into a folder and loaded from it. To add a kind, write a class with the
-methods of `Features` and add it to `_KINDS`.
+Features can be saved to a folder and loaded from it. To add a kind, write a class with the methods
+of `Features` and add it to `_KINDS`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ FeatureKind = Literal["encoder", "tfidf", "states"]
 TextKind = Literal["encoder", "tfidf"]
 """Kinds of features that need no language model."""
 
-# Words and single punctuation marks; how a question opens and ends tells as much as its nouns.
-# Saved baselines are read with it, so another pattern is another kind of features.
+# Words and single punctuation marks: the first words and the end of a question are as informative
+# as its nouns. Saved baselines depend on this pattern, so another pattern needs another kind.
 _WORD = r"(?u)\w+|[^\w\s]"
 
 
 class Features(Protocol):
-    """A function from texts to vectors that can be saved and loaded."""
+    """Function from texts to vectors that can be saved and loaded."""
 
     kind: ClassVar[str]
     """Name in tell.json."""
@@ -67,19 +67,19 @@ class Features(Protocol):
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return what makes the same features again: JSON for tell.json, and arrays by name.
+        """Return the state for `from_state`: JSON for tell.json, and arrays by name.
 
-        `weights` and `bias` are names of the folder's own.
+        The names `weights` and `bias` are reserved for the classifier.
         """
         ...
 
     @classmethod
     def from_state(cls, told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
-        """Make the features whose `state` is given.
+        """Restore features from their `state`.
 
         Raises:
             KeyError: A part of the state is missing.
-            ModelError: This machine lacks the encoder or model that the features need.
+            ModelError: The encoder or model of the features is missing on this machine.
             ValueError: The parts do not fit together.
         """
         ...
@@ -87,10 +87,10 @@ class Features(Protocol):
 
 @dataclass
 class EncoderFeatures:
-    """The embedded sentence encoder, frozen; see `embed`.
+    """Features of the embedded, frozen sentence encoder; see `embed`.
 
     Attributes:
-        revision: A hash of its weights.
+        revision: Hash of its weights.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -102,7 +102,7 @@ class EncoderFeatures:
         return embed(texts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return the encoder's name and revision; its weights stay in its package."""
+        """Return the encoder's name and revision, without its weights."""
         return {"name": "all-MiniLM-L6-v2", "revision": self.revision}, {}
 
     @classmethod
@@ -111,12 +111,12 @@ class EncoderFeatures:
         told: Mapping[str, Any],
         arrays: Mapping[str, NDArray[Any]],  # noqa: ARG003 - the protocol of features
     ) -> EncoderFeatures:
-        """Make the features whose `state` is given; see `Features.from_state`."""
+        """Restore features from their `state`; see `Features.from_state`."""
         found = cls()
         if found.revision != told["revision"]:
             raise ModelError(
-                f"it was fitted with another sentence encoder ({told['revision']}) than the one "
-                f"installed here ({found.revision}); install that one, or fit again."
+                f"it was fitted with another sentence encoder ({told['revision']}) than the "
+                f"installed one ({found.revision}); install the former, or fit again."
             )
         return found
 
@@ -126,8 +126,8 @@ class TfidfFeatures:
     """TF-IDF of words and punctuation marks.
 
     Attributes:
-        vocabulary: The words, by column.
-        idf: Inverse document frequency of each, (words,).
+        vocabulary: Words, in the order of the columns.
+        idf: Inverse document frequency of each word, (words,).
     """
 
     kind: ClassVar[str] = "tfidf"
@@ -153,7 +153,7 @@ class TfidfFeatures:
         return vectorizer
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """Return the vectors of texts, each of length 1 or 0, a sparse (texts, width)."""
+        """Return the vectors of texts, each of length 1 or 0, as a sparse (texts, width) matrix."""
         return self._made.transform(texts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -164,22 +164,23 @@ class TfidfFeatures:
     def from_state(
         cls, told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> TfidfFeatures:
-        """Make the features whose `state` is given; see `Features.from_state`."""
+        """Restore features from their `state`; see `Features.from_state`."""
         words, idf = tuple(told["vocabulary"]), arrays["idf"]
         if idf.shape != (len(words),) or len(set(words)) != len(words):
-            raise ValueError(f"{len(words)} words and idf of shape {idf.shape}")
+            raise ValueError(f"{len(words)} words but idf of shape {idf.shape}")
         return cls(words, idf)
 
 
 @dataclass
 class StateFeatures:
-    """Hidden states of a base model that stays as it is; see `prompt_states`.
+    """Hidden states of a frozen base model; see `prompt_states`.
 
     Attributes:
-        model: The base model, which is loaded with the first texts.
-        anchor: Stands before every text, or None.
-        revision: Which weights they are.
+        model: Base model, which is loaded on the first call.
+        anchor: Anchor of every text, or None.
+        revision: Revision of the base model.
         width: Length of each vector.
+        base: The loaded base model, or None before the first call.
     """
 
     kind: ClassVar[str] = "states"
@@ -193,12 +194,12 @@ class StateFeatures:
     def of(
         cls, model: ModelSpec, anchor: Anchor | None, base: BaseModel | None = None
     ) -> StateFeatures:
-        """Make the features of a base model.
+        """Create the features of a base model.
 
         Args:
-            model: The base model.
-            anchor: Stands before every text, or None.
-            base: The same model, where it is loaded already.
+            model: Base model.
+            anchor: Anchor of every text, or None.
+            base: The same model, if it is already loaded.
         """
         base = base or load_base(model)
         width = int(base.model.config.get_text_config().hidden_size)
@@ -227,14 +228,14 @@ class StateFeatures:
         told: Mapping[str, Any],
         arrays: Mapping[str, NDArray[Any]],  # noqa: ARG003 - the protocol of features
     ) -> StateFeatures:
-        """Make the features whose `state` is given; see `Features.from_state`."""
-        # A folder that somebody else wrote may not run a model's own code.
+        """Restore features from their `state`; see `Features.from_state`."""
+        # A folder from an untrusted source must not run a model's own code.
         model = without_rights(ModelSpec.model_validate(told["model"]))
         revision = base_revision(model)
         if revision != told["revision"]:
             raise ModelError(
-                f"it was fitted on the states of {told['revision']} of {model.name}, and here that "
-                f"is {revision}; bring that model back, or fit again."
+                f"it was fitted on revision {told['revision']} of {model.name}, but the revision "
+                f"here is {revision}; restore that model, or fit again."
             )
         anchor = None if told["anchor"] is None else Anchor(*told["anchor"])
         return cls(model, anchor, told["revision"], int(told["width"]))
@@ -260,32 +261,32 @@ def prompt_text(example: Example) -> str:
 
 
 def learn_features(kind: TextKind, texts: Sequence[str]) -> Features:
-    """Return what turns texts into vectors.
+    """Return features of texts.
 
     Args:
-        kind: all-MiniLM-L6-v2, or TF-IDF of words and punctuation marks.
-        texts: TF-IDF learns words and their document frequencies from them. Frequencies over
-            unlabeled texts as well suit class means, and harm logistic regression: on answer_kind
-            with 20 examples it scored 51 in place of 67 (4 draws, 200 items).
+        kind: `encoder` for all-MiniLM-L6-v2, or `tfidf` for TF-IDF of words and punctuation marks.
+        texts: Texts from which TF-IDF learns words and their document frequencies. Including
+            unlabeled texts suits class means but harms logistic regression: on answer_kind with 20
+            examples it scored 51 instead of 67 (4 draws, 200 items).
     """
     return EncoderFeatures() if kind == "encoder" else TfidfFeatures.learned(texts)
 
 
 def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
-    """Make saved features again.
+    """Restore saved features.
 
     Args:
-        told: Their `state`, and their `kind`.
-        arrays: Those of the state, among others.
+        told: JSON part of their `state`, and their `kind`.
+        arrays: Arrays of the state; other arrays are ignored.
 
     Raises:
         KeyError: A part of the state is missing.
-        ModelError: The kind is unknown, or this machine lacks the encoder or model.
+        ModelError: The kind is unknown, or the encoder or model is missing on this machine.
         ValueError: The parts do not fit together.
     """
     if told["kind"] not in _KINDS:
         raise ModelError(
-            f"it has features `{told['kind']}`, which this telltune does not know; known are "
-            f"{', '.join(_KINDS)}: install the telltune that wrote it, or fit again."
+            f"it has features `{told['kind']}`, which this version of telltune does not support "
+            f"(only {', '.join(_KINDS)}); install the version that wrote it, or fit again."
         )
     return _KINDS[told["kind"]].from_state(told, arrays)

@@ -1,4 +1,4 @@
-"""Linear functions of vectors that choose among answers."""
+"""Linear classifier heads on vectors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["Head", "LinearScorer", "fit_head"]
 
 Head = Literal["centroid", "em", "linear", "nearest"]
 
-# Divides a cosine before the softmax. That of the encoder is the one of its training; at 0.1 EM's
-# classes of medical_specialty were right in 45 in place of 54% at 20 labels (6 draws).
+# Divisor of the cosine before the softmax. The encoder's value is that of its training. At 0.1, EM
+# labeled 45% instead of 54% of medical_specialty correctly at 20 labels (6 draws).
 _TEMPERATURES: dict[FeatureKind, float] = {"encoder": 0.05, "tfidf": 0.02}
-# Weaker than scikit-learn's default of 1, which scored 24.8 in place of 36.2 on medical_specialty
-# with 20 examples and encoder vectors (8 draws), and no higher at 60 and 200 or on answer_kind.
+# scikit-learn's default of 1 (a stronger penalty) scored 24.8 instead of 36.2 on medical_specialty
+# with 20 examples and encoder vectors (8 draws). It was no better at 60 and 200 or on answer_kind.
 _INVERSE_PENALTY = 10.0
 
 
 @dataclass
 class LinearScorer:
-    """Scores of answers: `vectors @ weights.T + bias`. Their softmax says how likely each is.
+    """Linear scores of answers, `vectors @ weights.T + bias`; their softmax gives probabilities.
 
     Attributes:
         weights: Shape (answers, width).
         bias: Shape (answers,).
-        answers: The answers, which may repeat where each example has its own.
+        answers: Answers; they may repeat if each example has its own row.
     """
 
     weights: NDArray[Any]
@@ -43,7 +43,8 @@ class LinearScorer:
     answers: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        # As they are when they are loaded: the layout decides in which order sums are rounded.
+        # Loaded weights are contiguous, and the memory layout affects rounding. This makes scores
+        # the same before and after saving.
         self.weights = np.ascontiguousarray(self.weights)
 
     def scores(self, vectors: Any) -> NDArray[Any]:
@@ -52,11 +53,11 @@ class LinearScorer:
         return found
 
     def best(self, vectors: Any) -> list[str]:
-        """Return the answer of the highest score for each vector, (texts, width)."""
+        """Return the answer with the highest score for each vector, (texts, width)."""
         return [self.answers[i] for i in self.scores(vectors).argmax(axis=1)]
 
     def confidence(self, vectors: Any) -> NDArray[Any]:
-        """Return the share of the best answer in the softmax of the scores, (texts,)."""
+        """Return the softmax probability of the best answer for each vector, (texts,)."""
         scores = self.scores(vectors)
         found: NDArray[Any] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
         return found
@@ -69,16 +70,16 @@ def fit_head(
     answers: Sequence[str],
     unlabeled: Any = None,
 ) -> LinearScorer:
-    """Fit a head.
+    """Fit a classifier head.
 
     Args:
-        head: `centroid` answers with the label whose mean vector is nearest, `em` does so with
-            means that unlabeled vectors have moved, `linear` is logistic regression, and `nearest`
-            answers as the nearest example does.
+        head: `centroid` chooses the label with the nearest mean vector, and `em` does so with means
+            adapted to unlabeled vectors. `linear` is logistic regression, and `nearest` chooses the
+            answer of the nearest example.
         features: Kind of the vectors. With `states`, the head must be `linear`.
-        vectors: Those of the labeled examples, (examples, width); at length 1 but for states.
-        answers: Their completions, (examples,).
-        unlabeled: Other vectors, (inputs, width), which `em` needs.
+        vectors: Vectors of the labeled examples, (examples, width); of length 1, except states.
+        answers: Completions of the labeled examples, (examples,).
+        unlabeled: Vectors of the unlabeled inputs, (inputs, width); needed by `em`.
     """
     labels, targets = np.unique(np.array(answers), return_inverse=True)
     names = tuple(labels.tolist())
@@ -104,7 +105,7 @@ def _logistic_regression(
 
     found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000).fit(vectors, targets)
     weights, bias = found.coef_, found.intercept_
-    if len(names) == 2:  # one row of weights: how far the second label is ahead
+    if len(names) == 2:  # scikit-learn has one row of weights, for the second label.
         weights, bias = (np.concatenate([-part / 2, part / 2]) for part in (weights, bias))
     return LinearScorer(weights, bias, names)
 
@@ -112,10 +113,10 @@ def _logistic_regression(
 def _standardized(
     vectors: NDArray[Any], targets: NDArray[np.int64], names: tuple[str, ...]
 ) -> LinearScorer:
-    """Fit where each number has mean 0 and deviation 1 over the labeled examples.
+    """Fit with each feature scaled to mean 0 and deviation 1 over the labeled examples.
 
-    A few numbers of a language model's states are larger than all others by orders of magnitude,
-    whatever the text. With vectors of length 1 the probe scored 34.1 in place of 53.8 on
+    For any text, a few dimensions of a language model's states are larger than all others by orders
+    of magnitude. With vectors of length 1 the probe scored 34.1 instead of 53.8 on
     medical_specialty with 60 examples (8 draws, 100 dev items).
     """
     mean, deviation = vectors.mean(axis=0), np.maximum(vectors.std(axis=0), 1e-6)

@@ -1,4 +1,4 @@
-"""The command line: a verb a function, which parses, calls the API and prints."""
+"""Command line. Each verb is a function that parses arguments, calls the API and prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from telltune.cli import (  # noqa: F401  (each adds its verbs)
+from telltune.cli import (  # noqa: F401  (each registers its verbs)
     data,
     diagnosis,
     runs,
@@ -23,10 +23,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one sentence and exit code 2."""
+    """Run the command line. A `TellError` is printed as one sentence, with exit code 2."""
     guard_outputs()
     if not sys.warnoptions:
-        # What transformers will rename one day is for us to mend, not for who runs a recipe.
+        # Deprecations in transformers concern the developers of telltune, not its users.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()

@@ -1,4 +1,4 @@
-"""The command line's application, and the options that several verbs share."""
+"""Typer application of the command line, and options shared by several verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AsJson", "ColumnNames", "Overrides", "Overwrite", "RecipeFile", "Tru
 
 app = typer.Typer(
     name="tell",
-    help="Adapt a language model with almost no data: TELL, its controls, and an honest table.",
+    help="Adapt a language model with few labeled data, and compare TELL with baselines.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -22,38 +22,38 @@ app = typer.Typer(
     epilog="Start with: tell compare recipes/demo.yaml --out runs/demo",
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in YAML.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file in YAML.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeat as needed."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
 ]
 ColumnNames = Annotated[
     str | None,
     typer.Option(
         "--columns",
         metavar="KEY=COLUMN,...",
-        help="Which columns hold what, such as prompt=text,completion=team.",
+        help="Columns of the data, e.g. prompt=text,completion=team.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only one JSON object.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what an earlier run of telltune left there.")
+    bool, typer.Option("--overwrite", help="Replace the output of an earlier telltune run.")
 ]
 TrustModel = Annotated[
     bool,
     typer.Option(
-        "--trust-model", help="Let the base run its own code and read pickles, if tell.json asks."
+        "--trust-model",
+        help="Run the base model's own code and read pickle files if tell.json asks for it.",
     ),
 ]
 
 
 @app.callback(help=app.info.help)
 def _one_process(context: typer.Context) -> None:
-    """Only one verb shares its work among the processes of torchrun or `accelerate launch`."""
+    """Refuse torchrun and `accelerate launch` for every verb but `fit`."""
     launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched and context.invoked_subcommand != "fit":
         raise RecipeError(
-            f"`tell {context.invoked_subcommand}` is no work for several processes, only `tell "
-            "fit` is; start it without torchrun or accelerate (`tell study` can use a cluster: "
-            "--ray)."
+            f"`tell {context.invoked_subcommand}` runs in one process, unlike `tell fit`; start "
+            "it without torchrun or accelerate (`tell study` can use a cluster: --ray)."
         )

@@ -1,4 +1,4 @@
-"""Verbs that look at data and anchors before anything is trained."""
+"""Verbs that check data and rank anchors before training."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ if TYPE_CHECKING:
 def check(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...|RECIPE", help="Training data, or a recipe, in YAML."),
+        typer.Argument(metavar="FILE...|RECIPE", help="Training data, or a recipe in YAML."),
     ],
-    dev: Annotated[list[str] | None, typer.Option(help="Dev data; repeatable.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="Test data; repeatable.")] = None,
+    dev: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Dev data; repeatable.")
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Test data; repeatable.")
+    ] = None,
     columns: ColumnNames = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Whose tokenizer counts tokens and knows control tokens; the recipe's model, or "
-            "`embedded`."
+            help="Model whose tokenizer counts tokens and finds control tokens; by default the "
+            "recipe's, or `embedded`."
         ),
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest example, in tokens; the recipe's limit, or 2048."),
+        typer.Option(min=1, help="Longest example in tokens; by default the recipe's, or 2048."),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """List empty, malformed, duplicate, leaking and over-long rows. Exit 1 if any is refused.
 
-    Rows of which the chat template drops text are listed, too.
+    Rows that lose text in the chat template are listed too.
     """
     from telltune.api import check as checked
     from telltune.data.checks import grouped
@@ -52,7 +56,7 @@ def check(
     recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
     if recipe is None:
         if overrides:
-            raise RecipeError("--set changes the keys of a recipe, and there is none.")
+            raise RecipeError("--set needs a recipe, but only data files are given.")
         with phase("reading the data", shown=not as_json):
             counts, findings = checked(
                 {split: paths for split, paths in splits.items() if paths},
@@ -62,7 +66,7 @@ def check(
             )
     else:
         if len(data) > 1 or dev or test or columns:
-            raise RecipeError(f"{recipe} names its own data and columns: give it alone.")
+            raise RecipeError(f"{recipe} names its own data and columns; give it alone.")
         with phase("reading the data", shown=not as_json):
             counts, findings = checked(
                 load_recipe(recipe, overrides), model=model, max_length=max_length
@@ -84,11 +88,11 @@ def check(
 @app.command(epilog="Example: tell anchor recipes/demo.yaml --candidates 12")
 def anchor(
     recipe: RecipeFile,
-    candidates: Annotated[int, typer.Option(min=1, help="How many to propose.")] = 8,
+    candidates: Annotated[int, typer.Option(min=1, help="Number of anchors to propose.")] = 8,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the model propose anchors, and rank them by held-out loss before any training."""
+    """Propose anchors with the model, and rank them by held-out loss before training."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -115,4 +119,4 @@ def anchor(
         ],
     )
     print_warnings(ranking.warnings)
-    typer.echo("Copy the one you want into the recipe, under anchor.prompt.")
+    typer.echo("Copy one of them into the recipe, under anchor.prompt.")

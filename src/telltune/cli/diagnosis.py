@@ -1,4 +1,4 @@
-"""The verb about runs that failed."""
+"""Verb that diagnoses failed runs."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from telltune.tables import print_diagnosis, print_json
 
 
 @app.command(
-    epilog="Example: tell diagnose train.log; with rules of your own, tell diagnose runs/mine "
+    epilog="Example: tell diagnose train.log; with your own rules: tell diagnose runs/mine "
     "--rules site.yaml"
 )
 def diagnose(
-    log: Annotated[Path, typer.Argument(metavar="DIR|LOG", help="A log, or a folder of logs.")],
+    log: Annotated[Path, typer.Argument(metavar="DIR|LOG", help="Log file, or folder of logs.")],
     rules: Annotated[
-        list[Path] | None, typer.Option(help="More rules, in YAML; they rank first.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Additional rules in YAML, applied first; repeatable."),
     ] = None,
     past: Annotated[
-        Path | None, typer.Option(help="Past failures; those in telltune's cache by default.")
+        Path | None, typer.Option(help="File of past failures; by default the one in the cache.")
     ] = None,
     remember: Annotated[
-        str | None, typer.Option(metavar="CAUSE", help="Keep this log as one of that cause.")
+        str | None, typer.Option(metavar="CAUSE", help="Store this log as a past failure of CAUSE.")
     ] = None,
     healthy: Annotated[
-        bool, typer.Option(help="It is the log of a run that went well: filter what it says.")
+        bool,
+        typer.Option(
+            help="Treat the log as that of a healthy run, and filter its lines from now on."
+        ),
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="Ask a model last: `embedded`, a folder, or http://HOST/v1#NAME."),
+        typer.Option(help="Model to ask last: `embedded`, a folder, or http://HOST/v1#NAME."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a run failed: the cause, whose it is, the lines that say so, and what mends it."""
+    """Report why a run failed: the cause, who can fix it, the evidence, and the fix."""
     from telltune.diagnosis.command import diagnose_logs, keep_healthy, keep_past
 
     if healthy:
-        typer.echo(f"{keep_healthy(log):,} kinds of lines are filtered from now on.")
+        typer.echo(f"{keep_healthy(log):,} line templates are filtered from now on.")
         return
     if remember is not None:
         keep_past(log, remember, past)
-        typer.echo(f"Kept as {remember}.")
+        typer.echo(f"Stored as {remember}.")
         return
     found = diagnose_logs(log, rules=rules or (), past=past, model=model)
     if as_json:

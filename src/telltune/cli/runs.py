@@ -1,4 +1,4 @@
-"""Verbs of one run: plan it, fit an adapter, score it, ask it, hold methods side by side."""
+"""Verbs of one run: plan, show, fit, evaluate, predict, compare and verify."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or study, in YAML.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe or study file in YAML.")],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="A study's folder, whose finished cells are left out.")
+        Path | None, typer.Option(help="Folder of the study; its finished cells are not counted.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run will do: examples, tokens, ratio, steps, minutes, memory. Trains nothing."""
+    """Print a run's examples, tokens, leverage ratio, steps, time and memory without training."""
     from telltune.recipe import load_recipe, read_yaml
     from telltune.training.progress import phase
 
-    # Both are read before PyTorch is: a typing mistake answers at once.
+    # Both are read before the slow import of PyTorch, to report typing mistakes at once.
     if "methods" in read_yaml(recipe, "recipe"):
         from telltune.study.spec import load_study
 
@@ -66,16 +66,14 @@ def plan(
 @app.command(epilog="Example: tell show recipes/demo.yaml -n 5")
 def show(
     recipe: RecipeFile,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many examples.")] = 3,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of examples.")] = 3,
     split: Annotated[
-        str, typer.Option(help="`train` (the run's mixture, in order), `dev` or `test`.")
+        str, typer.Option(help="`train` (the mixture of the run, in order), `dev` or `test`.")
     ] = "train",
     overrides: Overrides = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON list, and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON list.")] = False,
 ) -> None:
-    """Show examples as the model sees them, and which of their tokens carry loss."""
+    """Show examples as the model sees them, and mark the tokens that carry loss."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -91,17 +89,15 @@ def show(
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
 def fit(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="The folder of the adapter or baseline.")],
+    out: Annotated[Path, typer.Option(help="Output folder of the adapter or baseline.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
-    restarts: Annotated[
-        int, typer.Option(min=0, help="Start again so often, where that can help (tell diagnose).")
-    ] = 0,
+    restarts: Annotated[int, typer.Option(min=0, help="Maximum number of automatic restarts.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter, or fit a baseline.
 
-    Called again after an interruption, training goes on from the last checkpoint.
+    Called again after an interruption, training resumes from the last checkpoint.
     """
     from telltune.recipe import load_recipe
 
@@ -127,11 +123,11 @@ def fit(
     else:
         for got in done.record.get("levers", []):
             typer.echo(
-                f"{got['lever']} made {got['made']:,} examples of {got['asked']:,} unlabeled "
+                f"{got['lever']} made {got['made']:,} examples from {got['asked']:,} unlabeled "
                 f"inputs. {' '.join(got['notes'])}"
             )
         if told := done.record.get("classifier"):
-            alone = "" if "answers" in told else " So the adapter answers alone."
+            alone = "" if "answers" in told else " The adapter is used alone."
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
             typer.echo(f"Baseline in {out} after {done.record['seconds']:,.1f} s.")
@@ -141,13 +137,13 @@ def fit(
 
 
 def _fit_with_restarts(out: Path, restarts: int) -> None:
-    """The same command without `--restarts`, in a process that may fail."""
+    """Run the same command without `--restarts` in subprocesses, and restart it if it fails."""
     from telltune.diagnosis.restarts import run_with_restarts
 
     def tell(attempt: Attempt, number: int) -> None:
-        assert attempt.diagnosis is not None  # it failed
+        assert attempt.diagnosis is not None  # `on_restart` is called after failures.
         cause = attempt.diagnosis.cause.replace("_", " ")
-        typer.echo(f"Try {number} failed ({cause}); it goes on from its checkpoint.", err=True)
+        typer.echo(f"Attempt {number} failed ({cause}); resuming from its checkpoint.", err=True)
 
     arguments = [*sys.argv[1:]]
     for i, argument in enumerate(arguments):
@@ -157,7 +153,7 @@ def _fit_with_restarts(out: Path, restarts: int) -> None:
         if argument.startswith("--restarts="):
             del arguments[i]
             break
-    # Beside the run's folder, which is the run's own.
+    # The run's own folder must hold only its own files, so the logs go to another.
     logs = out.with_name(f"{out.name}.tries")
     command = [sys.executable, "-m", "telltune", *arguments]
     last = run_with_restarts(command, logs, restarts, on_restart=tell)[-1]
@@ -174,15 +170,20 @@ def _fit_with_restarts(out: Path, restarts: int) -> None:
     epilog="Example: tell evaluate runs/mine --metric macro_f1 --predictions answers.jsonl"
 )
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
+    ],
     recipe: Annotated[
-        Path | None, typer.Option(help="Score on this recipe's task, not on the adapter's own.")
+        Path | None, typer.Option(help="Recipe whose task is scored; by default the adapter's own.")
     ] = None,
     split: Annotated[str, typer.Option(help="`test` or `dev`.")] = "test",
     metric: Annotated[
-        list[str] | None, typer.Option(help="A metric by name, the headline first; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Metric, the headline metric first; repeatable."),
     ] = None,
-    max_items: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    max_items: Annotated[
+        int | None, typer.Option(min=1, help="Number of items to score, from the first.")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Write each item's answer and scores to this JSONL file.")
     ] = None,
@@ -190,7 +191,7 @@ def evaluate(
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score what `tell fit` left on held-out items, each metric with a confidence interval."""
+    """Score an adapter or baseline on held-out items, with confidence intervals."""
     from telltune.api import evaluate as evaluated
     from telltune.methods.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
@@ -222,23 +223,29 @@ def evaluate(
 
 @app.command(epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"')
 def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
-    prompt: Annotated[str | None, typer.Argument(help="One prompt.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Rows to answer, in any data format.")] = None,
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
+    ],
+    prompt: Annotated[str | None, typer.Argument(help="Prompt to answer.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of rows to answer, in any data format.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where the rows go, each with `prediction` added; its suffix says the format."
+            help="Output file for the rows with `prediction` added; its suffix sets the format."
         ),
     ] = None,
     columns: ColumnNames = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer in tokens.")
+    ] = None,
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer one prompt, or every row of a file.
 
-    A file is read by the columns that the adapter was trained on, where it has them.
+    By default, a file is read with the columns that the adapter was trained on.
     """
     from telltune.api import predict_examples
     from telltune.data.examples import Example
@@ -293,25 +300,27 @@ def predict(
         for row in answered:
             typer.echo(json_line(row))
     else:
-        typer.echo(f"{len(answered)} rows in {out}.")
+        typer.echo(f"{len(answered)} rows written to {out}.")
 
 
 @app.command(epilog="Example: tell compare recipes/demo.yaml --out runs/demo --method sft,tell")
 def compare(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="Where folders, answers and summary.json go.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder for adapters, answers and summary.json.")
+    ],
     method: Annotated[
         str | None,
         typer.Option(
-            help="Names, separated by commas; by default the base, the baselines of seconds that "
-            "suit the task, sft, sft_anchor and tell."
+            help="Methods, separated by commas; by default base, the fast baselines that suit the "
+            "task, sft, sft_anchor and tell."
         ),
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit and score several methods on the same task tokens, and say what it comes to."""
+    """Fit and score several methods on the same task data, and summarize the results."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -328,7 +337,7 @@ def compare(
         names = [name.strip() for name in method.split(",") if name.strip()]
     trained = [name for name in names if get_method(name).trains]
     if trained and not as_json:
-        # The recipe's own method need not be among them, nor what it asks for in the recipe.
+        # Plan a method that is trained here; the recipe's own method may not be among them.
         last = loaded.model_copy(update={"method": trained[-1]})
         with phase("planning"):
             values = planned(last, measure=False)
@@ -336,7 +345,7 @@ def compare(
         others = [name for name in trained if name != last.method]
         if others:
             typer.echo(
-                f"This plan is that of {last.method} alone; {', '.join(others)} are trained too.",
+                f"This plan covers only {last.method}; {', '.join(others)} are trained too.",
                 err=True,
             )
     rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
@@ -347,20 +356,24 @@ def compare(
     print_warnings_of((row.method, row.warnings) for row in rows)
     for sentence in conclusion(rows):
         typer.echo(sentence)
-    typer.echo(f"Rows in {out / 'summary.json'}; folders and answers beside it.")
+    typer.echo(
+        f"The rows are in {out / 'summary.json'}; adapters and answers are in the same folder."
+    )
     if (best := best_trained(rows)) is not None:
         typer.echo(
             f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
-            f"{best.method}; `tell recommend {recipe} --out runs/search` looks for better settings."
+            f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
         )
 
 
 @app.command(epilog="Example: tell verify runs/mine")
 def verify(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `tell fit` left.")],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Say whether what `tell fit` left is what its tell.json claims: files, data, base, order.
+    """Check files, data, base model and example order against tell.json.
 
     Loads no weights. Exit 1 if something differs.
     """
@@ -373,9 +386,9 @@ def verify(
         print_json({"adapter": str(adapter), "held": found.held, **asdict(found)})
     else:
         for check in found.checks:
-            told = {True: "as claimed", False: "DIFFERS", None: "cannot be told"}[check.held]
+            told = {True: "as claimed", False: "DIFFERS", None: "cannot be checked"}[check.held]
             typer.echo(f"{check.what}: {told}{f' ({check.reason})' if check.reason else ''}")
         for note in found.notes:
-            typer.echo(f"not claimed, and may change a new training: {note}")
+            typer.echo(f"not part of the claims, but may change a new training: {note}")
     if found.held is False:
         raise typer.Exit(1)

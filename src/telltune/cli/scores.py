@@ -1,4 +1,4 @@
-"""Verbs about single examples: what each is worth, and more of them."""
+"""Verbs that score task examples and synthesize more of them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: tell score tickets.yaml --out runs/scores; or, with every setting as it is by "
-    "default, tell score tickets.jsonl --out runs/scores."
+    epilog="Example: tell score tickets.yaml --out runs/scores; with default settings, "
+    "tell score tickets.jsonl --out runs/scores."
 )
 def score(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="A recipe in YAML, or a file with examples.")
+        Path, typer.Argument(metavar="DATA", help="Recipe in YAML, or file of examples.")
     ],
-    out: Annotated[Path, typer.Option(help="Where scores.jsonl goes, a row an example.")],
+    out: Annotated[Path, typer.Option(help="Output folder for scores.jsonl, one row per example.")],
     by: Annotated[
         Literal["pvi", "memory"] | None,
-        typer.Option(help="Bits the input tells of the answer, or how often the base says it."),
+        typer.Option(
+            help="Bits of information in the input, or how often the base gives the answer."
+        ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="PVI: each is scored by models trained on the others.")
+        int | None,
+        typer.Option(help="PVI: number of folds; each is scored by models trained on the others."),
     ] = None,
     in_context: Annotated[
-        int | None, typer.Option(metavar="K", help="PVI: K exemplars in place of training.")
+        int | None,
+        typer.Option(metavar="K", help="PVI: use K exemplars in the prompt instead of training."),
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score each training example, by PVI or by what the model knows already.
+    """Score each training example by PVI, or by what the model already knows.
 
-    The lowest PVI are hard or wrongly labelled. What was cut short goes on where it was.
+    Examples with the lowest PVI are hard or mislabeled. Called again, an interrupted run resumes.
     """
     given = {"by": by, "folds": folds, "in_context": in_context}
     options = [f"selection.{key}={value}" for key, value in given.items() if value is not None]
@@ -52,25 +56,27 @@ def score(
         print_json({"out": str(out), **asdict(report)})
     else:
         print_scores(report)
-        typer.echo(f"All of them in {out / SCORES}.")
+        typer.echo(f"All scores are in {out / SCORES}.")
 
 
 @app.command(
     epilog="Example: tell synthesize tickets.yaml --out runs/more --set synthesis.examples=500; "
-    "then name runs/more/synthetic.jsonl in `task.train`, beside your own."
+    "then add runs/more/synthetic.jsonl to `task.train`."
 )
 def synthesize(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="A recipe in YAML, or a file with examples.")
+        Path, typer.Argument(metavar="DATA", help="Recipe in YAML, or file of examples.")
     ],
-    out: Annotated[Path, typer.Option(help="Where synthetic.jsonl goes, a row an example.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder for synthetic.jsonl, one row per example.")
+    ],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let the model make task examples from a few (SELF-GUIDE), and say what it refused and why.
+    """Generate task examples from a few (SELF-GUIDE), and report which were discarded and why.
 
-    What was cut short goes on with the round where it was.
+    Called again, an interrupted run resumes with the unfinished round.
     """
     loaded = _recipe(data, overrides or [])
     from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
@@ -83,7 +89,7 @@ def synthesize(
 
 
 def _recipe(data: Path, overrides: list[str]) -> Recipe:
-    """A recipe file's, or the default one for a file with examples."""
+    """Load a recipe file, or make a default recipe for a file with examples."""
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if data.suffix.lower() in (".yaml", ".yml"):

@@ -1,4 +1,4 @@
-"""The verb about inputs without end."""
+"""Verb that answers a stream of inputs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from telltune.tables import print_json, print_stream
 
 @app.command(
     epilog="Example: tell cascade recipes/cascade.yaml --stream tickets.jsonl --out runs/cascade; "
-    "called again it goes on, also with what a growing file has got meanwhile."
+    "called again, it resumes and also answers rows added to the stream."
 )
 def cascade(
-    file: Annotated[Path, typer.Argument(metavar="CASCADE", help="A cascade, in YAML.")],
-    stream: Annotated[Path, typer.Option(help="JSONL: `text`, and perhaps `label` to compare.")],
-    out: Annotated[Path, typer.Option(help="Where decisions.jsonl, state and report go.")],
+    file: Annotated[Path, typer.Argument(metavar="CASCADE", help="Cascade file in YAML.")],
+    stream: Annotated[
+        Path,
+        typer.Option(help="JSONL file with `text` and, optionally, `label` to measure accuracy."),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder for decisions.jsonl, state and report.")],
     as_json: AsJson = False,
 ) -> None:
-    """Answer a stream with the cheapest model that will do, and learn from the largest."""
+    """Answer each input with the cheapest sufficient model, and learn from the largest."""
     from telltune.streams.stream import DECISIONS, run_stream
 
     report = run_stream(file, stream, out, progress=not as_json)

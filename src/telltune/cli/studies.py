@@ -1,4 +1,4 @@
-"""Verbs of many runs: a study, and the page that tells what it found."""
+"""Verbs that run many cells: studies, searches and their reports."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from telltune.tables import (
 
 
 @app.command(
-    epilog="Example: tell study recipes/study.yaml --out runs/study; the same again goes on."
+    epilog="Example: tell study recipes/study.yaml --out runs/study; called again, it resumes."
 )
 def study(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, in YAML.")],
-    out: Annotated[Path, typer.Option(help="Where rows, answers and report.html go.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file in YAML.")],
+    out: Annotated[Path, typer.Option(help="Output folder for rows, answers and report.html.")],
     ray: Annotated[
         str | None, typer.Option(help="Run cells on a Ray cluster: `auto` or HOST:PORT.")
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0, help="Of each cell on the cluster.")] = 1.0,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs per cell on the cluster.")] = 1.0,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="Of each cell; 1 by default, where the cluster has any."),
+        typer.Option(min=0, help="GPUs per cell; by default 1 if the cluster has GPUs."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run methods x sizes x seeds on tasks, each cell once, and say what comes out.
+    """Run methods x sizes x seeds on tasks, each cell once, and report the results.
 
-    Called again on the same folder it goes on where it was; after an edit it runs what is new.
+    Called again on the same folder, it resumes where it stopped. After an edit it runs new cells.
     """
     from telltune.study.spec import load_study
 
-    load_study(study)  # before PyTorch is: a typing mistake answers at once
+    load_study(study)  # before the slow import of PyTorch, to report typing mistakes at once
     from telltune.api import plan_study, run_study
 
     if not as_json:
@@ -54,21 +54,25 @@ def study(
         print_study(summary)
         for row in failed:
             typer.echo(f"failed: {row.task}, {row.name}, seed {row.seed}: {row.reason}", err=True)
-        typer.echo(f"{len(rows) - len(failed)} of {len(rows)} cells; see {out / 'report.html'}.")
+        typer.echo(
+            f"{len(rows) - len(failed)} of {len(rows)} cells finished; see {out / 'report.html'}."
+        )
     if failed:
         raise typer.Exit(1)
 
 
 @app.command(
-    epilog="Example: tell continual recipes/continual.yaml --out runs/order; the same again "
-    "goes on."
+    epilog="Example: tell continual recipes/continual.yaml --out runs/order; called again, "
+    "it resumes."
 )
 def continual(
-    order: Annotated[Path, typer.Argument(metavar="ORDER", help="Tasks in their order, in YAML.")],
-    out: Annotated[Path, typer.Option(help="Where rows, adapters and report.html go.")],
+    order: Annotated[
+        Path, typer.Argument(metavar="ORDER", help="File with the tasks in order, in YAML.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder for rows, adapters and report.html.")],
     as_json: AsJson = False,
 ) -> None:
-    """Learn tasks one after another, and say what becomes of the earlier ones (TRACE)."""
+    """Learn tasks one after another, and report what is forgotten of earlier ones (TRACE)."""
     from telltune.study.continual import run_continual
 
     report = run_continual(order, out, progress=not as_json)
@@ -80,17 +84,17 @@ def continual(
 
 @app.command(epilog="Example: tell report runs/study")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `tell study` fills.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a study's page anew: one HTML file. The study may still be running."""
+    """Write a study's report again, as one HTML file. The study may still be running."""
     from telltune.api import report as reported
 
     page = reported(folder)
     if as_json:
         print_json({"report": str(page), "summary": str(page.with_name("summary.json"))})
     else:
-        typer.echo(f"Report in {page}.")
+        typer.echo(f"The report is in {page}.")
 
 
 @app.command(
@@ -99,23 +103,25 @@ def report(
 )
 def recommend(
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="A recipe, or an embedded task by name.")
+        str, typer.Argument(metavar="TASK", help="Recipe file, or name of an embedded task.")
     ],
-    out: Annotated[Path, typer.Option(help="Where what was tried and recipe.yaml go.")],
-    minutes: Annotated[float, typer.Option(min=0, help="To spend.")] = 60,
+    out: Annotated[
+        Path, typer.Option(help="Output folder for the search results and recipe.yaml.")
+    ],
+    minutes: Annotated[float, typer.Option(min=0, help="Time budget in minutes.")] = 60,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try methods, ratios, passes and learning rates on dev items, and say which recipe to use.
+    """Try methods, ratios, passes and learning rates on dev items, and recommend a recipe.
 
-    Called again on the same folder it goes on where it was. Test items are not read.
+    Called again on the same folder, it resumes where it stopped. Test items are not read.
     """
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if Path(task).suffix in (".yaml", ".yml"):
         loaded = load_recipe(task, overrides)
     else:
-        # What almost no data means where all of a task's examples are to be had.
+        # Embedded tasks have many examples; use few of them, as the search is for scarce data.
         values = {"task": {"embedded": task, "max_tokens": 10_000}, "general": "embedded"}
         loaded = recipe_from_dict(values, name=task, overrides=overrides)
     from telltune.api import recommend as recommended
@@ -133,22 +139,26 @@ def recommend(
 )
 def quanta(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="Where quanta.json and the recorded losses go.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder for quanta.json and the recorded losses.")
+    ],
     method: Annotated[
         str,
-        typer.Option(help="Names, separated by commas; differences are against the first."),
+        typer.Option(help="Methods, separated by commas; each is compared with the first."),
     ] = "sft_anchor,tell,tell_stratified,tell_task_first,tell_general_first",
     reference_tokens: Annotated[
-        int, typer.Option(min=1, help="Task tokens of the reference.")
+        int, typer.Option(min=1, help="Task tokens for the reference run.")
     ] = 10_000,
-    items: Annotated[int, typer.Option(min=1, help="Dev items to look at.")] = 100,
-    clusters: Annotated[int, typer.Option(min=2, help="Quanta to find.")] = 12,
-    moments: Annotated[int, typer.Option(min=1, help="How often a training is looked at.")] = 10,
+    items: Annotated[int, typer.Option(min=1, help="Number of dev items.")] = 100,
+    clusters: Annotated[int, typer.Option(min=2, help="Number of quanta to find.")] = 12,
+    moments: Annotated[
+        int, typer.Option(min=1, help="Number of measurements during a training.")
+    ] = 10,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find what a task teaches, token by token, and the order in which each method learns it."""
+    """Find the quanta of a task (token clusters), and the order in which methods learn them."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -169,4 +179,4 @@ def quanta(
         print_json({"out": str(out), **asdict(report)})
     else:
         print_quanta(report)
-        typer.echo(f"All of it in {out / 'quanta.json'}.")
+        typer.echo(f"The full results are in {out / 'quanta.json'}.")

@@ -1,1 +1,1 @@
-"""Data: from files to examples, and from examples to the token ids that training sees."""
+"""Reading of files into examples, and encoding of examples into token ids."""

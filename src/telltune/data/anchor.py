@@ -1,9 +1,9 @@
-"""The anchor: one fixed text that goes with every task example, in training and at inference.
+"""The anchor: a fixed text added to every task example, in training and at inference.
 
 TELL (arXiv 2404.00914) opens each query with a fixed instruction and each response with a fixed
-line. Here the anchor lives in one place only, the tokenizer's chat template: training encodes task
-data with the anchored template, and the adapter folder carries it, so that whoever calls
-`apply_chat_template` applies the same anchor without knowing of telltune.
+line. Here the anchor is written into the tokenizer's chat template. Training encodes task data
+with the anchored template, and the adapter folder contains it. Any later call of
+`apply_chat_template` therefore applies the same anchor without telltune.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Anchor:
     """A two-sided anchor.
 
     Attributes:
-        prompt: Opens the user turn, or stands in the system turn.
-        response: Opens the answer ("" for none). It is given to the model with the generation
-            prompt, so that no answer token is spent on it and none can get it wrong.
-        place: Where the prompt side goes.
+        prompt: Text at the start of the user turn, or in the system turn.
+        response: Text at the start of the answer ("" for none). It is part of the generation
+            prompt, so the model never has to generate it.
+        place: Turn that contains the prompt side.
     """
 
     prompt: str
@@ -46,24 +46,24 @@ class Anchor:
 
     @classmethod
     def from_spec(cls, spec: AnchorSpec) -> Anchor:
-        """The anchor that a recipe writes."""
+        """Return the anchor that a recipe specifies."""
         return cls(spec.prompt.strip(), spec.response.strip(), spec.place)
 
     def strip(self, text: str) -> str:
-        """Take the response side off an answer, if it is there."""
+        """Remove the response side from the start of an answer, if present."""
         return _without_opening(text, self.response)
 
     def attach(self, example: Example) -> Example:
-        """Write both sides into an example's own text, where not all have the same anchor.
+        """Write both sides into an example's own text, for examples with different anchors.
 
-        Encoded with a plain template it is token for token what the bare example is with the
-        anchored one; only the response side then carries loss.
+        With a plain template it encodes to the same tokens as the bare example with the anchored
+        template. The one difference is that the response side then carries loss.
         """
         completion = example.completion
         if self.response:
             completion = self.response + GAP + completion
         if self.place == "user":
-            # The first user turn is in the history, if there was one before.
+            # The prompt side belongs in the first user turn, which may be in the history.
             turns = list(example.history)
             first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
             if first is None:
@@ -77,9 +77,9 @@ class Anchor:
         return replace(example, history=history, completion=completion)
 
     def detach(self, example: Example) -> Example:
-        """Take both sides off an example whose data already carries them.
+        """Remove both sides from an example whose text already contains them.
 
-        The published TELL data does; attaching the anchor a second time would teach it twice.
+        The published TELL data contain the anchor, so it would otherwise appear twice.
         """
         return replace(
             example,
@@ -88,32 +88,32 @@ class Anchor:
         )
 
     def write_into(self, template: str) -> str:
-        """A chat template that does what `template` does, and carries the anchor.
+        """Return a copy of a chat template that also writes the anchor.
 
-        The first user turn (or the system turn) gets the prompt side, the first assistant turn or
-        the generation prompt the response side. Later turns stay as they are.
+        The prompt side goes into the first user turn (or the system turn). The response side goes
+        into the first assistant turn or the generation prompt. Later turns do not change.
 
         Args:
-            template: A Jinja chat template as Hugging Face tokenizers have it.
+            template: Jinja chat template of a Hugging Face tokenizer.
         """
         before = _PROMPT_IN_USER if self.place == "user" else _PROMPT_IN_SYSTEM
         body = template.removesuffix("\n")
         if self.response:
             before += _RESPONSE_IN_ASSISTANT
-            # A template decides itself when it opens the assistant's turn; the response side must
-            # follow that opening, and only before the first answer.
+            # The response side must follow the template's own opening of the assistant turn, and
+            # only before the first answer.
             body += _RESPONSE_AFTER_GENERATION_PROMPT
         values = (
             "{%- set telltune = namespace(messages=[], prompt_due=true, response_due=true, "
             f"prompt={_jinja_text(self.prompt)}, response={_jinja_text(self.response + GAP)}, "
             f"gap={_jinja_text(GAP)}) -%}}"
         )
-        # The empty expression at the end keeps white space that opens the original template.
+        # The empty expression keeps white space at the start of the original template.
         return f"{values}{before}{{%- set messages = telltune.messages -%}}{{{{- '' }}}}{body}"
 
 
 def _opened(opening: str, content: str) -> str:
-    """A Jinja expression: content, a text or a list of parts, that begins with `opening`."""
+    """Return a Jinja expression that prepends `opening` to content (a text or a list of parts)."""
     text_part = f"{content} and {content}[0]['type'] == 'text'"
     return (
         f"({opening} + {content} if {content} is string "
@@ -173,38 +173,40 @@ _RESPONSE_AFTER_GENERATION_PROMPT = (
 def anchored_tokenizer(
     tokenizer: PreTrainedTokenizerBase, anchor: Anchor | None
 ) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer whose chat template carries the anchor.
+    """Return a copy of a tokenizer whose chat template writes the anchor.
 
     Args:
-        tokenizer: With the model's own template.
-        anchor: None gives the tokenizer back as it is.
+        tokenizer: Tokenizer with the model's own template.
+        anchor: Anchor to add. None returns the tokenizer itself.
 
     Raises:
-        ModelError: The template loses the anchor (no system turn, say), or changes it.
-        RecipeError: The anchor is empty, or holds a control token, which a template cannot write
-            as plain text.
+        ModelError: The template drops the anchor (for example without a system turn) or changes it.
+        RecipeError: The anchor is empty, or contains a control token, which a template cannot
+            write as plain text. Or the response side would be inside a thinking block.
     """
     if anchor is None:
         return tokenizer
     if not anchor.prompt:
-        raise RecipeError("anchor.prompt is empty; write one, or leave `anchor` out.")
+        raise RecipeError("anchor.prompt is empty; write a prompt or remove `anchor`.")
     for control in control_tokens(tokenizer):
         if control in anchor.prompt or control in anchor.response:
             raise RecipeError(
-                f"the anchor holds the control token {control!r}, which a chat template cannot "
-                "carry as plain text; take it out."
+                f"the anchor contains the control token {control!r}, which a chat template cannot "
+                "write as plain text; remove it."
             )
     anchored = copy.deepcopy(tokenizer)
     template = tokenizer.chat_template
     if not isinstance(template, str):
-        raise ModelError("the tokenizer has several named chat templates; telltune needs one.")
+        raise ModelError(
+            "the tokenizer has several named chat templates; choose one as `model.chat_template`."
+        )
     anchored.chat_template = anchor.write_into(template)
     _verify(tokenizer, anchored, anchor)
     return anchored
 
 
 def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a: Anchor) -> None:
-    """Check on a probe that the anchored template writes what it should, where it should."""
+    """Check with a probe that the anchored template writes the anchor in the right place."""
     probe = ("user", "PROBE")
     asked = {"user": [("user", a.prompt + GAP + "PROBE")], "system": [("system", a.prompt), probe]}
     other = "system" if a.place == "user" else "user"
@@ -213,31 +215,31 @@ def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a
         template = ChatTemplate(plain, controls)
         wanted = template.text(asked[a.place])
         got = ChatTemplate(anchored, controls).text([probe])
-    except Exception as error:  # a template may raise whatever it likes
+    except Exception as error:  # templates may raise any exception
         raise ModelError(
-            f"the model's chat template cannot carry an anchor in the {a.place} turn: {error}; "
+            f"the model's chat template cannot write an anchor in the {a.place} turn: {error}; "
             f"set anchor.place to {other}."
         ) from None
     if a.response:
         if template.opened:
             raise RecipeError(
-                f"{template.name} opens `{template.tags.open}` before each answer, and "
-                "anchor.response would stand inside the thinking; leave anchor.response out."
+                f"{template.name} opens `{template.tags.open}` before each answer, so "
+                "anchor.response would be inside the thinking block; remove anchor.response."
             )
         wanted += a.response + GAP
     if got != wanted or a.prompt not in got or "PROBE" not in got:
         raise ModelError(
-            f"the model's chat template does not carry an anchor in the {a.place} turn (it drops "
-            f"or changes that text); set anchor.place to {other}."
+            f"the model's chat template drops or changes an anchor in the {a.place} turn; "
+            f"set anchor.place to {other}."
         )
 
 
 def _without_opening(text: str, opening: str) -> str:
-    """Take `opening` off the start of a text; white space around and inside it may differ."""
+    """Remove `opening` from the start of a text, up to differences in white space."""
     if not opening:
         return text
     words = r"\s+".join(re.escape(word) for word in opening.split())
-    # "Team" does not open "Teamwork".
+    # "Team" must not match the start of "Teamwork".
     edge = r"(?!\w)" if opening[-1].isalnum() else ""
     pattern = rf"\s*{words}{edge}\s*"
     match = re.match(pattern, text)
@@ -245,7 +247,7 @@ def _without_opening(text: str, opening: str) -> str:
 
 
 def _jinja_text(text: str) -> str:
-    """A text as a Jinja string literal."""
+    """Return a text as a Jinja string literal."""
     for raw, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
         text = text.replace(raw, escaped)
     return f'"{text}"'

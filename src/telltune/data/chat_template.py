@@ -1,8 +1,8 @@
-"""Rendering of examples with a chat template, and the content that a template leaves out.
+"""Rendering of examples with a chat template, and detection of content that it drops.
 
-A prompt is what `apply_chat_template(..., add_generation_prompt=True)` writes. An answer is what
-the rendering of the whole conversation holds behind the prompt, up to the end of the turn. So
-white space, headers and thinking blocks around an answer are those of the template.
+A prompt is the result of `apply_chat_template(..., add_generation_prompt=True)`. An answer is the
+part of the rendered conversation after the prompt, up to the end of the turn. White space, headers
+and thinking blocks around an answer are therefore those of the template.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TOOLS = [
 
 
 class _Said(NamedTuple):
-    """A completion by parts; `thinking` and `answer` are shielded. Joined, they are all of it."""
+    """Parts of a completion, which is their concatenation. `thinking` and `answer` are shielded."""
 
     open: str
     thinking: str
@@ -51,12 +51,12 @@ class _Said(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """An example as the chat template writes it.
+    """An example rendered with the chat template.
 
     Attributes:
-        prompt: All that stands before the answer.
-        answer: The answer with what ends the turn.
-        unthought: Whether the prompt opens a thinking block and the example has no thinking.
+        prompt: Text before the answer.
+        answer: Answer with the end of the turn.
+        unthought: True if the prompt opens a thinking block and the example has no thinking.
     """
 
     prompt: str
@@ -65,15 +65,15 @@ class Rendered(NamedTuple):
 
 
 class TemplateError(DataError):
-    """An example that a chat template refuses, or of which it leaves out a part.
+    """Raised if a chat template refuses an example or drops a part of it.
 
     Attributes:
-        reason: The problem, without the example's place and text, so that examples with the same
+        reason: Problem without the example's location and text, so that examples with the same
             problem have the same reason.
 
     Args:
-        message: The problem with the example's place and text.
-        reason: The problem alone.
+        message: Problem with the example's location and text.
+        reason: Problem alone.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -84,25 +84,25 @@ class TemplateError(DataError):
 class ChatTemplate:
     """The chat template of a tokenizer, applied to examples.
 
-    Texts from data are shielded in what it returns (see `ControlTokens.shield`). Content is handed
-    over as a text, or as `[{"type": "text", "text": ...}]` where only that is written.
+    Texts from data are shielded in its results (see `ControlTokens.shield`). Content is passed as
+    a string, or as `[{"type": "text", "text": ...}]` if the template only writes the latter.
 
     Attributes:
-        name: What errors call the template.
-        header: What stands before every answer, from the last control token on; "" where the
-            template writes no control token behind the user's text.
-        end: What ends every answer, up to and with the first control token; "" where the template
-            writes no control token behind an answer.
-        tags: The tags around thinking.
-        opened: Whether its prompts open a thinking block that the answer goes on in.
+        name: Name of the template in error messages.
+        header: Text before every answer, from the last control token on; "" if the template
+            writes no control token after the user's text.
+        end: Text after every answer, up to and including the first control token; "" if the
+            template writes no control token after an answer.
+        tags: Tags around thinking.
+        opened: True if prompts end in an open thinking block, in which the answer starts.
         lead: Text that the template writes between a prompt and the answer.
 
     Args:
-        tokenizer: Whose template, as it is.
-        controls: Its control tokens.
+        tokenizer: Tokenizer with the template.
+        controls: Control tokens of the tokenizer.
 
     Raises:
-        ModelError: The template cannot be used, or writes no user text or no answer.
+        ModelError: The template cannot be used, or drops the user's text or the answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> None:
@@ -121,35 +121,35 @@ class ChatTemplate:
         self.lead = self._behind(whole, prompt).partition(_ANSWER)[0]
 
     def opens_thinking(self, prompt: str) -> bool:
-        """Return whether a rendered prompt leaves a thinking block open for the answer."""
+        """Return whether a rendered prompt ends in an open thinking block."""
         return self._opens and prompt[-64:].rstrip().endswith(self.tags.open)
 
     def text(self, turns: Sequence[tuple[str, str]], *, ask: bool = True) -> str:
-        """Render a conversation of (role, text), with the opening of an answer if `ask`."""
+        """Render (role, text) turns, with the generation prompt if `ask`."""
         return self._text([self._message(role, text) for role, text in turns], ask=ask)
 
     def sample(self) -> str:
-        """Return prompts as the template writes them now, which may hold the date."""
+        """Return sample prompts as rendered now. They may contain the date."""
         found = []
         for roles, tools in ((("user",), None), (("system", "user"), None), (("user",), _TOOLS)):
-            with suppress(Exception):  # a template need not take them all
+            with suppress(Exception):  # a template may not support all of them
                 messages = [self._message(role, _USER) for role in roles]
                 found.append(self._text(messages, ask=True, tools=tools))
         return "\n".join(found)
 
     def prompts(self, examples: Sequence[Example]) -> list[str]:
-        """Render each example up to where its answer starts.
+        """Render each example up to the start of its answer.
 
         Raises:
-            TemplateError: The template refuses an example, or leaves a part of it out.
+            TemplateError: The template refuses an example or drops a part of it.
         """
         return self._prompts(examples, [self._asked(example) for example in examples])
 
     def render(self, examples: Sequence[Example]) -> list[Rendered]:
-        """Render each example, prompt and answer.
+        """Render the prompt and the answer of each example.
 
         Raises:
-            TemplateError: The template refuses an example, or leaves a part of it out.
+            TemplateError: The template refuses an example or drops a part of it.
         """
         asked = [self._asked(example) for example in examples]
         prompts = self._prompts(examples, asked)
@@ -190,13 +190,13 @@ class ChatTemplate:
     def _answered(self, example: Example, said: _Said) -> dict[str, Any]:
         message = self._message("assistant", "".join(said))
         if example.reasoning:
-            # Templates read it under one of these names.
+            # Templates read the reasoning from one of these keys.
             thinking = self._controls.shield(example.reasoning)
             message |= {"reasoning_content": thinking, "thinking": thinking}
         return message
 
     def _split(self, example: Example, said: _Said, prompt: str, whole: str) -> Rendered:
-        """Take the answer out of the rendering of the whole conversation."""
+        """Extract the answer from the rendered conversation."""
         opened = self.opens_thinking(prompt)
         reasoning = self._controls.shield(example.reasoning).strip()
         thinking, answer = said.thinking.strip(), said.answer.strip()
@@ -205,14 +205,14 @@ class ChatTemplate:
         body = (rest or whole).removesuffix(self._tail)
         if answer not in body:
             raise self._drops(example, "the answer", example.completion)
-        before = body[: body.rfind(answer)]  # the answer may hold the same words
+        before = body[: body.rfind(answer)]  # the answer may contain the same words
         closed = not opened or (
             self.tags.close in before and not rest.lstrip().startswith(self.tags.open)
         )
         if rest and reasoning in before and thinking in before and closed:
             return Rendered(prompt, self._until_end(rest, answer), unthought)
-        # The template writes another beginning of the answer here than in the prompt, or leaves
-        # out the thinking, as many do to save room in earlier turns: the answer follows the prompt.
+        # The template starts the answer differently here than in the prompt, or drops the thinking,
+        # as many templates do in earlier turns. The answer is then built to follow the prompt.
         if opened:
             return Rendered(prompt, self._thought(prompt, reasoning, said) + self.end, unthought)
         if reasoning:
@@ -224,7 +224,7 @@ class ChatTemplate:
         return Rendered(prompt, self._until_end(rest, answer), unthought)
 
     def _thought(self, prompt: str, reasoning: str, said: _Said) -> str:
-        """Thinking and answer behind a prompt that has opened the thinking already."""
+        """Return thinking and answer for a prompt that already opened the thinking block."""
         opening = prompt[prompt.rindex(self.tags.open) :]
         if said.close and not reasoning:
             text = "".join(said)
@@ -235,7 +235,7 @@ class ChatTemplate:
         return empty.removeprefix(opening) + said.answer
 
     def _until_end(self, rest: str, answer: str) -> str:
-        """Cut a rendering behind the end of the answer's turn."""
+        """Cut a rendered text after the end of the answer's turn."""
         if rest.endswith(self._tail):
             return rest.removesuffix(self._tail) + self.end
         at = rest.rfind(answer) + len(answer)
@@ -244,11 +244,11 @@ class ChatTemplate:
 
     @staticmethod
     def _behind(whole: str, prompt: str) -> str:
-        """Return what stands behind the prompt; "" where the whole does not begin with it."""
+        """Return the text after the prompt, or "" if `whole` does not start with the prompt."""
         return whole[len(prompt) :] if whole.startswith(prompt) else ""
 
     def _check(self, example: Example, text: str) -> None:
-        """Refuse an example of which something is not in its rendered prompt."""
+        """Raise if the rendered prompt does not contain every part of an example."""
         shield = self._controls.shield
         for role, said in example.history:
             kept = said if role != "assistant" else self.tags.answer(said)
@@ -263,12 +263,12 @@ class ChatTemplate:
 
     @cached_property
     def _dropped(self) -> frozenset[str]:
-        """Roles of earlier turns that the template leaves out, however they read."""
+        """Roles of earlier turns that the template always drops."""
         earlier = (("user", _EARLIER), ("assistant", _SAID), ("user", _USER))
         for turns in ((("system", _SYSTEM), *earlier), earlier):
             try:
                 text = self.text(turns)
-            except Exception:  # noqa: S112 - what it does not take, it refuses in an example too
+            except Exception:  # noqa: S112 - examples with such turns are refused later
                 continue
             return frozenset(role for role, said in turns if said not in text)
         return frozenset()
@@ -278,15 +278,15 @@ class ChatTemplate:
         try:
             return _TOOL in self._text([self._message("user", _USER)], ask=True, tools=_TOOLS)
         except Exception:
-            return True  # it does something with tools; an example will tell what
+            return True  # the template uses tools; rendering an example shows how
 
     def _drops(self, example: Example, what: str, text: str) -> TemplateError:
         line = " ".join(text.split())
         shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
         dropped = f"{self.name} drops {what}"
         rest = (
-            ", so the model would never see it; choose a template that writes it "
-            "(`model.chat_template`), or take it out of the data"
+            ", so the model would never see it; choose a template that includes it "
+            "(`model.chat_template`), or remove it from the data"
         )
         return TemplateError(
             f"{example.origin or 'an example'}: {dropped} ({shown!r}){rest}.", dropped + rest
@@ -300,25 +300,25 @@ class ChatTemplate:
         )
 
     def _take_probe(self) -> tuple[str, str]:
-        """Render a prompt and a whole conversation; find out in which form content is taken."""
+        """Render a prompt and a conversation, and detect the supported form of content."""
         problem = ""
         for self._parts in (False, True):
             try:
                 prompt = self.text([("user", _USER)])
                 whole = self.text([("user", _USER), ("assistant", _ANSWER)], ask=False)
-            except Exception as error:  # a template may raise whatever it likes
+            except Exception as error:  # templates may raise any exception
                 problem = problem or f"cannot be used: {error}"
                 continue
             if _USER in prompt and _ANSWER in whole:
                 return prompt, whole
             what = "answer" if _USER in prompt else "user's text"
-            problem = problem or f"drops the {what}; name another as `model.chat_template`"
+            problem = problem or f"drops the {what}; choose another as `model.chat_template`"
         raise ModelError(f"{self.name} {problem.removesuffix('.')}.")
 
     def _apply(
         self, examples: Sequence[Example], conversations: list[list[dict[str, Any]]], *, ask: bool
     ) -> list[str]:
-        """Render conversations, all that offer the same tools in one call, which is quicker."""
+        """Render conversations. Those with the same tools share one call, which is faster."""
         places: dict[str, list[int]] = defaultdict(list)
         for i, example in enumerate(examples):
             places[example.tools].append(i)
@@ -330,8 +330,8 @@ class ChatTemplate:
                 rendered: Any = self._tokenizer.apply_chat_template(
                     given, tools=tools, tokenize=False, add_generation_prompt=ask
                 )
-            except Exception:  # a template may raise whatever it likes
-                # Only applying it to one after the other tells which example it was.
+            except Exception:  # templates may raise any exception
+                # Rendering them one by one identifies the failing example.
                 rendered = [
                     self._apply_to_one(examples[i], conversations[i], tools, ask=ask) for i in group
                 ]
@@ -344,8 +344,8 @@ class ChatTemplate:
     ) -> str:
         try:
             return self._text(messages, ask=ask, tools=tools)
-        except Exception as error:  # a template may raise whatever it likes
-            reason = f"{self.name} refuses it: {error}"
+        except Exception as error:  # templates may raise any exception
+            reason = f"{self.name} refuses this example: {error}"
             raise TemplateError(f"{example.origin or 'an example'}: {reason}", reason) from None
 
 
@@ -366,4 +366,4 @@ def _shielded(value: Any, controls: ControlTokens) -> Any:
 
 
 _SHOWN = 60
-"""Longest text that an error quotes, in characters."""
+"""Maximum length of a quoted text in errors, in characters."""

@@ -1,4 +1,4 @@
-"""What is wrong with examples that could be read: file, line, reason, and what it means."""
+"""Checks of readable examples. Each finding has a file, a line, a reason and a kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 TRAIN = "train"
-"""The group that no other may share prompts with."""
+"""Name of the training group, whose prompts must not occur in any other group."""
 
 Kind = Literal[
     "malformed",
@@ -47,14 +47,14 @@ REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "template", "over_lo
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or that the user should know.
+    """One error or warning about an example.
 
     Attributes:
-        file: The file as the user named it; the group's name for examples made in Python.
-        line: Counted from 1.
-        reason: What is wrong, and the other place where there are two.
-        kind: Which check found it.
-        refused: Training on it would be wrong. Otherwise it is a warning.
+        file: File as the user named it, or the group's name for examples made in Python.
+        line: Line number, counted from 1.
+        reason: Description of the problem, with the second location if two examples are involved.
+        kind: Name of the check.
+        refused: True for an error, which stops training. False for a warning.
     """
 
     file: str
@@ -82,20 +82,20 @@ T = TypeVar("T", bound=_Reported)
 
 SHOWN_PLACES = 5
 MAX_GROUPS = 1000
-# Numbers that stand alone: two lengths or two line numbers make no other reason.
+# Stand-alone numbers are ignored: reasons that differ only in a length or a line are the same.
 _NUMBER = re.compile(r"(?<![\w`])\d+(?:[.,]\d+)*(?![\w`])")
 
 
 @dataclass(slots=True)
 class Group(Generic[T]):
-    """Findings or problems whose reason is the same but for its numbers.
+    """Findings or problems whose reasons differ only in numbers.
 
-    `str` gives one line: "a.jsonl:3: no response: ... (and 2 more, at lines 5, 9)".
+    `str` returns one line: "a.jsonl:3: no response: ... (and 2 more, at lines 5, 9)".
 
     Attributes:
-        first: The first of them.
-        count: Number of them.
-        places: Where the next ones stand, as (file, line); at most `SHOWN_PLACES`.
+        first: First member.
+        count: Number of members.
+        places: Locations of the next members as (file, line), at most `SHOWN_PLACES`.
     """
 
     first: T
@@ -107,7 +107,7 @@ class Group(Generic[T]):
 
     @property
     def reason(self) -> str:
-        """The first one's reason, the number of the others and where they stand."""
+        """First member's reason, with the number and locations of the other members."""
         if self.count == 1:
             return self.first.reason
         named = [
@@ -120,10 +120,10 @@ class Group(Generic[T]):
 
 
 class Groups(Generic[T]):
-    """Collects findings or problems by reason, in memory that does not grow with their number.
+    """Collection of findings or problems by reason, in memory independent of their number.
 
     Attributes:
-        total: Number of all that were added.
+        total: Number of added items.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Groups(Generic[T]):
         self._by_reason: dict[str, Group[T]] = {}
 
     def add(self, item: T) -> None:
-        """Count one more."""
+        """Add one item."""
         self.total += 1
         reason = _NUMBER.sub("#", item.reason)
         group = self._by_reason.get(reason)
@@ -144,12 +144,12 @@ class Groups(Generic[T]):
             group.places.append((item.file, item.line))
 
     def __iter__(self) -> Iterator[Group[T]]:
-        """Groups in the order of their first member; at most `MAX_GROUPS`."""
+        """Iterate over at most `MAX_GROUPS` groups, in the order of their first members."""
         return iter(self._by_reason.values())
 
 
 def grouped(items: Iterable[T]) -> list[Group[T]]:
-    """Put findings or problems of one reason together, in the order in which reasons first come."""
+    """Group findings or problems by reason, in the order of their first members."""
     groups: Groups[T] = Groups()
     for item in items:
         groups.add(item)
@@ -157,7 +157,7 @@ def grouped(items: Iterable[T]) -> list[Group[T]]:
 
 
 class _Placed(NamedTuple):
-    """An example and where it stands."""
+    """An example and its location."""
 
     file: str
     line: int
@@ -179,19 +179,20 @@ def check_examples(
     max_length: int | None = None,
     refusal: Callable[[Example], str | None] = lambda _: None,
 ) -> list[Finding]:
-    """Look for what makes training wrong or a score worthless.
+    """Find examples that would make training wrong or a score invalid.
 
     Args:
-        groups: Examples by split: `train`, and any others, each of which is held against `train`.
+        groups: Examples by split. Every other split is checked for leaks against `train`.
         control_tokens: The tokenizer's special tokens, such as `<|im_end|>`.
-        count_tokens: Length of an example in tokens. Needed, with `max_length`, for `over_long`.
-        max_length: Longest example in tokens.
-        refusal: Returns why the chat template does not take an example, or None. The length of
-            such an example is not asked for.
+        count_tokens: Function that returns the length of an example in tokens. The check
+            `over_long` needs it and `max_length`.
+        max_length: Maximum length of an example in tokens.
+        refusal: Function that returns why the chat template refuses an example, or None. The
+            length of refused examples is not checked.
 
     Returns:
-        Findings by group, file and line. A leak stands at the training example, since that is the
-        one to take out, and names where the same prompt is tested.
+        Findings sorted by group, file and line. A leak is reported at the training example, which
+        is the one to remove. Its reason contains the location of the test example.
     """
     placed = {group: _placed(group, examples) for group, examples in groups.items()}
     findings: list[Finding] = []
@@ -209,7 +210,7 @@ def check_examples(
 
 
 def finding_of(problem: Problem) -> Finding:
-    """What `scan` could not read, as a finding among the others."""
+    """Convert a problem found by `scan` to a finding."""
     return Finding(problem.file, problem.line, problem.reason, "malformed", "malformed" in REFUSED)
 
 
@@ -226,7 +227,7 @@ def _empty(items: Sequence[_Placed]) -> Iterator[Finding]:
     for item in items:
         for part, text in (("prompt", item.example.prompt), ("response", item.example.completion)):
             if not text.strip():
-                yield item.finding("empty", f"the {part} is empty: fill it or take the row out")
+                yield item.finding("empty", f"the {part} is empty: fill it or remove the row")
 
 
 def _refused_by_template(
@@ -246,15 +247,15 @@ def _over_long(
         if length > max_length:
             yield item.finding(
                 "over_long",
-                f"{length} tokens, and the longest allowed is {max_length}: shorten it or raise "
+                f"{length} tokens exceed the maximum of {max_length}: shorten the example or raise "
                 "`training.max_length`",
             )
 
 
 def _repeated(items: Sequence[_Placed]) -> Iterator[Finding]:
-    """Duplicates, and conflicts: prompts that come again with another response.
+    """Yield duplicates, and conflicts: repeated prompts with a different response.
 
-    Examples of one conversation repeat nothing: each has another history.
+    Examples of one conversation are not duplicates, because their histories differ.
     """
     firsts: dict[str, _Placed] = {}
     answers: dict[tuple[str, str], _Placed] = {}
@@ -265,13 +266,13 @@ def _repeated(items: Sequence[_Placed]) -> Iterator[Finding]:
         if same is not item:
             yield item.finding("duplicate", f"same prompt and response as {same.place}")
         elif first is not item:
-            yield item.finding("conflict", f"same prompt as {first.place}, with another response")
+            yield item.finding("conflict", f"same prompt as {first.place}, different response")
 
 
 def _with_control_tokens(
     items: Sequence[_Placed], control_tokens: Collection[str]
 ) -> Iterator[Finding]:
-    # Longest first, so that of two tokens that begin alike the whole one is named.
+    # Longest first, so that a prefix of a token is not reported instead of the token.
     tokens = sorted(filter(None, control_tokens), key=len, reverse=True)
     if not tokens:
         return
@@ -288,17 +289,17 @@ def _with_control_tokens(
             if token:
                 yield item.finding(
                     "control_token",
-                    f"the {part} holds the control token `{token[0]}`: telltune trains it as "
+                    f"the {part} contains the control token `{token[0]}`, which is trained as "
                     "plain text",
                 )
 
 
 def _leaked(items: Sequence[_Placed], tested: Sequence[_Placed]) -> Iterator[Finding]:
-    """Training examples whose prompt another group asks too, word for word or nearly."""
+    """Yield training examples whose prompt occurs exactly or nearly in another group."""
     others: dict[str, _Placed] = {}
     for other in tested:
         others.setdefault(question(other.example), other)
-    # Empty prompts are refused as such, and would all leak into each other.
+    # Empty prompts have their own check. Here they would all match each other.
     others.pop("", None)
     unleaked: dict[str, list[_Placed]] = {}
     for item in items:
@@ -321,12 +322,12 @@ def _folded(text: str) -> str:
 
 
 def _whole_prompt(example: Example) -> str:
-    """All that the model is given: two examples that differ in a system text are no duplicates."""
+    """Return the whole input, so that examples with different system texts do not match."""
     earlier = [f"{message.role} {_folded(message.content)}" for message in example.history]
     return "\n".join([*earlier, _folded(example.prompt)])
 
 
 def question(example: Example) -> str:
-    """Return what is asked, in lower case, without the system text that a data set may share."""
+    """Return the lower-case prompt with its history, without the (often shared) system text."""
     turns = [message.content for message in example.history if message.role != "system"]
     return _folded(" ".join([*turns, example.prompt]))

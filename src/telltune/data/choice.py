@@ -1,4 +1,4 @@
-"""Which general examples a mixture takes, and how many make the wanted leverage ratio."""
+"""Selection of a mixture's general examples, and their number for a leverage ratio."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ __all__ = [
     "size_general",
 ]
 
-# What a random stream is for. `mixture` has the numbers from 3: changing one changes every run.
+# Numbers of random streams. `mixture` uses those from 3 on. A changed number changes every run.
 _CHOICE, _REFRESH, _REST = range(3)
 
 _BLOCK = 2**14
-"""Examples whose lengths are looked up at once."""
+"""Number of examples whose lengths are read at once."""
 
 
 @lru_cache(maxsize=32)
 def seeded_permutation(size: int, seed: int, stream: tuple[int, ...]) -> Permutation:
-    """Keep the latest: a small one is a table, and sorting it for each batch would be slow."""
+    """Return a cached permutation. A small one is a table, which is slow to build per batch."""
     return Permutation(size, seed, stream)
 
 
 def general_choice(available: int, seed: int) -> Permutation:
-    """Give the order in which a mixture draws on the general data.
+    """Return the order in which a mixture draws general examples.
 
-    `size_general` and the mixture share it, so the tokens counted are the tokens trained on.
+    `size_general` and the mixture share it, so the counted tokens are the tokens trained on.
 
     Args:
-        available: General examples there are, 1 or more.
+        available: Number of available general examples, at least 1.
         seed: The mixture's seed.
 
     Returns:
-        Epoch 0 takes the numbers at positions 0, 1, 2 … of this permutation of `range(available)`.
+        Permutation of `range(available)`. Epoch 0 takes its first elements in order.
     """
     return seeded_permutation(available, seed, (_CHOICE,))
 
@@ -55,22 +55,22 @@ def general_choice(available: int, seed: int) -> Permutation:
 def general_index(
     ranks: NDArray[np.int64], available: int, per_epoch: int, seed: int
 ) -> NDArray[np.int64]:
-    """Find the example that each general slot takes.
+    """Return the index of the general example in each general slot.
 
     Args:
-        ranks: Which general slot, counted over all epochs, (n,).
-        available: General examples there are.
-        per_epoch: General slots in an epoch.
+        ranks: General slots, counted over all epochs, shape (n,).
+        available: Number of available general examples.
+        per_epoch: Number of general slots per epoch.
         seed: The mixture's seed.
 
     Returns:
-        Numbers of examples, (n,).
+        Indices of examples, shape (n,).
     """
     if not available or not ranks.size:
         return np.empty_like(ranks)
     laps = ranks // available
     index = np.empty_like(ranks)
-    # An epoch is no longer than a lap over the general data, so it touches two at most.
+    # An epoch is not longer than a lap over the general data, so it overlaps at most two laps.
     for lap in range(int(laps.min()), int(laps.max()) + 1):
         inside = laps == lap
         positions = ranks[inside] - lap * available
@@ -83,11 +83,11 @@ def general_index(
 def _previous_lap(
     positions: NDArray[np.int64], lap: int, available: int, per_epoch: int, seed: int
 ) -> NDArray[np.int64]:
-    """Say where a lap's examples stood in the lap before.
+    """Map positions in a lap to positions in the previous lap.
 
-    Where an epoch runs over the seam, its part in the new lap (`head` examples) must not repeat
-    its part in the old one (the last `tail`). So the head is drawn from the rest, and only then
-    are the tail and what is left of the rest shuffled together.
+    If an epoch spans two laps, its part in the new lap (the first `head` examples) must not repeat
+    its part in the old lap (the last `tail` examples). The head is therefore drawn from the rest.
+    After that, the tail and the remaining examples are shuffled together.
     """
     tail = lap * available % per_epoch
     head = per_epoch - tail if tail else 0
@@ -104,41 +104,41 @@ def _previous_lap(
 def size_general(
     leverage_ratio: float, task_tokens: int, offsets: NDArray[np.int64], seed: int
 ) -> int:
-    """Choose how many general examples make the wanted leverage ratio.
+    """Return the number of general examples per epoch for a leverage ratio.
 
-    Leverage ratio = general tokens / distinct task tokens. The count is the one whose tokens come
-    nearest to the target, taken in the order in which a `Mixture` of this seed takes them in epoch
-    0; of two equally near, the smaller. It is 0 where even one example would be further off. Time
-    grows with the count, and memory with neither it nor the examples that there are.
+    Leverage ratio = general tokens / distinct task tokens. Examples are counted in the order in
+    which a `Mixture` with this seed takes them in epoch 0. The result is the count whose tokens
+    are closest to the target, the smaller one in a tie; it can be 0. Time is linear in the count.
+    Memory depends neither on the count nor on the number of available examples.
 
     Args:
         leverage_ratio: Zero or more.
-        task_tokens: Tokens of the distinct task examples.
-        offsets: Where each general example's tokens start, and where the last one's end, shape
-            (available + 1,); may be mapped from disk.
+        task_tokens: Number of tokens of the distinct task examples.
+        offsets: Start of each general example's tokens, and the end of the last one's, shape
+            (available + 1,). May be mapped from disk.
         seed: The mixture's seed.
 
     Returns:
-        How many general examples an epoch takes.
+        Number of general examples per epoch.
 
     Raises:
         RecipeError: The ratio is negative or not finite.
-        DataError: There are no task tokens, or too few general ones.
+        DataError: There are no task tokens, or too few general tokens.
     """
     if not (math.isfinite(leverage_ratio) and leverage_ratio >= 0):
         raise RecipeError(f"`mixture.leverage_ratio` must be 0 or more, not {leverage_ratio}.")
     if task_tokens < 1:
-        raise DataError("There are no task tokens, so a leverage ratio has nothing to multiply.")
+        raise DataError("There are no task tokens, so the leverage ratio is undefined.")
     target = leverage_ratio * task_tokens
     total = int(offsets[-1])
     if total < target:
-        # Rounded down, so that the ratio named here works when it is put into the recipe.
+        # Rounded down, so that the suggested ratio works in the recipe.
         largest = math.floor(total / task_tokens * 100) / 100
         raise DataError(
-            f"A leverage ratio of {leverage_ratio:g} asks for {math.ceil(target)} general tokens "
-            f"({leverage_ratio:g} x {task_tokens} task tokens), and there are {total}: "
-            f"{math.ceil(target) - total} are short. Lower `mixture.leverage_ratio` to "
-            f"{largest:.2f} at most, or add general data."
+            f"A leverage ratio of {leverage_ratio:g} requires {math.ceil(target)} general tokens "
+            f"({leverage_ratio:g} x {task_tokens} task tokens), but there are {total}: "
+            f"{math.ceil(target) - total} are missing. Lower `mixture.leverage_ratio` to "
+            f"{largest:.2f} or less, or add general data."
         )
     if target == 0:
         return 0
@@ -155,11 +155,11 @@ def size_general(
 
 
 def drawn_tokens(offsets: NDArray[np.int64], count: int, seed: int) -> int:
-    """Tokens of the first `count` general examples in the order of `general_choice`.
+    """Return the number of tokens of the first `count` examples in `general_choice` order.
 
     Args:
         offsets: As for `size_general`.
-        count: From 0 to as many as there are.
+        count: Number of general examples, from 0 to all.
         seed: The mixture's seed.
     """
     if count == len(offsets) - 1:

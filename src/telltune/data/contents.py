@@ -1,4 +1,4 @@
-"""What a data set says, in one hash that does not depend on how it is stored."""
+"""Hashes of a data set's contents, independent of its file format."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Contents", "ContentsHash", "contents_of"]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A data set without its data.
+    """Size and hashes of a data set.
 
     Attributes:
-        examples: How many there are.
-        sha256: Of what they say (all but source and origin), in order.
-        origins: A sha256 of where they stand, such as "tickets.jsonl:17".
+        examples: Number of examples.
+        sha256: SHA-256 of the examples in order, without their source and origin.
+        origins: SHA-256 of the examples' origins, such as "tickets.jsonl:17".
     """
 
     examples: int
@@ -30,19 +30,19 @@ class Contents:
 
     @property
     def digest(self) -> str:
-        """The first 16 digits of `sha256`, by which a run can be traced to its data."""
+        """First 16 digits of `sha256`, which link a run to its data."""
         return self.sha256[:16]
 
 
 class ContentsHash:
-    """Counts and hashes examples that pass by."""
+    """Counter and hash of a stream of examples."""
 
     def __init__(self) -> None:
         self._examples = 0
         self._said, self._origins = hashlib.sha256(), hashlib.sha256()
 
     def follow(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Hand on examples, one at a time, and take them into account."""
+        """Yield the examples unchanged, and count and hash each."""
         for example in examples:
             self._examples += 1
             row: tuple[object, ...] = (example.history, example.prompt, example.completion)
@@ -56,12 +56,12 @@ class ContentsHash:
 
     @property
     def contents(self) -> Contents:
-        """Of the examples that passed so far."""
+        """Contents of the examples yielded so far."""
         return Contents(self._examples, self._said.hexdigest(), self._origins.hexdigest())
 
 
 def contents_of(examples: Iterable[Example]) -> Contents:
-    """Count and hash examples; nothing is kept of them."""
+    """Count and hash examples without keeping them in memory."""
     passing = ContentsHash()
     for _ in passing.follow(examples):
         pass

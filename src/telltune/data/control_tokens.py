@@ -1,4 +1,4 @@
-"""Control tokens of a tokenizer, and marks that keep data from ever writing one."""
+"""Control tokens of a tokenizer, and marks that prevent data from producing them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKED", "ControlTokens", "control_tokens"]
 
-# Private-use characters that no text gives a meaning to. Where data hold one of them anyway, it is
-# shielded like a control token, which is why a closing mark may stand between two marks.
+# Private-use characters without a meaning in text. If data contain one of them, it is shielded like
+# a control token. The text between two marks may therefore be a closing mark.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 MARKED = re.compile(f"{_OPEN}({_CLOSE}|[^{_CLOSE}]+){_CLOSE}")
-"""Matches a shielded text with its marks; group 1 is the text."""
+"""Pattern of a shielded text with its marks; group 1 is the text."""
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the texts that this tokenizer reads as control tokens, such as `<|im_end|>`."""
+    """Return the texts of a tokenizer's control tokens, such as `<|im_end|>`."""
     special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
     return sorted(special.union(tokenizer.all_special_tokens))
 
@@ -27,8 +27,8 @@ class ControlTokens:
     """The control tokens of one tokenizer.
 
     Attributes:
-        ids: Their ids.
-        written: Matches any of them in a text.
+        ids: Ids of the control tokens.
+        written: Pattern that matches any control token in a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,10 +41,10 @@ class ControlTokens:
         self._shielded = re.compile("|".join([*texts, _OPEN, _CLOSE]))
 
     def shield(self, text: str) -> str:
-        """Put marks around each control token in a text from data; `MARKED` finds them again."""
+        """Put marks around each control token in a text from data, for `MARKED` to match."""
         return self._shielded.sub(lambda m: f"{_OPEN}{m.group()}{_CLOSE}", text)
 
     @staticmethod
     def is_shielded(text: str) -> bool:
-        """Return whether a text holds marks."""
+        """Return whether a text contains marks."""
         return _OPEN in text

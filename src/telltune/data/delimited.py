@@ -1,4 +1,4 @@
-"""Rows of delimited text: CSV, TSV, and what spreadsheets write under these names."""
+"""Rows of delimited text: CSV, TSV, and the variants that spreadsheets write."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 __all__ = ["delimited_rows"]
 
-# Excel's own first line, which names the separator: `sep=;`.
+# A first line written by Excel that names the separator: `sep=;`.
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"?')
-# Excel writes `;` where the comma is the decimal sign.
+# Excel writes `;` in locales whose decimal sign is the comma.
 _SEPARATORS_OF_CSV = ",;\t|"
 
 _USE_NONE = "if quotes are ordinary characters in this file, set `quoting: none`"
-_BARE_RETURN = "the line holds a carriage return alone: end lines with a line feed"
+_BARE_RETURN = "the line contains a bare carriage return: end lines with a line feed"
 
 
 def delimited_rows(
     stream: BinaryIO, *, separator: str | None, quoting: Quoting
 ) -> Iterator[Row | Fault]:
-    """The rows of a file whose first line names the columns.
+    """Yield the rows of a file whose first line names the columns.
 
     Args:
-        stream: The file, which can be read again.
-        separator: None finds it in the first line.
+        stream: Seekable file.
+        separator: Cell separator. None detects it from the first line.
         quoting: As `DataSpec.quoting`.
 
     Raises:
-        StopReadingError: The header cannot be read, or nothing after some place can be trusted.
+        StopReadingError: The header cannot be read, or the rest of the file is unreliable.
     """
     first = stream.readline(MAX_ROW_BYTES).decode("utf-8-sig", errors="replace")
     stream.seek(0)
@@ -70,7 +70,7 @@ def delimited_rows(
     if header is None:
         return
     if isinstance(header, Fault):
-        raise StopReadingError(header.line, f"the header is unreadable, {header.reason}")
+        raise StopReadingError(header.line, f"the header is unreadable: {header.reason}")
     columns = _Columns(header, record.line)
     for cells in records:
         yield cells if isinstance(cells, Fault) else columns.row(record.line, cells)
@@ -80,33 +80,33 @@ class _Columns:
     """The columns that a header names.
 
     Args:
-        header: Its cells. One without a name is called by its number.
-        line: Where it begins.
+        header: Cells of the header. A column without a name is called `column 3`, by its number.
+        line: First line of the header.
 
     Raises:
-        StopReadingError: A name stands twice, or there is none.
+        StopReadingError: A name occurs twice, or there is no name.
     """
 
     def __init__(self, header: list[str], line: int) -> None:
         given = [name.strip() for name in header]
         self._unnamed = {f"column {i}" for i, name in enumerate(given, start=1) if not name}
         self._names = [name or f"column {i}" for i, name in enumerate(given, start=1)]
-        # Spreadsheets end lines with separators where a column to the right was once filled.
+        # Spreadsheets write separators at line ends for columns that are no longer filled.
         self._needed = max((i for i, name in enumerate(given, start=1) if name), default=0)
         if not self._needed:
-            raise StopReadingError(line, "the header names no column")
+            raise StopReadingError(line, "the header has no column names")
         if len(set(self._names)) < len(self._names):
             twice = next(n for i, n in enumerate(self._names) if n in self._names[:i])
             raise StopReadingError(
-                line, f"the header names `{shown(twice)}` twice: rename a column"
+                line, f"the header contains `{shown(twice)}` twice: rename one column"
             )
 
     def row(self, line: int, cells: list[str]) -> Row | Fault:
-        """The row that begins at a line; empty cells outside of named columns are no part of it."""
+        """Return the row at a line, without empty cells outside of named columns."""
         missing = len(cells) < self._needed
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
-            hint = "write one for each column" if missing else "quote each that holds the separator"
-            return Fault(line, f"{len(cells)} cells where the header has {self._needed}: {hint}")
+            hint = "write one per column" if missing else "quote cells that contain the separator"
+            return Fault(line, f"{len(cells)} cells, but the header has {self._needed}: {hint}")
         values = dict(zip(self._names, cells, strict=False))
         for name in self._unnamed:
             if not values.get(name, "").strip():
@@ -116,44 +116,44 @@ class _Columns:
 
 @dataclass
 class _Record:
-    """The lines that a record was read from, as they stand in the file."""
+    """Unparsed lines of one record."""
 
     line: int = 1
-    """The number of the first."""
+    """Number of the first line."""
     lines: list[str] = field(default_factory=list)
     size: int = 0
-    """Bytes of all."""
+    """Total size in bytes."""
 
     def clear(self) -> None:
-        """Begin another record."""
+        """Start the next record."""
         self.line += len(self.lines)
         self.lines.clear()
         self.size = 0
 
     @property
     def is_blank(self) -> bool:
-        """Whether there is nothing in it, not even an empty cell in quotes."""
+        """True if the record is empty, without even an empty quoted cell."""
         return not any(line.strip(" \r\n") for line in self.lines)
 
     @property
     def last(self) -> int:
-        """The number of its last line."""
+        """Number of the last line."""
         return self.line + len(self.lines) - 1
 
 
 def _lines_into(record: _Record, stream: BinaryIO) -> Iterator[str]:
-    """Decoded lines, each of which joins the record that is being read; no record is endless."""
+    """Yield decoded lines and add each to the current record, whose size is bounded."""
     for number, line in lines_of(stream):
         record.size += MAX_ROW_BYTES if line is None else len(line)
         if line is None or record.size > MAX_ROW_BYTES:
-            raise StopReadingError(record.line, f"{TOO_LONG}, or close a quote that stays open")
+            raise StopReadingError(record.line, f"{TOO_LONG}, or close an open quote")
         text = utf8_text(line, Place(number))
         record.lines.append(text)
         yield text
 
 
 def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[list[str] | Fault]:
-    """Records of a line each, in which quotes are ordinary characters."""
+    """Yield one record per line; quotes are ordinary characters."""
     while True:
         record.clear()
         line = next(lines, None)
@@ -169,15 +169,15 @@ def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[li
 def _parsed(
     lines: Iterator[str], record: _Record, separator: str, *, doubt: bool
 ) -> Iterator[list[str] | Fault]:
-    """Records in which quotes enclose cells.
+    """Yield records whose cells may be quoted.
 
     Args:
-        lines: Of the file.
-        record: Which the lines join.
+        lines: Lines of the file.
+        record: Record to which `lines` adds each line.
         separator: One character.
-        doubt: Refuse a quoted cell that holds what look like rows.
+        doubt: Whether to refuse a quoted cell whose lines look like rows.
     """
-    # The csv module's own limit is 128 KiB a field, and it can only be raised for the process.
+    # The csv module's limit is 128 KiB per field and can only be changed for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     reader = csv.reader(lines, delimiter=separator, strict=True)
     width, spaced = 0, False
@@ -197,7 +197,7 @@ def _parsed(
         if doubt and _hold_rows(record.lines, separator, width, spaced=spaced):
             yield Fault(
                 record.line,
-                f"a quoted cell goes on to line {record.last}, and its lines look like rows of "
+                f"a quoted cell continues to line {record.last}, and its lines look like rows of "
                 f"their own: {_USE_NONE}; if it is one cell, set `quoting: minimal`",
             )
         else:
@@ -208,21 +208,22 @@ def _reason(error: csv.Error, record: _Record) -> str:
     if "new-line character" in str(error):
         return _BARE_RETURN
     lines = f" (lines {record.line} to {record.last})" if record.last > record.line else ""
-    return f"the row{lines} is quoted wrongly, {error}: {_USE_NONE}"
+    return f"the row{lines} has invalid quoting ({error}): {_USE_NONE}"
 
 
 def _hold_rows(lines: list[str], separator: str, width: int, *, spaced: bool) -> bool:
-    """Whether lines of one record look like records.
+    """Return whether most lines of one record look like separate records.
 
-    Quotes decide what a record is, and one that nobody meant as such can swallow rows. That cannot
-    be told for certain from a cell of several lines. But few of these have, on most of their lines,
-    just as many separators as a row has.
+    A stray quote can merge several rows into one record. Such a record cannot be distinguished for
+    certain from a cell with several lines. But in few real cells do most lines have exactly as many
+    separators as a row.
 
     Args:
-        lines: Of the record.
-        separator: Between cells.
-        width: Cells in a row.
-        spaced: In this file a space follows the separator. Elsewhere it tells prose from cells.
+        lines: Lines of the record.
+        separator: Cell separator.
+        width: Number of cells in a row.
+        spaced: Whether a space follows the separators in this file. If not, such a space indicates
+            prose.
     """
     if len(lines) < 2 or width < 2:
         return False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodedSet", "EncodedWriter"]
 
-# Examples looked at together where all of them are: a megabyte of offsets.
+# Number of examples per block in scans over all examples: 1 MiB of offsets.
 _BLOCK = 2**17
 
 
@@ -25,9 +25,9 @@ class EncodedSet:
     """Token ids of many examples, in memory or mapped from disk.
 
     Attributes:
-        ids: int32 (total tokens,), all examples one after another.
-        offsets: int64 (n + 1,), where each example starts.
-        prompt_lengths: int32 (n,), how many of an example's tokens carry no loss.
+        ids: Token ids of all examples, concatenated, int32 of shape (total tokens,).
+        offsets: Start of each example in `ids`, and the end of the last, int64 of shape (n + 1,).
+        prompt_lengths: Number of tokens without loss per example, int32 of shape (n,).
     """
 
     ids: NDArray[np.int32]
@@ -38,28 +38,28 @@ class EncodedSet:
         return len(self.prompt_lengths)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int32], int]:
-        """The ids of one example, (length,), and the length of its prompt."""
+        """Return the ids of one example, shape (length,), and the length of its prompt."""
         start, stop = self.offsets[index], self.offsets[index + 1]
         return self.ids[start:stop], int(self.prompt_lengths[index])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example, prompt and response, (n,). An array in memory: 8 bytes each."""
+        """Number of tokens per example, with the prompt, shape (n,), in memory (8 bytes each)."""
         return np.diff(self.offsets)
 
     @property
     def response_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example that carry loss, (n,). An array in memory: 8 bytes each."""
+        """Number of tokens with loss per example, shape (n,), in memory (8 bytes each)."""
         return self.lengths - self.prompt_lengths
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest example, 0 if there is none; memory does not grow with n."""
+        """Number of tokens of the longest example, 0 if empty. Memory does not grow with n."""
         blocks = (self.offsets[i : i + _BLOCK + 1] for i in range(0, len(self), _BLOCK))
         return max((int(np.diff(block).max()) for block in blocks), default=0)
 
     def take(self, indices: NDArray[np.int64]) -> EncodedSet:
-        """Some of the examples, in the order of `indices`; a copy."""
+        """Return a copy of some examples, in the order of `indices`."""
         rows = [self[int(i)] for i in indices]
         lengths = np.array([len(ids) for ids, _ in rows], np.int64)
         return EncodedSet(
@@ -70,7 +70,7 @@ class EncodedSet:
 
     @classmethod
     def joined(cls, parts: Sequence[EncodedSet]) -> EncodedSet:
-        """One set of several, in order; of none, an empty one."""
+        """Concatenate sets in order. Without parts, return an empty set."""
         ids = [np.empty(0, np.int32), *(part.ids for part in parts)]
         lengths = [np.zeros(1, np.int64), *(part.lengths for part in parts)]
         prompts = [np.empty(0, np.int32), *(part.prompt_lengths for part in parts)]
@@ -83,7 +83,7 @@ class EncodedSet:
 
     @classmethod
     def load(cls, folder: Path) -> EncodedSet:
-        """Map a saved set from disk; nothing is read before it is used."""
+        """Map a saved set from disk. Data are read on access."""
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES))
 
 
@@ -91,10 +91,10 @@ _NAMES = ("ids", "offsets", "prompt_lengths")
 
 
 class EncodedWriter:
-    """Saves a set that never stands in memory: parts are appended to the files.
+    """Writer that appends parts to the files of a set, which is never in memory as a whole.
 
     Args:
-        folder: Existing; holds what `EncodedSet.save` would have written once this is closed.
+        folder: Existing folder. After closing, it contains the same files as `EncodedSet.save`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,7 +105,7 @@ class EncodedWriter:
         self._offsets.append(np.zeros(1, np.int64))
 
     def append(self, part: EncodedSet) -> None:
-        """Add a set's examples behind the others."""
+        """Append a set's examples."""
         self._ids.append(part.ids)
         self._offsets.append(part.offsets[1:] + self._tokens)
         self._prompt_lengths.append(part.prompt_lengths)
@@ -120,7 +120,7 @@ class EncodedWriter:
 
 
 class _GrowingArray:
-    """An .npy file of one dimension that is told its length when it is closed."""
+    """One-dimensional .npy file whose length is written on closing."""
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
         self._dtype = np.dtype(dtype)
@@ -137,9 +137,9 @@ class _GrowingArray:
         with self._file:
             self._file.seek(0)
             self._write_header()
-            # NumPy pads a header to a multiple of 64 bytes, with room for a length of 21 digits.
+            # NumPy pads headers to a multiple of 64 bytes, enough for a length of 21 digits.
             if self._file.tell() != self._body:
-                raise RuntimeError(f"{self._file.name}: the header has outgrown its place.")
+                raise RuntimeError(f"{self._file.name}: the header exceeds its reserved space.")
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -1,4 +1,4 @@
-"""Encoded examples on disk, by content: the same examples are tokenized once."""
+"""Disk cache of encoded examples, keyed by content, so that each set is tokenized once."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["EncodingCache"]
 
 _NOTES = "notes.json"
 _CLOCK = "strftime_now"
-"""What transformers gives to templates that write the date."""
+"""Function that transformers provides to templates that write the date."""
 
 
 class EncodingCache:
-    """What an `Encoder` makes of examples, from the disk where it was made before.
+    """Disk cache of the results of an `Encoder`.
 
     Args:
-        tokenizer: Loaded only when examples have to be encoded.
-        anchor: What its chat template carries besides, or None.
+        tokenizer: Tokenizer, loaded only if examples must be encoded.
+        anchor: Anchor to add to its chat template, or None.
         max_length: As for `Encoder`.
         too_long: As for `Encoder`.
     """
@@ -52,22 +52,22 @@ class EncodingCache:
         self.max_length = max_length
         self.too_long = too_long
         self.truncated: list[str] = []
-        """Origins of examples that lost their end, for the caller to name."""
+        """Origins of truncated examples, for the caller to report."""
         self.unthought = 0
-        """Examples without thinking whose prompt opens a thinking block, for the caller to name."""
+        """Number of examples without thinking whose prompt opens a thinking block, to report."""
 
     def encode(self, examples: Iterable[Example], contents: Contents | None = None) -> EncodedSet:
-        """The examples' ids, mapped from disk.
+        """Return the examples' token ids, mapped from disk.
 
-        The examples go from the reader through the tokenizer to the disk, a few thousand at a time,
-        and the set is mapped from there, so that no number of them fills the memory.
+        Examples are read, tokenized and written to disk a few thousand at a time. Memory therefore
+        does not grow with their number.
 
         Args:
-            examples: Read not at all where the set is on disk and `contents` is given.
-            contents: Of these examples, where they are known.
+            examples: Examples to encode. Not read if the set is on disk and `contents` is given.
+            contents: Contents of these examples, if known.
 
         Raises:
-            DataError: As `Encoder.encode`; or the examples are not those that `contents` tells of.
+            DataError: As `Encoder.encode`; or the examples do not match `contents`.
             ModelError: As `anchored_tokenizer`; or there is no tokenizer to load.
             RecipeError: As `anchored_tokenizer`.
         """
@@ -76,7 +76,7 @@ class EncodingCache:
         if not folder.is_dir():
             with atomic_folder(folder) as filling:
                 self._encode_into(filling, examples, contents)
-        # What is to be named must be named in every run.
+        # Every run must report these examples, also when the set comes from the cache.
         notes = read_cached_json(folder / _NOTES) or {}
         self.truncated += notes.get("truncated", [])
         self.unthought += notes.get("unthought", 0)
@@ -93,24 +93,24 @@ class EncodingCache:
             for part in encoder.encode_parts(passing.follow(examples)):
                 writer.append(part)
         if passing.contents != contents:
-            raise DataError("the data were changed while they were read; run the command again.")
+            raise DataError("the data changed while they were being read; run the command again.")
         notes = {"truncated": encoder.truncated, "unthought": encoder.unthought}
         write_json(folder / _NOTES, notes)
 
     def _key(self, contents: Contents) -> str:
-        """A hash of all that decides the ids, and what is said of them."""
+        """Return a hash of everything that determines the ids and the notes on them."""
         template = self.tokenizer.chat_template
         if self.anchor is not None:
             template = self.anchor.write_into(template)
         digest = hashlib.sha256(f"{self.max_length}|{self.too_long}|".encode())
         parts = [self.tokenizer.identity, template, contents.sha256]
         if _CLOCK in template:
-            # It writes another text on another day.
+            # The rendered text depends on the date.
             tokenizer = self.tokenizer.load()
             parts.append(ChatTemplate(tokenizer, ControlTokens(tokenizer)).sample())
         for part in parts:
             digest.update(part.encode())
         if self.too_long == "truncate":
-            # What was cut is named by where it stands.
+            # Truncated examples are reported by their origins.
             digest.update(contents.origins.encode())
         return digest.hexdigest()[:32]

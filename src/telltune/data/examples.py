@@ -1,4 +1,4 @@
-"""Examples, the one form that all data takes."""
+"""Examples, the common form of all data."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to learn or to be tested on: a prompt and the completion that should follow.
+    """One training or test item: a prompt and the completion that should follow.
 
     Attributes:
-        prompt: The last user turn, without an anchor and without template text.
-        completion: What the model should answer. Only this carries loss.
-        source: The name of the data set, such as "tickets" or "mmlu".
-        origin: Where it stands, for messages: "tickets.jsonl:17".
+        prompt: Last user turn, without an anchor and without template text.
+        completion: Expected answer of the model. Only this carries loss.
+        source: Name of the data set, such as "tickets" or "mmlu".
+        origin: Location for messages, such as "tickets.jsonl:17".
         history: Turns before the prompt (a system turn, earlier user and assistant turns).
-        confidence: How far the completion can be trusted, above 0 and up to 1.
-        rationale: Why it is right, where the data say so.
-        reasoning: The thinking that precedes the completion (`reasoning_content` in the data).
-        tools: The tool definitions that the conversation offers, as the JSON text of a list; ""
-            where there are none.
+        confidence: Confidence that the completion is correct, in (0, 1].
+        rationale: Explanation of why the completion is correct, if the data contain one.
+        reasoning: Thinking that precedes the completion (`reasoning_content` in the data).
+        tools: Tool definitions of the conversation as the JSON text of a list, or "".
     """
 
     prompt: str
@@ -48,13 +47,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row that cannot become an example. `str` gives "tickets.jsonl:17: no response: ...".
+    """A row that cannot become an example. `str` returns "tickets.jsonl:17: no response: ...".
 
     Attributes:
-        file: The file as the user named it, or the hub id.
-        line: Counted from 1: the line where the row begins, or the row itself in Parquet and on
-            the hub.
-        reason: What is wrong with it and what to do.
+        file: File as the user named it, or the hub id.
+        line: First line of the row, counted from 1. In Parquet and on the hub, the row number.
+        reason: Description of the problem and its fix.
     """
 
     file: str
@@ -66,7 +64,7 @@ class Problem:
 
 
 def as_turns(examples: Iterable[Example]) -> tuple[Message, ...]:
-    """Examples as they are shown in a prompt: question and answer by turns."""
+    """Return examples as alternating user and assistant turns, for use as shots in a prompt."""
     return tuple(
         Message(role, text)
         for example in examples
@@ -75,7 +73,7 @@ def as_turns(examples: Iterable[Example]) -> tuple[Message, ...]:
 
 
 def behind(shots: tuple[Message, ...], example: Example) -> Example:
-    """An example with shots before its own turns, but behind its system turn."""
+    """Return an example with shots inserted after its system turn and before its other turns."""
     if not shots:
         return example
     opening = example.history[:1] if [m.role for m in example.history[:1]] == ["system"] else ()

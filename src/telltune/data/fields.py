@@ -1,4 +1,4 @@
-"""The values of one row, and which of them were read: what nobody reads is counted and named."""
+"""Values of one row, with a record of which keys were read and which were not."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SHOWN_KEYS = 12
 
 
 class RowRefusedError(ValueError):
-    """A row that is no example; the message is the reason."""
+    """Raised for a row that is not a valid example. The message is the reason."""
 
 
 class Fields:
-    """The values of a row, or of one turn in it.
+    """Values of a row, or of one turn in it.
 
     Args:
-        values: By key.
-        prefix: What stands before the keys in reports, such as "messages[].".
+        values: Values by key.
+        prefix: Prefix of the keys in reports, such as "messages[].".
 
     Attributes:
-        values: As given.
-        filled: Those that hold anything.
-        left_out: Why answers of this row are not learned, one sentence for each.
+        values: Values by key.
+        filled: Values that are not blank.
+        left_out: Reasons why answers of this row are not trained on, one sentence each.
     """
 
     __slots__ = ("_inner", "_left", "_prefix", "_read", "filled", "left_out", "values")
@@ -50,27 +50,27 @@ class Fields:
         self._inner: list[Fields] = []
 
     def has(self, key: str) -> bool:
-        """Whether a key holds anything. Looking is not reading."""
+        """Return whether a key has a value. This does not mark the key as read."""
         return key in self.filled
 
     def first(self, keys: Iterable[str]) -> str | None:
-        """The first of some keys that holds anything."""
+        """Return the first of the given keys that has a value."""
         return next(filter(self.filled.__contains__, keys), None)
 
     def take(self, key: str) -> object:
-        """The value of a key, which counts as read; None where it holds nothing."""
+        """Mark a key as read and return its value, or None if it is blank or missing."""
         self._read.add(key)
         return self.filled.get(key)
 
     def text(self, key: str, what: str) -> str:
-        """The text of a key. Numbers and truth values become text as JSON spells them.
+        """Return the text of a key. Numbers and booleans become text as in JSON.
 
         Args:
-            key: Which.
-            what: What it is, for messages.
+            key: Key to read.
+            what: Description of the value for error messages, such as "prompt".
 
         Raises:
-            RowRefusedError: There is none, or it is no text.
+            RowRefusedError: The key is missing or blank, or its value is not text.
         """
         if key not in self.values:
             raise RowRefusedError(f"no {what}: key `{shown(key)}` is missing")
@@ -80,37 +80,37 @@ class Fields:
         return _as_text(value, key, what)
 
     def optional_text(self, key: str, what: str) -> str:
-        """As `text`, and "" where the key is missing or empty."""
+        """Return `text` of a key, or "" if the key is missing or empty."""
         return self.text(key, what) if self.has(key) else ""
 
     def flag(self, key: str) -> bool | None:
-        """A key that says yes or no, as true, false, 1 or 0; None where it is missing or empty.
+        """Return a boolean written as true, false, 1 or 0; None if the key is missing or empty.
 
         Raises:
-            RowRefusedError: It says something else.
+            RowRefusedError: The key has another value.
         """
         if key not in self.filled:
             return None
         said = self.text(key, "yes or no").strip().lower()
         if said not in _FLAGS:
             raise RowRefusedError(
-                f"key `{shown(key)}` is `{shown(said)}`, and telltune reads 0 and 1 (or false and "
-                "true) there: write one of them, or rename the key"
+                f"key `{shown(key)}` is `{shown(said)}`, but must be 0 or 1 (or false or true): "
+                "change the value or rename the key"
             )
         return _FLAGS[said]
 
     def inner(self, key: str, values: Values) -> Fields:
-        """The fields of one object in the list under a key."""
+        """Return the fields of one object in the list under a key."""
         inner = Fields(values, f"{self._prefix}{key}[].")
         self._inner.append(inner)
         return inner
 
     def leave(self, part: str) -> None:
-        """Count a part of a value as not read, such as "answers[1:]"."""
+        """Mark a part of a value, such as "answers[1:]", as not read."""
         self._left.add(part)
 
     def unread(self) -> set[str]:
-        """Keys that hold something and were not read, those of inner objects included."""
+        """Return the keys that have a value and were not read, including keys of inner objects."""
         keys = self._left | {self._prefix + key for key in self.filled.keys() - self._read}
         for inner in self._inner:
             keys |= inner.unread()
@@ -118,7 +118,7 @@ class Fields:
 
 
 def is_blank(value: object) -> bool:
-    """Whether a value says nothing: null, NaN, or empty."""
+    """Return whether a value is null, NaN, white space or empty."""
     if isinstance(value, str):
         return not value or value.isspace()
     if isinstance(value, float):
@@ -127,12 +127,12 @@ def is_blank(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether the file has a number here, and no text that looks like one."""
+    """Return whether a value is a number in the file, as opposed to text that looks like one."""
     return isinstance(value, int | float | Decimal | Number) and not isinstance(value, bool)
 
 
 def listed(keys: Collection[str]) -> str:
-    """Keys for a message, at most `SHOWN_KEYS` of them."""
+    """Format at most `SHOWN_KEYS` keys for a message."""
     names = [f"`{shown(key)}`" for key in islice(keys, SHOWN_KEYS)]
     more = len(keys) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
@@ -145,13 +145,13 @@ def _as_text(value: object, key: str, what: str) -> str:
         return str(value)
     if not isinstance(value, str):
         kind = {"list": "a list", "dict": "an object"}.get(type(value).__name__, "binary or a date")
-        raise RowRefusedError(f"no {what}: key `{shown(key)}` holds {kind}, not a text")
+        raise RowRefusedError(f"no {what}: key `{shown(key)}` contains {kind}, not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise RowRefusedError(
-            f"the {what} in key `{shown(key)}` has half a character (a lone surrogate) at "
-            f"character {error.start + 1}: write the whole one"
+            f"the {what} in key `{shown(key)}` contains an unpaired surrogate at character "
+            f"{error.start + 1}: replace that character"
         ) from error
     return str(value)
 

@@ -1,4 +1,4 @@
-"""Which files a data set of a recipe stands for, and which of a folder's files it leaves out."""
+"""Resolution of a recipe's data sets to files, and of the files in a folder that are not read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Split", "files_of", "left_out", "suggestion"]
 
 Split = Literal["train", "dev", "test"]
 
-# As in `datasets` (data_files.SPLIT_KEYWORDS), so that a folder means the same to both.
+# The keywords of `datasets` (data_files.SPLIT_KEYWORDS), so that both split a folder alike.
 _SPLIT_OF_WORD: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -38,45 +38,46 @@ _SPLIT_OF_WORD: dict[str, Split] = {
 _WORD = re.compile(r"[^\W\d_]+")
 _INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SET = re.compile(r"(set|data)$")
-# What `datasets` writes beside data, in formats that data have too.
+# Metadata that `datasets` writes next to the data, in formats that data files also have.
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _NO_DATA = re.compile(r"(readme|license|licence|citation)\b.*", re.IGNORECASE)
 
 SHOWN_FILES = 5
 
-# Control and half characters: a name with them would stand in messages and beside predictions.
+# Control characters and surrogates. Names appear in messages and next to predictions, where these
+# cannot be written.
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class _Choice(NamedTuple):
-    """The files of a folder that are read, and the reason for each one that is not."""
+    """Files of a folder to read, and the reason for each file that is not read."""
 
     files: list[Path]
     left_out: dict[Path, str]
 
 
 def files_of(spec: DataSpec, split: Split = "train") -> list[Path] | None:
-    """The data files that a spec names, in the order in which they are read; None for a hub id.
+    """Return the data files of a spec in reading order, or None for a hub id.
 
     Args:
-        spec: Of a recipe.
-        split: What the data are for. A folder whose file names tell splits gives the files of this
-            one, or of `spec.split`.
+        spec: Data set of a recipe.
+        split: Split to read. If file names in a folder contain splits, only the files of this
+            split, or of `spec.split`, are returned.
 
     Raises:
-        DataError: There is no such file, folder or split, or the spec asks for what only another
-            kind of data has.
+        DataError: The file, folder or split does not exist, or the spec has a setting that does
+            not apply to this kind of data.
     """
     choice = _choice(spec, split)
     return None if choice is None else choice.files
 
 
 def left_out(specs: Iterable[tuple[DataSpec, Split]]) -> dict[str, str]:
-    """Return, by folder, the files that none of the specs reads and why they are left out.
+    """Return, by folder, the files that no spec reads, with the reasons.
 
     Raises:
-        DataError: As `files_of`.
+        DataError: See `files_of`.
     """
     choices = [(spec, choice) for spec, split in specs if (choice := _choice(spec, split))]
     files = {file for _, choice in choices for file in choice.files}
@@ -99,7 +100,7 @@ def _listed_by_reason(reasons: dict[Path, str]) -> str:
 
 
 def suggestion(path: Path) -> str:
-    """A hint at a neighbor whose name is much like that of a path where nothing is; else empty."""
+    """Return a hint at a similarly named file in the folder of a missing path, or ""."""
     try:
         neighbors = [file.name for file in path.parent.iterdir()]
     except OSError:
@@ -110,13 +111,13 @@ def suggestion(path: Path) -> str:
 
 def _choice(spec: DataSpec, split: Split) -> _Choice | None:
     if not spec.path.strip() or _UNWRITABLE.search(spec.path):
-        raise DataError(f"{spec.path!a} is not a path: name a file, a folder or a hub data set.")
+        raise DataError(f"{spec.path!a} is not a path: give a file, a folder or a hub data set.")
     path = Path(spec.path)
     try:
         path = path.expanduser()
         choice = _of_path(path, split, spec.split)
-    except RuntimeError:  # of a path such as ~nobody/x
-        raise DataError(f"{path} begins in the home folder of nobody: check the path.") from None
+    except RuntimeError:  # raised for a path such as ~nobody/x
+        raise DataError(f"{path} names a user without a home folder: check the path.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     on_hub = choice is None and _HUB_ID.fullmatch(spec.path) and format_of(path) is None
@@ -128,22 +129,22 @@ def _choice(spec: DataSpec, split: Split) -> _Choice | None:
             raise DataError(f"{str(file)!a} has a name that cannot be written: rename it.")
     if choice and spec.config is not None:
         raise DataError(
-            f"{path} is on disk, and `config` is only for hub data sets: take `config` out."
+            f"{path} is on disk, but `config` applies only to hub data sets: remove `config`."
         )
     if spec.quoting != "auto" and not any(format_of(file) in DELIMITED for file in files):
         raise DataError(
-            f"{path} is neither CSV nor TSV, and `quoting` is only for these: take `quoting` out."
+            f"{path} is neither CSV nor TSV, but `quoting` applies only to them: remove `quoting`."
         )
     return choice
 
 
 def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
-    """Return the files to read for a path; None where nothing is there."""
+    """Return the files to read for a path, or None if the path does not exist."""
     if not path.is_dir():
         if asked is not None and path.exists():
             raise DataError(
-                f"{path} is a file, and `split` is only for folders and hub data sets: take "
-                "`split` out."
+                f"{path} is a file, but `split` applies only to folders and hub data sets: remove "
+                "`split`."
             )
         return _Choice([path], {}) if path.exists() else None
     splits = _saved_splits(path)
@@ -164,8 +165,8 @@ def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) 
         if len(wanted) != 1:
             raise DataError(
                 f"{folder} has {'more than one' if wanted else 'no'} split for "
-                f"{split if asked is None else shown(asked)}: choose among "
-                f"{', '.join(map(shown, names))} with `split`."
+                f"{split if asked is None else shown(asked)}: set `split` to one of "
+                f"{', '.join(map(shown, names))}."
             )
     files = []
     for name in wanted:
@@ -183,8 +184,8 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     files = {path: _split_of(str(path.relative_to(folder))) for path, why in listed if not why}
     if not files:
         raise DataError(
-            f"the folder {folder} has no data files in it ({', '.join(SUFFIXES)})"
-            f"{f', but {_names(rest)}' if rest else ''}: name a file or another folder."
+            f"the folder {folder} contains no data files ({', '.join(SUFFIXES)})"
+            f"{f', only {_names(rest)}' if rest else ''}: give a file or another folder."
         )
     told = sorted({of for of in files.values() if of is not None})
     if not told and asked is None:
@@ -192,25 +193,25 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     wanted = _wanted(split, asked)
     if wanted not in told:
         raise DataError(
-            f"no file in the folder {folder} has a name that says "
-            f"{split if asked is None else shown(asked)} (said: {', '.join(told) or 'nothing'}): "
-            "name the file itself."
+            f"no file name in the folder {folder} contains the split "
+            f"{split if asked is None else shown(asked)} (found: {', '.join(told) or 'none'}): "
+            "give the file itself."
         )
     untold = [path for path, of in files.items() if of is None]
     if untold and asked is None:
         raise DataError(
-            f"some files in the folder {folder} say their split ({', '.join(told)}) and some do "
-            f"not ({_names(untold)}): name the files one by one, or set `split: {split}` to leave "
-            "the latter out."
+            f"some file names in the folder {folder} contain a split ({', '.join(told)}) and some "
+            f"do not ({_names(untold)}): list the files one by one, or set `split: {split}` to "
+            "skip the latter."
         )
     rest |= {path: of or "no split" for path, of in files.items() if of != wanted}
     return _Choice([path for path, of in files.items() if of == wanted], rest)
 
 
 def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
-    """Return the contents of a data folder, with the reason for what is not to be read.
+    """Yield the contents of a data folder, with the reason if a path is not read ("" otherwise).
 
-    Folders that are named for a split are looked into, and so is `data`, where the hub keeps files.
+    Folders named after a split are searched, and so is `data`, where hub repositories keep files.
     """
     saved = _saved_files(folder)
     if saved is not None:
@@ -228,7 +229,7 @@ def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
                 yield path, "a folder"
         elif format_of(path) is None:
             if not path.name.startswith(".") and not _NO_DATA.fullmatch(path.name):
-                yield path, "of no format that telltune reads"
+                yield path, "unsupported format"
         elif path.name in _METADATA:
             yield path, "metadata"
         else:
@@ -236,13 +237,13 @@ def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
 
 
 def _saved_splits(folder: Path) -> list[str] | None:
-    """The splits of a folder to which a `DatasetDict` was saved; None for another folder."""
+    """Return the splits of a saved `DatasetDict`, or None for any other folder."""
     told = _metadata(folder / "dataset_dict.json", "splits")
     return [name for name in map(str, told) if _is_name(name)] if told else None
 
 
 def _saved_files(folder: Path) -> list[Path] | None:
-    """The files, in order, of a folder to which a `Dataset` was saved; None for another folder."""
+    """Return the files of a saved `Dataset` in order, or None for any other folder."""
     told = _metadata(folder / "state.json", "_data_files")
     if told is None:
         return None
@@ -251,7 +252,7 @@ def _saved_files(folder: Path) -> list[Path] | None:
 
 
 def _metadata(path: Path, key: str) -> list[object] | None:
-    """A list in a JSON file of a folder; None where there is none."""
+    """Return a list in a JSON file of a folder, or None if there is none."""
     try:
         check_regular(path)
         if path.stat().st_size > MAX_ROW_BYTES:
@@ -263,23 +264,23 @@ def _metadata(path: Path, key: str) -> list[object] | None:
 
 
 def _wanted(split: Split, asked: str | None) -> Split | None:
-    """The split to read: what the recipe asks for, if it is a word for one, or what it is for."""
+    """Return the split to read: the recipe's if set (None if unknown), else `split`."""
     return split if asked is None else _SPLIT_OF_WORD.get(asked.casefold())
 
 
 def _names(paths: Iterable[Path]) -> str:
-    """The first few names, for messages."""
+    """Return the first few names, for messages."""
     names = [shown(path.name) for path in paths]
     return ", ".join(names[:SHOWN_FILES]) + (", ..." if len(names) > SHOWN_FILES else "")
 
 
 def _is_name(name: str) -> bool:
-    """Whether it names something in a folder, and nothing outside."""
+    """Return whether a name refers to something directly in a folder, not outside it."""
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
 def _split_of(name: str) -> Split | None:
-    """The split that a name says, by one of its words; None where it says none, or several."""
+    """Return the split whose word a name contains, or None for no split or several."""
     words = _WORD.findall(_INNER_CAPITAL.sub(" ", name))
     known = [_SET.sub("", word.casefold()) for word in words]
     said = {_SPLIT_OF_WORD[word] for word in known if word in _SPLIT_OF_WORD}

@@ -1,7 +1,7 @@
-"""Hashes of files and of code, so that what was made of them is made again only when they change.
+"""Hashes of files and of code, so that cached results are recomputed only after a change.
 
-A data file can have many gigabytes, so its hash is remembered together with what the file system
-says of it (size, times, inode). If anything of that differs, the file is hashed anew.
+A data file can have many gigabytes. Its hash is therefore cached with the file's metadata (size,
+times, inode), and the file is hashed again only if the metadata differ.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from telltune.version import VERSION
 
 __all__ = ["code_hash", "file_hash"]
 
-# A file that changes twice within one tick of its file system's clock (2 s on FAT) looks the same
-# both times. So a hash is remembered only of a file that had been left alone for longer than that.
+# Two changes within one tick of the file system's clock (2 s on FAT) leave the same metadata. So a
+# hash is cached only if the file did not change for longer than one tick.
 _TICK_NS = 2 * 10**9
 
 
 def file_hash(path: Path) -> str | None:
-    """The sha256 of a file's bytes, from memory where the file is what it was.
+    """Return the SHA-256 of a file's bytes, from the cache if the file is unchanged.
 
     Returns:
-        None for what is no regular file or cannot be read: whoever reads it says why.
+        Hexadecimal hash, or None if the path is not a regular file or cannot be read. The reader
+        of the file reports the reason.
     """
     try:
         path = path.resolve()
@@ -49,20 +50,20 @@ def file_hash(path: Path) -> str | None:
 
 
 def _identity(path: Path) -> list[int] | None:
-    """What differs between two states of a file. A copy may keep its mtime, but never its ctime."""
+    """Return metadata that change with the file. A copy can keep its mtime, but not its ctime."""
     now = path.stat()
     if not stat.S_ISREG(now.st_mode):
         return None
-    # The times stand second and third.
+    # `file_hash` reads the times at positions 1 and 2.
     return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, now.st_dev]
 
 
 @cache
 def code_hash(folder: Path = Path(__file__).parent) -> str:
-    """A hash of code; by default of what turns files into examples, as another may read others.
+    """Return a hash of code, by default of `telltune.data`, which turns files into examples.
 
     Args:
-        folder: With Python files, at any depth.
+        folder: Folder with Python files at any depth.
     """
     digest = hashlib.sha256(VERSION.encode())
     for path in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""General data: as many examples as there are, read when they are needed and never held."""
+"""General data, read on demand and never held in memory."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class GeneralData:
-    """Abundant instructions and answers, of which only the sources are in memory.
+    """General instruction data, of which only the sources are in memory.
 
-    Iterating reads the examples anew, in their own order; the mixture chooses.
+    Each iteration reads the examples again, in file order. The mixture selects from them.
 
     Attributes:
-        name: For tables.
-        sources: Where they lie: files, folders, hub ids, or `embedded`.
+        name: Name in tables.
+        sources: Data sets: files, folders, hub ids, or `embedded`.
     """
 
     name: str
@@ -45,27 +45,27 @@ class GeneralData:
         """Read the examples, one at a time.
 
         Raises:
-            DataError: As `stream_examples`.
+            DataError: See `stream_examples`.
         """
         return stream_examples(self.sources, scan_general)
 
     @property
     def contents(self) -> Contents:
-        """How many examples there are and a hash of what they say.
+        """Number of examples and hash of their contents.
 
-        Found by reading all of the data, and remembered on disk for files and the embedded data:
-        as long as the same files have the same bytes, they are not read again. What is on the hub
-        is read once a process (its tokens are kept on disk even so, since what was read decides).
+        Computing them reads all of the data. For files and the embedded data the result is cached
+        on disk until the bytes of a file change. Hub data sets are read once per process. Their
+        tokens are still cached on disk, because that cache depends on the contents that were read.
 
         Raises:
-            DataError: As `stream_examples`; a row that is no example is found before the first is
+            DataError: See `stream_examples`. Invalid rows are found before the first example is
                 tokenized.
         """
         return self._read[0]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the data is not read or left out, in sentences; found along with `contents`."""
+        """Sentences about data that are not read or left out; computed with `contents`."""
         return self._read[1]
 
     @cached_property
@@ -78,7 +78,7 @@ class GeneralData:
         if isinstance(remembered, dict):
             return Contents(**remembered["contents"]), tuple(remembered["warnings"])
         contents, warnings = self._read_anew()
-        # Unless a file was changed while it was read.
+        # A file may have changed while it was read. The result is then not cached.
         if self._fingerprint() == fingerprint:
             write_json(memory, {"contents": asdict(contents), "warnings": warnings})
         return contents, warnings
@@ -89,7 +89,7 @@ class GeneralData:
         return contents, report.warnings("general")
 
     def _fingerprint(self) -> str | None:
-        """A hash of all that decides what the examples are; None where only reading can tell."""
+        """Return a hash of everything that determines the examples, or None if unknown."""
         digest = hashlib.sha256(code_hash().encode())
         for spec in self.sources:
             files = _files(spec)
@@ -100,13 +100,13 @@ class GeneralData:
                 content = file_hash(file)
                 if content is None:
                     return None
-                # The name too: it stands in the origin of each example.
+                # The name is hashed too, because it is part of each example's origin.
                 digest.update(f"{file}\n{content}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:32]
 
 
 def scan_general(spec: DataSpec, report: ReadReport | None = None) -> Iterator[Example | Problem]:
-    """As `scan`, and the embedded data by their name."""
+    """Read one data set as `scan` does, or the embedded data if `spec.path` is `embedded`."""
     return iter(embedded_general()) if spec.path == EMBEDDED else scan(spec, report)
 
 

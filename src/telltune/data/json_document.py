@@ -1,8 +1,8 @@
-"""A JSON document read a row at a time, so that neither its size nor its shape is a burden.
+"""Reader of a JSON document, one row at a time, for documents of any size.
 
-A document is a list of objects, or an object with one list in it. Rows are cut out of the bytes by
-their brackets and quotes, and each is then decoded for itself: what is wrong with one is its own
-problem, and no more than one is in memory.
+A document is a list of objects, or an object with one list in it. Rows are split by their brackets
+and quotes, and then decoded separately. An error in one row does not affect the others, and only
+one row is in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ START = Place(1)
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-# Whole strings and all that stands between them: up to a bracket, or a string that does not end in
-# the bytes at hand.
+# Matches whole strings and everything between them, up to a bracket or to a string that does not
+# end in the buffer.
 _FLAT = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _AFTER_SCALAR = re.compile(rb'[ \t\n\r,:"\[\]{}]')
 _CONTINUATION = bytes(range(0x80, 0xC0))
-"""Bytes of UTF-8 that begin no character."""
+"""UTF-8 continuation bytes, which do not start a character."""
 
 
 def json_rows(stream: BinaryIO) -> Iterator[Row | Fault]:
-    """The rows of a document.
+    """Yield the rows of a document.
 
     Raises:
-        StopReadingError: It is no JSON from some place on, or is laid out in another way.
+        StopReadingError: The document is not valid JSON, or has an unsupported layout.
     """
     document = _Document(stream)
     opening = document.peek()
@@ -59,7 +59,8 @@ def json_rows(stream: BinaryIO) -> Iterator[Row | Fault]:
         yield from _elements(document)
         _check_end(document)
     elif opening == b"{":
-        # Read through before the first row: JSON lines under a wrong name begin like this, too.
+        # The whole object is scanned before the first row, because a misnamed JSON Lines file also
+        # starts with an object.
         yield from _elements(_Document(stream, *_only_list(document)))
     elif opening:
         place = document.place
@@ -69,7 +70,7 @@ def json_rows(stream: BinaryIO) -> Iterator[Row | Fault]:
 
 
 def _elements(document: _Document) -> Iterator[Row | Fault]:
-    """The elements of the list that begins here."""
+    """Yield the elements of the list that starts at the current position."""
     document.take()
     if document.peek() == b"]":
         document.take()
@@ -80,14 +81,18 @@ def _elements(document: _Document) -> Iterator[Row | Fault]:
         raw = document.value()
         row = Fault(place.line, TOO_LONG) if raw is None else parse_row(raw, place)
         if isinstance(row, Fault) and not document.peek():
-            raise StopReadingError(*row)  # the file ends in the midst of an element
+            raise StopReadingError(*row)  # the file ends inside an element
         yield row
         if document.expect(b",", b"]") == b"]":
             return
 
 
 def _only_list(document: _Document) -> tuple[int, Place]:
-    """Where the only list among the values of the object that begins here opens."""
+    """Return the start (position and place) of the only list in the object that starts here.
+
+    Raises:
+        StopReadingError: The object is not valid JSON, or does not have exactly one list.
+    """
     lists = []
     document.take()
     if document.peek() == b"}":
@@ -121,13 +126,13 @@ def _check_end(document: _Document) -> None:
         line, _, column = document.place
         raise StopReadingError(
             line,
-            f"not JSON: extra data at column {column + 1}; name it .jsonl if it holds an object "
-            "a line",
+            f"not JSON: extra data at column {column + 1}; rename the file to .jsonl if it has "
+            "one object per line",
         )
 
 
 def _decode(raw: bytes, place: Place) -> None:
-    """Raise unless a text or number is JSON."""
+    """Raise `StopReadingError` unless a string or scalar is valid JSON."""
     try:
         json.loads(utf8_text(raw, place), parse_int=str)
     except json.JSONDecodeError as error:
@@ -141,12 +146,12 @@ def _neither() -> StopReadingError:
 
 
 class _Document:
-    """The bytes of a document from some place on, read as they are needed and let go when passed.
+    """Bytes of a document from a position on, read on demand and released once passed.
 
     Args:
-        stream: Can be read again.
-        position: Bytes before the first to read.
-        place: Of that first byte.
+        stream: Seekable stream.
+        position: Position of the first byte to read.
+        place: Line, byte and column of that byte.
     """
 
     def __init__(self, stream: BinaryIO, position: int = 0, place: Place = START) -> None:
@@ -155,18 +160,18 @@ class _Document:
         self._buffer, self._at = b"", 0
         self._line, self._byte, self._column = place
         self.position = position
-        """Bytes before the next."""
+        """Number of bytes before the next byte."""
         if self._read() and not position:
             refuse_utf16(self._buffer)
             self._at = self.position = len(BOM) if self._buffer.startswith(BOM) else 0
 
     @property
     def place(self) -> Place:
-        """Of the next byte."""
+        """Line, byte and column of the next byte."""
         return Place(self._line, self._byte, self._column)
 
     def peek(self) -> bytes:
-        """The next byte that is no white space, which is passed over; empty at the end."""
+        """Skip white space and return the next byte without consuming it; b"" at the end."""
         while True:
             space = _SPACE.match(self._buffer, self._at)
             self._pass(space.end() if space else self._at)
@@ -174,14 +179,14 @@ class _Document:
                 return self._buffer[self._at : self._at + 1]
 
     def take(self) -> None:
-        """Pass over the byte that `peek` found."""
+        """Consume the byte that `peek` returned."""
         self._pass(self._at + 1)
 
     def expect(self, *wanted: bytes) -> bytes:
-        """Pass over one of these.
+        """Consume and return the next non-space byte, which must be one of `wanted`.
 
         Raises:
-            StopReadingError: Something else stands there.
+            StopReadingError: The next byte is a different one.
         """
         found = self.peek()
         if found not in wanted:
@@ -192,18 +197,22 @@ class _Document:
         return found
 
     def value(self) -> bytes | None:
-        """The value that begins here, and pass over it; as far as it goes where the file ends.
+        """Consume and return the value that starts here. It is cut short if the file ends.
 
         Returns:
-            None for one over `MAX_ROW_BYTES`.
+            Bytes of the value, or None if it exceeds `MAX_ROW_BYTES`.
 
         Raises:
-            StopReadingError: It is nested too deeply.
+            StopReadingError: The value is nested too deeply.
         """
         return self._through_value(keep=True)
 
     def skip(self) -> None:
-        """Pass over a value of any length."""
+        """Skip a value of any length.
+
+        Raises:
+            StopReadingError: The value is nested too deeply.
+        """
         self._through_value(keep=False)
 
     def _through_value(self, *, keep: bool) -> bytes | None:
@@ -216,7 +225,7 @@ class _Document:
             keep = keep and at - self._at <= MAX_ROW_BYTES
             if ended:
                 break
-            # The bytes at hand end before the value does.
+            # The buffer ends inside the value.
             if not keep:
                 self._pass(at)
             at -= self._at
@@ -228,15 +237,15 @@ class _Document:
         return raw
 
     def _read(self) -> bool:
-        """Let go of what was passed and read on; False at the end."""
+        """Release the passed bytes and read more. Return False at the end of the stream."""
         held = self._buffer[self._at :]
-        # As much as is held, so that a long value is not copied for each of its chunks.
+        # Reading as much as is held avoids a copy of a long value for each of its chunks.
         read = self._stream.read(max(CHUNK_BYTES, len(held)))
         self._buffer, self._at = held + read, 0
         return bool(read)
 
     def _pass(self, to: int) -> None:
-        """Go to a place in the bytes at hand, and count the lines on the way."""
+        """Advance to a position in the buffer and count the lines on the way."""
         passed = self._buffer[self._at : to]
         newlines = passed.count(b"\n")
         if newlines:
@@ -250,7 +259,7 @@ class _Document:
 
 
 class _ValueScan:
-    """Finds where a value ends, as its bytes come."""
+    """Incremental search for the end of a value."""
 
     def __init__(self, opening: bytes) -> None:
         self.depth = 0
@@ -258,14 +267,14 @@ class _ValueScan:
         self._in_string = False
 
     def on(self, buffer: bytes, at: int) -> tuple[int, bool]:
-        """Go on through the bytes at hand.
+        """Continue the scan in a buffer.
 
         Args:
-            buffer: These bytes.
-            at: Where in them to go on.
+            buffer: Bytes to scan.
+            at: Position in `buffer` to continue from.
 
         Returns:
-            How far it got, and whether the value ends there.
+            Position reached, and whether the value ends there.
         """
         if self._is_scalar:
             after = _AFTER_SCALAR.search(buffer, at)
@@ -295,10 +304,10 @@ def _flat_end(buffer: bytes, at: int) -> int:
 
 
 def _string_end(buffer: bytes, at: int) -> int:
-    """Where the string ends that goes on at a place: its quote, or as far as the bytes tell."""
+    """Return the position of a string's closing quote, or of the end of the buffer."""
     quote = buffer.find(b'"', at)
     stop = quote if quote >= 0 else len(buffer)
-    # Most strings hold no backslash, and are done with a memchr.
+    # Most strings contain no backslash, so `find` (a memchr) is enough.
     if buffer.find(b"\\", at, stop) < 0:
         return stop
     found = _IN_STRING.match(buffer, at)

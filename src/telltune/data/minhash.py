@@ -1,7 +1,7 @@
 """Near-duplicate texts by MinHash and locality-sensitive hashing.
 
-Broder 1997, "On the resemblance and containment of documents"; the bands are chapter 3.4 of
-Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets".
+MinHash follows Broder (1997), "On the resemblance and containment of documents". The bands follow
+chapter 3.4 of Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets".
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ __all__ = ["PERMUTATIONS", "TIERS", "Match", "Tier", "near_matches", "signatures
 PERMUTATIONS = 128
 BANDS = 25
 BAND_ROWS = 5
-"""A pair of Jaccard 0.8 shares no band in 1 of 20,000 cases: (1 - 0.8^5)^25."""
+"""Rows per band. A pair of Jaccard 0.8 shares no band in 1 of 20,000 cases: (1 - 0.8^5)^25."""
 ESTIMATE_SLACK = 0.1
-"""Some three standard errors of the estimate, sqrt(0.8 * 0.2 / 128) = 0.035."""
+"""About three standard errors of the estimate, sqrt(0.8 * 0.2 / 128) = 0.035."""
 CANDIDATES_PER_BAND = 32
-"""Enough to find one match, and keeps a bucket of templated texts from costing its square."""
+"""Maximum candidates per query and band. It avoids quadratic cost in a bucket of templated texts,
+and is enough to find one match."""
 CHUNK = 2**16
-"""Shingles hashed at once: their array stays in the processor's cache."""
+"""Number of shingles hashed at once, so that their array fits in the processor's cache."""
 PAIRS_CHUNK = 2**12
-"""Pairs of signatures compared at once, for the same reason."""
+"""Number of signature pairs compared at once, for the same reason."""
 
 
 class Match(NamedTuple):
-    """`queries[query]` resembles `others[other]`; `jaccard` is exact, between 0 and 1."""
+    """Similar pair `queries[query]`, `others[other]`, with its exact Jaccard similarity."""
 
     query: int
     other: int
@@ -45,13 +46,13 @@ class Match(NamedTuple):
 
 
 class Tier(NamedTuple):
-    """How texts of some length are cut into shingles.
+    """Shingle settings for texts in a range of lengths.
 
     Attributes:
-        by: Cut into runs of words or of characters.
-        size: Words or characters in a shingle.
-        shortest: Words in the shortest text of the tier.
-        longest: Words in the longest; None for no bound.
+        by: Unit of the shingles, "words" or "characters".
+        size: Number of units in a shingle.
+        shortest: Minimum number of words in a text of the tier.
+        longest: Maximum number of words, or None for no maximum.
     """
 
     by: str
@@ -60,13 +61,14 @@ class Tier(NamedTuple):
     longest: int | None
 
     def holds(self, text: str) -> bool:
-        """Whether the text's length belongs to this tier."""
+        """Return whether a text's length is in the range of this tier."""
         words = len(text.split())
         return words >= self.shortest and (self.longest is None or words <= self.longest)
 
 
-# One changed word breaks `size` shingles, which in a short text is most of them: so the shorter,
-# the finer. Neighbours overlap by a fifth, as two texts of Jaccard 0.8 may differ in length.
+# One changed word breaks `size` shingles, which is most of a short text. Shorter texts therefore
+# have smaller shingles. Adjacent tiers overlap by a fifth, because two texts of Jaccard 0.8 may
+# differ in length.
 TIERS = (
     Tier("characters", 5, 0, 30),
     Tier("words", 3, 24, 60),
@@ -77,16 +79,16 @@ TIERS = (
 def near_matches(
     queries: Sequence[str], others: Sequence[str], *, threshold: float = 0.8
 ) -> list[Match]:
-    """For each query one of the others that it resembles, if there is one.
+    """Find, for each query, at most one similar text among the others.
 
     Args:
-        queries: Texts, folded as the caller likes them compared.
+        queries: Texts, normalized by the caller.
         others: Texts to compare with.
-        threshold: Lowest Jaccard similarity of the shingle sets, verified exactly.
+        threshold: Minimum Jaccard similarity of the shingle sets, verified exactly.
 
     Returns:
-        At most one match a query, in the queries' order. In a band's bucket, no more than
-        `CANDIDATES_PER_BAND` others are looked at.
+        At most one match per query, in the order of the queries. At most `CANDIDATES_PER_BAND`
+        others are compared per query and band.
     """
     found: dict[int, Match] = {}
     for tier in TIERS:
@@ -104,15 +106,20 @@ def near_matches(
 
 
 def signatures(texts: Sequence[str], tier: Tier, *, seed: int = 0) -> Signatures:
-    """MinHash signatures.
+    """Compute MinHash signatures.
+
+    Args:
+        texts: Texts to hash.
+        tier: Shingle settings.
+        seed: Seed of the hash functions.
 
     Returns:
-        Shape (texts, `PERMUTATIONS`). The share of places where two rows agree estimates the
-        Jaccard similarity of the two shingle sets.
+        Array of shape (texts, `PERMUTATIONS`). The fraction of equal entries in two rows estimates
+        the Jaccard similarity of the two shingle sets.
     """
     random = np.random.default_rng(seed)
-    # Multiply-shift (Dietzfelbinger 1996): the high half of a*x + b mod 2^64 is as good as random
-    # for 32-bit x, and the wrap-around of uint64 is the modulus.
+    # Multiply-shift (Dietzfelbinger 1996): the high half of a*x + b mod 2^64 is nearly random for
+    # 32-bit x. Overflow of uint64 computes the modulus.
     factors = random.integers(0, 2**64, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
     terms = random.integers(0, 2**64, PERMUTATIONS, dtype=np.uint64)
     result = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
@@ -133,8 +140,8 @@ def _matches_in_tier(
     query_signatures, other_signatures = signatures(queries, tier), signatures(others, tier)
     found: dict[int, Match] = {}
     vocabulary: dict[str, int] = {}
-    # Where many texts are just too unlike (a shared template), a pair is worth its exact
-    # comparison only if it looks better than the best that was refuted.
+    # Many texts of a shared template are just below the threshold. A pair is therefore compared
+    # exactly only if its estimate is above that of the best rejected pair.
     hurdle = np.full(len(queries), threshold - ESTIMATE_SLACK)
     unmatched = np.arange(len(queries))
     for band in range(BANDS):
@@ -160,14 +167,14 @@ def _matches_in_tier(
 
 
 def _band_keys(band: Signatures) -> Hashes:
-    """One 64-bit key for each row of a band, equal where all places are."""
+    """Return one 64-bit key per row of a band. Rows with equal entries have equal keys."""
     return _mixed(_polynomial(band.astype(np.uint64).T))
 
 
 def _same_bucket(query_keys: Hashes, other_keys: Hashes, *, turn: int) -> tuple[Indices, Indices]:
-    """Pairs (query, other) with equal keys, as two arrays of one length.
+    """Return pairs (query, other) with equal keys, as two arrays of equal length.
 
-    Of a bucket over `CANDIDATES_PER_BAND`, each `turn` takes the next so many.
+    From a larger bucket, each `turn` takes the next `CANDIDATES_PER_BAND` entries.
     """
     order = np.argsort(other_keys, kind="stable")
     ordered = other_keys[order]
@@ -183,7 +190,7 @@ def _same_bucket(query_keys: Hashes, other_keys: Hashes, *, turn: int) -> tuple[
 def _estimates(
     rows: Indices, candidates: Indices, query_signatures: Signatures, other_signatures: Signatures
 ) -> npt.NDArray[np.float64]:
-    """The estimated similarity of each pair."""
+    """Return the estimated similarity of each pair."""
     estimates = np.empty(len(rows))
     for start in range(0, len(rows), PAIRS_CHUNK):
         chunk = slice(start, start + PAIRS_CHUNK)
@@ -200,9 +207,9 @@ def _jaccard(one: str, other: str, tier: Tier, vocabulary: dict[str, int]) -> fl
 
 
 def _shingle_chunks(texts: Sequence[str], tier: Tier) -> Iterator[tuple[Hashes, Indices]]:
-    """Shingle hashes of consecutive texts, some `CHUNK` at a time, and where each text's begin.
+    """Yield shingle hashes of consecutive texts, about `CHUNK` at a time, and each text's start.
 
-    A text has at least one shingle: one that is too short for its tier is padded with zeros.
+    A text that is too short for its tier is padded with zeros, so it has at least one shingle.
     """
     vocabulary: dict[str, int] = {}
     pending: list[Hashes] = []
@@ -228,7 +235,7 @@ def _units(text: str, tier: Tier, vocabulary: dict[str, int]) -> Hashes:
 
 
 def _word_hash(word: str, vocabulary: dict[str, int]) -> int:
-    # Not Python's `hash`, which differs from process to process.
+    # Python's `hash` differs between processes.
     known = vocabulary.get(word)
     if known is None:
         digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -241,7 +248,7 @@ def _shingles(units: list[Hashes], size: int) -> tuple[Hashes, Indices]:
     joined = np.concatenate(units)
     windows = len(joined) - size + 1
     hashes = _mixed(_polynomial([joined[place : place + windows] for place in range(size)]))
-    # A window that begins in a text's last units would reach into the next text.
+    # Windows that start in the last units of a text would extend into the next text.
     whole = np.ones(windows, dtype=bool)
     ends = np.cumsum(lengths)[:-1]
     for place in range(1, size):
@@ -251,7 +258,7 @@ def _shingles(units: list[Hashes], size: int) -> tuple[Hashes, Indices]:
 
 
 def _polynomial(terms: Sequence[Hashes] | Hashes) -> Hashes:
-    """One number for each position, in which the order of the terms counts."""
+    """Combine terms elementwise into one number that depends on their order."""
     total = np.zeros_like(terms[0])
     for term in terms:
         total = total * np.uint64(0x9E3779B97F4A7C15) + term
@@ -259,7 +266,7 @@ def _polynomial(terms: Sequence[Hashes] | Hashes) -> Hashes:
 
 
 def _mixed(keys: Hashes) -> Hashes:
-    """The finalizer of SplitMix64: every bit of the input reaches every bit of the output."""
+    """Apply the SplitMix64 finalizer, in which every input bit affects every output bit."""
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))

@@ -1,9 +1,9 @@
-"""Task and general examples in one seeded order: the "extensive shuffle" of TELL.
+"""Mixture of task and general examples in one seeded order: the "extensive shuffle" of TELL.
 
-Task examples, each repeated for as many passes as wanted, and a much larger amount of general
-examples are one multiset, put in one random order (arXiv 2404.00914). An order here is a pure
-function of (seed, epoch, sizes) that can be read from any place. So a resumed run sees what an
-uninterrupted one would have, whatever the number of processes, and no order is ever held in memory.
+Task examples, repeated for the given number of passes, and many more general examples form one
+multiset in one random order (arXiv 2404.00914). The order is a pure function of (seed, epoch,
+sizes) with random access, and is never held in memory. A resumed run therefore sees the same
+examples as an uninterrupted one, with any number of processes.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ __all__ = ["Mixture", "Slots", "interleave"]
 
 T = TypeVar("T")
 
-# What a random stream is for; `choice` has the numbers before. Changing one changes every run.
+# Numbers of random streams. `choice` uses those below 3. A changed number changes every run.
 _ORDER, _TASK_PASS, _BATCH, _OFFSET = range(3, 7)
 
 _CHUNK = 2**13
-"""Slots that an iterator computes at once."""
+"""Number of slots that an iterator computes at once."""
 
 
 class Slots(NamedTuple):
-    """Consecutive places in the order, as arrays of one length."""
+    """Consecutive slots of the order, as arrays of equal length."""
 
     is_task: NDArray[np.bool_]
-    """Shape (n,): true for a task example, false for a general one."""
+    """Booleans of shape (n,), true for task examples and false for general examples."""
     index: NDArray[np.int64]  # type: ignore[assignment]  # hides tuple.index, not needed
-    """Shape (n,): which example of that data, from 0."""
+    """Integers of shape (n,): index of the example in the task or general data, from 0."""
 
     @property
     def pairs(self) -> list[tuple[bool, int]]:
-        """Of each place: is it task data, and the index."""
+        """Pair of `is_task` and `index` for each slot."""
         return list(zip(self.is_task.tolist(), self.index.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How task passes and general examples follow one another.
+    """Order of task and general examples in training.
 
-    Every task example appears `passes` times an epoch, every general example at most once. The
-    next epoch has another order and takes other general examples: none comes back before all have
-    been seen.
+    In an epoch, every task example appears `passes` times and every general example at most once.
+    Each epoch has a different order and takes different general examples. No general example
+    repeats before all have been used.
 
     Orders:
-        `shuffled`: one uniform random order of the whole multiset. TELL's.
-        `stratified`: each optimizer batch holds its proportional share of task examples, rounded
-            up or down, in random places. One pass over the task data ends before the next begins.
-        `task_first`, `general_first`: one part after the other, each shuffled within.
+        `shuffled`: One uniform random order of the whole multiset, as in TELL.
+        `stratified`: Each optimizer batch contains its proportional share of task examples, rounded
+            up or down, in random slots. Each pass over the task data ends before the next starts.
+        `task_first`, `general_first`: One part after the other, each shuffled separately.
 
-    A curriculum is `ranked`: in the places that the order gives to task data they come in their own
-    order, pass after pass.
+    For a curriculum, set `ranked`: the task slots are then filled with the task examples in their
+    given order, pass after pass.
 
     Example:
         >>> mixture = Mixture(10, 1000, 50_000, passes=3, order="shuffled", seed=0, batch_size=16)
@@ -76,19 +76,20 @@ class Mixture:
         30
 
     Attributes:
-        task_examples: Distinct task examples; 0 for general data alone.
-        general_examples: General slots in an epoch; 0 for task data alone.
-        general_available: General examples to choose from, or None for a stream, which is taken in
-            the order it comes.
-        passes: How often each task example appears in an epoch.
-        order: See above.
-        seed: Zero or more.
-        batch_size: Examples in an optimizer step, over all processes.
-        ranked: See above.
+        task_examples: Number of distinct task examples; 0 for general data alone.
+        general_examples: Number of general slots in an epoch; 0 for task data alone.
+        general_available: Number of available general examples, or None for a stream, which is
+            read in its own order.
+        passes: Number of times that each task example appears in an epoch.
+        order: Order of the epoch, see above.
+        seed: Random seed, at least 0.
+        batch_size: Number of examples in an optimizer step, over all processes.
+        ranked: Whether to keep the order of the task examples, see above.
 
     Raises:
-        RecipeError: A setting is out of range, or `stratified` with a batch of one.
-        DataError: There is nothing to mix, too much, or less general data than the epoch asks for.
+        RecipeError: A setting is out of range, or the order is `stratified` with a batch size of 1.
+        DataError: The mixture is empty or too large, or an epoch needs more general examples than
+            are available.
     """
 
     task_examples: int
@@ -103,7 +104,7 @@ class Mixture:
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
             known = ", ".join(f"`{order}`" for order in get_args(Order))
-            raise RecipeError(f"`mixture.order` is one of {known}, not `{self.order}`.")
+            raise RecipeError(f"`mixture.order` must be one of {known}, not `{self.order}`.")
         for key, value, least in (
             ("mixture.passes", self.passes, 1),
             ("mixture.general_examples", self.general_examples, 0),
@@ -111,30 +112,30 @@ class Mixture:
             ("seed", self.seed, 0),
         ):
             if value < least:
-                raise RecipeError(f"`{key}` must be {least} or more, not {value}.")
+                raise RecipeError(f"`{key}` must be at least {least}, not {value}.")
         if self.order == "stratified" and self.batch_size == 1:
             raise RecipeError(
-                "`mixture.order: stratified` gives each batch its share of task examples, and a "
-                "batch of 1 has nothing to share: raise `training.batch_size`, or use `shuffled`."
+                "`mixture.order: stratified` needs a batch size of at least 2: raise "
+                "`training.batch_size`, or use `shuffled`."
             )
         if self.task_examples < 0:
             raise DataError(f"The number of task examples cannot be {self.task_examples}.")
         if not 1 <= self._size <= MAX_SIZE:
             raise DataError(
-                f"A mixture holds from 1 to 2**40 examples, not {self._size}: "
+                f"A mixture must contain from 1 to 2**40 examples, not {self._size}: "
                 f"{self.task_examples} task examples x {self.passes} passes "
                 f"+ {self.general_examples} general examples."
             )
         if self.order == "stratified" and (self._task_slots + 1) * self._size >= 2**63:
             raise DataError(
-                f"`mixture.order: stratified` cannot count {self._task_slots} task examples among "
-                f"{self._size}: lower `mixture.passes`, or use `shuffled`."
+                f"`mixture.order: stratified` does not support {self._task_slots} task examples "
+                f"among {self._size}: lower `mixture.passes`, or use `shuffled`."
             )
         available = self.general_available
         if available is not None and not self.general_examples <= available <= MAX_SIZE:
             raise DataError(
-                f"An epoch asks for {self.general_examples} general examples and there are "
-                f"{available} (2**40 at most): lower `mixture.general_examples` or "
+                f"An epoch needs {self.general_examples} general examples, but {available} are "
+                "available (at most 2**40 allowed): lower `mixture.general_examples` or "
                 "`mixture.leverage_ratio`, or add general data."
             )
 
@@ -143,7 +144,7 @@ class Mixture:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Optimizer steps in an epoch; the last may be short."""
+        """Number of optimizer steps in an epoch, including a smaller last batch."""
         return -(-self._size // self.batch_size)
 
     @property
@@ -152,31 +153,31 @@ class Mixture:
 
     @property
     def _counts_on(self) -> bool:
-        """Whether what stands at a place depends on how many of its kind stand before it."""
+        """Whether the example in a slot depends on the number of earlier slots of its kind."""
         return self.general_available is None or self.ranked
 
     @property
     def _size(self) -> int:
-        # Not len(self), which Python limits to the platform's index type and which is read here
-        # before the sizes are known to be valid.
+        # Python limits len(self) to the platform's index type, and this property is read before
+        # the sizes are validated.
         return self._task_slots + self.general_examples
 
     def slots(self, epoch: int, start: int, stop: int) -> Slots:
-        """Read a stretch of an epoch's order. A pure function of (seed, epoch, sizes).
+        """Return a range of an epoch's slots, as a pure function of (seed, epoch, sizes).
 
-        Time and memory grow with `stop - start` only. (A shuffled stream's indices also take time,
-        not memory, for each task slot; `batches` pays that once.)
+        Time and memory grow only with `stop - start`. For a shuffled stream, the time also grows
+        with the number of task slots. `batches` pays this cost only once.
 
         Args:
-            epoch: From 0.
-            start: First place, from 0.
-            stop: One past the last place, at most `len(self)`.
+            epoch: Epoch, from 0.
+            start: First slot, from 0.
+            stop: One past the last slot, at most `len(self)`.
 
         Returns:
-            Arrays of shape (stop - start,). For a stream, `index` counts on from epoch to epoch.
+            Arrays of shape (stop - start,). For a stream, `index` continues from epoch to epoch.
 
         Raises:
-            IndexError: The stretch is outside the epoch, or the epoch is negative.
+            IndexError: The range is outside the epoch, or the epoch is negative.
         """
         self._check_places(epoch, start, stop)
         before = self.general_before(epoch, start) if self._counts_on else 0
@@ -185,26 +186,26 @@ class Mixture:
     def batches(
         self, epoch: int, start_batch: int = 0, shard: int = 0, shards: int = 1
     ) -> Iterator[Slots]:
-        """Go through an epoch one optimizer step at a time.
+        """Iterate over an epoch, one optimizer step at a time.
 
-        The shards of a step are the step, whatever their number: nothing is lost or repeated.
-        Each shard sees every step, so that processes stay together; in the last, short batch, or
-        with more shards than `batch_size`, a shard's part may be empty.
+        The shards of a step partition its batch, for any number of shards. Each shard receives
+        every step, so that the processes stay in sync. Its part can be empty in a smaller last
+        batch, or if there are more shards than `batch_size`.
 
         Args:
-            epoch: From 0.
-            start_batch: Steps already done.
-            shard: This process, from 0.
-            shards: How many processes share each batch.
+            epoch: Epoch, from 0.
+            start_batch: Number of completed steps.
+            shard: Index of this process, from 0.
+            shards: Number of processes that share each batch.
 
         Yields:
-            This shard's part of each batch: every `shards`-th place of it.
+            This shard's part of each batch: every `shards`-th slot of it.
 
         Raises:
             IndexError: `epoch`, `start_batch` or `shard` is out of range.
         """
         if not 0 <= shard < shards:
-            raise IndexError(f"Shard {shard} does not lie in range({shards}).")
+            raise IndexError(f"Shard {shard} is not in range({shards}).")
         if not 0 <= start_batch <= self.batches_per_epoch:
             raise IndexError(f"Batch {start_batch} of {self.batches_per_epoch} does not exist.")
         start = min(start_batch * self.batch_size, self._size)
@@ -212,17 +213,17 @@ class Mixture:
         return self._shard_batches(epoch, start, shard, shards)
 
     def general_before(self, epoch: int, position: int) -> int:
-        """Count the general slots before a place: what a resumed stream has to pass over.
+        """Count the general slots before a position, which a resumed stream must skip.
 
         Args:
-            epoch: From 0.
-            position: A place, from 0 to `len(self)`.
+            epoch: Epoch, from 0.
+            position: Position from 0 to `len(self)`.
 
         Returns:
-            General slots among the epoch's first `position`.
+            Number of general slots among the first `position` slots of the epoch.
 
         Raises:
-            IndexError: The place is outside the epoch, or the epoch is negative.
+            IndexError: The position is outside the epoch, or the epoch is negative.
         """
         self._check_places(epoch, position, position)
         match self.order:
@@ -244,9 +245,9 @@ class Mixture:
 
     def _check_places(self, epoch: int, start: int, stop: int) -> None:
         if epoch < 0:
-            raise IndexError(f"Epochs count from 0: {epoch} does not exist.")
+            raise IndexError(f"Epochs count from 0, so {epoch} does not exist.")
         if not 0 <= start <= stop <= self._size:
-            raise IndexError(f"Places {start} to {stop} do not lie in an epoch of {self._size}.")
+            raise IndexError(f"Slots {start} to {stop} are not in an epoch of {self._size}.")
 
     def _shard_batches(self, epoch: int, start: int, shard: int, shards: int) -> Iterator[Slots]:
         whole_batches = max(1, _CHUNK // self.batch_size) * self.batch_size
@@ -256,7 +257,7 @@ class Mixture:
                 yield Slots(is_task[part], index[part])
 
     def _chunks(self, epoch: int, start: int, length: int = _CHUNK) -> Iterator[Slots]:
-        """Read on from `start`, and count what came before along the way, not anew each time."""
+        """Yield chunks from `start` on, with a running count of general slots."""
         before = self.general_before(epoch, start) if self._counts_on else 0
         for first in range(start, self._size, length):
             chunk = self._slots(epoch, first, min(first + length, self._size), before)
@@ -282,7 +283,7 @@ class Mixture:
     def _draw(
         self, epoch: int, start: int, stop: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Draw which kind stands at each place, and its number among its kind in this epoch."""
+        """Return, for each slot, whether it is a task slot and its number among its kind."""
         if self.order == "stratified":
             return self._draw_stratified(epoch, start, stop)
         places = np.arange(start, stop)
@@ -307,7 +308,7 @@ class Mixture:
         task_until = self._quota(epoch, np.minimum(edges, self._size))
         places = np.arange(first * self.batch_size, last * self.batch_size)
         draws = hash64(places.astype(np.uint64), derive_keys(self.seed, (_BATCH, epoch), 1)[0])
-        # A short last batch is filled up with places that come last and are cut off again.
+        # A smaller last batch is padded with slots that sort last and are cut off below.
         draws[places >= self._size] = np.iinfo(np.uint64).max
         by_batch = draws.reshape(last - first, self.batch_size)
         rank = by_batch.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
@@ -322,14 +323,14 @@ class Mixture:
     def _quota(self, epoch: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count the task examples in the batches before each edge.
 
-        The offset moves the rounding, so that scarce task examples do not fall into the same
-        batches every epoch.
+        The offset shifts the rounding, so that a few task examples are not in the same batches
+        every epoch.
         """
         offset = int(derive_keys(self.seed, (_OFFSET, epoch), 1)[0]) % self._size
         return (edges * self._task_slots + offset) // self._size
 
     def _shuffle_passes(self, epoch: int, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give each pass over the task data its own random order."""
+        """Apply a separate random order to each pass over the task data."""
         shuffled = np.empty_like(ordinal)
         if not ordinal.size:
             return shuffled
@@ -347,30 +348,31 @@ class Mixture:
 def interleave(
     mixture: Mixture, epoch: int, task: Sequence[T], general: Iterable[T], skip: int = 0
 ) -> Iterator[T]:
-    """Mix task examples into a stream of general ones, in constant memory.
+    """Mix task examples into a stream of general examples, in constant memory.
 
     Args:
-        mixture: One with `general_available=None`.
-        epoch: From 0.
-        task: The task examples, `mixture.task_examples` of them.
-        general: The stream, standing where this epoch begins. No more is taken from it than the
-            epoch needs, so one iterator can serve epoch after epoch.
-        skip: Examples already seen, on a resumed run. The stream's part in them is read over.
+        mixture: Mixture with `general_available=None`.
+        epoch: Epoch, from 0.
+        task: Task examples, `mixture.task_examples` in number.
+        general: Stream at the start of this epoch. Only as many examples as the epoch needs are
+            read, so the same iterator can be passed for the next epoch.
+        skip: Number of examples already seen, in a resumed run. The general examples among them
+            are read from the stream and discarded.
 
     Returns:
-        An iterator over the epoch's examples from the `skip`-th on.
+        Iterator over the examples of the epoch, starting after the first `skip`.
 
     Raises:
-        ValueError: The mixture chooses its general examples, and so cannot take them as they come.
+        ValueError: `mixture.general_available` is not None.
         IndexError: `epoch` or `skip` is out of range.
-        DataError: The task examples are not as many as the mixture counts; or, from the iterator
-            and at the slot that stays empty, the stream has ended early.
+        DataError: The number of task examples does not match the mixture. The iterator raises it
+            at the first slot that cannot be filled if the stream ends early.
     """
     if mixture.general_available is not None:
-        raise ValueError("A stream is taken as it comes: mix it with `general_available=None`.")
+        raise ValueError("A stream needs a mixture with `general_available=None`.")
     if len(task) != mixture.task_examples:
         raise DataError(
-            f"The mixture counts {mixture.task_examples} task examples, and {len(task)} were given."
+            f"The mixture has {mixture.task_examples} task examples, but {len(task)} were given."
         )
     before = mixture.general_before(epoch, skip)
     return _interleave(mixture, epoch, task, general, skip, before)
@@ -392,13 +394,13 @@ def _interleave(
 
 
 def _supply(general: Iterable[T], asked: int) -> Iterator[T]:
-    """Hand on the stream, and say so if it ends: never fewer in silence, never the same again."""
+    """Yield from the stream, and raise `DataError` if it ends early."""
     came = 0
     for example in general:
         came += 1
         yield example
     raise DataError(
-        f"The stream of general data ended after {came} examples, and the epoch asks for {asked}: "
+        f"The stream of general data ended after {came} examples, but the epoch needs {asked}: "
         "lower `mixture.general_examples` or `mixture.leverage_ratio`, or add general data."
     )
 

@@ -1,4 +1,4 @@
-"""Opening a data file so that nothing waits for ever and nothing swells without bound."""
+"""Opening of data files, with protection against blocking files and gzip bombs."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ __all__ = ["check_regular", "open_data"]
 
 UNPACKED_BYTES = 64 * 2**20
 UNPACKED_RATIO = 200
-"""Past so many bytes, a gzip stream may give at most so many times what went in. Text gives 3 to
-20; deflate at its most, which is zeros, 1,032."""
+"""Maximum ratio of unpacked to packed bytes in a gzip stream after the first `UNPACKED_BYTES`. Text
+has ratios of 3 to 20. The maximum of deflate, reached for zeros, is 1,032."""
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what would be waited for, or never ends: a FIFO, /dev/zero.
+    """Refuse a path that would block or never end, such as a FIFO or /dev/zero.
 
     Raises:
-        DataError: It is not a regular file.
-        OSError: It is not there, or a loop of links.
+        DataError: The path is not a regular file.
+        OSError: The path does not exist, or is a loop of links.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(f"{path} is not a regular file: give a file with data in it.")
+        raise DataError(f"{path} is not a regular file: give a regular data file.")
 
 
 @contextmanager
 def open_data(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a regular file, unpacked if its name ends in `.gz`; it can be read again.
+    """Open a regular file as a seekable stream of bytes, unpacked if its name ends in `.gz`.
 
     Raises:
-        DataError: It is not a regular file.
-        StopReadingError: The gzip stream is damaged, or unpacks to more than data do.
-        OSError: It cannot be opened or read.
+        DataError: The path is not a regular file.
+        StopReadingError: The gzip stream is damaged, or its ratio exceeds `UNPACKED_RATIO`.
+        OSError: The file cannot be opened or read.
     """
     check_regular(path)
     try:
@@ -56,14 +56,14 @@ def open_data(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Unpacked(io.RawIOBase):
-    """A gzip stream that stops when it swells as only a bomb does."""
+    """Gzip stream that stops at a ratio which only a gzip bomb reaches."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._gzip = file, gzip.GzipFile(fileobj=file)
 
     @classmethod
     def reader(cls, file: BinaryIO) -> BinaryIO:
-        """With a buffer, as other files have."""
+        """Return a buffered reader of a gzip file."""
         return io.BufferedReader(cls(file), 2**16)
 
     def readable(self) -> bool:
@@ -73,7 +73,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place in what is unpacked."""
+        """Seek in the unpacked bytes."""
         return self._gzip.seek(offset, whence)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
@@ -81,7 +81,7 @@ class _Unpacked(io.RawIOBase):
         if self._gzip.tell() > max(UNPACKED_BYTES, UNPACKED_RATIO * self._file.tell()):
             raise StopReadingError(
                 1,
-                f"the gzip stream unpacks to over {UNPACKED_RATIO} times its size, as no text "
-                "does: unpack it, and look at what is in it",
+                f"the gzip stream unpacks to over {UNPACKED_RATIO} times its size, unlike any "
+                "text: unpack it and check its contents",
             )
         return count

@@ -1,4 +1,4 @@
-"""Multiple choice: a row's options as lettered lines of its prompt, and its answer as a letter."""
+"""Multiple-choice rows: options become lettered lines of the prompt, and the answer a letter."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["OPTION_KEYS", "Options", "read_options"]
 
 OPTION_KEYS = ("choices", "options")
 MAX_OPTIONS = 26
-# What an option may already begin with, where its label is X: "X. ", "X: ", "X) ", "(X) ".
+# Possible prefix of an option with the label X: "X. ", "X: ", "X) " or "(X) ".
 _LEAD = r"\(?{}(?:[.:]\s+|\)\s*)"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of one question.
+    """Options of one question.
 
     Attributes:
-        key: The key that holds them, for messages.
-        labels: Letters, or what the row calls the options.
-        texts: What they say, without a label.
+        key: Key of the options, for error messages.
+        labels: Labels of the row, or letters if it has none.
+        texts: Texts of the options without labels.
     """
 
     key: str
@@ -38,13 +38,13 @@ class Options:
 
     @property
     def lines(self) -> str:
-        """A line for each: "A. Paris"."""
+        """Options as lines such as "A. Paris"."""
         return "\n".join(
             f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True)
         )
 
     def stand_in(self, prompt: str) -> bool:
-        """Whether a prompt shows them already, each at the end of a line of its own."""
+        """Return whether a prompt already shows each option at the end of a separate line."""
         lines = [line.strip() for line in prompt.splitlines()]
         ends = [
             {n for n, line in enumerate(lines) if line.endswith(text.strip())}
@@ -53,14 +53,14 @@ class Options:
         return all(ends) and len(set.union(*ends)) >= len(self.texts)
 
     def right(self, answer: object, text: str) -> int:
-        """The place of the right option, from 0.
+        """Return the index of the correct option, from 0.
 
         Args:
-            answer: As the row has it: a label, an option's text, or an index from 0.
-            text: The same as a text.
+            answer: Answer value of the row: a label, the text of an option, or an index from 0.
+            text: The answer as text.
 
         Raises:
-            RowRefusedError: It is no option, or could be two.
+            RowRefusedError: The answer matches no option, or more than one.
         """
         text = text.strip()
         numbered = is_number(answer) and self.labels[0] == "A"
@@ -69,15 +69,15 @@ class Options:
             fitting = {int(float(text))}
         if len(fitting) == 1 and max(fitting) < len(self.texts):
             return fitting.pop()
-        what = "could be two" if len(fitting) > 1 else "is none"
+        what = "more than one" if len(fitting) > 1 else "none"
         raise RowRefusedError(
-            f"the answer `{shown(text)}` {what} of the {len(self.texts)} options in key "
+            f"the answer `{shown(text)}` matches {what} of the {len(self.texts)} options in key "
             f"`{self.key}`: write its label ({', '.join(self.labels)}), its text, or its index "
             "from 0"
         )
 
     def _named(self, answer: str) -> list[int]:
-        """Options whose label or text an answer is."""
+        """Return the indices of the options whose label or text equals an answer."""
         found = []
         for number, (label, text) in enumerate(zip(self.labels, self.texts, strict=True)):
             spelled = re.fullmatch(rf"\(?{re.escape(label)}[.):]?", answer, re.IGNORECASE)
@@ -88,17 +88,17 @@ class Options:
 
 
 def read_options(fields: Fields, *, lettered_columns: bool) -> Options | None:
-    """The options of a row; None where it has none.
+    """Return the options of a row, or None if it has none.
 
-    They are a list of texts, a list of {label, text} objects, lists of both as
-    {"text": [...], "label": [...]}, or an object of texts by label.
+    Supported are a list of texts, a list of {label, text} objects, one object with two lists
+    {"text": [...], "label": [...]}, and an object of texts by label.
 
     Args:
-        fields: Of the row.
-        lettered_columns: Read columns A, B, C, ... as options, too.
+        fields: Fields of the row.
+        lettered_columns: Whether to also read columns A, B, C, ... as options.
 
     Raises:
-        RowRefusedError: The key for options holds something else.
+        RowRefusedError: The options have another layout.
     """
     key = fields.first(OPTION_KEYS)
     if key is not None:
@@ -115,7 +115,7 @@ def _options(key: str, value: object) -> Options:
         if isinstance(labels, list) and isinstance(texts, list):
             return _checked(key, labels, texts)
     if isinstance(value, dict):
-        # Arrow fills up an object with the keys of other rows.
+        # Arrow adds the keys of other rows to an object, with null values.
         given = {label: text for label, text in value.items() if not is_blank(text)}
         return _checked(key, list(given), list(given.values()))
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
@@ -126,7 +126,7 @@ def _options(key: str, value: object) -> Options:
 
 
 def _checked(key: str, labels: Sequence[object], texts: Sequence[object]) -> Options:
-    """Options with labels and texts, or a refusal."""
+    """Return options with the given labels and texts, or raise `RowRefusedError`."""
     if len(labels) != len(texts) or not 2 <= len(texts) <= MAX_OPTIONS:
         raise _no_options(key)
     read = [
@@ -151,6 +151,6 @@ def _checked(key: str, labels: Sequence[object], texts: Sequence[object]) -> Opt
 
 def _no_options(key: str) -> RowRefusedError:
     return RowRefusedError(
-        f"key `{key}` holds no 2 to {MAX_OPTIONS} options: write a list of texts, or "
+        f"key `{key}` does not contain 2 to {MAX_OPTIONS} options: write a list of texts, or "
         '{"text": [...], "label": [...]}'
     )

@@ -1,8 +1,8 @@
-"""Rows of Parquet and Arrow files, whose few bytes may stand for more text than there is memory.
+"""Rows of Parquet and Arrow files, which can expand to more text than fits in memory.
 
-A column may hold one long text and a million references to it. Texts of a Parquet file are
-therefore read as references, how much they come to is counted, and only so many rows are written
-out at once. Numbers become text that gives the same number, as they are in the other formats.
+A column can contain one long text and a million references to it. Texts of a Parquet file are
+therefore read as references. Their total size is computed first, which limits the number of rows
+that are expanded at once. Numbers become text that parses to the same number, as in other formats.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows"]
 
 BATCH_ROWS = 1024
-# Files in the Arrow file format begin with it, and those in the streaming format do not.
+# First bytes of the Arrow file format, which the streaming format does not have.
 _ARROW_FILE = b"ARROW1"
 
 
 def parquet_rows(path: Path) -> Iterator[Row | Fault]:
-    """The rows of a Parquet file, counted from 1.
+    """Yield the rows of a Parquet file, numbered from 1.
 
     Raises:
         StopReadingError: The file is damaged from some row on.
@@ -39,7 +39,7 @@ def parquet_rows(path: Path) -> Iterator[Row | Fault]:
 
 
 def arrow_rows(path: Path) -> Iterator[Row | Fault]:
-    """The rows of an Arrow file, such as `datasets` keeps on disk, counted from 1.
+    """Yield the rows of an Arrow file, such as `datasets` saves, numbered from 1.
 
     Raises:
         StopReadingError: The file is damaged from some row on.
@@ -48,10 +48,11 @@ def arrow_rows(path: Path) -> Iterator[Row | Fault]:
 
 
 def as_spelled(value: object) -> object:
-    """A value as text where it has a spelling: numbers, dates and times, at any depth.
+    """Convert numbers, dates and times to text, at any depth. Other values do not change.
 
-    Floats take the fewest digits that give the same float, decimals the places of their type, dates
-    and times ISO 8601. NaN, by which pandas says "missing", becomes None.
+    Floats have the fewest digits that parse to the same float, decimals have the places of their
+    type, and dates and times use ISO 8601. NaN, which pandas writes for a missing value, becomes
+    None.
     """
     if isinstance(value, bool | str):
         return value
@@ -71,7 +72,7 @@ def as_spelled(value: object) -> object:
 
 
 def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[Row | Fault]:
-    """The rows of batches, each of which comes with the schema of its values."""
+    """Yield the rows of pairs (batch, schema of its values)."""
     import pyarrow as pa
 
     line = 1
@@ -85,7 +86,7 @@ def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[Row | Fault
                 for values in _values(part, schema):
                     yield Row(line, values)
                     line += 1
-    # Arrow raises OSError for damaged bytes too, and ValueError for values Python cannot hold.
+    # Arrow also raises OSError for damaged bytes, and ValueError for values outside Python's range.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise StopReadingError(line, f"the {name} file is damaged: {reason}") from error
@@ -111,7 +112,7 @@ def _arrow_batches(path: Path) -> Iterator[tuple[Any, Any]]:
         with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
             batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
             for batch in batches:
-                # Arrow trusts the offsets in a file unless it is told not to.
+                # Without this call, Arrow does not check the offsets in a file.
                 batch.validate(full=True)
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS), reader.schema
@@ -120,12 +121,12 @@ def _arrow_batches(path: Path) -> Iterator[tuple[Any, Any]]:
 def _values(batch: Any, schema: Any) -> Iterator[dict[str, object]]:
     import pyarrow as pa
 
-    # References cost six times as much to write out, one by one, as texts do.
-    with suppress(pa.ArrowNotImplementedError):  # of views, say
+    # Converting references to Python one by one takes six times as long as converting texts.
+    with suppress(pa.ArrowNotImplementedError):  # raised for views, for example
         batch = batch.cast(schema)
     for name in schema.names:
         if schema.names.count(name) > 1:
-            raise StopReadingError(1, f"the column `{shown(name)}` stands twice: rename one")
+            raise StopReadingError(1, f"the column `{shown(name)}` occurs twice: rename one")
     labels = _label_names(schema)
     columns = [
         _column(column, labels.get(name))
@@ -136,12 +137,12 @@ def _values(batch: Any, schema: Any) -> Iterator[dict[str, object]]:
 
 
 def _column(column: Any, labels: list[str] | None) -> list[object]:
-    """The values of a column, as rows hold them."""
+    """Return the values of a column as they appear in rows."""
     import pyarrow as pa
 
     kind = column.type
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        # Of a short float, Python's own would show digits that it does not have.
+        # Conversion to Python's float first would add digits that a short float does not have.
         texts = map(str, column.to_numpy(zero_copy_only=False))
         return [as_spelled(float(text)) for text in texts]
     values: list[object] = column.to_pylist()
@@ -151,14 +152,17 @@ def _column(column: Any, labels: list[str] | None) -> list[object]:
 
 
 def class_name(value: object, names: Sequence[str]) -> object:
-    """The name of a class by its number; a number of none stays, and -1 says that it is unknown."""
+    """Return the name of a class by its number. -1 (unknown) gives None.
+
+    A number without a name becomes text, as in `as_spelled`.
+    """
     if isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     return None if value == -1 else as_spelled(value)
 
 
 def _label_names(schema: Any) -> dict[str, list[str]]:
-    """The names of classes by column, where `datasets` wrote them into the file's metadata."""
+    """Return class names by column, from metadata that `datasets` writes."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return {
@@ -166,12 +170,12 @@ def _label_names(schema: Any) -> dict[str, list[str]]:
             for column, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, TypeError, ValueError, AttributeError):  # no metadata, or another's
+    except (KeyError, TypeError, ValueError, AttributeError):  # no metadata, or a different kind
         return {}
 
 
 def _texts(table: Any) -> list[str]:
-    """The columns that hold texts, at any depth."""
+    """Return the paths of text columns, at any depth."""
     columns = [table.schema.column(i) for i in range(len(table.schema))]
     return [
         column.path
@@ -181,7 +185,11 @@ def _texts(table: Any) -> list[str]:
 
 
 def _parts(batch: Any) -> Iterator[tuple[Any, bool]]:
-    """A batch in parts whose texts come to no more than a row may have; a row alone may not fit."""
+    """Split a batch into parts with at most `MAX_ROW_BYTES` of text.
+
+    Yields:
+        Pairs of a part and whether it fits. Only a single row can be too large.
+    """
     fits = sum(map(_text_bytes, batch.columns)) <= MAX_ROW_BYTES
     if fits or batch.num_rows == 1:
         yield batch, fits
@@ -192,7 +200,7 @@ def _parts(batch: Any) -> Iterator[tuple[Any, bool]]:
 
 
 def _text_bytes(column: Any) -> int:
-    """What the texts that a column refers to come to, each as often as it is referred to."""
+    """Return the total bytes of a column's texts, counted once per reference."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -202,7 +210,7 @@ def _text_bytes(column: Any) -> int:
         lengths = pc.binary_length(column.dictionary)
         return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        # A view has 16 bytes, and begins with the length of its text.
+        # A view has 16 bytes and starts with the length of its text.
         lengths = np.frombuffer(column.buffers()[1], "<i4")[::4]
         return int(lengths[column.offset :][: len(column)].sum(dtype=np.int64))
     if _is_text(kind):
@@ -217,7 +225,7 @@ def _text_bytes(column: Any) -> int:
 
 
 def _is_text(kind: Any) -> bool:
-    """Whether values of a type are texts or bytes."""
+    """Return whether the values of a type are texts or bytes."""
     import pyarrow.types as types
 
     return bool(

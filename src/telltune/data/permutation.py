@@ -1,9 +1,9 @@
-"""A seeded random order of `range(size)` that is never written out.
+"""Seeded random permutation of `range(size)` with random access and constant memory.
 
-A mixture of a hundred million examples has to be read from any place, by any process, after any
-interruption, without an array of a hundred million numbers. So an order here is a function: where
-does position p lead? Everything rests on integer arithmetic and `numpy.random.SeedSequence`, both
-of which NumPy promises to keep stable, so that an order outlives an upgrade.
+Every process can read a mixture of a hundred million examples from any position, without an array
+of a hundred million numbers. A permutation is therefore a function of the position. It uses only
+integer arithmetic and `numpy.random.SeedSequence`, which NumPy guarantees to be stable. An order
+does not change with a NumPy upgrade.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SIZE", "Permutation", "derive_keys", "hash64"]
 
 MAX_SIZE = 2**40
-"""The largest order. Past it a round's product would leave 64 bits."""
+"""Maximum size. For larger sizes, the product in a round would exceed 64 bits."""
 
 _TABLE_SIZE = 2**16
-"""Up to here the order is a table of at most half a megabyte: exactly uniform, and quicker."""
+"""Maximum size stored as a table (up to half a megabyte), which is exactly uniform and faster."""
 
 _BLOCK = 2**14
-"""Positions computed at once: intermediate results stay in the processor's cache."""
+"""Number of positions computed at once, so that intermediate results fit in the processor cache."""
 
 _ROUNDS = 16
-"""Four make a pseudo-random permutation of a wide range (Luby and Rackoff 1988), but narrow halves
-need more: over 40,000 keys the 120 orders of 5 came out uneven by 11% with 8 rounds, by 3% with 12
-and by no more than chance with 16."""
+"""Number of Feistel rounds. Four rounds give a pseudo-random permutation of a wide range (Luby and
+Rackoff 1988), but narrow halves need more. Over 40,000 keys, the 120 orders of 5 were uneven by 11%
+with 8 rounds, by 3% with 12, and by no more than chance with 16."""
 
 _FRACTION_BITS = np.uint64(43)
-"""Bits of a hash that pick a shift: 43 and the 20 of the widest half fill 63."""
+"""Number of hash bits that determine a shift: 43, plus the 20 of the widest half, make 63."""
 
 
 def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.uint64]:
-    """Derive independent 64-bit keys from a seed and the purpose they serve.
+    """Derive independent 64-bit keys from a seed and the numbers of a random stream.
 
     Args:
-        seed: The user's seed, zero or more.
-        stream: Numbers that name the purpose, such as `(kind, epoch)`; each zero or more.
-        count: How many keys.
+        seed: Random seed, at least 0.
+        stream: Numbers that identify the stream, such as `(kind, epoch)`; each at least 0.
+        count: Number of keys.
 
     Returns:
         Keys of shape `(count,)`.
@@ -53,11 +53,11 @@ def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.ui
 
 
 def hash64(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """Hash each value under a key: splitmix64 (Steele, Lea and Flood 2014) started at `key`.
+    """Hash each value with splitmix64 (Steele, Lea and Flood 2014), starting at `key`.
 
     Args:
-        values: Any shape.
-        key: Of `derive_keys`.
+        values: Values to hash, any shape.
+        key: Key from `derive_keys`.
 
     Returns:
         Hashes in the shape of `values`.
@@ -73,12 +73,12 @@ def hash64(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
 
 
 class Permutation:
-    """A keyed pseudo-random permutation of `range(size)` with random access.
+    """Keyed pseudo-random permutation of `range(size)` with random access.
 
-    Small sizes are a shuffled table. Larger ones are a Feistel network over pairs (left, right),
-    left below `a` and right below `b`, with a * b just above `size`; what falls outside is
-    enciphered again until it falls inside (Black and Rogaway 2002, "Ciphers with Arbitrary Finite
-    Domains", cycle walking). Memory does not grow with the size.
+    Small sizes use a shuffled table. Larger sizes use a Feistel network over pairs (left, right),
+    with left below `a`, right below `b`, and a * b just above `size`. A result outside the range is
+    enciphered again until it is inside (cycle walking; Black and Rogaway 2002, "Ciphers with
+    Arbitrary Finite Domains"). Memory does not grow with the size.
 
     Example:
         >>> order = Permutation(10**8, key=0)
@@ -86,9 +86,9 @@ class Permutation:
         True
 
     Args:
-        size: How many numbers to permute, from 1 to 2**40.
-        key: A seed, zero or more. Equal keys give equal permutations.
-        stream: Numbers that tell permutations of one seed apart, such as `(purpose, epoch)`.
+        size: Number of elements, from 1 to 2**40.
+        key: Random seed, at least 0. Equal keys give equal permutations.
+        stream: Numbers that distinguish permutations of one seed, such as `(purpose, epoch)`.
 
     Raises:
         ValueError: `size` is out of range, or `key` or `stream` is negative.
@@ -96,17 +96,18 @@ class Permutation:
 
     def __init__(self, size: int, key: int, stream: tuple[int, ...] = ()) -> None:
         if not 1 <= size <= MAX_SIZE:
-            raise ValueError(f"A permutation's size lies from 1 to 2**40, not {size}.")
+            raise ValueError(f"A permutation's size must be from 1 to 2**40, not {size}.")
         self.size = size
         self._table: NDArray[np.int64] | None = None
         if size <= _TABLE_SIZE:
-            # Sorting raw 64-bit draws, and not Generator.permutation, whose result NumPy may change
-            # from one version to the next. Equal draws (1 in 10^9 orders) keep their order.
+            # The result of Generator.permutation may change between NumPy versions, so raw 64-bit
+            # draws are sorted instead. Equal draws (1 in 10^9 orders) keep their order.
             source = np.random.PCG64(np.random.SeedSequence(key, spawn_key=stream))
             self._table = np.argsort(source.random_raw(size), kind="stable").astype(np.int64)
             return
         self._keys = derive_keys(key, stream, _ROUNDS)
-        # An even number of lefts lets a round be an odd permutation; else parity would be fixed.
+        # With an even number of left values a round can be an odd permutation. Otherwise the
+        # parity would be fixed.
         left = int(np.ceil(np.sqrt(size)))
         left += left % 2
         self._left = np.uint64(left)
@@ -116,13 +117,13 @@ class Permutation:
         return self.size
 
     def __getitem__(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Say which number stands at each position.
+        """Return the number at each position.
 
         Args:
             positions: Integers from 0 to size - 1, any shape.
 
         Returns:
-            The numbers there, in the shape of `positions`.
+            Numbers in the shape of `positions`.
 
         Raises:
             IndexError: A position is out of range.
@@ -133,13 +134,13 @@ class Permutation:
         return self._walk(wanted, self._encipher)
 
     def inverse(self, values: ArrayLike) -> NDArray[np.int64]:
-        """Say at which position each number stands.
+        """Return the position of each number.
 
         Args:
             values: Integers from 0 to size - 1, any shape.
 
         Returns:
-            Their positions, in the shape of `values`.
+            Positions in the shape of `values`.
 
         Raises:
             IndexError: A number is out of range.
@@ -154,10 +155,10 @@ class Permutation:
         if wanted.size == 0:
             return wanted.astype(np.int64)
         if wanted.dtype.kind not in "iu":
-            raise IndexError(f"Positions are integers, not {wanted.dtype}.")
+            raise IndexError(f"Positions must be integers, not {wanted.dtype}.")
         if wanted.min() < 0 or wanted.max() >= self.size:
             raise IndexError(
-                f"Positions {wanted.min()} to {wanted.max()} do not lie in range({self.size})."
+                f"Positions {wanted.min()} to {wanted.max()} are not in range({self.size})."
             )
         return wanted.astype(np.int64)
 
@@ -198,7 +199,7 @@ class Permutation:
 
 
 def _shift(half: NDArray[np.uint64], key: np.uint64, modulus: np.uint64) -> NDArray[np.uint64]:
-    """Draw a number below `modulus` for each half, by the high bits, which needs no division."""
+    """Draw a number below `modulus` for each half from the high bits, without division."""
     drawn = hash64(half, key)
     drawn >>= np.uint64(64) - _FRACTION_BITS
     drawn *= modulus
@@ -210,7 +211,7 @@ def _forward(
     half: NDArray[np.uint64], other: NDArray[np.uint64], key: np.uint64, modulus: np.uint64
 ) -> NDArray[np.uint64]:
     total = half + _shift(other, key, modulus)
-    # Below the modulus the difference wraps round to something huge, and the sum stands.
+    # For a sum below the modulus the difference wraps to a huge number, so the minimum is the sum.
     wrapped: NDArray[np.uint64] = np.minimum(total, total - modulus)
     return wrapped
 
@@ -219,6 +220,6 @@ def _backward(
     half: NDArray[np.uint64], other: NDArray[np.uint64], key: np.uint64, modulus: np.uint64
 ) -> NDArray[np.uint64]:
     difference = half - _shift(other, key, modulus)
-    # A negative difference has wrapped round to something huge, and adding brings it back.
+    # A negative difference has wrapped to a huge number. Adding the modulus corrects it.
     wrapped: NDArray[np.uint64] = np.minimum(difference, difference + modulus)
     return wrapped

@@ -1,4 +1,4 @@
-"""Rows without responses: prompts to answer, and a task's unlabeled inputs."""
+"""Readers of rows without responses: prompts to answer, and unlabeled inputs of a task."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ __all__ = ["read_prompts", "scan_unlabeled"]
 def read_prompts(
     path: Path, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
 ) -> list[tuple[dict[str, Any], Example]]:
-    """Read a file of rows to answer.
+    """Read a file of prompts to answer.
 
-    The schemas are those of training data, with the response left out or not. A conversation is
-    answered at its end; if it already ends with an answer, that answer is what is predicted again.
+    The schemas are those of training data, with or without the response. A conversation is
+    answered at its end. If it already ends with an answer, that answer is predicted again.
 
     Args:
-        path: One data file.
-        columns: Which columns hold the prompt and the system text.
-        trained_on: What the model learned from. If `columns` is not given, the columns of these
-            are used where the file has them, and their `quoting` where the format is the same.
+        path: Data file.
+        columns: Names of the prompt and system columns.
+        trained_on: Data sets that the model was trained on. Without `columns`, their columns are
+            used if the file has them. Their `quoting` is used if the format is the same.
 
     Returns:
-        Each row as it stands in the file, and its prompt as an example.
+        Pairs of the row's values in the file and its prompt as an example.
 
     Raises:
-        DataError: The file cannot be read, holds nothing, or rows have no prompt; says how many.
+        DataError: The file cannot be read or is empty, or rows have no prompt; gives their number.
     """
     try:
         missing = not path.exists()
-    except OSError as error:  # a name that is too long, say
+    except OSError as error:  # raised for a name that is too long, for example
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if missing:
         raise DataError(f"no file {path}: check the path.")
@@ -63,7 +63,7 @@ def read_prompts(
     if problems.total:
         raise DataError(f"{'; '.join(map(str, problems))}.")
     if not found:
-        raise DataError(f"{path} holds no rows: there is nothing to answer.")
+        raise DataError(f"{path} contains no rows: add at least one prompt.")
     return found
 
 
@@ -74,19 +74,19 @@ def scan_unlabeled(
     split: Split = "train",
     trained_on: Sequence[DataSpec] = (),
 ) -> Iterator[Example | Problem]:
-    """Read every prompt of one data set, without its answer if it has one.
+    """Read every prompt of one data set and discard the answers.
 
     Args:
-        spec: The data set.
-        report: Takes down what of the rows is not read, and the answers that are ignored.
-        split: The split of a folder or hub data set that is read unless `spec.split` names another.
-        trained_on: As for `read_prompts`.
+        spec: Data set.
+        report: Report that counts keys that are not read and answers that are ignored.
+        split: Split of a folder or hub data set to read, unless `spec.split` is set.
+        trained_on: See `read_prompts`.
 
     Yields:
-        Each prompt as an example with an empty completion, or what is wrong with a row.
+        Prompts as examples with empty completions, or a `Problem` for an invalid row.
 
     Raises:
-        DataError: There is no such file, folder or hub data set, or it cannot be opened.
+        DataError: The file, folder or hub data set does not exist or cannot be opened.
     """
     empty = True
     for table in tables(spec, split):
@@ -100,11 +100,11 @@ def scan_unlabeled(
             for example in item.examples:
                 yield replace(example, completion="", reasoning="", rationale="", confidence=1.0)
     if empty:
-        yield Problem(spec.path, 1, "holds no rows: give at least one input")
+        yield Problem(spec.path, 1, "contains no rows: add at least one input")
 
 
 class _Prompts(NamedTuple):
-    """The prompts of one row: more than one where a conversation has several answers."""
+    """Prompts of one row: several if a conversation has several answers."""
 
     row: Row
     examples: list[Example]
@@ -115,7 +115,7 @@ class _Prompts(NamedTuple):
 def _prompts(
     table: Table, columns: Columns | None, trained_on: Sequence[DataSpec]
 ) -> Iterator[_Prompts | Problem]:
-    """Read rows with a response or without one; see `read_prompts`."""
+    """Read rows with or without a response; see `read_prompts`."""
     known = [_for_prompts(spec.columns) for spec in trained_on if spec.columns]
     chosen = columns and _for_prompts(columns)
     is_chosen = columns is not None
@@ -125,7 +125,7 @@ def _prompts(
             continue
         try:
             if not is_chosen:
-                # Once a file, so that all of its rows are read alike.
+                # Chosen once per file, so that all of its rows are read in the same way.
                 chosen, is_chosen = _columns_of(row.values, known), True
             values = _with_response(row.values, chosen)
             fields = Fields(values)
@@ -142,24 +142,27 @@ def _prompts(
 
 
 def _for_prompts(columns: Columns) -> Columns:
-    """Without the columns that only training needs."""
+    """Return columns without those that only training needs."""
     return columns.model_copy(update={"confidence": None, "rationale": None})
 
 
 def _columns_of(values: Mapping[str, object], known: Sequence[Columns]) -> Columns | None:
-    """The columns by which to read a file that has such a row; None where its keys are usual."""
+    """Return the columns to read a file with, given its first row; None to detect the schema."""
     for columns in known:
         if columns.prompt in values:
             return columns
     try:
         find_schema(_with_response(values, None))
     except RowRefusedError:
-        return known[0] if known else None  # the refusal then names these columns
+        return known[0] if known else None  # the error message then names these columns
     return None
 
 
 def _with_response(values: Mapping[str, object], columns: Columns | None) -> dict[str, object]:
-    """A row with something where its response would stand."""
+    """Return a row with a placeholder as its response if it has none.
+
+    With `columns`, the placeholder also replaces an existing response.
+    """
     if columns is not None:
         return {**values, columns.completion: UNKNOWN}
     filled = {key: value for key, value in values.items() if not is_blank(value)}
@@ -170,7 +173,7 @@ def _with_response(values: Mapping[str, object], columns: Columns | None) -> dic
                 reply = {"role": "assistant", "content": UNKNOWN}
                 filled[schema.keys[0]] = [*turns, reply]
             return filled
-    # Those that read most of a row first.
+    # Schemas that read more of a row come first.
     flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
     if not any(filled.keys() >= set(schema.keys) for schema in flat):
         for schema in flat:

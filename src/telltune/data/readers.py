@@ -1,7 +1,8 @@
-"""File formats: from the bytes of one file to rows with line numbers.
+"""Readers of file formats, from the bytes of one file to rows with line numbers.
 
-What ails one row is a `Problem`, and reading goes on. What ails the rest of a file (a damaged gzip
-stream, CSV that is not UTF-8) is one last `Problem`. A file that cannot be opened at all raises.
+An error in one row yields a `Problem`, and reading continues. An error that affects the rest of a
+file (a damaged gzip stream, CSV that is not UTF-8) yields a final `Problem`. A file that cannot be
+opened raises `DataError`.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
-    """Read one data file, a row at a time.
+    """Read one data file, one row at a time.
 
     Args:
-        path: A file with one of `SUFFIXES`; text formats may end in `.gz`.
-        quoting: What quotes mean in `DELIMITED` formats; see `DataSpec.quoting`.
+        path: File with one of `SUFFIXES`; text formats may end in `.gz`.
+        quoting: Meaning of quotes in `DELIMITED` formats; see `DataSpec.quoting`.
 
     Yields:
-        Rows in the file's order, and a `Problem` for each that is no row.
+        Rows in file order, and a `Problem` for each invalid row.
 
     Raises:
         DataError: The file cannot be opened, is not a regular file or has no known suffix.
@@ -55,7 +56,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
     suffix = format_of(path)
     if suffix is None:
         raise DataError(
-            f"{path} is not a data file that telltune reads: convert it to one of "
+            f"{path} has an unsupported format: convert it to one of "
             f"{', '.join(SUFFIXES)} (text formats may end in .gz)."
         )
     for row in _guarded(path, suffix, quoting):
@@ -63,7 +64,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
 
 
 def format_of(path: Path) -> str | None:
-    """The suffix in `SUFFIXES` that says how to read `path`, without `.gz`; None if unknown."""
+    """Return the suffix in `SUFFIXES` of a path, without `.gz`, or None if unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".gz"]:
         return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in _TEXT else None
@@ -71,10 +72,10 @@ def format_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """The name without its format: `tickets` for `tickets.jsonl.gz`, and for one of its shards."""
+    """Return the file name without suffixes and shard number: `tickets` for `tickets.jsonl.gz`."""
     stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
     stem = _SHARD.sub("", stem)
-    # So `datasets` calls all that it saves, in a folder with the name of the data set.
+    # `datasets` saves every data set as `data`, in a folder with the name of the data set.
     return path.parent.name if (stem, path.suffix) == ("data", ".arrow") else stem
 
 
@@ -109,7 +110,7 @@ _JSON: dict[str, Callable[[BinaryIO], Rows]] = {
     ".json": json_rows,
 }
 DELIMITED = {".csv": None, ".tsv": "\t"}
-"""The separator by suffix; None where the first line tells it."""
+"""Separator by suffix. None means that it is detected from the first line."""
 _COLUMNAR: dict[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".arrow": arrow_rows}
 _TEXT = (*_JSON, *DELIMITED)
 SUFFIXES = (*_TEXT, *_COLUMNAR)

@@ -1,4 +1,4 @@
-"""From what a recipe names (a file, a folder, a hub id) to examples."""
+"""Readers of a recipe's data sets (files, folders or hub ids) as examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Table", "read_examples", "scan", "stream_examples", "tables"]
 
 SHOWN_REASONS = 5
 
-# The hub's usual names.
+# Usual split names of hub data sets.
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 
@@ -37,7 +37,7 @@ Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
 
 
 class Table(NamedTuple):
-    """Rows under one name: a file or a hub data set."""
+    """Rows of one file or hub data set."""
 
     name: str
     source: str
@@ -47,15 +47,15 @@ class Table(NamedTuple):
 def read_examples(
     specs: Sequence[DataSpec], report: ReadReport | None = None, *, split: Split = "train"
 ) -> list[Example]:
-    """All examples that the specs name, in order, or an error: a row is never skipped.
+    """Return all examples of the specs in order. An invalid row raises and is never skipped.
 
     Args:
-        specs: In order.
-        report: Takes down what of the rows is not read or left out, as they ask for it.
-        split: What the examples are for; see `scan`.
+        specs: Data sets, in order.
+        report: Report that counts what is not read, and what is left out at a row's request.
+        split: Split to read; see `scan`.
 
     Raises:
-        DataError: A file is missing or unreadable, a row is no example, or nothing is there.
+        DataError: A file is missing or unreadable, a row is invalid, or there are no examples.
     """
     return list(stream_examples(specs, partial(scan, split=split, report=report)))
 
@@ -63,19 +63,18 @@ def read_examples(
 def scan(
     spec: DataSpec, report: ReadReport | None = None, *, split: Split = "train"
 ) -> Iterator[Example | Problem]:
-    """Every row of one data set as examples, or as a `Problem` that says what is wrong with it.
+    """Yield the examples of each row of one data set, or a `Problem` for an invalid row.
 
-    The schema is found once a file: a later row that lacks a key is told which, rather than that
-    it fits no schema. A data set without a row to learn from is one `Problem`.
+    The schema is detected once per file, so that the error of a later row can name the missing key.
+    A data set without any example yields one `Problem`.
 
     Args:
-        spec: The data set.
-        report: Takes down what of the rows is not read or left out.
-        split: What the examples are for: the split that is read of a folder or a hub data set,
-            unless `spec.split` names another.
+        spec: Data set.
+        report: Report that counts what is not read or left out.
+        split: Split of a folder or hub data set to read, unless `spec.split` is set.
 
     Raises:
-        DataError: There is no such file, folder or hub data set, or it cannot be opened.
+        DataError: The file, folder or hub data set does not exist or cannot be opened.
     """
     report = ReadReport() if report is None else report
     rows, left_out, empty = report.rows, report.left_out.total, True
@@ -86,27 +85,27 @@ def scan(
     if empty and report.left_out.total > left_out:
         count = report.rows - rows
         yield Problem(
-            spec.path, 1, f"every row is left out ({count:,} of {count:,}): there is none to learn"
+            spec.path, 1, f"every row is left out ({count:,} of {count:,}): no examples remain"
         )
     elif empty:
-        yield Problem(spec.path, 1, "holds no rows: give at least one example")
+        yield Problem(spec.path, 1, "contains no rows: add at least one example")
 
 
 def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
-    """As `read_examples`, one at a time, so that any number of them fits in memory.
+    """Yield examples as `read_examples` returns them, one at a time in constant memory.
 
-    What comes before a faulty row has been handed out when the error is raised; all rows behind it
-    are still looked at, so that the error counts every problem.
+    Examples before an invalid row are yielded before the error is raised. The rows after it are
+    still checked, so that the error counts every problem.
 
     Args:
-        specs: In order.
-        reader: Reads one of them.
+        specs: Data sets, in order.
+        reader: Function that reads one data set.
 
     Raises:
-        DataError: As `read_examples`.
+        DataError: See `read_examples`.
     """
     if not specs:
-        raise DataError("no data is named: give at least one file, folder or hub id.")
+        raise DataError("no data given: give at least one file, folder or hub id.")
     problems: Groups[Problem] = Groups()
     for spec in specs:
         start, stop = spec.rows or (0, None)
@@ -119,7 +118,7 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
             count += 1
         if stop is not None and stop > count and not problems.total:
             raise DataError(
-                f"{spec.path} holds {count} examples, and `rows` asks for {start} to {stop}."
+                f"{spec.path} contains {count} examples, but `rows` asks for {start} to {stop}."
             )
     if problems.total:
         raise DataError(_summary(problems, specs))
@@ -150,21 +149,21 @@ def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Exam
 
 
 def _labeled(example: Example, labels: Sequence[str]) -> Example:
-    """An example whose answer is the name of a class, where the data may have its number."""
+    """Return an example whose answer is a class name, converted from a class number if needed."""
     said = example.completion.strip()
     if said in labels:
         return example
     number = int(said) if _INTEGER.fullmatch(said) else -1
     if not 0 <= number < len(labels):
         raise RowRefusedError(
-            f"the answer `{shown(said)}` is none of the recipe's `labels`, and no number from 0 "
-            f"to {len(labels) - 1}"
+            f"the answer `{shown(said)}` is neither one of the recipe's `labels` nor a number from "
+            f"0 to {len(labels) - 1}"
         )
     return replace(example, completion=labels[number])
 
 
 def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
-    """What to add where a refused row would fit another schema than the file began with."""
+    """Return an addition to the error of a row that fits a different schema than its file."""
     if schema is None or schema.named or values.keys() >= set(schema.keys):
         return ""
     try:
@@ -172,16 +171,15 @@ def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
     except RowRefusedError:
         return ""
     return (
-        f"; the file begins as {schema.name} and this row is {other.name}: keep one layout in a "
-        "file"
+        f"; the file starts as {schema.name} but this row is {other.name}: use one layout per file"
     )
 
 
 def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
-    """Open what a data set names: each of its files, or the hub data set.
+    """Open each file of a data set, or the hub data set.
 
     Raises:
-        DataError: There is no such file, folder or hub data set, or it cannot be opened.
+        DataError: The file, folder or hub data set does not exist or cannot be opened.
     """
     files = files_of(spec, split)
     if files is None:
@@ -192,7 +190,7 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
 
 
 def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
-    # All of it is worth keeping on the disk; of a part the rest need not be fetched.
+    # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
     _, stop = spec.rows or (0, None)
     part = {} if stop is None else {"streaming": True}
     try:
@@ -211,12 +209,12 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
                     for key, value in values.items()
                 },
             )
-    # The hub client raises dozens of kinds, its own and those of the HTTP libraries below it.
+    # The hub client raises many types of exceptions, its own and those of HTTP libraries.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{spec.path} is no file or folder here{suggestion(Path(spec.path))}, and as a hub "
-            f"data set it cannot be loaded ({reason}): check the name and the connection."
+            f"{spec.path} is not a local file or folder{suggestion(Path(spec.path))}, and it "
+            f"cannot be loaded as a hub data set ({reason}): check the name and the connection."
         ) from error
 
 
@@ -227,7 +225,7 @@ def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
     files = {group.first.file for group in groups}
     file = files.pop() if len(files) == 1 else "FILE"
     if any(spec != DataSpec(path=spec.path) for spec in specs):
-        file = "RECIPE"  # a file alone does not say how the recipe reads it
+        file = "RECIPE"  # the file alone lacks the recipe's settings for reading it
     count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
     return (
         f"{count} in the data: {'; '.join(map(str, named))}"

@@ -1,4 +1,4 @@
-"""Counts of what reading skips: keys of no schema, answers left out, labels without names."""
+"""Counts of keys that are not read, answers that are left out, and labels without names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_KEYS = 12
 SHOWN_REASONS = 3
 MAX_KEYS = 1000
 
-# Keys that say where a row comes from, and nothing of what it says.
+# Keys with the origin of a row, which are not part of its content.
 _BOOKKEEPING = re.compile(
     r"(.*\W)?(.*_)?_*(id|ids|idx|index|uid|uuid|guid|hash|url|timestamp)"
     r"|__index_level_\d+__|unnamed: \d+"
@@ -28,11 +28,11 @@ _BOOKKEEPING = re.compile(
 
 
 class ReadReport:
-    """Counts what reading left aside, in memory that does not grow with the rows.
+    """Counts of what is not read, in memory that does not grow with the number of rows.
 
     Attributes:
-        rows: Number of rows that gave examples, or would have if they were not left out.
-        left_out: Answers and rows that are not learned, by reason.
+        rows: Number of valid rows, including those that are left out.
+        left_out: Answers and rows that are not trained on, by reason.
     """
 
     def __init__(self) -> None:
@@ -43,17 +43,17 @@ class ReadReport:
 
     @property
     def unread(self) -> dict[str, int]:
-        """Keys that hold something and are not read, with the number of rows."""
+        """Number of rows by key, for keys that have a value and are not read."""
         return {key: group.count for key, group in self._keys.items()}
 
     def count(self, file: str, line: int, unread: Iterable[str], left_out: Iterable[str]) -> None:
-        """Take one row into account.
+        """Count one row.
 
         Args:
-            file: The file as the user named it.
-            line: Where the row begins.
-            unread: Its keys that were not read.
-            left_out: Why answers of it are not learned.
+            file: File as the user named it.
+            line: First line of the row, from 1.
+            unread: Keys of the row that were not read.
+            left_out: Reasons why answers of the row are not trained on.
         """
         self.rows += 1
         for key in sorted(unread):
@@ -65,7 +65,7 @@ class ReadReport:
             self.left_out.add(Problem(file, line, reason))
 
     def count_number(self, file: str, line: int, label: str) -> None:
-        """Take a label into account that is a number, where a name may be meant."""
+        """Count a label that is a number and may lack a class name."""
         if self._numbers is None:
             self._numbers = Group(Problem(file, line, label))
         else:
@@ -86,10 +86,10 @@ class ReadReport:
         return found
 
     def warnings(self, name: str) -> tuple[str, ...]:
-        """Return the warnings of `tell plan` and `tell fit`: one sentence for each kind.
+        """Return the warnings of `tell plan` and `tell fit`, one sentence per kind.
 
         Args:
-            name: What was read, such as "task.train".
+            name: Name of the data, such as "task.train".
         """
         found = []
         if self._content:
@@ -120,14 +120,14 @@ class ReadReport:
         return ", ".join(named) + (f" and {least}{more} more keys" if more else "")
 
     def _bookkeeping_text(self) -> str:
-        return f"not read, and taken for bookkeeping: {self._counted(self._bookkeeping)}"
+        return f"not read (bookkeeping): {self._counted(self._bookkeeping)}"
 
     def _numbers_text(self) -> str:
         if self._numbers is None:
             return ""
         return (
             f"labels are numbers without names, such as `{self._numbers.first.reason}` "
-            f"({self._rows(self._numbers)}); name them in the recipe: "
+            f"({self._rows(self._numbers)}); add their names to the recipe: "
             "`labels: [name of 0, name of 1, ...]`"
         )
 
@@ -139,4 +139,4 @@ def _finding(group: Group[Problem], kind: Kind, reason: str) -> Finding:
     return Finding(group.first.file, group.first.line, reason, kind, refused=False)
 
 
-_HINT = "put what matters into the prompt, or say in the recipe's `columns` what to read"
+_HINT = "put the content into the prompt, or set the columns to read in the recipe's `columns`"

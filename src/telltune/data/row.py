@@ -1,4 +1,4 @@
-"""What a reader of files yields: rows with their line numbers, and what is wrong at a line."""
+"""Results of file readers: rows with line numbers, and faults at a line."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 MAX_ROW_BYTES = 16 * 2**20
-"""Four million tokens: more than any context holds, and what JSON of it may take in memory is
-some 400 MiB."""
+"""Maximum bytes of a row: about four million tokens, longer than any context. As parsed JSON it
+takes up to about 400 MiB of memory."""
 
 TOO_LONG = f"the row is over {MAX_ROW_BYTES // 2**20} MiB: split it into shorter examples"
 TOO_DEEP = "the JSON is nested too deeply: flatten the row"
@@ -40,27 +40,27 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """One row of a data file: where it begins, counted from 1, and its values by key."""
+    """Row of a data file: its first line, counted from 1, and its values by key."""
 
     line: int
     values: Mapping[str, object]
 
 
 class Number(str):
-    """A number as the file spells it. It is read as text, so that 1.50 stays 1.50."""
+    """Number as written in the file. It is kept as text, so that 1.50 remains 1.50."""
 
     __slots__ = ()
 
 
 class Fault(NamedTuple):
-    """What is wrong at a line: a `Problem` that does not know its file yet."""
+    """Error at a line: a `Problem` without the file name."""
 
     line: int
     reason: str
 
 
 class StopReadingError(Exception):
-    """Nothing after this place can be trusted."""
+    """Raised if nothing after a line can be read reliably."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -68,28 +68,28 @@ class StopReadingError(Exception):
 
 
 class Place(NamedTuple):
-    """Where in a file something begins."""
+    """Position in a file."""
 
     line: int
-    """From 1."""
+    """Line number, from 1."""
     byte: int = 0
-    """Bytes before it on its line."""
+    """Number of bytes before the position on its line."""
     column: int = 0
-    """Characters before it on its line."""
+    """Number of characters before the position on its line."""
 
 
 def refuse_utf16(start: bytes) -> None:
-    """Say of a file's first bytes what they are, rather than what they are not.
+    """Refuse a UTF-16 file with a more helpful message than invalid UTF-8.
 
     Raises:
-        StopReadingError: They are the mark of UTF-16.
+        StopReadingError: The first bytes of the file are the byte order mark of UTF-16.
     """
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise StopReadingError(1, "the file is UTF-16: save it as UTF-8")
 
 
 def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their numbers, from 1; None stands for one over `MAX_ROW_BYTES`.
+    """Yield lines with their numbers from 1. A line over `MAX_ROW_BYTES` gives None.
 
     Raises:
         StopReadingError: The file is UTF-16.
@@ -112,11 +112,11 @@ def utf8_text(raw: bytes, place: Place) -> str:
     """Decode a part of a file.
 
     Args:
-        raw: The part.
-        place: Where it begins.
+        raw: Bytes to decode.
+        place: Position of the first byte.
 
     Raises:
-        StopReadingError: It is not UTF-8; names the line, the byte and its value.
+        StopReadingError: The bytes are not UTF-8; gives the line, the byte and its value.
     """
     try:
         return raw.decode()
@@ -131,11 +131,14 @@ def utf8_text(raw: bytes, place: Place) -> str:
 
 
 def parse_row(raw: bytes, place: Place) -> Row | Fault:
-    """Read the JSON of one row.
+    """Parse the JSON of one row.
 
     Args:
-        raw: As it stands in the file.
-        place: Where it begins.
+        raw: Bytes of the row.
+        place: Position of the first byte.
+
+    Returns:
+        The row, or a fault if it is not a valid JSON object.
     """
     try:
         value = _DECODER.decode(utf8_text(raw, place))
@@ -144,7 +147,7 @@ def parse_row(raw: bytes, place: Place) -> Row | Fault:
     except json.JSONDecodeError as error:
         return not_json(error, place)
     except _TwiceError as error:
-        return Fault(place.line, f"the key `{shown(str(error))}` stands twice: take one out")
+        return Fault(place.line, f"the key `{shown(str(error))}` occurs twice: remove one")
     except RecursionError:
         return Fault(place.line, TOO_DEEP)
     if isinstance(value, dict):
@@ -155,17 +158,17 @@ def parse_row(raw: bytes, place: Place) -> Row | Fault:
 
 
 def not_json(error: json.JSONDecodeError, place: Place) -> Fault:
-    """What the decoder found, where it stands in the file."""
+    """Convert a decoder error to a fault at its position in the file."""
     column = error.colno + (place.column if error.lineno == 1 else 0)
     return Fault(place.line + error.lineno - 1, f"not JSON: {error.msg} at column {column}")
 
 
 class _TwiceError(Exception):
-    """A key stands twice in one object; the message is the key."""
+    """Raised for a key that occurs twice in one object. The message is the key."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object. Of a key that comes again Python's own decoder keeps the last, in silence."""
+    """Build an object and refuse repeated keys, of which `json` silently keeps only the last."""
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -173,7 +176,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-# NaN is how pandas writes "missing".
+# pandas writes missing values as NaN.
 _DECODER = json.JSONDecoder(
     parse_int=Number,
     parse_float=Number,

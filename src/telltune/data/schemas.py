@@ -1,4 +1,4 @@
-"""Schemas: from one row of a data file to examples, or to the reason why not."""
+"""Schemas of data rows, which convert a row to examples or raise the reason why not."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMAS", "UNKNOWN", "RowRefusedError", "Schema", "find_schema"]
 
 UNKNOWN = "(no answer)"
-"""Stands for the answer of a row that has none, where only its prompt is wanted."""
+"""Placeholder for the answer of a row without one, when only its prompt is needed."""
 
 CONTEXTS = ("input", "context", "passage", "document", "article", "paragraph")
-"""Keys whose texts belong to the prompt, and follow it there."""
+"""Keys whose texts are appended to the prompt."""
 
 SYSTEM_KEYS = ("system", "system_prompt")
 
-# What would change the meaning of a conversation that does not hold it itself.
+# Keys whose content would change the meaning of a conversation that does not contain it.
 _BESIDE = (*CONTEXTS[1:], *OPTION_KEYS)
 
 COMPARED_KEYS = 1000
@@ -41,16 +41,16 @@ COMPARED_KEYS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One known way to lay out a row.
+    """Supported layout of a row.
 
     Attributes:
-        name: As documentation and messages call it, such as "prompt/completion".
-        keys: A row of this schema has them all.
-        turns: Reads a row's turns, in order, or raises `RowRefusedError`.
-        answer_key: The key with the answer; None for a conversation.
-        named: The recipe's `columns` describe it: what they do not name is not read.
-        confidence_key: Where a row says how far its answer can be trusted; None if it does not.
-        rationale_key: Where it says why; None if it does not.
+        name: Name in documentation and messages, such as "prompt/completion".
+        keys: Keys that every row of this schema has.
+        turns: Function that returns a row's turns in order, or raises `RowRefusedError`.
+        answer_key: Key of the answer, or None for a conversation.
+        named: Whether the recipe's `columns` define the schema. Other columns are then not read.
+        confidence_key: Key of the confidence in the answer, or None.
+        rationale_key: Key of the rationale of the answer, or None.
     """
 
     name: str
@@ -63,23 +63,23 @@ class Schema:
 
     @property
     def classifies(self) -> bool:
-        """Whether the answer is the label of a class."""
+        """Whether the answer is a class label."""
         return self.answer_key == "label" and not self.named
 
     def read(
         self, fields: Fields, *, source: str, origin: str, all_answers: bool = False
     ) -> list[Example]:
-        """Return the examples in one row: one for each answer that is to be learned.
+        """Return the examples of one row, one for each answer to train on.
 
         Args:
-            fields: The row. It knows afterwards which keys were not read and which answers are
+            fields: Fields of the row. They record which keys were not read and which answers are
                 left out.
-            source: As in `Example`.
-            origin: As in `Example`.
-            all_answers: Also those that the row says not to learn.
+            source: See `Example`.
+            origin: See `Example`.
+            all_answers: Whether to include answers that the row marks as not to be trained on.
 
         Raises:
-            RowRefusedError: The row is not an example; says why.
+            RowRefusedError: The row is not a valid example; gives the reason.
         """
         turns = self.turns(fields)
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
@@ -112,33 +112,33 @@ class Schema:
 
 
 def find_schema(values: Values, columns: Columns | None = None) -> Schema:
-    """The schema that a row's keys fit, or the one that the recipe's `columns` describe.
+    """Return the schema that matches a row's keys, or the schema of the recipe's `columns`.
 
     Raises:
-        RowRefusedError: No schema fits, or two do and telltune would have to guess.
+        RowRefusedError: No schema matches, more than one does, or a column is missing.
     """
     if columns is not None:
         return _schema_of_columns(values, columns)
     fitting = _fitting(values.keys())
     if len(fitting) > 1:
-        # Tables that were joined fill up the columns of the other table with nulls.
+        # Joined tables have nulls in the columns of the other table.
         fitting = _fitting(key for key, value in values.items() if value is not None) or fitting
     if not fitting and "chosen" in values and "rejected" in values:
         raise RowRefusedError(
-            "the keys `chosen` and `rejected` are preference data, which telltune does not train; "
-            "to learn the chosen answers, name them in the recipe: "
+            "the keys `chosen` and `rejected` are preference data, which telltune does not "
+            "support; to train on the chosen answers, set in the recipe: "
             "`columns: {prompt: prompt, completion: chosen}`"
         )
     if not fitting:
         raise RowRefusedError(
-            f"the keys {listed(values)} fit no schema that telltune knows "
-            f"({', '.join(schema.name for schema in SCHEMAS)}); name yours in the recipe: "
+            f"the keys {listed(values)} match no supported schema "
+            f"({', '.join(schema.name for schema in SCHEMAS)}); set the columns in the recipe: "
             "`columns: {prompt: ..., completion: ...}`"
         )
     if len(fitting) > 1 and fitting[0].answer_key is not None:
         raise RowRefusedError(
-            f"the keys {listed(values)} fit both {fitting[0].name} and {fitting[1].name}; say "
-            "which in the recipe: `columns: {prompt: ..., completion: ...}`"
+            f"the keys {listed(values)} match both {fitting[0].name} and {fitting[1].name}; set "
+            "the columns in the recipe: `columns: {prompt: ..., completion: ...}`"
         )
     return fitting[0]
 
@@ -149,7 +149,7 @@ def _fitting(keys: Iterable[str]) -> list[Schema]:
     if any("instruction" in schema.keys for schema in fitting):
         # Alpaca's `input` belongs to its `instruction`.
         fitting = [schema for schema in fitting if schema.keys[0] != "input"]
-    # Of sentence/label and question/sentence/label, the one that reads more.
+    # The schema that reads more is preferred: question/sentence/label over sentence/label.
     return [
         schema
         for schema in fitting
@@ -163,7 +163,7 @@ def _schema_of_columns(values: Values, columns: Columns) -> Schema:
         if name is not None and name not in values:
             near = difflib.get_close_matches(name, islice(values, COMPARED_KEYS), n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"the columns are {listed(values)}"
-            raise RowRefusedError(f"no column `{shown(name)}`, which the recipe names; {hint}")
+            raise RowRefusedError(f"no column `{shown(name)}`, as set in the recipe; {hint}")
     return Schema(
         f"{columns.prompt}/{columns.completion}",
         (columns.prompt, columns.completion),
@@ -189,10 +189,10 @@ def _named_turns(
 
 
 def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str) -> list[Turn]:
-    """The turns of a row with its prompt and its answer under keys of their own.
+    """Return the turns of a row that has separate keys for prompt and answer.
 
-    The prompt is joined from what belongs to it: an instruction, the question, its context, and
-    the options of a multiple choice, which make the answer one of their labels.
+    The prompt is joined from an instruction, the question, its context and the options of a
+    multiple-choice question. With options, the answer becomes one of their labels.
     """
     pair = len(prompt_keys) > 1
     asked = [Turn("user", _pair(fields, prompt_keys))] if pair else _asked(fields, prompt_keys[0])
@@ -203,7 +203,7 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
         _context(fields, key) for key in CONTEXTS if key not in prompt_keys and fields.has(key)
     ]
     if answer_key == "label" and fields.has("label_text"):
-        # SetFit's data sets have the name of the class beside its number.
+        # SetFit's data sets contain both the number and the name of the class.
         fields.take(answer_key)
         answer_key = "label_text"
     answers = _answer(fields, answer_key, asked)
@@ -217,7 +217,8 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
         value, said = fields.values[answer_key], answers[-1].content
         if said != UNKNOWN and (is_number(value) or not shown_already):
             right = options.right(value, said)
-            # Which letters the prompt itself gives, if any, is not known.
+            # A prompt that already shows the options may use other letters or none, so the answer
+            # is then the text of the option.
             said = options.texts[right] if shown_already else options.labels[right]
             answers[-1] = answers[-1]._replace(content=said)
     asked[-1] = asked[-1]._replace(content="\n\n".join(parts))
@@ -232,8 +233,8 @@ def _conversation_turns(fields: Fields, *, key: str) -> list[Turn]:
         said = "\n".join(turn.content for turn in turns)
         if not (isinstance(value, str) and value.strip() in said):
             raise RowRefusedError(
-                f"key `{beside}` stands beside a conversation, which does not hold it: put it "
-                "into the turn that it belongs to, or rename the key to leave it out"
+                f"the content of key `{beside}` is not part of the conversation: add it to the "
+                "turn that it belongs to, or rename the key to ignore it"
             )
     return [*system, *history, *turns]
 
@@ -248,7 +249,7 @@ def _answer(fields: Fields, key: str, asked: list[Turn]) -> list[Turn]:
     value = fields.values.get(key)
     if _is_turns(value):
         turns = read_turns(fields, key, learned=True)
-        # Preference data repeat the prompt before each answer.
+        # Preference data repeat the prompt before each answer, so it is removed here.
         repeated = [turn[:2] for turn in turns[: len(asked)]] == [turn[:2] for turn in asked]
         return turns[len(asked) :] if repeated and len(turns) > len(asked) else turns
     if key in ("answer", "answers"):
@@ -259,7 +260,7 @@ def _answer(fields: Fields, key: str, asked: list[Turn]) -> list[Turn]:
 
 
 def _first_answer(fields: Fields, key: str, answers: list[object]) -> Turn:
-    """The first of several right answers, as SQuAD lists them."""
+    """Return the first of several correct answers, as in SQuAD."""
     fields.take(key)
     text = Fields({key: answers[0] if answers else None}).text(key, "response")
     if any(other != answers[0] for other in answers):
@@ -272,7 +273,7 @@ def _is_turns(value: object) -> bool:
 
 
 def _pair(fields: Fields, keys: tuple[str, ...]) -> str:
-    """Texts under their names, a line each: "Sentence 1: ..."."""
+    """Return texts with their names, one per line: "Sentence 1: ..."."""
     names = [re.sub(r"(\d)", r" \1", key).capitalize() for key in keys]
     return "\n".join(
         f"{name}: {fields.text(key, key)}" for name, key in zip(names, keys, strict=True)
@@ -293,15 +294,15 @@ def _system_turn(fields: Fields, keys: tuple[str, ...]) -> list[Turn]:
 
 
 def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
-    """Whether the row says that its answer is not to be learned.
+    """Return whether the row marks its answer as not to be trained on.
 
     Raises:
-        RowRefusedError: The row holds what is no text, or does not say it clearly.
+        RowRefusedError: The row contains media, or the mark is ambiguous.
     """
     if key := fields.first(MEDIA):
         raise RowRefusedError(
-            f"key `{key}` holds something, and telltune reads text only: take the row or the "
-            "column out"
+            f"key `{key}` is not empty, but telltune supports text only: remove the row or the "
+            "column"
         )
     if fields.flag("weight") is False:
         fields.left_out[:] = ["the row has `weight: 0`"]
@@ -313,7 +314,7 @@ def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
 
 
 def _marks_bad(fields: Fields, answer: str) -> bool:
-    """Whether `label` marks an answer as one to avoid, as KTO's data do."""
+    """Return whether `label` marks a bad answer, as in KTO's data."""
     if not fields.has("label"):
         return False
     said = str(fields.values["label"]).strip().lower()
@@ -321,17 +322,17 @@ def _marks_bad(fields: Fields, answer: str) -> bool:
         return False
     if said in ("0", "1", "0.0", "1.0"):
         raise RowRefusedError(
-            f"key `label` is {said} beside an answer: write true or false where it marks good and "
-            "bad answers, else rename the key"
+            f"key `label` is {said} in a row with an answer: write true or false if it marks good "
+            "and bad answers, or rename the key"
         )
     return said in ("true", "false") and not fields.flag("label")
 
 
 def _tools(fields: Fields) -> str:
-    """The tools that a row offers, as JSON text; functions of OpenAI's older layout become tools.
+    """Return the tools of a row as JSON text. Functions in OpenAI's older layout become tools.
 
     Raises:
-        RowRefusedError: They are no list of objects.
+        RowRefusedError: The value is not a list of objects.
     """
     key = fields.first(("tools", "functions"))
     if key is None:
@@ -347,16 +348,15 @@ def _tools(fields: Fields) -> str:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise RowRefusedError(
-            f"key `{key}` is no list of objects that define a tool, nor the JSON text of one"
+            f"key `{key}` must be a list of objects that define tools, or its JSON text"
         ) from error
     return text if tools else ""
 
 
 def _as_json(value: object) -> object:
-    """A value as JSON has it: with numbers, and without the nulls by which Arrow fills up objects.
+    """Convert text to numbers and drop the nulls that Arrow adds to objects.
 
-    Raises:
-        TypeError: JSON has no such value; found by whoever writes it.
+    Values without a JSON form do not change. `json.dumps` raises TypeError for them.
     """
     if isinstance(value, Number):
         return json.loads(value)
@@ -378,13 +378,13 @@ def _confidence(fields: Fields, key: str | None) -> float:
         found = math.nan
     if not 0 < found <= 1:
         raise RowRefusedError(
-            f"the confidence in key `{shown(key)}` is no number above 0 and up to 1"
+            f"the confidence in key `{shown(key)}` must be a number above 0 and at most 1"
         )
     return found
 
 
 def _flat(*keys: str, name: str = "") -> Schema:
-    """A schema of prompt keys and, last, the key of the answer."""
+    """Return a schema of prompt keys followed by the answer key."""
     turns = partial(_flat_turns, prompt_keys=keys[:-1], answer_key=keys[-1])
     return Schema(name or "/".join(keys), keys, turns, answer_key=keys[-1])
 
@@ -393,7 +393,7 @@ def _conversation(key: str) -> Schema:
     return Schema(key, (key,), partial(_conversation_turns, key=key))
 
 
-# Conversations first: where a row has both forms, a conversation says all that flat keys say.
+# Conversations come first: if a row has both forms, the conversation contains the flat keys.
 SCHEMAS = (
     _conversation("messages"),
     _conversation("conversations"),

@@ -1,4 +1,4 @@
-"""The task and general data that a recipe names."""
+"""Task data and general data of a recipe."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a method may learn from and choose on. Test items are not in it, by construction.
+    """Data for training and selection by a method. Test examples are never included.
 
     Attributes:
-        name: For tables.
-        train: In the seed's order, so that a prefix is a smaller draw.
-        dev: For choices; may be empty.
-        anchor: The recipe's, or the embedded task's own.
-        metrics: Names, the headline first; empty lets the data decide.
-        shots: Turns that stand before every prompt, in training and afterwards.
-        warnings: What of the data was not read or left out, in sentences.
-        answer_after: What opens the answer in completions that reason first; "" where none do.
-        unlabeled: Inputs without labels, their completions empty. None is asked in dev or test
-            data, and none twice; labeled inputs may be among them, see `unlabeled_beside`.
+        name: Name in tables.
+        train: Training examples in the order of the seed, so that a prefix is a smaller draw.
+        dev: Dev examples for selection; may be empty.
+        anchor: Anchor of the recipe, or of the embedded task.
+        metrics: Names of metrics, the primary one first. If empty, they depend on the data.
+        shots: Turns before every prompt, in training and inference.
+        warnings: Sentences about data that were not read or left out.
+        answer_after: Text before the answer in completions that start with reasoning, or "".
+        unlabeled: Unlabeled inputs with empty completions, without duplicates and without inputs
+            of dev or test data. Labeled inputs may be included, see `unlabeled_beside`.
     """
 
     name: str
@@ -77,35 +77,35 @@ def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Exampl
 
     Args:
         task: From `load_task`.
-        labeled: The training examples whose labels a method uses.
+        labeled: Training examples whose labels a method uses.
     """
     known = {question(example) for example in labeled}
     return tuple(example for example in task.unlabeled if question(example) not in known)
 
 
 def check_unlabeled(inputs: Sequence[Example], what: str) -> None:
-    """Refuse what needs unlabeled inputs where there are none.
+    """Check that there are unlabeled inputs.
 
     Args:
-        inputs: From `unlabeled_beside`.
-        what: Needs them, such as "method `encoder_em`".
+        inputs: Unlabeled inputs from `unlabeled_beside`.
+        what: Name of the part that needs them, such as "method `encoder_em`".
 
     Raises:
-        RecipeError: There are none.
+        RecipeError: There are no unlabeled inputs.
     """
     if not inputs:
         raise RecipeError(
-            f"{what} needs unlabeled inputs beside the labeled ones; name them in the recipe "
-            "(`task.unlabeled: inputs.jsonl`), or write `rest` there for the training examples "
-            "that are not drawn."
+            f"{what} needs unlabeled inputs; add them to the recipe "
+            "(`task.unlabeled: inputs.jsonl`), or set `task.unlabeled: rest` for the training "
+            "examples that are not drawn."
         )
 
 
 def load_task(recipe: Recipe) -> TaskData:
-    """Read the task's training, dev and unlabeled data; training data to `task.max_examples`.
+    """Read a task's training data (up to `task.max_examples`), dev data and unlabeled inputs.
 
     Raises:
-        DataError: As `read_examples`.
+        DataError: See `read_examples`.
     """
     read, read_dev = ReadReport(), ReadReport()
     train = load_split(recipe, "train", read)
@@ -124,7 +124,7 @@ def load_task(recipe: Recipe) -> TaskData:
         dev=dev,
         anchor=_anchor(recipe),
         metrics=metrics,
-        # A share of the training data is told of with them.
+        # With `dev_share`, the warnings of the training data include those of the dev data.
         warnings=(
             *read.warnings("task.train"),
             *(read_dev.warnings("task.dev") if spec.dev else ()),
@@ -137,15 +137,15 @@ def load_task(recipe: Recipe) -> TaskData:
 def _load_unlabeled(
     recipe: Recipe, train: Sequence[Example], dev: Sequence[Example]
 ) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    """Return the unlabeled inputs, and sentences on what of them is not read or left out.
+    """Return the unlabeled inputs, and sentences about inputs that are not read or left out.
 
     Args:
-        recipe: Names them.
-        train: All training examples; they are the inputs where the recipe says `rest`.
-        dev: The dev examples.
+        recipe: Recipe with `task.unlabeled`.
+        train: All training examples, which are the inputs if the recipe has `rest`.
+        dev: Dev examples.
 
     Raises:
-        DataError: As `read_examples`.
+        DataError: See `read_examples`.
     """
     spec, report = recipe.task, ReadReport()
     if spec.unlabeled is None:
@@ -164,26 +164,26 @@ def _load_unlabeled(
     kept = tuple(example for asked, example in by_question.items() if asked not in held)
     warnings = list(report.warnings("task.unlabeled"))
     if repeated := len(found) - len(by_question):
-        warnings.append(f"task.unlabeled: {repeated:,} left out, which repeat another input.")
+        warnings.append(f"task.unlabeled: {repeated:,} left out as duplicates of another input.")
     if shared := len(by_question) - len(kept):
         warnings.append(
-            f"task.unlabeled: {shared:,} of {len(by_question):,} left out, which dev or test data "
-            "ask too."
+            f"task.unlabeled: {shared:,} of {len(by_question):,} left out because dev or test "
+            "data contain them."
         )
     return kept, tuple(warnings)
 
 
 def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
-    """One split of the task, with the anchor taken off where the data already carries it.
+    """Return one split of the task. An anchor that the data already contain is removed.
 
     Args:
-        recipe: Names it.
-        split: Which.
-        report: Takes down what of the rows is not read or left out.
+        recipe: Recipe of the task.
+        split: Split to read.
+        report: Report that counts what is not read or left out.
 
     Raises:
-        RecipeError: The recipe names no such split.
-        DataError: As `read_examples`.
+        RecipeError: The recipe does not have this split.
+        DataError: See `read_examples`; or a response is empty without the anchor.
     """
     if recipe.task.embedded:
         examples = list(getattr(embedded_task(recipe.task.embedded), split))
@@ -192,7 +192,7 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         of: Split = "train" if split == "dev" and share else split
         specs: list[DataSpec] | None = getattr(recipe.task, of)
         if not specs:
-            raise RecipeError(f"the recipe names no `task.{split}`; add it to use this verb.")
+            raise RecipeError(f"the recipe has no `task.{split}`; add it to use this command.")
         examples = read_examples(specs, report, split=of)
         if share and of == "train":
             held = _held_out(examples, share)
@@ -202,30 +202,31 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         examples = [anchor.detach(example) for example in examples]
         for example in examples:
             if not example.completion.strip():
-                raise DataError(f"{example.origin}: no response is left without the anchor's line.")
+                raise DataError(f"{example.origin}: the response contains only the anchor's line.")
     return examples
 
 
 def _held_out(examples: list[Example], share: float) -> set[str]:
-    """Prompts to keep out of training, and with one every example that asks the same.
+    """Return the prompts to hold out of training, with all of their examples.
 
-    Which they are follows from their text alone: no seed trains on what another one chose by.
+    The choice depends only on the text of the prompts. No seed therefore trains on examples that
+    another seed used for selection.
 
     Raises:
-        DataError: Nothing would be left to train on.
+        DataError: No training examples would remain.
     """
     prompts = sorted({example.prompt for example in examples}, key=stable_number)
     held = math.ceil(share * len(prompts))
     if held == len(prompts):
         raise DataError(
-            f"task.dev_share = {share} of {len(prompts)} prompts leaves none to train on; give "
-            "a smaller share or more examples."
+            f"task.dev_share = {share} of {len(prompts)} prompts leaves no training data; set a "
+            "smaller share or add examples."
         )
     return set(prompts[:held])
 
 
 def load_general(recipe: Recipe) -> GeneralData | None:
-    """The general data, which are read when they are needed; None where the recipe names none."""
+    """Return the general data, which are read on demand, or None if the recipe has none."""
     if recipe.general is None:
         return None
     sources = recipe.general.sources
@@ -233,7 +234,7 @@ def load_general(recipe: Recipe) -> GeneralData | None:
 
 
 def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
-    """Every data set that a recipe names but the embedded one, with what it is for."""
+    """Return every data set of a recipe except the embedded data, with its split."""
     task, general = recipe.task, recipe.general
     splits: dict[Split, list[DataSpec] | None] = {
         "train": task.train,
@@ -247,25 +248,29 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
 
 
 def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
-    """How many examples, from the first, fit in `max_tokens`.
+    """Return the number of examples, counted from the first, that fit in `max_tokens`.
+
+    Args:
+        lengths: Lengths of the examples in tokens.
+        max_tokens: Maximum number of tokens, or None for no maximum.
 
     Raises:
-        DataError: Not even one does.
+        DataError: The first example does not fit.
     """
     if max_tokens is None:
         return len(lengths)
     fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
     if fitting == 0:
         raise DataError(
-            f"task.max_tokens = {max_tokens} holds no example: the first has {lengths[0]} tokens."
+            f"task.max_tokens = {max_tokens} is too low: the first example has {lengths[0]} tokens."
         )
     return fitting
 
 
 REST = "rest"
-"""Stands in `task.unlabeled` for the training examples that are not drawn."""
+"""Value of `task.unlabeled` for the training examples that are not drawn."""
 
-# Keeps the draw of a subset apart from the mixture's random streams.
+# Separates the draw of a subset from the mixture's random streams.
 _DRAW = (1000,)
 
 

@@ -1,6 +1,6 @@
-"""The tags around the thinking that a model writes before its answer.
+"""Tags around the thinking that a model generates before its answer.
 
-Which tags a model uses is in the text of its chat template: `<think>` for most, `[THINK]` for
+The tags are detected in the model's chat template: `<think>` for most models, `[THINK]` for
 Magistral, `<seed:think>` for Seed-OSS, `<|begin_of_thought|>` for OpenThinker, `<thought>` for
 EXAONE Deep, `<|START_THINKING|>` for Command A Reasoning.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 __all__ = ["ThinkingTags", "thinking_tags", "without_thinking"]
 
 _WORD = r"((?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?))"
-# What stands around that word in the opening and in the closing tag.
+# Forms of the opening and closing tag around that word.
 _FORMS = (
     ("<{}>", "</{}>"),
     ("[{}]", "[/{}]"),
@@ -28,31 +28,31 @@ _OPENINGS = [
 
 
 class ThinkingTags(NamedTuple):
-    """The tags of one model.
+    """Thinking tags of one model.
 
     Attributes:
-        open: The opening tag.
-        close: The closing tag.
+        open: Opening tag.
+        close: Closing tag.
     """
 
     open: str
     close: str
 
     def match(self, text: str, *, opened: bool = False) -> re.Match[str] | None:
-        """Match the thinking that an answer begins with.
+        """Match the thinking at the start of an answer.
 
         Args:
-            text: An answer.
-            opened: Whether the prompt before it has opened the thinking already.
+            text: Answer of the model.
+            opened: Whether the prompt ends with the opening tag.
 
         Returns:
-            A match with the groups `open`, `thinking` and `close`, or None. The tags have the white
-            space around them.
+            Match with the groups `open`, `thinking` and `close`, or None. The groups of the tags
+            include surrounding white space.
         """
         return _pattern(self.open, self.close, opened).match(text) if self.close in text else None
 
     def answer(self, text: str, *, opened: bool = False) -> str:
-        """Return an answer without the thinking that it begins with; see `match`."""
+        """Return an answer without the thinking at its start; see `match`."""
         block = self.match(text, opened=opened)
         return text[block.end() :] if block else text
 
@@ -60,7 +60,7 @@ class ThinkingTags(NamedTuple):
 @cache
 def _pattern(opening: str, closing: str, opened: bool) -> re.Pattern[str]:
     start = rf"\s*{re.escape(opening)}\s*"
-    # Behind a prompt that opens the thinking, an answer may begin inside it.
+    # After a prompt with the opening tag, an answer may start inside the thinking.
     start += r"|\s*" if opened else ""
     end = rf"\s*{re.escape(closing)}\s*"
     return re.compile(f"(?P<open>{start})(?P<thinking>.*?)(?P<close>{end})", re.DOTALL)
@@ -68,13 +68,14 @@ def _pattern(opening: str, closing: str, opened: bool) -> re.Pattern[str]:
 
 @cache
 def thinking_tags(template: str) -> ThinkingTags:
-    """Find the tags that a chat template uses: the pair of which both stand in its text.
+    """Find the pair of tags of which both occur in a chat template.
 
     Args:
-        template: A chat template in Jinja.
+        template: Chat template in Jinja.
 
     Returns:
-        `<think>` and `</think>` where the template has these, or no pair at all.
+        Tags of the template. The default is `<think>` and `</think>`, also if only one of these
+        two occurs.
     """
     usual = ThinkingTags("<think>", "</think>")
     if usual.open in template or usual.close in template:
@@ -88,7 +89,7 @@ def thinking_tags(template: str) -> ThinkingTags:
 
 
 def without_thinking(text: str) -> str:
-    """Return an answer without the thinking that it begins with, in any of the known tags."""
+    """Return an answer without the thinking at its start, for any of the known tags."""
     begun = text.lstrip()
     for pattern, (_, closing) in zip(_OPENINGS, _FORMS, strict=True):
         if tag := pattern.match(begun):

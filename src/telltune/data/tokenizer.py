@@ -1,4 +1,4 @@
-"""A tokenizer that is known without being loaded."""
+"""Tokenizer that is identified without being loaded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODING_VERSION", "KnownTokenizer", "tokenizing_code"]
 
-# Bump when the same example would be encoded to other ids, so that old caches are not read.
+# Increase this version when the token ids of an example change, to invalidate old caches.
 ENCODING_VERSION = 5
 
 
 @dataclass(frozen=True)
 class KnownTokenizer:
-    """What a tokenizer does, in a hash, and how to get it when there is something to tokenize.
+    """Identity of a tokenizer, with a function that loads it when needed.
 
     Attributes:
-        identity: A hash of all that decides the ids of a text.
-        chat_template: In Jinja.
-        load: Gives the tokenizer.
+        identity: Hash of everything that determines the token ids of a text.
+        chat_template: Chat template in Jinja.
+        load: Function that returns the tokenizer.
     """
 
     identity: str
@@ -34,13 +34,13 @@ class KnownTokenizer:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> KnownTokenizer:
-        """One that is loaded already."""
+        """Return the `KnownTokenizer` of a loaded tokenizer."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decisive = (
             tokenizing_code(),
             type(tokenizer).__qualname__,
             backend.to_str() if backend else sorted(tokenizer.get_vocab().items()),
-            # Templates write them, and the end of a turn may be one.
+            # Templates write special tokens, and the end of a turn can be one.
             sorted(tokenizer.special_tokens_map.items()),
         )
         identity = hashlib.sha256(repr(decisive).encode()).hexdigest()
@@ -48,5 +48,5 @@ class KnownTokenizer:
 
 
 def tokenizing_code() -> str:
-    """The versions of the code that turns examples into ids; asking for them imports none of it."""
+    """Return the versions of the code that encodes examples, without importing it."""
     return f"{ENCODING_VERSION}|{version('transformers')}|{version('tokenizers')}"

@@ -1,4 +1,4 @@
-"""Turns of a conversation, in the layouts that chat data have."""
+"""Turns of a conversation, in the usual layouts of chat data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["MEDIA", "Turn", "asks", "check_order", "read_history", "read_turns", "reasoning_of"]
 
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-"""Keys that hold what is no text."""
+"""Keys of content other than text."""
 
 _ROLES = {
     "system": "system",
@@ -28,22 +28,22 @@ _ROLES = {
     "ai": "assistant",
     "model": "assistant",
 }
-# What most turns have, and nothing beside: they are read quicker.
+# Most turns have only these keys, and are read faster.
 _PLAIN = frozenset({"role", "content", "from", "value"})
 _CALLS = ("tool_calls", "function_call")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-# What OpenAI, ms-swift and axolotl call it.
+# Names of the loss weight in the data of OpenAI, ms-swift and axolotl.
 _WEIGHTS = ("weight", "loss", "train")
 
 
 class Turn(NamedTuple):
-    """One turn, and whether its text is to be learned.
+    """One turn of a conversation.
 
     Attributes:
-        role: "system", "user" or "assistant".
-        content: What is said.
-        reasoning: The thinking before it, where the data have it.
-        learned: Whether it carries loss; only for answers.
+        role: Role, "system", "user" or "assistant".
+        content: Text of the turn.
+        reasoning: Thinking before the text, if the data contain it.
+        learned: Whether the turn carries loss, which only answers can.
     """
 
     role: str
@@ -56,12 +56,12 @@ def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
     """Read the list of turns under a key: {role, content} or {from, value} objects.
 
     Args:
-        fields: Of the row.
-        key: Which.
-        learned: Whether the answers in it carry loss, where they do not say otherwise.
+        fields: Fields of the row.
+        key: Key of the list.
+        learned: Whether answers without a weight of their own carry loss.
 
     Raises:
-        RowRefusedError: It is no list of turns with text.
+        RowRefusedError: The value is not a list of turns with text.
     """
     found = fields.take(key)
     if not isinstance(found, list):
@@ -76,15 +76,15 @@ def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
         if turn is not None:
             turns.append(turn)
     if not turns:
-        raise RowRefusedError(f"no conversation: key `{key}` holds no turn with text")
+        raise RowRefusedError(f"no conversation: key `{key}` contains no turn with text")
     return turns
 
 
 def read_history(fields: Fields, key: str = "history") -> list[Turn]:
-    """Read earlier turns: a list of [question, answer] pairs, or of turns.
+    """Read earlier turns, as a list of [question, answer] pairs or of turns.
 
     Raises:
-        RowRefusedError: The key holds something else.
+        RowRefusedError: The key has another value.
     """
     found = fields.take(key)
     if found is None:
@@ -95,7 +95,7 @@ def read_history(fields: Fields, key: str = "history") -> list[Turn]:
     for pair in found if isinstance(found, list) else [found]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise RowRefusedError(
-                f"key `{key}` is not a list of [question, answer] pairs, nor of turns with `role` "
+                f"key `{key}` must be a list of [question, answer] pairs, or of turns with `role` "
                 "and `content`"
             )
         earlier = Fields({"question": pair[0], "answer": pair[1]})
@@ -105,50 +105,51 @@ def read_history(fields: Fields, key: str = "history") -> list[Turn]:
 
 
 def asks(turn: object) -> bool:
-    """Whether a turn, as data have it, is one of the user."""
+    """Return whether a turn, as it is in the data, is a user turn."""
     return isinstance(turn, dict) and _role(turn.get("role") or turn.get("from")) == "user"
 
 
 def reasoning_of(fields: Fields, keys: Sequence[str] = _REASONING[:2]) -> str:
-    """The thinking that stands beside an answer, or ""."""
+    """Return the thinking next to an answer, or ""."""
     key = fields.first(keys)
     return "" if key is None else fields.text(key, "reasoning")
 
 
 def check_order(body: Sequence[Turn], *, offset: int) -> None:
-    """Refuse what a chat template would refuse, or would put into other words.
+    """Refuse an order of turns that a chat template would refuse or change.
 
     Args:
-        body: The turns behind the system turn.
-        offset: Number of turns before them.
+        body: Turns after the system turn.
+        offset: Number of turns before `body`.
 
     Raises:
-        RowRefusedError: User and assistant do not take turns, or the last is no answer.
+        RowRefusedError: User and assistant turns do not alternate, or the last turn is not an
+            answer.
     """
     for index, turn in enumerate(body):
         wanted = ("user", "assistant")[index % 2]
         if turn.role != wanted:
             raise RowRefusedError(
-                f"turn {index + offset + 1} is from `{turn.role}` where one from `{wanted}` should "
-                "stand: a system turn comes first, then user and assistant take turns"
+                f"turn {index + offset + 1} is from `{turn.role}`, but must be from `{wanted}`: "
+                "user and assistant turns alternate after an optional system turn"
             )
     if len(body) % 2 or not body:
         raise RowRefusedError("no response: the conversation does not end with an assistant turn")
 
 
 def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn | None:
-    """One turn; None for a system turn without text."""
+    """Return one turn, or None for a system turn without text."""
     said_by = turn.take(turn.first(("role", "from")) or "role")
     role = _role(said_by)
     plain = turn.filled.keys() <= _PLAIN
     if role is None or (not plain and turn.first(_CALLS)):
         what = "a tool call" if role else f"role `{shown(str(said_by))}`"
         raise RowRefusedError(
-            f"turn {number} has {what}, which telltune does not train; the roles are "
+            f"turn {number} has {what}, which telltune does not support; the roles are "
             f"{', '.join(_ROLES)}"
         )
     if not plain and (key := turn.first(MEDIA)):
-        raise RowRefusedError(f"turn {number} has `{key}`, and telltune reads text only")
+        raise RowRefusedError(f"turn {number} has `{key}`, but telltune supports text only")
     content_key = turn.first(("content", "value")) or "content"
     if role == "system" and not turn.has(content_key):
         return None
@@ -167,7 +168,7 @@ def _role(said_by: object) -> str | None:
 
 
 def _content(turn: Fields, key: str, where: str, what: str) -> str:
-    """The text of a turn, which may come in parts; these become paragraphs."""
+    """Return the text of a turn. A list of parts is joined with newlines."""
     parts = turn.filled.get(key)
     if not isinstance(parts, list):
         return turn.text(key, what)
@@ -176,13 +177,13 @@ def _content(turn: Fields, key: str, where: str, what: str) -> str:
     for values in parts:
         if not isinstance(values, dict):
             raise RowRefusedError(
-                f"no {what}: key `{key}` holds a list, and not one of {{type: text, text: ...}}"
+                f"no {what}: key `{key}` contains a list, but not of {{type: text, text: ...}}"
             )
         part = turn.inner(key, values)
         kind = part.take("type")
         if kind not in (None, "text", "input_text", "output_text"):
             raise RowRefusedError(
-                f"{where} has a part of type `{shown(str(kind))}`, and telltune reads text only"
+                f"{where} has a part of type `{shown(str(kind))}`, but telltune supports text only"
             )
         if not is_blank(values.get("text")):
             texts.append(part.text("text", what))

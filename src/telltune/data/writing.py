@@ -1,4 +1,4 @@
-"""Rows into a file, in the format that its suffix names."""
+"""Writer of rows to a file, in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 __all__ = ["check_writable", "json_line", "write_rows"]
 
 _FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
-# A file may spell its numbers otherwise, as CSV with 007 does; JSON may not.
+# Numbers in other formats can be invalid in JSON, such as 007 in CSV.
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a name that says no format, before the rows are made.
+    """Refuse a file name with an unsupported suffix, before the rows are computed.
 
     Raises:
-        StorageError: Its suffix is none of those that rows can be written to.
+        StorageError: Rows cannot be written in the format of the suffix.
     """
     if path.suffix.lower() not in _FORMATS:
         raise StorageError(
-            f"{path}: rows cannot be written in this format; choose a name that ends in one of "
+            f"{path}: rows cannot be written in this format; use a file name that ends in one of "
             f"{', '.join(_FORMATS)}."
         )
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows, whole or not at all.
+    """Write rows to a file atomically.
 
-    Numbers keep their spelling. Where a format has no lists and objects, they are written as JSON.
+    Numbers keep their spelling. Lists and objects are written as JSON in formats without them.
 
     Args:
-        path: Its suffix says the format.
-        rows: Values by column; a column may be missing from some of them.
+        path: Output file. The suffix determines the format.
+        rows: Values by column. Rows can lack columns of other rows.
 
     Raises:
-        StorageError: The suffix names no format, or the file cannot be written.
+        StorageError: The suffix is not supported, or the file cannot be written.
     """
     check_writable(path)
     suffix = path.suffix.lower()
@@ -65,7 +65,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def json_line(value: object) -> str:
-    """A value as JSON on one line, with numbers as they were spelled."""
+    """Return a value as JSON on one line, with the original spelling of numbers."""
     if isinstance(value, Number) and _JSON_NUMBER.fullmatch(value):
         return str(value)
     if isinstance(value, dict):
@@ -84,7 +84,7 @@ def _columns(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
 def _delimited(rows: Sequence[Mapping[str, object]], separator: str) -> str:
     columns = _columns(rows)
     lines = [[*columns], *zip(*(map(_cell, values) for values in columns.values()), strict=True)]
-    # The csv module itself leaves a carriage return without quotes where lines end otherwise.
+    # With another line terminator, the csv module does not quote a carriage return.
     returns = any("\r" in cell for line in lines for cell in line)
     text = io.StringIO(newline="")
     csv.writer(
@@ -97,7 +97,7 @@ def _delimited(rows: Sequence[Mapping[str, object]], separator: str) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value in a format that has texts only."""
+    """Return a value as text, for formats that contain only texts."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json_line(value)
@@ -113,7 +113,7 @@ def _parquet(rows: Sequence[Mapping[str, object]]) -> bytes:
 
 
 def _array(values: list[object]) -> Any:
-    """A column: of numbers where that changes no spelling, else of what its values are, or text."""
+    """Return an Arrow array: numbers if their spelling is kept, else the values' type, or text."""
     import pyarrow as pa
 
     if all(value is None or isinstance(value, Number) for value in values):

@@ -1,5 +1,5 @@
-"""Why a run failed: logs read down to what matters, rules, past failures, and a model if asked.
+"""Diagnosis of failed runs by log compression, rules, past failures and, optionally, a model.
 
-After Acme (arXiv 2403.07648): filters that grow with what healthy runs say, rules first, retrieval
-over known failures next.
+The design follows Acme (arXiv 2403.07648): log filters learned from healthy runs, then rules, then
+retrieval of known failures.
 """

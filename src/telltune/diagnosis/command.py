@@ -1,4 +1,4 @@
-"""What `tell diagnose` does with files and folders."""
+"""File and folder handling of `tell diagnose`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["diagnose_logs", "keep_healthy", "keep_past"]
 
 _LOGS = ("*.log", "*.out", "*.err", "stderr", "stdout", "failures/*.txt")
 _MOST_BYTES = 2**26
-"""Of a log, from its end."""
+"""Maximum number of bytes read from the end of a log."""
 _ASKS = "A training run failed. Name the cause that its log tells of, nothing else."
 
 
@@ -31,17 +31,20 @@ def diagnose_logs(
     past: Path | None = None,
     model: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Diagnose a log, or each log of a folder; a record each, those with a cause first.
+    """Diagnose a log, or each log of a folder.
 
     Args:
-        place: A file or a folder.
-        rules: Files of more rules.
-        past: A file of past failures; the one in the cache if not given.
-        model: What to ask last; see `tell diagnose --help`.
+        place: A log file, or a folder with logs.
+        rules: Files with additional rules.
+        past: File of past failures; defaults to the one in the cache.
+        model: Model to ask if nothing else gives a cause; see `tell diagnose --help`.
+
+    Returns:
+        One record per log, those with a known cause first.
 
     Raises:
-        DataError: There is no log, or it cannot be read.
-        RecipeError: A rule is not right, or the address of the model is not.
+        DataError: There is no log, or a file cannot be read.
+        RecipeError: A rule or the address of the model is invalid.
     """
     known = load_rules(rules)
     filters, remembered = Filters(), Past(past or past_file())
@@ -49,22 +52,32 @@ def diagnose_logs(
     found = []
     for path in _logs(place):
         told = diagnose(_lines(path), rules=known, filters=filters, past=remembered, ask=ask)
-        # A log may hold what must not be shown on.
+        # A log may contain secrets.
         evidence = [{"line": e.number, "text": masked(e.text)} for e in told.evidence]
         found.append({"log": str(path), **asdict(told), "evidence": evidence})
     return sorted(found, key=lambda record: record["cause"] == UNKNOWN)
 
 
 def keep_healthy(place: Path) -> int:
-    """Filter what a healthy run's logs say; how many kinds of lines are new."""
+    """Add a healthy run's logs to the filters and return the number of new line templates."""
     filters = Filters()
     return sum(filters.learn(_lines(path)) for path in _logs(place))
 
 
 def keep_past(log: Path, cause: str, past: Path | None) -> None:
-    """Remember what a log's cause was."""
+    """Store a log with its known cause among the past failures.
+
+    Args:
+        log: Log file of the failed run.
+        cause: Name of the cause: letters, digits and underscores.
+        past: File of past failures; defaults to the one in the cache.
+
+    Raises:
+        DataError: The log cannot be read.
+        RecipeError: The cause is not one word.
+    """
     if not cause.replace("_", "").isalnum():
-        raise RecipeError(f"--remember {cause}: name the cause in one word, such as disk_full.")
+        raise RecipeError(f"--remember {cause}: the cause must be one word, such as disk_full.")
     Past(past or past_file()).add(compress(_lines(log), Filters()), cause)
 
 
@@ -76,8 +89,8 @@ def _logs(place: Path) -> list[Path]:
     found = sorted({path for kind in _LOGS for path in place.rglob(kind) if path.is_file()})
     if not found:
         raise DataError(
-            f"{place}: no log in this folder ({', '.join(_LOGS)}); name the file that holds what "
-            "the run printed."
+            f"{place}: no log in this folder ({', '.join(_LOGS)}); pass the file that holds the "
+            "run's output."
         )
     return found
 
@@ -93,13 +106,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _asker(model: str, causes: Sequence[str]) -> Callable[[str, Sequence[str]], str | None]:
-    """A model here, or one behind a server: http://HOST/v1#NAME."""
+    """Return a function that asks a local model or a server given as http://HOST/v1#NAME."""
     from telltune.streams.top import Endpoint, local_model
 
     if model.startswith(("http://", "https://")):
         url, _, name = model.partition("#")
         if not name:
-            raise RecipeError(f"--model {model}: write the model's name behind it, {model}#NAME.")
+            raise RecipeError(f"--model {model}: append the model's name, as in {model}#NAME.")
         asked: Any = Endpoint(url, name, causes, f"{_ASKS} Causes: {', '.join(causes)}.")
     else:
         asked = local_model(model, None, causes, f"{_ASKS} Causes: {', '.join(causes)}.")

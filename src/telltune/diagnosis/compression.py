@@ -1,7 +1,7 @@
-"""A log without what every healthy run says too: progress, metrics, and lines that come over again.
+"""Log compression: remove progress bars, metrics, repeated lines and lines of healthy runs.
 
-A line's template is what is left when numbers, paths and addresses are taken out. Templates that
-come in logs of runs that went well are filtered out ever after; the filters are a file, and grow.
+A line's template is the line with numbers, paths and addresses replaced by placeholders. Templates
+from logs of successful runs are added to a file of filters and removed from later logs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["Filters", "Line", "compress", "template"]
 
 _FILE = "filters.json"
 _OFTEN = 3
-"""A line of one template is kept so many times, and the last; others tell nothing new."""
+"""Number of first lines kept per template, besides the last one."""
 _LONGEST = 400
-"""Characters of a line that are kept: data and weights printed whole tell nothing either."""
+"""Maximum number of characters kept per line; printed data and weights are longer."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _PARTS = (
@@ -34,7 +34,7 @@ _PARTS = (
     (re.compile(r"(?:/[\w.@+-]+){2,}/?"), "<path>"),
     (re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"), "<n>"),
 )
-# Bars of tqdm and rich, and the metrics that trainers print as JSON or Python dictionaries.
+# Progress bars of tqdm and rich, and metrics that trainers print as JSON or Python dictionaries.
 _PROGRESS = re.compile(
     r"\d+%\s*\|.*\|\s*[\d.,?]+[kMG]?/|[━╸╺]{5,}|^\s*\{['\"](?:loss|step|epoch|train_loss|grad_norm)\b"
 )
@@ -45,8 +45,8 @@ class Line:
     """A line that is kept.
 
     Attributes:
-        number: In the log, from 1.
-        text: Without colours, and cut where it is very long.
+        number: Line number in the log, from 1.
+        text: Text without color codes, truncated to 400 characters.
     """
 
     number: int
@@ -54,21 +54,21 @@ class Line:
 
 
 class Filters:
-    """Templates that healthy runs print, in telltune's cache."""
+    """Line templates of healthy runs, stored in telltune's cache."""
 
     def __init__(self) -> None:
         found = read_cached_json(self._path())
         self._known: set[str] = set(found) if isinstance(found, list) else set()
 
     def learn(self, log: Iterable[str]) -> int:
-        """Take a healthy run's log into account; how many templates are new."""
+        """Add the templates of a healthy run's log and return the number of new ones."""
         before = len(self._known)
         self._known.update(template(text) for _, text in _lines(log))
         write_json(self._path(), sorted(self._known))
         return len(self._known) - before
 
     def hide(self, text: str) -> bool:
-        """Whether healthy runs say this too."""
+        """Return whether healthy runs also print this line."""
         return template(text) in self._known
 
     @staticmethod
@@ -77,18 +77,18 @@ class Filters:
 
 
 def template(text: str) -> str:
-    """A line with its numbers, times, paths and addresses taken out."""
+    """Return a line with numbers, times, paths and addresses replaced by placeholders."""
     for pattern, name in _PARTS:
         text = pattern.sub(name, text)
     return " ".join(text.split())
 
 
 def compress(log: Iterable[str], filters: Filters | None = None) -> list[Line]:
-    """The lines that may tell why a run failed, in their order.
+    """Return the lines that may explain why a run failed, in order.
 
     Args:
-        log: Its lines.
-        filters: Of healthy runs, or None.
+        log: Lines of the log.
+        filters: Filters of healthy runs, or None.
     """
     lines = [
         (number, text, template(text))
@@ -100,16 +100,17 @@ def compress(log: Iterable[str], filters: Filters | None = None) -> list[Line]:
     kept = []
     for number, text, shape in lines:
         seen[shape] += 1
-        # The last: where many ranks fail alike, what ended the run stands behind all of theirs.
+        # The last line of a template is kept too: if many ranks fail alike, rules compare the
+        # position of their last message with that of other causes.
         if seen[shape] <= _OFTEN or seen[shape] == times[shape]:
             kept.append(Line(number, text[:_LONGEST]))
     return kept
 
 
 def _lines(log: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without blanks, colours and progress."""
+    """Yield numbered lines without blank lines, color codes and progress bars."""
     for number, raw in enumerate(log, start=1):
-        # A bar is drawn over itself: what stands last is what was left to see.
+        # A progress bar overwrites its line; only the text after the last "\r" stays visible.
         text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2].rstrip()
         if text.strip() and not _PROGRESS.search(text):
             yield number, text

@@ -1,4 +1,4 @@
-"""What made a run fail: rules first, then past failures, then a model if one is given."""
+"""Find the cause of a failure: by rules, then past failures, then a model if one is given."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
 
 UNKNOWN = "unknown"
 _SHOWN = 4
-# Somebody met trouble and went on; it counts only where nothing else does.
+# Warnings and retries did not end the run; they count only if nothing else matches.
 _PASSING = re.compile(r"\bWARN(ING)?\b|[Rr]etry(ing)?\b|\bINFO\b|\bDEBUG\b")
-# Source lines that a traceback quotes: they name what the program meant to catch or to raise.
+# Source lines quoted by a traceback name exceptions that the program may never have raised.
 _QUOTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S|^(\[rank\d+\]:)?\s+File \"")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a run failed.
+    """Cause of a failure and its remedy.
 
     Attributes:
-        cause: Its name; `unknown` where nothing tells.
-        side: Who can mend it.
-        says: What it is, in a sentence.
-        mend: What to do.
-        restart: Whether the same run, started again, may well go through.
-        by: What told.
-        evidence: Lines of the log that say so, with their numbers.
+        cause: Name of the cause, or `unknown`.
+        side: Who can fix it: the user or the infrastructure.
+        says: One-sentence description of the cause.
+        mend: Remedy.
+        restart: Whether the same run may succeed when it is restarted.
+        by: Source of the diagnosis.
+        evidence: Lines of the log that support it, with their numbers.
     """
 
     cause: str
@@ -57,19 +57,21 @@ def diagnose(
     past: Past | None = None,
     ask: Callable[[str, Sequence[str]], str | None] | None = None,
 ) -> Diagnosis:
-    """Say why a run failed.
+    """Diagnose why a run failed.
 
-    A rule counts for the last line that matches it. Of several the one whose line comes last wins,
-    as what ends a run stands at the end; but what often follows from something else (a connection
-    closed by a peer) yields to any that does not, wherever that stands, and what was only warned
-    of yields to what was not.
+    Each rule is placed at the last line that matches it. Among several matching rules the last one
+    wins, because the error that ends a run is at the end of its log. There are two exceptions.
+    A rule whose lines are only warnings yields to any rule with other lines. A rule for a common
+    consequence of other causes (a connection closed by a peer) yields to any rule that is not.
 
     Args:
-        log: Its lines.
-        rules: By rank; telltune's own if not given. Of two that match one line the first counts.
-        filters: Of what healthy runs say too.
-        past: Failures that were diagnosed before.
-        ask: A model: from a compressed log and the causes to one of them, or None.
+        log: Lines of the log.
+        rules: Rules in order of rank; defaults to telltune's own. The first that matches a line
+            counts for it.
+        filters: Filters of lines that healthy runs also print.
+        past: Past failures with known causes.
+        ask: Function that asks a model: it maps a compressed log and the names of the causes to
+            one of the causes, or to None.
     """
     rules = load_rules() if rules is None else rules
     lines = compress(log, filters)
@@ -122,11 +124,11 @@ def _told(
         return Diagnosis(
             cause,
             "unknown",
-            "Nothing in the log is known to end a run."
+            "The log contains no known cause of failure."
             if by == "nothing"
-            else f"It was {cause} before.",
-            "If it did not end well, read the last lines; once you know the cause, `tell diagnose "
-            "LOG --remember CAUSE`.",
+            else f"The log resembles an earlier failure: {cause}.",
+            "If the run failed, read the last lines; record the cause that you find with "
+            "`tell diagnose LOG --remember CAUSE`.",
             restart=False,
             by=by,
             evidence=evidence,

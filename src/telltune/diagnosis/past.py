@@ -1,7 +1,7 @@
-"""Failures that were diagnosed before: the nearest of them says what a new one may be.
+"""Past failures with known causes: the nearest one suggests the cause of a new failure.
 
-Logs are compared by the words of what is left of them after compression, TF-IDF over all that is
-known, by cosine. Past failures are a file in telltune's cache, or one that a team shares.
+Compressed logs are compared by the cosine of their TF-IDF vectors, fitted on all past failures and
+the new log. Past failures are stored in telltune's cache, or in a file that a team shares.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Past", "Remembered", "past_file"]
 
 _NEAR = 0.45
-"""Cosine from which on a past failure counts as the same."""
+"""Minimum cosine at which a past failure counts as the same."""
 _WORD = re.compile(r"[A-Za-z_]{3,}")
 _LINES = 40
-"""Of the end of a log: where it failed."""
+"""Number of lines compared, from the end of the compressed log, where the run failed."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Remembered:
     """The nearest past failure.
 
     Attributes:
-        cause: What it was.
-        likeness: Cosine, 0 to 1.
+        cause: Name of its cause.
+        likeness: Cosine similarity to the new log, 0 to 1.
     """
 
     cause: str
@@ -44,18 +44,18 @@ class Remembered:
 
 
 def past_file() -> Path:
-    """Where past failures are kept if nobody names another file."""
+    """Return the default file of past failures."""
     return cache_folder("diagnosis") / "past.jsonl"
 
 
 class Past:
-    """Past failures, a line of JSON each: `cause` and the `log` as it was compressed.
+    """Past failures in a JSONL file: `cause` and compressed `log` on each line.
 
     Args:
-        path: The file; made with the first failure.
+        path: The file; created when the first failure is added.
 
     Raises:
-        DataError: A line of it is none.
+        DataError: A line is not a past failure.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,17 +69,17 @@ class Past:
                 self._rows.append((row["cause"], row["log"]))
             except (ValueError, KeyError, TypeError):
                 raise DataError(
-                    f"{path}:{number}: no past failure (`cause` and `log`); remove the line."
+                    f"{path}:{number}: not a past failure (`cause` and `log`); remove the line."
                 ) from None
 
     def add(self, lines: Sequence[Line], cause: str) -> None:
-        """Keep a failure whose cause is known."""
+        """Store a failure whose cause is known."""
         self._rows.append((cause, _words(lines)))
         rows = (json.dumps({"cause": c, "log": log}, ensure_ascii=False) for c, log in self._rows)
         write_text(self._path, "".join(f"{row}\n" for row in rows))
 
     def nearest(self, lines: Sequence[Line]) -> Remembered | None:
-        """The past failure most like a log; None where none is like it."""
+        """Return the past failure nearest to a log, or None if none is near enough."""
         words = _words(lines)
         if not self._rows or not words:
             return None

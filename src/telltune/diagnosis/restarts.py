@@ -1,4 +1,4 @@
-"""A command that is started again where starting again can help, and only there."""
+"""Run a command and restart it after failures that a restart can fix."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "run_with_restarts"]
 
 _PAUSE = 2.0
-"""Seconds before the second try, and twice as long before each further one; a minute at most."""
+"""Pause before the second attempt in seconds; doubled before each further one, up to a minute."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try.
+    """One attempt to run the command.
 
     Attributes:
-        code: The command's exit status; below 0 the signal that ended it.
-        diagnosis: Why it failed; None where it did not, or was asked to stop.
-        log: What it printed.
-        stopped: Whether it was asked to stop, as this process was.
+        code: Exit status of the command; -N if signal N ended it.
+        diagnosis: Cause of the failure; None if the command succeeded or was stopped.
+        log: File with the command's output.
+        stopped: Whether this process received SIGINT or SIGTERM and passed it on.
     """
 
     code: int
@@ -51,20 +51,21 @@ def run_with_restarts(
     on_restart: Callable[[Attempt, int], None] | None = None,
     pause: float = _PAUSE,
 ) -> list[Attempt]:
-    """Run a command, and again while it fails for what a restart can mend.
+    """Run a command, and restart it while it fails for a cause that a restart can fix.
 
-    What it prints goes on to the terminal and into a log a try. SIGINT and SIGTERM are handed on to
-    it, and then it is not started again.
+    The output goes to the terminal and to one log per attempt. SIGINT and SIGTERM are passed on to
+    the command, which is then not restarted.
 
     Args:
-        command: A program and its arguments; it goes on where it was by itself.
-        logs: A folder, for 1.log and so on.
-        restarts: Tries after the first, at most.
-        on_restart: Gets the try that failed and its number, before the next.
-        pause: Seconds before the second try.
+        command: Program and arguments; the program must resume by itself.
+        logs: Folder for the logs 1.log, 2.log and so on.
+        restarts: Maximum number of restarts.
+        on_restart: Function called before each restart with the failed attempt and its number.
+        pause: Pause before the first restart in seconds; doubled before each further one, up to
+            60 seconds.
 
     Returns:
-        All tries, the last of which went well or is the one to look at.
+        All attempts; only the last may have succeeded.
 
     Raises:
         StorageError: A log cannot be written.
@@ -85,11 +86,11 @@ def run_with_restarts(
 
 def _try(command: Sequence[str], log: Path) -> Attempt:
     with log.open("wb") as file:
-        # In a group of its own: Ctrl-C comes here alone, and reaches it once.
+        # In its own process group the command receives Ctrl-C once, passed on by this process.
         process = subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
         )
-        assert process.stdout is not None  # by `PIPE`
+        assert process.stdout is not None  # guaranteed by `PIPE`
         with _handing_on(process) as received:
             while chunk := os.read(process.stdout.fileno(), 2**16):
                 file.write(chunk)
@@ -97,7 +98,7 @@ def _try(command: Sequence[str], log: Path) -> Attempt:
                 sys.stdout.buffer.flush()
             code = process.wait()
         if code < 0:
-            # Whoever is killed says nothing of it; a shell would.
+            # A killed process prints nothing; a shell would report the signal.
             name = signal.Signals(-code).name
             word = "Killed" if code == -signal.SIGKILL else "Ended"
             file.write(f"{word} by signal {-code} ({name})\n".encode())
@@ -109,10 +110,10 @@ def _try(command: Sequence[str], log: Path) -> Attempt:
 
 @contextmanager
 def _handing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Give a process the signals that this one gets, and say which came."""
+    """Pass SIGINT and SIGTERM on to a process, and yield the list of received signals."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received  # where Python lets nobody listen
+        yield received  # Python allows signal handlers only in the main thread.
         return
 
     def take(number: int, _: object) -> None:

@@ -1,7 +1,7 @@
-"""Known causes: what a log says when they struck, whose they are, and what mends them.
+"""Rules for known causes of failure: their log patterns, who can fix them, and the remedy.
 
-Rules are data: those that come with telltune are in rules.yaml beside this file, and a file of the
-same form can be added. Their order is their rank: a cause stands before what it brings about.
+The rules of telltune are in rules.yaml in this folder; files of the same form can be added. The
+order of the rules is their rank: a cause precedes its consequences.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class Rule(Part):
     """A known cause."""
 
     cause: str = Field(pattern=r"^[a-z][a-z_]*$")
-    """Its name."""
+    """Name of the cause."""
     side: Side
-    """Who can mend it: whoever wrote and started the run, or whoever runs the machine."""
+    """Who can fix it: the user who started the run, or the operator of the machine."""
     restart: bool = False
-    """Whether the same run, started again, may well go through."""
+    """Whether the same run may succeed when it is restarted."""
     consequence: bool = False
-    """Whether it often follows from another cause, which then counts."""
+    """Whether this often follows from another cause, which then takes precedence."""
     says: str
-    """What it is, in a sentence."""
+    """One-sentence description of the cause."""
     mend: str
-    """What to do."""
+    """Remedy."""
     patterns: list[str] = Field(min_length=1)
-    """Regular expressions, of which a line of the log has to match one."""
+    """Regular expressions; a line of the log must match at least one."""
     frames: str | None = None
-    """One that a line of the traceback above it has to match: whose code it came through."""
+    """Regular expression that the traceback above the line must match, if given."""
 
     @field_validator("patterns", "frames")
     @classmethod
@@ -52,15 +52,15 @@ class Rule(Part):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"`{pattern}` is no regular expression: {error}") from None
+                raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
         return patterns
 
     def matches(self, text: str, frames: str) -> bool:
-        """Whether a line says this.
+        """Return whether a line of the log matches the rule.
 
         Args:
             text: The line.
-            frames: The traceback above it, or "".
+            frames: Source lines of the traceback above the line, or "".
         """
         if not any(compiled.search(text) for compiled in _compiled(tuple(self.patterns))):
             return False
@@ -68,13 +68,13 @@ class Rule(Part):
 
 
 def load_rules(more: Sequence[Path] = ()) -> list[Rule]:
-    """All rules by rank; those of later files stand before those of earlier ones.
+    """Return all rules in order of rank; rules of later files come first.
 
     Args:
-        more: Files of rules beside telltune's own.
+        more: Files of rules in addition to telltune's own.
 
     Raises:
-        RecipeError: A file is not there, or a rule is not right.
+        RecipeError: A file cannot be read, or a rule is invalid.
     """
     rules: list[Rule] = []
     for path in (_OURS, *more):

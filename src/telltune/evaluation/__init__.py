@@ -1,1 +1,1 @@
-"""Evaluation: metrics, and how sure a score is."""
+"""Evaluation: metrics, confidence intervals and warnings."""

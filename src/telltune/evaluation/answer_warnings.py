@@ -1,7 +1,7 @@
-"""Warnings about scores that may not mean what they seem to mean, one sentence each.
+"""Warnings about scores that may be misleading, one sentence each.
 
-Some follow from the data alone, and `plan` gives them before training. The others follow from a
-predictor's answers.
+Some need the data only, and `plan` reports them before training. The others need the answers of a
+predictor.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["answer_warnings", "data_warnings", "scoring_warnings", "warnings_bef
 
 _NAMED = 3
 _SHARE = 0.05
-"""Answers that may miss the budget without a word: a few odd items are no wrong setting."""
+"""Share of answers above the budget that gives no warning; a few outliers are acceptable."""
 _STEP = 8
-"""Answer budgets are proposed in multiples of this many tokens."""
+"""Suggested answer budgets are multiples of this number of tokens."""
 
 
 def warnings_before_training(
@@ -43,13 +43,13 @@ def warnings_before_training(
     prepared: RunPlan,
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
-    """Warn of what will make a score of this run meaningless, as far as the data tell.
+    """Return warnings about this run's scores that follow from the data alone.
 
     Args:
-        recipe: The run's.
-        answers: Of its task.
-        prepared: What it trains on.
-        tokenizer: The model's own.
+        recipe: Recipe of the run.
+        answers: Answers of its task.
+        prepared: Training plan of the run.
+        tokenizer: Tokenizer of the model.
     """
     found = data_warnings(answers, prepared.counts.task_examples)
     if answers.test and recipe.evaluation.answers == "generate":
@@ -64,10 +64,10 @@ def warnings_before_training(
 
 
 def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
-    """Warn of labels and test data that will make a score meaningless, whatever the method.
+    """Return warnings about labels and test data that make a score meaningless for any method.
 
     Args:
-        answers: The task's answers, from `task_answers`.
+        answers: Answers of the task, from `task_answers`.
         used: Number of training examples that the method learns from.
     """
     found = [*_spelling(answers), *_unseen(answers, answers.train[:used])]
@@ -84,15 +84,15 @@ def scoring_warnings(
     metrics: Sequence[str],
     answers: TaskAnswers | None,
 ) -> tuple[str, ...]:
-    """Warn of what makes scores of answers meaningless.
+    """Return warnings about everything that makes the scores of answers meaningless.
 
     Args:
-        predictor: Gave the answers.
-        references: The true answers, (items,).
-        lengths: Tokens of each reference with its end of turn, (items,).
-        predictions: The answers, (items,).
-        metrics: By which they are scored.
-        answers: Of the task's splits, where they are known.
+        predictor: Predictor that gave the answers.
+        references: Correct answers, (items,).
+        lengths: Number of tokens of each reference with its end of turn, (items,).
+        predictions: Answers of the predictor, (items,).
+        metrics: Names of the metrics that score the answers.
+        answers: Answers of the task's splits, or None if unknown.
     """
     found: list[str] = []
     if answers is not None:
@@ -115,28 +115,28 @@ def answer_warnings(
     references: Sequence[str],
     labels: Sequence[str],
 ) -> list[str]:
-    """Warn of answers that are empty, all the same, or none of the labels.
+    """Return warnings about answers that are empty, all the same, or none of the labels.
 
     Args:
-        predictor: Gave the answers.
-        predictions: The answers, (items,).
-        references: The true answers, (items,).
-        labels: Those of the task; () where it is no classification.
+        predictor: Predictor that gave the answers.
+        predictions: Answers of the predictor, (items,).
+        references: Correct answers, (items,).
+        labels: Labels of the task; () if it is not a classification task.
     """
     found = list(_said(predictor, predictions, references))
     return found + list(_outside(predictor, predictions, labels)) if labels else found
 
 
 def _budget(lengths: NDArray[np.int64], budget: int) -> Iterator[str]:
-    """Whether references fit into the longest answer that is allowed."""
+    """Yield a warning if many references exceed the answer budget."""
     over = int((lengths > budget).sum())
     if over > _SHARE * len(lengths):
         longest = int(lengths.max())
         enough = -(-longest // _STEP) * _STEP
         yield (
-            f"{over} of {len(lengths)} references are longer than an answer may be ({budget} "
-            f"tokens; the longest reference has {longest}), so no answer can match them; allow "
-            f"more with `--set evaluation.max_new_tokens={enough}`."
+            f"{over} of {len(lengths)} references are longer than the answer limit ({budget} "
+            f"tokens; the longest reference has {longest}), so no answer can match them; raise "
+            f"the limit with `--set evaluation.max_new_tokens={enough}`."
         )
 
 
@@ -144,7 +144,7 @@ def _cut(cut: int, items: int, budget: int) -> Iterator[str]:
     if cut > _SHARE * items:
         yield (
             f"{cut} of {items} answers did not end within {budget} tokens and were cut there; if "
-            "they should be longer, allow more with "
+            "they should be longer, raise the limit with "
             f"`--set evaluation.max_new_tokens={2 * budget}`."
         )
 
@@ -152,13 +152,13 @@ def _cut(cut: int, items: int, budget: int) -> Iterator[str]:
 def _said(
     predictor: Predictor, predictions: Sequence[str], references: Sequence[str]
 ) -> Iterator[str]:
-    """Whether there are answers at all, and more than one."""
+    """Yield warnings if answers are empty or all the same."""
     items = len(predictions)
     help_ = (
-        "it has not learned the task: train longer or faster with `--set mixture.passes=...` or "
-        "`--set training.learning_rate=...`."
+        "it has not learned the task: train longer with `--set mixture.passes=...` or raise the "
+        "learning rate with `--set training.learning_rate=...`."
         if predictor.cost.optimizer_steps
-        else "the model does not do the task as it is asked."
+        else "the model does not follow the task's prompts."
     )
     empty = sum(
         not got.strip() and bool(gold.strip())
@@ -169,8 +169,8 @@ def _said(
     wanted = len(set(map(fold, references)))
     if empty < items > 2 and wanted > 1 and len(set(map(fold, predictions))) == 1:
         yield (
-            f"all {items} answers are {_quoted(predictions[0])}, where the references differ "
-            f"({wanted} of them); {help_}"
+            f"all {items} answers are {_quoted(predictions[0])}, but there are {wanted} different "
+            f"references; {help_}"
         )
 
 
@@ -197,13 +197,13 @@ def _not_json(references: Sequence[str]) -> Iterator[str]:
     strange = [text for text in references if not is_json(text)]
     if strange:
         yield (
-            f"{len(strange)} of {len(references)} references are no JSON object or array, such as "
+            f"{len(strange)} of {len(references)} references are not a JSON object or array, e.g. "
             f"{_quoted(strange[0])}; json_field_accuracy compares them as text."
         )
 
 
 def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
-    """Whether test has labels that are not among those that were learned."""
+    """Yield a warning if test items have labels that no training example has."""
     if not answers.labels:
         return
     shown = set(map(label_key, learned))
@@ -216,7 +216,7 @@ def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
 
 
 def _spelling(answers: TaskAnswers) -> Iterator[str]:
-    """Labels that are written in several ways."""
+    """Yield a warning if a label is written in several ways."""
     if not answers.labels:
         return
     written: dict[str, Counter[str]] = defaultdict(Counter)
@@ -228,13 +228,13 @@ def _spelling(answers: TaskAnswers) -> Iterator[str]:
         more = "; ..." if len(several) > _NAMED else ""
         yield (
             f"{len(several)} of {len(written)} labels are written in more than one way: "
-            f"{named}{more}; accuracy ignores case and white space only, so write each in one way "
-            "in train, dev and test."
+            f"{named}{more}; accuracy ignores only case and white space, so use one spelling of "
+            "each label in train, dev and test."
         )
 
 
 def _listed(counts: Counter[str], between: str = ", ") -> str:
-    """The most frequent with their counts, and how many more there are."""
+    """Return the most frequent texts with their counts, and the number of further ones."""
     named = between.join(f"{_quoted(text)} ({n})" for text, n in counts.most_common(_NAMED))
     more = len(counts) - _NAMED
     return f"{named} and {more} more" if more > 0 else named

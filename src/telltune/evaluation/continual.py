@@ -1,6 +1,6 @@
-"""What a model keeps of tasks that it learned one after another (TRACE, arXiv 2310.06762).
+"""Metrics of continual learning on a sequence of tasks (TRACE, arXiv 2310.06762).
 
-R[t, i] is the score on task i after training on task t, both from 0.
+R[t, i] is the score on task i after training on task t; both indices start at 0.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ __all__ = ["backward_transfer", "format_validity", "overall_performance"]
 
 
 def overall_performance(scores: NDArray[np.float64], after: int) -> float:
-    """OP_t: the mean score on the tasks learned so far, once the one with number `after` is.
+    """Return OP_t, the mean score on tasks 0 to t after training on task t.
 
     Args:
         scores: R, (tasks, tasks).
-        after: t, from 0.
+        after: Index t of the task, from 0.
     """
     return float(scores[after, : after + 1].mean())
 
 
 def backward_transfer(scores: NDArray[np.float64], *, by_tasks: bool = False) -> float:
-    """BWT: how the scores of earlier tasks change until the last is learned; below 0 is forgetting.
+    """Return BWT, the mean change of earlier tasks' scores until the last task is learned.
+
+    A negative value means forgetting.
 
     Args:
         scores: R, (tasks, tasks); two tasks or more.
-        by_tasks: Divide by the number of tasks T, as the formula is said to be printed, and not by
-            T - 1, which the paper's tables agree with.
+        by_tasks: Divide by the number of tasks T, as in the printed formula. The default divides by
+            T - 1, which agrees with the paper's tables.
 
     Raises:
-        DataError: There is one task only.
+        DataError: There is only one task.
     """
     tasks = len(scores)
     if tasks < 2:
-        raise DataError("backward transfer is about earlier tasks, and there is one task only.")
+        raise DataError("backward transfer needs two tasks or more, but there is only one.")
     changes = scores[-1, :-1] - np.diagonal(scores)[:-1]
     return float(changes.sum() / (tasks if by_tasks else tasks - 1))
 
 
 def format_validity(answers: Sequence[str], completions: Sequence[str]) -> float:
-    """The share of answers that have the task's form, 0 to 1, right or not.
+    """Return the share of answers in the task's format, 0 to 1, whether or not they are right.
 
-    Exact match scores an answer of another form like a wrong one: after training on another task a
-    model may know the answer and write it otherwise. Where nothing marks a task's answers, any text
-    is valid that is not empty.
+    Exact match counts a right answer in another format as wrong, as can happen after training on
+    another task. If the task's answers have no recognizable format, every non-empty text is valid.
 
     Args:
-        answers: Of a model.
-        completions: Of the task's training examples.
+        answers: Answers of a model.
+        completions: Completions of the task's training examples.
     """
     looks = task_format(completions) or (lambda answer: bool(answer.strip()))
     return sum(map(looks, answers)) / len(answers)

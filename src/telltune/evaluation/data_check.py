@@ -1,4 +1,4 @@
-"""All that `tell check` looks at: the data of a recipe, or files, with a model's tokenizer."""
+"""Checks of `tell check` on the data of a recipe, or on files, with a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
 __all__ = ["check_files", "check_recipe_data"]
 
 GENERAL_AT_ONCE = 20_000
-# General data may be any amount. What is repeated in them could only be told from all at once.
+# General data may be of any size and are read in parts. Repeated rows can only be found among all
+# of them at once.
 _NOT_OF_GENERAL: frozenset[Kind] = frozenset({"duplicate", "conflict"})
 
 
 Checked: TypeAlias = tuple[dict[str, int], list[Finding]]
-"""Number of examples by split, and of general data, and the findings."""
+"""Number of examples per split and of general data, and the findings."""
 
 
 def check_files(
     specs: Mapping[Split, Sequence[DataSpec]], *, model: ModelSpec | None, max_length: int | None
 ) -> Checked:
-    """Look through data sets by split.
+    """Check data sets by split.
 
     Args:
-        specs: `train` is held against every other split.
-        model: Whose tokenizer to count tokens and know control tokens with; None for neither.
-        max_length: Longest example in tokens.
+        specs: Data sets of each split; `train` is compared with every other split.
+        model: Model whose tokenizer counts tokens and finds control tokens; None skips both checks.
+        max_length: Maximum length of an example in tokens.
 
     Raises:
-        TellError: There is no such file or model.
+        TellError: A file or the model does not exist.
     """
     findings: list[Finding] = []
     groups = _read(specs, findings)
@@ -58,17 +59,17 @@ def check_files(
 
 
 def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
-    """Look through the task and general data of a recipe.
+    """Check the task data and general data of a recipe.
 
-    Repeated rows are looked for in the task data only.
+    Only the task data are searched for repeated rows.
 
     Args:
-        recipe: Its training data and general data are held against its dev and test data.
-        model: Whose tokenizer to count tokens and know control tokens with.
-        max_length: Longest example in tokens.
+        recipe: Recipe whose training and general data are compared with its dev and test data.
+        model: Model whose tokenizer counts tokens and finds control tokens.
+        max_length: Maximum length of an example in tokens.
 
     Raises:
-        TellError: There is no such file or model.
+        TellError: A file or the model does not exist.
     """
     splits: tuple[Split, ...] = ("train", "dev", "test")
     findings: list[Finding] = []
@@ -100,7 +101,7 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
 
 
 def _left_out_input(finding: Finding) -> Finding:
-    """Return a warning in place of a finding about training data: a run leaves such inputs out."""
+    """Return a warning instead of a refusal, because a run excludes such inputs."""
     if finding.kind == "leak_near":
         return finding
     return replace(finding, reason=f"{finding.reason}; this input is left out", refused=False)
@@ -130,12 +131,12 @@ def _examples(
     reader: Callable[[DataSpec, ReadReport], Iterator[Example | Problem]],
     findings: list[Finding],
 ) -> Iterator[Example]:
-    """Examples as they are read; what is wrong with rows, or not read of them, joins the findings.
+    """Yield examples as they are read, and append problems of their rows to the findings.
 
     Args:
-        specs: In order.
-        reader: Gets one of them, and the report.
-        findings: They join these.
+        specs: Data sets, in order.
+        reader: Function that reads one data set and fills the report.
+        findings: List that problems and ignored parts of rows are appended to.
     """
     report = ReadReport()
     for spec in specs:
@@ -149,7 +150,7 @@ def _examples(
 
 
 class _Checks:
-    """`check_examples` with what a model's tokenizer knows."""
+    """`check_examples` with token counts and control tokens of a model's tokenizer."""
 
     def __init__(self, model: ModelSpec | None, max_length: int | None) -> None:
         tokenizer = None if model is None else load_tokenizer(model)
@@ -175,9 +176,9 @@ class _Checks:
     def _encoded(
         encoder: Encoder, examples: list[Example]
     ) -> tuple[dict[int, int], dict[int, str]]:
-        """Return the tokens of each example, and why some cannot be encoded, by `id`.
+        """Return the token count of each example and the reason of each refusal, by `id`.
 
-        All are encoded in one batch, which is many times quicker than one after another.
+        All examples are encoded in one batch, which is many times faster than one by one.
         """
         refused: dict[int, str] = {}
         try:

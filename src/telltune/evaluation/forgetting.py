@@ -1,4 +1,4 @@
-"""What training on a task did to everything else: general loss, and the task's format elsewhere."""
+"""Measures of forgetting: loss on general data, and the task's format outside the task."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Aside", "held_out_general", "measure_aside", "task_format"]
 
 @dataclass(frozen=True)
 class Aside:
-    """How a model does beside its task, asked without the anchor.
+    """Behavior of a model outside its task, without the anchor.
 
     Attributes:
-        general_nll: Mean negative log-likelihood a response token of held-out general examples,
+        general_nll: Mean negative log-likelihood per response token of held-out general examples,
             in nats.
-        leakage: Share of general prompts that get an answer in the task's format, 0 to 1; None
-            where the task's answers have none that could be told.
+        leakage: Share of general prompts answered in the task's format, 0 to 1; None if the task's
+            answers have no recognizable format.
     """
 
     general_nll: float
@@ -38,24 +38,24 @@ class Aside:
 
 
 def held_out_general(general: GeneralData, count: int, used: int, seed: int) -> list[Example]:
-    """General examples that a mixture of this seed does not reach in its first epoch.
+    """Return general examples that a mixture of this seed does not reach in its first epoch.
 
-    They are the last in the order in which it draws on the data.
+    They are the last examples in the order in which the mixture draws general data.
 
     Args:
-        general: The data.
-        count: How many to hold out.
-        used: How many general examples training takes.
-        seed: The mixture's.
+        general: General data.
+        count: Number of examples to hold out.
+        used: Number of general examples that training uses.
+        seed: Seed of the mixture.
 
     Raises:
-        DataError: Training leaves too few.
+        DataError: Training leaves fewer than `count` examples.
     """
     available = general.contents.examples
     if used + count > available:
         raise DataError(
             f"general data: {available} examples are too few to train on {used} and hold out "
-            f"{count}; add some, or lower `forgetting.examples`."
+            f"{count}; add examples, or lower `forgetting.examples`."
         )
     order = general_choice(available, seed)
     places = {int(order[available - 1 - i]): i for i in range(count)}
@@ -64,12 +64,13 @@ def held_out_general(general: GeneralData, count: int, used: int, seed: int) -> 
 
 
 def task_format(completions: Sequence[str]) -> Callable[[str], bool] | None:
-    """Tells whether an answer looks like the task's; None where nothing marks such an answer.
+    """Return a function that tests whether an answer has the task's format.
 
-    Answers of a closed set are known by what they say, JSON by its keys.
+    Answers from a closed set of labels are recognized by their text, and JSON answers by their
+    keys. The result is None if the completions have no recognizable format.
 
     Args:
-        completions: Of the task's training examples.
+        completions: Completions of the task's training examples.
     """
     labels = {_plain(label) for label in closed_set(completions)}
     if labels:
@@ -93,14 +94,14 @@ def measure_aside(
     prompts: int,
     looks_like_the_task: Callable[[str], bool] | None,
 ) -> Aside:
-    """Ask a predictor's model about general examples, without the anchor.
+    """Measure a predictor's model on general examples, without the anchor.
 
     Args:
-        predictor: Any method's.
-        tokenizer: The model's own, whose template carries no anchor.
-        examples: Held out; one at least.
-        prompts: How many of them to answer.
-        looks_like_the_task: From `task_format`.
+        predictor: Predictor of any method.
+        tokenizer: Tokenizer of the model, whose template contains no anchor.
+        examples: Held-out general examples; at least one.
+        prompts: Number of examples whose prompts are answered.
+        looks_like_the_task: Function from `task_format`, or None.
     """
     plain = predictor.beside_its_task(tokenizer)
     nll, tokens = plain.nll(examples)
@@ -116,7 +117,7 @@ def _plain(text: str) -> str:
 
 
 def _json_keys(text: str) -> frozenset[str] | None:
-    """The keys of a JSON object, or of the objects in a list; None for anything else."""
+    """Return the keys of a JSON object or of the objects in a list; None for anything else."""
     try:
         value = json.loads(text)
     except ValueError:

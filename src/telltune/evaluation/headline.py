@@ -30,7 +30,7 @@ __all__ = ["TaskAnswers", "choose_metrics", "label_set", "task_answers"]
 MOST_LABELS = 250
 SHORT_WORDS, SHORT_CHARACTERS = 3, 40
 
-# Two characters count as a word here, also in Katakana.
+# Two characters of these scripts count as one word, also in Katakana.
 _UNSPACED = regex.compile(rf"[{UNSPACED}\p{{Katakana}}ー]", regex.V1)
 
 
@@ -38,13 +38,13 @@ def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
     """Choose the metrics that fit the answers of a task; the first is the headline.
 
     1. JSON: more than half of the answers are a JSON object or array.
-    2. Labels: the answers are a closed set, see `closed_set`, of at most 250 labels.
+    2. Labels: the answers are a closed set (see `closed_set`) of at most 250 labels.
     3. Short answers (names, numbers, facts): nine in ten have at most three words and 40
-       characters. An answer that is nearly right is wrong here, so exact match leads.
-    4. Free text: all else. chrF leads because it gives credit for what is partly right, in every
+       characters. A nearly right answer is wrong here, so exact match is the headline.
+    4. Free text: all other answers. chrF is the headline because it gives partial credit in every
        script, whereas exact match is 0 for any other wording.
 
-    Metrics of words are left out where most answers are in a script without spaces.
+    Word metrics are omitted if most answers are in a script without spaces.
 
     Args:
         answers: Completions of train, dev and test together.
@@ -60,7 +60,7 @@ def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def label_set(answers: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels of a classification task as they are written, or nothing for others."""
+    """Return the labels of a classification task as written; () for other tasks."""
     return () if _mostly_json(answers) else closed_set(answers, MOST_LABELS)
 
 
@@ -69,25 +69,27 @@ def _mostly_json(answers: Sequence[str]) -> bool:
 
 
 def _is_short(text: str) -> bool:
-    """Whether a text has at most three words; two characters of a script without spaces are one."""
+    """Return whether a text has at most three words and 40 characters.
+
+    Two characters of a script without spaces are one word.
+    """
     words = len(_UNSPACED.sub(" ", text).split()) + len(_UNSPACED.findall(text)) / 2
     return words <= SHORT_WORDS and len(text.strip()) <= SHORT_CHARACTERS
 
 
 @dataclass(frozen=True)
 class TaskAnswers:
-    """Metrics and labels that follow from the answers of all splits of a task.
+    """Metrics and labels derived from the answers of all splits of a task.
 
     Attributes:
-        metrics: Names, the headline first: those that the recipe or the embedded task names, or
-            else those that `choose_metrics` finds.
-        labels: The labels of a classification task as they are written; () for other tasks.
-        train: Answers of training, in the order of the draw, without the thinking before them.
-        everywhere: Those of train, dev and test.
-        test: The test examples; () where the recipe names none or they cannot be read.
-        notes: Sentences about test data that were ignored or left out; () where the test examples
-            were passed in.
-        problem: Why the test examples cannot be read; "" where nothing is wrong.
+        metrics: Names of the metrics, the headline first. They come from the recipe or the embedded
+            task, or else from `choose_metrics`.
+        labels: Labels of a classification task as written; () for other tasks.
+        train: Answers of the training examples in the order of the draw, without thinking.
+        everywhere: Answers of train, dev and test.
+        test: Test examples; () if the recipe names none or they cannot be read.
+        notes: Sentences about ignored or skipped test data; () if the test examples were passed in.
+        problem: Reason why the test examples cannot be read; "" if they can.
     """
 
     metrics: tuple[str, ...]
@@ -102,19 +104,19 @@ class TaskAnswers:
 def task_answers(
     recipe: Recipe, task: TaskData, test: Sequence[Example] | None = None
 ) -> TaskAnswers:
-    """Look at the answers of train, dev and test together. No method sees what this reads.
+    """Derive metrics and labels from the answers of train, dev and test together.
 
-    All of train counts, however few examples `task.max_examples` takes, so that every size and
-    seed of a task is scored by the same metrics.
+    All training examples count, regardless of `task.max_examples`, so that every size and seed of a
+    task is scored by the same metrics. Methods do not see these data.
 
     Args:
-        recipe: Names the splits.
-        task: From `load_task`.
+        recipe: Recipe that names the splits.
+        task: Task data from `load_task`.
         test: All test examples, from `load_split`; they are read if not given.
 
     Raises:
-        DataError: Training data that cannot be read. Test data that cannot are left out; `problem`
-            says why.
+        DataError: The training data cannot be read. Unreadable test data are skipped, and `problem`
+            contains the reason.
     """
     cut = recipe.task.max_examples is not None
     train = load_split(recipe, "train") if cut else task.train

@@ -1,6 +1,6 @@
-"""How sure a score is: bootstrap intervals, and whether one system beats another.
+"""Confidence intervals of scores, and paired comparisons of two systems.
 
-All work on a `Scored`, so a resample costs a row of a matrix product and no text is read again.
+All functions work on a `Scored`, so a resample costs one row of a matrix product.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = [
     "wilson_interval",
 ]
 
-# Numbers of a block of resamples held at once: 32 MB, whatever the size of the test set.
+# Number of values in a block of resamples: 32 MB for any size of the test set.
 _BLOCK = 4_000_000
 
-# Scores nearer than this are the same score, summed in another order.
+# Scores closer than this are equal up to the order of summation.
 _ROUNDING = 1e-9
 
 
@@ -40,7 +40,7 @@ _ROUNDING = 1e-9
 class Interval:
     """A score and its confidence interval, in the units of the score.
 
-    The bounds are NaN where the data cannot tell them: no spread seen, on a scale without ends.
+    The bounds are NaN if all resamples score the same on an unbounded scale.
     """
 
     score: float
@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """The score of a less that of b on the same items, its interval, and a two-sided p-value."""
+    """Score of system a minus score of b on the same items, its interval, and two-sided p-value."""
 
     difference: float
     low: float
@@ -59,12 +59,12 @@ class PairedDifference:
 
 
 def wilson_interval(right: float, items: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, as fractions in 0..1.
+    """Return Wilson's score interval of a share, as fractions in 0..1.
 
     Args:
-        right: How many items are right, 0..items.
-        items: How many there are, at least 1.
-        confidence: Between 0 and 1.
+        right: Number of right items, 0..items.
+        items: Number of items, at least 1.
+        confidence: Confidence level of the interval, between 0 and 1.
 
     Raises:
         DataError: There are no items.
@@ -80,34 +80,34 @@ def wilson_interval(right: float, items: int, confidence: float = 0.95) -> tuple
         * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
         / (1 + z * z / items)
     )
-    # At the ends of the scale the bound is the end itself; rounding may put it beside.
+    # At the ends of the scale the bound is the end itself, which rounding could miss.
     low = 0.0 if right == 0 else centre - half
     high = 1.0 if right == items else centre + half
     return low, high
 
 
 def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int = 0) -> Floats:
-    """Score resampled items: what each system would have scored on other test items.
+    """Return the scores of systems on bootstrap samples of the test items.
 
     Args:
-        systems: m systems on the same n items, in the same order.
-        resamples: How many bootstrap samples are drawn.
-        seed: The scores are a pure function of this and the other arguments.
+        systems: Scores of m systems on the same n items, in the same order.
+        resamples: Number of bootstrap samples.
+        seed: Random seed; the same arguments give the same scores.
 
     Returns:
-        Shape (resamples, m). A row draws its items once, and scores every system on them.
+        Shape (resamples, m). All systems in a row are scored on the same sample of items.
 
     Raises:
         DataError: There are no items, or the systems were not scored on the same items.
-        RecipeError: resamples is out of range.
+        RecipeError: `resamples` is out of range.
     """
     items = len(systems[0])
     _check(items, resamples=resamples)
     for system in systems:
         if len(system) != items:
             raise DataError(
-                f"cannot compare {items} items with {len(system)} items pair by pair; score all "
-                f"systems on the same test examples"
+                f"cannot compare {items} items with {len(system)} items; score all systems on the "
+                f"same test examples"
             )
     columns = np.hstack([system.statistics for system in systems])
     ends = np.cumsum([system.statistics.shape[1] for system in systems])[:-1]
@@ -121,24 +121,24 @@ def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int 
 
 
 def move_within(scores: Floats, luck: Floats | float, ends: tuple[float, float]) -> Floats:
-    """Move scores by luck, and by less the nearer they come to an end of their scale.
+    """Add random deviations to scores without leaving the scale.
 
-    A normal or Student's t distribution around a score of 95 reaches beyond 100. Each score has
-    some room to the end that it moves to, and moves by room x tanh(luck / room): by the luck itself
-    where there is room, and never out of the scale.
+    A normal or Student's t distribution around a score of 95 reaches beyond 100. Each score is
+    therefore moved by room x tanh(luck / room), where room is the distance to the end of the scale
+    in that direction. If room is large, this is nearly the deviation itself.
 
     Args:
-        scores: Any shape, within the ends.
-        luck: Of the same shape, in the units of the score.
+        scores: Scores of any shape, within the ends.
+        luck: Deviations of the same shape, in the units of the score.
         ends: Lowest and highest possible score; may be infinite.
     """
     luck = np.broadcast_to(luck, scores.shape)
     room = np.where(luck > 0, ends[1] - scores, scores - ends[0])
     limited = np.isfinite(room)
-    # Where there is no room at all, a hair of it keeps the division defined.
+    # A minimum above 0 keeps the division defined.
     room = np.maximum(np.where(limited, room, 1.0), 1e-12)
     moved: Floats = scores + np.where(limited, room * np.tanh(luck / room), luck)
-    return np.clip(moved, *ends)  # rounding
+    return np.clip(moved, *ends)  # Rounding could exceed the ends.
 
 
 def bootstrap_interval(
@@ -148,25 +148,24 @@ def bootstrap_interval(
     seed: int = 0,
     luck: Floats | float = 0.0,
 ) -> Interval:
-    """Percentile bootstrap interval of a corpus score, resampling items.
+    """Return the percentile bootstrap interval of a corpus score over resampled items.
 
-    Where every resample scores the same (one item, all right, all wrong) the bootstrap sees no
-    spread and would claim certainty. The interval then is what Wilson's leaves open: had a share u
-    of items come out otherwise, u the upper Wilson bound of 0 in n, the score could have moved by
-    u of the way to either end of the scale. For a right/wrong metric that is Wilson's interval:
-    0 of 200 right gives 0 to 1.9.
+    If every resample scores the same (one item, all right, all wrong), the bootstrap interval would
+    have zero width. Instead, let u be the upper Wilson bound of 0 in n. The interval then extends
+    from the score by a fraction u of the distance to either end of the scale. For a right/wrong
+    metric this is Wilson's interval: 0 of 200 right gives 0 to 1.9.
 
     Args:
-        scored: What a metric said of n items.
-        confidence: Between 0 and 1.
-        resamples: How many bootstrap samples are drawn.
-        seed: The interval is a pure function of this and the other arguments.
-        luck: Shape (resamples,). What else could have moved the score, beside the items; such as
-            the seed of training. See `move_within`.
+        scored: Result of a metric on n items.
+        confidence: Confidence level of the interval, between 0 and 1.
+        resamples: Number of bootstrap samples.
+        seed: Random seed; the same arguments give the same interval.
+        luck: Shape (resamples,). Deviations from sources other than the items, such as the training
+            seed. See `move_within`.
 
     Raises:
         DataError: There are no items.
-        RecipeError: confidence or resamples is out of range.
+        RecipeError: `confidence` or `resamples` is out of range.
 
     Source: Efron and Tibshirani (1993), chapter 13.
     """
@@ -187,36 +186,36 @@ def paired_bootstrap(
 ) -> PairedDifference:
     """Compare two systems by one metric on the same items, in the same order.
 
-    The interval is the percentile bootstrap of the difference a - b over resampled items, widened
-    as in `bootstrap_interval` where no spread is seen. The p-value is that of paired approximate
-    randomization: how often would a difference this large come about if, item by item, it were
-    chance which system gave which answer? Unlike a p-value read from the bootstrap it stays honest
-    on few items: one item right against wrong gives 1. For right/wrong metrics it approximates the
-    exact McNemar test. It is never below 1 / (resamples + 1).
+    The interval is the percentile bootstrap of the difference a - b over resampled items. It is
+    widened as in `bootstrap_interval` if all resamples agree. The p-value is that of paired
+    approximate randomization: the probability of a difference at least this large if the two
+    answers to each item were swapped at random. Unlike a bootstrap p-value it stays valid for few
+    items: one item that only one system has right gives 1. For right/wrong metrics it approximates
+    the exact McNemar test. It is never below 1 / (resamples + 1).
 
     Args:
-        a: What a metric said of system a.
-        b: What the same metric said of system b, against the same references.
-        confidence: Between 0 and 1.
-        resamples: How many bootstrap samples and how many random swaps are drawn.
-        seed: The result is a pure function of this and the other arguments.
-        luck: Shape (resamples,). What else could have moved the difference, beside the items.
+        a: Result of a metric for system a.
+        b: Result of the same metric for system b, against the same references.
+        confidence: Confidence level of the interval, between 0 and 1.
+        resamples: Number of bootstrap samples and of random swaps.
+        seed: Random seed; the same arguments give the same result.
+        luck: Shape (resamples,). Deviations from sources other than the items.
 
     Raises:
         DataError: There are no items, or a and b were not scored on the same items.
-        RecipeError: confidence or resamples is out of range.
+        RecipeError: `confidence` or `resamples` is out of range.
 
     Source: Koehn (2004) for the interval; Riezler and Maxwell (2005), section 3, for the p-value.
     """
     _check(len(a), confidence, resamples)
     if a.statistics.shape != b.statistics.shape:
         raise DataError(
-            f"cannot compare {len(a)} items with {len(b)} items pair by pair, or by different "
-            f"metrics; score both systems with one metric on the same test examples"
+            f"cannot compare {len(a)} items with {len(b)} items, or scores of different metrics; "
+            f"score both systems with one metric on the same test examples"
         )
     difference = a.score - b.score
     draws = resample_scores([a, b], resamples, seed)
-    # A stream of its own: coins that shared the resamples' bits would not be independent of them.
+    # A separate random stream keeps the swaps independent of the resamples.
     rng = np.random.default_rng([seed, 1])
     swapped = _concatenate(
         a.reduce(a.statistics.sum(axis=0) + moved) - b.reduce(b.statistics.sum(axis=0) - moved)
@@ -231,9 +230,9 @@ def paired_bootstrap(
 
 def _check(items: int, confidence: float = 0.95, resamples: int = 1) -> None:
     if items == 0:
-        raise DataError("there are no scored items to take an interval of; score at least one")
+        raise DataError("an interval needs at least one item, but there are no scored items")
     if not 0 < confidence < 1:
-        raise RecipeError(f"confidence must lie between 0 and 1, such as 0.95, not {confidence}")
+        raise RecipeError(f"confidence must be between 0 and 1, such as 0.95, not {confidence}")
     if resamples < 1:
         raise RecipeError(f"resamples must be at least 1, such as 2000, not {resamples}")
 
@@ -245,9 +244,9 @@ def _blocks(items: int, resamples: int) -> Iterator[int]:
 
 
 def _resample_counts(items: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Yield blocks, shape (rows, items): how often each resample, a row, drew each item."""
+    """Yield blocks of shape (rows, items): how often each resample drew each item."""
     for rows in _blocks(items, resamples):
-        # Drawing indices and counting them is many times quicker than rng.multinomial.
+        # Drawing indices and counting them is many times faster than rng.multinomial.
         drawn = rng.integers(0, items, size=(rows, items))
         drawn += items * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * items)
@@ -255,10 +254,10 @@ def _resample_counts(items: int, resamples: int, rng: np.random.Generator) -> It
 
 
 def _swaps(change: Floats, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Yield blocks, shape (rows, k): the summed change of a random half of the items."""
+    """Yield blocks of shape (rows, k): the summed change of a random half of the items."""
     for rows in _blocks(len(change), resamples):
-        # Not rng.integers: it draws small integers in packs, and would make the p-value depend on
-        # the size of the blocks.
+        # rng.integers draws small integers in groups, so the p-value would depend on the block
+        # size.
         coins = rng.random(size=(rows, len(change))) < 0.5
         yield coins.astype(np.float64) @ change
 
@@ -273,8 +272,7 @@ def _bounds(
     if np.ptp(draws) > _ROUNDING:
         tail = (1 - confidence) / 2
         low, high = np.quantile(draws, [tail, 1 - tail])
-        # Corpus metrics are biased in small resamples, which must not push the score out of its
-        # own interval.
+        # Corpus metrics are biased in small resamples. The interval must still contain the score.
         return min(float(low), value), max(float(high), value)
     if not np.isfinite(ends).all():
         return math.nan, math.nan

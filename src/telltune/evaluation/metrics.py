@@ -1,11 +1,11 @@
-"""The door to the metrics: importing this registers all that come with telltune.
+"""Public interface of the metrics. Importing this module registers all built-in metrics.
 
     from telltune.evaluation.metrics import get_metric
 
     scored = get_metric("macro_f1")(predictions, references)
     scored.score, scored.per_item
 
-`registry` tells how to add one, `text` and `structured` hold the functions, and
+`registry` describes how to add a metric, `text` and `structured` contain the functions, and
 `docs/reference/metrics.md` lists them for users.
 """
 

@@ -1,8 +1,8 @@
-"""What a recipe names and this machine lacks: all of it at once, before any model is loaded.
+"""Check that everything a recipe names exists, before any model is loaded.
 
-`telltune.recipe` refuses what no machine could run. This looks at the rest: methods and metrics by
-their names, the files of every split (the test data of a fit, too, that nobody reads for hours),
-the general data, the model. It stands here because metrics do.
+`telltune.recipe` rejects recipes that no machine could run. This module checks the rest: names of
+methods and metrics, the files of every split (test data included), the general data and the model.
+All mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ __all__ = ["check_recipe"]
 
 
 def check_recipe(recipe: Recipe, methods: Sequence[str] = ()) -> None:
-    """Raise unless all that a recipe names is there. The hub is not asked, and no data are read.
+    """Raise an error unless everything that a recipe names exists.
+
+    The hub is not contacted, and data files are opened but not read to the end.
 
     Args:
-        recipe: Checked for itself.
-        methods: By name; the recipe's own if none is given.
+        recipe: Recipe to check, already valid in itself.
+        methods: Names of methods; the recipe's method if empty.
 
     Raises:
-        TellError: The one mistake that there is, or a RecipeError that lists them all.
+        TellError: The only mistake, or a RecipeError that lists all mistakes.
     """
     found: dict[str, TellError] = {}
     for check in _checks(recipe, methods or [recipe.method]):
@@ -54,7 +56,7 @@ def check_recipe(recipe: Recipe, methods: Sequence[str] = ()) -> None:
 
 
 def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], object]]:
-    """Each raises where something is wrong."""
+    """Yield checks, each of which raises an error if something is wrong."""
     task = recipe.task
     yield from (partial(_check_method, recipe, name) for name in methods)
     yield from (partial(check_metrics, [name]) for name in recipe.evaluation.metrics or ())
@@ -77,12 +79,12 @@ def _check_method(recipe: Recipe, name: str) -> None:
 def _check_trainable(recipe: Recipe) -> None:
     if recipe.training.full_parameters and recipe.model.quantization is not None:
         raise RecipeError(
-            f"weights held as `model.quantization: {recipe.model.quantization}` cannot be trained "
-            "themselves; leave out that key or `training.full_parameters`."
+            f"weights quantized by `model.quantization: {recipe.model.quantization}` cannot be "
+            "trained; remove that key or `training.full_parameters`."
         )
 
 
 def _check_data(spec: DataSpec, split: Split) -> None:
-    """Whether there is a file that can be opened; what is wrong with rows is told on reading."""
+    """Check that the file can be opened; errors in its rows are reported on reading."""
     if files_of(spec, split) is not None:
         next(scan(spec, split=split), None)

@@ -1,7 +1,7 @@
-"""What a metric is, and the one registry that all of them stand in.
+"""The interface of metrics and their registry.
 
-A metric is one function from predictions and references to a `Scored`. COMET, BLEURT or any other
-metric with weights of its own plugs in the same way as those that come with telltune:
+A metric is one function from predictions and references to a `Scored`. Model-based metrics such as
+COMET and BLEURT are added in the same way as the built-in ones:
 
     from telltune.evaluation.metrics import Scored, mean_of, metric
 
@@ -37,24 +37,24 @@ __all__ = ["Floats", "Metric", "Scored", "get_metric", "mean_of", "metric", "met
 
 Floats = npt.NDArray[np.float64]
 
-# Room for rounding: BLEU of a perfect corpus is exp(log 100), a hair above 100.
+# Tolerance for rounding: BLEU of a perfect corpus is exp(log 100), slightly above 100.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What a metric says of n predictions, kept so that a resample of them is scored quickly.
+    """Result of a metric on n predictions, in a form that makes resampling fast.
 
     The score of any multiset of the items is `reduce` of the sum of their statistics. A bootstrap
-    is therefore one matrix product, with no text touched again.
+    is therefore one matrix product and reads no text.
 
     Attributes:
-        per_item: Shape (n,). A score an item, on the scale of the score: 100 for a right answer
-            and 0 for a wrong one, sentence chrF, and so on.
-        statistics: Shape (n, k). Sufficient statistics an item, such as n-gram counts.
-        reduce: From summed statistics, shape (..., k), to corpus scores, shape (...).
-        percent: Whether scores lie on the scale 0..100.
-        lowest: Lowest possible score where they do not; 1 for perplexity.
+        per_item: Shape (n,). Score of each item on the scale of the corpus score, e.g. 100 for a
+            right answer and 0 for a wrong one, or sentence chrF.
+        statistics: Shape (n, k). Sufficient statistics of each item, such as n-gram counts.
+        reduce: Function from summed statistics, shape (..., k), to corpus scores, shape (...).
+        percent: Whether scores are on the scale 0..100.
+        lowest: Lowest possible score if they are not; 1 for perplexity.
     """
 
     per_item: Floats
@@ -70,7 +70,7 @@ class Scored:
 
     @property
     def score(self) -> float:
-        """The corpus score of all items; not always the mean of the per-item scores."""
+        """Corpus score of all items; not always the mean of the per-item scores."""
         return float(self.reduce(self.statistics.sum(axis=0)))
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ def mean_of(per_item: npt.ArrayLike) -> Scored:
     """Make a `Scored` whose corpus score is the mean over items.
 
     Args:
-        per_item: Shape (n,). A score an item, on the scale that the metric is to be reported on.
+        per_item: Shape (n,). Score of each item, on the scale in which the metric is reported.
     """
     scores = np.asarray(per_item, dtype=np.float64).reshape(-1)
     return Scored(scores, np.column_stack([scores, np.ones_like(scores)]), _ratio)
@@ -94,14 +94,14 @@ def _ratio(sums: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of the registry. Call it with predictions and references for a `Scored`.
+    """A registered metric. Calling it with predictions and references returns a `Scored`.
 
     Attributes:
-        name: What recipes call it.
-        function: From (predictions, references), and prompts where they are needed, to a `Scored`.
-        percent: Whether it lies on the scale 0..100.
-        binary: Whether the score is the share of items that are right, and nothing else.
-        needs_prompts: Whether the function takes the prompts too, as COMET takes its sources.
+        name: Name in recipes.
+        function: Function from (predictions, references), and prompts if needed, to a `Scored`.
+        percent: Whether scores are on the scale 0..100.
+        binary: Whether the score is exactly the share of right items.
+        needs_prompts: Whether the function also takes the prompts, e.g. the sources for COMET.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Metric:
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
+        """First line of the function's docstring."""
         lines = (self.function.__doc__ or "").strip().splitlines()
         return lines[0] if lines else ""
 
@@ -125,25 +125,23 @@ class Metric:
         """Score n predictions against n references.
 
         Raises:
-            DataError: There is nothing to score, the lengths differ, or prompts are needed and
-                were not given.
+            DataError: There is nothing to score, the lengths differ, or needed prompts are missing.
             RecipeError: The metric's function returned scores of the wrong shape or scale.
         """
         if len(references) == 0:
             raise DataError(
-                f"metric '{self.name}': there are no references to score against; "
-                f"give it at least one test example"
+                f"metric '{self.name}': there are no references; give at least one test example"
             )
         columns = [("predictions", predictions)]
         if self.needs_prompts:
             if prompts is None:
-                raise DataError(f"metric '{self.name}' needs the prompts, and none were given")
+                raise DataError(f"metric '{self.name}' needs the prompts, but none were given")
             columns.append(("prompts", prompts))
         for column, texts in columns:
             if len(texts) != len(references):
                 raise DataError(
                     f"metric '{self.name}': {len(texts)} {column} for {len(references)} "
-                    f"references; give one of each for every test example"
+                    f"references; give one for each reference"
                 )
         extra = [prompts] if self.needs_prompts else []
         scored = self.function(predictions, references, *extra)
@@ -155,7 +153,7 @@ class Metric:
             raise RecipeError(
                 f"metric '{self.name}' returned {scored.per_item.size} per-item scores and "
                 f"{len(scored.statistics)} rows of statistics for {n} items; return one of each "
-                f"for every item"
+                f"per item"
             )
         if not (np.isfinite(scored.per_item).all() and np.isfinite(scored.statistics).all()):
             raise RecipeError(f"metric '{self.name}' returned a score that is not a finite number")
@@ -174,24 +172,24 @@ _METRICS: dict[str, Metric] = {}
 def metric(
     name: str, *, percent: bool, binary: bool = False, needs_prompts: bool = False
 ) -> Callable[[Callable[..., Scored]], Metric]:
-    """Put a function into the registry under a name.
+    """Register a function as a metric.
 
     Args:
-        name: What recipes are to call it.
-        percent: Whether its scores lie on the scale 0..100.
-        binary: Whether its score is the share of items that are right, and nothing else.
-        needs_prompts: Whether it takes the prompts as a third argument.
+        name: Name in recipes.
+        percent: Whether scores are on the scale 0..100.
+        binary: Whether the score is exactly the share of right items.
+        needs_prompts: Whether the function takes the prompts as a third argument.
 
     Raises:
-        RecipeError: Another function holds that name.
+        RecipeError: Another function is registered under that name.
     """
 
     def register(function: Callable[..., Scored]) -> Metric:
         held = _METRICS.get(name)
-        # The same function again is a notebook cell run twice, not a clash.
+        # A notebook cell that is run twice registers the same function again.
         if held is not None and _origin(held.function) != _origin(function):
             raise RecipeError(
-                f"metric '{name}' is registered already, by {_origin(held.function)}; "
+                f"metric '{name}' is already registered by {_origin(held.function)}; "
                 f"choose another name"
             )
         _METRICS[name] = Metric(name, function, percent, binary, needs_prompts)
@@ -205,10 +203,10 @@ def _origin(function: Callable[..., Scored]) -> str:
 
 
 def get_metric(name: str) -> Metric:
-    """Look a metric up by name.
+    """Return the metric of a name.
 
     Raises:
-        RecipeError: No metric has that name; the message suggests the nearest.
+        RecipeError: No metric has that name; the message suggests the closest one.
     """
     if name in _METRICS:
         return _METRICS[name]
@@ -220,5 +218,5 @@ def get_metric(name: str) -> Metric:
 
 
 def metric_names() -> list[str]:
-    """The names of all registered metrics, sorted."""
+    """Return the names of all registered metrics, sorted."""
     return sorted(_METRICS)

@@ -1,4 +1,4 @@
-"""From a predictor and held-out items to scores with intervals."""
+"""Score a predictor on held-out items, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -45,20 +45,23 @@ __all__ = [
 ]
 
 PERPLEXITY = "perplexity"
-"""Of the references, given the prompts: exp of the mean nll a token. It looks at no answer."""
+"""Metric exp(mean negative log-likelihood per reference token), given the prompts.
+
+It needs no answers.
+"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a predictor did.
+    """Scores of a predictor.
 
     Attributes:
-        scores: By metric, the headline first.
-        per_item: By metric, one score an item.
-        predictions: The answers.
-        items: How many were scored.
-        seconds: That answering took.
-        warnings: Why the scores may not mean what they seem to; one sentence each.
+        scores: Score with interval by metric, the headline first.
+        per_item: Score of each item by metric.
+        predictions: Answers of the predictor.
+        items: Number of scored items.
+        seconds: Answering time in seconds.
+        warnings: Reasons why the scores may be misleading; one sentence each.
     """
 
     scores: dict[str, Interval]
@@ -70,11 +73,11 @@ class Evaluation:
 
     @property
     def headline(self) -> tuple[str, Interval]:
-        """The first metric and its score."""
+        """First metric and its score."""
         return next(iter(self.scores.items()))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, without the predictions."""
+        """Return a dictionary for JSON, without the predictions."""
         return {
             "items": self.items,
             "seconds": round(self.seconds, 3),
@@ -87,10 +90,10 @@ class Evaluation:
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse an unknown metric before anything long begins.
+    """Check that all metrics exist.
 
     Raises:
-        RecipeError: There is none of that name.
+        RecipeError: A metric is unknown.
     """
     for name in names:
         if name != PERPLEXITY:
@@ -99,16 +102,17 @@ def check_metrics(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a predictor said of held-out items: all that scoring needs, without the model.
+    """Answers of a predictor to held-out items; they can be scored without the model.
 
     Attributes:
-        metrics: Names, the headline first.
-        prompts: What was asked, (items,).
-        references: The true answers, without the anchor's response side, (items,).
-        predictions: The answers, (items,); "" each where no metric looks at them.
-        nll: Of each reference in nats and its tokens, (2, items), where perplexity is asked for.
-        seconds: That answering took.
-        warnings: Why scores of them may not mean what they seem to; one sentence each.
+        metrics: Names of the metrics, the headline first.
+        prompts: Prompts, (items,).
+        references: Correct answers, without the anchor's response side, (items,).
+        predictions: Answers, (items,); "" each if no metric needs them.
+        nll: Negative log-likelihood in nats and token count of each reference, (2, items); None
+            unless perplexity is a metric.
+        seconds: Answering time in seconds.
+        warnings: Reasons why the scores may be misleading; one sentence each.
     """
 
     metrics: tuple[str, ...]
@@ -120,17 +124,17 @@ class Answers:
     warnings: tuple[str, ...] = ()
 
     def score(self, confidence: float = 0.95, seed: int = 0) -> Evaluation:
-        """Scores with intervals.
+        """Return the scores with intervals.
 
         Args:
-            confidence: Of the intervals.
-            seed: Of the bootstrap.
+            confidence: Confidence level of the intervals.
+            seed: Seed of the bootstrap.
         """
         scores: dict[str, Interval] = {}
         per_item: dict[str, list[float]] = {}
         for name in self.metrics:
             if name == PERPLEXITY:
-                assert self.nll is not None  # by `answer_items`
+                assert self.nll is not None  # `answer_items` sets it for this metric.
                 scores[name], per_item[name] = _perplexity(self.nll, confidence, seed)
                 continue
             scored = get_metric(name)(self.predictions, self.references, self.prompts)
@@ -152,17 +156,17 @@ def answer_items(
     """Answer every item.
 
     Args:
-        predictor: Any method's.
-        test: Held-out items; the thinking before an answer and the anchor's response side
-            are stripped from references too.
-        metrics: Names, the headline first; those of `answers` if not given.
-        answers: From `task_answers`: chooses the metrics, and lets warnings name labels that
-            training did not have. Without it, the items decide alone.
-        on_done: Told how many items have been answered since the last call.
+        predictor: Predictor of any method.
+        test: Held-out items. Thinking and the anchor's response side are stripped from references,
+            as from answers.
+        metrics: Names of the metrics, the headline first; those of `answers` if not given.
+        answers: Result of `task_answers`, which chooses the metrics and lets warnings name labels
+            that training did not have. Without it, the metrics are chosen from the items alone.
+        on_done: Callback that receives the number of items answered since its last call.
 
     Raises:
-        RecipeError: An unknown metric.
-        DataError: No items.
+        RecipeError: A metric is unknown.
+        DataError: There are no items.
     """
     if not test:
         raise DataError("there are no test items to score; check `task.test`.")
@@ -191,11 +195,11 @@ def answer_score(
 
     Args:
         headline: Name of the metric.
-        examples: What is answered; the function takes answers to the first so many of them.
-        tokenizer: The model's own; the thinking before a completion is no part of the reference.
+        examples: Answered examples; the function takes answers to the first of them, in order.
+        tokenizer: Tokenizer of the model; thinking is stripped from the references.
 
     Returns:
-        None where there are no examples, or the headline looks at no answers (perplexity).
+        The function, or None if there are no examples or the headline is perplexity.
     """
     if not examples or headline == PERPLEXITY:
         return None
@@ -235,16 +239,16 @@ def keep_scores(
     of: int,
     confidence: float,
 ) -> None:
-    """Keep scores in an adapter folder and its model card; see `record_scores`.
+    """Save scores in an adapter folder and its model card; see `record_scores`.
 
     Args:
-        folder: The adapter's.
+        folder: Adapter folder.
         evaluation: Scores of the adapter.
-        items: The items that were scored.
+        items: Scored items.
         task: Name of the task.
-        split: Where the items come from.
-        of: Number of items that the split has.
-        confidence: Confidence of the intervals.
+        split: Split that the items come from.
+        of: Number of items in the split.
+        confidence: Confidence level of the intervals.
     """
     found = evaluation.to_dict()
     record_scores(
@@ -263,7 +267,7 @@ def keep_scores(
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:
-    """One JSON line an item: where it stands, its prompt, reference, answer and scores."""
+    """Write one JSON line per item: its origin, prompt, reference, answer and scores."""
     lines = [
         json.dumps(
             {
@@ -283,7 +287,7 @@ def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluatio
 def _perplexity(
     nll: NDArray[np.float64], confidence: float, seed: int
 ) -> tuple[Interval, list[float]]:
-    """Token-weighted perplexity, with a bootstrap over items of the ratio of sums."""
+    """Return token-weighted perplexity with an item-bootstrap interval, and that of each item."""
     sums, tokens = nll
     draws = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
     resampled = np.exp(sums[draws].sum(1) / tokens[draws].sum(1))

@@ -1,4 +1,4 @@
-"""Metrics of answers with a form: labels of a closed set, and JSON."""
+"""Metrics of structured answers: labels of a closed set, and JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ __all__ = [
     "macro_f1",
 ]
 
-# An object's fields, each value in canonical form.
+# The fields of a JSON object, each value in canonical form.
 _Fields = dict[str, str]
 
-# From counts of gold, predicted and right items, each of shape (..., L), to scores in 0..1.
+# Function from counts of gold, predicted and right items, each of shape (..., L), to scores in
+# 0..1.
 _OfCounts = Callable[[Floats, Floats, Floats], Floats]
 
 
@@ -33,9 +34,9 @@ def _label(text: str) -> str:
 
 @metric("accuracy", percent=True, binary=True)
 def accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
-    """Share of predicted labels that are right; case and white space do not count.
+    """Share of predicted labels that are right, ignoring case and white space.
 
-    A prediction that is no known label ("Billing, I think") is wrong.
+    A prediction that is not a known label ("Billing, I think") is wrong.
     """
     pairs = zip(predictions, references, strict=True)
     return mean_of([100.0 * (_label(got) == _label(gold)) for got, gold in pairs])
@@ -43,11 +44,11 @@ def accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 
 @metric("macro_f1", percent=True)
 def macro_f1(predictions: Sequence[str], references: Sequence[str]) -> Scored:
-    """F1 of each label, averaged over the labels that the references hold.
+    """F1 of each label, averaged over the labels in the references.
 
-    A prediction that is none of them falls into an invalid class: it costs its gold label recall,
-    and no other label precision. Per-item scores are right (100) or wrong (0). Statistics have
-    shape (n, 3 L): one-hot gold, predicted and right, for L labels.
+    A prediction that is none of these labels is invalid: it lowers the recall of its gold label and
+    the precision of no label. Per-item scores are 100 (right) or 0 (wrong). Statistics have shape
+    (n, 3 L): one-hot gold, predicted and right, for L labels.
 
     Source: equals scikit-learn's f1_score(average="macro", labels=labels in references).
     """
@@ -56,7 +57,7 @@ def macro_f1(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 
 @metric("balanced_accuracy", percent=True)
 def balanced_accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
-    """Recall of each label, averaged over the labels that the references hold.
+    """Recall of each label, averaged over the labels in the references.
 
     Invalid predictions, per-item scores and statistics are as in `macro_f1`.
 
@@ -89,8 +90,8 @@ def _by_label(
     def reduce(sums: Floats) -> Floats:
         counts = sums.reshape(*sums.shape[:-1], 3, -1)
         expected = counts[..., 0, :]
-        # A resample without a label averages over the labels it holds, as the metric would if it
-        # were given those items.
+        # A resample that lacks a label averages over the labels that it contains, as the metric
+        # does on those items.
         held = expected > 0
         per_label = of_counts(expected, counts[..., 1, :], counts[..., 2, :])
         score: Floats = 100 * np.where(held, per_label, 0).sum(axis=-1) / held.sum(axis=-1)
@@ -102,9 +103,9 @@ def _by_label(
 
 @metric("json_valid", percent=True, binary=True)
 def json_valid(predictions: Sequence[str], references: Sequence[str]) -> Scored:  # noqa: ARG001
-    """Share of predictions that parse as a JSON object or array; the references are not looked at.
+    """Share of predictions that parse as a JSON object or array, whatever the references are.
 
-    Strictly RFC 8259, so NaN, comments, code fences and words around the JSON make it invalid.
+    Parsing follows RFC 8259 strictly: NaN, comments, code fences and surrounding text are invalid.
     """
     return mean_of([100.0 * is_json(text) for text in predictions])
 
@@ -113,10 +114,10 @@ def json_valid(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 def json_field_accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """Mean share of fields whose value is right, out of all fields of reference and prediction.
 
-    A field too many costs as much as a field too few. Values are compared whole: lists as
-    multisets at every depth, texts after `fold`, numbers by value (1 is 1.0, but neither true nor
-    "1"). A JSON array is right or wrong as one. Broken JSON is not mended and scores 0. A reference
-    that is neither a JSON object nor an array is compared as text, after `fold`.
+    An additional field costs as much as a missing one. Values are compared as a whole: lists as
+    multisets at every depth, texts after `fold`, numbers by value (1 equals 1.0, but neither true
+    nor "1"). A JSON array is right or wrong as a whole. Invalid JSON is not repaired and scores 0.
+    A reference that is neither a JSON object nor an array is compared as text, after `fold`.
 
     Raises:
         DataError: No reference is a JSON object or array.
@@ -135,7 +136,7 @@ def json_field_accuracy(predictions: Sequence[str], references: Sequence[str]) -
 
 
 def is_json(text: str) -> bool:
-    """Return whether a text is a JSON object or array, strictly (RFC 8259)."""
+    """Return whether a text is a JSON object or array by RFC 8259."""
     return _parse(text) is not None
 
 
@@ -148,13 +149,13 @@ def _share_equal(got: _Fields | str | None, gold: _Fields | str) -> float:
 
 
 def _parse(text: str) -> _Fields | str | None:
-    """Read JSON: an object as its fields in canonical form, an array in canonical form, or None."""
+    """Parse JSON: return the fields of an object or an array in canonical form, or None."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         if isinstance(value, dict):
             return {name: _canonical(inner) for name, inner in value.items()}
         return _canonical(value) if isinstance(value, list) else None
-    # A prediction that runs into "[[[[[[" is too deep to be read, and no answer either.
+    # A prediction such as "[[[[[[..." is nested too deeply to be parsed.
     except (ValueError, RecursionError):
         return None
 
@@ -164,7 +165,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _canonical(value: object) -> str:
-    """Write a value so that two are equal exactly if their texts are."""
+    """Return a text that is the same for two values exactly if they are equal."""
     if isinstance(value, dict):
         inner = (f"{json.dumps(name)}:{_canonical(value[name])}" for name in sorted(value))
         return "{" + ",".join(inner) + "}"

@@ -23,10 +23,10 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def fold(text: str) -> str:
-    """Strip a text and make every run of white space one space; compose its accents (NFC).
+    """Strip a text, replace every run of white space by one space, and normalize it to NFC.
 
-    Case and punctuation stay. NFC, because "é" can be stored as one code point or as two and a
-    reader cannot tell them apart.
+    Case and punctuation are kept. NFC is needed because "é" can be stored as one code point or as
+    two, which look the same.
     """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -35,8 +35,8 @@ def fold(text: str) -> str:
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """Share of predictions that equal the reference after `fold`; case and punctuation count.
 
-    SQuAD's looser normalization is left to `token_f1`: where the format is part of the task,
-    "Billing." is not "billing".
+    If the format is part of the task, "Billing." is not "billing". `token_f1` uses SQuAD's looser
+    normalization.
     """
     pairs = zip(predictions, references, strict=True)
     return mean_of([100.0 * (fold(got) == fold(gold)) for got, gold in pairs])
@@ -46,9 +46,9 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> Scored
 def token_f1(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """Mean F1 of the words that prediction and reference share, as SQuAD counts them.
 
-    Lower case, without ASCII punctuation and English articles. A text that has no word left after
-    that (the answer "A") is right if it equals the reference after `fold`, and wrong otherwise;
-    SQuAD would take "the" for "A" there.
+    Words are in lower case, without ASCII punctuation and English articles. If no word remains, as
+    for the answer "A", a prediction is right if it equals the reference after `fold`. SQuAD would
+    accept "the" for "A".
 
     Source: Rajpurkar et al. (2016), section 6.1, and the official evaluate-v1.1.py.
     """
@@ -70,9 +70,9 @@ def _shared_f1(prediction: str, reference: str) -> float:
 
 
 class _UnicodeWords:
-    """Words for rouge-score, whose own tokenizer drops every letter outside a-z.
+    """Tokenizer for rouge-score, whose default tokenizer drops every letter outside a-z.
 
-    On ASCII text both give the same words.
+    Both give the same words for ASCII text.
     """
 
     def tokenize(self, text: str) -> list[str]:
@@ -83,7 +83,8 @@ class _UnicodeWords:
 def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """Mean ROUGE-L F: the longest common subsequence of lower-case words, without stemming.
 
-    Where neither side has a word (an answer of punctuation alone), equal after `fold` is right.
+    If neither side has a word, as in an answer of punctuation only, texts that are equal after
+    `fold` are right.
 
     Source: Lin (2004), section 3.1; computed by rouge-score.
     """
@@ -113,8 +114,8 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     from sacrebleu.metrics.chrf import CHRF
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
-    # CHRFScore does not publish its counts as BLEUScore does, so they are counted here; a test
-    # holds the result against sacrebleu's own corpus score.
+    # Unlike BLEUScore, CHRFScore does not expose its counts, so they are counted here. A test
+    # compares the result with sacrebleu's corpus score.
     def counts(prediction: str, reference: str) -> list[int]:
         row = []
         for got, gold in zip(
@@ -123,7 +124,7 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scored:
             strict=True,
         ):
             in_reference = gold.total()
-            # sacrebleu counts no n-grams of an order that the reference is too short for.
+            # sacrebleu skips orders for which the reference is too short.
             row += [got.total() if in_reference else 0, in_reference, (got & gold).total()]
         return row
 
@@ -133,7 +134,7 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 
 
 def _chrf_of(sums: Floats) -> Floats:
-    """ChrF from summed counts, shape (..., 18), as CHRF._compute_f_score has it for one corpus."""
+    """Return chrF from summed counts, shape (..., 18), as CHRF._compute_f_score computes it."""
     beta_squared = 4.0
     by_order = sums.reshape(*sums.shape[:-1], -1, 3)
     got, gold, both = by_order[..., 0], by_order[..., 1], by_order[..., 2]
@@ -155,9 +156,9 @@ def _chrf_of(sums: Floats) -> Floats:
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """Corpus BLEU with sacrebleu's defaults: 13a words, up to 4-grams, exponential smoothing.
 
-    A corpus without a single 4-gram scores 0, by definition. Per-item scores are sentence BLEU
-    with effective order, so that short sentences can score. Statistics have shape (n, 10): length
-    of prediction and reference, matched n-grams of four orders, and n-grams of four orders.
+    A corpus without any 4-gram scores 0 by definition. Per-item scores are sentence BLEU with
+    effective order, so that short sentences can score above 0. Statistics have shape (n, 10):
+    lengths of prediction and reference, then matched and total n-grams of each of four orders.
 
     Source: Papineni et al. (2002); Post (2018).
     """
@@ -175,7 +176,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> Scored:
 
 
 def _bleu_of(sums: Floats) -> Floats:
-    """BLEU from summed counts, shape (..., 10), as BLEU.compute_bleu has it for one corpus."""
+    """Return BLEU from summed counts, shape (..., 10), as BLEU.compute_bleu computes it."""
     got_length, gold_length = sums[..., 0], sums[..., 1]
     matched, total = sums[..., 2:6], sums[..., 6:10]
     missed = (matched == 0) & (total > 0)

@@ -1,1 +1,1 @@
-"""Inference: one `Generator` protocol and an engine a file."""
+"""Inference: the `Generator` protocol, and one file per engine."""

@@ -1,4 +1,4 @@
-"""Which engine answers with a model."""
+"""Choose the inference engine for a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_generator"]
 
-# What a model's generation_config may ask for that changes greedy choice, and its neutral values.
+# Settings of a generation_config that change greedy decoding, and their neutral values.
 _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (None, 1.0),
     "encoder_repetition_penalty": (None, 1.0),
@@ -44,18 +44,20 @@ def make_generator(
     *,
     in_process: bool = False,
 ) -> Generator:
-    """The engine that a recipe names, or with `auto` the quickest that says what the model says.
+    """Return the engine that a recipe names.
+
+    With `auto`, return the fastest engine that reproduces the model's answers.
 
     Args:
-        model: A causal language model, with or without an adapter; it must not change afterwards.
-        pad_id: The token that fills short rows.
-        batch_tokens: Tokens in a batch; vLLM sizes its own.
+        model: Causal language model, with or without an adapter; it must not change afterwards.
+        pad_id: Id of the padding token.
+        batch_tokens: Number of tokens in a batch; vLLM chooses its own batch size.
         engine: `auto`, `packed`, `transformers` or `vllm`.
-        in_process: Use telltune's own engine, or transformers' where that does not suit the model,
-            in place of what `engine` says. A few prompts are not worth starting vLLM.
+        in_process: Ignore `engine`, and use telltune's own engine, or transformers if the model is
+            not supported. Starting vLLM does not pay off for a few prompts.
 
     Raises:
-        ModelError: `packed` or `vllm` is asked for, and does not suit this model or machine.
+        ModelError: `engine` is `packed` or `vllm` and does not support this model or machine.
     """
     if engine == "transformers" and not in_process:
         return TransformersGenerator(model, pad_id, batch_tokens)
@@ -64,7 +66,7 @@ def make_generator(
         for name, neutral in _CHANGES_CHOICE.items()
         if getattr(model.generation_config, name, None) not in neutral
     ]
-    reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its kind"
+    reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its architecture"
     if in_process:
         engine = "auto"
     elif not wishes and engine == "vllm":
@@ -73,22 +75,22 @@ def make_generator(
         try:
             return VllmGenerator(model)
         except ModelError as error:
-            _warn(f"{error} telltune's own engine answers in its place.")
+            _warn(f"{error} telltune's own engine is used instead.")
     if not wishes and can_generate_packed(model):
         return PackedGenerator(model, batch_tokens)
     if engine != "auto":
         raise ModelError(
-            f"evaluation.engine: {engine} does not suit this model ({reason}); write `auto`."
+            f"evaluation.engine: {engine} does not support this model ({reason}); use `auto`."
         )
     return TransformersGenerator(model, pad_id, batch_tokens)
 
 
 def _vllm_is_quicker() -> bool:
-    """On a GPU, where it is installed. On a CPU it has to be asked for."""
+    """Return whether vLLM is installed and a GPU is available; `auto` never uses it on a CPU."""
     return torch.cuda.is_available() and find_spec("vllm") is not None
 
 
 @cache
 def _warn(message: str) -> None:
-    """Say it once, not at every adapter of a study."""
+    """Log a warning once, not for every adapter of a study."""
     logging.getLogger(__name__).warning(message)

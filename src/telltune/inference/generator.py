@@ -1,4 +1,4 @@
-"""The protocol of every engine: prompts as token ids in, answers as token ids out."""
+"""Protocol of the inference engines: they take prompts and return answers as token ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Generator"]
 
 
 class Generator(Protocol):
-    """Something that continues prompts."""
+    """Engine that continues prompts."""
 
     def generate(
         self,
@@ -27,13 +27,13 @@ class Generator(Protocol):
 
         Args:
             prompts: Token ids of each prompt.
-            max_new_tokens: Longest answer.
-            stop_ids: Tokens that end an answer; they are not part of it.
-            temperature: 0 is greedy.
-            top_p: Draw among the likeliest tokens that hold this much of the probability.
-            on_done: Told how many prompts have been finished since the last call.
+            max_new_tokens: Maximum length of an answer in tokens.
+            stop_ids: Ids of tokens that end an answer; they are not part of it.
+            temperature: Sampling temperature; 0 means greedy decoding.
+            top_p: Sample among the likeliest tokens that together have this probability.
+            on_done: Callback that receives the number of prompts finished since its last call.
 
         Returns:
-            The answers' token ids, in the order of the prompts.
+            Token ids of the answers, in the order of the prompts.
         """
         ...

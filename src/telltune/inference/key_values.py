@@ -1,4 +1,4 @@
-"""Keys and values of many growing sequences, and of the prefix that all of them share."""
+"""Key-value cache of many growing sequences and of their shared prefix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["KeyValues", "attend"]
 
 
 class _Asked(NamedTuple):
-    """The arguments of `KeyValues.attend`; the window is None where it hides nothing."""
+    """Arguments of `KeyValues.attend`; the window is None if it hides nothing."""
 
     layer: int
     query: Tensor
@@ -31,15 +31,15 @@ class _Asked(NamedTuple):
 
 
 class KeyValues:
-    """What attention remembers.
+    """Key-value cache of the sequences being generated.
 
-    Rows 0 to `len(lengths)` are the sequences being generated, each with its own tokens from the
-    left edge; the prefix stands apart, once.
+    The first `len(lengths)` rows hold the sequences, left-aligned. The shared prefix is stored
+    separately, once.
 
     Args:
-        rows: Sequences at most.
-        width: Tokens of a sequence at most, without the prefix.
-        prefix: Of each layer, keys and values of the shared prefix, (key heads, tokens, width).
+        rows: Maximum number of sequences.
+        width: Maximum number of tokens of a sequence, without the prefix.
+        prefix: Keys and values of the shared prefix by layer, each (key heads, tokens, width).
     """
 
     def __init__(
@@ -56,32 +56,32 @@ class KeyValues:
 
     @property
     def prefix_length(self) -> int:
-        """Tokens of the shared prefix."""
+        """Number of tokens of the shared prefix."""
         return next(iter(self.prefix.values()))[0].shape[1] if self.prefix else 0
 
     def start(self, lengths: Sequence[int]) -> None:
-        """The next pass computes new sequences of these lengths, one after another in a row."""
+        """Prepare a pass over new sequences of these lengths, concatenated in one row."""
         self._new = list(lengths)
         self._masks = {}
 
     def grow(self, tokens: int = 1) -> None:
-        """The next pass computes so many more tokens of every sequence, side by side."""
+        """Prepare a pass over this number of further tokens of every sequence."""
         self._new = []
         self._masks = {}
         self._at = torch.tensor(self.lengths)[:, None] + torch.arange(tokens)
         self._moved = {}
 
     def done(self) -> None:
-        """The pass is over: all layers have been through it."""
+        """Update the lengths after a pass through all layers."""
         grown = self._at.shape[1]
         self.lengths = self.lengths + self._new if self._new else [n + grown for n in self.lengths]
 
     def shorten(self, row: int, tokens: int) -> None:
-        """Forget the last tokens of a sequence."""
+        """Remove the last tokens of a sequence."""
         self.lengths[row] -= tokens
 
     def remove(self, row: int) -> None:
-        """Forget a sequence; the last one takes its row."""
+        """Remove a sequence; the last sequence is moved to its row."""
         last = len(self.lengths) - 1
         if row != last:
             length = self.lengths[last]
@@ -100,22 +100,19 @@ class KeyValues:
         scaling: float | None,
         window: int | None = None,
     ) -> Tensor:
-        """Remember keys and values and attend to them.
-
-        Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width);
-        returns (1, tokens, heads, width).
+        """Store keys and values and return the attention output, (1, tokens, heads, width).
 
         Args:
-            layer: Number of the layer that attends.
-            query: Queries of the tokens of this pass.
-            key: Keys of the same tokens.
-            value: Values of the same tokens.
-            scaling: Factor of the products of queries and keys; None for the usual one, width^-0.5.
-            window: Number of tokens that a token sees, itself included; None for all before it.
+            layer: Index of the layer.
+            query: Queries of the tokens of this pass, (1, heads, tokens, width).
+            key: Keys of the same tokens, (1, key heads, tokens, width).
+            value: Values of the same tokens, (1, key heads, tokens, width).
+            scaling: Factor of the products of queries and keys; None for the default, width^-0.5.
+            window: Number of tokens that a token sees, itself included; None for no limit.
         """
         if layer not in self._layers:
             shape = (self.rows, key.shape[1], self.width, key.shape[3])
-            # Zeros: what is masked still takes part in a product, and must be a number.
+            # Masked values are multiplied by zero, so they must not be NaN.
             self._layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
         if self._new:
             part = self._start_rows
@@ -123,7 +120,7 @@ class KeyValues:
             part = self._grow_one if len(self.lengths) == 1 else self._grow_rows
         longest = max(self._new) if self._new else max(self.lengths) + self._at.shape[1]
         if window is not None and window >= self.prefix_length + longest:
-            window = None  # it hides nothing
+            window = None  # The window hides nothing.
         return part(_Asked(layer, query, key, value, scaling, window))
 
     def _start_rows(self, asked: _Asked) -> Tensor:
@@ -174,8 +171,8 @@ class KeyValues:
                 for before, own in zip(self.prefix[layer], parts, strict=True)
             ]
         keys, values = parts
-        # Queries that read the same key head count as its tokens: in bf16 on a CPU three to five
-        # times as quick as PyTorch's `enable_gqa`.
+        # Queries of the same key head are treated as tokens of it. In bf16 on a CPU this is three
+        # to five times as fast as PyTorch's `enable_gqa`.
         heads, width = keys.shape[1], keys.shape[3]
         grouped = query.reshape(1, heads, -1, width)
         mask = None
@@ -196,7 +193,7 @@ class KeyValues:
         keys[index, :, at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
         values[index, :, at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
         longest = seen.shape[2]
-        # Queries by the key head that they read: (rows, key heads, tokens x queries, width).
+        # Queries grouped by key head: (rows, key heads, tokens x queries, width).
         q = query[0].transpose(0, 1).reshape(rows, tokens, heads, -1, width).transpose(1, 2)
         shape = q.shape
         q = q.reshape(rows, heads, -1, width) * (scaling if scaling is not None else width**-0.5)
@@ -223,19 +220,20 @@ class KeyValues:
     def _where(
         self, window: int | None, like: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Row and place of each new token, and what is added to the scores of what it may see.
+        """Return the row and position of each new token, and masks to add to attention scores.
 
-        Moved to the device once a pass, for the first layer that asks.
+        The first layer of each pass computes them; later layers reuse them.
 
         Returns:
-            (rows, 1), (rows, tokens), (rows, tokens, longest), and for the prefix, where a window
-            hides some of it, (rows, tokens, prefix).
+            Row indices (rows, 1), positions (rows, tokens), and the mask of the sequences (rows,
+            tokens, longest). If a window hides part of the prefix, also its mask (rows, tokens,
+            prefix), else None.
         """
         if window not in self._moved:
             rows, tokens = self._at.shape
             at = self._at[..., None]
-            # Its own new tokens are there when attention looks.
-            # Few lengths, since a library may compile its products for each.
+            # The new tokens are stored before attention reads them, so they count here. The length
+            # is rounded up to few values, since a library may compile its products for each.
             longest = -(-(max(self.lengths) + tokens) // CHUNK) * CHUNK
             places = torch.arange(min(longest, self.width))
             hidden, before = places > at, None
@@ -249,7 +247,7 @@ class KeyValues:
         return self._moved[window]
 
     def as_prefix(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """The first sequence, for others to share."""
+        """Return keys and values of the first sequence by layer, as a prefix for others."""
         length = self.lengths[0]
         return {
             layer: (keys[0, :, :length].clone(), values[0, :, :length].clone())
@@ -258,7 +256,7 @@ class KeyValues:
 
 
 def _added(hidden: Tensor) -> Tensor:
-    """Return what is added to scores: minus infinity where something is hidden, else 0."""
+    """Return a mask to add to scores: minus infinity at hidden positions, else 0."""
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
@@ -275,13 +273,14 @@ def attend(
     key_values: KeyValues | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers' `AttentionInterface`: all of it is the `key_values`' doing.
+    """Attention for transformers' `AttentionInterface`, computed by `key_values`.
 
     Raises:
-        ValueError: The model wants attention of a kind that is not done here.
+        ValueError: The model needs a kind of attention that is not supported.
+        NoLayoutError: `key_values` is None.
     """
     if softcap is not None or s_aux is not None:
-        raise ValueError("attention with a soft cap or sinks is not done here")
+        raise ValueError("attention with a soft cap or sinks is not supported")
     if key_values is None:
         raise NoLayoutError
     layer: int = module.layer_idx  # type: ignore[assignment]

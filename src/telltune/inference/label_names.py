@@ -1,9 +1,8 @@
-"""Which words a text has, and which label of a closed set an answer names.
+"""Words of a text, and the label of a closed set that an answer names.
 
-A label that an answer denies is not its label: "not anatomy", "anything rather than anatomy" and
-"anatomy is not it" name nothing. A denial reaches to the end of its clause, so that "No, anatomy"
-and "not anatomy but surgery" still name one. A label that is itself a denial ("not spam") is read
-as that label.
+A negated label does not count: "not anatomy", "anything rather than anatomy" and "anatomy is not
+it" name no label. A negation extends to the end of its clause, so "No, anatomy" and "not anatomy
+but surgery" still name one. A label that is itself a negation ("not spam") is read as that label.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["UNSPACED", "label_key", "names", "read_label", "same_text", "words"]
 
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-"""A regular expression of scripts that put no space between words, as a set for `regex`.
+"""Character set, for `regex`, of scripts without spaces between words.
 
-Each character counts as a word. Katakana, which is not in it, stands in runs.
+Each character counts as a word. Katakana is not included, since a run of it is one word.
 """
 _WORD = regex.compile(
-    # A sign belongs to its number: -5 is not 5.
+    # A sign is part of its number: -5 is not 5.
     rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{UNSPACED}\p{{M}}*"
     rf"|[\w--[\p{{Katakana}}ー]--{UNSPACED}]+",
     regex.V1,
@@ -53,7 +52,7 @@ _DENIES = _each(
     "не ни нет nie değil "
     "不 没 沒 非 未 無 无"
 )
-# These follow on a denial without denying what comes after: "not only", "no doubt", "非常".
+# After a negation, these words cancel it: "not only", "no doubt", "非常".
 _AFFIRMS = _each(
     "only just merely simply doubt question wonder nur bloß seulement solo sólo só только "
     "仅 僅 但 只 过 過 错 錯 疑 常"
@@ -61,30 +60,30 @@ _AFFIRMS = _each(
 _DENIED_BY_TWO = frozenset({("rather", "than"), ("instead", "of"), ("other", "than")})
 _VERBS = _each("is are was were does do did can could would will should has ist sind war est es é")
 _DENIED_BEHIND = ("ではな", "でな", "じゃな", "ではあり", "じゃあり")
-"""Japanese says no behind the word."""
+"""Japanese negations, which follow the negated word."""
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case folded; each character where the script has no spaces.
+    """Return the case-folded words of a text.
 
-    Chinese, Japanese, Thai, Lao, Khmer and Burmese text is counted by characters (Katakana by
-    runs), since white space says nothing about its length.
+    In Chinese, Japanese, Thai, Lao, Khmer and Burmese, which have no spaces between words, each
+    character counts as a word, and so does each run of Katakana.
     """
     found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
     return found
 
 
 def same_text(text: str) -> str:
-    """What two texts have in common that say the same: their words, case folded."""
+    """Return the case-folded words of a text, joined by spaces, to compare texts."""
     return " ".join(words(text))
 
 
 def label_key(text: str) -> str:
-    """Return a form that labels share when they differ in spelling only.
+    """Return a key that is the same for labels that differ only in spelling.
 
-    Case, white space, Unicode composition, punctuation around a label, hyphens and underscores
-    between words, and the spelling of a decimal number (`1` and `1.0`) do not count. Signs that
-    carry meaning do: `A+` and `A-`, `C` and `C#`, `1` and `-1` stay apart.
+    The key ignores case, white space, Unicode composition, punctuation around a label, hyphens and
+    underscores between words, and the spelling of a decimal number (`1` and `1.0`). Meaningful
+    signs are kept: `A+` and `A-`, `C` and `C#`, `1` and `-1` have different keys.
     """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if _DECIMAL.fullmatch(plain):
@@ -94,23 +93,23 @@ def label_key(text: str) -> str:
 
 
 def names(text: str, name: str) -> bool:
-    """Whether a name stands in a text, as whole words; one without words stands nowhere."""
+    """Return whether a text contains a name as whole words; False for a name without words."""
     found = same_text(name)
     return bool(found) and f" {found} " in f" {same_text(text)} "
 
 
 def read_label(answer: str, labels: Sequence[str]) -> str | None:
-    """The only label that an answer names and does not deny, whatever stands around it; or None.
+    """Return the only label that an answer names without negating it, or None.
 
     Args:
-        answer: As a model wrote it.
-        labels: Of the closed set. One that is the whole answer is read even if it has no words.
+        answer: Answer of a model, which may contain other text.
+        labels: Labels of the closed set. A label that is the whole answer may have no words.
     """
     if answer.strip() in labels:
         return answer.strip()
     read = _Read.of(answer)
     places = {label: read.places(label) for label in labels}
-    # "heart" in "heart surgery" is a part of that label and not a label of its own.
+    # "heart" within "heart surgery" is part of that label and not a separate label.
     covered = {
         (start, stop)
         for some in places.values()
@@ -126,19 +125,20 @@ def read_label(answer: str, labels: Sequence[str]) -> str | None:
         for label, some in places.items()
         if any(place not in covered and not read.denies(*place) for place in some)
     ]
-    # "Heart surgery, since the heart is ill": of labels that contain one another the longest.
+    # If named labels contain one another, take the longest: "Heart surgery, since the heart is
+    # ill" names "heart surgery".
     longest = [a for a in named if not any(a != b and names(b, a) for b in named)]
     return longest[0] if len(longest) == 1 else None
 
 
 @dataclass(frozen=True)
 class _Read:
-    """An answer as words.
+    """An answer split into words.
 
     Attributes:
-        words: Case folded; `n't` is the word `not`.
-        clauses: The number of the clause that each word stands in.
-        sentences: The number of its sentence.
+        words: Case-folded words; `n't` is the word `not`.
+        clauses: Number of the clause of each word.
+        sentences: Number of the sentence of each word.
     """
 
     words: list[str]
@@ -159,20 +159,20 @@ class _Read:
         return cls(found, clauses[1:], sentences[1:])
 
     def places(self, label: str) -> list[tuple[int, int]]:
-        """Where a label's words stand: the first, and one past the last."""
+        """Return the positions of a label's words: the first, and one past the last."""
         own = _WORD.findall(_plain(label))
         starts = range(len(self.words) - len(own) + 1) if own else ()
         return [(i, i + len(own)) for i in starts if self.words[i : i + len(own)] == own]
 
     def denies(self, start: int, stop: int) -> bool:
-        """Whether the words from `start` to before `stop` are denied."""
+        """Return whether the words from `start` to before `stop` are negated."""
         return self._denied_before(start) or self._denied_behind(stop)
 
     def _denied_before(self, start: int) -> bool:
         for i in range(start - 1, -1, -1):
             if self.sentences[i] != self.sentences[start] or self.words[i] in _ENDS_DENIAL:
                 return False
-            # "neither a, b nor c": its denial goes on behind the comma.
+            # The negation of "neither a, b nor c" extends beyond the comma.
             same = self.clauses[i] == self.clauses[start] or self.words[i] in ("neither", "weder")
             following = self.words[i + 1]
             if same and (

@@ -1,7 +1,7 @@
-"""How likely each label of a closed set is, for many prompts in one packed pass.
+"""Likelihoods of the labels of a closed set, for many prompts in one packed pass.
 
-What all prompts share stands in a row once, each prompt once, and its labels side by side behind
-it: a label costs its own tokens only, and a label of one token nothing but a look at the logits.
+A row contains the shared prefix once, each prompt once, and the labels of a prompt side by side
+after it. A label costs only its own tokens, and a label of one token only a look-up in the logits.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 __all__ = ["closed_set", "label_nll", "need_labels"]
 
-# With more different answers than this, choosing among them is no longer quicker than writing one.
+# Above this number of labels, scoring all of them is no longer faster than generating an answer.
 MOST_LABELS = 100
 LONGEST_LABEL = 80
 
 
 def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ...]:
-    """Return the labels that answers are drawn from, or nothing where they are no closed set.
+    """Return the labels of a closed set of answers; () if the answers are not a closed set.
 
-    Answers are a closed set of labels if all of this holds, however few they are:
+    Answers are a closed set of labels if all of these conditions hold:
 
     - Each is one line of at most 80 characters.
-    - There are at most `most` different ones, counted by `label_key`.
-    - Each comes twice on average, and there are four answers at least. Where most labels are
-      numbers, each of d labels comes d / 2 times on average: results of calculations repeat by
-      chance, but ten ratings need fifty examples to pass for labels.
-    - At most half of them (or two) come only once: answers such as "none" among many that come
-      once are no labels.
+    - There are at most `most` different answers, counted by `label_key`.
+    - Each occurs at least twice on average, and there are at least four answers. If most labels are
+      numbers, each of d labels must occur d / 2 times on average, because results of calculations
+      repeat by chance. Ten ratings therefore need fifty examples.
+    - At most half of them (or two) occur only once. A frequent "none" among many unique answers
+      does not make them labels.
 
     Args:
-        answers: Completions of a task; empty ones are not looked at.
-        most: Largest number of labels.
+        answers: Completions of a task; empty ones are ignored.
+        most: Maximum number of labels.
 
     Returns:
-        The different answers as they are written, sorted.
+        The different answers as written, sorted.
     """
     seen = [answer for answer in answers if answer.strip()]
     counts = Counter(map(label_key, seen))
@@ -69,10 +69,10 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
 
 
 def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
-    """Refuse to choose among labels where there are none.
+    """Raise an error if there are no labels to choose from.
 
     Args:
-        labels: Those of the training data; empty where its answers are no closed set.
+        labels: Labels of the training data; empty if its answers are not a closed set.
         what: Recipe key or method that needs labels, for the message.
         instead: Advice to the user, in the imperative.
 
@@ -81,8 +81,8 @@ def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
     """
     if not labels:
         raise RecipeError(
-            f"{what} chooses among labels, and the training data's answers are no closed set (at "
-            f"most 100, each twice on average); {instead}."
+            f"{what} chooses among labels, but the answers of the training data are not a closed "
+            f"set (at most 100 labels, each twice on average); {instead}."
         )
 
 
@@ -98,14 +98,16 @@ def label_nll(
     budget: int = 2048,
     on_done: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The negative log-likelihood of each label behind each prompt, in nats, (prompts, labels).
+    """Return the negative log-likelihood of each label after each prompt, (prompts, labels).
+
+    Values are in nats, summed over the tokens of a label.
 
     Args:
-        model: A causal language model, with or without an adapter.
-        prompts: Token ids, up to where the answer starts.
-        labels: Token ids, each with the token that ends the turn.
-        budget: Tokens computed at once, besides those that all prompts share.
-        on_done: Told how many prompts have been scored since the last call.
+        model: Causal language model, with or without an adapter.
+        prompts: Token ids of each prompt, up to the start of the answer.
+        labels: Token ids of each label, with the token that ends the turn.
+        budget: Number of tokens per pass, without those that all prompts share.
+        on_done: Callback that receives the number of prompts scored since its last call.
     """
     found = torch.zeros(len(prompts), len(labels), dtype=torch.float64)
     model.eval()
@@ -129,7 +131,7 @@ def _apart(
     found: Tensor,
     on_done: Callable[[int], None] | None,
 ) -> Tensor:
-    """One pass for every pair, for models that cannot be packed."""
+    """Compute every pair of prompt and label in a separate pass, if packing is not possible."""
     for i, prompt in enumerate(prompts):
         rows = [(np.asarray([*prompt, *label], np.int32), len(prompt)) for label in labels]
         with shared_cores(), torch.inference_mode():
@@ -142,7 +144,7 @@ def _apart(
 
 @dataclass
 class _Row:
-    """A row being filled: prompts behind what they share, and labels behind each."""
+    """A row being filled: the shared prefix, then prompts, each followed by its labels."""
 
     labels: Sequence[Sequence[int]]
     items: list[int] = field(default_factory=list)
@@ -150,26 +152,26 @@ class _Row:
     places: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
-    """Positions whose logits are looked at."""
+    """Positions whose logits are needed."""
     looks: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Item, label, number of the kept position, target token."""
+    """Item, label, index of the kept position, and target token of each needed logit."""
 
     def add(self, tokens: Sequence[int], place: int, prefix: int = -1) -> int:
-        """Put tokens behind the row, and say which segment they are."""
+        """Append tokens to the row and return the index of their segment."""
         self.ids += tokens
         self.places += range(place, place + len(tokens))
         self.segments.append(Segment(len(tokens), prefix))
         return len(self.segments) - 1
 
     def add_item(self, item: int, prompt: Sequence[int], shared: int) -> None:
-        """Put a prompt and all labels behind the row."""
+        """Append a prompt and all labels to the row."""
         segment = self.add(prompt[shared:], shared, 0 if shared else -1)
         at = len(self.items)
         self.items.append(item)
         self.kept.append(len(self.ids) - 1)
         end_of_prompt = len(self.kept) - 1
         for number, label in enumerate(self.labels):
-            # Nothing follows a label's last token, so it is a target only.
+            # Nothing follows the last token of a label, so it is only a target.
             inputs = label[:-1]
             first = len(self.ids)
             if inputs:
@@ -179,7 +181,7 @@ class _Row:
             self.looks += [(at, number, k, t) for k, t in zip(seen, label, strict=True)]
 
     def nll(self, model: Any) -> Tensor:
-        """Summed over the tokens of each label, (items, labels)."""
+        """Return the sum over the tokens of each label, (items, labels)."""
         device = next(model.parameters()).device
         logits = model(
             input_ids=torch.tensor([self.ids], device=device),
@@ -198,7 +200,7 @@ class _Row:
 def _rows(
     prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], shared: int, budget: int
 ) -> Iterator[_Row]:
-    """Rows of at most `budget` tokens behind what is shared, or of one prompt that is longer."""
+    """Yield rows of at most `budget` tokens after the shared prefix, or of one longer prompt."""
     each = sum(len(label) - 1 for label in labels)
     row: _Row | None = None
     for i, prompt in enumerate(prompts):

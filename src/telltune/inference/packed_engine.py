@@ -1,9 +1,8 @@
-"""Generation without padding: prompts packed, a shared prefix computed once, the done ones leave.
+"""Generation without padding, with a prefix computed once, that drops finished sequences.
 
-`transformers.generate` pads a batch to its longest prompt, computes what prompts share for each of
-them, and goes on until the last sequence of the batch has ended. Here a pass over the model is one
-row of tokens, whosever they are: the packed prompts of new sequences, or the next token of each
-that is growing.
+`transformers.generate` pads a batch to its longest prompt, computes a shared prefix per prompt,
+and continues until the last sequence of the batch has ended. Here a pass over the model is one row
+of tokens: the packed prompts of new sequences, or the next token of each running sequence.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ if TYPE_CHECKING:
 __all__ = ["PackedGenerator", "can_generate_packed", "draft", "shared_length"]
 
 NAME = "telltune_key_values"
-# Beyond this many, a pass costs in proportion to its rows, and a larger batch gains nothing.
+# Above this number, the cost of a pass is proportional to its rows, so larger batches do not help.
 MOST_ROWS = 128
-# A pass over four rows was measured to cost a fifth more than one over a single row.
+# A pass over four rows costs a fifth more than a pass over one row.
 MOST_DRAFTED = 3
 
 
 @dataclass
 class PackedGenerator:
-    """Continues prompts with a model that `can_generate_packed`.
+    """Generator for models that `can_generate_packed`.
 
     Attributes:
-        model: A causal language model, with or without an adapter; it must not change afterwards.
-        batch_tokens: Tokens of all sequences that grow at once, prompts included.
-        pass_tokens: Prompt tokens computed in one pass.
+        model: Causal language model, with or without an adapter; it must not change afterwards.
+        batch_tokens: Number of tokens of all sequences in a batch, prompts included.
+        pass_tokens: Number of prompt tokens computed in one pass.
     """
 
     model: Any
@@ -64,7 +63,7 @@ class PackedGenerator:
         top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """As `Generator.generate`."""
+        """Continue each prompt; see `Generator.generate`."""
         self.model.eval()
         if self._packed is None:
             self._packed = Prepacked(self.model, quick=_way(self.model) == "quick")
@@ -84,7 +83,7 @@ class PackedGenerator:
         answers: list[list[int]] = [[] for _ in prompts]
         prefix = self._shared_prefix(prompts)
         start = len(prefix)
-        # The longest first, so that running out of memory happens at once and not after an hour.
+        # The longest prompts come first, so that a lack of memory shows at once.
         waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         if not waiting or max_new_tokens < 1:
             return answers
@@ -94,7 +93,7 @@ class PackedGenerator:
         growing: list[int] = []
         reach = MOST_DRAFTED
         while waiting or growing:
-            # Half a batch may leave before the next comes in, so that few passes are prompts'.
+            # New prompts start when half of the batch has ended, so that few passes are for them.
             if waiting and len(growing) <= rows // 2:
                 new = self._next(waiting, prompts, start, rows - len(growing))
                 logits = self._start(store, [list(prompts[i][start:]) for i in new])
@@ -108,13 +107,14 @@ class PackedGenerator:
                 ahead = draft([*prompts[growing[0]], *answer], most)
                 chosen = [self._try(store, [answer[-1], *ahead])]
                 if ahead:
-                    # A text that does not repeat itself is not charged for long guesses.
+                    # The next guess is at most one token longer than the right part of this one,
+                    # so that texts without repetition cost little more.
                     reach = min(len(chosen[0]), MOST_DRAFTED)
             else:
                 first = 0
                 logits = self._grow(store, [[answers[i][-1]] for i in growing])
                 chosen = [[token] for token in choose(logits, temperature, top_p)]
-            # From the last, so that the row which takes a leaving one's place has been seen to.
+            # Rows are visited from the last, so that a row moved to a free place is already done.
             for row in range(len(growing) - 1, first - 1, -1):
                 i = growing[row]
                 if _extend(answers[i], chosen[row - first], stop_ids, max_new_tokens):
@@ -126,10 +126,10 @@ class PackedGenerator:
         return answers
 
     def _try(self, store: KeyValues, tokens: list[int]) -> list[int]:
-        """Compute a token and a guess at what follows it; what greedy choice says after each.
+        """Compute a token and the guessed tokens after it, and return the greedy choices.
 
-        As far as the guess is right, and the first choice where it is not: what one pass a token
-        would have chosen.
+        The result has the right part of the guess and the first choice that differs from it. It is
+        the same as with one pass per token.
         """
         chosen = choose(self._grow(store, [tokens]))
         right = 0
@@ -141,7 +141,7 @@ class PackedGenerator:
     def _next(
         self, waiting: list[int], prompts: Sequence[Sequence[int]], start: int, room: int
     ) -> list[int]:
-        """Take the longest prompts that are waiting, as many as one pass computes."""
+        """Take the longest waiting prompts that fit into one pass."""
         new = [waiting.pop()]
         tokens = len(prompts[new[0]]) - start
         while waiting and len(new) < room:
@@ -152,7 +152,7 @@ class PackedGenerator:
         return new
 
     def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """What all prompts begin with; computed once, and kept for the next call."""
+        """Return the shared prefix of all prompts; it is computed once and kept for later calls."""
         kept, _ = self._prefix
         if kept and all(tuple(p[: len(kept)]) == kept and len(p) > len(kept) for p in prompts):
             return kept
@@ -166,7 +166,7 @@ class PackedGenerator:
         return prefix
 
     def _start(self, store: KeyValues, prompts: list[list[int]]) -> Tensor:
-        """Logits after each prompt, (prompts, vocabulary)."""
+        """Return the logits after each prompt, (prompts, vocabulary)."""
         lengths = [len(prompt) for prompt in prompts]
         places = [torch.arange(n) + store.prefix_length for n in lengths]
         store.start(lengths)
@@ -174,11 +174,11 @@ class PackedGenerator:
         return self._pass(store, ids, torch.cat(places), torch.tensor(lengths).cumsum(0) - 1)
 
     def _grow(self, store: KeyValues, tokens: list[list[int]]) -> Tensor:
-        """Logits after each of the next tokens of all sequences, (tokens, vocabulary).
+        """Return the logits after each of the next tokens of all sequences, (tokens, vocabulary).
 
         Args:
-            store: Of the sequences.
-            tokens: Of each sequence as many.
+            store: Cache of the sequences.
+            tokens: Next tokens of each sequence, the same number for all.
         """
         count = len(tokens[0])
         places = torch.tensor(store.lengths)[:, None] + store.prefix_length + torch.arange(count)
@@ -201,16 +201,17 @@ class PackedGenerator:
 
 
 def can_generate_packed(model: Any) -> bool:
-    """Whether this engine says what the model says; tried, not guessed."""
+    """Return whether this engine reproduces the model's logits, by running both."""
     return _way(model) is not None
 
 
 @tried_once
 def _way(model: Any) -> Literal["quick", "plain"] | None:
-    """With which decoder layers this engine says what the model says: ours, its own, or neither.
+    """Return which decoder layers reproduce the model's logits: `quick`, `plain`, or None.
 
-    Two prompts with a common start, and their next tokens, must have the logits that the model
-    gives to each text as a whole.
+    `quick` layers are telltune's and `plain` layers the model's own. The engine computes two
+    prompts with a common prefix and their next tokens. The logits must agree with those of the
+    model on each whole text.
     """
     vocabulary = int(model.config.get_text_config().vocab_size)
     numbers = np.random.default_rng(0)
@@ -230,7 +231,8 @@ def _way(model: Any) -> Literal["quick", "plain"] | None:
 
     if not agrees(model, attention(model, NAME, attend), grown, whole):
         return None
-    # Its own layers tell attention of a window, which may be wider than these texts; ours do not.
+    # Only the model's own layers pass a sliding window to attention. It may be wider than these
+    # texts, so that the comparison would not show the difference.
     if getattr(model.config.get_text_config(), "sliding_window", None) is not None:
         return "plain"
     return "quick" if agrees(model, _with_quick_layers(model), grown, whole) else "plain"
@@ -246,11 +248,11 @@ def _with_quick_layers(model: Any) -> Iterator[None]:
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts share at their start, at least one left to each."""
+    """Return the length of the prompts' shared prefix, which leaves each at least one token."""
     if len(prompts) < 2:
         return 0
     ordered = sorted(list(prompt) for prompt in prompts)
-    first, last = ordered[0], ordered[-1]  # all others lie between them
+    first, last = ordered[0], ordered[-1]  # All others are between them, so share their prefix.
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
@@ -258,7 +260,7 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _extend(answer: list[int], tokens: list[int], stop_ids: set[int], longest: int) -> bool:
-    """Put tokens behind an answer, and say whether it has ended."""
+    """Append tokens to an answer and return whether it has ended."""
     for token in tokens:
         if token in stop_ids:
             return True
@@ -269,14 +271,14 @@ def _extend(answer: list[int], tokens: list[int], stop_ids: set[int], longest: i
 
 
 def draft(tokens: Sequence[int], most: int) -> list[int]:
-    """Guess what follows: what followed the last two tokens when they last stood there.
+    """Guess the next tokens: those after the previous occurrence of the last two tokens.
 
-    Answers repeat parts of their prompts and of themselves; a pass over a few rows costs little
-    more than a pass over one, which is bound by reading the weights (prompt lookup decoding).
+    Answers repeat parts of their prompts and of themselves. A pass over a few rows costs little
+    more than a pass over one, whose time is that of reading the weights (prompt lookup decoding).
 
     Args:
-        tokens: Of the prompt and the answer so far.
-        most: Tokens wanted.
+        tokens: Tokens of the prompt and the answer so far.
+        most: Maximum number of guessed tokens.
     """
     last = tuple(tokens[-2:])
     for at in range(len(tokens) - 3, -1, -1):

@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one that is drawn."""
+"""Choose the next token, greedily or by sampling."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SORTED = 1024
 
 
 def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list[int]:
-    """The next token of each sequence.
+    """Return the next token of each sequence.
 
     Args:
-        logits: (sequences, vocabulary).
-        temperature: 0 is greedy.
-        top_p: Draw among the likeliest tokens that hold this much of the probability.
+        logits: Logits, (sequences, vocabulary).
+        temperature: Sampling temperature; 0 means greedy decoding.
+        top_p: Sample among the likeliest tokens that together have this probability.
     """
     tokens: list[int]
     if temperature == 0:
@@ -29,8 +29,8 @@ def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list
     chances = torch.softmax(logits.float() / temperature, -1)
     if top_p < 1:
         chances = _likeliest(chances, top_p)
-    # torch.multinomial draws a number for each token of the vocabulary: six times as slow. Summed
-    # in 32 bits the rarest of them would never be drawn.
+    # torch.multinomial draws one number per token of the vocabulary, which takes six times as long.
+    # With sums in 32 bits the rarest tokens would never be drawn.
     below = chances.cumsum(-1, dtype=torch.float64)
     drawn = torch.rand(len(below), 1, dtype=below.dtype).to(below.device) * below[:, -1:]
     tokens = torch.searchsorted(below, drawn, right=True)[:, 0].tolist()
@@ -38,10 +38,10 @@ def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list
 
 
 def _likeliest(chances: Tensor, share: float) -> Tensor:
-    """Nothing but the likeliest tokens that hold this much; one stays, however much it holds alone.
+    """Set all probabilities to 0 except those of the likeliest tokens, at least one.
 
-    A whole vocabulary takes longer to sort than a small model to compute, so that only a part is,
-    where that holds enough.
+    Sorting a whole vocabulary takes longer than a pass of a small model. Only the likeliest tokens
+    are sorted if they have enough probability.
     """
     best, tokens = chances.topk(min(_SORTED, chances.shape[-1]))
     if bool((best.sum(-1) < share).any()):

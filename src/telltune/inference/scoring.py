@@ -1,4 +1,4 @@
-"""The loss that a model gives to known responses, without training on them."""
+"""Loss of a model on given responses, without training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["response_nll"]
 
 
 def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torch.Tensor:
-    """The summed negative log-likelihood of each example's response, in nats, (examples,).
+    """Return the summed negative log-likelihood of each response, in nats, (examples,).
 
     Args:
-        model: A causal language model, with or without an adapter.
-        encoded: The examples.
-        budget: Tokens computed at once.
+        model: Causal language model, with or without an adapter.
+        encoded: Encoded examples.
+        budget: Number of tokens per pass.
     """
     together = can_pack(model)
     rows = [encoded[i] for i in range(len(encoded))]

@@ -1,4 +1,4 @@
-"""What a model says to prompts, as texts."""
+"""Sample answers to prompts as texts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def sample_texts(
 ) -> list[str]:
     """Sample an answer to each prompt, without white space around it.
 
-    The same seed gives the same answers, and what else draws random numbers does not notice.
+    The same seed gives the same answers. The global random state is preserved.
 
     Args:
-        base: Answers, without an adapter.
-        prompts: Token ids, up to where the answer starts.
-        max_new_tokens: Longest answer.
-        temperature: Of the sampling.
-        seed: Likewise.
-        top_p: Draw among the likeliest tokens that hold this much of the probability.
-        thinking: Leave the thinking before an answer in the text.
-        on_done: Told how many answers have ended since the last call.
+        base: Base model that answers, without an adapter.
+        prompts: Token ids of each prompt, up to the start of the answer.
+        max_new_tokens: Maximum length of an answer in tokens.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        thinking: Keep the thinking before an answer in the text.
+        on_done: Callback that receives the number of answers finished since its last call.
     """
     tokenizer, encoder = base.tokenizer, Encoder(base.tokenizer)
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Generation with `transformers`, for models that the packed engine cannot take."""
+"""Generation with `transformers`, for models that the packed engine does not support."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["TransformersGenerator"]
 
 @dataclass
 class TransformersGenerator:
-    """Continues prompts with a loaded model, in batches of like length.
+    """Generator that runs a loaded model on batches of prompts of similar length.
 
     Attributes:
-        model: A causal language model, with or without an adapter.
-        pad_id: The token that fills short rows; it is masked.
-        batch_tokens: Prompt tokens in a batch, padding included.
+        model: Causal language model, with or without an adapter.
+        pad_id: Id of the padding token, which is masked.
+        batch_tokens: Number of prompt tokens in a batch, padding included.
     """
 
     model: Any
@@ -39,7 +39,7 @@ class TransformersGenerator:
         top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """As `Generator.generate`."""
+        """Continue each prompt; see `Generator.generate`."""
         from transformers import GenerationConfig
 
         config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ class TransformersGenerator:
             do_sample=temperature > 0,
             temperature=temperature if temperature > 0 else None,
             top_p=top_p if temperature > 0 else None,
-            # The rest of what a model was drawn from is not cut off unasked.
+            # transformers would otherwise restrict sampling to its default top_k.
             top_k=0 if temperature > 0 else None,
             eos_token_id=sorted(stop_ids),
             pad_token_id=self.pad_id,
@@ -76,9 +76,9 @@ class TransformersGenerator:
 
 
 def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Indices of prompts of like length, in batches of at most `budget` padded tokens."""
+    """Yield indices of prompts of similar length, in batches of at most `budget` padded tokens."""
     batch: list[int] = []
-    # The longest first, so that running out of memory happens at once and not after an hour.
+    # The longest prompts come first, so that a lack of memory shows at once.
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
             yield batch

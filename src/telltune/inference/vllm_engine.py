@@ -1,7 +1,7 @@
-"""Generation with vLLM: one engine for a base, and an adapter folder for each adapter on it.
+"""Generation with vLLM: one engine per base model, and one LoRA folder per adapter.
 
-vLLM loads the base from where ours came from, into a process of its own, so that nothing it does
-there (seeds, threads, memory) touches training. Adapters reach it as LoRA folders.
+vLLM loads the base from the same source in a separate process, so that its seeds, threads and
+memory do not affect training.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["VllmGenerator"]
 
-# What vLLM takes for `max_lora_rank`, from a recipe's default rank on: few engines start anew.
+# Values of `max_lora_rank` that vLLM accepts, from the default rank of recipes on, so that engines
+# are seldom restarted.
 _RANKS = (16, 32, 64, 128, 256, 320, 512)
-# What PEFT's LoRA can do and vLLM cannot, and the values that do not ask for it.
+# LoRA options of PEFT that vLLM does not support, and their neutral values.
 _BEYOND_LORA: dict[str, tuple[object, ...]] = {
     "bias": (None, "none"),
     "lora_bias": (None, False),
@@ -38,9 +39,9 @@ _BEYOND_LORA: dict[str, tuple[object, ...]] = {
     "layer_replication": (None, []),
     "alora_invocation_tokens": (None, []),
 }
-# How far vLLM's log-likelihoods of random tokens may be from the model's own, in nats on average.
-# Measured on SmolLM2-135M: 0.00002 in fp32 and 0.07 to 0.16 in bf16 with the right weights; 1.7 to
-# 3.3 with a trained adapter left out. One that was hardly trained hides in what bf16 rounds off.
+# Maximum mean difference, in nats, between log-likelihoods of random tokens by vLLM and the model.
+# On SmolLM2-135M it is 0.00002 in fp32 and 0.07 to 0.16 in bf16 with the right weights, and 1.7 to
+# 3.3 without a trained adapter. In bf16 a barely trained adapter is not distinguishable.
 _AGREES = 1e-3
 _AGREES_ROUNDED = 0.5
 _PROBE_TOKENS = 32
@@ -48,13 +49,13 @@ _PROBE_TOKENS = 32
 
 @dataclass(frozen=True)
 class _Base:
-    """What vLLM is told to load.
+    """Base model that vLLM loads.
 
     Attributes:
-        place: A folder or a hub id.
-        commit: The hub's, of what was loaded; None for a folder.
-        own_code: Whether the model ships with code, which has been trusted already.
-        dtype: As torch names it.
+        place: Folder or hub id.
+        commit: Commit of the loaded model on the hub; None for a folder.
+        own_code: Whether the model contains code, which the user has already trusted.
+        dtype: Name of the torch dtype.
     """
 
     place: str
@@ -63,24 +64,24 @@ class _Base:
     dtype: str
 
 
-# The engine that runs, and the largest rank that it takes: one at most, each holds a model.
+# The running engine and its largest rank. At most one runs, since each holds a model in memory.
 _running: dict[_Base, tuple[Any, int]] = {}
-# Why a base's engine did not start, or died: a study does not wait for it again at every adapter.
+# Errors of engines that failed. A study does not start such an engine again for each adapter.
 _failed: dict[_Base, ModelError] = {}
-# vLLM knows adapters and answers by numbers that must not come twice.
+# vLLM identifies adapters and requests by unique numbers.
 _numbers = count(1)
 
 
 @dataclass
 class VllmGenerator:
-    """Continues prompts with vLLM.
+    """Generator that runs vLLM.
 
     Attributes:
-        model: A causal language model as `load_base` gave it, with or without a LoRA adapter; it
-            must not change afterwards.
+        model: Causal language model from `load_base`, with or without a LoRA adapter; it must not
+            change afterwards.
 
     Raises:
-        ModelError: vLLM is not installed, does not start, or would not answer as this model.
+        ModelError: vLLM is not installed, does not start, or would not reproduce this model.
     """
 
     model: Any
@@ -107,21 +108,21 @@ class VllmGenerator:
         top_p: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """As `Generator.generate`.
+        """Continue each prompt; see `Generator.generate`.
 
         Raises:
-            ModelError: A prompt and its longest answer are longer than the model's context, or
-                than what the memory given to vLLM holds; or vLLM fails.
+            ModelError: A prompt and its longest answer exceed the model's context or the memory
+                given to vLLM, or vLLM fails.
         """
         engine = _started(self._base, self._rank)
         room = engine.model_config.max_model_len
         longest = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
         if longest > room:
             raise ModelError(
-                f"a prompt and its answer may take {longest} tokens, and vLLM has room for {room}; "
+                f"a prompt and its answer may need {longest} tokens, but vLLM allows {room}; "
                 "lower evaluation.max_new_tokens or set evaluation.engine: packed."
             )
-        # Of torch's own draws, so that a run that is seeded repeats, whatever vLLM answers first.
+        # Seeds from torch's generator make a seeded run repeatable in any order of vLLM's answers.
         seeds = torch.randint(2**31, (len(prompts),)).tolist() if temperature > 0 else None
         asked = [
             {
@@ -129,7 +130,7 @@ class VllmGenerator:
                 "temperature": temperature,
                 "top_p": top_p,
                 "stop_token_ids": sorted(stop_ids),
-                # `stop_ids` alone say where an answer ends.
+                # Only `stop_ids` end an answer.
                 "ignore_eos": True,
                 "seed": seeds[i] if seeds else None,
             }
@@ -146,13 +147,13 @@ class VllmGenerator:
         asked: Sequence[dict[str, Any]],
         on_done: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """What vLLM says to each prompt, in their order.
+        """Return vLLM's output for each prompt, in order.
 
         Args:
-            engine: Holds this generator's adapter.
-            prompts: Token ids.
-            asked: Of each prompt, the values of vLLM's SamplingParams.
-            on_done: As in `generate`.
+            engine: Engine that has loaded this generator's adapter.
+            prompts: Token ids of each prompt.
+            asked: Arguments of vLLM's SamplingParams for each prompt.
+            on_done: Callback as in `generate`.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -175,15 +176,15 @@ class VllmGenerator:
             _failed[self._base] = _explained("stopped answering", error)
             raise _failed[self._base] from error
         except BaseException:
-            # It still has prompts that nobody waits for.
+            # The engine still has unfinished requests.
             _stop()
             raise
         return [outputs[name] for name in names]
 
     def _hand_over(self, engine: Any) -> Any:
-        """Write the adapter where vLLM reads it, and have it read at once.
+        """Save the adapter to a folder and load it in vLLM.
 
-        vLLM may read it again after another one, so the folder stays as long as this generator.
+        vLLM may reload it after another adapter, so the folder exists as long as this generator.
         """
         from vllm.lora.request import LoRARequest
 
@@ -194,15 +195,14 @@ class VllmGenerator:
         request = LoRARequest(f"telltune-{number}", number, folder.name)
         try:
             engine.add_lora(request)
-        except Exception as error:  # vLLM has no kind of its own for this
+        except Exception as error:  # vLLM has no specific exception for this.
             raise _explained("does not take this adapter", error) from error
         return request
 
     def _compare(self, engine: Any) -> None:
-        """Refuse to answer with other weights than the model's: tried, not guessed.
+        """Raise a ModelError if vLLM's log-likelihoods of random tokens differ from the model's.
 
-        Weights may have been changed in memory, and vLLM leaves out some parts of an adapter
-        without a word. The likelihoods of random tokens tell.
+        Weights may have been changed in memory, and vLLM silently ignores some parts of adapters.
         """
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         ids = np.random.default_rng(0).integers(0, vocabulary, _PROBE_TOKENS).tolist()
@@ -221,8 +221,8 @@ class VllmGenerator:
         apart = float((told - own).abs().mean())
         if not apart <= (_AGREES if self._base.dtype == "float32" else _AGREES_ROUNDED):
             raise ModelError(
-                "vLLM cannot answer with this model: it gives random tokens likelihoods that are "
-                f"{apart:.2g} nats from the model's own."
+                "vLLM cannot answer with this model: its log-likelihoods of random tokens differ "
+                f"from the model's by {apart:.2g} nats."
             )
 
 
@@ -243,7 +243,7 @@ def _base_of(model: Any) -> _Base:
 
 
 def _rank_of(model: Any) -> int:
-    """The largest of the adapter's layers, or 0 where there is none."""
+    """Return the largest rank of the adapter's layers, or 0 without an adapter."""
     if not _adapted(model):
         return 0
     config = model.peft_config["default"]
@@ -251,7 +251,7 @@ def _rank_of(model: Any) -> int:
 
 
 def _refusal(model: Any) -> str:
-    """Why vLLM cannot have the model's weights, or nothing."""
+    """Return the reason why vLLM cannot load the model's weights, or ""."""
     if not _base_of(model).place:
         return "it was not loaded from a folder or the hub"
     if _adapted(model):
@@ -266,16 +266,16 @@ def _refusal(model: Any) -> str:
             if getattr(config, name, None) not in neutral
         ]
         if beyond:
-            return f"its adapter uses {', '.join(beyond)}, which vLLM does not know"
+            return f"its adapter uses {', '.join(beyond)}, which vLLM does not support"
         if _rank_of(model) > _RANKS[-1]:
-            return f"its adapter has rank {_rank_of(model)}, and {_RANKS[-1]} is the most"
+            return f"its adapter has rank {_rank_of(model)}, above the maximum of {_RANKS[-1]}"
     if any(p.requires_grad for name, p in model.named_parameters() if "lora_" not in name):
-        return "weights of the base were trained, and vLLM would read those from before"
+        return "weights of the base were trained, but vLLM would load the untrained ones"
     return ""
 
 
 def _started(base: _Base, rank: int) -> Any:
-    """The engine for a base, started if it does not run yet or takes smaller adapters only.
+    """Return the engine of a base, and start it unless one runs that supports the rank.
 
     Raises:
         ModelError: vLLM is not installed or does not start.
@@ -289,15 +289,15 @@ def _started(base: _Base, rank: int) -> Any:
     _stop()
     try:
         _running[base] = _start(base, most), most
-    except Exception as error:  # of vLLM's start, or of anything that it imports
+    except Exception as error:  # The start or any import of vLLM may fail.
         _failed[base] = _explained("does not start", error)
         raise _failed[base] from error
     return _running[base][0]
 
 
 def _start(base: _Base, rank: int) -> Any:
-    # Read when vLLM is imported. Its log goes to stdout, where --json prints, if nobody says
-    # otherwise; and it reports each start to its makers, which nobody here was asked about.
+    # vLLM reads these variables on import. By default it logs to stdout, where --json prints, and
+    # sends usage statistics to its developers without the user's consent.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -313,13 +313,13 @@ def _start(base: _Base, rank: int) -> Any:
         revision=base.commit,
         trust_remote_code=base.own_code,
         dtype=base.dtype,
-        # Token ids come in and go out.
+        # Inputs and outputs are token ids.
         skip_tokenizer_init=True,
-        # As long as the model's context, or as the memory allows.
+        # -1 means the model's context, or as much of it as the memory allows.
         max_model_len=-1,
-        # Nothing that a model's generation_config wishes.
+        # "vllm" ignores the model's generation_config.
         generation_config="vllm",
-        # The anchor and the system turn are computed once.
+        # With caching, the anchor and the system turn are computed once.
         enable_prefix_caching=True,
         enable_lora=True,
         max_lora_rank=rank,
@@ -339,9 +339,9 @@ def _stop() -> None:
 
 
 def _memory() -> dict[str, Any]:
-    """How much vLLM may take, as its arguments.
+    """Return vLLM's memory arguments.
 
-    The engine stays while the next adapter of a study is trained, and training wants the rest.
+    The engine keeps running while the next adapter of a study is trained in the remaining memory.
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -349,16 +349,16 @@ def _memory() -> dict[str, Any]:
         return {"gpu_memory_utilization": 0.5 * free / total}
     import psutil
 
-    # For keys and values alone; on a CPU vLLM fills all of it at its start.
+    # This is the memory of keys and values. On a CPU vLLM allocates all of it at the start.
     return {"kv_cache_memory_bytes": min(4 * 2**30, psutil.virtual_memory().available // 2)}
 
 
 @contextmanager
 def _no_script() -> Iterator[None]:
-    """Let new processes come up without the user's script.
+    """Start new processes without the user's script.
 
-    multiprocessing runs it again in each, for what may be pickled from it. A script that calls
-    telltune outside of `if __name__ == "__main__":` would train there once more.
+    multiprocessing imports the script in each new process. A script that calls telltune outside of
+    `if __name__ == "__main__":` would train there again.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

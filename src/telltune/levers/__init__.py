@@ -1,1 +1,1 @@
-"""Levers: more training examples from what is abundant, such as unlabeled inputs."""
+"""Levers: ways to make training examples from abundant data, such as unlabeled inputs."""

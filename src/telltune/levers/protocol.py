@@ -1,4 +1,4 @@
-"""Protocol of levers, which make training examples and report what they refused."""
+"""Protocol of levers, which make training examples and count refused inputs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ __all__ = ["Answer", "Lever", "Yield"]
 
 
 Answer: TypeAlias = "Callable[[Sequence[Example], int], tuple[list[str], float]]"
-"""Trains an adapter on the labeled examples with a seed and answers prompts with it; returns the
-answers, and the seconds that this took when it was done first."""
+"""Function that trains an adapter on the labeled examples with a seed and answers prompts.
+
+It returns the answers and the time in seconds of the first computation."""
 
 
 @dataclass(frozen=True)
 class Yield:
-    """What a lever made, and what it refused.
+    """Result of a lever.
 
     Attributes:
-        lever: The recipe's key.
-        examples: Made examples, each with its confidence.
-        asked: Number of inputs that it looked at.
-        refused: Number of inputs from which no example came, by reason.
-        notes: How it went, one sentence each.
-        seconds: Seconds that it took, or took when it was run first.
+        lever: Recipe key of the lever.
+        examples: Examples made, each with its confidence.
+        asked: Number of inputs considered.
+        refused: Number of inputs that gave no example, by reason.
+        notes: Remarks, one sentence each.
+        seconds: Time of the first run in seconds.
     """
 
     lever: str
@@ -39,7 +40,7 @@ class Yield:
     seconds: float = field(default=0.0, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON: counts in place of the examples."""
+        """Return the report for JSON, with counts instead of examples."""
         return {
             "lever": self.lever,
             "made": len(self.examples),
@@ -51,7 +52,7 @@ class Yield:
 
 
 class Lever(Protocol):
-    """A way to make training examples; see `telltune.levers` for the files."""
+    """Way to make training examples; the implementations are in `telltune.levers`."""
 
     @property
     def name(self) -> str:
@@ -59,14 +60,14 @@ class Lever(Protocol):
         ...
 
     def apply(self, labeled: Sequence[Example], inputs: Sequence[Example], answer: Answer) -> Yield:
-        """Make examples: the same ones for the same arguments.
+        """Make examples; the same arguments give the same examples.
 
         Args:
-            labeled: The task's labeled examples.
-            inputs: Its unlabeled inputs.
-            answer: Trains and asks an adapter; what it answered before comes from the cache.
+            labeled: Labeled examples of the task.
+            inputs: Unlabeled inputs of the task.
+            answer: Function that trains an adapter and answers prompts; earlier answers are cached.
 
         Raises:
-            RecipeError: The lever cannot work with what the recipe gives it.
+            RecipeError: The recipe's data do not suit the lever.
         """
         ...

@@ -1,12 +1,13 @@
 """Pseudo-labels: answers to unlabeled inputs, from small classifiers or from the model itself.
 
-Where the answers are a closed set of labels, a small classifier labels the inputs; see
-`choose_classifier`. A second view that knows what the model does not is worth more than the model's
-own opinion (co-training, arXiv 2202.00828; SemiEvol, arXiv 2410.14745, propagates labels in this
-way and selects them).
+If the answers are a closed set of labels, a small classifier labels the inputs; see
+`choose_classifier`. A second view with other information than the model's is more useful than the
+model's own answers (co-training, arXiv 2202.00828). SemiEvol (arXiv 2410.14745) propagates and
+selects labels in this way.
 
-For other answers, or where the recipe says so, adapters trained on the labeled examples with
-different seeds answer, and what all of them say is kept (STraTA, arXiv 2109.06270).
+For other answers, or if the recipe requires it, several adapters answer, trained on the labeled
+examples with different seeds. Answers on which all of them agree are kept (STraTA, arXiv
+2109.06270).
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class PseudoLabel:
     """The lever `pseudo_label`.
 
     Attributes:
-        spec: Who labels, and how many examples come of it at most.
-        seed: Seed of the folds; those of the adapters follow it.
-        progress: Say what is done.
+        spec: Settings of the lever, such as the labeler and the maximum number of examples.
+        seed: Seed of the folds; the adapters use the following seeds.
+        progress: Whether to show progress.
     """
 
     spec: PseudoLabelSpec
@@ -56,16 +57,16 @@ class PseudoLabel:
         """Label unlabeled inputs; see `Lever.apply`.
 
         Raises:
-            RecipeError: There are no unlabeled inputs; or classifiers are to label, and the answers
-                are no closed set of labels.
+            RecipeError: There are no unlabeled inputs, or a classifier was chosen and the answers
+                are not a closed set of labels.
         """
         check_unlabeled(inputs, f"`{self.name}`")
         by = self.spec.by
         is_closed = bool(closed_set(example.completion for example in labeled))
         if by in TEXT_KINDS and not is_closed:
             raise RecipeError(
-                f"`{self.name}.by: {by}` labels inputs by a closed set of labels, and the training "
-                "data's answers are none (at most 100, each twice on average); write `model`."
+                f"`{self.name}.by: {by}` needs a closed set of labels (at most 100, each twice on "
+                "average), but the answers of the training data are not; use `model`."
             )
         found: Yield | None = None
         if is_closed and by != "model":
@@ -76,7 +77,7 @@ class PseudoLabel:
             if first is not None:
                 seconds = first.seconds + found.seconds
                 found = replace(found, notes=(*first.notes, *found.notes), seconds=seconds)
-        assert found is not None  # the answers are closed, or the model is asked
+        assert found is not None  # One of the two branches above has run.
         return found
 
     def _by_classifier(self, labeled: Sequence[Example], inputs: Sequence[Example]) -> Yield:
@@ -99,7 +100,8 @@ class PseudoLabel:
         return Yield(self.name, made, len(inputs), refused, chosen.notes, seconds)
 
     def _by_model(self, inputs: Sequence[Example], answer: Answer) -> Yield:
-        # Those that are asked cost time, and about two of three come back with one answer.
+        # Each input costs time, so only as many are answered as examples are wanted. The adapters
+        # agree on about two of three.
         some = list(inputs[: self.spec.examples])
         answered = [answer(some, self.seed + 1 + i) for i in range(self.spec.adapters)]
         said = [texts for texts, _ in answered]
@@ -128,15 +130,15 @@ def _most_confident(
     prior: dict[str, float],
     most: int,
 ) -> list[int]:
-    """Return which inputs to keep, in their order.
+    """Return the indices of the inputs to keep, in ascending order.
 
-    Labels take turns in proportion to their shares, each with its most confident input left.
+    Labels take turns in proportion to their shares, each with its most confident remaining input.
 
     Args:
-        labels: Of each input.
-        confidence: Of each label, (inputs,).
-        prior: Share of each label among those that are kept, while it has inputs.
-        most: How many to keep.
+        labels: Label of each input.
+        confidence: Confidence of each label, (inputs,).
+        prior: Share of each label among the kept inputs, as long as it has any.
+        most: Maximum number of kept inputs.
     """
     turn = np.empty(len(labels))
     given = np.array(labels)

@@ -1,1 +1,1 @@
-"""Methods: a file a method, all behind one protocol."""
+"""Adaptation methods, which share one protocol."""

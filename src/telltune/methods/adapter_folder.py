@@ -1,4 +1,4 @@
-"""What a run leaves: an ordinary PEFT adapter, its tokenizer, and tell.json, which says of what."""
+"""Output folder of a run: a standard PEFT adapter, its tokenizer and tell.json."""
 
 from __future__ import annotations
 
@@ -65,30 +65,30 @@ __all__ = [
 
 TELL_JSON = "tell.json"
 MADE = "made.jsonl"
-"""Holds the examples that levers made."""
+"""File with the examples that levers made."""
 CLASSIFIER = "classifier.safetensors"
-"""Holds the classifier that has a say in the answers, where there is one."""
+"""File with the classifier that is combined with the adapter, if there is one."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Everything that `save_adapter` writes of a finished run.
+    """Results of a finished run, as `save_adapter` writes them.
 
     Attributes:
         method: The method.
-        recipe: The recipe that the user gave it.
+        recipe: The user's recipe.
         base: The base model.
-        ground: Training data, and what was made, chosen and learned before training.
-        plan: Run plan, with the counts of the steps that were taken.
-        stopping: Its looks at dev data, or None.
+        ground: Training data and the other results of the steps before training.
+        plan: Run plan, with the counts of the optimizer steps taken.
+        stopping: Evaluations on dev data for early stopping, or None.
         model: The trained model.
-        weights: Those trained, where the model does not hold them whole; else None.
-        tokenizer: The tokenizer, whose template carries the anchor.
-        labels: The answers, where they are a closed set.
-        answer_tokens: Longest answer.
-        seconds: Seconds of training and of what came before it.
+        weights: Trained weights if the model does not hold them whole; else None.
+        tokenizer: Tokenizer, whose chat template contains the anchor.
+        labels: Answers in the training data, if they are a closed set.
+        answer_tokens: Maximum number of tokens in an answer.
+        seconds: Time of training and the steps before it, in seconds.
     """
 
     method: AdapterMethod
@@ -106,12 +106,12 @@ class FinishedRun:
 
 
 def save_adapter(out: Path, run: FinishedRun) -> None:
-    """Write the adapter folder; tell.json comes last and marks the run as finished.
+    """Write the adapter folder. tell.json is written last and marks the run as finished.
 
-    Every file is complete before it gets its name.
+    Every file is complete before it gets its final name.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: The folder cannot be written.
     """
     method, recipe, base, model = run.method, run.recipe, run.base, run.model
     plan, ground, tokenizer = run.plan, run.ground, run.tokenizer
@@ -163,7 +163,7 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
         _name_base(filling / "adapter_config.json", origin)
         tokenizer.save_pretrained(filling)
         _generation_config(model, tokenizer, run.answer_tokens).save_pretrained(filling)
-        # PEFT's own, in place of which ours comes; people may edit it.
+        # PEFT writes a model card of its own, which telltune's replaces.
         (filling / CARD).unlink(missing_ok=True)
         made = [example for got in ground.yields for example in got.examples]
         if made:
@@ -179,21 +179,21 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
 
 @contextmanager
 def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Fill a folder whose files go into `out`, each of them complete before it gets its name.
+    """Fill a temporary folder, then move its complete files into `out`.
 
     Args:
-        out: Where the files go.
-        needed: Bytes that they will hold, as far as is known.
+        out: Folder for the files.
+        needed: Estimated size of the files in bytes.
 
     Yields:
-        The folder to fill, and a dictionary which in the end has the sha256 of each file by name.
+        The folder to fill, and a dictionary that on exit maps file names to their sha256.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: The folder cannot be written.
     """
     written = out / ".written"
     files: dict[str, str] = {}
-    # Of a run that was killed while it moved the files from there.
+    # A run that was killed while it moved the files leaves this folder behind.
     shutil.rmtree(written, ignore_errors=True)
     with atomic_folder(written, needed=needed) as filling:
         yield filling, files
@@ -211,9 +211,9 @@ def _made_row(example: Example) -> str:
 
 
 def _name_base(path: Path, origin: Origin) -> None:
-    """Name the base as other machines know it, where PEFT wrote what was loaded here.
+    """Replace the local base path that PEFT wrote by a name that is valid on other machines.
 
-    PEFT is not given that name before it saves: it would ask the hub about it.
+    The name is not given to PEFT before it saves, because PEFT would then query the hub.
     """
     if path.is_file():
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -224,9 +224,9 @@ def _name_base(path: Path, origin: Origin) -> None:
 def _generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase, answer_tokens: int
 ) -> GenerationConfig:
-    """The base's, made to answer as telltune does: greedily, and up to the trained end of turn."""
+    """Return the base's configuration, set to greedy decoding up to the trained end of turn."""
     config: GenerationConfig = deepcopy(model.generation_config)
-    # Settings of sampling, which transformers refuses to save with greedy choice.
+    # transformers refuses to save sampling settings together with greedy decoding.
     sampling = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p")
     config.update(  # type: ignore[no-untyped-call]
         **dict.fromkeys((*sampling, "epsilon_cutoff", "eta_cutoff", "max_length")),
@@ -240,26 +240,27 @@ def _generation_config(
 
 
 def versions() -> dict[str, str]:
-    """Of Python, telltune and the libraries that results depend on."""
-    # Its own version is not asked of the installation: a run from a checkout has none.
+    """Return the versions of Python, telltune and the libraries that results depend on."""
+    # A checkout that is not installed has no package metadata to read telltune's version from.
     own = {"python": platform.python_version(), "telltune": VERSION}
     return own | {package: version(package) for package in _PACKAGES}
 
 
 def read_tell(folder: Path) -> dict[str, Any]:
-    """What tell.json of an adapter folder says.
+    """Return the contents of tell.json in an adapter or baseline folder.
 
     Raises:
-        ModelError: There is none, or it cannot be read.
+        ModelError: The file is missing or cannot be read.
     """
     path = folder / TELL_JSON
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or "recipe" not in record:
-            raise ValueError("it holds no recipe")
+            raise ValueError("it contains no recipe")
     except FileNotFoundError:
         raise ModelError(
-            f"{path} is missing: this is no finished output of `tell fit`; run it again to go on."
+            f"{path} is missing: the folder is not a finished output of `tell fit`; run `tell fit` "
+            "again to resume."
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from None
@@ -273,17 +274,17 @@ def load_predictor(
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
 ) -> Predictor:
-    """Load what `tell fit` left, ready to answer as `evaluation` says, or its own recipe.
+    """Load an adapter folder from `tell fit` as a predictor.
 
     Args:
-        folder: From `fit`, perhaps somebody else's.
-        precision: As in a recipe.
-        evaluation: How to answer; the recipe's own if not given.
-        trust_model: Let the base run code of its own and read pickles where tell.json asks for it.
-            A folder cannot grant itself that.
+        folder: Adapter folder, possibly from an untrusted source.
+        precision: Precision, as in a recipe.
+        evaluation: How to answer; the recipe's settings if None.
+        trust_model: Whether the base may run its own code and load pickles where tell.json asks for
+            it. The folder alone cannot grant this.
 
     Raises:
-        ModelError: It is not a finished adapter folder, it is damaged, or its base is gone.
+        ModelError: The folder is not finished or is damaged, or its base model is missing.
     """
     record = read_tell(folder)
     refuse_damaged(folder, record.get("files", {}))
@@ -294,13 +295,13 @@ def load_predictor(
         tokenizer = base.tokenizer
     else:
         spec = ModelSpec.model_validate(recipe["model"])
-        # The folder has the template that was trained with; the recipe's may be a file elsewhere.
+        # The recipe may name a template file outside the folder; the folder has a copy.
         template = spec.chat_template and str(folder / CHAT_TEMPLATE)
         spec = spec.model_copy(update={"chat_template": template})
         base = load_base(spec if trust_model else without_rights(spec), precision)
         if base.revision != record["base"]["revision"]:
             raise ModelError(
-                f"{folder} was trained on {base.name} {record['base']['revision']}, and here is "
+                f"{folder} was trained on {base.name} {record['base']['revision']}, but found "
                 f"{base.revision}; set the recipe's model.revision, or fit again."
             )
         model, tokenizer = load_adapter(base, folder)
@@ -321,20 +322,23 @@ def load_predictor(
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
-    """Raise unless every file is what it was when the run ended.
+    """Raise an error unless every file is unchanged since the run ended.
 
     Args:
-        folder: From `fit`.
-        files: By name, the sha256 that tell.json has.
+        folder: Adapter or baseline folder.
+        files: Expected sha256 of each file by name, from tell.json.
+
+    Raises:
+        ModelError: A file is missing or changed.
     """
     for name, expected in files.items():
         path = folder / name
         try:
             found = checksum(path)
         except FileNotFoundError:
-            raise ModelError(f"{path} is missing; bring it back, or fit again.") from None
+            raise ModelError(f"{path} is missing; restore it, or fit again.") from None
         if found != expected:
             raise ModelError(
-                f"{path} is damaged: it is not what the run wrote (see {TELL_JSON}); bring back "
-                "the file, or fit again."
+                f"{path} is damaged: its hash differs from that in {TELL_JSON}; restore the file, "
+                "or fit again."
             )

@@ -1,4 +1,4 @@
-"""Base class of the methods that train an adapter, with the flags in which they differ."""
+"""Base class of the methods that train an adapter."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ __all__ = ["AdapterMethod"]
 
 @dataclass(frozen=True)
 class AdapterMethod(ABC):
-    """A method that trains an adapter; methods differ in what they train it on.
+    """Method that trains an adapter; its flags set the training data.
 
     Attributes:
-        name: In recipes and tables.
-        label: For people.
-        anchored: Whether it uses the anchor.
-        mixes: Whether it uses general data, be it only to know how much TELL would take.
-        learns: Whether the task's examples are trained on; else they only say how much general
-            data is.
-        order: Of the mixture, in place of the recipe's.
-        equal_steps: Trains on the task alone, in as many passes as come nearest to the number of
-            optimizer steps that TELL would take.
-        sets: Recipe keys, such as `selection.order`, and their values in place of the recipe's; a
-            part alone, such as `meta`, stands for its defaults where the recipe has none.
+        name: Name in recipes and tables.
+        label: Display name.
+        anchored: Whether the method uses the anchor.
+        mixes: Whether the method uses general data, even if only to set the number of steps.
+        learns: Whether to train on the task examples; else they only set the amount of general
+            data.
+        order: Order of the mixture, overriding the recipe's.
+        equal_steps: Whether to train on the task alone, with the number of passes closest to TELL's
+            number of optimizer steps.
+        sets: Recipe keys, such as `selection.order`, and values that override the recipe's. A
+            section alone, such as `meta`, uses its defaults if the recipe lacks it.
+        trains: Whether the method trains an adapter.
+        sized: Whether the method depends on the number and the draw of the task examples.
     """
 
     name: str
@@ -45,11 +47,11 @@ class AdapterMethod(ABC):
     sized: bool = True
 
     def configured(self, recipe: Recipe) -> Recipe:
-        """The recipe with what the method itself sets."""
+        """Return the recipe with the keys in `sets` applied."""
         return recipe.with_keys(self.sets)
 
     @abstractmethod
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
-        """Make a predictor. It never sees test data."""
+        """Return a predictor. Methods never receive test data."""

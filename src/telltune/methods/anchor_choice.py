@@ -1,8 +1,8 @@
-"""Let the model write anchors from the task's own examples, and choose by loss before training.
+"""Let the model propose anchors from task examples, and rank them by loss before training.
 
-A good anchor already makes task responses likelier, so candidates are ranked by the mean loss a
-token that the untrained base gives to responses they introduce. The model may quote the examples
-that it is shown, so the ranking uses others only.
+A good anchor makes task responses more likely even without training. Candidates are therefore
+ranked by the untrained base's mean loss per response token. The model may quote the examples that
+it is shown, so the ranking uses other examples only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
 
-# How the question to the model is worded; candidates differ by wording, examples and sampling.
+# Prompts to the model; candidates differ by wording, examples and sampling.
 _REQUESTS = (
     "Below are inputs and the outputs that somebody wrote for them. Write their instruction.",
     "Study these examples of a task. Write one short instruction for answering such inputs.",
@@ -34,19 +34,19 @@ _REQUESTS = (
 )
 _SHOWN = 6
 _FEW = 10
-"""Held-out examples below which a ranking comes with a warning."""
+"""Number of held-out examples below which a ranking has a warning."""
 _LONGEST_PROPOSAL = 80
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One anchor and how well it fits before any training.
+    """An anchor and its loss before training.
 
     Attributes:
-        anchor: None is the row without an anchor.
+        anchor: The anchor; None for the row without an anchor.
         origin: "recipe", "model" or "none".
-        loss: Mean negative log-likelihood a response token on held-out examples, in nats.
-        tokens: How many tokens the anchor adds to each prompt.
+        loss: Mean negative log-likelihood per response token on held-out examples, in nats.
+        tokens: Mean number of tokens that the anchor adds to a prompt.
     """
 
     anchor: Anchor | None
@@ -57,13 +57,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Anchors in order.
+    """Ranked anchors.
 
     Attributes:
-        candidates: The best first.
-        held_out: Number of task examples that they were ranked on. None of these was shown to the
-            model when it proposed.
-        warnings: What makes the ranking doubtful, in full sentences.
+        candidates: The candidates, best first.
+        held_out: Number of task examples used for the ranking. None of these was shown to the model
+            for its proposals.
+        warnings: Reasons to doubt the ranking, in full sentences.
     """
 
     candidates: list[Candidate]
@@ -75,11 +75,11 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
     """Ask the base model for instructions that fit the task's examples.
 
     Args:
-        base: Writes them, at temperature 0.8.
-        task: Some of its training examples are shown, a few at a time; never those that
-            `rank_anchors` ranks on.
-        count: How many to ask for; fewer come back where the model repeats itself.
-        seed: Of the sampling.
+        base: Model that writes the instructions, at temperature 0.8.
+        task: Task; a few of its training examples are shown at a time, but never those that
+            `rank_anchors` uses.
+        count: Number of requests; fewer anchors are returned if the model repeats itself.
+        seed: Seed of the sampling.
     """
     import torch
 
@@ -109,17 +109,17 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
 def rank_anchors(
     base: BaseModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
 ) -> Ranking:
-    """Score the recipe's own anchor, none at all, and the proposals; the best first.
+    """Rank the recipe's anchor, no anchor, and the proposals, best first.
 
     Args:
         base: The untrained model.
-        task: Scored on its dev examples or, without any, on the second half of its training
-            examples. Examples whose prompt was shown to the model are left out.
-        proposals: From `propose_anchors`.
-        limit: Number of held-out examples to score on, at most.
+        task: Task; its dev examples are scored, or the second half of its training examples if it
+            has none. Examples whose prompt was shown to the model are skipped.
+        proposals: Anchors from `propose_anchors`.
+        limit: Maximum number of held-out examples to score.
 
     Raises:
-        DataError: Too few examples to hold any out.
+        DataError: There are too few examples to hold any out.
     """
     _, held_out = _shown_and_held_out(task)
     held_out = held_out[:limit]
@@ -133,7 +133,7 @@ def rank_anchors(
         try:
             encoded = Encoder(anchored_tokenizer(base.tokenizer, anchor)).encode(held_out)
         except RecipeError:
-            continue  # a proposal that quotes a control token cannot be an anchor
+            continue  # An anchor must not contain a control token, and this proposal quotes one.
         loss = response_nll(base.model, encoded).sum() / encoded.response_lengths.sum()
         added = (encoded.prompt_lengths - plain.prompt_lengths).mean()
         ranked.append(Candidate(anchor, origin, float(loss), float(added)))
@@ -142,16 +142,16 @@ def rank_anchors(
     if len(held_out) < _FEW:
         warnings.append(
             f"The anchors are ranked on only {len(held_out)} held-out task examples, so their "
-            "order may be chance; name more examples in task.dev or task.train."
+            "order may be due to chance; add examples to task.dev or task.train."
         )
     return Ranking(ranked, len(held_out), warnings)
 
 
 def _shown_and_held_out(task: TaskData) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training examples that the model may see when it proposes, and others to rank on.
+    """Return training examples to show to the model for its proposals, and others for ranking.
 
     Raises:
-        DataError: No example is left to rank on.
+        DataError: No example is left for ranking.
     """
     half = len(task.train) // 2
     shown, held_out = (task.train, task.dev) if task.dev else (task.train[:half], task.train[half:])
@@ -159,15 +159,15 @@ def _shown_and_held_out(task: TaskData) -> tuple[Sequence[Example], Sequence[Exa
     held_out = tuple(e for e in held_out if (e.history, e.prompt) not in asked)
     if not shown or not held_out:
         raise DataError(
-            "anchors are ranked on task examples that the model was not shown when it proposed "
-            f"them, and of {len(task.train)} training and {len(task.dev)} dev examples none is "
-            "left; give two examples with different prompts, or name others in task.dev."
+            "anchors are ranked on task examples that the model was not shown, and none of "
+            f"{len(task.train)} training and {len(task.dev)} dev examples is left; give two "
+            "examples with different prompts, or other examples in task.dev."
         )
     return shown, held_out
 
 
 def _cleaned(text: str) -> str:
-    """The first paragraph of an answer, without the label or quotes that models put around it."""
+    """Return the first paragraph of an answer without a heading label and quotes."""
     first = text.strip().split("\n\n")[0]
     for label in ("Instruction:", "Rule:", "Command:", "Task:"):
         first = first.removeprefix(label)

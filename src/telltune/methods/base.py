@@ -1,4 +1,4 @@
-"""The base model as it comes, with or without the anchor: what training has to beat."""
+"""Untrained base model with or without the anchor, as a reference for training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["BASE", "BASE_ANCHOR"]
 
 @dataclass(frozen=True)
 class Untrained:
-    """Asks the base model."""
+    """Answers with the base model."""
 
     name: str
     label: str
@@ -38,9 +38,9 @@ class Untrained:
         base: BaseModel,
         settings: Settings,
     ) -> Predictor:
-        """Answer with the base; the task's responses only tell how long answers are."""
+        """Return a predictor of the base; task responses only set the answer length and labels."""
         if self.anchored and task.anchor is None:
-            raise RecipeError(f"method `{self.name}` needs an anchor; write `anchor: ...`.")
+            raise RecipeError(f"method `{self.name}` needs an anchor; set `anchor: ...`.")
         anchor = task.anchor if self.anchored else None
         lengths = Encoder(base.tokenizer).encode(task.train).response_lengths
         return Predictor(

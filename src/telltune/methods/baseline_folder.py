@@ -1,4 +1,4 @@
-"""What a fit of a baseline leaves: a classifier, a tokenizer, and tell.json, which says of what.
+"""Output folder of a baseline: a classifier, a tokenizer and tell.json.
 
 The tokenizer counts tokens and separates thinking from answers. Only `probe` needs its base model.
 """
@@ -53,19 +53,19 @@ def save_baseline(
     unlabeled: Sequence[Example],
     recipe: Recipe,
 ) -> None:
-    """Write the folder of a baseline; tell.json comes last and marks the fit as finished.
+    """Write the folder of a baseline. tell.json is written last and marks the fit as finished.
 
     Args:
-        out: The folder.
+        out: The output folder.
         method: Name of the method.
-        predictor: What it made.
+        predictor: The fitted predictor.
         task: Name of the task.
-        labeled: Examples that it learned from.
-        unlabeled: Unlabeled inputs that it learned from.
-        recipe: The fit's.
+        labeled: Labeled examples that it was fitted on.
+        unlabeled: Unlabeled inputs that it was fitted on.
+        recipe: Recipe of the fit.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: The folder cannot be written.
     """
     told, weights = predictor.classifier.state()
     record: dict[str, Any] = {
@@ -95,7 +95,7 @@ def baseline_versions() -> dict[str, str]:
 
 
 def is_baseline(record: dict[str, Any]) -> bool:
-    """Return whether a tell.json is that of a baseline."""
+    """Return whether the contents of a tell.json are those of a baseline."""
     return "baseline" in record
 
 
@@ -106,13 +106,13 @@ def load_folder(
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
 ) -> Predictor:
-    """Load what `tell fit` left, a baseline or an adapter; see `load_predictor`.
+    """Load a baseline or adapter folder from `tell fit`; see `load_predictor`.
 
-    `precision` and `trust_model` apply to adapters only. Of the baselines, `probe` alone loads its
-    base model, with the first prompts and without the right to run the model's own code.
+    `precision` and `trust_model` apply to adapters only. Among the baselines, only `probe` loads
+    its base model, at the first prompts; the model may not run its own code.
 
     Raises:
-        ModelError: It is no finished folder, it is damaged, or its base or encoder is gone.
+        ModelError: The folder is not finished or is damaged, or its base or encoder is missing.
     """
     record = read_tell(folder)
     if not is_baseline(record):

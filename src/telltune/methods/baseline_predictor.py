@@ -1,4 +1,4 @@
-"""What a baseline answers with: a small classifier."""
+"""Predictor of the baselines, which answers with a small classifier."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["BaselinePredictor"]
 
 @dataclass
 class BaselinePredictor(Predictor):
-    """Answers with one of the training data's answers.
+    """Answers with one of the answers in the training data.
 
     Attributes:
-        classifier: Chooses the answer of a prompt.
+        classifier: Classifier that chooses the answer to a prompt.
     """
 
     classifier: Classifier = field(kw_only=True)
@@ -30,7 +30,7 @@ class BaselinePredictor(Predictor):
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Answer each example's prompt; its completion is not looked at."""
+        """Answer each example's prompt; completions are ignored."""
         if not examples:
             return []
         answers = self.classifier.best(examples)
@@ -39,12 +39,12 @@ class BaselinePredictor(Predictor):
         return answers
 
     def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
-        """Raise an error, because no language model gives likelihoods.
+        """Raise an error: without a language model there are no likelihoods.
 
         Raises:
             RecipeError: Always.
         """
         raise RecipeError(
-            "a baseline without a language model has no perplexity; name other metrics under "
-            "evaluation.metrics, or leave the baseline out."
+            "a baseline without a language model has no perplexity; choose other metrics in "
+            "evaluation.metrics, or remove the baseline."
         )

@@ -1,7 +1,7 @@
-"""Baselines of seconds: a small classifier, or the nearest example, on vectors of the prompts.
+"""Fast baselines: a small classifier or the nearest example on prompt vectors.
 
-No language model writes an answer. What these reach with the same labeled examples is what an
-adapter has to beat; see docs/guides/baselines.md.
+No language model generates answers. The scores of the baselines are a reference for adapters
+trained on the same labeled examples; see docs/guides/baselines.md.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ __all__ = [
 
 
 class BaselineData(NamedTuple):
-    """What a baseline learns from.
+    """Training data of a baseline.
 
     Attributes:
         labeled: The labeled examples.
-        unlabeled: The unlabeled inputs; () where the method needs none.
-        labels: The labels among which it chooses; () where the answers are no closed set.
-        cost: How much that is; no time.
+        unlabeled: The unlabeled inputs; () if the method needs none.
+        labels: The labels to choose from; () if the answers are not a closed set.
+        cost: Counts of the data, without time.
     """
 
     labeled: tuple[Example, ...]
@@ -66,14 +66,14 @@ class BaselineData(NamedTuple):
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that learns a linear function of prompt vectors, on the CPU, in seconds.
+    """Method that learns a linear function of prompt vectors, on the CPU, in seconds.
 
     Attributes:
         name: Name in recipes and tables.
-        label: Name for people.
-        features: Vectors of prompts: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of words,
-            or the base model's own states, frozen, behind the anchor if there is one.
-        head: What chooses an answer by a vector; see `fit_head`.
+        label: Display name.
+        features: Kind of prompt vectors: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of
+            words, or hidden states of the frozen base model, with the anchor if there is one.
+        head: Kind of classifier on the vectors; see `fit_head`.
     """
 
     name: str
@@ -88,16 +88,16 @@ class Baseline:
     def data(
         self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
     ) -> BaselineData:
-        """Return what the method learns from.
+        """Return the training data of the method.
 
         Args:
             task: The task.
-            tokenizer: The base model's, whose tokens count.
-            recipe: May limit the tokens.
+            tokenizer: Tokenizer of the base model, to count tokens.
+            recipe: Recipe; may limit the number of tokens.
 
         Raises:
-            RecipeError: The answers are no closed set of labels, or there are no unlabeled inputs,
-                and the method needs them.
+            RecipeError: The method needs a closed set of labels or unlabeled inputs, and the task
+                has none.
         """
         encoder = Encoder(tokenizer)
         lengths = encoder.encode(task.train).lengths
@@ -105,7 +105,7 @@ class Baseline:
         labeled = task.train[:used]
         labels = closed_set(example.completion for example in labeled)
         if self.head != "nearest":
-            need_labels(labels, f"method `{self.name}`", "leave it out, or use `knn`")
+            need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`")
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)
@@ -125,10 +125,10 @@ class Baseline:
         base: BaseModel,
         settings: Settings,
     ) -> BaselinePredictor:
-        """Fit the classifier; of the base only the tokenizer is used, but by the probe.
+        """Fit the classifier. Only `probe` uses the base model, the others just its tokenizer.
 
         Raises:
-            RecipeError: As `data`.
+            RecipeError: See `data`.
             ModelError: The sentence encoder is not installed.
         """
         return self.fit(task, base.tokenizer, settings, base)
@@ -140,13 +140,13 @@ class Baseline:
         settings: Settings,
         base: BaseModel | None = None,
     ) -> BaselinePredictor:
-        """Fit the classifier, and save it where the settings say; see `run`.
+        """Fit the classifier, and save it in `settings.out` if given; see `run`.
 
         Args:
-            task: Its training examples are learned from.
-            tokenizer: The base model's, to count tokens.
-            settings: How the method runs.
-            base: Gives the states that the probe reads; the probe loads it if it is not given.
+            task: Task with the training examples.
+            tokenizer: Tokenizer of the base model, to count tokens.
+            settings: Settings of the run.
+            base: Base model for the hidden states of `probe`, which loads it if None.
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
@@ -168,7 +168,7 @@ class Baseline:
             model=None,
             tokenizer=tokenizer,
             anchor=None,
-            # It cuts nothing: answers come whole from the training data.
+            # This has no effect on answers, which are copied from the training data.
             max_new_tokens=recipe.training.max_length,
             evaluation=recipe.evaluation,
             labels=data.labels,
@@ -184,8 +184,8 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     """Return the names of the baselines that suit a task's answers and that this machine can run.
 
     Args:
-        task: From `load_task`.
-        metrics: Names of metrics; nothing but a language model has a perplexity.
+        task: Task from `load_task`.
+        metrics: Names of metrics; no baseline suits `perplexity`, which needs a language model.
     """
     if "perplexity" in metrics:
         return []
@@ -202,12 +202,12 @@ TFIDF_LINEAR = Baseline("tfidf_linear", "logistic regression on TF-IDF", "tfidf"
 ENCODER_LINEAR = Baseline(
     "encoder_linear", "logistic regression on a sentence encoder", "encoder", "linear"
 )
-TFIDF_EM = Baseline("tfidf_em", "class means of TF-IDF, moved by unlabeled inputs", "tfidf", "em")
+TFIDF_EM = Baseline("tfidf_em", "class means of TF-IDF + unlabeled inputs (EM)", "tfidf", "em")
 ENCODER_EM = Baseline(
-    "encoder_em", "class means of a sentence encoder, moved by unlabeled inputs", "encoder", "em"
+    "encoder_em", "class means of a sentence encoder + unlabeled inputs (EM)", "encoder", "em"
 )
 ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"
 )
-PROBE = Baseline("probe", "logistic regression on the base's own states", "states", "linear")
+PROBE = Baseline("probe", "logistic regression on hidden states of the base", "states", "linear")
 KNN = Baseline("knn", "answer of the nearest training example", "encoder", "nearest")

@@ -1,7 +1,7 @@
-"""Task examples in the prompt in place of training: what costs nothing until it is used.
+"""Few-shot prompting: task examples in the prompt instead of training.
 
-Shown are the first examples of the draw, or for each question those nearest to it (after KATE,
-arXiv 2101.06804, with a sentence encoder). Answers by likelihood may be calibrated.
+The shots are the first examples of the draw, or the nearest examples to each question by a sentence
+encoder (after KATE, arXiv 2101.06804). Answers by likelihood may be calibrated.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 __all__ = ["FEW_SHOT", "FEW_SHOT_CALIBRATED", "FEW_SHOT_NEAREST", "FewShot", "calibrated"]
 
 _NEAREST = 8
-"""Examples that a prompt of its own shows: no two prompts share what is computed of them."""
+"""Default number of nearest examples per prompt, whose computation prompts cannot share."""
 _CONTENT_FREE = ("N/A", "[MASK]", "")
-"""Inputs that say nothing, as in arXiv 2102.09690, section 5."""
+"""Content-free inputs of arXiv 2102.09690, section 5."""
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Shows the base model examples, as turns before the question; behind the anchor, if any.
+    """Shows the base model examples as turns before the question, with the anchor if there is one.
 
     Attributes:
         name: Name in recipes and tables.
-        label: Name for people.
-        calibrates: Whether to calibrate how likely each label is; see `CalibratedPredictor`.
-        sets: Recipe keys, such as `few_shot.choose`, and their values in place of the recipe's.
+        label: Display name.
+        calibrates: Whether to calibrate the label likelihoods; see `CalibratedPredictor`.
+        sets: Recipe keys, such as `few_shot.choose`, and values that override the recipe's.
     """
 
     name: str
@@ -66,14 +66,14 @@ class FewShot:
     sized: bool = True
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """Return the labels that answers may be; () where they are no closed set.
+        """Return the labels; () if the answers are not a closed set.
 
         Raises:
             RecipeError: The method calibrates labels, and there are none.
         """
         labels = closed_set(example.completion for example in examples)
         if self.calibrates:
-            need_labels(labels, f"method `{self.name}`", "leave it out, or use `few_shot`")
+            need_labels(labels, f"method `{self.name}`", "remove it, or use `few_shot`")
         return labels
 
     def run(
@@ -83,12 +83,13 @@ class FewShot:
         base: BaseModel,
         settings: Settings,
     ) -> Predictor:
-        """As many examples as the recipe says, or as leave room for a question and its answer.
+        """Return a predictor with the recipe's number of shots, or as many as the context holds.
 
         Raises:
-            DataError: Not even one fits into the model's context.
-            RecipeError: The method calibrates labels, and the answers are no closed set.
-            ModelError: The nearest are to be shown, and the sentence encoder is not installed.
+            DataError: The model's context cannot hold a single example.
+            RecipeError: The method calibrates labels, and the answers are not a closed set.
+            ModelError: The recipe asks for nearest examples, and the sentence encoder is not
+                installed.
         """
         recipe = settings.recipe.with_keys(self.sets)
         encoded = Encoder(base.tokenizer).encode(task.train)
@@ -97,13 +98,13 @@ class FewShot:
         nearest = recipe.few_shot.choose == "nearest"
         order = np.arange(used)
         if nearest:
-            # Whichever are chosen for a question, they take no more room than the longest.
+            # Any examples chosen for a question need at most the room of the longest ones.
             order = np.argsort(-encoded.lengths[:used], kind="stable")
         shown = [examples[i] for i in order]
         budget = answer_budget(encoded.response_lengths, recipe)
         tokenizer = anchored_tokenizer(base.tokenizer, task.anchor)
         encoder = Encoder(tokenizer)
-        # A test prompt may be longer than any here; `Predictor` then shows it fewer.
+        # A test prompt may be longer than all of these; `Predictor` then shows fewer shots.
         question = task.train[int(encoded.prompt_lengths.argmax())]
         room = context_length(base.model.config) - budget
 
@@ -114,7 +115,7 @@ class FewShot:
         if fitting == 0:
             raise DataError(
                 f"{shown[0].origin}: one example ({encoded.lengths[order[0]]} tokens) does not fit "
-                f"into the model's context beside a question and its answer."
+                f"into the model's context with a question and its answer."
             )
         count = min(recipe.few_shot.examples or (_NEAREST if nearest else fitting), fitting)
         common: dict[str, Any] = {
@@ -128,7 +129,7 @@ class FewShot:
         if nearest:
             began = time.perf_counter()
             vectors = embed([prompt_text(example) for example in examples])
-            # Any of them may be shown.
+            # All examples count, because any of them may be shown.
             cost = Cost(
                 used, int(encoded.lengths[:used].sum()), seconds=time.perf_counter() - began
             )
@@ -142,12 +143,12 @@ class FewShot:
 
 @dataclass
 class NearestPredictor(Predictor):
-    """Shows each prompt the examples nearest to it, the nearest last.
+    """Puts the examples nearest to each prompt before it, the nearest last.
 
     Attributes:
-        examples: Those to choose from.
-        vectors: The sentence encoder's of their prompts, of length 1, (examples, width).
-        count: Number of examples shown.
+        examples: Examples to choose from.
+        vectors: Unit-length sentence embeddings of their prompts, (examples, width).
+        count: Number of examples per prompt.
     """
 
     examples: tuple[Example, ...] = field(kw_only=True)
@@ -160,19 +161,19 @@ class NearestPredictor(Predictor):
         return [as_turns(self.examples[i] for i in row[::-1]) for row in order]
 
     def _half(self, shots: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The nearer half."""
+        """Return the nearer half."""
         return shots[len(shots) - len(shots) // 4 * 2 :]
 
 
 @dataclass
 class CalibratedPredictor(Predictor):
-    """Answers with the label that is likelier behind a prompt than behind one that says nothing.
+    """Answers with the most likely label relative to content-free inputs.
 
-    What is in the shots (which label is frequent, which comes last) makes some labels likelier
-    whatever is asked. Contextual calibration (Zhao et al. 2021, arXiv 2102.09690, section 5)
-    measures that on inputs without content. Batch calibration (Zhou et al. 2023, arXiv 2309.17249)
-    takes the mean over the test inputs in their place; an answer would then depend on what else is
-    asked, and where one input comes alone there is no mean.
+    The shots make some labels more likely for any input, e.g. frequent labels and the last one.
+    Contextual calibration (Zhao et al. 2021, arXiv 2102.09690, section 5) measures this bias on
+    inputs without content. Batch calibration (Zhou et al. 2023, arXiv 2309.17249) uses the mean
+    over the test inputs instead. It is not used here, because an answer would depend on the other
+    inputs, and a single input has no mean.
     """
 
     def _label_nll(
@@ -187,17 +188,17 @@ class CalibratedPredictor(Predictor):
 
 
 def calibrated(nll: Tensor, content_free: Tensor) -> Tensor:
-    """Divide the probability of each label by that behind inputs without content.
+    """Divide the probability of each label by its mean probability for content-free inputs.
 
-    Of the latter the mean over the inputs is taken, where the labels' probabilities sum to 1
+    The probabilities of the labels are normalized to a sum of 1 before the mean is taken
     (arXiv 2102.09690, section 5, with W = diag(p)^-1 and b = 0).
 
     Args:
-        nll: Negative log-likelihood of labels, in nats, (prompts, labels).
-        content_free: Likewise behind inputs without content, (inputs, labels).
+        nll: Negative log-likelihood of labels in nats, (prompts, labels).
+        content_free: Negative log-likelihood after content-free inputs in nats, (inputs, labels).
 
     Returns:
-        The same of the quotients, brought to a sum of 1, (prompts, labels).
+        Negative log of the quotients, normalized to a sum of 1, (prompts, labels).
     """
     usual = (-content_free).log_softmax(dim=1).logsumexp(dim=0) - math.log(len(content_free))
     return -(-nll - usual).log_softmax(dim=1)

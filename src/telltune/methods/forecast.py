@@ -1,4 +1,4 @@
-"""How long a fit will take and how much memory, before it is started."""
+"""Forecast of a fit's duration and memory before it starts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Forecast", "estimated_memory_gib", "forecast"]
 
-# Steps whose rows are packed and counted; the others are taken to be like them.
+# Number of sampled steps whose rows are packed and counted; they stand for all others.
 _LOOKED_AT = 48
 _LIBRARIES_GIB = 0.7
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fit will take.
+    """Forecast of a fit.
 
     Attributes:
-        computed_tokens: Tokens in its rows: prefixes that a row's examples share count once.
-        seconds: From the call of `fit` to its return; None where this machine has not trained
-            such a model yet and was not to be asked.
-        training_seconds: Of it, the optimizer steps alone.
-        memory_gib: At its peak.
+        computed_tokens: Number of tokens in all rows; a prefix shared within a row counts once.
+        seconds: Duration of the call of `fit`; None if this machine has not trained such a model
+            yet and measuring is off.
+        training_seconds: Duration of the optimizer steps alone.
+        memory_gib: Peak memory in GiB.
     """
 
     computed_tokens: int
@@ -50,13 +50,14 @@ def forecast(
     measure: bool,
     ready_seconds: float = 0.0,
 ) -> Forecast:
-    """Say what a fit will take, from what such fits took on this machine.
+    """Forecast duration and memory of a fit from the recorded training speed of this machine.
 
     Args:
-        prepared: What it will train on.
-        model: Whose sizes decide it.
-        measure: Load the model and train for a few seconds where nothing is known of it yet.
-        ready_seconds: What preparing took, as it will in the fit; remembered with the measurement.
+        prepared: Run plan.
+        model: Sizes of the model.
+        measure: Whether to load the model and train for a few seconds if no speed is recorded.
+        ready_seconds: Preparation time in seconds, recorded with the measurement as a part of a
+            fit's start.
 
     Raises:
         ModelError: The model cannot be loaded.
@@ -80,7 +81,7 @@ def forecast(
         )
         for _, examples in steps
     ]
-    # By tokens, whose number is known, rather than by steps, which differ in length.
+    # Scaling is by tokens rather than by steps, because steps differ in length.
     scale = prepared.counts.trained_tokens / sum(work.tokens for work in works)
     computed = scale * sum(work.computed for work in works)
     seconds = training = None
@@ -102,21 +103,21 @@ def forecast(
 def estimated_memory_gib(
     model: ModelShape, spec: TrainingSpec, *, row_tokens: int, row_responses: int
 ) -> float:
-    """Peak memory of a fit, in GiB: libraries, weights, and what backward needs of one row.
+    """Return a fit's peak memory in GiB: libraries, weights, and activations of one row.
 
     Args:
-        model: Its sizes.
-        spec: The recipe's `training`.
-        row_tokens: Of the longest row that is computed at once.
-        row_responses: Tokens with logits in a row, at most.
+        model: Sizes of the model.
+        spec: `training` settings of the recipe.
+        row_tokens: Number of tokens in the longest row.
+        row_responses: Maximum number of tokens with logits in a row.
     """
     width = compute_dtype(spec.precision).itemsize
     weights = model.layer_weights + model.vocabulary * model.hidden
-    # Trained weights are fp32, with a gradient and AdamW's two moments; frozen ones are alone.
+    # Trained weights are fp32, with a gradient and AdamW's two moments. Frozen weights have none.
     kept = weights * (4 * 4 if spec.full_parameters else width)
     layers, hidden = model.layers, model.hidden
-    # Kept for backward, a layer and token: measured as some 11 hidden vectors and 6 of the MLP.
-    # With checkpointing it is one hidden vector, and all of one layer at a time.
+    # Activations per layer and token: about 11 hidden vectors and 6 MLP vectors, as measured.
+    # With checkpointing: one hidden vector per layer, and the activations of one layer at a time.
     vectors = (11 * hidden + 6 * model.mlp_width) * width
     each = layers * hidden * width + vectors if spec.gradient_checkpointing else layers * vectors
     logits = row_responses * model.vocabulary * 4 * 3
@@ -124,13 +125,13 @@ def estimated_memory_gib(
 
 
 def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
-    """Load the model, train on a few rows, remember how fast that went, and let go of it all."""
+    """Load the model, train on a few rows, record the speed, and release the model."""
     from telltune.training.rehearsal import rehearse
 
     recipe = prepared.recipe
 
     logging.getLogger(__name__).warning(
-        "Measuring how fast this machine trains %s, once; about 15 seconds.", recipe.model.name
+        "Measuring how fast this machine trains %s, once (about 15 seconds).", recipe.model.name
     )
     began = time.perf_counter()
     base = load_base(
@@ -151,7 +152,7 @@ def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
 
 
 def _row_tokens(prepared: RunPlan, works: list[Work]) -> int:
-    """Tokens of the longest row: where not all are looked at, the longest example may be one."""
+    """Return the tokens of the longest row; unsampled rows may hold the longest example."""
     longest = max(work.row_tokens for work in works)
     if len(works) < prepared.counts.optimizer_steps:
         longest = max(longest, prepared.task.longest)

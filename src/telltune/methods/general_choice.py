@@ -1,4 +1,4 @@
-"""General data chosen for a task: the nearest to it, or the most varied, of as many tokens."""
+"""Choice of general data for a task: the nearest to the task, or the most diverse."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _FILE = "vectors.npy"
 
 @dataclass(frozen=True)
 class ChosenData(GeneralData):
-    """Some of the general data.
+    """A chosen part of the general data, held in memory.
 
     Attributes:
-        chosen: The examples, which are few.
+        chosen: The chosen examples.
     """
 
     chosen: tuple[Example, ...]
 
     def __iter__(self) -> Iterator[Example]:
-        """The examples."""
+        """Iterate over the chosen examples."""
         return iter(self.chosen)
 
     @property
     def contents(self) -> Contents:
-        """How many examples there are and a hash of what they say."""
+        """Number and hash of the examples."""
         return contents_of(self.chosen)
 
 
@@ -67,21 +67,21 @@ def choose_general(
     *,
     progress: bool = False,
 ) -> ChosenData:
-    """Take general examples by nearness or spread, until they make the recipe's leverage ratio.
+    """Choose general examples by nearness or diversity, up to the recipe's leverage ratio.
 
-    Candidates are the first that a mixture of this seed would draw on, so that examples held out
-    from its end stay held out. What was found is kept on disk.
+    Candidates are the first examples that a mixture with this seed draws. Examples held out from
+    the end of the draw therefore stay held out. Embeddings and gradients are cached on disk.
 
     Args:
-        task: Its training examples say what is near.
-        general: Where candidates come from.
-        base: Whose gradients, if they are by gradients; it is left as it was.
-        recipe: Says how many tokens, or examples.
+        task: Task; nearness is measured to its training examples.
+        general: General data that contain the candidates.
+        base: Model that computes gradients, if the choice is by gradients; unchanged on return.
+        recipe: Recipe; its mixture sets the number of tokens or examples.
         spec: How to choose.
-        progress: Show a bar for gradients.
+        progress: Whether to show a progress bar for gradients.
 
     Raises:
-        DataError: The candidates are fewer than the recipe asks for.
+        DataError: There are fewer candidates than the recipe asks for.
         ModelError: The embedding model cannot be loaded.
     """
     examples = usable(task, base, recipe)
@@ -96,23 +96,23 @@ def choose_general(
         if tokens[-1] < target:
             raise DataError(
                 f"general_choice.candidates = {len(candidates)} general examples have "
-                f"{tokens[-1]} tokens, and a leverage ratio of "
-                f"{recipe.mixture.leverage_ratio:g} asks for {target:.0f}; raise candidates, or "
+                f"{tokens[-1]} tokens, but a leverage ratio of "
+                f"{recipe.mixture.leverage_ratio:g} needs {target:.0f}; raise candidates, or "
                 "lower mixture.leverage_ratio."
             )
-        # The number whose tokens come nearest to the target.
+        # Number of examples whose tokens are nearest to the target.
         wanted = int(np.abs(np.concatenate([[0], tokens]) - target).argmin())
     elif wanted > len(candidates):
         raise DataError(
             f"mixture.general_examples = {wanted}, but there are {len(candidates)} candidates; "
-            "raise general_choice.candidates, or lower it."
+            "raise general_choice.candidates, or lower mixture.general_examples."
         )
     chosen = tuple(candidates[i] for i in order[:wanted].tolist())
     return ChosenData(f"{general.name} ({spec.take})", general.sources, chosen)
 
 
 def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
-    """The general examples that a mixture of this seed draws first; all where there are fewer."""
+    """Return up to `count` general examples, the first that a mixture with this seed draws."""
     available = general.contents.examples
     order = general_choice(available, seed)
     places = {int(order[i]): i for i in range(min(count, available))}
@@ -128,7 +128,7 @@ def _ranked(
     spec: GeneralChoiceSpec,
     progress: bool,
 ) -> NDArray[np.int64]:
-    """The candidates, those to take first first."""
+    """Return the candidates' indices in order of preference."""
     found = _vectors(candidates, base, recipe, spec, progress)
     if spec.take == "diverse":
         return spread_first(found)
@@ -142,7 +142,7 @@ def _vectors(
     spec: GeneralChoiceSpec,
     progress: bool,
 ) -> NDArray[np.float32]:
-    """What nearness is measured by, (examples, width); kept on disk."""
+    """Return embeddings or gradients of examples, (examples, width), cached on disk."""
     key: tuple[object, ...] = (_VERSION, spec.by, contents_of(examples).sha256)
     if spec.by == "embeddings":
         key += (spec.embedding_model,)

@@ -1,4 +1,4 @@
-"""What a method does before it trains: data that are made, chosen, ordered, weighed; a start."""
+"""Steps before training: make, choose, order and weight data, and learn initial weights."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ __all__ = ["Groundwork", "lay"]
 
 @dataclass
 class Groundwork:
-    """What a method trains on, once all of that is done.
+    """Results of the steps before training.
 
     Attributes:
-        task: Its training examples.
-        general: What is mixed in.
-        recipe: The run's, fitted to them.
-        prepared: What had been prepared, where nothing has changed since; else None.
-        labeled: Examples that somebody labeled, where the training examples hold others, too.
-        labeled_tokens: Tokens of these.
-        selection: Which of them are used.
-        yields: What levers made.
-        unlabeled: Unlabeled inputs that they or the classifier looked at.
-        unlabeled_tokens: Their tokens.
-        choice: The classifier that has a say in the answers, if that was asked for.
-        confidence: How far they are trusted.
-        start: Where the adapter begins.
-        seconds: That it took.
+        task: Task with the training examples.
+        general: General data to mix in.
+        recipe: Recipe of the run, adjusted to these data.
+        prepared: Run plan, if it is still valid for these data; else None.
+        labeled: Labeled examples, if the training examples also contain others; else None.
+        labeled_tokens: Number of their tokens.
+        selection: Selection among the training examples.
+        yields: Results of the levers.
+        unlabeled: Unlabeled inputs that the levers or the classifier used.
+        unlabeled_tokens: Number of their tokens.
+        choice: Classifier to combine with the adapter, if the recipe asks for one.
+        confidence: Confidence in the training examples.
+        start: Initial adapter weights.
+        seconds: Time that the steps took, in seconds.
     """
 
     task: TaskData
@@ -81,7 +81,7 @@ class Groundwork:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was labeled, where the training examples hold others, too, and what was not."""
+        """Counts of unlabeled inputs, and of labeled examples if training also uses others."""
         found = {}
         if self.labeled is not None:
             found = {"task_examples": len(self.labeled), "task_tokens": self.labeled_tokens}
@@ -100,18 +100,18 @@ def lay(
     settings: Settings,
     known: KnownModel,
 ) -> Groundwork:
-    """Do what the recipe and the method want done before training.
+    """Run the steps before training that the recipe and the method ask for.
 
     Args:
-        method: Which.
+        method: The method.
         task: The task.
         general: The general data, or None.
-        base: Without an adapter; it is left as it was.
-        settings: The run's.
-        known: The base, as far as it is known without its weights.
+        base: Base model without an adapter; unchanged on return.
+        settings: Settings of the run.
+        known: Facts about the base that are known without its weights.
 
     Raises:
-        TellError: What is wanted cannot be done with this data or model.
+        TellError: A step is not possible with this data or model.
     """
     recipe = method.configured(settings.recipe)
     found = Groundwork(task, general, recipe, settings.prepared, start=settings.start)
@@ -132,14 +132,14 @@ def _learn_start(
     found: Groundwork, general: GeneralData | None, base: BaseModel, settings: Settings
 ) -> None:
     spec = found.recipe.meta
-    assert spec is not None  # by the caller
+    assert spec is not None  # The caller has checked this.
     if found.recipe.training.full_parameters:
         raise RecipeError(
-            "`meta` learns the start of an adapter, and `training.full_parameters` trains none; "
-            "leave out one of the two."
+            "`meta` learns initial adapter weights, but `training.full_parameters` trains no "
+            "adapter; remove one of the two."
         )
     if general is None:
-        raise RecipeError("`meta` learns a start on general data; write `general: ...`.")
+        raise RecipeError("`meta` needs general data; set `general: ...`.")
     began = time.perf_counter()
     found.start = meta_start(base, general, found.recipe, spec, progress=settings.progress)
     found.seconds += time.perf_counter() - began
@@ -147,7 +147,7 @@ def _learn_start(
 
 def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: Settings) -> None:
     spec = found.recipe.synthesis
-    assert spec is not None  # by the caller
+    assert spec is not None  # The caller has checked this.
     made = with_synthetic(
         found.task,
         found.general,
@@ -163,7 +163,7 @@ def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: S
 
 
 def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: bool) -> None:
-    """Choose among the task's examples, and find out how far those chosen are trusted."""
+    """Select among the task's examples, and compute the confidence in each selected example."""
     task, recipe = found.task, found.recipe
     how = {"anchored": anchored, "progress": settings.progress}
     if recipe.confidence is not None:
@@ -220,9 +220,9 @@ def _pseudo_labels(
     settings: Settings,
     known: KnownModel,
 ) -> Yield:
-    """Label the inputs that leave room for an answer."""
+    """Label the unlabeled inputs that leave room for an answer."""
     labeled, inputs = found.labeled, found.unlabeled
-    assert labeled is not None  # by the caller
+    assert labeled is not None  # The caller has set it.
     task = replace(found.task, train=labeled)
     encoder = Encoder(base.tokenizer)
     anchored = Encoder(anchored_tokenizer(base.tokenizer, task.anchor if method.anchored else None))
@@ -239,13 +239,14 @@ def _pseudo_labels(
 
 
 def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
-    """Put made examples beside the labeled ones: each once, and a labeled one in every pass.
+    """Add made examples to the training data once each; labeled examples appear in every pass.
 
     Args:
-        found: Gets them.
-        labeled: The training examples so far.
-        got: What a lever made.
-        counts: The run's without the made examples; general data stay as many.
+        found: Groundwork to update.
+        labeled: Training examples so far.
+        got: Result of a lever.
+        counts: Counts of the run without the made examples. The number of general examples stays
+            the same.
     """
     values = np.ones(len(labeled)) if found.confidence is None else found.confidence.values
     made_values = [example.confidence for example in got.examples]

@@ -1,7 +1,7 @@
-"""What a plan needs to know of a model, remembered by the model's files.
+"""Model facts that a plan needs, cached under a hash of the model's files.
 
-To learn it, transformers has to be imported and the tokenizer loaded, which takes longer than all
-the rest of a plan whose data are encoded already.
+The cache avoids importing transformers and loading the tokenizer. Both take longer than the rest of
+a plan whose data are already encoded.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["KnownModel", "known_model"]
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A causal language model before it is loaded.
+    """Facts about a causal language model that is not loaded.
 
     Attributes:
-        shape: Its sizes.
-        tokenizer: With the model's own chat template.
-        layers: What an adapter can go on; None where only loading the model can tell.
+        shape: Sizes of the model.
+        tokenizer: Tokenizer with the model's own chat template.
+        layers: Layers that an adapter can target; None if only loading the model shows them.
     """
 
     shape: ModelShape
@@ -51,16 +51,16 @@ class KnownModel:
 
     @classmethod
     def of(cls, config: Any, tokenizer: PreTrainedTokenizerBase) -> KnownModel:
-        """One whose configuration and tokenizer are loaded already."""
+        """Return the facts from a loaded configuration and tokenizer."""
         return cls(model_shape(config), KnownTokenizer.of(tokenizer))
 
 
 def known_model(spec: ModelSpec) -> KnownModel:
-    """What a recipe's model is, without its weights.
+    """Return the facts about a recipe's model without loading its weights.
 
     Raises:
-        ModelError: No such model, or not a causal language model, or a tokenizer with tokens that
-            the model has no embedding for; a model that is remembered passed these checks.
+        ModelError: The model does not exist, is not a causal language model, or has no embedding
+            for some tokens of its tokenizer. A cached model has passed these checks.
     """
     fingerprint = _fingerprint(spec)
     if fingerprint is None:
@@ -75,7 +75,7 @@ def known_model(spec: ModelSpec) -> KnownModel:
             remembered["layers"] and Layers(**remembered["layers"]),
         )
     model = _looked_at(spec)
-    # Unless a file was changed, or came from the hub, while they were read.
+    # The facts are not cached if a file was changed or downloaded while it was read.
     if _fingerprint(spec) == fingerprint:
         tokenizer = {
             "identity": model.tokenizer.identity,
@@ -93,7 +93,7 @@ def _looked_at(spec: ModelSpec) -> KnownModel:
 
 
 def _fingerprint(spec: ModelSpec) -> str | None:
-    """A hash of all that decides what a model is; None where only loading it can tell."""
+    """Return a hash of everything that determines the facts; None if that needs loading."""
     files = model_files(spec)
     if files is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether a run can learn, told before it, and whether it did, told from its log."""
+"""Warnings before a run that is too short to learn, and after a run that did not learn."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["guessing_loss", "warnings_after", "warnings_before"]
 
 _FEW_STEPS = 20
 _ENOUGH_STEPS = 40
-# A run that has learned the labels alone is as good as guessing by frequency; rounding, dropout
-# and the spread of a batch leave some room.
+# A run that learned only the set of labels is as good as guessing by frequency. The factor allows
+# for rounding, dropout and variation between batches.
 _WORSE_THAN_GUESSING = 1.2
-# Where answers are not labels: share of its first value at which a loss has hardly moved.
+# If answers are not labels: ratio of final to first loss above which hardly anything was learned.
 _HARDLY_MOVED = 0.9
 
 
 def warnings_before(prepared: RunPlan) -> list[str]:
-    """Warn of a run with too few optimizer steps to learn a task."""
+    """Return a warning if a run has too few optimizer steps to learn a task."""
     counts = prepared.counts
     if counts.optimizer_steps >= _FEW_STEPS:
         return []
@@ -43,14 +43,14 @@ def warnings_before(prepared: RunPlan) -> list[str]:
 def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | None:
     """Return the loss per token of a model that guesses labels by their frequency.
 
-    That is the entropy of the labels divided by the tokens of a response.
+    This is the entropy of the labels divided by the mean number of response tokens.
 
     Args:
-        answers: Those of the training examples.
-        response_tokens: Mean number of tokens in a response, the end of the turn included.
+        answers: Answers of the training examples.
+        response_tokens: Mean number of tokens in a response, including the end of the turn.
 
     Returns:
-        Nats per token; None where the answers are no closed set of labels.
+        Nats per token; None if the answers are not a closed set of labels.
     """
     if not closed_set(answers):
         return None
@@ -61,11 +61,11 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
 def warnings_after(
     prepared: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Warn of a run whose loss on the task shows that it did not learn.
+    """Return a warning if the task loss shows that a run did not learn.
 
     Args:
-        prepared: What the run trained on.
-        examples: Its training examples.
+        prepared: Run plan.
+        examples: Training examples.
         log: Rows of training_log.jsonl.
     """
     losses = [row["loss_task"] for row in log if "loss_task" in row]
@@ -76,16 +76,16 @@ def warnings_after(
     guessing = guessing_loss(
         [example.completion for example in examples], float(prepared.task.response_lengths.mean())
     )
-    # Nothing has to be guessed where there is one label: its loss is held to its own start.
+    # With a single label the guessing loss is 0, so the loss is compared with its first value.
     if guessing and final > _WORSE_THAN_GUESSING * guessing:
         found = (
-            f"the loss on the task ended at {final:.2f} nats per token, and guessing the labels by "
-            f"their frequency gives {guessing:.2f}: the labels were not learned"
+            f"the task loss ended at {final:.2f} nats per token, but guessing the labels by their "
+            f"frequency gives {guessing:.2f}: the labels were not learned"
         )
     elif not guessing and final > _HARDLY_MOVED * first:
         found = (
-            f"the loss on the task went from {first:.2f} to {final:.2f} nats per token only: "
-            "hardly anything was learned"
+            f"the task loss only went from {first:.2f} to {final:.2f} nats per token: hardly "
+            "anything was learned"
         )
     else:
         return []
@@ -93,7 +93,7 @@ def warnings_after(
 
 
 def _help(prepared: RunPlan) -> str:
-    """The settings that would let the run learn more."""
+    """Return the settings that would let the run learn more."""
     given = [
         key
         for key in ("training.learning_rate", "mixture.passes", "training.batch_size")

@@ -1,4 +1,4 @@
-"""Adaptation from a start that general data taught (arXiv 2303.02841, after 1908.10423)."""
+"""Adaptation from meta-learned initial weights (arXiv 2303.02841, after 1908.10423)."""
 
 from telltune.methods.trained import Trained
 
@@ -9,7 +9,7 @@ META = Trained(
     "SFT + anchor from a meta-learned start",
     anchored=True,
     mixes=True,
-    # General data teach the start, and nothing of them is mixed in afterwards.
+    # General data are used to learn the initial weights only, and are not mixed in.
     sets=(("meta", None), ("mixture.general_examples", 0)),
 )
 TELL_META = Trained(

@@ -1,4 +1,4 @@
-"""A start of the adapter that general data teach: each of their sources is a task to adapt to."""
+"""Meta-learned initial adapter weights; each source of the general data is one task."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ if TYPE_CHECKING:
 __all__ = ["meta_start"]
 
 _LONGEST = 512
-"""Tokens of an example; longer ones are left out, since MAML keeps every activation."""
+"""Maximum number of tokens in an example, since MAML keeps every activation."""
 _VERSION = 3
 
 
 def meta_start(
     base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, *, progress: bool = False
 ) -> dict[str, Tensor]:
-    """Learn where the adapter had better begin; kept on disk.
+    """Learn initial adapter weights, and cache them on disk.
 
     Args:
-        base: Without an adapter; it is left as it was.
-        general: Each source of theirs is a task.
-        recipe: Its `lora`, precision and seed are those of the start.
-        spec: How it is learned. Examples of more than 512 tokens are left out.
-        progress: Show a bar.
+        base: Base model without an adapter; unchanged on return.
+        general: General data, of which each source is a task.
+        recipe: Recipe; sets `lora`, precision and seed.
+        spec: Settings of meta-learning. Examples of more than 512 tokens are skipped.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DataError: Fewer than two sources have enough examples for a visit.
+        DataError: Fewer than two sources have enough examples for an episode.
     """
     key = (
         _VERSION,
@@ -122,7 +122,7 @@ def _learn(
 
 
 class _Visits:
-    """Which examples each visit sees: a pure function of seed, step and visit."""
+    """Episodes of meta-learning, a pure function of seed, step and visit."""
 
     def __init__(
         self, base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
@@ -139,15 +139,15 @@ class _Visits:
         self._groups = [np.array(g) for g in groups.values() if len(g) >= needed]
         if len(self._groups) < 2:
             raise DataError(
-                f"a start is learned on two general sources or more with {needed} examples each of "
-                f"up to {_LONGEST} tokens, and of {len(examples)} examples {len(self._groups)} of "
-                f"{len(groups)} sources have as many; raise meta.examples, lower "
+                f"`meta` needs at least two general sources with {needed} examples each of up to "
+                f"{_LONGEST} tokens, but among {len(examples)} examples {len(self._groups)} of "
+                f"{len(groups)} sources have enough; raise meta.examples, lower "
                 "meta.batch_size, or add general data."
             )
         self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
 
     def episode(self, step: int, visit: int) -> Episode[Any]:
-        """A source by its chance, and batches of its examples, none twice."""
+        """Return batches of distinct examples from one source drawn by its probability."""
         rng = np.random.default_rng([self._seed, step, visit])
         group = self._groups[int(rng.choice(len(self._groups), p=self._chances))]
         count, size = self._spec.inner_steps + 1, self._spec.batch_size
@@ -161,13 +161,13 @@ class _Visits:
 
 
 class _Loss:
-    """The mean loss a response token of a batch, as a function of the adapter's weights.
+    """Mean loss per response token of a batch, as a function of the adapter's weights.
 
     Args:
-        model: With an adapter.
-        second_order: Whether it will be differentiated twice; else the layers are those of
-            training, which look at the model's own weights, and its gradient comes with it.
-        recipe: Its precision is computed in.
+        model: Model with an adapter.
+        second_order: Whether the loss is differentiated twice. If not, the fused layers of training
+            compute it together with its gradient.
+        recipe: Recipe; sets the precision.
     """
 
     def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
@@ -186,7 +186,7 @@ class _Loss:
         self._contexts = ExitStack()
 
     def __enter__(self) -> _Loss:
-        # Quick kernels for attention cannot be differentiated twice.
+        # Fused attention kernels cannot be differentiated twice.
         plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
         together = packed_attention(self._model) if can_pack(self._model) else nullcontext()
         self._contexts.enter_context(plain if self._second_order else together)
@@ -207,7 +207,7 @@ class _Loss:
     def _value(
         self, batch: Sequence[PackedBatch], weights: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The loss, and its gradient by each weight."""
+        """Return the loss and its gradient with respect to each weight."""
         with torch.no_grad():
             for own, value in zip(self._trained, weights, strict=True):
                 own.copy_(value)
@@ -219,7 +219,7 @@ class _Loss:
 
 
 class _Known(Function):
-    """A value whose gradient was found along with it."""
+    """Autograd function whose gradient is computed together with its value."""
 
     @staticmethod
     def forward(ctx: Any, find: Callable[..., Any], *weights: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class _Known(Function):
 
 
 class _Nll(nn.Module):
-    """`token_nll` as a module, whose weights `functional_call` can replace."""
+    """Module around `token_nll`, so that `functional_call` can replace the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

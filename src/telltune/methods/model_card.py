@@ -1,7 +1,7 @@
-"""The README.md of an adapter's or a baseline's folder: a model card with metadata for the hub.
+"""Model card (README.md) of an adapter or baseline folder, with metadata for the hub.
 
-What `tell evaluate` and `tell compare` find is kept in scores.json and shown in one part of the
-card, between two comments; people may edit all the rest.
+`tell evaluate` and `tell compare` store scores in scores.json and show them in the card between two
+comments. The rest of the card may be edited by hand.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _TELL = "https://arxiv.org/abs/2404.00914"
 
 
 def model_card(record: dict[str, Any], origin: Origin) -> str:
-    """A model card.
+    """Return the model card of an adapter.
 
     Args:
-        record: What tell.json holds.
-        origin: Of the base model.
+        record: Contents of tell.json.
+        origin: Origin of the base model.
     """
     counts, general = record["counts"], record["data"]["general"]
     mixed = (
-        f", mixed into {counts['general_examples']:,} general examples "
-        f"({counts['general_tokens']:,} tokens, leverage ratio {counts['leverage_ratio']:g}) of "
+        f", mixed with {counts['general_examples']:,} general examples "
+        f"({counts['general_tokens']:,} tokens, leverage ratio {counts['leverage_ratio']:g}) from "
         f"{general['name']}"
         if general
         else ""
@@ -55,8 +55,8 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
   {counts["passes"]} passes){mixed}.
 - Training: method `{record["method"]}`, {counts["optimizer_steps"]:,} optimizer steps, seed
   {record["seed"]}, {record["seconds"]:,.0f} seconds.{_classifier(record)}
-- Made with telltune {VERSION}, which implements [TELL]({_TELL}). `tell.json` has the whole recipe,
-  the versions, and the hashes of the data.
+- Made with telltune {VERSION}, which implements [TELL]({_TELL}). `tell.json` contains the full
+  recipe, the library versions and the data hashes.
 
 {_anchor(record)}
 ## Scores and limits
@@ -65,23 +65,24 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 {_score_table([])}
 {_END}
 {_dev_look(record)}
-The adapter was trained once, with one seed, on {counts["task_examples"]:,} examples: other examples
-or another seed give other scores, and no interval here covers that. What it does with inputs unlike
-these examples, and what it costs the base model elsewhere, was not measured unless a table says so.
+The adapter was trained once, with one seed, on {counts["task_examples"]:,} examples. Scores vary
+with the examples and the seed, and the intervals do not cover this variation. Performance on other
+kinds of input, and forgetting of the base model's other abilities, were not measured unless a table
+reports them.
 
 ## Use
 
 {_snippet(record, origin)}
-`generation_config.json` holds the tokens that end an answer. Neither PEFT nor transformers reads it
-from an adapter folder of its own accord, so it is passed here.
+`generation_config.json` contains the end-of-answer tokens. PEFT and transformers do not load it
+from an adapter folder by default, so the code above passes it explicitly.
 """
 
 
 def baseline_card(record: dict[str, Any]) -> str:
-    """A model card of a baseline.
+    """Return the model card of a baseline.
 
     Args:
-        record: What tell.json holds.
+        record: Contents of tell.json.
     """
     counts, told = record["counts"], record["baseline"]
     labels = f" with {len(record['labels'])} labels" if record["labels"] else ""
@@ -93,13 +94,13 @@ def baseline_card(record: dict[str, Any]) -> str:
 
 # {record["data"]["task"]["name"]}: {record["method"]}
 
-- A baseline: a linear scorer on vectors of the prompt (`{told["features"]["kind"]}`) chooses among
-  the answers of the training data. No language model answers.
+- A baseline: a linear scorer on prompt vectors (`{told["features"]["kind"]}`) chooses one of the
+  answers in the training data. No language model generates answers.
 - Fitted on: {counts["task_examples"]:,} task examples ({counts["task_tokens"]:,} tokens){labels}.
 - Fitted by: method `{record["method"]}`, seed {record["seed"]}, {record["seconds"]:,.1f} seconds.
-- Made with telltune {VERSION}. `tell.json` has the whole recipe, the versions, and the hash of the
-  data. It also has the answers of the training data, and with TF-IDF the words of their prompts:
-  do not share it where these are private.
+- Made with telltune {VERSION}. `tell.json` contains the full recipe, the library versions and the
+  data hash. It also contains the training answers and, with TF-IDF, the words of the training
+  prompts. Do not share it if these are private.
 
 ## Scores and limits
 
@@ -107,8 +108,8 @@ def baseline_card(record: dict[str, Any]) -> str:
 {_score_table([])}
 {_END}
 
-The baseline was fitted on {counts["task_examples"]:,} examples. Other examples give other scores,
-and no interval here covers that.
+The baseline was fitted on {counts["task_examples"]:,} examples. Scores vary with the examples, and
+the intervals do not cover this variation.
 
 ## Use
 
@@ -117,19 +118,20 @@ tell predict . --file inputs.jsonl
 tell evaluate .
 ```
 
-In Python, `telltune.predict(".", ["..."])` answers prompts. Only telltune reads this folder.
+In Python, use `telltune.predict(".", ["..."])`. The folder can be loaded with telltune only.
 """
 
 
 def record_scores(folder: Path, found: dict[str, Any]) -> None:
-    """Keep what an evaluation found in an adapter folder, in place of the last one of its kind.
+    """Save the result of an evaluation in an adapter folder.
 
-    A folder that cannot be written to stays as it is, and a warning says so. So does a card without
-    the two comments.
+    The result replaces the previous one with the same task, split and items. If the folder is not
+    writable, it is left unchanged and a warning is logged. A card without the two comments is left
+    unchanged.
 
     Args:
-        folder: The adapter's.
-        found: `task`, `split`, `sha256` of the items, `items`, `of` (how many there are),
+        folder: The adapter folder.
+        found: `task`, `split`, `sha256` of the items, `items`, `of` (total number of items),
             `confidence`, `scores` (by metric: score, low, high) and `warnings`.
     """
     kept = read_cached_json(folder / SCORES)
@@ -149,11 +151,11 @@ def record_scores(folder: Path, found: dict[str, Any]) -> None:
             table = f"{_BEGIN}\n{_score_table(rows)}\n"
             write_text(card, text[:begin] + table + text[end:])
     except (StorageError, OSError, UnicodeDecodeError) as error:
-        logging.getLogger(__name__).warning("The scores are not kept in %s: %s", folder, error)
+        logging.getLogger(__name__).warning("The scores cannot be saved in %s: %s", folder, error)
 
 
 def _metadata(record: dict[str, Any], origin: Origin) -> str:
-    """The card's YAML head; `base_model` must be an id on the hub, so it may be missing."""
+    """Return the YAML metadata. `base_model` must be a hub id, so a local base is omitted."""
     whole = record["recipe"]["training"]["full_parameters"]
     base = (
         {}
@@ -177,35 +179,35 @@ def _metadata(record: dict[str, Any], origin: Origin) -> str:
 
 def _held(record: dict[str, Any]) -> str:
     quantization = record["recipe"]["model"]["quantization"]
-    return f" It was held as {quantization} in training." if quantization else ""
+    return f" It was quantized to {quantization} for training." if quantization else ""
 
 
 def _classifier(record: dict[str, Any]) -> str:
-    """Tell of the classifier that has a say in the answers; "" where there is none."""
+    """Return the line about the classifier that is combined with the adapter; "" without one."""
     told = record["classifier"]
     if told is None or "answers" not in told:
         return ""
     return f"""
-- Answers: one of {len(record["labels"])} labels. With telltune a small classifier
-  (`{told["features"]["kind"]}`) has a say in which; PEFT alone writes the adapter's own answer."""
+- Answers: one of {len(record["labels"])} labels. telltune combines the adapter's label scores with
+  those of a small classifier (`{told["features"]["kind"]}`). PEFT alone uses the adapter only."""
 
 
 def _dev_look(record: dict[str, Any]) -> str:
-    """Tell of the look at dev data that chose the weights; "" for a run without early stopping."""
+    """Return the dev result that selected the weights; "" for a run without early stopping."""
     found = record["early_stopping"]
     if found is None:
         return ""
     look = next(look for look in found["looks"] if look["step"] == found["kept_step"])
-    loss = f"{look['loss']:.3f} nats a token"
+    loss = f"{look['loss']:.3f} nats per token"
     told = (
         f"the loss was {loss}"
         if look["score"] is None
-        else f"the score was {look['score']:.1f} by the headline metric, and the loss {loss}"
+        else f"the headline metric was {look['score']:.1f} and the loss was {loss}"
     )
     return f"""
-On {record["counts"]["dev_examples"]:,} dev examples {told}.
-These dev examples chose the weights: those of step {look["step"]:,}, the best of
-{len(found["looks"])} looks. So these numbers are likely better than those of other examples.
+On {record["counts"]["dev_examples"]:,} dev examples, {told}.
+The weights are those of step {look["step"]:,}, the best of {len(found["looks"])} evaluations on
+these dev examples. These numbers are therefore likely better than on other examples.
 """
 
 
@@ -213,28 +215,28 @@ def _anchor(record: dict[str, Any]) -> str:
     anchor = record["anchor"]
     told = []
     if anchor is None:
-        told.append("It uses no anchor.\n")
+        told.append("The adapter uses no anchor.\n")
     else:
         told.append(
-            f"Its chat template carries the anchor, in the {anchor['place']} turn:\n\n"
+            f"The chat template adds the anchor to the {anchor['place']} turn:\n\n"
             + "".join(f"> {line}\n" for line in anchor["prompt"].splitlines())
         )
         if anchor["response"]:
-            told.append(f"Answers open with: {anchor['response']}\n")
+            told.append(f"Answers start with: {anchor['response']}\n")
     if record["shots"]:
         told.append(
             f"telltune puts {len(record['shots'])} example turns (`shots` in tell.json) before "
-            "each prompt. The chat template does not: send them along.\n"
+            "each prompt. The chat template does not, so include them in `messages`.\n"
         )
     if record["answer_after"]:
         told.append(
-            f"The answer is what follows the last {record['answer_after']!r} in the output.\n"
+            f"The answer is the text after the last {record['answer_after']!r} in the output.\n"
         )
     return "\n".join(told)
 
 
 def _snippet(record: dict[str, Any], origin: Origin) -> str:
-    """Python that answers one prompt, run in the folder itself; telltune is not needed."""
+    """Return Python code that answers one prompt without telltune, run inside the folder."""
     if record["recipe"]["training"]["full_parameters"]:
         imports, load = "", "model = AutoModelForCausalLM.from_pretrained(adapter)"
     else:
@@ -272,6 +274,6 @@ def _score_table(rows: list[dict[str, Any]]) -> str:
                 f"| {data} | {items} | {metric} | {found['score']:.1f} | "
                 f"{found['low']:.1f} to {found['high']:.1f} ({row['confidence']:.0%}) |"
             )
-    told = ["", "The intervals cover the draw of the items only."]
+    told = ["", "The intervals cover the sampling of the items only."]
     told += [f"- {row['task']}, {row['split']}: {w}" for row in rows for w in row["warnings"]]
     return "\n".join(lines + told)

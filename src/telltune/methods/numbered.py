@@ -1,11 +1,11 @@
-"""Many inputs in one prompt by number, and the answers of one reply by the same numbers.
+"""Numbered inputs in one prompt, and parsing of the numbered answers in one reply.
 
-Replies come as lists, tables or JSON in many shapes, and all usual ones are read. What a reply
-leaves open is not guessed: unless each number comes exactly once, with an answer, nothing is read.
+Replies are parsed as lists, tables or JSON in all usual shapes. Answers are never guessed: unless
+each number appears exactly once with an answer, nothing is returned.
 
-In a list, an answer is what follows its number on the line, and all lines up to the next number.
-Numbers that are indented further than the first one belong to the answer above them. What stands
-before the first number is no answer, nor is what stands behind a blank line after the last.
+In a list, an answer is the text after its number up to the next number. Numbers that are indented
+further than the first one belong to the answer above them. Text before the first number is ignored,
+and so is text after a blank line that follows the last answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Format", "ask_group", "read_answers", "say_answers"]
 
 Format = Literal["lines", "json"]
 Pair = tuple[int, str]
-"""A number and its answer; "" where the reply has none that could be read."""
+"""A number and its answer; "" if the answer cannot be parsed."""
 
 _ASKS = {
     "lines": "Answer each of the {n} inputs below. Reply with a line for each, the number, a colon "
@@ -59,14 +59,14 @@ _NUMBER_KEYS = frozenset(
 )
 _ANSWER_KEYS = frozenset({"answer", "label", "output", "response", "result", "prediction", "value"})
 _DEEPEST = 8
-"""Levels of JSON that are looked into."""
+"""Maximum nesting of JSON that is searched."""
 
 
 def ask_group(prompts: Sequence[str], form: Format) -> str:
-    """One prompt for several inputs, numbered from 1, each on one line.
+    """Return one prompt for several inputs, numbered from 1, each on one line.
 
-    An input of several lines stands there as a JSON string, so that lines of its own that begin
-    with a number are not read as other inputs.
+    An input of several lines is written as a JSON string. Its lines that begin with a number then
+    cannot be mistaken for other inputs.
     """
     lines = [
         prompt if prompt.splitlines() in ([prompt], []) else _on_one_line(prompt)
@@ -78,13 +78,13 @@ def ask_group(prompts: Sequence[str], form: Format) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """A text as a JSON string, with every character escaped that ends a line."""
+    """Return a text as a JSON string, with all line-break characters escaped."""
     said = json.dumps(text, ensure_ascii=False)
     return re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", said)
 
 
 def say_answers(answers: Sequence[str], form: Format) -> str:
-    """A reply as it should be. In lines, an answer's line breaks become spaces."""
+    """Return a reply in the requested format. In lines, line breaks of answers become spaces."""
     if form == "json":
         keyed = {str(i): answer for i, answer in enumerate(answers, start=1)}
         return json.dumps(keyed, ensure_ascii=False)
@@ -92,19 +92,19 @@ def say_answers(answers: Sequence[str], form: Format) -> str:
 
 
 def read_answers(reply: str, count: int) -> list[str] | None:
-    """Read the answers of a reply by their numbers.
+    """Parse the numbered answers of a reply.
 
     Args:
-        reply: In any of the shapes that this module reads, whichever was asked for.
-        count: Number of inputs that were asked about.
+        reply: Reply in any format that this module parses, whichever was requested.
+        count: Number of inputs in the prompt.
 
     Returns:
-        The answers in the inputs' order; None unless the reply gives each of the numbers from 1 to
+        The answers in the order of the inputs; None unless the reply has each number from 1 to
         `count` exactly once, no other number, and no empty answer.
     """
     fenced = _FENCED.search(reply)
     if fenced and not any(map(_KEY.fullmatch, reply[: fenced.start()].splitlines())):
-        # A fence around the whole reply, and not one inside of an answer.
+        # The fence encloses the whole reply, not a part of an answer.
         reply = fenced[1]
     lines = reply.splitlines()
     first = next((line for line in lines if _KEY.fullmatch(line) or _JSON.search(line)), "")
@@ -117,11 +117,11 @@ def read_answers(reply: str, count: int) -> list[str] | None:
 
 
 def _line_pairs(lines: Sequence[str]) -> list[Pair]:
-    """Numbers and answers of a list or a table."""
+    """Return the numbers and answers of a list or a table."""
     found: list[Pair] = []
     indent, header, before = 0, [""], [""]
     behind: list[str] = []
-    """Lines behind a blank one: the answer's own if a number follows, else a closing remark."""
+    """Lines after a blank one: part of the answer if a number follows, else a closing remark."""
     listed = False
     for line in lines:
         key = _KEY.fullmatch(line)
@@ -161,14 +161,14 @@ def _listed(key: re.Match[str]) -> Pair:
 
 
 def _cells(row: str) -> list[str]:
-    """The cells of a table's row."""
+    """Return the cells of a table row."""
     inner = row.strip().removeprefix("|")
     inner = inner if inner.endswith("\\|") else inner.removesuffix("|")
     return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inner)]
 
 
 def _cell(row: Sequence[str], header: Sequence[str]) -> str:
-    """The answer of a table's row: its only other cell, or that below the only `Answer`."""
+    """Return the answer of a table row: its only other cell, or that in the only answer column."""
     if len(row) == 2:
         return row[1]
     named = [i for i, name in enumerate(header) if name.strip("*_` ").casefold() in _ANSWER_KEYS]
@@ -176,17 +176,17 @@ def _cell(row: Sequence[str], header: Sequence[str]) -> str:
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as pairs: a key may come twice, and as a dict the last would win."""
+    """JSON object as pairs, because a dict would keep only the last of repeated keys."""
 
 
-# Numbers keep their spelling.
+# Numbers are kept as they are written.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_Object, parse_int=str, parse_float=str, parse_constant=str
 )
 
 
 def _json_pairs(text: str) -> list[Pair]:
-    """Numbers and answers of all JSON in a text; none if some of it is broken."""
+    """Return the numbers and answers of all JSON in a text; none if some of it is invalid."""
     found: list[Pair] = []
     end = 0
     while start := _JSON.search(text, end):
@@ -199,7 +199,7 @@ def _json_pairs(text: str) -> list[Pair]:
 
 
 def _numbered(value: object, deepest: int) -> Iterator[Pair]:
-    """Numbers and answers of an object by number, of objects with an id, or of either within."""
+    """Yield numbers and answers of objects keyed by number or with an id, nested ones included."""
     if deepest == 0 or not isinstance(value, list):
         return
     parts = value
@@ -221,7 +221,7 @@ def _numbered(value: object, deepest: int) -> Iterator[Pair]:
 
 
 def _text(value: object) -> str:
-    """A JSON value as an answer, an object's by its only `answer`; "" where it is none."""
+    """Return a JSON value, or an object's only answer value, as text; "" if there is none."""
     if isinstance(value, _Object):
         named = [part for key, part in value if key.casefold() in _ANSWER_KEYS]
         return _text(named[0]) if len(named) == 1 and not isinstance(named[0], list) else ""

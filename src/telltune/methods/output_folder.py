@@ -1,4 +1,4 @@
-"""Whose an output folder is: a new one, the same run cut short, or somebody else's."""
+"""Ownership of an output folder: new, resumable, or foreign."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["RECIPE_FILE", "alone", "claim", "record_recipe"]
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"
 HOLDER = ".process.json"
-# A user's own folder may well hold a recipe.yaml too; this line is what makes one of ours.
+# A user's own folder may also contain a recipe.yaml; this line identifies those of telltune.
 _MARK = "# Written by telltune, which may replace this folder.\n"
 
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Keep an output folder to this process for as long as it fills it.
+    """Lock an output folder for this process.
 
-    The lock is the operating system's, so it ends with the process, however that dies. Whose it is
-    stands beside it, for the message that a second process gets.
+    The operating system releases the lock when the process ends, even after a crash. The holder is
+    recorded in a file for the error message of a second process.
 
     Raises:
-        StorageError: Another process has it, or it cannot be written to.
+        StorageError: Another process holds the lock, or the folder cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is a file; choose a folder.")
@@ -56,26 +56,27 @@ def alone(out: Path) -> Iterator[None]:
         yield
     finally:
         (out / HOLDER).unlink(missing_ok=True)
-        # While it is held: who opens the old file meanwhile finds that it is gone, and tries again.
+        # The file is removed while the lock is held. A process that has the old file open then
+        # notices that the file is gone, and tries again.
         (out / LOCK).unlink(missing_ok=True)
         lock.release()
         if made:
             with suppress(OSError):
-                out.rmdir()  # where nothing came into it
+                out.rmdir()  # This removes only an empty folder.
 
 
 def _holder(out: Path) -> str:
     found = read_cached_json(out / HOLDER)
     if not isinstance(found, dict):
-        return "another process"  # which has only just begun
+        return "another process"  # It has not yet written its name.
     return f"process {found['process']} on {found['host']}"
 
 
 def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Make sure that an output folder is new, or holds the unfinished run of this very recipe.
+    """Check that an output folder is new or holds an unfinished run of the same recipe.
 
     Raises:
-        StorageError: It holds something else.
+        StorageError: The folder holds something else.
     """
     if not out.exists():
         return
@@ -83,22 +84,24 @@ def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     with writing(out):
         found = saved.read_text(encoding="utf-8", errors="replace") if saved.is_file() else ""
     if _contents(out) and not found.startswith(_MARK):
-        raise StorageError(f"{out} holds what telltune did not write; choose another --out.")
+        raise StorageError(
+            f"{out} contains files that telltune did not write; choose another --out."
+        )
     if overwrite:
-        return  # `record_recipe` empties it, once the new run is known to be able to start
+        return  # `record_recipe` empties the folder once the new run can start.
     if (out / TELL_JSON).exists():
         raise StorageError(
-            f"{out} holds a finished run; choose another --out, or give --overwrite."
+            f"{out} contains a finished run; choose another --out, or pass --overwrite."
         )
     if found and not _is(saved, recipe):
         raise StorageError(
-            f"{out} holds an unfinished run of another recipe; choose another --out, or give "
+            f"{out} contains an unfinished run of another recipe; choose another --out, or pass "
             "--overwrite."
         )
 
 
 def _is(saved: Path, recipe: Recipe) -> bool:
-    """Whether a file holds this recipe; keys that an earlier telltune lacked are at defaults."""
+    """Return whether a file holds this recipe; missing keys have their default values."""
     try:
         found = recipe_from_dict(read_yaml(saved, "recipe"))
     except TellError:
@@ -107,7 +110,7 @@ def _is(saved: Path, recipe: Recipe) -> bool:
 
 
 def record_recipe(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Write down whose run a folder is, before the first checkpoint; empty it to overwrite it."""
+    """Write the recipe to the folder before the first checkpoint; `overwrite` empties it first."""
     with writing(out):
         for path in _contents(out) if overwrite and out.exists() else ():
             if path.is_dir() and not path.is_symlink():
@@ -119,5 +122,5 @@ def record_recipe(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
 
 
 def _contents(out: Path) -> list[Path]:
-    """What a folder holds, but for the lock."""
+    """Return the paths in a folder except the lock files."""
     return [path for path in out.iterdir() if path.name not in (LOCK, HOLDER)]

@@ -1,8 +1,8 @@
-"""OverPrompt (arXiv 2305.14973): many inputs in one prompt, and their answers in one reply.
+"""OverPrompt (arXiv 2305.14973): several inputs in one prompt, and their answers in one reply.
 
-What a prompt says of the task is then paid for once. Answers are read by their numbers, strictly: a
-reply that does not have each of the numbers that were asked about exactly once is asked for again,
-and where that does not help the group is asked in two halves, down to single inputs.
+The task description and the shots then cost tokens once per group. Answers are matched by number: a
+reply must contain each number exactly once. If it does not, the group is asked again, then in two
+halves, down to single inputs.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 __all__ = ["OVER_PROMPT", "GroupPredictor", "Usage"]
 
 _RETRY_TEMPERATURE = 0.5
-"""At 0 a model would say the same again."""
+"""Sampling temperature of a retry; greedy decoding would repeat the same reply."""
 _AROUND = 8
-"""Tokens that an answer's key and punctuation take, at most."""
+"""Maximum number of tokens of an answer's number and punctuation."""
 
 
 @dataclass
 class Usage:
-    """What answering took.
+    """Counts of answering.
 
     Attributes:
-        prompts: Asked, again and in halves included.
-        input_tokens: In them.
-        output_tokens: In the replies.
-        retried: Groups asked again since the keys did not match.
-        halved: Groups asked in two halves since they did not match again.
-        shrunk: Groups that the model's context had no room for.
-        unread: Single inputs whose reply has no key even then; the reply is the answer.
+        prompts: Number of prompts, including retries and halves.
+        input_tokens: Number of prompt tokens.
+        output_tokens: Number of reply tokens.
+        retried: Number of groups asked again because the numbers did not match.
+        halved: Number of groups split in halves because the retry did not match either.
+        shrunk: Number of groups split because they did not fit into the model's context.
+        unread: Number of single inputs whose reply has no number; the whole reply is the answer.
     """
 
     prompts: int = 0
@@ -69,8 +69,8 @@ class GroupPredictor(Predictor):
     """Answers groups of inputs.
 
     Attributes:
-        spec: How many at once, and in which form.
-        usage: What it took so far.
+        spec: Group size and answer format.
+        usage: Counts of answering so far.
     """
 
     spec: OverPromptSpec = field(kw_only=True)
@@ -82,12 +82,12 @@ class GroupPredictor(Predictor):
         """Answer each example's prompt; see `Predictor.predict`.
 
         Raises:
-            RecipeError: `evaluation.answers` is `likelihood`, which has no replies to read.
+            RecipeError: `evaluation.answers` is `likelihood`, which generates no replies.
             DataError: An example has earlier turns, a system turn or tools of its own.
         """
         if self.evaluation.answers == "likelihood":
             raise RecipeError(
-                "method `over_prompt` reads replies; write evaluation.answers: generate."
+                "method `over_prompt` needs generated replies; set evaluation.answers: generate."
             )
         _check_one_turn(examples)
         answers = [""] * len(examples)
@@ -99,7 +99,7 @@ class GroupPredictor(Predictor):
         return answers
 
     def counts(self) -> dict[str, int]:
-        """Of training data as every method, and what answering took so far."""
+        """Return the counts of data, as for every method, and of answering so far."""
         return super().counts() | asdict(self.usage)
 
     def _round(
@@ -109,7 +109,7 @@ class GroupPredictor(Predictor):
         answers: list[str],
         on_done: Callable[[int], None] | None,
     ) -> list[tuple[list[int], bool]]:
-        """Ask all groups that wait, new ones first; what has to be asked again."""
+        """Ask all waiting groups, new ones first, and return the groups to ask again."""
         again: list[tuple[list[int], bool]] = []
         for retry in (False, True):
             groups = [group for group, asked in waiting if asked == retry]
@@ -172,7 +172,7 @@ class GroupPredictor(Predictor):
         return [text.strip() for text in self._texts(replies)]
 
     def _order(self, examples: Sequence[Example]) -> list[int]:
-        """In which inputs come together."""
+        """Return the order of the inputs, whose consecutive members form groups."""
         if self.spec.order == "given":
             return list(range(len(examples)))
         if self.spec.order == "shuffled":
@@ -181,7 +181,7 @@ class GroupPredictor(Predictor):
 
 
 def by_topic(texts: Sequence[str]) -> list[int]:
-    """An order in which each text is followed by the nearest of those left, by TF-IDF."""
+    """Return an order in which each text is followed by its nearest remaining text by TF-IDF."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
@@ -194,7 +194,7 @@ def by_topic(texts: Sequence[str]) -> list[int]:
 
 
 def _check_one_turn(examples: Sequence[Example]) -> None:
-    """Refuse what does not fit in one turn with other inputs, rather than leave it out.
+    """Check that all examples can share one turn with other inputs.
 
     Raises:
         DataError: An example has earlier turns, a system turn or tools of its own.
@@ -203,7 +203,7 @@ def _check_one_turn(examples: Sequence[Example]) -> None:
         if example.history or example.tools:
             raise DataError(
                 f"{example.origin or 'an example'}: method `over_prompt` puts several inputs in "
-                "one turn, and this one has earlier turns, a system turn or tools of its own; use "
+                "one turn, but this one has earlier turns, a system turn or tools of its own; use "
                 "method `few_shot`."
             )
 
@@ -215,7 +215,7 @@ def _halves(group: list[int]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class OverPrompt:
-    """Asks the base model about several inputs at once, behind solved groups of task examples."""
+    """Asks the base model about several inputs at once, after solved groups of task examples."""
 
     name: str
     label: str
@@ -231,10 +231,11 @@ class OverPrompt:
         base: BaseModel,
         settings: Settings,
     ) -> GroupPredictor:
-        """Behind the anchor, if the task has one.
+        """Return a predictor with solved groups in the prompt, and the anchor if the task has one.
 
         Raises:
-            DataError: Too few task examples for one solved group, or one with turns of its own.
+            DataError: There are too few task examples for the solved groups, or an example has
+                earlier turns, a system turn or tools of its own.
         """
         recipe = settings.recipe
         spec = recipe.over_prompt or OverPromptSpec()
@@ -243,8 +244,8 @@ class OverPrompt:
         count = spec.inputs * spec.shots
         if count > used:
             raise DataError(
-                f"over_prompt.shots = {spec.shots} groups of {spec.inputs} are {count} examples, "
-                f"and there are {used}; lower over_prompt.shots or over_prompt.inputs."
+                f"over_prompt.shots = {spec.shots} groups of {spec.inputs} need {count} examples, "
+                f"but there are {used}; lower over_prompt.shots or over_prompt.inputs."
             )
         _check_one_turn(task.train[:count])
         groups = [task.train[i : i + spec.inputs] for i in range(0, count, spec.inputs)]
@@ -268,4 +269,4 @@ class OverPrompt:
         )
 
 
-OVER_PROMPT = OverPrompt("over_prompt", "OverPrompt, many inputs at once")
+OVER_PROMPT = OverPrompt("over_prompt", "OverPrompt, several inputs per prompt")

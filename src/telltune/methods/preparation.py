@@ -1,4 +1,4 @@
-"""What a run will do, computed before any of it is done."""
+"""Preparation of a run: encode the data, and plan its steps and evaluations on dev data."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ __all__ = [
 ]
 
 
-# Dev examples that a run looks at, the first of them.
+# A run evaluates the first dev examples only, at most this many.
 _MOST_DEV_ITEMS = 100
 _MOST_LOOKS = 10
 _LEAST_LOOKS = 4
-# The work of all looks together, as a share of training's. A forward pass is a third of a step.
+# Work of all dev evaluations as a share of training. A forward pass is a third of a step.
 _SHARE = 0.25
 _FORWARD = 1 / 3
 
@@ -62,15 +62,15 @@ def prepare(
     model: KnownModel,
     recipe: Recipe,
 ) -> RunPlan:
-    """Encode, size and order what a method will train on.
+    """Encode, size and order the training data of a method.
 
     Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
-    each time. With it, all passes stand in one shuffled order, as TELL has it.
+    each time. With general data, all passes are shuffled together, as in TELL.
 
     Raises:
-        RecipeError: The method needs an anchor, general data or unlabeled inputs that the recipe
-            does not name, or the recipe names layers that the model does not have.
-        DataError: An example is too long, or the general data too small.
+        RecipeError: The recipe lacks an anchor, general data or unlabeled inputs that the method
+            needs, or names layers that the model does not have.
+        DataError: An example is too long, or there are too few general data.
     """
     recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
@@ -80,13 +80,13 @@ def prepare(
     if model.layers is not None and not recipe.training.full_parameters:
         adapter_targets(model.layers, recipe.lora.target_modules)
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
-    # Sizes are counted without the anchor, so that methods compare at the same task tokens.
+    # Sizes are counted without the anchor, so that methods are compared at equal task tokens.
     counted = plain.encode(task.train)
     used = within(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
     if recipe.product_of_experts is not None:
         labels = closed_set(example.completion for example in task.train[:used])
-        need_labels(labels, "`product_of_experts`", "leave it out")
+        need_labels(labels, "`product_of_experts`", "remove it")
     encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
 
     chosen = auto_settings(recipe, used, model.shape)
@@ -149,14 +149,15 @@ def prepare(
 
 
 def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
-    """Plan as many looks as take a quarter of the work of training, and at least four.
+    """Plan 4 to 10 evaluations on dev data that take about a quarter of the training work.
 
-    Answers are scored where that leaves room for four looks, else the loss alone decides.
+    Answers are scored if this budget allows at least four evaluations. Otherwise only the loss is
+    computed.
 
     Args:
-        encoded: The dev examples.
-        trained_tokens: Tokens that the whole run trains on.
-        answer_tokens: Longest answer, in tokens.
+        encoded: The encoded dev examples.
+        trained_tokens: Number of tokens that the whole run trains on.
+        answer_tokens: Maximum number of tokens in an answer.
     """
     loss = _FORWARD * int(encoded.offsets[-1])
     answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
@@ -168,15 +169,15 @@ def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) 
 
 
 def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
-    """Return whether a run looks at dev data along the way; see `training.early_stopping`.
+    """Return whether a run evaluates on dev data; see `training.early_stopping`.
 
     Raises:
-        RecipeError: It is to, and there are no dev data.
+        RecipeError: The recipe asks for it, and there are no dev data.
     """
     wanted = recipe.training.early_stopping
     if wanted is True and not task.dev:
         raise RecipeError(
-            "`training.early_stopping: true` needs dev data; name `task.dev`, or hold out a share "
+            "`training.early_stopping: true` needs dev data; set `task.dev`, or hold out a share "
             "with `task.dev_share: 0.2`."
         )
     if wanted is None:
@@ -188,39 +189,39 @@ def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
 def _template_warnings(
     model: KnownModel, recipe: Recipe, unthought: int, examples: int
 ) -> tuple[str, ...]:
-    """Say what a chat template does to the data that a user may not expect.
+    """Return warnings about unexpected effects of the chat template on the data.
 
     Args:
-        model: Whose chat template.
-        recipe: The run's.
-        unthought: Examples without thinking whose prompt opens a thinking block.
-        examples: How many there are in all.
+        model: Model with the chat template.
+        recipe: Recipe of the run.
+        unthought: Number of examples without thinking whose prompt opens a thinking block.
+        examples: Number of all examples.
     """
     found = []
     if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
         found.append(
-            f"model `{recipe.model.name}` has no chat template, so turns are written one after "
-            "another with an empty line between; if it is meant to have one, set "
-            "`model.chat_template` to a Jinja file or to `chatml`."
+            f"model `{recipe.model.name}` has no chat template, so turns are separated by empty "
+            "lines; if it should have one, set `model.chat_template` to a Jinja file or to "
+            "`chatml`."
         )
     if unthought:
         opening, closing = thinking_tags(model.tokenizer.chat_template)
         found.append(
             f"the chat template opens `{opening}` before each answer, and {unthought:,} of "
-            f"{examples:,} examples have no `{closing}`: the model learns to close the thinking at "
-            f"once and answer; give the thinking (`reasoning_content`, or `{opening}…{closing}` "
-            "before the answer), or set `model.chat_template` to one without it."
+            f"{examples:,} examples have no `{closing}`, so the model learns to answer without "
+            f"thinking; add the thinking (`reasoning_content`, or `{opening}…{closing}` before the "
+            f"answer), or set `model.chat_template` to a template without `{opening}`."
         )
     return tuple(found)
 
 
 def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
-    """How a run encodes its data; kept on disk, so that whoever asks again does not do it again.
+    """Return the encoder of a run's data, which caches on disk.
 
     Args:
-        model: Whose tokenizer and context.
-        recipe: Says how long an example may be.
-        anchor: What goes with every example, or None.
+        model: Model with the tokenizer and context length.
+        recipe: Recipe; limits the length of an example.
+        anchor: Anchor of every example, or None.
     """
     limit = longest_example(model, recipe)
     too_long = recipe.training.too_long
@@ -228,41 +229,41 @@ def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) ->
 
 
 def longest_example(model: KnownModel, recipe: Recipe) -> int:
-    """Tokens that an example may have."""
+    """Return the maximum number of tokens in an example."""
     return min(recipe.training.max_length, model.shape.context_length)
 
 
 def reach(method: AdapterMethod, recipe: Recipe, prepared: RunPlan) -> int:
-    """How many general examples, in the order of their draw, training may have seen."""
+    """Return how many of the first drawn general examples training may have used."""
     choice = method.configured(recipe).general_choice
     drawn = prepared.counts.general_examples
     return drawn if choice is None else max(drawn, choice.candidates)
 
 
 def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
-    """Refuse a method that lacks what it works with.
+    """Check that the recipe has the anchor and general data that a method needs.
 
     Args:
-        method: Which.
+        method: The method.
         anchored: Whether there is an anchor.
         general: Whether there are general data.
 
     Raises:
-        RecipeError: It needs an anchor or general data that the recipe does not name.
+        RecipeError: The anchor or the general data are missing.
     """
     if method.anchored and not anchored:
         raise RecipeError(
-            f"method `{method.name}` needs an anchor; write `anchor: ...` in the recipe, or let "
+            f"method `{method.name}` needs an anchor; set `anchor: ...` in the recipe, or let "
             "`tell anchor RECIPE` propose one."
         )
     if method.mixes and not general:
         raise RecipeError(
-            f"method `{method.name}` needs general data; write `general: embedded`, or name files."
+            f"method `{method.name}` needs general data; set `general: embedded`, or name files."
         )
 
 
 def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:
-    """The longest answer to allow: what the recipe says, or a little over the longest seen."""
+    """Return the maximum answer length in tokens: the recipe's, or 1.25 × the longest plus 4."""
     if recipe.evaluation.max_new_tokens is not None:
         return recipe.evaluation.max_new_tokens
     return int(np.max(response_lengths) * 1.25) + 4
@@ -277,6 +278,6 @@ def _general_count(recipe: Recipe, task_tokens: int, pool: EncodedSet | None) ->
     if count > len(pool):
         raise DataError(
             f"mixture.general_examples = {count}, but the general data has {len(pool)} examples, "
-            f"{count - len(pool)} short; lower it or add general data."
+            f"{count - len(pool)} short; lower mixture.general_examples, or add general data."
         )
     return count

@@ -1,4 +1,4 @@
-"""What every method is, and what it gives back: something that answers prompts."""
+"""Protocol of methods, and the predictor that a method returns."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ __all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method used.
+    """Data and compute that a method used.
 
     Attributes:
-        task_examples: Distinct task examples.
-        task_tokens: Their tokens, after the model's own chat template.
-        unlabeled_examples: Unlabeled inputs.
-        unlabeled_tokens: Their tokens, with the model's chat template around each.
-        general_examples: General examples that training saw.
-        general_tokens: Their tokens.
-        optimizer_steps: Of training.
-        trained_tokens: All tokens of training, the anchor and repeated passes included.
-        seconds: Of training.
+        task_examples: Number of distinct task examples.
+        task_tokens: Number of their tokens, after the model's own chat template.
+        unlabeled_examples: Number of unlabeled inputs.
+        unlabeled_tokens: Number of their tokens, with the model's chat template around each.
+        general_examples: Number of general examples seen in training.
+        general_tokens: Number of their tokens.
+        optimizer_steps: Number of optimizer steps.
+        trained_tokens: Number of trained tokens, including the anchor and repeated passes.
+        seconds: Training time in seconds.
     """
 
     task_examples: int = 0
@@ -64,36 +64,37 @@ class Cost:
 
     @classmethod
     def of(cls, counts: Mapping[str, Any], seconds: float) -> Cost:
-        """What a run's counts come to; see `RunCounts`."""
+        """Return the cost of a run with these counts; see `RunCounts`."""
         used = {f.name: counts[f.name] for f in fields(cls) if f.name in counts}
         return cls(**used, seconds=seconds)
 
     def counts(self) -> dict[str, int]:
-        """Return all but the seconds."""
+        """Return all fields except `seconds`."""
         return {k: v for k, v in asdict(self).items() if k != "seconds"}
 
 
 @dataclass
 class Predictor:
-    """Answers prompts; evaluation cannot tell which method made it.
+    """Answers prompts; the interface is the same for all methods.
 
-    Used as a context manager, it gives the base back as it was, whatever happens inside.
+    As a context manager, it restores the base model on exit, even after an error.
 
     Attributes:
-        model: With or without an adapter; None where no language model answers.
-        tokenizer: Its template carries the anchor, where the method uses one.
-        anchor: The same anchor, for stripping; or None.
-        max_new_tokens: Longest answer.
-        evaluation: How answers come about.
-        labels: The answers that the training data has, where they are a closed set.
-        classifier: Has a say in which label is the answer, whatever `evaluation` says; or None.
-        shots: Turns that stand before every prompt: examples, question and answer by turns. Empty
-            where each prompt has its own.
-        answer_after: The answer stands behind the last of these in what is said; "" takes it all.
-        in_process: Whether to answer in this process, whichever engine `evaluation` names.
-        cost: What making it took.
-        release: Takes the adapter off the base model again.
-        cut: Answers of the last `predict` that reached `max_new_tokens` without an end.
+        model: Model with or without an adapter; None if no language model answers.
+        tokenizer: Tokenizer; its chat template contains the anchor if the method uses one.
+        anchor: The same anchor, to strip its response side from answers; or None.
+        max_new_tokens: Maximum number of tokens in an answer.
+        evaluation: How to answer.
+        labels: Answers in the training data if they are a closed set, else ().
+        classifier: Classifier combined with the model's label scores; overrides
+            `evaluation.answers`. Or None.
+        shots: Example turns before every prompt, questions and answers alternating. Empty if each
+            prompt has its own.
+        answer_after: Marker; the answer is the text after its last occurrence. "" keeps all text.
+        in_process: Whether to generate in this process, regardless of `evaluation.engine`.
+        cost: Cost of making the predictor.
+        release: Callable that removes the adapter from the base model.
+        cut: Number of answers of the last `predict` that reached `max_new_tokens` without an end.
     """
 
     model: Any
@@ -124,15 +125,14 @@ class Predictor:
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Answer each example's prompt, greedily; its completion is not looked at.
+        """Answer each example's prompt greedily; completions are ignored.
 
         Returns:
-            The answers, stripped of the thinking before them, of the anchor's response side and of
-            white space around.
+            The answers without thinking, the anchor's response side and surrounding whitespace.
 
         Raises:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
-            ModelError: `evaluation.engine` does not suit the model.
+            ModelError: `evaluation.engine` does not support the model.
         """
         self.cut = 0
         if not examples:
@@ -154,7 +154,7 @@ class Predictor:
             stop_ids=self._encoder.stop_ids,
             on_done=on_done,
         )
-        # The token that ends an answer is not part of it.
+        # Answers exclude the end token, so a full-length answer was cut.
         self.cut = sum(len(answer) >= self.max_new_tokens for answer in answers)
         said = self._texts(answers)
         if self.answer_after:
@@ -163,15 +163,15 @@ class Predictor:
 
     @property
     def chooses(self) -> bool:
-        """Whether an answer is one of the labels by its likelihood; else it is written."""
+        """Whether answers are labels chosen by likelihood rather than generated text."""
         return self.classifier is not None or self.evaluation.answers == "likelihood"
 
     def counts(self) -> dict[str, int]:
-        """What is counted of a method: data and steps, and what else its answers took so far."""
+        """Return the counts of data and steps, and any counts of answering so far."""
         return self.cost.counts()
 
     def _texts(self, answers: list[list[int]]) -> list[str]:
-        """Decode answers, and take off the thinking and the anchor's response side."""
+        """Decode answers, and strip the thinking and the anchor's response side."""
         return [self.answer(text) for text in self._encoder.texts(answers)]
 
     def answer(self, text: str) -> str:
@@ -180,20 +180,20 @@ class Predictor:
         return self.anchor.strip(said) if self.anchor else said
 
     def _shots_for(self, examples: Sequence[Example]) -> list[tuple[Message, ...]]:
-        """Turns that stand before each prompt, (examples,)."""
+        """Return the turns before each prompt, (examples,)."""
         return [self.shots] * len(examples)
 
     def _half(self, shots: tuple[Message, ...]) -> tuple[Message, ...]:
-        """Half of the shots, rounded down to whole examples."""
+        """Return half of the shots, rounded down to whole examples."""
         return shots[: len(shots) // 4 * 2]
 
     def _prompts(
         self, examples: Sequence[Example], shots: Sequence[tuple[Message, ...]]
     ) -> list[list[int]]:
-        """Token ids of each prompt; one that the context cannot hold is shown half the shots.
+        """Return token ids of each prompt; halve the shots of prompts longer than the context.
 
         Args:
-            examples: What is asked.
+            examples: Examples to ask about.
             shots: Turns before each of them, (examples,).
         """
         prompts = self._encoder.prompts(map(behind, shots, examples))
@@ -206,12 +206,14 @@ class Predictor:
         return prompts
 
     def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
-        """The same model without anchor, shots and labels: what anybody else gets who asks it.
+        """Return a predictor of the same model without anchor, shots and labels.
+
+        It measures how the model answers prompts outside its task.
 
         Args:
-            tokenizer: The model's own, whose template carries no anchor.
+            tokenizer: The model's own tokenizer, whose chat template contains no anchor.
         """
-        # Likelihood would answer with one of the task's labels, whatever is asked.
+        # `likelihood` would answer every prompt with one of the task's labels.
         written = self.evaluation.model_copy(update={"answers": "generate"})
         plain = Predictor(
             self.model, tokenizer, None, self.max_new_tokens, written, in_process=self.in_process
@@ -228,7 +230,7 @@ class Predictor:
         import torch
 
         check_labels(self.evaluation, self.labels)
-        # As training encoded them: behind a prompt, whichever it is.
+        # Labels are encoded as in training, after a prompt; which one makes no difference.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
         nll = self._label_nll(prompts, labels, on_done)
@@ -242,18 +244,18 @@ class Predictor:
         labels: list[list[int]],
         on_done: Callable[[int], None] | None,
     ) -> torch.Tensor:
-        """Return how unlikely each label is behind each prompt, in nats, (prompts, labels)."""
+        """Return the negative log-likelihood of labels in nats, (prompts, labels)."""
         return label_nll(self.model, prompts, labels, on_done=on_done)
 
     def answer_lengths(self, examples: Sequence[Example]) -> NDArray[np.int64]:
-        """Return the tokens that each completion takes, its end of turn included, (examples,)."""
+        """Return the number of tokens of each completion with its end of turn, (examples,)."""
         return self._encoder.encode(examples).response_lengths
 
     def nll(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """How unlikely the examples' own completions are to the model.
+        """Return the negative log-likelihood of the examples' own completions.
 
         Returns:
-            Summed negative log-likelihood in nats, and response tokens; each (examples,).
+            Summed negative log-likelihood in nats, and number of response tokens; each (examples,).
         """
         import torch
 
@@ -262,33 +264,33 @@ class Predictor:
 
 
 def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
-    """Refuse to choose among labels where there are none.
+    """Raise an error if answers are to be chosen among labels and there are none.
 
     Args:
-        evaluation: The recipe's.
-        labels: Labels of the training data; empty where the answers are not a closed set.
+        evaluation: The recipe's evaluation settings.
+        labels: Labels of the training data; empty if the answers are not a closed set.
 
     Raises:
         RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.
     """
     if evaluation.answers == "likelihood":
-        need_labels(labels, "`evaluation.answers: likelihood`", "write `generate`")
+        need_labels(labels, "`evaluation.answers: likelihood`", "use `generate`")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a method runs.
+    """Settings of a method's run.
 
     Attributes:
-        recipe: Everything that a recipe says.
-        out: Where checkpoints, log and the trained adapter go; None keeps them in memory.
-        progress: Show a bar.
-        prepared: What `prepare` made of the same recipe and data, where that has been done.
-        save: Whether the adapter goes there, too; else the last checkpoint stays.
-        start: Weights that training begins with; a fresh adapter, or the base's own weights where
-            all of them are trained, if None.
-        score: Scores answers to the dev examples that a run looks at, in their order, higher is
-            better; None where only their loss is looked at.
+        recipe: The recipe.
+        out: Folder for checkpoints, log and trained adapter; None keeps them in memory.
+        progress: Whether to show a progress bar.
+        prepared: Result of `prepare` for the same recipe and data, if available.
+        save: Whether to save the adapter in `out`; else the last checkpoint stays there.
+        start: Initial weights. None uses a new adapter, or the base's weights in full-parameter
+            training.
+        score: Function that scores answers to the run's dev examples, in order; higher is better.
+            None uses only their loss.
     """
 
     recipe: Recipe
@@ -305,36 +307,36 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """In recipes and tables."""
+        """Name in recipes and tables."""
         ...
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Display name."""
         ...
 
     @property
     def anchored(self) -> bool:
-        """Whether it uses the anchor."""
+        """Whether the method uses the anchor."""
         ...
 
     @property
     def mixes(self) -> bool:
-        """Whether it uses general data."""
+        """Whether the method uses general data."""
         ...
 
     @property
     def trains(self) -> bool:
-        """Whether it makes an adapter."""
+        """Whether the method trains an adapter."""
         ...
 
     @property
     def sized(self) -> bool:
-        """Whether it depends on how much task data there is, and so on which was drawn."""
+        """Whether the method depends on the number and the draw of the task examples."""
         ...
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
-        """Make a predictor. It never sees test data."""
+        """Return a predictor. Methods never receive test data."""
         ...

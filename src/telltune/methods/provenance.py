@@ -1,8 +1,8 @@
-"""What a run was made of and made with: what tell.json needs to hold for `tell verify`.
+"""Provenance of a run, recorded in tell.json for `tell verify`.
 
 The same recipe and seed on the same machine, with the same versions and threads, give the same
-adapter, byte for byte in fp32 on a CPU. On another machine the order of the examples is still the
-same, and sums are rounded in another order: `computed_with` says by what.
+adapter, byte for byte in fp32 on a CPU. On another machine the order of the examples is the same,
+but rounding may differ. `computed_with` records what the rounding depends on.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 __all__ = ["order_hash", "provenance"]
 
-# Of what a run's speed depends on, that on which the rounding of its sums depends too.
+# Keys of `training_shape` that also affect the rounding of sums.
 _DECISIVE = ("machine", "instructions", "threads", "torch", "precision")
 
 
 def provenance(prepared: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
-    """What tell.json holds of a run besides its recipe, data and counts.
+    """Return the provenance of a run besides its recipe, data and counts.
 
     Args:
-        prepared: What it trained on.
-        shape: Of its model.
-        recipe: The run's.
+        prepared: Run plan.
+        shape: Sizes of the model.
+        recipe: Recipe of the run.
 
     Returns:
-        `order` (a sha256 of which examples each step saw), `base_weights` (a sha256 a file; empty
-        for a hub model, which its commit names; None where nobody can tell) and `computed_with`.
+        `order` (sha256 of the examples of each step), `base_weights` (sha256 per file; empty for a
+        hub model, which its commit identifies; None if unknown) and `computed_with`.
     """
     machine = training_shape(shape, recipe)
     try:
-        # Gigabytes take a while once; then the hash is remembered while the file stays what it is.
+        # The hash of a large file takes a while; it is cached as long as the file is unchanged.
         weights = {path.name: file_hash(path) for path in base_weights(recipe.model)}
     except ModelError:
-        weights = None  # it vanished while it was trained on
+        weights = None  # The weights were removed during training.
     return {
         "order": order_hash(prepared.mixture, prepared.epochs),
         "base_weights": weights,
@@ -59,7 +59,7 @@ def provenance(prepared: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str
 
 
 def order_hash(mixture: Mixture, epochs: int) -> str:
-    """A sha256 of which examples each optimizer step sees, in order."""
+    """Return a sha256 of the examples of each optimizer step, in order."""
     digest = hashlib.sha256()
     for epoch in range(epochs):
         for is_task, index in mixture.batches(epoch):

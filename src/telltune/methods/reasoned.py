@@ -1,4 +1,4 @@
-"""RCL: train to reason first and answer then (TRACE, arXiv 2310.06762)."""
+"""RCL: train to reason before answering (TRACE, arXiv 2310.06762)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Reasoned(Trained):
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
-        """Find rationales, train on them, and give the answers alone.
+        """Train on completions with rationales; the predictor returns only the answers.
 
         Raises:
-            DataError: The data have no rationales, and the answers are no closed set for which the
-                model could write some.
+            DataError: The data have no rationales, and the answers are not a closed set, so
+                rationales from the model cannot be checked.
         """
         given = usable(task, base, settings.recipe)
         task, recipe = with_reasons(task, base, settings.recipe)
@@ -48,35 +48,35 @@ class Reasoned(Trained):
         return replace(
             found,
             labels=closed_set(example.completion for example in given),
-            # What somebody had to label; a rationale of the data's own is not counted.
+            # Only labeled tokens count; rationales in the data do not.
             cost=replace(found.cost, task_tokens=tokens),
         )
 
 
 def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskData, Recipe]:
-    """A task whose completions reason first.
+    """Return a task whose completions have a rationale before the answer.
 
-    Rationales are those of the data. Where no example has one the model writes them, and they are
-    checked against the true answer: one from which another answer follows is left out, so that the
-    example has its answer alone.
+    Rationales come from the data. If no example has one, the model writes them and they are checked
+    against the true answer. A rationale that leads to another answer is dropped, and the completion
+    is then the answer alone.
 
     Args:
-        task: Its examples within the recipe's budget of tokens are used.
-        base: Writes rationales, without an adapter.
-        recipe: The run's.
+        task: Task; its examples within the recipe's budget of tokens are used.
+        base: Model that writes rationales, without an adapter.
+        recipe: Recipe of the run.
 
     Returns:
-        The task, and the recipe that uses all of it.
+        The task, and the recipe that uses all of its examples.
 
     Raises:
-        DataError: There are no rationales, and none can be checked.
+        DataError: The data have no rationales, and the model's cannot be checked.
     """
     examples = usable(task, base, recipe)
     if not can_reason(examples):
         raise DataError(
-            "rcl trains to reason first, and these examples have no rationale, nor is there a "
-            "closed set of labels (at most 100, each twice on average) by which the model's own "
-            "could be checked; name a column in columns.rationale, or use method: sft_anchor."
+            "method `rcl` needs rationales, or a closed set of labels (at most 100, each twice on "
+            "average) to check the model's own; name a column in columns.rationale, or use "
+            "method: sft_anchor."
         )
     reasons = [example.rationale for example in examples]
     if not any(reasons):
@@ -93,7 +93,7 @@ def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskD
 
 
 def can_reason(examples: Sequence[Example]) -> bool:
-    """Whether examples have rationales, or labels by which the model's own can be checked."""
+    """Return whether there are rationales, or labels to check the model's own rationales."""
     return any(e.rationale for e in examples) or bool(closed_set(e.completion for e in examples))
 
 

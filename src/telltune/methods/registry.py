@@ -1,4 +1,4 @@
-"""The methods by name. A new method is one new file and one line here."""
+"""Registry of the methods by name. To add a method, add a file and a line here."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ _METHODS = {method.name: method for method in _ALL}
 
 
 def method_names() -> list[str]:
-    """All names that `get_method` knows, the simplest first."""
+    """Return the names of all methods, the simplest first."""
     return list(_METHODS)
 
 
 def get_method(name: str) -> Method:
-    """Find a method.
+    """Return the method with a name.
 
     Raises:
-        RecipeError: There is none of that name.
+        RecipeError: There is no method of that name.
     """
     if name not in _METHODS:
         near = difflib.get_close_matches(name, _METHODS, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(_METHODS)}."
+        hint = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(_METHODS)}."
         raise RecipeError(f"there is no method `{name}`; {hint}")
     return _METHODS[name]

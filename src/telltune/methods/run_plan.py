@@ -1,4 +1,4 @@
-"""A run plan: all that training needs besides the model, and the numbers that a run comes to."""
+"""Run plan: everything that training needs besides the model, and the counts of the run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ __all__ = ["DevPlan", "RunCounts", "RunPlan"]
 
 @dataclass(frozen=True)
 class RunCounts:
-    """The numbers of a run.
+    """Counts of a run.
 
     Attributes:
-        task_examples: Distinct task examples.
-        task_tokens: Their tokens, prompt and response, after the model's own chat template.
-        general_examples: General examples that training sees.
-        general_tokens: Their tokens.
+        task_examples: Number of distinct task examples.
+        task_tokens: Number of their tokens, prompt and response, after the model's own chat
+            template.
+        general_examples: Number of general examples seen in training.
+        general_tokens: Number of their tokens.
         leverage_ratio: general_tokens / task_tokens.
-        passes: How often each task example appears.
-        optimizer_steps: Of the whole run.
-        trained_tokens: All tokens computed in training, the anchor and repeated passes included.
-        truncated: Origins of examples that lose their end to `training.max_length`.
-        dev_examples: Dev examples that the run looks at for early stopping.
+        passes: Number of times that each task example appears.
+        optimizer_steps: Number of optimizer steps in the whole run.
+        trained_tokens: Number of trained tokens, including the anchor and repeated passes.
+        truncated: Origins of examples truncated to `training.max_length`.
+        dev_examples: Number of dev examples used for early stopping.
     """
 
     task_examples: int
@@ -45,19 +46,19 @@ class RunCounts:
     dev_examples: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the counts as a dictionary for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class DevPlan:
-    """How a run looks at dev data.
+    """Plan of the evaluations on dev data.
 
     Attributes:
-        encoded: The dev examples.
-        looks: Number of looks, evenly along the run; the last is at its end.
-        answers: Whether each look also answers the prompts and scores the answers.
-        work: Work of all looks as a share of the work of training.
+        encoded: The encoded dev examples.
+        looks: Number of evaluations, evenly spaced; the last is at the end of the run.
+        answers: Whether each evaluation also answers the prompts and scores the answers.
+        work: Work of all evaluations as a share of the work of training.
     """
 
     encoded: EncodedSet
@@ -71,12 +72,12 @@ class RunPlan(TrainingData):
     """Everything that training needs besides the model.
 
     Attributes:
-        counts: What it comes to.
+        counts: Counts of the run.
         anchor: The anchor in use, or None.
-        recipe: The method's recipe, each `auto` in it replaced by a number.
-        settings: The numbers that took the place of `auto`, by recipe key.
-        dev: How the run looks at dev data; None where it does not.
-        warnings: What the user should know of how the data are rendered; one sentence each.
+        recipe: The method's recipe, with each `auto` replaced by a number.
+        settings: Numbers that replace `auto`, by recipe key.
+        dev: Plan of the evaluations on dev data; None without them.
+        warnings: Warnings about how the data are rendered, one sentence each.
     """
 
     counts: RunCounts

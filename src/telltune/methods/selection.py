@@ -1,7 +1,7 @@
-"""Which task examples a method trains on, and in which order, by what each is worth to the model.
+"""Selection and order of the task examples by their scores.
 
-Scores come from the method's own examples and the base, and from nothing else: not from dev or test
-items, nor from examples that a smaller size may not use.
+Scores are computed from the base and the method's own examples only. They do not use dev or test
+items, or examples beyond the recipe's budget.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["Selection", "choose", "select", "usable"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a task's examples are used.
+    """Selected examples of a task.
 
     Attributes:
-        by: What they were scored by.
-        available: How many there were.
-        chosen: Their numbers in the task's order, in the order of training.
-        seconds: That scoring took.
+        by: Name of the score.
+        available: Number of examples before the selection.
+        chosen: Indices into the task's examples, in the order of training.
+        seconds: Time of scoring in seconds.
     """
 
     by: str
@@ -50,11 +50,11 @@ class Selection:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Selection:
-        """What tell.json holds."""
+        """Return the selection recorded in tell.json."""
         return cls(**record | {"chosen": tuple(record["chosen"])})
 
     def apply(self, task: TaskData, recipe: Recipe) -> tuple[TaskData, Recipe]:
-        """The task with these examples alone, and the recipe that uses them all."""
+        """Return the task with only these examples, and the recipe that uses them all."""
         train = tuple(task.train[i] for i in self.chosen)
         spec = recipe.task.model_copy(update={"max_tokens": None})
         return replace(task, train=train), recipe.model_copy(update={"task": spec})
@@ -69,19 +69,19 @@ def select(
     anchored: bool,
     progress: bool = False,
 ) -> Selection:
-    """Score the examples that the recipe may use, and choose among them.
+    """Score the examples within the recipe's budget, and select among them.
 
     Args:
-        task: Whose training data are scored.
-        base: Without an adapter; it is left as it was.
-        recipe: The run's.
-        spec: What to choose.
-        anchored: Whether the anchor goes with them.
-        progress: Show bars.
+        task: Task whose training examples are scored.
+        base: Base model without an adapter; unchanged on return.
+        recipe: Recipe of the run.
+        spec: Settings of the selection.
+        anchored: Whether to add the anchor to the examples.
+        progress: Whether to show progress bars.
 
     Raises:
-        RecipeError: As `score`.
-        DataError: Likewise, or no example is of the levels that the recipe names.
+        RecipeError: See `score`.
+        DataError: See `score`; or no example has a level that the recipe names.
     """
     examples = usable(task, base, recipe)
     anchor = task.anchor if anchored else None
@@ -92,37 +92,37 @@ def select(
 
 
 def usable(task: TaskData, base: BaseModel, recipe: Recipe) -> Sequence[Example]:
-    """The training examples within the recipe's budget of task tokens."""
+    """Return the training examples within the recipe's budget of task tokens."""
     known = KnownModel.of(base.model.config, base.tokenizer)
     lengths = encoding(known, recipe).encode(task.train).lengths
     return task.train[: within(lengths, recipe.task.max_tokens)]
 
 
 def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:
-    """The examples to use, in the order of training.
+    """Return the indices of the examples to use, in the order of training.
 
-    Levels come first, then shares, rounded down to whole examples so that one at least is left,
-    then the number of examples.
+    Filters apply in this order: levels; shares, rounded down to whole examples so that at least one
+    remains; number of examples.
 
     Args:
-        scores: Of all examples, which are in the order of their draw.
-        spec: What to leave out, and the order; the examples' own if it names none.
+        scores: Scores of all examples, in the order of their draw.
+        spec: Filters and order. Without an order, the examples keep theirs.
 
     Raises:
-        DataError: None is of the wanted levels.
+        DataError: No example has one of the levels.
     """
     ranked = scores.hardest_first
     if spec.levels is not None:
-        assert scores.level is not None  # by the recipe's own check: they are memory's
+        assert scores.level is not None  # The recipe allows levels with memory scores only.
         ranked = ranked[np.isin(scores.level[ranked], spec.levels)]
         if not ranked.size:
             there = ", ".join(map(str, np.unique(scores.level).tolist()))
             raise DataError(
-                f"selection.levels = {spec.levels}: none of {len(scores.level)} examples is of "
-                f"them, they are of {there}; `tell score` lists each one's."
+                f"selection.levels = {spec.levels}: none of {len(scores.level)} examples has one "
+                f"of these levels, only {there}; `tell score` lists the level of each."
             )
     hardest, easiest = (
-        # A tenth of thirty is three, though not in floating point.
+        # The margin corrects rounding errors: 0.1 * 30 must give 3.
         math.floor(share * len(ranked) + 1e-9)
         for share in (spec.drop_hardest, spec.drop_easiest)
     )

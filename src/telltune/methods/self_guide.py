@@ -1,7 +1,6 @@
-"""SELF-GUIDE (arXiv 2407.12874): train on what the model makes of a few demonstrations.
+"""SELF-GUIDE (arXiv 2407.12874): train on examples that the model makes from demonstrations.
 
-The demonstrations themselves stay in the prompt, in training and afterwards; the anchor is the
-instruction.
+The demonstrations stay in the prompt during and after training. The anchor is the instruction.
 """
 
 from telltune.methods.trained import Trained

@@ -1,8 +1,8 @@
 """TELL with general responses that the model wrote itself (DELIA, arXiv 2408.10841).
 
-Responses of its own keep the general data on the model's distribution: training on them moves it
-less than other people's answers do. They are sampled at temperature 0.7 and top-p 0.95, with up to
-512 tokens, and kept on disk: another method, seed or size asks for the same ones again.
+The model's own responses keep the general data on its distribution, so training on them changes the
+model less than other responses do. They are sampled at temperature 0.7 and top-p 0.95, with up to
+512 tokens. They are cached on disk for other methods and sizes.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ __all__ = ["TELL_SELF_SAMPLED", "sample_responses"]
 _TEMPERATURE = 0.7
 _TOP_P = 0.95
 _LONGEST = 512
-# Written at once: what a killed process loses.
+# Examples per file; a killed process loses at most the last file.
 _CHUNK = 64
 
 
 @dataclass(frozen=True)
 class SampledData(GeneralData):
-    """General prompts with a model's own responses, in files of our own.
+    """General prompts with a model's own responses, in cached files.
 
     Attributes:
-        files: In the order in which the mixture draws on them.
-        count: How many examples to take of them.
+        files: Files in the order in which the mixture draws on them.
+        count: Number of examples to take from them.
     """
 
     files: tuple[Path, ...]
     count: int
 
     def __iter__(self) -> Iterator[Example]:
-        """Read the examples, one at a time."""
+        """Iterate over the examples, reading one file at a time."""
         return islice(chain.from_iterable(map(_read, self.files)), self.count)
 
-    # Not kept: there are a few thousand at most.
+    # This is not cached, because there are a few thousand examples at most.
     @property
     def contents(self) -> Contents:
-        """How many examples there are and a hash of what they say."""
+        """Number and hash of the examples."""
         return contents_of(self)
 
 
@@ -73,17 +73,17 @@ class SelfSampled(Trained):
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
-        """Sample responses to the general examples that TELL would take, and mix these in."""
+        """Sample responses to the general examples that TELL would use, and mix these in."""
         recipe = settings.recipe
         if recipe.general_choice is not None:
             raise RecipeError(
-                f"method `{self.name}` answers the general prompts that its seed draws; leave out "
+                f"method `{self.name}` answers the general prompts drawn by its seed; remove "
                 "`general_choice`, or use `tell`."
             )
         known = KnownModel.of(base.model.config, base.tokenizer)
-        # This refuses a recipe without general data as any other method does.
+        # `prepare` raises an error if the recipe has no general data.
         counts = prepare(self, task, general, known, recipe).counts
-        assert general is not None  # by `prepare`
+        assert general is not None  # `prepare` has checked this.
         began = time.perf_counter()
         longest = longest_example(known, recipe)
         sampled = sample_responses(base, general, counts.general_examples, recipe.seed, longest)
@@ -93,7 +93,7 @@ class SelfSampled(Trained):
             settings, recipe=recipe.model_copy(update={"mixture": spec}), prepared=None
         )
         found = super().run(task, sampled, base, settings)
-        # Sampling is a part of this method's training; who finds responses on disk pays nothing.
+        # Sampling is a part of this method's training time; cached responses take almost none.
         cost = replace(found.cost, seconds=found.cost.seconds + sampling)
         return replace(found, cost=cost)
 
@@ -101,16 +101,16 @@ class SelfSampled(Trained):
 def sample_responses(
     base: BaseModel, general: GeneralData, count: int, seed: int, max_length: int
 ) -> SampledData:
-    """The general examples that a mixture draws first, with the model's own responses.
+    """Return the general examples that a mixture draws first, with the model's own responses.
 
     Args:
-        base: Answers, without an adapter.
-        general: Whose prompts are answered.
-        count: How many.
-        seed: Of the mixture and of the sampling.
-        max_length: Tokens of an example; one that would be longer keeps its own response.
+        base: Model that answers, without an adapter.
+        general: General data whose prompts are answered.
+        count: Number of examples.
+        seed: Seed of the mixture and of the sampling.
+        max_length: Maximum number of tokens in an example. A longer one keeps its given response.
     """
-    # Whole chunks, so that a larger mixture holds the very responses of a smaller.
+    # Whole chunks are sampled, so that a larger mixture contains the responses of a smaller one.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
     settings = (base.speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
@@ -120,7 +120,7 @@ def sample_responses(
         examples = chosen[start : start + _CHUNK]
         file = folder / f"{start}.jsonl"
         if not file.is_file():
-            # Each chunk draws on its own, so that it is the same after an interruption.
+            # Each chunk has its own seed, so that it is the same after an interruption.
             write_text(file, _answered(base, examples, max_length, seed=seed + start))
         files.append(file)
     return SampledData(f"{general.name} (self-sampled)", general.sources, tuple(files), count)
@@ -134,7 +134,7 @@ def _read(file: Path) -> Iterator[Example]:
 
 
 def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed: int) -> str:
-    """JSON lines; where the model has nothing to say, or the prompt no room, the response stays."""
+    """Return JSON lines; an empty answer or a prompt without room keeps the given response."""
     encoder = Encoder(base.tokenizer)
     prompts = encoder.prompts(examples)
     longest = min(_LONGEST, max_length // 4)
@@ -152,7 +152,7 @@ def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed
     for i, text in zip(fitting, texts, strict=True):
         if text:
             found[i] = replace(found[i], completion=text, reasoning="")
-    # As texts answers may have more tokens than were drawn.
+    # Encoded again from text, an answer may have more tokens than were sampled.
     short = encoder.encode(found).lengths <= max_length
     kept = (found[i] if short[i] else example for i, example in enumerate(examples))
     rows = (

@@ -1,4 +1,4 @@
-"""Plain supervised fine-tuning on the task data: what peers do, and TELL's baseline."""
+"""Supervised fine-tuning on the task data alone, and its variants."""
 
 from telltune.methods.trained import Trained
 
@@ -15,12 +15,12 @@ SFT_PSEUDO_LABEL = Trained(
 )
 SFT_PRODUCT = Trained(
     "sft_product",
-    "SFT x a small classifier",
+    "SFT, product of experts",
     anchored=False,
     mixes=False,
     sets=(("product_of_experts", None),),
 )
-# Much of what general data seem to bring may be that there are more optimizer steps with them.
+# General data also add optimizer steps. This control separates the two effects.
 SFT_ANCHOR_STEPS = Trained(
     "sft_anchor_steps",
     "SFT + anchor, TELL's steps",

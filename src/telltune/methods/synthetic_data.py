@@ -1,4 +1,4 @@
-"""Task data with what the model made of them, where the recipe wants it."""
+"""Training data with synthetic examples, placed where the recipe asks for them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["Made", "with_synthetic"]
 
 @dataclass(frozen=True)
 class Made:
-    """What a method trains on when the model has made data.
+    """Training data of a method with synthetic examples.
 
     Attributes:
-        task: Its training examples are all to be used.
-        general: What is mixed in.
-        recipe: The run's, fitted to them.
+        task: Task, all of whose training examples are used.
+        general: General data to mix in.
+        recipe: Recipe of the run, adjusted to these data.
         real: The task's own examples.
-        tokens: Theirs.
-        seconds: That making took, or loading what had been made.
+        tokens: Number of their tokens.
+        seconds: Time to make the examples or load them from the cache, in seconds.
     """
 
     task: TaskData
@@ -58,21 +58,21 @@ def with_synthetic(
     *,
     progress: bool = False,
 ) -> Made:
-    """Let the base make task examples, and put them where the recipe wants them.
+    """Make task examples with the base, and place them where the recipe asks for them.
 
     Args:
-        task: Its examples within the recipe's budget are the demonstrations.
+        task: Task; its examples within the recipe's budget are the demonstrations.
         general: The general data, or None.
-        base: Without an adapter.
-        recipe: The run's.
-        spec: How many, how, and what for.
-        general_examples: How many general examples the method would take without; it takes as many
-            with what the model made, which are no reason to mix in more.
-        progress: Show a bar.
+        base: Base model without an adapter.
+        recipe: Recipe of the run.
+        spec: Settings of the synthesis.
+        general_examples: Number of general examples that the method uses without synthetic ones.
+            Synthetic task examples do not increase it.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DataError: As `synthesize`.
-        RecipeError: They are to stand beside general data, and the method mixes none.
+        DataError: See `synthesize`.
+        RecipeError: Synthetic examples are to be mixed with general data, and there are none.
     """
     began = time.perf_counter()
     real = usable(task, base, recipe)
@@ -89,7 +89,7 @@ def with_synthetic(
     else:
         if general is None:
             raise RecipeError(
-                f"synthesis.use_as: {spec.use_as} is for methods that mix general data; write "
+                f"synthesis.use_as: {spec.use_as} needs a method that mixes general data; set "
                 "`task` or `only`."
             )
         count = 0 if spec.use_as == "general" else general_examples
@@ -112,7 +112,7 @@ def made_examples(
     *,
     progress: bool = False,
 ) -> tuple[Example, ...]:
-    """What the recipe asks the model to make of its task examples; see `synthesis`."""
+    """Return the examples that the model makes from the task examples; see `synthesis`."""
     if spec.make == "auxiliary":
         return tuple(auxiliary_examples(real, refine(base, real, instruction, seed=seed)))
     return synthesize(base, real, instruction, spec, seed=seed, progress=progress).examples

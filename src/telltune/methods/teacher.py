@@ -1,4 +1,4 @@
-"""Adapters that a lever trains and asks before the run's own training."""
+"""Adapters that a lever trains and queries before the run's own training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Teacher"]
 
-# Raised where the same data and settings give other answers than before.
+# Increase this when the same data and settings give different answers than before.
 _VERSION = 1
 _NO_CHECKPOINTS = 10**9
 
@@ -36,14 +36,14 @@ _NO_CHECKPOINTS = 10**9
 class Teacher:
     """Trains a method's adapter on the task alone, and answers with it.
 
-    What an adapter answered is kept on disk, so that what was cut short goes on behind it.
+    Answers are cached on disk, so an interrupted run does not repeat them.
 
     Attributes:
-        method: The run's; its anchor is used, and no general data.
-        task: The task, with the labeled examples alone.
-        base: Without an adapter; it is left as it was.
-        recipe: The run's. Its training settings and `lora` are those of every adapter.
-        progress: Show a bar.
+        method: Method of the run; its anchor is used, its general data are not.
+        task: Task with the labeled examples only.
+        base: Base model without an adapter; unchanged on return.
+        recipe: Recipe of the run. Every adapter uses its `training` and `lora` settings.
+        progress: Whether to show a progress bar.
     """
 
     method: AdapterMethod
@@ -53,10 +53,10 @@ class Teacher:
     progress: bool
 
     def __call__(self, examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
-        """Return answers, and the seconds that training and answering took.
+        """Return answers, and the time of training and answering in seconds.
 
         Args:
-            examples: Their prompts are answered.
+            examples: Examples whose prompts are answered.
             seed: Seed of the adapter and its order of examples.
 
         Raises:
@@ -73,8 +73,8 @@ class Teacher:
         if processes().count > 1:
             raise RecipeError(
                 "adapters that label inputs are trained in one process: run `tell fit` in one "
-                "process until its own training begins, and launch the processes then; what the "
-                "adapters answered is kept."
+                "process until its own training begins, then launch several; the answers of the "
+                "adapters are cached."
             )
         began = time.perf_counter()
         training = self.recipe.training.model_copy(

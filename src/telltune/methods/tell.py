@@ -1,6 +1,6 @@
 """Token-Efficient Leverage Learning (arXiv 2404.00914): anchor, extensive shuffle, LoRA.
 
-The others are its controls: each takes one part of it away.
+The other methods are its controls, each without one part of TELL.
 """
 
 from telltune.methods.trained import Trained
@@ -17,7 +17,11 @@ _ORDERS: tuple[tuple[Order, str], ...] = (
 TELL = Trained("tell", "TELL", anchored=True, mixes=True)
 MIX = Trained("mix", "TELL without anchor", anchored=False, mixes=True)
 GENERAL_ONLY = Trained(
-    "general_only", "general data only, asked with anchor", anchored=True, mixes=True, learns=False
+    "general_only",
+    "general data only, evaluated with anchor",
+    anchored=True,
+    mixes=True,
+    learns=False,
 )
 TELL_ORDERS = tuple(
     Trained(f"tell_{order}", f"TELL, {label}", anchored=True, mixes=True, order=order)

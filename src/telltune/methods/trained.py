@@ -1,4 +1,4 @@
-"""The shape that SFT, its controls and TELL share: prepare, train, answer."""
+"""Training procedure that SFT, TELL and their controls share: prepare, train, answer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["Trained"]
 
 @dataclass(frozen=True)
 class Trained(AdapterMethod):
-    """Trains an adapter on what its flags say."""
+    """Method that trains an adapter as its flags specify; see `AdapterMethod`."""
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
     ) -> Predictor:
-        """Train on what the method mixes, save where the settings say, and answer with it."""
+        """Train, save the adapter in `settings.out` if given, and return a predictor."""
         from telltune.training.adapter import take_off, whole_weights
         from telltune.training.early_stopping import EarlyStopping
         from telltune.training.run import TrainingOptions, train
@@ -48,7 +48,7 @@ class Trained(AdapterMethod):
         tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
         answered = task.train[: prepared.counts.task_examples]
         if ground.labeled is not None:
-            # What somebody had to label, and what answers look like.
+            # Labels are taken from labeled examples only, not from made ones.
             answered = ground.labeled
         budget = answer_budget(prepared.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
@@ -115,5 +115,5 @@ class Trained(AdapterMethod):
                 )
                 save_adapter(settings.out, run)
             together.wait()
-            stack.pop_all()  # from here on the predictor has the base, until it is released
+            stack.pop_all()  # From here on, the predictor releases the base.
         return replace(predictor(model), cost=cost, release=release)

@@ -1,8 +1,8 @@
-"""Whether the folder of an adapter or a baseline is what its tell.json claims.
+"""Check an adapter or baseline folder against its tell.json.
 
-Hashes are computed anew, of the folder, the base and the data; the order of the examples is worked
-out again from the recipe, and held against what each step of the training log says it saw. Of a
-baseline, which has neither base nor order, the answers are held against those of the data.
+The hashes of the folder, the base and the data are recomputed. The order of the examples is
+recomputed from the recipe and compared with the tokens of each step in the training log. A baseline
+has neither base nor order; its answers are compared with those of the data.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Verification", "verify"]
 
-# What people may edit, what comes later, and what is looked at in another way than by a hash.
+# Files that people may edit, that are written later, or that are checked without a hash.
 _UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that tell.json claims, looked at again.
+    """Result of checking one claim of tell.json.
 
     Attributes:
-        what: Which, such as "adapter_model.safetensors" or "task data".
-        held: Whether it is so; None where that cannot be told here.
-        reason: What differs, or why it cannot be told.
+        what: Name of the claim, e.g. "adapter_model.safetensors" or "task data".
+        held: Whether the claim holds; None if it cannot be checked here.
+        reason: The difference, or the reason why the claim cannot be checked.
     """
 
     what: str
@@ -65,12 +65,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of a folder.
+    """Result of verifying a folder.
 
     Attributes:
-        checks: All that was looked at.
-        notes: What differs between then and here and is no claim: versions. Training again may
-            give other bytes for it.
+        checks: All checks.
+        notes: Versions that differ between the run and this machine. They are no claims, but
+            training again may give a different adapter.
     """
 
     checks: tuple[Check, ...]
@@ -78,22 +78,23 @@ class Verification:
 
     @property
     def held(self) -> bool | None:
-        """True if everything is as claimed, False if something is not, None if some is unknown."""
+        """True if all claims hold, False if one does not, None if one cannot be checked."""
         found = {check.held for check in self.checks}
         return False if False in found else None if None in found else True
 
 
 def verify(folder: Path) -> Verification:
-    """Look at all that a folder's tell.json claims. Loads no base or encoder, and trains nothing.
+    """Check all claims of a folder's tell.json.
 
-    The model that tell.json names is loaded without the right to run code of its own.
+    No base or encoder is loaded, and nothing is trained. The model named in tell.json may not run
+    its own code.
 
     Args:
-        folder: From `tell fit`.
+        folder: Adapter or baseline folder from `tell fit`.
 
     Raises:
-        ModelError: It is no finished folder.
-        RecipeError: The recipe in tell.json is none.
+        ModelError: The folder is not finished.
+        RecipeError: The recipe in tell.json is invalid.
     """
     record = read_tell(folder)
     recipe = recipe_from_dict(record["recipe"], name=str(folder / TELL_JSON))
@@ -125,11 +126,11 @@ def _files(folder: Path, record: dict[str, Any]) -> Iterator[Check]:
         if name in _UNHASHED or name.split("/")[0] in hidden:
             continue
         if name not in found:
-            yield Check(name, held=False, reason="it is missing")
+            yield Check(name, held=False, reason="the file is missing")
         elif name not in claimed:
-            yield Check(name, held=False, reason=f"{TELL_JSON} does not know of it")
+            yield Check(name, held=False, reason=f"it is not listed in {TELL_JSON}")
         else:
-            differs = "" if found[name] == claimed[name] else "its bytes are not those of the run"
+            differs = "" if found[name] == claimed[name] else "its content differs from the run's"
             yield Check(name, not differs, differs)
 
 
@@ -137,7 +138,7 @@ def _recipe(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Ch
     yield _compare("method", record.get("method"), recipe.method)
     yield _compare("seed", record.get("seed"), recipe.seed)
     path = folder / RECIPE_FILE
-    if not path.exists():  # a study's cells have none
+    if not path.exists():  # Cells of a study have no recipe file.
         return
     try:
         written = load_recipe(path).model_dump(mode="json")
@@ -146,7 +147,7 @@ def _recipe(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Ch
         return
     claimed = record["recipe"]
     keys = [key for key, value in written.items() if claimed.get(key) != value]
-    reason = f"it is another recipe than that in {TELL_JSON}: {', '.join(keys)}" if keys else ""
+    reason = f"it differs from the recipe in {TELL_JSON}: {', '.join(keys)}" if keys else ""
     yield Check(RECIPE_FILE, not keys, reason)
 
 
@@ -154,7 +155,7 @@ def _base(record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
     try:
         claimed = record.get("base", {})
         yield _compare("base", claimed.get("revision"), base_revision(recipe.model))
-        # Not from memory, as everywhere else: a disk may lose bits and keep a file's times.
+        # Hashes are not taken from the cache: a file may be corrupted without a new timestamp.
         found = {path.name: checksum(path) for path in base_weights(recipe.model)}
         yield _compare("base weights", record.get("base_weights"), found)
     except TellError as error:
@@ -162,7 +163,7 @@ def _base(record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
 
 
 def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
-    """Whether a baseline can be used here, and what it was fitted on."""
+    """Check that a baseline can be loaded, and which data it was fitted on."""
     try:
         load_classifier(folder / BASELINE, record["baseline"])
         yield Check("weights and answers", held=True)
@@ -171,7 +172,7 @@ def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[
     method = get_method(recipe.method)
     try:
         if not isinstance(method, Baseline):
-            raise ModelError(f"method `{method.name}` is no baseline.")
+            raise ModelError(f"method `{method.name}` is not a baseline.")
         tokenizer = known_model(recipe.model).tokenizer.load()
         data = method.data(load_task(recipe), tokenizer, recipe)
     except TellError as error:
@@ -187,29 +188,29 @@ def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[
     answers = {encoder.answer(example.completion).strip() for example in data.labeled}
     claimed = _inside(record, "baseline", "answers") or []
     strange = sorted(answers.symmetric_difference(claimed))
-    reason = f"not both in {TELL_JSON} and in the task data: {strange[0]!r}" if strange else ""
+    reason = f"only in one of {TELL_JSON} and task data: {strange[0]!r}" if strange else ""
     yield Check("answers", not strange, reason)
 
 
 def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check]:
-    """What was trained on, and in which order."""
+    """Check the training data and their order."""
     method = get_method(recipe.method)
     try:
         if not isinstance(method, Trained):
-            raise ModelError(f"method `{method.name}` trains nothing.")
+            raise ModelError(f"method `{method.name}` does not train.")
         if method.configured(recipe).synthesis is not None or record.get("answer_after"):
-            raise ModelError("the model made task data, or reasons for them, in the run.")
+            raise ModelError("the model made task data or rationales in the run.")
         if any(got["made"] for got in record.get("levers", [])):
             raise ModelError("a lever made task data in the run.")
         task = load_task(recipe)
         if record.get("selection"):
-            # Which were chosen is taken from there: to find out anew would be to train.
+            # The selection is taken from tell.json, because repeating it would require training.
             task, recipe = Selection.of(record["selection"]).apply(task, recipe)
         general = load_general(recipe) if method.mixes else None
         data = list(_data(record, task, general))
         yield from data
         if data[-1].held is None:
-            raise ModelError("the general data cannot be looked at.")
+            raise ModelError("the general data cannot be checked.")
         prepared = prepare(method, task, general, known_model(recipe.model), recipe)
     except TellError as error:
         yield _unknown("order of the examples", str(error))
@@ -233,25 +234,25 @@ def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -
     if general is None or name is None:
         yield _compare("general data", name or "none", "none" if general is None else general.name)
     elif name != general.name:
-        yield _unknown("general data", f"they were made in the run: {name}")
+        yield _unknown("general data", f"they were made in the run ({name})")
     else:
         digest = _inside(claimed, "general", "sha256")
         yield _compare("general data", digest, contents_of(general).digest)
 
 
 def _log(folder: Path, prepared: RunPlan) -> Check:
-    """Whether each step of the log saw as many tokens as the examples that the order gives it."""
+    """Check that each logged step has as many tokens as its examples in the recomputed order."""
     rows = read_log(folder / LOG)
     if not rows:
-        return _unknown(LOG, "there is none, so the order can only be worked out")
+        return _unknown(LOG, "there is no log, so the order can only be recomputed")
     steps = prepared.counts.optimizer_steps
     if [row.get("step") for row in rows] != list(range(1, steps + 1)):
-        return Check(LOG, held=False, reason=f"it does not hold the steps 1 to {steps}, once each")
+        return Check(LOG, held=False, reason=f"it must contain each step from 1 to {steps} once")
     for row in rows:
         wanted = _tokens(prepared, row["step"] - 1)
         if "skipped" not in row and row.get("tokens") != wanted:
             reason = (
-                f"step {row['step']} saw {row.get('tokens')} tokens, and its examples have {wanted}"
+                f"step {row['step']} has {row.get('tokens')} tokens, but its examples have {wanted}"
             )
             return Check(LOG, held=False, reason=reason)
     return Check(LOG, held=True)
@@ -261,7 +262,7 @@ def _tokens(prepared: RunPlan, step: int) -> float:
     total = 0
     for is_task, index in step_places(prepared.mixture, step):
         source = prepared.task if is_task else prepared.general
-        assert source is not None  # the mixture has no general slots without general data
+        assert source is not None  # The mixture has no general slots without general data.
         total += int(source.lengths[index])
     return float(total)
 
@@ -278,16 +279,16 @@ def _anchor(
     yield _compare("anchor", record.get("anchor") or "none", found or "none")
     path = folder / CHAT_TEMPLATE
     if not path.is_file():
-        yield _unknown("chat template", f"{path} is not there")
+        yield _unknown("chat template", f"{path} is missing")
         return
     plain = known_model(recipe.model).tokenizer.chat_template
     wanted = plain if anchor is None else anchor.write_into(plain)
     held = path.read_text(encoding="utf-8") == wanted
-    reason = "" if held else "it is not the base's own with the anchor in it"
+    reason = "" if held else "it differs from the base's template with the anchor"
     yield Check("chat template", held, reason)
 
 
-_NOT_SAID = f"{TELL_JSON} does not say; an older telltune wrote it"
+_NOT_SAID = f"not recorded in {TELL_JSON}, which an older telltune wrote"
 
 
 def _compare(what: str, claimed: Any, found: Any) -> Check:

@@ -1,4 +1,4 @@
-"""Base models, adapters, and the packed computation that training and scoring share."""
+"""Base models, adapters, and the packed computation shared by training and scoring."""
 
 from telltune.models.loading import (
     BaseModel,

@@ -1,4 +1,4 @@
-"""Freed memory kept for the next tensor."""
+"""Reuse of freed memory by the C allocator."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to keep what is freed, for this process, and say whether it does.
+    """Make glibc keep freed memory in this process, and return whether it accepted.
 
-    By default every tensor of more than some megabytes is mapped from the kernel and given back,
-    and each of its pages is zeroed anew; training makes thousands a step. Elsewhere than on Linux
-    with glibc this does nothing.
+    By default, glibc maps every tensor above a few megabytes from the kernel and returns it
+    afterwards, so its pages are zeroed each time. Training allocates thousands of tensors per
+    step. On systems without glibc this function does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

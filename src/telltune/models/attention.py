@@ -1,4 +1,4 @@
-"""Attention confined to the examples of a packed row."""
+"""Attention that is confined to each example of a packed row."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 class NoLayoutError(RuntimeError):
-    """Our attention was asked, and nobody said what attends to what."""
+    """Raised if packed attention is called without a layout."""
 
 
 @contextmanager
 def attention(model: Any, name: str, function: Any) -> Iterator[None]:
-    """Let a model attend as `function` does, while this lasts.
+    """Set the attention function of a model within a context.
 
     Args:
-        model: A model of transformers, or a PEFT model around one.
-        name: Under which transformers keeps the function.
-        function: With the interface of transformers' `AttentionInterface`. It gets no mask; that
-            over all tokens of a row would be built in vain.
+        model: Transformers model, or a PEFT model around one.
+        name: Name under which transformers registers the function.
+        function: Attention function with the interface of transformers' `AttentionInterface`. It
+            gets no mask, because a mask over all tokens of a row would not be used.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -62,10 +62,10 @@ def attention(model: Any, name: str, function: Any) -> Iterator[None]:
 
 
 def asks_attention(model: Any) -> bool:
-    """Whether the attention set by `attention` is what the model computes with.
+    """Return whether a model uses the attention function that `attention` set.
 
-    Some older architectures and those without attention do not look at the setting. Ours cannot go
-    on without being told what to attend to.
+    Some older architectures and those without attention ignore the setting. Packed attention raises
+    `NoLayoutError` if it is called without a layout, which shows that it is in use.
     """
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
@@ -80,19 +80,18 @@ def agrees(
     ours: Callable[[], Tensor],
     plain: Callable[[], Tensor],
 ) -> bool:
-    """Whether a model computes the same with our attention as without; tried, not guessed.
+    """Test whether a model gives the same result with a replaced attention function.
 
-    A model that does not use the attention, or refuses what is asked of it, does not. Half
-    precision would round away what tells one kind of attention from another, so all of it is
-    computed in fp32.
+    The result is False for a model that does not use the function or raises an error. Everything is
+    computed in fp32, because rounding in half precision would hide differences.
 
     Args:
-        model: It computes without dropout here.
-        context: From `attention` or `packed_attention`.
-        ours: Computed within the context.
-        plain: Computed outside of it; the same shape.
+        model: Model to test; it is run without dropout.
+        context: Context from `attention` or `packed_attention`.
+        ours: Computation inside the context.
+        plain: Computation outside the context; returns the same shape.
     """
-    # State passes between the tokens of a row beside attention, however little it is seen to.
+    # A recurrent state passes information between tokens outside of attention.
     if getattr(model, "_is_stateful", False):
         return False
     was_training = model.training
@@ -109,12 +108,12 @@ def agrees(
         return False
     finally:
         model.train(was_training)
-    # The order of a sum is all that may differ.
+    # Only the order of summation may differ.
     return bool(torch.allclose(found.float(), wanted.float(), rtol=1e-3, atol=1e-3))
 
 
 def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Try once for each kind of model: its configuration decides, and not its weights."""
+    """Cache the result of a trial by model class and configuration, regardless of weights."""
     known: dict[str, Verdict] = {}
 
     @wraps(trial)
@@ -129,7 +128,7 @@ def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
 
 @contextmanager
 def _in_fp32(model: nn.Module) -> Iterator[None]:
-    """Let a model in half precision compute in fp32, with no more than a module's weights twice."""
+    """Run a half-precision model in fp32, with a copy of one module's weights at a time."""
     kept: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
 
     def widen(module: nn.Module, _: object) -> None:
@@ -159,7 +158,7 @@ def _in_fp32(model: nn.Module) -> Iterator[None]:
 
 
 def packed_attention(model: Any) -> AbstractContextManager[None]:
-    """Let a model attend within the segments of the `layout` that it is called with."""
+    """Confine attention to the segments of the `layout` that the model is called with."""
     return attention(model, NAME, _attend)
 
 
@@ -177,13 +176,13 @@ def _attend(
     s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each segment, and to those that it continues.
+    """Compute causal attention within each segment and to the segments that it continues.
 
     Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width); returns
     (1, tokens, heads, width).
     """
     if softcap is not None or s_aux is not None:
-        raise ValueError("attention with a soft cap or sinks has no packed form")
+        raise ValueError("attention with a soft cap or sinks cannot be packed")
     if layout is None:
         raise NoLayoutError
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -195,10 +194,10 @@ def _attend(
     tiles = layout.tiles(sliding_window, gpu=query.is_cuda)
     groups = query.shape[1] // key.shape[1]
     if query.is_cuda and groups > 1:
-        # Its kernels that take a mask want a key head for each query head.
+        # CUDA kernels with a mask need one key head per query head.
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     lengths = [tile.length for tile in tiles]
-    # Split at once: the gradient of that is one tensor, where slices would each fill a whole one.
+    # The gradient of one split is a single tensor; each slice would need a full-size gradient.
     queries, keys, values = (t.split_with_sizes(lengths, dim=2) for t in (query, key, value))
     parts = []
     masks = layout.masks(sliding_window, query)

@@ -1,8 +1,8 @@
 """Attention of a packed row as matrix products, for bf16 on a CPU.
 
-PyTorch's fused kernel converts bf16 at every block: forward and backward of a tile of 128 tokens
-were measured at 1.9 ms with it on two Zen 5 cores, and at 0.4 ms as products. It costs memory to
-keep the weights of those, so rows with very long examples are left to the kernel.
+PyTorch's fused kernel converts bf16 at every block. Forward and backward of a tile of 128 tokens
+took 1.9 ms with it on two Zen 5 cores, and 0.4 ms as products. Products keep the attention weights
+in memory, so rows with very long examples use the kernel.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ __all__ = ["attend_by_products", "suits_products"]
 
 
 def suits_products(query: Tensor, dropout: float) -> bool:
-    """Whether products are the quicker way: bf16 on a CPU."""
+    """Return whether products are faster than the kernel: bf16 on a CPU without dropout."""
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout
 
 
 def attend_by_products(
     query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float
 ) -> Tensor:
-    """softmax(scale Q K^T + hidden) V, with as many query heads to a key head as there are.
+    """Compute softmax(scale Q K^T + hidden) V, with grouped query heads.
 
     Args:
-        query: (1, heads, tokens, width).
-        key: (1, key heads, tokens, width).
-        value: As key.
-        blocks: Of the row.
-        scale: Of the scores.
+        query: Queries, (1, heads, tokens, width).
+        key: Keys, (1, key heads, tokens, width).
+        value: Values, (1, key heads, tokens, width).
+        blocks: Blocks of the row.
+        scale: Factor of the scores.
 
     Returns:
-        (1, tokens, heads, width).
+        Attention output, (1, tokens, heads, width).
     """
     attended: Tensor = _Products.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]
     return attended
 
 
 class _Products(Function):
-    """With its derivative written out, so that nothing but the weights is kept."""
+    """Attention with an explicit derivative, which keeps no intermediate but the weights."""
 
     @staticmethod
     def forward(
@@ -63,7 +63,7 @@ class _Products(Function):
             torch.mul(query[0, :, start:stop], scale, out=scaled)
             scaled = scaled.view(groups, -1, width)
             scores = torch.bmm(scaled, _taken(key, spans).transpose(1, 2))
-            # As the eager attention of transformers: scores in bf16, their softmax in fp32.
+            # As in the eager attention of transformers: scores in bf16, softmax in fp32.
             scores = scores.view(heads, count, -1).float().add_(hidden)
             weights = torch.softmax(scores, -1).to(query.dtype).view(groups, -1, scores.shape[2])
             result = torch.bmm(weights, _taken(value, spans)).view(heads, count, width)
@@ -77,7 +77,7 @@ class _Products(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         key, value, *kept = ctx.saved_tensors
         d_query = torch.empty_like(gradient)
-        # A prefix gets its share from many blocks: summed in fp32.
+        # A prefix receives gradients from many blocks, so they are summed in fp32.
         d_key, d_value = (torch.zeros_like(t[0], dtype=torch.float32) for t in (key, value))
         for block, scaled, weights in zip(ctx.blocks, kept[::2], kept[1::2], strict=True):
             start, stop, spans, _ = block
@@ -94,7 +94,7 @@ class _Products(Function):
 
 
 def _taken(tensor: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
-    """Of (1, heads, tokens, width) the tokens of `spans`, (heads, keys, width)."""
+    """Select the tokens of `spans` from (1, heads, tokens, width); returns (heads, keys, width)."""
     parts = [tensor[0, :, start:stop] for start, stop in spans]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 

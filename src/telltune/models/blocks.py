@@ -1,10 +1,10 @@
-"""A packed row cut into blocks of few sizes, for attention as matrix products.
+"""Division of a packed row into blocks of few sizes, for attention as matrix products.
 
-Queries and keys are taken in chunks of a fixed number of tokens, wherever examples begin and end,
-so that the products of a run have a few shapes. A library that compiles a product for each shape,
-as oneDNN does, would otherwise compile on and on and keep all of it. Neighbouring chunks of
-queries make a block; it reads the chunks of keys that any of its queries sees, and a mask hides
-the rest. Where to cut is chosen so that little is computed in vain in few blocks.
+Queries and keys are processed in chunks of a fixed number of tokens, independent of the bounds of
+examples, so that the products of a run have few shapes. Otherwise a library such as oneDNN, which
+compiles a product for each shape and keeps it, would keep compiling. A block consists of adjacent
+chunks of queries. It reads the chunks of keys that any of its queries sees, and a mask hides the
+rest. The cuts minimize the number of blocks and of masked scores.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "Block", "blocks_of"]
 
-# Tokens of a chunk; with 64 the blocks of 16 steps of the demo's mixture cost a fifth more.
+# Tokens of a chunk. With 64, the blocks of 16 steps of the demo's mixture cost 20% more.
 CHUNK = 32
-# Chunks of queries in a block, at most.
+# Maximum number of query chunks in a block.
 _LONGEST = 8
-# What a block costs beside its pairs, in pairs of a query and a key: estimated from the times of
-# a block's operations on Zen 5, bf16.
+# Fixed cost of a block, in units of query-key pairs; estimated from the times of a block's
+# operations on Zen 5 in bf16.
 _CALL = 10_000
 
 
@@ -36,9 +36,9 @@ class Block(NamedTuple):
     start: int
     stop: int
     spans: tuple[tuple[int, int], ...]
-    """Of keys: start and stop of each."""
+    """Start and stop of each span of keys."""
     hidden: Tensor
-    """(queries, keys): 0 where a query sees a key and -inf where it does not."""
+    """Additive mask (queries, keys): 0 where a query sees a key, -inf elsewhere."""
 
 
 def blocks_of(
@@ -47,16 +47,16 @@ def blocks_of(
     sees: Callable[[Tensor, Tensor], Tensor],
     most_keys: int,
 ) -> list[Block] | None:
-    """The blocks of a row.
+    """Return the blocks of a row.
 
     Args:
-        bounds: Of its segments, which partition it: start and stop of each.
-        ancestors: Of each segment the numbers of all that it continues.
-        sees: Which keys each query sees, bool (queries, keys), by their places in the row.
-        most_keys: That a block may read.
+        bounds: Start and stop of each segment; the segments partition the row.
+        ancestors: Indices of all segments that each segment continues.
+        sees: Function from row positions to visible keys, bool (queries, keys).
+        most_keys: Maximum number of keys that a block may read.
 
     Returns:
-        The blocks in order; None where one of them would read more keys.
+        Blocks in order; None if a block would read more than `most_keys` keys.
     """
     total = bounds[-1][1]
     seen = _seen_chunks(bounds, ancestors)
@@ -77,7 +77,7 @@ def blocks_of(
 def _seen_chunks(
     bounds: Sequence[tuple[int, int]], ancestors: Sequence[tuple[int, ...]]
 ) -> list[int]:
-    """Of each chunk of queries the chunks of keys that it needs, as bits."""
+    """Return for each chunk of queries the chunks of keys that it reads, as bits."""
     seen = [0] * -(-bounds[-1][1] // CHUNK)
     chunks = [(start // CHUNK, (stop - 1) // CHUNK) for start, stop in bounds]
     for (own, last), chain in zip(chunks, ancestors, strict=True):
@@ -99,7 +99,7 @@ def _union(bits: Sequence[int]) -> int:
 
 
 def _cuts(seen: Sequence[int]) -> list[int]:
-    """Where to cut, in chunks: the cheapest way by dynamic programming."""
+    """Return the cheapest cuts, in chunks, by dynamic programming."""
     cost, came_from = [0.0], [0]
     for stop in range(1, len(seen) + 1):
         best, chosen, reads = float("inf"), stop - 1, 0
@@ -117,7 +117,7 @@ def _cuts(seen: Sequence[int]) -> list[int]:
 
 
 def _spans(bits: int, total: int) -> tuple[tuple[int, int], ...]:
-    """Runs of chunks, as starts and stops in tokens."""
+    """Return runs of chunks as starts and stops in tokens."""
     runs: list[tuple[int, int]] = []
     chunk = 0
     while bits >> chunk:

@@ -1,10 +1,10 @@
-"""The loss of a frozen output layer, a few positions at a time, its gradient along with it.
+"""Loss of a frozen output layer with its gradient, computed a few positions at a time.
 
-Logits of a vocabulary of 50,000 are passed over again and again: made fp32, normalized, kept,
-filled with zeros, multiplied, made half precision. The derivative of a position's loss with
-respect to what the output layer reads, (softmax - target) W, waits for nothing but a factor. So it
-is computed while the logits of some positions are still in the processor's cache, and nothing of
-the size of a vocabulary is kept.
+The usual loss passes over the logits of a vocabulary of 50,000 many times, for conversion,
+normalization and products. The derivative of a position's loss with respect to the input of the
+output layer is (softmax - target) W, up to a factor that only backward knows. It is therefore
+computed in the forward pass, while the logits are in the processor's cache, and no tensor of the
+size of the vocabulary is kept.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = ["chunked_cross_entropy"]
 
-# Logits of a product, and how many of them are normalized at once, in fp32: 8 MiB stay in the
-# cache of most processors, where products want more positions than that.
+# Number of logits in a product, and number of logits normalized at once in fp32. 8 MiB fit in the
+# cache of most processors; products are efficient with more positions than that.
 _LOGITS, _NORMALIZED = 2**24, 2**21
 _GPU_LOGITS = 2**28
-# Positions are filled up to a multiple of this, so that products have few shapes.
+# Positions are padded to a multiple of this, so that products have few shapes.
 _MULTIPLE = 16
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The negative log-likelihood of each target, in nats, fp32 (targets,).
+    """Return the negative log-likelihood of each target in nats, fp32 (targets,).
 
     Args:
-        hidden: What the output layer reads, (targets, hidden).
-        weight: The output layer's, (vocabulary, hidden); it gets no gradient.
-        targets: int64 (targets,).
+        hidden: Input of the output layer, (targets, hidden).
+        weight: Weight of the output layer, (vocabulary, hidden); it gets no gradient.
+        targets: Target token ids, int64 (targets,).
     """
     nll: Tensor = _ChunkedNll.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return nll
@@ -78,12 +78,13 @@ def _split(tensor: Tensor, rows: int) -> Sequence[Tensor]:
 
 
 def _normalize(logits: Tensor, aims: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
-    """The loss of some positions, (positions,), and Σ exp(logit - largest), (positions, 1).
+    """Return the loss of each position, (positions,), and Σ exp(logit - largest), (positions, 1).
 
     Args:
-        logits: (positions, vocabulary); with `keep` they become softmax - target, times that sum.
-        aims: (positions, 1).
-        keep: Whether a derivative is wanted.
+        logits: Logits, (positions, vocabulary); with `keep`, overwritten with (softmax - target)
+            times that sum.
+        aims: Target token ids, (positions, 1).
+        keep: Whether the derivative is needed.
     """
     wide = logits.float()
     largest = wide.amax(1, keepdim=True)
@@ -92,7 +93,7 @@ def _normalize(logits: Tensor, aims: Tensor, *, keep: bool) -> tuple[Tensor, Ten
     total = chances.sum(1, keepdim=True)
     nll = largest + total.log() - aimed
     if keep:
-        # Before it is rounded: of a token that is all but certain, what is left counts.
+        # Subtract before rounding: for a nearly certain token the small difference matters.
         chances.scatter_add_(1, aims, -total)
         logits.copy_(chances)
     return nll[:, 0], total

@@ -1,10 +1,10 @@
-"""The loss of the output layer without keeping its logits.
+"""Loss of the output layer without keeping its logits.
 
-Some positions at a time, by `chunked_loss`, where the layer is not trained itself; else on a GPU,
-where it is installed, by the kernels of cut-cross-entropy (arXiv 2411.09009), which want half
-precision. Both want a plain output layer. What a model does to its logits afterwards is done to
-what that layer reads, which is the same for a scale and another thing for a soft cap; so whether
-the loss is the model's own is tried, not guessed.
+If the layer is frozen, `chunked_loss` computes a few positions at a time. Otherwise the kernels of
+cut-cross-entropy (arXiv 2411.09009) are used, if they are installed; they need a GPU and half
+precision. Both need a plain output layer. Operations that a model applies to its logits are then
+applied to the input of that layer, which is equivalent for a scale but not for a soft cap. So the
+loss is compared with the model's own before it is used.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["CutLoss", "cut_loss"]
 
 _TRIED_ON = 16
-"""Tokens."""
+"""Number of tokens in the comparison."""
 
 
 @dataclass(frozen=True)
 class CutLoss:
-    """Inside it a model gives, in place of logits, what its output layer would have read.
+    """A context in which a model returns the input of its output layer instead of logits.
 
     Attributes:
-        head: The output layer.
-        cross_entropy: (hidden, weight, targets) → the loss of each target.
+        head: Output layer.
+        cross_entropy: Function from (hidden, weight, targets) to the loss of each target.
     """
 
     head: nn.Linear
@@ -48,26 +48,26 @@ class CutLoss:
         self.head.forward = nn.Identity().forward  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        # The class's own is behind it.
+        # Deleting the instance attribute restores the method of the class.
         del self.head.forward
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The negative log-likelihood of each target, in nats, fp32 (targets,).
+        """Return the negative log-likelihood of each target in nats, fp32 (targets,).
 
         Args:
-            hidden: What the model gave, (targets, hidden).
-            targets: int64 (targets,).
+            hidden: Output of the model in this context, (targets, hidden).
+            targets: Target token ids, int64 (targets,).
         """
         weight = self.head.weight
-        # Autocast hands outputs back in fp32.
+        # Autocast returns outputs in fp32.
         return self.cross_entropy(hidden.to(weight.dtype), weight, targets).float()
 
 
 def cut_loss(model: Any) -> CutLoss | None:
-    """The loss without logits, where it can be had and is what the model's own logits give.
+    """Return a loss without logits that agrees with the model's own; None if there is none.
 
     Args:
-        model: A causal language model, with or without an adapter.
+        model: Causal language model, with or without an adapter.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
@@ -82,9 +82,9 @@ def cut_loss(model: Any) -> CutLoss | None:
 
 
 def _ways(head: nn.Linear) -> Iterator[CutLoss]:
-    """The quickest first.
+    """Yield the possible losses, the fastest first.
 
-    The kernels give the weight its gradient, and tune themselves for each of many sizes: on an H200
+    The kernels compute the gradient of the weight, and tune themselves for each size. On an H200
     the first steps of an adapter took 1.6 to 9 s with them.
     """
     if not head.weight.requires_grad:
@@ -97,7 +97,7 @@ def _ways(head: nn.Linear) -> Iterator[CutLoss]:
 
 @torch.no_grad()
 def _agrees(model: Any, cut: CutLoss) -> bool:
-    """Whether both ways give a row of random tokens the same loss."""
+    """Return whether a loss agrees with the model's own on a row of random tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(cut.head.out_features, (1, _TRIED_ON), generator=generator)
     ids = ids.to(cut.head.weight.device)
@@ -105,7 +105,7 @@ def _agrees(model: Any, cut: CutLoss) -> bool:
     try:
         with cut:
             found = cut.nll(model(ids).logits[0], ids[0])
-    except Exception as error:  # Triton has kinds of its own for what it cannot compile.
+    except Exception as error:  # Triton raises its own types on compile errors.
         logging.getLogger(__name__).warning("%s is not used: %s", _name(cut), error)
         return False
     return torch.allclose(found, wanted, rtol=0.02, atol=0.02)
@@ -116,5 +116,5 @@ def _name(cut: CutLoss) -> str:
 
 
 def _suits_kernels(head: nn.Linear) -> bool:
-    """Whether they take an output layer: on a GPU, in half precision."""
+    """Return whether the kernels support an output layer: on a GPU, in half precision."""
     return head.weight.is_cuda and head.weight.dtype in (torch.bfloat16, torch.float16)

@@ -1,7 +1,7 @@
-"""Decoder layers of the usual make with few operations, for passes over a few tokens.
+"""Decoder layers of common architectures with few operations, for passes over a few tokens.
 
-A pass over one token reads every weight once, and beyond that waits for Python: as transformers
-writes it, a layer is a dozen modules and some sixty operations. Here it is about twenty.
+A pass over one token reads every weight once; the rest of its time is Python overhead. In
+transformers a layer is a dozen modules and about sixty operations. Here it is about twenty.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QuickLayers"]
 
-# Tokens of a pass: with more of them operations take longer than calling them does.
+# Maximum number of tokens in a pass. With more, operations take longer than their overhead.
 _FEW = 16
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -30,14 +30,15 @@ _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 class QuickLayers:
     """A context in which a model computes its decoder layers with few operations.
 
-    They are those of Llama, Mistral and Qwen2: attention with rotated halves and a gated MLP, each
-    behind a norm. Layers of another make compute as they are; one that looks the same and is not
-    must be found by a trial before. Only generation into `KeyValues` is computed so.
+    It supports the layers of Llama, Mistral and Qwen2: attention with rotated halves and a gated
+    MLP, each preceded by a norm. Other layers are unchanged. Callers must test beforehand that a
+    layer of the same structure also computes the same. The context applies only to generation into
+    `KeyValues`.
 
     Args:
-        model: Any.
-        product: Of layers that read the same input, the function that gives what all of them give,
-            beside one another; None where there is none.
+        model: Any model.
+        product: Function from layers with the same input to a product that returns their
+            concatenated outputs, or to None.
     """
 
     def __init__(self, model: nn.Module, product: Callable[..., Product | None]) -> None:
@@ -91,7 +92,7 @@ class _Rotation:
     def __call__(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Rotate (tokens, heads, width) by angles (1, tokens, width)."""
         half = x.shape[-1] // 2
-        # All layers of a pass rotate by the same.
+        # All layers of a pass rotate by the same angles.
         if sine is not self._sine:
             self._sine = sine
             self._signed = torch.cat([-sine[0, :, :half], sine[0, :, half:]], -1)[:, None]

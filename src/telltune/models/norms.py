@@ -1,7 +1,7 @@
-"""RMSNorm with its derivative written out: what autograd keeps and passes over is spared.
+"""RMSNorm with an explicit derivative, which saves the memory and passes of autograd.
 
-Transformers writes it as six operations, each of which keeps a tensor in fp32 and has a derivative
-of its own; a small model spends a seventh of a training step there.
+Transformers implements it as six operations, each of which keeps an fp32 tensor and has its own
+derivative. A small model spends one seventh of a training step there.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _EPSILONS = ("variance_epsilon", "eps")
 class QuickNorms:
     """A context in which a model's frozen RMSNorm layers compute with few operations.
 
-    Architectures write the layer in several ways, some with another formula (a weight that is added
-    to one, a mean taken off); a layer that does not give what ours gives computes as it is.
+    Some architectures use another formula, e.g. 1 + weight or a subtracted mean. A layer whose
+    output differs from this implementation is unchanged.
 
     Args:
-        model: Any.
+        model: Any model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +57,7 @@ class QuickNorms:
 
 
 def _epsilon(module: Any) -> float | None:
-    """What it adds to the mean of squares; None where it is no such layer."""
+    """Return the epsilon of an RMSNorm layer; None for other layers."""
     if not type(module).__name__.endswith("RMSNorm"):
         return None
     names = [name for name, _ in module.named_parameters()]
@@ -71,7 +71,7 @@ def _agrees(module: Any, epsilon: float) -> bool:
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(2, 3, len(module.weight), generator=generator) * 3
     row = row.to(module.weight)
-    # The weights that it came with may be all one, or zero, and hide what is done with them.
+    # Use random weights, because weights that are all one or zero would hide differences.
     kept = module.weight.data
     module.weight.data = torch.rand(len(kept), generator=generator).to(kept) + 0.5
     try:
@@ -94,7 +94,7 @@ def _agrees(module: Any, epsilon: float) -> bool:
 
 def _normalized(module: Any, epsilon: float, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        # One call in place of eight: of a few tokens the calls are what takes time.
+        # One call instead of eight: with few tokens the call overhead dominates.
         return functional.rms_norm(x, module.weight.shape, module.weight, epsilon)
     normalized: Tensor = _RmsNorm.apply(x, module.weight, epsilon)  # type: ignore[no-untyped-call]
     return normalized

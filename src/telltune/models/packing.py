@@ -1,11 +1,11 @@
-"""Many examples as one sequence: no padding, no prefix twice, logits only where the loss looks.
+"""Packing of many examples into one sequence, with shared prefixes and without padding.
 
-Examples of different lengths stand one after another in a row of tokens; positions restart with
-each and attention stays inside each, so the result is that of computing them apart. What examples
-share at their start (the system text, the anchor) stands in a row once: under causal attention its
-states do not depend on what follows, so every example can attend to the same ones, and gradients
-add up. Logits over a vocabulary of 50,000 cost more than several layers of a small model, and only
-response positions need them.
+Examples are concatenated in a row of tokens. Positions restart at each example and attention is
+confined to it, so the result equals that of separate computation. A common start of examples (the
+system text, the anchor) is stored once per row. Under causal attention its states do not depend on
+later tokens, so all examples can attend to it, and their gradients add up. Logits are computed at
+response positions only: over a vocabulary of 50,000 they cost more than several layers of a small
+model.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ __all__ = [
     "token_nll",
 ]
 
-# A shorter common start is not worth a segment of its own.
+# Minimum number of tokens for which a shared prefix is worth its own segment.
 LEAST_SHARED = 8
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A row of examples.
+    """A row of packed examples.
 
     Attributes:
-        input_ids: int64 (1, tokens).
-        position_ids: int64 (1, tokens): where each token stands in its own example.
-        layout: Of the row: shared prefixes, and examples (without their prefix).
-        positions: int64 (targets,), the positions whose logits predict a response token.
-        targets: int64 (targets,), the response tokens.
-        rows: int64 (targets,), which example of the caller's list each target belongs to.
-        tokens: Of the examples; what fills the row up behind them is not among these.
-        asks: int64 (1, tokens): which example's prompt a token stands in. A shared prefix names the
-            first of the examples that share it; responses and what fills the row up are -1.
+        input_ids: Token ids, int64 (1, tokens).
+        position_ids: Position of each token in its own example, int64 (1, tokens).
+        layout: Segments of the row: shared prefixes, and examples without their prefix.
+        positions: Positions whose logits predict a response token, int64 (targets,).
+        targets: Response tokens, int64 (targets,).
+        rows: Index of each target's example in the caller's list, int64 (targets,).
+        tokens: Number of tokens of the examples, without the filler at the end of the row.
+        asks: Index of the example in whose prompt each token is, int64 (1, tokens). A shared prefix
+            has the index of the first example that shares it; responses and filler are -1.
     """
 
     input_ids: Tensor
@@ -75,18 +75,18 @@ def pack(
     sources: Sequence[Hashable] | None = None,
     together: bool = True,
 ) -> list[PackedBatch]:
-    """Pack examples into as few rows of at most `budget` tokens as first-fit-decreasing finds.
+    """Pack examples into rows of at most `budget` tokens by first-fit decreasing.
 
-    Rows are filled up to a multiple of `CHUNK` tokens: a library that compiles its products for
-    each length of a row would else go on compiling, and keep all of it.
+    Rows are padded to a multiple of `CHUNK` tokens, because some libraries compile and keep a
+    kernel for each row length.
 
     Args:
-        rows: The ids of each example, (length,), and how many of them carry no loss.
-        budget: Tokens of examples in a row; a longer example has a row of its own.
-        sources: A key for each example. Only examples with the same key share a prefix: task
-            examples have an anchor that general ones do not have, and embeddings that are scaled
-            differently are different prefixes.
-        together: False keeps each example apart, for models that cannot be packed.
+        rows: Token ids of each example, (length,), and the number of leading tokens without loss.
+        budget: Maximum number of tokens of examples in a row; a longer example gets its own row.
+        sources: Key of each example. Only examples with the same key share a prefix. Task examples
+            have an anchor that general examples lack, and differently scaled embeddings are
+            different prefixes.
+        together: Whether to pack; False gives one row per example, for models without packing.
     """
     if not together:
         return [_row([(i, *row)], {i: (0, 0)}, fill=False) for i, row in enumerate(rows)]
@@ -94,7 +94,7 @@ def pack(
     bins: list[list[int]] = []
     used: list[int] = []
     groups: list[set[int]] = []
-    # The longest first: what is left of each row is then filled with short ones.
+    # Longest first, so that short examples fill the remaining space of each row.
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i][0])):
         group, prefix = shared[i]
         rest = len(rows[i][0]) - prefix
@@ -110,7 +110,7 @@ def pack(
             used.append(rest + prefix)
             groups.append({group})
     return [
-        # A group's members stand side by side, behind the prefix that they share.
+        # The members of a group are adjacent and follow the prefix that they share.
         _row(
             [(i, *rows[i]) for i in sorted(members, key=lambda i: shared[i][0])], shared, fill=True
         )
@@ -121,10 +121,10 @@ def pack(
 def _shared_prefixes(
     rows: Sequence[tuple[NDArray[np.int32], int]], sources: Sequence[Hashable]
 ) -> dict[int, tuple[int, int]]:
-    """For each example the number of its group, and how many tokens the group shares.
+    """Return for each example the number of its group and the length of the group's prefix.
 
-    A prefix ends before the last token of every prompt in the group: that token's logits predict
-    the response, so it belongs to the example.
+    A prefix ends before the last token of every prompt in the group. The logits of that token
+    predict the response, so it belongs to the example.
     """
     members: dict[tuple[Hashable, bytes], list[int]] = {}
     for i, (ids, prompt_length) in enumerate(rows):
@@ -153,7 +153,7 @@ def _row(
     prefixes: dict[int, int] = {}
     end = 0
     for row, example, prompt_length in members:
-        # A copy: what is mapped from the cache cannot be written to, and as_tensor warns of that.
+        # Copy, because arrays mapped from the cache are read-only and `as_tensor` warns about it.
         tokens = torch.tensor(np.asarray(example), dtype=torch.int64)
         group, prefix = shared[row]
         if prefix and group not in prefixes:
@@ -167,7 +167,7 @@ def _row(
         segments.append(Segment(length - prefix, prefixes[group] if prefix else -1))
         ids.append(tokens[prefix:])
         places.append(torch.arange(prefix, length))
-        # The logits at a position predict the token after it; the first token has none before it.
+        # The logits at a position predict the next token. No position predicts the first token.
         first = max(prompt_length, 1)
         positions.append(torch.arange(first - 1, length - 1) + (end - prefix))
         targets.append(tokens[first:])
@@ -193,14 +193,14 @@ def _row(
 
 
 def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) -> Tensor:
-    """The negative log-likelihood of each target, in nats, fp32 (targets,).
+    """Return the negative log-likelihood of each target in nats, fp32 (targets,).
 
-    Call it inside `packed_attention(model)` when the batch holds more than one example.
+    Call it inside `packed_attention(model)` if the batch has more than one example.
 
     Args:
-        model: A causal language model.
-        batch: The examples.
-        cut: Computes the loss without logits, where `cut_loss` found that it can be had.
+        model: Causal language model.
+        batch: Packed examples.
+        cut: Loss without logits, from `cut_loss`; None computes logits.
     """
     device = next(model.parameters()).device
     with cut or nullcontext():
@@ -212,7 +212,7 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
             use_cache=False,
         ).logits[0]
     if len(logits) != len(batch.positions):
-        # Some architectures do not know `logits_to_keep`, and give all positions.
+        # Some architectures ignore `logits_to_keep` and return the logits of all positions.
         logits = logits[batch.positions.to(device)]
     targets = batch.targets.to(device)
     if cut is not None:
@@ -222,15 +222,15 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
 
 @tried_once
 def can_pack(model: Any) -> bool:
-    """Whether packing gives this model what computing examples apart gives; tried, not guessed.
+    """Return whether a model gives the same losses for packed and for separate examples.
 
-    Architectures differ in what passes between positions (recurrent state, attention sinks, soft
-    caps). Three short rows of tokens, packed and apart, tell.
+    Architectures differ in how information passes between positions (recurrent state, attention
+    sinks, soft caps). The function compares three short examples, packed and separate.
     """
     vocabulary = int(model.config.get_text_config().vocab_size)
     generator = np.random.default_rng(0)
     opening = generator.integers(0, vocabulary, LEAST_SHARED + 4)
-    # Two that share their start, and one that does not.
+    # Two examples share their start; the third does not.
     rows = [
         (np.concatenate([start, generator.integers(0, vocabulary, n)]).astype(np.int32), 14)
         for start, n in ((opening, 9), (opening, 5), (opening[::-1], 7))
@@ -244,10 +244,10 @@ def can_pack(model: Any) -> bool:
 
 
 def _keeps_apart(model: Any, batch: PackedBatch) -> bool:
-    """Whether the loss of the second of two examples has no gradient at all in the first.
+    """Return whether the loss of the second of two examples has zero gradient in the first.
 
-    Short convolutions, and states that decay, let so little pass in a model whose weights are small
-    that a comparison of losses does not see it.
+    With small weights, short convolutions and decaying states leak too little between examples to
+    show in a comparison of losses.
     """
     kept: list[Tensor] = []
 

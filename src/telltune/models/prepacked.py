@@ -1,9 +1,9 @@
-"""Weights laid out once as oneDNN's kernels read them, for generation on a CPU.
+"""Weights packed once in the layout of oneDNN's kernels, for generation on a CPU.
 
-With a few rows of input the plain product spends most of its time in laying out weights, again at
-every token. At 576 x 1536, packed weights were measured to be 1.5 times as quick for 1 row, 1.7
-for 8, 1.3 for 16, and equal from 64 on (two Zen 3 cores, fp32); 1.8 for 1 row, 1.4 for 8 and 16,
-1.1 for 64 (two Zen 5 cores, bf16). See docs/research/performance.md.
+With a few rows of input the plain product spends most of its time on laying out weights, again for
+every token. At 576 x 1536, packed weights were 1.5 times as fast for 1 row, 1.7 for 8, 1.3 for 16,
+and equal from 64 on (two Zen 3 cores, fp32); 1.8 for 1 row, 1.4 for 8 and 16, 1.1 for 64 (two Zen
+5 cores, bf16). See docs/research/performance.md.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepacked"]
 
-# The layout depends on how many rows it is told to expect; this one was good for 1 to 1,024.
+# The layout depends on the expected number of rows. This value was good for 1 to 1,024 rows.
 _ROWS = 32
 
 
 class Prepacked:
     """A context in which a model's linear layers compute from packed copies of their weights.
 
-    Those that read the same input are one product. Plain LoRA layers are merged into the copy, so
-    an adapter costs nothing; in bf16, where a merged weight would be rounded, its second factor
-    stands beside it. The model's own weights stay as they are. The copies are made when the context
-    is first entered, and take as much memory as the layers' weights. On a GPU, without oneDNN, or
-    with too little memory for the copies, LoRA layers compute as in training.
+    Layers that read the same input are one product. Plain LoRA layers are merged into the copy, so
+    an adapter adds no cost. In bf16, where a merged weight would be rounded, the copy is extended
+    by the second factor instead. The model's own weights are unchanged. The copies are made when
+    the context is first entered, and take as much memory as the layers' weights. On a GPU, without
+    oneDNN, or with too little memory for the copies, LoRA layers compute as in training.
 
     Args:
-        model: Its weights must not change afterwards.
-        quick: Whether its decoder layers may compute as `QuickLayers` has them.
+        model: Model whose weights must not change afterwards.
+        quick: Whether its decoder layers may use `QuickLayers`.
     """
 
     def __init__(self, model: nn.Module, *, quick: bool = False) -> None:
@@ -81,7 +81,7 @@ class _Product:
     """The packed weights of layers that read the same input.
 
     Args:
-        layers: In the order of computing.
+        layers: Layers in the order of computation.
     """
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class _Product:
         self.shared = SharedInput(layers, lambda x: self(x).split_with_sizes(self._sizes, -1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What all layers give, beside one another: (..., in) → (..., out of all)."""
+        """Return the concatenated outputs of all layers: (..., in) → (..., out of all)."""
         if self._down is not None:
             x = torch.cat([x, x @ self._down], -1)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -116,7 +116,7 @@ class _Product:
     def _with_adapters(self, layers: list[Any], weights: list[Tensor]) -> list[Tensor]:
         names = [layer.active_adapters[0] if is_plain_lora(layer) else None for layer in layers]
         if weights[0].dtype == torch.float32:
-            # As PEFT merges, but into a copy.
+            # Merge as PEFT does, but into a copy.
             return [
                 weight if name is None else weight + layer.get_delta_weight(name)
                 for layer, name, weight in zip(layers, names, weights, strict=True)
@@ -145,7 +145,7 @@ def _pack_all(model: nn.Module) -> Iterator[_Product]:
 
 
 def _linear_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Every linear layer that computes with nothing around it."""
+    """Yield every plain linear layer, with or without plain LoRA."""
     if is_plain_lora(module) or type(module) is nn.Linear:
         yield module
     else:

@@ -1,4 +1,4 @@
-"""Layers that read the same input, computed at once."""
+"""Joint computation of layers that read the same input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["SharedInput", "same_input"]
 
 
 class SharedInput:
-    """Layers that read the same input; the first one asked computes for all.
+    """Layers that read the same input; the first one called computes the outputs of all.
 
     Args:
-        layers: Of a model.
-        compute: From the input what each layer gives.
+        layers: Layers of a model.
+        compute: Function from the input to the output of each layer.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class SharedInput:
         self._waiting: dict[int, Tensor] = {}
 
     def attach(self) -> None:
-        """Compute in place of the layers."""
+        """Replace the forward of the layers."""
         for number, layer in enumerate(self.layers):
             layer.forward = lambda x, number=number: self._forward(number, x)
 
     def detach(self) -> None:
-        """Let the layers compute for themselves."""
+        """Restore the forward of the layers."""
         self._input, self._waiting = None, {}
         for layer in self.layers:
             del layer.forward
@@ -52,9 +52,9 @@ class SharedInput:
 
 
 def same_input(model: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
-    """Layers in the order of computing, together where one reads the very tensor of another.
+    """Yield groups of layers that read the same tensor, in the order of computation.
 
-    Seen in a pass over two tokens; what that does not reach stays as it is.
+    The groups are found in a pass over two tokens. Layers that it does not reach are not included.
     """
     if not layers:
         return
@@ -73,7 +73,7 @@ def same_input(model: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
         for hook in hooks:
             hook.remove()
     times = Counter(layer for layer, _ in seen)
-    # One that computes again, from another input, is alone.
+    # A layer that is called again with another input gets its own group.
     yield from ([layer] for layer, count in times.items() if count > 1)
     group: list[Any] = []
     shared: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The sizes of a model: all that its work and memory are forecast from, without its weights."""
+"""Sizes of a model, from which its work and memory are forecast without loading weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ModelShape:
     """The sizes of a causal language model.
 
     Attributes:
-        model_type: The architecture, as transformers calls it.
-        context_length: The longest sequence that the model was made for, in tokens.
-        layers: How many.
-        hidden: Numbers in the state of a token.
-        mlp_width: Of the hidden layer in each MLP.
-        vocabulary: Tokens that there are.
-        layer_weights: Weights of all layers, embeddings not counted.
-        sizes: Each whole number that the configuration has, by name; ids of tokens are left out.
+        model_type: Name of the architecture in transformers.
+        context_length: Longest sequence that the model was made for, in tokens.
+        layers: Number of layers.
+        hidden: Hidden size.
+        mlp_width: Width of the hidden layer in each MLP.
+        vocabulary: Vocabulary size.
+        layer_weights: Number of weights in all layers, without embeddings.
+        sizes: All integers in the configuration by name, except token ids.
     """
 
     model_type: str
@@ -34,10 +34,10 @@ class ModelShape:
 
 
 def model_shape(config: Any) -> ModelShape:
-    """The sizes in a configuration of transformers."""
+    """Return the sizes in a transformers configuration."""
     text = config.get_text_config()
     layers, hidden = text.num_hidden_layers, text.hidden_size
-    # Without attention (Mamba), what mixes positions is taken to be as large as one head of all.
+    # Without attention (Mamba), the mixer is assumed to be as large as one full-width head.
     heads = getattr(text, "num_attention_heads", None) or 1
     width = getattr(text, "head_dim", None) or hidden // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -52,7 +52,7 @@ def model_shape(config: Any) -> ModelShape:
         mlp_width=mlp_width,
         vocabulary=text.vocab_size,
         layer_weights=layers * (attention + (3 if gated else 2) * hidden * mlp_width),
-        # Whole numbers are what a size is; ids of tokens are some too, and say nothing of work.
+        # Token ids are integers too, but they are not sizes.
         sizes={
             key: value
             for key, value in sorted(text.to_dict().items())
@@ -62,7 +62,7 @@ def model_shape(config: Any) -> ModelShape:
 
 
 def context_length(config: Any) -> int:
-    """The longest sequence that the model was made for, in tokens."""
+    """Return the longest sequence that the model was made for, in tokens."""
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
         length = getattr(config, name, None)
         if isinstance(length, int):

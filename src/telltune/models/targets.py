@@ -1,13 +1,14 @@
-"""Which layers of a model an adapter goes on.
+"""Selection of the layers that get an adapter.
 
-PEFT's `all-linear` takes every linear layer but the output. Two kinds of model need some left out:
+PEFT's `all-linear` selects every linear layer except the output. Two kinds of models need
+exceptions:
 
-- Mixers of state-space models (Mamba and the hybrids built on it) read the weights of some of their
-  layers directly and hand them to one fused kernel. An adapter on such a layer is never computed,
-  and for some of these models PEFT refuses it.
-- Where the experts of a mixture of experts are held in one parameter, PEFT takes `all-linear`, and
-  layers with the names that experts once had (those of shared experts, say), to mean the experts as
-  well. It refuses to adapt these with dropout.
+- Mixers of state-space models (Mamba and hybrids of it) read the weights of some of their layers
+  directly and pass them to one fused kernel. An adapter on such a layer is never computed, and for
+  some of these models PEFT refuses it.
+- If the experts of a mixture of experts share one parameter, PEFT applies `all-linear` to the
+  experts as well. The same holds for layers with former names of experts, e.g. shared experts. PEFT
+  refuses to adapt these with dropout.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ __all__ = [
 ]
 
 ALL_LINEAR = "all-linear"
-# What PEFT translates, where experts that used to be separate layers are one parameter now.
+# Names that PEFT translates if experts that used to be separate layers share one parameter.
 _EXPERTS = frozenset({"w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The modules of a model, by full name, and what LoRA can do with them.
+    """Full names of a model's modules, grouped by whether LoRA can adapt them.
 
     Attributes:
-        linear: Linear layers that `all-linear` stands for.
-        others: Layers that can be adapted where they are named: embeddings, convolutions, output.
-        read_directly: Linear layers whose weights a state-space mixer reads itself.
-        like_experts: Linear layers that PEFT takes for experts.
-        rest: Modules that no adapter can go on.
-        fused_experts: Whether several experts are held in one parameter.
+        linear: Linear layers that `all-linear` selects.
+        others: Layers that are adapted only if named: embeddings, convolutions, output.
+        read_directly: Linear layers whose weights a state-space mixer reads directly.
+        like_experts: Linear layers that PEFT treats as experts.
+        rest: Modules that cannot be adapted.
+        fused_experts: Whether several experts share one parameter.
     """
 
     linear: Sequence[str]
@@ -65,7 +66,7 @@ class Layers:
 
 
 def named_layers(model: nn.Module) -> Layers:
-    """Sort the modules of a model, on any device, by what LoRA can do with them."""
+    """Group the modules of a model (on any device) by whether LoRA can adapt them."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -83,7 +84,7 @@ def named_layers(model: nn.Module) -> Layers:
             kind = "rest"
         if name:
             found[kind].append(name)
-    # Experts that are one parameter have a dimension more than the weight of a linear layer.
+    # Experts in one parameter have one dimension more than the weight of a linear layer.
     fused = any(p.dim() == 3 and "experts" in name for name, p in model.named_parameters())
     experts = _like_experts(model, found["linear"]) if fused else []
     found["linear"] = [name for name in found["linear"] if name not in set(experts)]
@@ -95,7 +96,7 @@ def _like_experts(model: nn.Module, names: Sequence[str]) -> list[str]:
 
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-    except ImportError:  # PEFT before it translated names
+    except ImportError:  # this version of PEFT does not translate names
         return []
     config = LoraConfig(target_modules=list(names))
     convert_peft_config_for_transformers(config, model=model, conversions=None)
@@ -104,11 +105,11 @@ def _like_experts(model: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _read_directly(model: nn.Module) -> Iterator[nn.Module]:
-    """Linear layers of state-space mixers whose `weight` or `bias` the mixer's code names."""
+    """Yield linear layers of state-space mixers whose weights the mixer's code reads."""
     from torch import nn
 
     for module in model.modules():
-        # The state's decay: what makes a mixer one of a state-space model.
+        # `A_log` is the decay of the state, which identifies a state-space mixer.
         if not hasattr(module, "A_log"):
             continue
         kind: Any = type(module)
@@ -120,7 +121,7 @@ def _read_directly(model: nn.Module) -> Iterator[nn.Module]:
 
 @cache
 def _weights_used(kind: type) -> frozenset[str]:
-    """The layers whose `weight` or `bias` a class names in its code, but for dtype and device."""
+    """Return the layers whose `weight` or `bias` a class uses, except for dtype and device."""
     try:
         code = inspect.getsource(kind)
     except (OSError, TypeError):  # a class without a file
@@ -129,10 +130,10 @@ def _weights_used(kind: type) -> frozenset[str]:
 
 
 def layers_of(spec: ModelSpec) -> Layers | None:
-    """The layers of a model without its weights; None where only loading it can tell.
+    """Return the layers of a model without loading weights; None if that is not possible.
 
     Raises:
-        ModelError: As `load_config`.
+        ModelError: As in `load_config`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -146,7 +147,7 @@ def layers_of(spec: ModelSpec) -> Layers | None:
         return named_layers(model)
     except TellError:
         raise
-    except Exception:  # a model's own code; the layers are looked at again once it is loaded
+    except Exception:  # raised by custom model code; layers are checked again after loading
         return None
 
 
@@ -154,15 +155,15 @@ def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
     """Return the value of PEFT's `target_modules`.
 
     Args:
-        layers: The model's.
-        wanted: The recipe's `lora.target_modules`.
+        layers: Layers of the model.
+        wanted: Value of `lora.target_modules`.
 
     Returns:
-        `wanted`, or the names of the layers to adapt where `all-linear` holds some that must be
-        left out.
+        `wanted`, or the names of the layers to adapt if `all-linear` includes layers that must be
+        excluded.
 
     Raises:
-        RecipeError: It names layers that the model does not have, or that LoRA cannot adapt.
+        RecipeError: If `wanted` names layers that do not exist or that LoRA cannot adapt.
     """
     if _is_all_linear(wanted):
         if not layers.linear:
@@ -178,7 +179,7 @@ def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
     if direct:
         raise RecipeError(
             f"lora.target_modules: {_listed(direct)} cannot be adapted: this architecture reads "
-            "the weights directly, so an adapter would have no effect; leave it out."
+            "the weights directly, so an adapter would have no effect; remove it."
         )
     missing = [name for name in wanted if not _matching(name, adaptable)]
     if layers.fused_experts:
@@ -192,20 +193,20 @@ def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
 
 
 def layers_left_out(layers: Layers, wanted: str | list[str]) -> str | None:
-    """Which linear layers `all-linear` does not adapt, in one sentence; None where it takes all."""
+    """Return a sentence on linear layers that `all-linear` excludes; None if it adapts all."""
     if not _is_all_linear(wanted):
         return None
     reasons = []
     if layers.read_directly:
         reasons.append(
             f"{_listed(_endings(layers.read_directly))}, whose weights this architecture reads "
-            "directly, so that an adapter on them would have no effect"
+            "directly, so an adapter would have no effect"
         )
     if layers.fused_experts:
-        reasons.append("the experts, which are one parameter and no linear layers")
+        reasons.append("the experts, which are one parameter instead of linear layers")
     if layers.like_experts:
         reasons.append(
-            f"{_listed(_endings(layers.like_experts))}, which PEFT cannot tell from the experts"
+            f"{_listed(_endings(layers.like_experts))}, which PEFT cannot distinguish from experts"
         )
     if not reasons:
         return None
@@ -217,12 +218,12 @@ def _is_all_linear(wanted: str | list[str]) -> bool:
 
 
 def _checked_pattern(layers: Layers, pattern: str, adaptable: list[str]) -> str:
-    """The pattern, if it matches layers that can be adapted and no other module."""
+    """Return the pattern; raise unless it matches adaptable layers and no other modules."""
     try:
         known = re.compile(pattern)
     except re.error as error:
         raise RecipeError(
-            f"lora.target_modules: `{shown(pattern)}` is no regular expression: {error}."
+            f"lora.target_modules: `{shown(pattern)}` is not a valid regular expression: {error}."
         ) from None
     wrong = [n for n in (*layers.rest, *layers.read_directly) if known.fullmatch(n)]
     if wrong:
@@ -234,14 +235,14 @@ def _checked_pattern(layers: Layers, pattern: str, adaptable: list[str]) -> str:
         hint = f"; write [{pattern}]" if _matching(pattern, adaptable) else ""
         raise RecipeError(
             f"lora.target_modules: `{shown(pattern)}` is matched as a regular expression against "
-            f"whole names such as `{layers.linear[0] if layers.linear else ''}` and fits none{hint}"
-            f"; the linear layers are {_listed(_endings(layers.linear))}."
+            f"full names such as `{layers.linear[0] if layers.linear else ''}` and matches none"
+            f"{hint}; the linear layers are {_listed(_endings(layers.linear))}."
         )
     return pattern
 
 
 def _matching(wanted: str, names: Sequence[str]) -> list[str]:
-    """The modules that PEFT takes an entry of a list to mean: the end of a full name."""
+    """Return the modules that PEFT selects for a list entry, by the end of their full names."""
     return [name for name in names if name == wanted or name.endswith(f".{wanted}")]
 
 
@@ -257,7 +258,7 @@ def _not_found(missing: list[str], adaptable: list[str]) -> str:
 
 
 def _endings(names: Sequence[str]) -> list[str]:
-    """The last parts of names, each once; where that is a number, the part before it as well."""
+    """Return the distinct last parts of names; a numeric part includes the part before it."""
     return sorted({re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names})
 
 

@@ -1,9 +1,9 @@
-"""How many threads compute: as many as this process has cores free.
+"""Adaptation of the number of compute threads to the number of free cores.
 
-OpenMP splits every operation among its threads and waits for the last of them. Where another
-process holds one of the cores, all wait for the thread that has none, and they spin while they
-wait. Fewer threads are quicker then: on two cores beside one busy process the same training took
-64 s with two threads and 30 s with one.
+OpenMP splits every operation among its threads and waits for the last of them. If another process
+occupies a core, all threads spin while they wait for the thread without a core. Fewer threads are
+then faster: next to one busy process on two cores, the same training took 64 s with two threads
+and 30 s with one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ __all__ = [
     "watch_load",
 ]
 
-# Who sets one of these has chosen; torchrun, accelerate and Ray set the first for their workers.
+# A user who sets one of these has chosen the number of threads. torchrun, accelerate and Ray set
+# the first one for their workers.
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Seconds between two looks at the machine. A look took 0.3 ms.
+# Seconds between two measurements of the load. A measurement took 0.3 ms.
 _LOOK = 0.5
-# Seconds over which the load is averaged. A thread too many costs more than one too few.
+# Seconds over which the load is averaged. One thread too many costs more than one too few.
 _RISING, _FALLING = 1.0, 3.0
-# Cores in use by others before a thread is given up, and until one is taken back.
+# Cores in use by other processes above which a thread is given up, and below which one is added.
 _GIVE_UP, _TAKE_BACK = 0.5, 0.2
 _BUSY = ("user", "system", "irq", "softirq", "steal", "interrupt", "dpc")
 
@@ -44,18 +45,18 @@ def cpu_limit(root: Path = Path("/")) -> float:
     """Return how many cores this process may use: its affinity and its cgroups' quotas.
 
     Args:
-        root: Holds `proc/self/cgroup` and `sys/fs/cgroup`.
+        root: Folder with `proc/self/cgroup` and `sys/fs/cgroup`.
 
     Returns:
-        At least 0.1; not a whole number where a quota is not.
+        Number of cores, at least 0.1; fractional if a quota is.
     """
     return max(0.1, min([len(_own_cores()), *_quotas(root)]))
 
 
 def threads_for(threads: int, free: float) -> int:
-    """Return how many threads should follow on `threads`, with so many cores free.
+    """Return the next number of threads, given the current number and the number of free cores.
 
-    Between the two bounds the number stays, so that it does not change at every look.
+    The number stays the same between two bounds, so that it does not change at every measurement.
     """
     fewer = max(1, math.floor(free + _GIVE_UP))
     more = max(1, math.floor(free + _TAKE_BACK))
@@ -64,11 +65,10 @@ def threads_for(threads: int, free: float) -> int:
 
 @contextmanager
 def shared_cores() -> Iterator[None]:
-    """Let `adapt_threads` choose the number of threads; afterwards it is what it was before.
+    """Let `adapt_threads` set the number of threads, and restore the number on exit.
 
-    It chooses once itself, for work that is done in one go. It does nothing within itself, where
-    OMP_NUM_THREADS, MKL_NUM_THREADS or `torch.set_num_threads` chose the number, or where a GPU
-    computes.
+    The number is also adapted once on entry. The context does nothing if it is nested, if
+    OMP_NUM_THREADS, MKL_NUM_THREADS or `torch.set_num_threads` set the number, or on a GPU.
     """
     import torch
 
@@ -88,9 +88,9 @@ def shared_cores() -> Iterator[None]:
 
 
 def adapt_threads() -> None:
-    """Compute with as many threads as there are cores free, within `shared_cores`.
+    """Set the number of threads to the number of free cores; only inside `shared_cores`.
 
-    Call it often, such as between two batches: it looks at the machine at most twice a second.
+    Call it often, e.g. between two batches. It measures the load at most twice per second.
     """
     if not _SHARE.most:
         return
@@ -102,17 +102,17 @@ def adapt_threads() -> None:
 
 
 def watch_load() -> None:
-    """Begin to measure what others use, so that it is known when computing begins."""
+    """Start measuring the load of other processes, so that it is known before computing starts."""
     _SHARE.look()
 
 
 class _Share:
-    """The part of the machine that is left for this process.
+    """Share of the machine that is available to this process.
 
     Attributes:
-        limit: Cores that it may use.
-        most: Threads that it may use; 0 where nobody is to change their number.
-        others: Cores that other processes use of them, averaged over the last seconds.
+        limit: Number of cores that this process may use.
+        most: Maximum number of threads; 0 if the number must not be changed.
+        others: Number of cores in use by other processes, averaged over the last seconds.
     """
 
     def __init__(self) -> None:
@@ -124,14 +124,14 @@ class _Share:
         self._last = (0.0, 0.0, 0.0)
 
     def threads(self) -> int:
-        """How many to compute with from here on."""
+        """Return the number of threads to use from now on."""
         self.look()
         free = min(self.limit, len(_own_cores()) - self.others)
         self._threads = min(threads_for(self._threads, free), self.most)
         return self._threads
 
     def look(self) -> None:
-        """Measure what others have used since the last look, unless that was just now."""
+        """Measure the load of other processes since the last measurement, unless it is recent."""
         at = time.monotonic()
         passed = at - self._last[0]
         if self._looks and passed < _LOOK:
@@ -150,7 +150,7 @@ _SHARE = _Share()
 
 
 def _busy_seconds() -> float:
-    """Seconds that the cores of this process have worked since the machine started."""
+    """Return the total busy time in seconds of this process's cores since the machine started."""
     each = psutil.cpu_times(percpu=True)
     own = _own_cores()
     cores = [each[i] for i in own] if max(own) < len(each) else each
@@ -159,9 +159,9 @@ def _busy_seconds() -> float:
 
 
 def _niced_gives_way() -> bool:
-    """Whether work at a lower priority leaves the cores to this process.
+    """Return whether lower-priority processes yield their cores to this process.
 
-    Where Linux shares cores among sessions (autogroup), priorities count within a session only.
+    If Linux shares cores among sessions (autogroup), priorities apply within a session only.
     """
     with suppress(OSError):
         if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() != "0":
@@ -170,14 +170,14 @@ def _niced_gives_way() -> bool:
 
 
 def _own_cores() -> list[int]:
-    """The numbers of the cores that this process may run on."""
+    """Return the numbers of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _is_default(threads: int) -> bool:
-    """Whether torch would use so many threads if nobody had told it how many."""
+    """Return whether `threads` is torch's default number of threads."""
     if any(name in os.environ for name in _CHOSEN):
         return False
     cores = len(_own_cores())
@@ -190,7 +190,7 @@ def _physical_cores() -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The CPU quotas, in cores, of this process's cgroups and those above (versions 1 and 2)."""
+    """Yield CPU quotas in cores of this process's cgroups and their parents (versions 1, 2)."""
     mounted = root / "sys/fs/cgroup"
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -206,11 +206,11 @@ def _quotas(root: Path) -> Iterator[float]:
 def _quotas_of(top: Path, path: str, *names: str) -> Iterator[float]:
     own = top / path.strip("/")
     for folder in (own, *own.parents):
-        # In a container the path may be the host's, of which only the top is there to see.
+        # In a container the path may be the host's, of which only the top is visible.
         with suppress(OSError, ValueError, ZeroDivisionError):
             words = " ".join((folder / name).read_text(encoding="utf-8") for name in names)
-            quota, period = map(float, words.split())  # "max" is no number
-            if quota > 0:  # -1 stands for no limit
+            quota, period = map(float, words.split())  # "max" raises ValueError
+            if quota > 0:  # -1 means no limit
                 yield quota / period
         if folder == top:
             return

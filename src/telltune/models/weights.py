@@ -1,4 +1,4 @@
-"""A model's weight files: which may be opened, and what a model on this machine is known by."""
+"""Weight files of a model: which are safe to open, and a fingerprint of local models."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["WEIGHTS", "fingerprint", "has_only_pickles", "weight_files"]
 _SAFE = frozenset({".safetensors"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 WEIGHTS = _SAFE | _PICKLES | {".gguf", ".h5", ".msgpack", ".onnx"}
-"""What files with weights end in."""
+"""File suffixes of weight files."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that a model's weights are read from, by name; none where it is no folder here."""
+    """Return the weight files of a model, sorted by name; empty if there is no such folder."""
     return _ending_in(folder, _SAFE) or _ending_in(folder, _PICKLES)
 
 
 def has_only_pickles(folder: Path) -> bool:
-    """Whether opening a model's weights could run code that stands in them."""
+    """Return whether all weights are pickles, which can run code when they are opened."""
     return bool(_ending_in(folder, _PICKLES)) and not _ending_in(folder, _SAFE)
 
 
 def fingerprint(folder: Path) -> str:
-    """A hash of a model's weight files, by name, size and first megabyte.
+    """Return a hash of the name, size and first megabyte of each weight file.
 
-    The whole of a large model would take minutes to read; this tells two models apart.
+    This distinguishes models without reading all weights, which takes minutes for a large model.
     """
     digest = hashlib.sha256()
     for path in weight_files(folder):

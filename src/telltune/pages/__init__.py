@@ -1,1 +1,1 @@
-"""Reports as one HTML file that needs no network: the page, its style, charts and formats."""
+"""HTML reports in one file without network access: page, style, charts and number formats."""

@@ -1,7 +1,7 @@
-"""What all charts of a report share: colours and shapes, layers, what hovering tells.
+"""Common parts of all charts of a report: colors, legends, layers and tooltips.
 
-Colours are CSS variables of the page, so that a chart follows it from light to dark and onto paper
-without being drawn again. Width is that of the box that a chart stands in.
+Colors are CSS variables of the page, so that a chart follows its light, dark and print styles
+without being drawn again. A chart is as wide as its container.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["COLOURS", "Figure", "Key", "Values", "chart_of", "layers_of", "spec_
 Values = Sequence[dict[str, Any]]
 
 COLOURS = [f"var(--series-{i})" for i in range(8)]
-"""Of series, as the page's style has them."""
+"""Colors of series, as CSS variables of the page's style."""
 
 
 class Key(NamedTuple):
-    """What a legend says of a series; the shape of a level line is "level"."""
+    """Legend entry of a series; a horizontal line has the shape "level"."""
 
     label: str
     colour: str
@@ -32,13 +32,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart.
+    """A chart with its title and text.
 
     Attributes:
-        title: Stands above it.
-        spec: In Vega-Lite.
-        keys: What its marks stand for.
-        notes: What it comes to.
+        title: Title above the chart.
+        spec: Vega-Lite specification.
+        keys: Legend entries.
+        notes: Sentences that summarize the chart.
     """
 
     title: str
@@ -48,28 +48,32 @@ class Figure:
 
 
 def chart_of(values: Values) -> alt.Chart:
-    """Of values that stand in the page itself."""
+    """Return a chart whose values are embedded in the page."""
     import altair as alt
 
     return alt.Chart(alt.InlineData(values=values))
 
 
 def layers_of(*charts: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    """The later ones above the earlier."""
+    """Return a layered chart, with later charts above earlier ones."""
     import altair as alt
 
     return alt.LayerChart(layer=list(charts))
 
 
 def tooltip_of(told: dict[str, str]) -> list[alt.Tooltip]:
-    """What hovering tells, by field: the name that people see."""
+    """Return tooltips.
+
+    Args:
+        told: Displayed title of each field.
+    """
     import altair as alt
 
     return [alt.Tooltip(f"{name}:N").title(title) for name, title in told.items()]
 
 
 def spec_of(chart: alt.LayerChart, height: int = 260) -> dict[str, Any]:
-    """Without Altair's own look: the page has one for all charts."""
+    """Return the Vega-Lite specification without Altair's theme, since the page has its own."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
     del spec["config"]
     return spec

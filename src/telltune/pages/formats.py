@@ -1,4 +1,4 @@
-"""Numbers as a report shows them."""
+"""Number formats of reports."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ NOTHING = "–"
 
 
 def score(value: float | None) -> str:
-    """One decimal, such as `54.2`."""
+    """Format a score with one decimal, such as `54.2`."""
     return NOTHING if value is None or math.isnan(value) else _minus(f"{value:.1f}")
 
 
 def signed(value: float) -> str:
-    """A difference, such as `+4.2` or `−0.3`."""
+    """Format a difference, such as `+4.2` or `−0.3`."""
     return _minus(f"{value:+.1f}")
 
 
 def interval(low: float, high: float) -> str:
-    """Such as `48.0 to 60.3`."""
+    """Format an interval, such as `48.0 to 60.3`."""
     return NOTHING if math.isnan(low) or math.isnan(high) else f"{score(low)} to {score(high)}"
 
 
 def p_value(value: float) -> str:
-    """Such as `0.012`; bootstraps of some thousand draws tell no more."""
+    """Format a p-value, such as `0.012`, the precision of some thousand bootstrap draws."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def number(value: float) -> str:
-    """Such as `12,345`."""
+    """Format a whole number, such as `12,345`."""
     return f"{value:,.0f}"
 
 
 def loss(value: float) -> str:
-    """In nats, such as `2.413`."""
+    """Format a loss in nats, such as `2.413`."""
     return f"{value:.3f}"
 
 
 def share(value: float) -> str:
-    """A part of 1, in percent with a decimal."""
+    """Format a share of 1 as percent with one decimal."""
     return f"{_minus(f'{100 * value:.1f}')}%"
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits it, such as `42 s` or `3.1 h`."""
+    """Format a duration in a suitable unit, such as `42 s` or `3.1 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -69,4 +69,4 @@ FORMATS = {
     each.__name__: each
     for each in (score, signed, interval, p_value, number, loss, share, duration)
 }
-"""By name, for templates."""
+"""Format functions by name, as filters of templates."""

@@ -1,4 +1,4 @@
-"""A report as one HTML file: what all pages share, filled by a template of their own."""
+"""Render reports as one HTML file from templates that extend a common page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from telltune.pages.formats import FORMATS
 __all__ = ["REPORT", "render"]
 
 REPORT = "report.html"
-"""What a folder's report is called."""
+"""File name of a folder's report."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -19,8 +19,8 @@ def render(template: Path, **values: object) -> str:
     """Fill a template that extends `page.html.j2`.
 
     Args:
-        template: A Jinja file; what it includes lies beside it or in this package.
-        values: By the names that it uses. All text is escaped.
+        template: Jinja file; the files that it includes are in its folder or in this package.
+        values: Values of the template's variables. All text is escaped.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -37,7 +37,7 @@ def render(template: Path, **values: object) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which takes some seconds to bundle."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes some seconds."""
     from vl_convert import javascript_bundle
 
     return javascript_bundle("window.vegaEmbed = vegaEmbed;")

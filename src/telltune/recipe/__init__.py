@@ -1,4 +1,4 @@
-"""What a run is: one typed, checked recipe, YAML in and YAML out."""
+"""Typed and validated recipe of a run, read from and written to YAML."""
 
 from telltune.recipe.mistakes import explain
 from telltune.recipe.reading import (

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: a clause a mistake, all of them in one message."""
+"""Descriptions of the mistakes in a recipe: one clause per mistake, all in one message."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["NUMBER", "explain"]
 
 NUMBER = "number"
-"""Tag of the number in a setting that may also be `auto`; pydantic puts it behind the key."""
+"""Tag of the number in a setting that may also be `auto`; pydantic appends it to the location."""
 _NAMED = 20
 
 
 def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
-    """A clause a mistake: the key, what is wrong, and the nearest key where one was mistyped.
+    """Return one clause per mistake: the key, the problem, and the nearest key to a mistyped one.
 
     Args:
-        error: What pydantic found.
-        model: That it checked.
-        what: People call it.
+        error: Validation error of pydantic.
+        model: Model that was validated.
+        what: Name of the validated object in messages, e.g. "recipe".
     """
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
     clauses = [_clause(mistake, model, what) for mistake in mistakes[:_NAMED]]
@@ -39,8 +39,8 @@ def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(mistake["loc"], model)
         near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-        return f"`{key}` is not a key of a {what}; {hint}"
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        return f"`{key}` is not a key of this {what} ({hint})"
     if mistake["type"] == "missing":
         return f"`{key}` is missing"
     message = mistake["msg"].removeprefix("Value error, ")
@@ -48,7 +48,7 @@ def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that could stand where an unknown one was found."""
+    """Return the keys that are valid at the location of an unknown key."""
     part = model
     for name in location[:-1]:
         if isinstance(name, int):
@@ -59,7 +59,7 @@ def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> lis
 
 
 def _parts_in(annotation: Any) -> list[type[BaseModel]]:
-    """The recipe parts named in a type such as `AnchorSpec | None` or `list[DataSpec]`."""
+    """Return the recipe parts in a type such as `AnchorSpec | None` or `list[DataSpec]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [part for inner in get_args(annotation) for part in _parts_in(inner)]

@@ -1,4 +1,4 @@
-"""What every part of a recipe has in common."""
+"""Base class of the parts of a recipe."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Part", "short"]
 
 
 class Part(BaseModel):
-    """Nothing in it may be unknown, changed, infinite or secret."""
+    """Part of a recipe: immutable, without unknown keys, infinite numbers or secrets."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
-        # Infinity is a float to YAML, and no setting.
+        # YAML reads `.inf` as a float, which is not a valid setting.
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
@@ -26,20 +26,20 @@ class Part(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_written(cls, value: Any) -> Any:
-        """Recipes are written into outputs and reports: no secrets, and no half characters."""
+        """Refuse secrets and unpaired surrogates, since recipes are written to outputs."""
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 continue
             if holds_secret(text):
                 raise ValueError(
-                    "holds a token or password, which would be written into every output; give "
-                    "it in the environment (HF_TOKEN) and take it out here"
+                    "contains a token or password, which would be written to every output; remove "
+                    "it and set HF_TOKEN in the environment"
                 )
             if any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError("has half a character (a lone surrogate); write the whole one")
+                raise ValueError("contains an unpaired surrogate; replace the character")
         return value
 
 
 def short(key: str) -> BeforeValidator:
-    """Let a plain string stand for a mapping with one key: `general: embedded`."""
+    """Return a validator that turns a string into a mapping with one key: `general: embedded`."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)

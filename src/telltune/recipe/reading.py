@@ -1,4 +1,4 @@
-"""From YAML, or a dictionary, to a checked recipe."""
+"""Reading and validation of recipes from YAML or dictionaries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 2**20
-"""A recipe is a page or two; a file of data under its name would be parsed for hours."""
+"""Maximum size of a recipe file. Parsing a data file given by mistake would take hours."""
 
 _MERGED = 10_000
 
@@ -35,18 +35,19 @@ _MERGED = 10_000
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe from YAML.
 
-    Relative data paths and a relative model folder are taken from the recipe's own folder when
-    they exist there, so that a recipe works from wherever it is called.
+    Relative data paths and a relative model folder are resolved against the recipe's own folder if
+    they exist there, so that a recipe works from any working directory.
 
     Args:
-        path: The YAML file.
-        overrides: `key=value` texts such as `mixture.passes=5`; the value is read as YAML.
+        path: Path of the YAML file.
+        overrides: Texts of the form `key=value`, e.g. `mixture.passes=5`; the value is read as
+            YAML.
 
     Returns:
-        The checked recipe.
+        The validated recipe.
 
     Raises:
-        RecipeError: Every mistake found, each with its key, in one message.
+        RecipeError: The recipe is invalid; the message names every mistake with its key.
     """
     path = Path(path)
     values = read_yaml(path, "recipe")
@@ -54,45 +55,45 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The keys of a YAML file.
+    """Return the top-level mapping of a YAML file.
 
     Args:
-        path: The file.
-        what: It should be: "recipe" or "study".
+        path: Path of the YAML file.
+        what: Expected kind of file in messages, e.g. "recipe" or "study".
 
     Raises:
-        RecipeError: There is none, or it cannot be read, or is no mapping.
+        RecipeError: The file does not exist, cannot be read, or is not a mapping.
     """
     try:
         values = _parse(_text_of(path))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such {what}; `recipes/` has some to start from.") from None
+        raise RecipeError(f"{path}: no such {what}; see `recipes/` for examples.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}.") from None
     except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         keys = "`task:` and `general:`" if what == "recipe" else "`recipe:` and `methods:`"
-        raise RecipeError(f"{path}: a {what} is a mapping of keys such as {keys}.")
+        raise RecipeError(f"{path}: the {what} must be a mapping of keys such as {keys}.")
     return values
 
 
 def _text_of(path: Path) -> str:
-    """A file's text; OSError also for what would be waited for, or would not end."""
+    """Return a file's text; raise OSError also for special files and files that are too large."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("it is not a regular file")
     with path.open("rb") as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise OSError(f"it has more than {MAX_BYTES // 2**20} MiB")
+        raise OSError(f"it is larger than {MAX_BYTES // 2**20} MiB")
     return raw.decode("utf-8-sig")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which no key is given twice, and merging (`<<:`) makes no more than it should.
+    """Safe YAML loader that refuses duplicate keys and excessive merging (`<<:`).
 
-    YAML's own rule for a key that comes again is that the last counts, and the first is lost in
-    silence. Merges of merges can name more keys than memory holds.
+    By default YAML keeps the last of duplicate keys and silently drops the others. Nested merges
+    can produce more keys than fit in memory.
     """
 
     def __init__(self, stream: str) -> None:
@@ -101,16 +102,14 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put merged keys in place; PyYAML calls it once or more for each mapping."""
+        """Insert merged keys; PyYAML calls this one or more times for each mapping."""
         if id(node) not in self._checked:
             self._checked.add(id(node))
             self._refuse_twice(node)
         super().flatten_mapping(node)
         self._merged += len(node.value)
         if self._merged > _MERGED:
-            raise yaml.MarkedYAMLError(
-                problem="merged keys are too many", problem_mark=node.start_mark
-            )
+            raise yaml.MarkedYAMLError(problem="too many merged keys", problem_mark=node.start_mark)
 
     def _refuse_twice(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -123,10 +122,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> Any:
-    """What a YAML text says.
+    """Parse a YAML text.
 
     Raises:
-        ValueError: It is no YAML, or YAML of what cannot be: a date such as 2024-99-99.
+        ValueError: The text is not valid YAML, or has an impossible value such as 2024-99-99.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
@@ -143,16 +142,16 @@ def recipe_from_dict(
     folder: Path | None = None,
     overrides: list[str] | None = None,
 ) -> Recipe:
-    """Check a recipe given as a dictionary.
+    """Validate a recipe given as a dictionary.
 
     Args:
-        values: The keys, as YAML would give them.
-        name: What messages call it.
-        folder: Where relative paths start, besides the working directory.
-        overrides: As `load_recipe`.
+        values: Keys and values as parsed from YAML.
+        name: Name of the recipe in messages.
+        folder: Folder for relative paths, in addition to the working directory.
+        overrides: Overrides as in `load_recipe`.
 
     Raises:
-        RecipeError: Every mistake found, each with its key, in one message.
+        RecipeError: The recipe is invalid; the message names every mistake with its key.
     """
     values = copy.deepcopy(values)
     clauses = [clause for each in overrides or [] if (clause := _override(values, each))]
@@ -166,14 +165,14 @@ def recipe_from_dict(
 
 
 AnyRecipe = Recipe | str | Path | dict[str, Any]
-"""What the API takes for a recipe: one, its YAML file, or its keys."""
+"""Recipe argument of the API: a `Recipe`, the path of a YAML file, or a dictionary."""
 
 
 def as_recipe(recipe: AnyRecipe) -> Recipe:
-    """A recipe from a file, a dictionary or a recipe.
+    """Return a recipe from a file, a dictionary or a recipe.
 
     Raises:
-        RecipeError: As `load_recipe`.
+        RecipeError: The recipe is invalid, as in `load_recipe`.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -181,14 +180,14 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
 
 
 def columns_from_text(text: str, **defaults: str) -> Columns:
-    """`Columns` from a text such as `prompt=text,completion=team`.
+    """Parse `Columns` from a text such as `prompt=text,completion=team`.
 
     Args:
         text: Keys of `Columns`, each with the name of a column.
-        defaults: For keys that the text does not give.
+        defaults: Columns for keys that are missing in the text.
 
     Raises:
-        RecipeError: The text is of another form, or a key is unknown or missing.
+        RecipeError: The text has another form, or a key is unknown or missing.
     """
     given = dict(defaults)
     for part in text.split(","):
@@ -204,7 +203,7 @@ def columns_from_text(text: str, **defaults: str) -> Columns:
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
-    """Set one `a.b=value` in a nested mapping, in place; say what is wrong where it cannot be."""
+    """Set one `a.b=value` in a nested mapping in place; return a description of any mistake."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         return f"--set {override}: write it as key=value, such as mixture.passes=5"
@@ -212,30 +211,30 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     try:
         value = _parse(text)
     except ValueError:
-        return f"--set {override}: `{text}` is not a YAML value; quote it"
+        return f"--set {override}: `{text}` is not a valid YAML value; quote it"
     here = values
     for parent in parents:
         inner = here.get(parent)
         if isinstance(inner, str):
-            # A shorthand such as `anchor: "text"` becomes the mapping that it stands for.
+            # Expand a shorthand such as `anchor: "text"` to a mapping.
             inner = {SHORTHANDS.get(parent, "path"): inner}
         here[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
-            return f"--set {override}: `{parent}` holds no keys"
+            return f"--set {override}: `{parent}` has no keys"
         here = inner
-    # `anchor.response=Team:` means the text, though YAML sees a mapping.
+    # The value of `anchor.response=Team:` is meant as text, but YAML parses it as a mapping.
     here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
     return None
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """Make relative paths that exist beside the recipe independent of the working directory."""
+    """Make relative paths absolute if they exist in the recipe's folder."""
 
     def beside(name: str) -> str:
         there = folder / name
         try:
             return str(there.resolve()) if not Path(name).is_absolute() and there.exists() else name
-        except OSError:  # a name that is too long, say: whoever reads it says so
+        except OSError:  # E.g. a name that is too long; reading it reports the error.
             return name
 
     def moved(specs: list[DataSpec] | None) -> list[DataSpec] | None:

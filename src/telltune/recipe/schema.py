@@ -1,4 +1,4 @@
-"""What a recipe may say: every key, its default, its meaning and its bounds."""
+"""Schema of a recipe: every key with its default, meaning and bounds."""
 
 from __future__ import annotations
 
@@ -64,80 +64,81 @@ AutoInt = Annotated[
     Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
     Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
 ]
-"""A whole number, or `auto`; see `telltune.training.defaults`."""
+"""Positive integer or `auto`; see `telltune.training.defaults`."""
 AutoFloat = Annotated[
     Annotated[PositiveFloat, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
     Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
 ]
-"""A number, or `auto`."""
+"""Positive number or `auto`; see `telltune.training.defaults`."""
 
 
 def as_number(value: T | Literal["auto"]) -> T:
-    """Return a setting that is a number by now: `telltune.training.defaults.resolve` was called."""
+    """Return a setting as a number, after `telltune.training.defaults.resolve` was called."""
     assert value != "auto"
     return value
 
 
 class ModelSpec(Part):
-    """The base model."""
+    """Base model."""
 
     name: str = "embedded"
     """`embedded`, a Hugging Face hub id, or a folder."""
     revision: str | None = None
-    """Hub branch, tag or commit."""
+    """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
-    """Run code that ships with the model. Off unless you ask."""
+    """Whether to run code that ships with the model."""
     allow_pickle: bool = False
-    """Read weights from pickle files (`.bin`, `.pt`), which can run code when they are opened."""
+    """Whether to read weights from pickle files (`.bin`, `.pt`), which can run code when opened."""
     chat_template: str | None = None
-    """A Jinja file, the name of one of the tokenizer's own templates, or `chatml`; without it, the
-    tokenizer's own template."""
+    """Jinja file, name of one of the tokenizer's templates, or `chatml`; by default the tokenizer's
+    own template."""
     quantization: Literal["nf4", "int8"] | None = None
-    """Hold frozen layers in 4 bits (`nf4`, as QLoRA) or 8; `pip install telltune[quantized]`."""
+    """Quantization of frozen layers to 4 bits (`nf4`, as QLoRA) or 8 bits (`int8`); needs the extra
+    `quantized`."""
 
 
 class Columns(Part):
-    """Which columns of the user's data hold what, where the schema is none of the usual ones."""
+    """Columns of data whose schema telltune does not recognize."""
 
     prompt: str
-    """The column with the input."""
+    """Column with the input."""
     completion: str
-    """The column with the wanted answer."""
+    """Column with the expected answer."""
     system: str | None = None
-    """A column with a system text, if there is one."""
+    """Column with a system message, if there is one."""
     confidence: str | None = None
-    """A column with how far the answer can be trusted, above 0 and up to 1; see `confidence`."""
+    """Column with the confidence in the answer, above 0 and up to 1; see `confidence`."""
     rationale: str | None = None
-    """A column with why the answer is right, for the method `rcl`."""
+    """Column with the reason why the answer is right, for the method `rcl`."""
 
 
 class DataSpec(Part):
-    """Where one data set lies."""
+    """Location and format of one data set."""
 
     path: str
-    """A file (JSONL, JSON, CSV, TSV, Parquet, Arrow), a folder of such, a hub id, or `embedded`
+    """File (JSONL, JSON, CSV, TSV, Parquet, Arrow), folder of such files, hub id, or `embedded`
     (general data)."""
     columns: Columns | None = None
-    """Only for schemas that telltune does not know."""
+    """Names of columns, for schemas that telltune does not recognize."""
     labels: list[str] | None = Field(default=None, min_length=2)
-    """Names of the classes, where the data have their numbers: the name of 0, of 1, and so on."""
+    """Names of the classes if the data contain class numbers: the name of 0, of 1, and so on."""
     config: str | None = None
-    """The hub data set's configuration."""
+    """Configuration of the hub data set."""
     split: str | None = None
-    """The split of a folder or hub data set; if not given, the one that the data are for."""
+    """Split of a folder or hub data set; by default the one that matches the use of the data."""
     quoting: Quoting = "auto"
-    """What double quotes mean in CSV and TSV: they enclose cells (`minimal`), are ordinary
-    characters (`none`), or enclose cells and are refused where they seem to swallow rows (`auto`).
-    """
+    """Meaning of double quotes in CSV and TSV. `minimal`: they enclose cells. `none`: they are
+    ordinary characters. `auto`: they enclose cells, and a file is refused if they seem to
+    enclose whole rows."""
     rows: tuple[int, int] | None = None
-    """Only the examples from the first number up to, not including, the second, from 0. Those of a
-    hub data set are streamed, and what comes behind them is not fetched."""
+    """Range `[from, to]` of examples to use, counted from 0, with `to` excluded. Hub data sets are
+    streamed, and later rows are not downloaded."""
 
     @field_validator("rows")
     @classmethod
     def _is_a_stretch(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
         if rows is not None and not 0 <= rows[0] < rows[1]:
-            raise ValueError("`rows` is [from, to], with 0 <= from < to")
+            raise ValueError("`rows` must be [from, to] with 0 <= from < to")
         return rows
 
 
@@ -148,33 +149,35 @@ DataList = Annotated[
 
 
 class TaskSpec(Part):
-    """The scarce data."""
+    """Task data, which are scarce."""
 
     embedded: str | None = None
-    """An embedded task with its own splits and anchor, instead of `train`."""
+    """Name of an embedded task with its own splits and anchor, instead of `train`."""
     train: DataList | None = Field(default=None, validate_default=True)
-    """What to learn from."""
+    """Training data."""
     dev: DataList | None = None
-    """What to choose settings on."""
+    """Data for choosing settings."""
     dev_share: float | None = Field(default=None, gt=0, lt=1)
-    """Hold out this share of `train` as dev instead, the same examples under every seed."""
+    """Share of `train` to hold out as dev data if there is no `dev`; the same examples for every
+    seed."""
     test: DataList | None = None
-    """What to report on. Never seen in training or in a choice."""
+    """Data for reporting scores. Never used in training or to choose settings."""
     max_examples: PositiveInt | None = None
-    """Use at most so many training examples, drawn by `seed`; smaller draws lie inside larger."""
+    """Maximum number of training examples, drawn by `seed`. Smaller draws are subsets of larger
+    ones."""
     max_tokens: PositiveInt | None = None
-    """Use at most so many task tokens (prompt and response), drawn by `seed`."""
+    """Maximum number of task tokens (prompt and response), drawn by `seed`."""
     unlabeled: DataList | None = None
-    """Inputs without labels, in any format of `train`, or `rest`: the training examples that
+    """Inputs without labels, in any format of `train`. `rest` takes the training examples that
     `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
 
-    # Of a key, not of the whole: pydantic asks the whole only where all keys are right.
+    # Field validators, because pydantic runs model validators only if all fields are valid.
     @field_validator("train")
     @classmethod
     def _is_data_or_embedded(
         cls, train: list[DataSpec] | None, info: ValidationInfo
     ) -> list[DataSpec] | None:
-        # `embedded` is not there where it is wrong itself.
+        # An invalid `embedded` is missing from `info.data`.
         if "embedded" in info.data and (info.data["embedded"] is None) == (train is None):
             raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
         return train
@@ -183,145 +186,156 @@ class TaskSpec(Part):
     @classmethod
     def _has_no_dev(cls, share: float | None, info: ValidationInfo) -> float | None:
         if share is not None and (info.data.get("dev") or info.data.get("embedded")):
-            raise ValueError("give it only to a task that has no dev data of its own")
+            raise ValueError("use it only for a task without dev data")
         return share
 
 
 class GeneralSpec(Part):
-    """The abundant data: general instructions and answers."""
+    """General data, which are abundant: instructions and answers."""
 
     sources: DataList
     """Files, folders, hub ids, or `embedded`."""
 
 
 def _as_sources(value: Any) -> Any:
-    """One data set, or a list of them, stands for `sources`."""
+    """Turn one data set, or a list of them, into a mapping with `sources`."""
     one = isinstance(value, str | list) or (isinstance(value, dict) and "path" in value)
     return {"sources": value} if one else value
 
 
 class AnchorSpec(Part):
-    """A fixed text that goes with every task example, in training and at inference."""
+    """Anchor: a fixed text added to every task example in training and at inference."""
 
     prompt: str
-    """What opens the user turn, or stands in the system turn."""
+    """Text at the start of the user turn, or in the system turn."""
     response: str = ""
-    """What opens the answer. Given to the model at inference, and stripped before scoring."""
+    """Text at the start of the answer. It is given to the model at inference and stripped before
+    scoring."""
     place: Literal["user", "system"] = "user"
-    """Where the prompt side goes."""
+    """Turn that contains `prompt`: `user` or `system`."""
 
 
 class MixtureSpec(Part):
-    """How much of what, and in which order."""
+    """Proportions and order of task and general data."""
 
     leverage_ratio: float = Field(default=8.0, ge=0)
-    """General tokens / distinct task tokens."""
+    """Number of general tokens per distinct task token."""
     general_examples: int | None = Field(default=None, ge=0)
-    """An explicit count, in place of the ratio."""
+    """Number of general examples, instead of the ratio."""
     passes: AutoInt = "auto"
-    """How often each task example appears; `auto` follows from the number of examples."""
+    """Number of passes over the task data; `auto` depends on the number of examples."""
     order: Order = "shuffled"
-    """`shuffled` is TELL's; the others are controls."""
+    """Order of the examples. TELL uses `shuffled`; the others are controls."""
 
 
 class LoraSpec(Part):
-    """The adapter (arXiv 2106.09685; values of arXiv 2408.10841)."""
+    """LoRA adapter (arXiv 2106.09685), with the values of arXiv 2408.10841."""
 
     rank: PositiveInt = 16
-    """r."""
+    """LoRA rank."""
     alpha: PositiveFloat = 16
-    """The update is scaled by alpha / rank."""
+    """LoRA scaling numerator; the update is scaled by alpha / rank."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
     """PEFT's `target_modules`."""
 
 
 class TrainingSpec(Part):
-    """How the adapter is trained."""
+    """Training settings."""
 
     full_parameters: bool = False
-    """Train every weight in place of a LoRA adapter."""
+    """Whether to train all weights instead of a LoRA adapter."""
     learning_rate: AutoFloat = "auto"
-    """Peak learning rate; `auto` follows from the model's size."""
+    """Peak learning rate; `auto` depends on the size of the model."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Learning rate after the warm-up; `linear` and `cosine` end at zero."""
+    """Learning rate schedule after the warm-up; `linear` and `cosine` end at zero."""
     warmup_steps: int = Field(default=25, ge=0)
-    """At most a tenth of the run, so that tiny runs are not all warm-up."""
+    """Number of warm-up steps, capped at a tenth of the run."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's."""
+    """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
+    """Maximum gradient norm for clipping."""
     batch_size: AutoInt = "auto"
-    """Examples in an optimizer step, over all processes; `auto` follows from their number."""
+    """Number of examples per optimizer step over all processes; `auto` depends on the number of
+    examples."""
     micro_batch_tokens: PositiveInt = 1024
-    """Tokens computed at once; a step's examples are packed into as many as it takes."""
+    """Number of tokens computed at once. The examples of a step are packed into as many
+    micro-batches as needed."""
     loss_average: LossAverage = "example"
-    """Average over response tokens, over examples, or over sources."""
+    """Unit over which the loss is averaged: response tokens, examples or sources."""
     task_weight: PositiveFloat = 1.0
-    """Weight of task data."""
+    """Loss weight of task data."""
     general_weight: PositiveFloat = 1.0
-    """Weight of general data."""
+    """Loss weight of general data."""
     source_weights: Literal["alf1", "alf2"] | None = None
-    """Learn a weight for each data set along with the adapter, on top of those above."""
+    """Learn a loss weight for each data set with `alf1` or `alf2`, in addition to the weights
+    above."""
     max_length: PositiveInt = 2048
-    """Longest example in tokens; never more than the model's context."""
+    """Maximum length of an example in tokens, at most the model's context length."""
     too_long: Literal["refuse", "truncate"] = "refuse"
-    """What to do with a longer example. `truncate` cuts the response's end and says so."""
+    """Treatment of longer examples. `truncate` cuts the end of the response and prints a warning.
+    """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where the CPU or GPU computes it natively, else fp32."""
+    """Numeric precision; `auto` is bf16 if the CPU or GPU computes it natively, else fp32."""
     gradient_checkpointing: bool = False
-    """Less memory for more time."""
+    """Whether to recompute activations, which saves memory and takes more time."""
     early_stopping: bool | None = None
-    """Look at dev data along the run, keep the best weights and stop when nothing improves. If not
-    given, that is done where the recipe has `task.dev` or `task.dev_share`."""
+    """Whether to evaluate on dev data during the run, keep the best weights, and stop when nothing
+    improves. By default true if the recipe has `task.dev` or `task.dev_share`."""
     save_steps: PositiveInt | None = None
-    """Write a checkpoint every so many steps; by default ten in a run."""
+    """Number of steps between checkpoints; by default ten checkpoints per run."""
 
 
 class EvaluationSpec(Part):
-    """How a predictor is scored."""
+    """Evaluation settings."""
 
     metrics: list[str] | None = None
-    """Names from the metric registry, the headline first; chosen by the data if not given."""
+    """Names of registered metrics, the headline metric first; by default chosen from the data."""
     max_new_tokens: PositiveInt | None = None
-    """Longest answer; by default a little over the longest training response."""
+    """Maximum length of an answer in tokens; by default slightly above the longest training
+    response."""
     max_items: PositiveInt | None = None
-    """Score the first so many test items only, and say so."""
+    """Number of test items to score, from the first; by default all."""
     batch_tokens: PositiveInt = 8192
-    """Tokens in a generation batch."""
+    """Number of tokens in a generation batch, prompts included."""
     answers: Literal["generate", "likelihood"] = "generate"
-    """How an answer comes about: written, or the likeliest label of the training data's."""
+    """`generate` writes the answer; `likelihood` picks the most likely label of the training data.
+    """
     engine: EngineName = "auto"
-    """What generates: `packed` (ours), `transformers`, `vllm`, or with `auto` the quickest."""
+    """Generation engine: `packed` (telltune's own), `transformers`, `vllm`, or `auto` for the
+    fastest."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Of the intervals."""
+    """Confidence level of the intervals, e.g. 0.95."""
 
 
 class FewShotSpec(Part):
     """Task examples shown in the prompt, for the method `few_shot`."""
 
     examples: PositiveInt | None = None
-    """How many; by default as many as the model's context holds, or 8 of the nearest."""
+    """Number of task examples in the prompt; by default as many as the context holds, or 8 for
+    `nearest`."""
     choose: Literal["drawn", "nearest"] = "drawn"
-    """Which: the first of the draw for every question, or those nearest to each, nearest last."""
+    """`drawn` uses the first examples of the draw for every question; `nearest` uses those most
+    similar to each question, the most similar last."""
 
 
 class OverPromptSpec(Part):
     """Many inputs in one prompt, for the method `over_prompt`."""
 
     inputs: PositiveInt = 10
-    """How many at once; fewer where the model's context has no room."""
+    """Number of inputs per prompt; fewer if the context is too short."""
     answers: Literal["lines", "json"] = "lines"
-    """How the reply gives them: a numbered line each, or a JSON object by number."""
+    """Format of the reply: numbered `lines`, or a `json` object with numbers as keys."""
     order: Literal["given", "shuffled", "topic"] = "given"
-    """Which inputs stand together: as they come, at random, or like beside like."""
+    """Grouping of inputs: `given` keeps the order, `shuffled` is random, `topic` groups similar
+    inputs."""
     shots: NonNegativeInt = 1
-    """Solved groups of task examples before the question."""
+    """Number of solved groups of task examples before the question."""
 
 
 class Recipe(Part):
-    """A whole run.
+    """Recipe of a run.
 
     Example:
         ```yaml
@@ -334,7 +348,7 @@ class Recipe(Part):
     """
 
     method: str = "tell"
-    """Which method `tell fit` runs."""
+    """Name of the method that `tell fit` runs."""
     model: Annotated[ModelSpec, short("name")] = ModelSpec()
     task: Annotated[TaskSpec, short("embedded")]
     general: Annotated[
@@ -358,11 +372,11 @@ class Recipe(Part):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     def with_keys(self, keys: Sequence[tuple[str, Any]]) -> Recipe:
-        """Return the recipe with other values of some keys.
+        """Return a copy of the recipe with new values for some keys.
 
         Args:
-            keys: Pairs of a key, such as `selection.order`, and its value. A part alone, such as
-                `meta`, stands for its defaults where the recipe has none.
+            keys: Pairs of a key, such as `selection.order`, and its value. The name of a part,
+                such as `meta`, adds the part with its defaults if the recipe has none.
         """
         if not keys:
             return self
@@ -373,7 +387,7 @@ class Recipe(Part):
         return Recipe.model_validate(values)
 
     def to_yaml(self) -> str:
-        """The recipe with every default written out."""
+        """Return the recipe as YAML, with all defaults."""
         text: str = yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
@@ -392,4 +406,4 @@ SHORTHANDS = {
     "pseudo_label": "by",
     "product_of_experts": "by",
 }
-"""The key that a plain string stands for, by the key that it is given for."""
+"""Key of the mapping that a plain string is expanded to, by recipe key."""

@@ -1,4 +1,4 @@
-"""What a recipe may say of the worth of data: chosen, made, ordered and weighed examples."""
+"""Recipe keys for selecting, generating, ordering and weighting examples."""
 
 from __future__ import annotations
 
@@ -20,142 +20,148 @@ __all__ = [
 
 
 class GeneralChoiceSpec(Part):
-    """Which general examples a mixture takes; without this, random ones."""
+    """Choice of general examples for the mixture; by default they are random."""
 
     take: Literal["nearest", "diverse"] = "nearest"
-    """Those most like the task's examples, or those least like one another."""
+    """`nearest` takes the examples most similar to the task's; `diverse` those least similar to one
+    another."""
     by: Literal["embeddings", "gradients"] = "embeddings"
-    """Of sentences, or of what each example does to a fresh adapter."""
+    """Similarity measure: sentence `embeddings`, or `gradients` of each example on a fresh adapter.
+    """
     candidates: PositiveInt = 2000
-    """Choose among so many, drawn by `seed`."""
+    """Number of candidate examples, drawn by `seed`."""
     embedding_model: str = "embedded"
     """`embedded` (all-MiniLM-L6-v2 from PyPI), a hub id, or a folder."""
 
 
 class SynthesisSpec(Part):
-    """Task data that the model makes itself, from those that there are."""
+    """Generation of task data by the model itself, from the given examples."""
 
     make: Literal["examples", "auxiliary"] = "examples"
-    """More `examples` (SELF-GUIDE), or what decides each answer and why (MT-ISA)."""
+    """`examples` generates task examples (SELF-GUIDE); `auxiliary` explains each answer (MT-ISA).
+    """
     examples: PositiveInt = 200
-    """How many examples to make; fewer come where the rounds do not yield them."""
+    """Number of examples to generate; fewer if the rounds do not yield them."""
     rounds: PositiveInt = 20
-    """Of writing 32 inputs, at most."""
+    """Maximum number of rounds, each of which generates 32 inputs."""
     temperature: PositiveFloat = 0.8
-    """At which inputs are written."""
+    """Sampling temperature for inputs."""
     samples: PositiveInt = 10
-    """Answers to each input, at temperature 0.2."""
+    """Number of answers sampled per input, at temperature 0.2."""
     shots: PositiveInt = 8
-    """Demonstrations shown before each of them."""
+    """Maximum number of demonstrations per prompt."""
     consistency: float = Field(default=0.3, gt=0, le=1)
-    """Least share of samples that agree on an answer."""
+    """Minimum share of samples that must agree on an answer."""
     use_as: Literal["task", "general", "third", "only"] = "task"
-    """As task data, in place of general data, beside both, or `only`: alone, with demonstrations
-    in the prompt, as published."""
+    """`task` adds the examples to the task data, `general` replaces general data, `third` adds a
+    third source. `only` trains on them alone, with demonstrations in the prompt, as published."""
 
 
 class PseudoLabelSpec(Part):
-    """Training examples from unlabeled inputs, for which `task.unlabeled` is needed."""
+    """Pseudo-labeled training examples from the inputs in `task.unlabeled`."""
 
     by: Literal["auto", "encoder", "tfidf", "model"] = "auto"
-    """Who labels: classes of a sentence encoder or of words in TF-IDF (closed labels), or adapters
-    of the model that agree. `auto` lets folds of the labeled examples choose among the first two,
-    and takes the model where they know nothing or the answers are no labels."""
+    """Labeler: a classifier on sentence vectors (`encoder`) or words (`tfidf`), both for closed
+    labels, or agreeing adapters of the `model`. `auto` chooses a classifier by cross-validation; it
+    uses the model if no classifier learns the labels or the answers are not labels."""
     examples: PositiveInt = 400
-    """Most examples to make: the most confident of each label by its share, or as many inputs as
-    the adapters are asked."""
+    """Maximum number of pseudo-labeled examples. Classifiers keep the most confident of each label,
+    in proportion to its share. With `model`, it is the number of inputs to label."""
     adapters: int = Field(default=2, ge=2)
-    """`model`: how many are trained, each with another seed; what all of them answer is kept."""
+    """With `model`: number of adapters, each trained with another seed. Only answers on which all
+    agree are kept."""
 
 
 class ProductSpec(Part):
-    """Answers with the label that the adapter and a small classifier together find likeliest."""
+    """Product of experts: the label that is most likely under adapter and classifier together."""
 
     by: Literal["auto", "encoder", "tfidf"] = "auto"
-    """What the classifier reads: vectors of a sentence encoder, words in TF-IDF, or with `auto`
-    what folds of the labeled examples choose."""
+    """Features of the classifier: sentence vectors (`encoder`) or words (`tfidf`); `auto` chooses
+    by cross-validation on the labeled examples."""
 
 
 class SelectionSpec(Part):
-    """Which task examples are used, and when, by what each is worth."""
+    """Selection and order of task examples by score."""
 
     by: Literal["pvi", "memory"] = "pvi"
-    """`pvi`: bits that the input tells of the answer; `memory`: how often the base says it."""
+    """`pvi`: bits of information about the answer in the input. `memory`: how often the base model
+    gives the answer."""
     folds: int = Field(default=5, ge=2)
-    """PVI: each is scored by a model trained on the others."""
+    """PVI: number of folds; each is scored by a model trained on the others."""
     in_context: int = Field(default=0, ge=0)
-    """PVI: exemplars in the prompt in place of that training; 0 trains."""
+    """PVI: number of exemplars in the prompt instead of training; 0 trains."""
     templates: list[str] = Field(default=[])
-    """Memory: ways to put a question, each with `{prompt}`; four of telltune's if not given."""
+    """Memory: templates of a question, each with `{prompt}`; by default four built-in ones."""
     proposed_templates: int = Field(default=0, ge=0)
-    """Memory: let the model write up to so many more."""
+    """Memory: maximum number of additional templates written by the model."""
     samples: PositiveInt = 10
-    """Memory: completions of each question by each template."""
+    """Memory: number of completions per question and template."""
     aliases: str | None = None
-    """Memory: a JSON file with other names by answer."""
+    """Memory: JSON file with alternative names for answers."""
     levels: list[int] | None = None
-    """Memory: use examples of these levels only, from 0 (never said) to 4 (nearly always)."""
+    """Memory: levels of the examples to use, from 0 (never recalled) to 4 (nearly always)."""
     drop_easiest: float = Field(default=0, ge=0, lt=1)
-    """Leave out this share of the examples, those with the highest score."""
+    """Share of examples to drop, those with the highest scores."""
     drop_hardest: float = Field(default=0, ge=0, lt=1)
-    """Leave out this share, those with the lowest: wrong labels are among them."""
+    """Share of examples to drop, those with the lowest scores, which include wrong labels."""
     examples: PositiveInt | None = None
-    """Of those left, use so many, drawn by `seed`."""
+    """Number of remaining examples to use, drawn by `seed`."""
     order: Literal["easy_first", "hard_first"] | None = None
-    """Each pass goes through the task data by score, in the places that the mixture gives them."""
+    """Order of the task data by score in each pass, in the positions given by the mixture."""
 
     @field_validator("templates")
     @classmethod
     def _hold_the_question(cls, templates: list[str]) -> list[str]:
         for template in templates:
             if "{prompt}" not in template:
-                raise ValueError(f"`{template}` has no {{prompt}}, where the question goes")
+                raise ValueError(f"`{template}` must contain {{prompt}}, the place of the question")
         return templates
 
     @field_validator("levels")
     @classmethod
     def _are_of_memory(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
         if levels is not None and info.data.get("by") != "memory":
-            raise ValueError("levels are those of `by: memory`; PVI has none")
+            raise ValueError("levels require `by: memory`; PVI has none")
         if levels is not None and not (levels and set(levels) <= set(range(5))):
-            raise ValueError("levels are numbers from 0 to 4, one at least")
+            raise ValueError("levels must be one or more numbers from 0 to 4")
         return levels
 
     @field_validator("drop_hardest")
     @classmethod
     def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
         if share + info.data.get("drop_easiest", 0) >= 1:
-            raise ValueError("with `drop_easiest` it leaves no example; the two are below 1")
+            raise ValueError("its sum with `drop_easiest` must be below 1, to leave examples")
         return share
 
 
 class ConfidenceSpec(Part):
-    """How a task example's confidence c weighs in training; without this it does not."""
+    """Weighting of task examples by their confidence c; by default there is none."""
 
     by: Literal["column", "pvi"] = "column"
-    """From `columns.confidence`, or from PVI under the settings of `selection`."""
+    """Source of the confidence: `columns.confidence`, or PVI with the settings of `selection`."""
     scale: Literal["output", "input", "both"] = "output"
-    """`output` multiplies the example's loss by c, `input` the embeddings of its prompt."""
+    """`output` multiplies the example's loss by c, `input` the embeddings of its prompt; `both`
+    does both."""
 
 
 class MetaSpec(Part):
-    """A start of the adapter that is learned on general data, a source of them being a task."""
+    """Meta-learned initial weights of the adapter, with each general source as one task."""
 
     algorithm: Literal["maml", "fomaml", "reptile"] = "reptile"
-    """`maml` differentiates through the inner steps, the other two do not."""
+    """`maml` differentiates through the inner steps; `fomaml` and `reptile` do not."""
     sampling: Literal["uniform", "proportional", "mixed"] = "proportional"
-    """How often a source is visited: all alike, by its size, or in between."""
+    """Frequency of each source: `uniform`, `proportional` to its size, or `mixed`, their mean."""
     steps: PositiveInt = 100
-    """Of the start."""
+    """Number of meta-learning steps."""
     tasks_per_step: PositiveInt = 2
-    """Sources visited for each."""
+    """Number of sources per meta-learning step."""
     inner_steps: PositiveInt = 4
-    """Of gradient descent on a visit."""
+    """Number of gradient descent steps on each source."""
     batch_size: PositiveInt = 8
-    """Examples in each."""
+    """Number of examples per inner step."""
     inner_learning_rate: PositiveFloat = 0.1
-    """Of gradient descent."""
+    """Learning rate of the inner steps."""
     learning_rate: PositiveFloat = 1e-3
-    """Of the start, by Adam."""
+    """Learning rate of the meta-learning steps (Adam)."""
     examples: PositiveInt = 2000
-    """General examples to learn on, the first that `seed` draws."""
+    """Number of general examples to learn from, the first drawn by `seed`."""

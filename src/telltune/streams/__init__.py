@@ -1,4 +1,4 @@
-"""Inputs without end: a cascade of models that learns when the cheap ones are enough."""
+"""Streams of inputs: a cascade of models that learns when a cheap model is good enough."""
 
 from telltune.streams.cascade import Cascade, Decision
 

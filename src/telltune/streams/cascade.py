@@ -1,13 +1,13 @@
-"""Online cascade learning (Nie et al., arXiv 2402.04513): the cheap answer, where it will do.
+"""Online cascade learning (Nie et al., arXiv 2402.04513): use the cheapest adequate answer.
 
-Each input meets the levels from the cheapest up, and below the top each may hand it on. At first
-the top labels everything; every level keeps what the top has labelled, and learns a batch of it
-whenever its cache is full. With each update a level may act more often: it answers if its deferral
-network says so *and* a coin of chance 1 - γ^updates does. What no level answers the top labels, and
-an input never meets the levels above the one that answers it.
+Each input passes through the levels from the cheapest up, and each level may defer to the next.
+During warm-up the top model labels every input. Each level caches the inputs that the top model has
+labeled and learns from them whenever its cache is full. A level answers only if its deferral
+network allows it *and* a random draw with probability 1 - γ^updates succeeds, so that it answers
+more often after each update. The top model labels the inputs that no level answers.
 
-The top may fail. It has been asked twice by then; the lowest level's likeliest label is the answer,
-the record says so, and nobody learns from it.
+If the top model fails, the answer is the lowest level's most likely label. The decision records the
+failure, and no level learns from it.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ __all__ = ["TOP", "Cascade", "Decision", "Rung"]
 TOP = "top"
 _TOGETHER = 32
 _WARM_UPDATES = 10
-"""The published warm-up: the top labels everything until each level has had so many."""
+"""Number of updates of each level before the warm-up ends, as published."""
 _STEPS = 8
-"""Of the deferral networks, each time the lowest level learns; short streams need more than one."""
+"""Deferral-network steps per update of the lowest level; short streams need more than one."""
 _REPLAYED = 24
-"""Earlier inputs beside the newest in each of them."""
+"""Number of earlier inputs added to the newest ones in each of these steps."""
 _KEPT = 512
-"""Inputs to draw those from, the latest that the top has labelled."""
+"""Number of most recently labeled inputs from which the earlier ones are drawn."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One level below the top, and how it takes its place; IMDB's published values by default.
+    """Configuration of one level below the top model; defaults are the published IMDB values.
 
     Attributes:
-        level: The model.
-        cache: Labelled inputs that make an update.
-        decay: γ.
-        calibration: Of its deferral: how much it has to be wrong to hand on.
+        level: Model of this level.
+        cache: Number of labeled inputs per update.
+        decay: γ: after n updates the level may answer with probability 1 - γ^n.
+        calibration: Target deferral probability where the level is right, from 0 to 1.
     """
 
     level: Level
@@ -62,14 +62,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one input.
+    """Decision on one input.
 
     Attributes:
-        label: The answer.
-        by: The level that gave it.
-        seconds: That this input took, learning included.
-        tokens: That the top read and wrote.
-        failure: Why the top gave no label, where it was asked and gave none.
+        label: Answer to the input.
+        by: Name of the level that gave the answer.
+        seconds: Time for this input in seconds, learning included.
+        tokens: Number of tokens that the top model read and wrote.
+        failure: Reason why the top model was called but gave no label; "" otherwise.
     """
 
     label: str
@@ -81,7 +81,7 @@ class Decision:
 
 @dataclass
 class _Costs:
-    """Mean seconds that an input takes at each level, the top last."""
+    """Total seconds and number of inputs per level, the top model last."""
 
     seconds: list[float]
     inputs: list[int]
@@ -91,7 +91,7 @@ class _Costs:
         self.inputs[level] += inputs
 
     def above(self) -> list[float]:
-        """What the next level costs, for each level, in units of the top."""
+        """Return, for each level, the cost of the next one relative to the top model."""
         means = [s / max(n, 1) for s, n in zip(self.seconds, self.inputs, strict=True)]
         top = means[-1] or 1.0
         return [min(mean / top, 1.0) for mean in means[1:]]
@@ -99,7 +99,7 @@ class _Costs:
 
 @dataclass
 class Cascade:
-    """A cascade that is fed inputs and learns from them.
+    """A cascade that answers inputs and learns from them.
 
     Example:
         >>> cascade = Cascade(["spam", "fine"], [Rung(LinearLevel(2))], top)
@@ -107,11 +107,11 @@ class Cascade:
         ...     print(decision.label, decision.by)
 
     Attributes:
-        labels: What an input may be.
-        rungs: From the cheapest up.
-        top: Labels what they hand on.
-        price: μ: what a call to the top may cost, in nats of prediction loss.
-        seed: Of the coins, and of the deferral networks' start.
+        labels: Possible labels of an input.
+        rungs: Levels below the top model, from the cheapest up.
+        top: Model that labels the inputs that no level answers.
+        price: μ: price of a call to the top model, in nats of prediction loss.
+        seed: Seed of the random draws and of the deferral networks' initialization.
     """
 
     labels: Sequence[str]
@@ -120,15 +120,15 @@ class Cascade:
     price: float = 0.5
     seed: int = 0
     seen: int = field(default=0, init=False)
-    """Inputs so far."""
+    """Number of inputs seen so far."""
     updates: list[int] = field(init=False)
-    """Of each level."""
+    """Number of updates of each level."""
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise RecipeError("a cascade needs two labels or more, each once.")
+            raise RecipeError("a cascade needs at least two labels, each listed once.")
         if not self.rungs:
-            raise RecipeError("a cascade needs a level below the top.")
+            raise RecipeError("a cascade needs at least one level below the top model.")
         self.updates = [0] * len(self.rungs)
         self._caches: list[list[tuple[str, int]]] = [[] for _ in self.rungs]
         self._judged: list[tuple[list[list[float]], int]] = []
@@ -141,11 +141,11 @@ class Cascade:
         )
 
     def feed(self, texts: Sequence[str]) -> Iterator[Decision]:
-        """Answer inputs in their order, and learn.
+        """Answer inputs in their order, and learn from those that the top model labels.
 
-        Up to 32 go through a level together, which is many times quicker than one at a time and
-        gives the same answers: those behind the first that the top has to label go again, since it
-        may bring an update.
+        Up to 32 inputs pass through a level together, which is much faster than one at a time and
+        gives the same answers. The inputs after the first one that needs the top model are
+        processed again, because its label may trigger an update.
         """
         start = 0
         while start < len(texts):
@@ -161,7 +161,7 @@ class Cascade:
         return min(self.updates) >= _WARM_UPDATES
 
     def _pass(self, texts: Sequence[str]) -> list[Decision]:
-        """Decide inputs up to, and with, the first that the top has to label."""
+        """Decide the inputs up to and including the first that the top model has to label."""
         began = time.perf_counter()
         decided: dict[int, Decision] = {}
         waiting = list(range(len(texts)))
@@ -194,7 +194,7 @@ class Cascade:
         return found
 
     def _coin(self, place: int, number: int) -> float:
-        """From 0 to 1, by the input's place in the stream: the same however inputs are fed."""
+        """Return a draw from [0, 1) that depends only on seed, level and place in the stream."""
         key = (self.seed * 2**40 + place * len(self.rungs) + number) * 0x9E3779B97F4A7C15
         key = (key ^ (key >> 31)) * 0xBF58476D1CE4E5B9 % 2**64
         return ((key ^ (key >> 27)) % 2**53) / 2**53
@@ -208,7 +208,7 @@ class Cascade:
         if told.label is None or told.label not in self.labels:
             likely = self.rungs[0].level.likelihoods([text])
             guess = self.labels[int(likely.argmax())]
-            failure = told.failure or f"`{told.label}` is none of the labels"
+            failure = told.failure or f"`{told.label}` is not one of the labels"
             seconds = time.perf_counter() - began
             return Decision(guess, self.rungs[0].level.name, seconds, told.tokens, failure)
         if judged is None:
@@ -217,10 +217,11 @@ class Cascade:
         return Decision(told.label, TOP, time.perf_counter() - began, told.tokens)
 
     def _remember(self, text: str, label: int, judged: list[list[float]]) -> None:
-        """Put what the top labelled into every cache; a full one is learned from.
+        """Add an input that the top model labeled to every cache; learn from full caches.
 
-        What the levels thought of it is of before they learned it: a level is seldom wrong about
-        what it has just been shown, and networks that are trained on that hand nothing on.
+        The stored likelihoods are those from before the levels learn the input. A level is rarely
+        wrong on an input that it has just learned, so deferral networks trained on later
+        likelihoods would never defer.
         """
         self._judged = [*self._judged[1 - _KEPT :], (judged, label)]
         for number, (rung, cache) in enumerate(zip(self.rungs, self._caches, strict=True)):
@@ -234,7 +235,7 @@ class Cascade:
                     self._learn_deferral(len(texts))
 
     def _learn_deferral(self, newest: int) -> None:
-        """Some steps on the newest inputs that the top has labelled, and on earlier ones."""
+        """Train the deferral networks on the newest labeled inputs and on earlier ones."""
         rng = np.random.default_rng([self.seed, self.updates[0]])
         earlier, new = self._judged[:-newest], self._judged[-newest:]
         for _ in range(_STEPS):
@@ -248,7 +249,7 @@ class Cascade:
             self._deferral.learn(likely, labels, self._costs.above())
 
     def state(self) -> dict[str, Any]:
-        """All from which `restore` makes the same cascade."""
+        """Return the state from which `restore` rebuilds the cascade."""
         return {
             "labels": list(self.labels),
             "levels": [rung.level.name for rung in self.rungs],
@@ -262,17 +263,17 @@ class Cascade:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what a cascade was when it gave its state.
+        """Restore a state returned by `state`.
 
         Raises:
-            RecipeError: It is of other labels or levels.
+            RecipeError: The state has other labels or levels.
         """
         own = {"labels": list(self.labels), "levels": [rung.level.name for rung in self.rungs]}
         for what, value in own.items():
             if state[what] != value:
                 raise RecipeError(
-                    f"the saved cascade has the {what} {', '.join(state[what])}, and this one "
-                    f"{', '.join(value)}; bring those back, or begin in another folder."
+                    f"the saved cascade has the {what} {', '.join(state[what])}, but this one has "
+                    f"{', '.join(value)}; restore them or use another folder."
                 )
         self.seen, self.updates = state["seen"], list(state["updates"])
         self._caches = [[tuple(row) for row in cache] for cache in state["caches"]]

@@ -1,14 +1,16 @@
-"""Whether a level's answer is good enough: a small network that learns to hand an input on.
+"""Deferral networks: small networks that learn when a level should defer an input.
 
-From a level's likelihoods to 128 hidden units (ReLU) to a probability of deferring; above one half
-it defers (Nie et al., arXiv 2402.04513). It learns from inputs that the top has labelled:
+A network maps a level's likelihoods to 128 hidden units (ReLU) and then to a probability of
+deferring. The level defers if it is above one half (Nie et al., arXiv 2402.04513). Training uses
+the inputs that the top model has labeled and minimizes the sum of a calibration and a cost term:
 
-    Σ_j (d_j - min(1, [ŷ_j ≠ y] + calibration_j))²                     was it right to answer?
-  + Σ_j (Π_{k<j} d_k) · ((1 - d_j) · CE_j + d_j · μ · c_j)             what it costs in the end
+    Σ_j (d_j - min(1, [ŷ_j ≠ y] + calibration_j))²                     calibration
+  + Σ_j (Π_{k<j} d_k) · ((1 - d_j) · CE_j + d_j · μ · c_j)             expected cost
 
-with d_j the probability at level j, CE_j its cross entropy, c_j what the next level costs in units
-of the top, and μ what a call to the top may cost, in nats. Cross entropy is taken of the
-likelihoods as they are: the published code puts them through a softmax a second time.
+Here d_j is the deferral probability at level j and CE_j is its cross entropy. c_j is the cost of
+the next level relative to the top model, and μ is the price of a call to the top model in nats.
+The published code applies a second softmax to the likelihoods before the cross entropy; this
+code does not.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ _LEAST = 1e-6
 
 
 class Deferral:
-    """The networks of all lower levels, trained together.
+    """Deferral networks of all lower levels, trained together.
 
     Args:
-        labels: How many.
-        calibration: Of each level.
-        learning_rate: Adam's.
-        price: μ.
-        seed: Of the networks' start.
+        labels: Number of labels.
+        calibration: Calibration value of each level.
+        learning_rate: Learning rate of Adam.
+        price: μ: price of a call to the top model, in nats.
+        seed: Seed of the networks' initialization.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Deferral:
         )
 
     def defers(self, level: int, likelihoods: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probability that a level had better hand on, (texts,)."""
+        """Return the probability that a level should defer each text, (texts,)."""
         with torch.inference_mode():
             found = self._probability(level, torch.from_numpy(likelihoods).float())
         return found.double().numpy()
@@ -76,15 +78,15 @@ class Deferral:
         labels: NDArray[np.int64],
         costs: Sequence[float],
     ) -> float:
-        """One step on inputs that the top has labelled.
+        """Take one optimizer step on inputs that the top model has labeled.
 
         Args:
-            likelihoods: Of each level, (texts, labels).
-            labels: The top's, (texts,).
-            costs: c of each level: what the one above it costs, in units of the top.
+            likelihoods: Label likelihoods of each level, (texts, labels) each.
+            labels: Labels of the top model, (texts,).
+            costs: c of each level: cost of the next level relative to the top model.
 
         Returns:
-            The loss before the step, a text.
+            The mean loss per text before the step.
         """
         answers = torch.from_numpy(labels)
         reached = torch.ones(len(labels))
@@ -105,8 +107,8 @@ class Deferral:
         return float(mean.detach())
 
     def state(self) -> dict[str, Any]:
-        """Of networks and optimizer."""
-        # A copy: the next step changes what these hold.
+        """Return the state of the networks and of the optimizer."""
+        # The next step changes these tensors in place, so they are copied.
         return copy.deepcopy(
             {
                 "networks": self._networks.state_dict(),
@@ -115,7 +117,7 @@ class Deferral:
         )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """As it was."""
+        """Restore a state returned by `state`."""
         self._networks.load_state_dict(state["networks"])
         self._optimizer.load_state_dict(state["optimizer"])
 

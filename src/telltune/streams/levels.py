@@ -1,4 +1,4 @@
-"""The lower levels of a cascade: cheap models of a closed set of labels, which learn as they go."""
+"""Lower levels of a cascade: cheap classifiers over a closed set of labels that learn online."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ __all__ = ["Level", "LinearLevel", "softmax"]
 
 
 class Level(Protocol):
-    """A model below the top."""
+    """A model below the top model."""
 
     @property
     def name(self) -> str:
-        """In records and tables."""
+        """Name of the level in records and tables."""
         ...
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How likely each label is, (texts, labels)."""
+        """Return the likelihood of each label, (texts, labels)."""
         ...
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """Take a small batch of labelled texts into account."""
+        """Update the model on a small batch of labeled texts."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Arrays and numbers from which `restore` makes the same level."""
+        """Return the arrays and numbers from which `restore` rebuilds the level."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what a level was when it gave its state."""
+        """Restore a state returned by `state`."""
         ...
 
 
 class LinearLevel:
-    """Logistic regression on hashed words and pairs of words, fitted online.
+    """Logistic regression on hashed unigrams and bigrams, fitted online.
 
-    Hashing needs no look at the texts to come, which a vocabulary or document frequencies would.
-    TF is damped (1 + ln) and a text has length 1. Each update is one AdaGrad step on the cross
-    entropy of its batch (Duchi et al., 2011), which suits words that are rare.
+    Unlike a vocabulary or document frequencies, hashing needs no future texts. Term frequencies
+    are damped (1 + ln), and each text vector has length 1. Each update is one AdaGrad step on the
+    cross entropy of its batch (Duchi et al., 2011), which suits rare words.
 
     Args:
-        labels: How many.
-        features: Hash buckets.
-        learning_rate: AdaGrad's.
+        labels: Number of labels.
+        features: Number of hash buckets.
+        learning_rate: Learning rate of AdaGrad.
     """
 
     name = "linear"
@@ -61,23 +61,23 @@ class LinearLevel:
             n_features=features, ngram_range=(1, 2), norm=None, alternate_sign=False
         )
         self.learning_rate = learning_rate
-        # Of a word all labels stand side by side in memory: few words are looked at.
+        # Rows are words: an update touches few words, and all labels of a word are contiguous.
         self.weights = np.zeros((features, labels), np.float32)
         self.bias = np.zeros(labels, np.float32)
         self._squares = np.full((features, labels), 1e-6, np.float32)
         self._bias_squares = np.full(labels, 1e-6, np.float32)
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How likely each label is, (texts, labels)."""
+        """Return the likelihood of each label, (texts, labels)."""
         return softmax(self._rows(texts) @ self.weights + self.bias)
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """One step on a batch."""
+        """Take one AdaGrad step on a batch."""
         rows = self._rows(texts)
         error = softmax(rows @ self.weights + self.bias)
         error[np.arange(len(labels)), labels] -= 1
         error /= len(labels)
-        # Only words that came have a gradient.
+        # Only words of the batch have a gradient.
         words = np.unique(rows.indices)
         slope = np.asarray((rows[:, words].T @ error), np.float32)
         self._squares[words] += slope**2
@@ -87,7 +87,7 @@ class LinearLevel:
         self.bias -= self.learning_rate * bias / np.sqrt(self._bias_squares)
 
     def state(self) -> dict[str, Any]:
-        """What was learned; of the weights, those that ever moved."""
+        """Return the learned state; words whose weights are all zero are omitted."""
         moved = np.flatnonzero(np.abs(self.weights).sum(1))
         return {
             "words": moved,
@@ -98,7 +98,7 @@ class LinearLevel:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """As it was."""
+        """Restore a state returned by `state`."""
         kept = {name: np.asarray(value) for name, value in state.items()}
         self.weights[:], self._squares[:] = 0, 1e-6
         self.weights[kept["words"]] = kept["weights"]
@@ -114,7 +114,7 @@ class LinearLevel:
 
 
 def softmax(scores: Any) -> NDArray[np.float64]:
-    """Turn scores of labels into likelihoods, (texts, labels)."""
+    """Convert label scores to likelihoods, (texts, labels)."""
     shifted = np.asarray(scores, np.float64)
     shifted = np.exp(shifted - shifted.max(1, keepdims=True))
     return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float64)

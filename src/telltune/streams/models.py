@@ -1,4 +1,4 @@
-"""Levels that are models: a small encoder that learns, and the folders of `tell fit`."""
+"""Levels that are models: a small encoder that learns, and models from `tell fit` folders."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ _LONGEST = 128
 
 
 class EncoderLevel:
-    """A small encoder with a layer of logits, all of it trained on what the top labels.
+    """A small encoder with a classification head, fully trained on the top model's labels.
 
     Args:
-        model: A folder or hub id.
-        labels: How many.
-        learning_rate: AdamW's.
-        seed: Of the new layer's start.
+        model: Folder or hub ID of the encoder.
+        labels: Number of labels.
+        learning_rate: Learning rate of AdamW.
+        seed: Seed of the head's initialization.
+
+    Raises:
+        ModelError: The encoder cannot be loaded.
     """
 
     name = "encoder"
@@ -59,7 +62,7 @@ class EncoderLevel:
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How likely each label is, (texts, labels)."""
+        """Return the likelihood of each label, (texts, labels)."""
         self._model.eval()
         with torch.inference_mode():
             logits = self._model(**self._inputs(texts)).logits
@@ -67,7 +70,7 @@ class EncoderLevel:
         return found
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """One step on a batch."""
+        """Take one AdamW step on a batch."""
         self._model.train()
         self._optimizer.zero_grad()
         self._model(**self._inputs(texts), labels=torch.tensor(list(labels))).loss.backward()
@@ -75,12 +78,12 @@ class EncoderLevel:
         self._optimizer.step()
 
     def state(self) -> dict[str, Any]:
-        """Of weights and optimizer."""
+        """Return the state of the weights and of the optimizer."""
         weights = {name: value.clone() for name, value in self._model.state_dict().items()}
         return {"weights": weights, "optimizer": self._optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """As it was."""
+        """Restore a state returned by `state`."""
         self._model.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
 
@@ -91,11 +94,11 @@ class EncoderLevel:
 
 
 class AdapterLevel:
-    """The adapter of `tell fit`, which has learned already and learns no more.
+    """An adapter from `tell fit`, which is not trained further.
 
     Args:
-        folder: From `tell fit`.
-        labels: What an input may be.
+        folder: Output folder of `tell fit`.
+        labels: Possible labels of an input.
     """
 
     name = "adapter"
@@ -106,29 +109,29 @@ class AdapterLevel:
         self._labels = self._encoder.completions([Example("-", label) for label in labels])
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How likely each label is as an answer, (texts, labels)."""
+        """Return the likelihood of each label as the answer, (texts, labels)."""
         prompts = self._encoder.prompts([Example(text, "") for text in texts])
         nll = label_nll(self._predictor.model, prompts, self._labels)
         found: NDArray[np.float64] = (-nll).softmax(1).numpy()
         return found
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """Nothing: its weights are a finished run's."""
+        """Do nothing; the adapter is fixed."""
 
     def state(self) -> dict[str, Any]:
-        """Nothing that could change."""
+        """Return an empty state."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Do nothing; the state is empty."""
 
 
 class BaselineLevel:
-    """The baseline of `tell fit`, which has learned already and learns no more.
+    """A baseline from `tell fit`, which is not trained further.
 
     Args:
-        folder: From `tell fit`.
-        labels: What an input may be.
+        folder: Output folder of `tell fit`.
+        labels: Possible labels of an input.
 
     Raises:
         RecipeError: The baseline knows none of the labels.
@@ -137,20 +140,20 @@ class BaselineLevel:
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         self.name: str = read_tell(folder)["method"]
         predictor = load_folder(folder)
-        assert isinstance(predictor, BaselinePredictor)  # by `fitted_level`
+        assert isinstance(predictor, BaselinePredictor)  # guaranteed by `fitted_level`
         self._classifier = predictor.classifier
         answers = predictor.classifier.scorer.answers
         keys = np.array([label_key(answer) for answer in answers])
-        # By label, the rows of scores that speak for it: the nearest example's, say.
+        # For each label, the score columns of its answers; a k-NN baseline has one per example.
         self._rows = [np.flatnonzero(keys == label_key(label)) for label in labels]
         if not any(len(rows) for rows in self._rows):
             raise RecipeError(
-                f"{folder} answers with none of the labels ({', '.join(labels)}) but such as "
-                f"`{answers[0]}`; name another folder, or write the labels alike."
+                f"{folder} knows none of the labels ({', '.join(labels)}), but answers such "
+                f"as `{answers[0]}`; use another folder or change the labels to match."
             )
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How likely each label is, (texts, labels); 0 for a label that it does not know."""
+        """Return the likelihood of each label, (texts, labels); 0 for unknown labels."""
         scores = self._classifier.scores([Example(text, "") for text in texts])
         best = np.full((len(texts), len(self._rows)), -np.inf)
         for label, rows in enumerate(self._rows):
@@ -159,26 +162,26 @@ class BaselineLevel:
         return softmax(best)
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """Nothing: its weights are a finished fit's."""
+        """Do nothing; the baseline is fixed."""
 
     def state(self) -> dict[str, Any]:
-        """Nothing that could change."""
+        """Return an empty state."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Do nothing; the state is empty."""
 
 
 def fitted_level(folder: Path, labels: Sequence[str]) -> Level:
-    """Make a level of what `tell fit` left.
+    """Return a level for an adapter or baseline from `tell fit`.
 
     Args:
-        folder: Of an adapter or a baseline.
-        labels: What an input may be.
+        folder: Output folder of `tell fit`.
+        labels: Possible labels of an input.
 
     Raises:
         ModelError: The folder cannot be loaded.
-        RecipeError: It is a baseline that knows none of the labels.
+        RecipeError: The folder is a baseline that knows none of the labels.
     """
     kind = BaselineLevel if is_baseline(read_tell(folder)) else AdapterLevel
     return kind(folder, labels)

@@ -1,4 +1,4 @@
-"""What became of a stream, as one page: what was saved, at which cost in errors, and when."""
+"""Report page of a stream: saved calls and errors over the course of the stream."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _TEMPLATE = Path(__file__).parent / "templates" / "stream.html.j2"
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What became of a stream so far.
+    """Summary of a stream so far.
 
     Attributes:
-        inputs: Decided.
-        by: How many each level answered.
-        top_calls: Inputs that the top was asked about.
-        saved: Share of inputs that it was not asked about.
-        tokens: That it read and wrote.
-        seconds: Of all decisions.
-        failures: Inputs that the top gave no label for, by why.
-        refused: Rows that are no input, by why.
-        accuracy: Percent of the rows with a label of their own; None where none has one.
-        course: At fifty places of the stream: inputs so far, percent saved so far, errors so far.
+        inputs: Number of decided inputs.
+        by: Number of inputs that each level answered.
+        top_calls: Number of inputs for which the top model was called.
+        saved: Share of inputs for which the top model was not called, 0 to 1.
+        tokens: Number of tokens that the top model read and wrote.
+        seconds: Total time of all decisions in seconds.
+        failures: Number of inputs for which the top model gave no label, by reason.
+        refused: Number of rows that are not valid inputs, by reason.
+        accuracy: Accuracy in percent on the rows with a known label; None without such rows.
+        course: Inputs, percent saved and errors so far, at up to fifty places of the stream.
     """
 
     inputs: int
@@ -48,10 +48,10 @@ def write_page(report: StreamReport, out: Path) -> None:
     """Write report.html.
 
     Args:
-        report: Of the stream so far.
-        out: The stream's folder.
+        report: Summary of the stream so far.
+        out: Output folder of the stream.
     """
-    figures = [_course(report, "saved", "answered below the top, %", "Savings")]
+    figures = [_course(report, "saved", "answered by lower levels, %", "Savings")]
     if report.accuracy is not None:
         figures.append(_course(report, "errors", "wrong answers so far", "Errors"))
     title = out.resolve().name
@@ -60,13 +60,13 @@ def write_page(report: StreamReport, out: Path) -> None:
 
 
 def verdict(report: StreamReport) -> str:
-    """What was saved, and how often the answers were right."""
+    """Return the share of inputs answered below the top model, and the accuracy."""
     told = (
-        f"Of {number(report.inputs)} inputs the top was asked about {number(report.top_calls)}: "
-        f"{share(report.saved)} were answered below it."
+        f"The top model was called for {number(report.top_calls)} of {number(report.inputs)} "
+        f"inputs; {share(report.saved)} were answered by lower levels."
     )
     if report.accuracy is not None:
-        told += f" Of the inputs with a label of their own {score(report.accuracy)}% are right."
+        told += f" Accuracy on inputs with a known label: {score(report.accuracy)}%."
     return told
 
 

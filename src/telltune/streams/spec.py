@@ -1,4 +1,4 @@
-"""What a cascade is made of, as a YAML file says it."""
+"""Configuration of a cascade, read from a YAML file."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ __all__ = ["CascadeSpec", "load_cascade", "make_cascade"]
 
 
 class LevelSpec(Part):
-    """One level below the top."""
+    """One level below the top model."""
 
     kind: Literal["linear", "encoder", "adapter"]
-    """Hashed words, a small transformer that learns, or the folder of `tell fit`, be it of an
-    adapter or of a baseline."""
+    """Model of the level: hashed words, a small transformer that learns, or a `tell fit` folder
+    (of an adapter or a baseline)."""
     path: str | None = Field(default=None, validate_default=True)
-    """Of the encoder or the adapter."""
+    """Path of the encoder or of the `tell fit` folder."""
     cache: PositiveInt = 8
-    """Labelled inputs that make an update."""
+    """Number of labeled inputs per update."""
     decay: float = Field(default=0.97, gt=0, lt=1)
-    """γ: after so many updates the level acts with chance 1 - γ^updates."""
+    """γ: after n updates the level may answer with probability 1 - γ^n."""
     calibration: float = Field(default=0.4, gt=0, lt=1)
-    """How much deferring is wanted where the level is right."""
+    """Target deferral probability where the level is right."""
 
     @field_validator("path")
     @classmethod
     def _is_for_models(cls, path: str | None, info: ValidationInfo) -> str | None:
         if (path is None) != (info.data.get("kind") == "linear"):
-            raise ValueError("an encoder and an adapter have one, a linear level has none")
+            raise ValueError("required for `encoder` and `adapter`, not allowed for `linear`")
         return path
 
 
 class TopSpec(Part):
-    """The model that labels what the levels hand on."""
+    """Top model, which labels the inputs that no level answers."""
 
     endpoint: str | None = None
-    """Of a server with OpenAI's chat completions, up to and with `/v1`."""
+    """URL of a server with OpenAI's chat completions API, up to and including `/v1`."""
     model: str = "embedded"
-    """The server's name for it, or a base model here."""
+    """Name of the model on the server, or of a local base model without `endpoint`."""
     adapter: str | None = None
-    """The folder of `tell fit`, in place of a base model here."""
+    """Folder of `tell fit`, used in place of a local base model."""
     timeout: PositiveFloat = 30.0
-    """Seconds that a call to the server may take; it is tried twice."""
+    """Timeout of a call to the server in seconds; a failed call is retried once."""
     key_variable: str | None = None
-    """The environment variable that holds the server's key."""
+    """Environment variable that holds the server's API key."""
 
 
 class CascadeSpec(Part):
-    """A cascade.
+    """Configuration of a cascade.
 
     Example:
         ```yaml
@@ -80,22 +80,22 @@ class CascadeSpec(Part):
     """
 
     labels: list[str] = Field(min_length=2)
-    """What an input may be."""
+    """Possible labels of an input."""
     instruction: str = "Name the label of the input, nothing else."
-    """The top's system turn."""
+    """System message for the top model."""
     levels: list[LevelSpec] = Field(min_length=1)
-    """From the cheapest up."""
+    """Levels below the top model, from the cheapest up."""
     top: TopSpec
     price: PositiveFloat = 0.5
-    """μ: what a call to the top may cost, in nats of prediction loss."""
+    """μ: price of a call to the top model, in nats of prediction loss."""
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 def load_cascade(path: str | Path) -> CascadeSpec:
-    """Read a cascade's file.
+    """Read a cascade from its YAML file.
 
     Raises:
-        RecipeError: What is wrong with it, by key.
+        RecipeError: The file cannot be read or is invalid; the message names the keys.
     """
     try:
         return CascadeSpec.model_validate(read_yaml(Path(path), "cascade"))
@@ -105,10 +105,11 @@ def load_cascade(path: str | Path) -> CascadeSpec:
 
 
 def make_cascade(spec: CascadeSpec) -> Cascade:
-    """Load its models.
+    """Load the models of a cascade.
 
     Raises:
-        RecipeError: The variable with the server's key is not set.
+        RecipeError: The variable with the server's key is not set, the endpoint is not an HTTP
+            address, or a baseline knows none of the labels.
         ModelError: A model cannot be loaded.
     """
     from telltune.streams.cascade import Cascade
@@ -144,7 +145,7 @@ def _top(spec: CascadeSpec) -> Top:
         if not key:
             raise RecipeError(
                 f"top.key_variable: {top.key_variable} is not set in the environment; set it, or "
-                "leave the key out for a server that wants none."
+                "remove `key_variable` if the server needs no key."
             )
     return Endpoint(
         top.endpoint, top.model, spec.labels, spec.instruction, timeout=top.timeout, key=key

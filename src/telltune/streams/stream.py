@@ -1,4 +1,4 @@
-"""A stream in a file through a cascade: decisions on disk as they come, and a state to resume."""
+"""Run a file of inputs through a cascade; decisions and a resumable state are saved on disk."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DECISIONS = "decisions.jsonl"
 _SUMMARY = "summary.json"
 _STATE = "state.pt"
 _CHUNK = 256
-"""Inputs between two states."""
+"""Number of inputs between two saved states."""
 _PLACES = 50
-"""Of a course."""
+"""Number of points of a course."""
 
 
 def run_stream(
@@ -44,20 +44,21 @@ def run_stream(
 ) -> StreamReport:
     """Answer every row of a stream.
 
-    Called again on the same folder it goes on behind the last state, and also with what a growing
-    file has got meanwhile.
+    A second call with the same folder resumes after the last saved state. It also processes rows
+    that were appended to the stream in the meantime.
 
     Args:
-        cascade: The cascade's YAML file.
-        stream: A JSONL file: `text`, and perhaps `label`, which nothing learns from.
-        out: Where decisions.jsonl goes (a row an input), the state,
-            summary.json and report.html.
-        progress: Show a bar.
+        cascade: YAML file of the cascade.
+        stream: JSONL file with the key `text` and, optionally, `label`, which is used only to
+            measure accuracy.
+        out: Output folder for decisions.jsonl (one line per row), the state, summary.json and
+            report.html.
+        progress: Show a progress bar.
 
     Raises:
-        RecipeError: The cascade's file is not right, or not that of the folder's state.
+        RecipeError: The cascade's file is invalid or does not match the saved state.
         DataError: The stream cannot be read.
-        StorageError: The folder is in use, or the disk refuses.
+        StorageError: The folder is in use, its state is damaged, or it cannot be written.
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with alone(out):
@@ -86,7 +87,7 @@ def run_stream(
 def _decide(
     cascade: Cascade, chunk: list[tuple[int, dict[str, Any] | str]], labels: set[str]
 ) -> list[dict[str, Any]]:
-    """A record a row, in the rows' order; one that is no input has its reason."""
+    """Return one record per row, in order; an invalid row has the reason as `refused`."""
     texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
     decisions: Iterator[Decision] = cascade.feed(texts)
     lines = []
@@ -113,7 +114,10 @@ def _decide(
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each row with its line, or why it is none; a last line may still be being written."""
+    """Yield line numbers with the row, or with the reason why it is invalid.
+
+    Reading stops at an unfinished last line, which may still be being written.
+    """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, start=1):
@@ -131,17 +135,17 @@ def _row(line: str) -> dict[str, Any] | str:
     try:
         row = json.loads(line)
     except ValueError:
-        return "no JSON"
+        return "not valid JSON"
     if not isinstance(row, dict):
-        return "no JSON object"
+        return "not a JSON object"
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
-        return "no text: key `text` is missing, empty or no text"
+        return "key `text` is missing, empty or not a string"
     return row
 
 
 def _resume(cascade: Cascade, out: Path) -> int:
-    """Restore the last state, and drop decisions that came after it; how many are left."""
+    """Restore the last state, drop later decisions, and return the number of those kept."""
     state = out / _STATE
     if not state.exists():
         if (out / DECISIONS).exists():
@@ -150,7 +154,7 @@ def _resume(cascade: Cascade, out: Path) -> int:
     try:
         kept = torch.load(state, weights_only=True)
     except Exception as error:
-        raise StorageError(f"{state} is damaged ({error}); remove {out} to begin anew.") from None
+        raise StorageError(f"{state} is damaged ({error}); remove {out} to start over.") from None
     cascade.restore(kept["cascade"])
     decided = int(kept["decided"])
     lines = (out / DECISIONS).read_text(encoding="utf-8").splitlines(keepends=True)[:decided]
@@ -159,14 +163,14 @@ def _resume(cascade: Cascade, out: Path) -> int:
 
 
 def _save(cascade: Cascade, out: Path, decided: int) -> None:
-    """The state, complete or not at all."""
+    """Write the state atomically."""
     buffer = io.BytesIO()
     torch.save({"cascade": _as_tensors(cascade.state()), "decided": decided}, buffer)
     write_bytes(out / _STATE, buffer.getvalue())
 
 
 def _as_tensors(value: Any) -> Any:
-    """Arrays as tensors, which torch reads back without running anything."""
+    """Convert arrays to tensors, which `torch.load` reads with `weights_only=True`."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     if isinstance(value, dict):

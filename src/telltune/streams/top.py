@@ -1,4 +1,4 @@
-"""The top of a cascade: a large model that labels what the levels below hand on."""
+"""Top model of a cascade: a large model that labels the inputs that no lower level answers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "Labelled", "LocalModel", "Top", "local_model"]
 
 _LONGEST = 32
-"""Tokens of an answer: a label, and some words around it."""
+"""Maximum number of tokens of an answer: a label and a few words around it."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the top says of one input.
+    """Answer of the top model to one input.
 
     Attributes:
-        label: One of the labels; None where it gave none, with `failure`.
-        tokens: Read and written.
-        seconds: Of the call, retries included.
-        failure: Why there is no label.
+        label: One of the labels; None if the model gave none.
+        tokens: Number of tokens read and written.
+        seconds: Time of the call in seconds, retries included.
+        failure: Reason why there is no label; "" otherwise.
     """
 
     label: str | None
@@ -43,33 +43,33 @@ class Labelled:
 
 
 class Top(Protocol):
-    """Whatever labels the inputs that nobody below answers."""
+    """A model that labels the inputs that no lower level answers."""
 
     def label(self, text: str) -> Labelled:
-        """Label one input; a failure is an answer too, never an exception."""
+        """Label one input; a failure is returned, not raised."""
         ...
 
 
 @dataclass
 class LocalModel:
-    """A predictor of telltune: a base model, few-shot, or what `tell fit` left.
+    """A local predictor: a base model, few-shot prompting, or a model from `tell fit`.
 
     Attributes:
-        predictor: Answers.
-        labels: What it may say.
+        predictor: Predictor that answers the inputs.
+        labels: Allowed labels.
     """
 
     predictor: Predictor
     labels: Sequence[str]
 
     def label(self, text: str) -> Labelled:
-        """The label that its answer names."""
+        """Return the label that the predictor's answer names."""
         from telltune.data.examples import Example
 
         began = time.perf_counter()
         [answer] = self.predictor.predict([Example(text, "")])
         spent = time.perf_counter() - began
-        # A baseline has no language model, and reads no tokens.
+        # A baseline has no language model and reads no tokens.
         read = self.predictor.model is not None
         tokens = len(self.predictor.tokenizer(text + answer)["input_ids"]) if read else 0
         label = read_label(answer, self.labels)
@@ -80,10 +80,16 @@ class LocalModel:
 def local_model(
     model: str, adapter: str | None, labels: Sequence[str], instruction: str
 ) -> LocalModel:
-    """A base model behind an instruction, or what `tell fit` left, which needs none.
+    """Load a base model with an instruction, or a `tell fit` folder, which needs none.
+
+    Args:
+        model: Name of the base model; ignored if `adapter` is given.
+        adapter: Folder of `tell fit`, or None.
+        labels: Allowed labels.
+        instruction: System message for the base model.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     from telltune.data.anchor import Anchor, anchored_tokenizer
     from telltune.methods.baseline_folder import load_folder
@@ -101,16 +107,19 @@ def local_model(
 
 @dataclass
 class Endpoint:
-    """A server that speaks OpenAI's chat completions.
+    """A server with OpenAI's chat completions API.
 
     Attributes:
-        url: Up to and with `/v1`.
-        model: Its name there.
-        labels: What it may say.
-        instruction: The system turn.
-        shots: Turns shown before each input.
-        timeout: Seconds that a call may take.
-        key: Sent as a bearer token; never written anywhere.
+        url: URL of the server, up to and including `/v1`.
+        model: Name of the model on the server.
+        labels: Allowed labels.
+        instruction: System message.
+        shots: Messages shown before each input.
+        timeout: Timeout of a call in seconds.
+        key: API key, sent as a bearer token and never stored.
+
+    Raises:
+        RecipeError: The URL is not an HTTP address.
     """
 
     url: str
@@ -123,10 +132,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise RecipeError(f"the endpoint {self.url} is no http address; write http://HOST/v1.")
+            raise RecipeError(f"endpoint {self.url} is not an HTTP address; use http://HOST/v1.")
 
     def label(self, text: str) -> Labelled:
-        """Ask, and once more where that fails or gives no label."""
+        """Label one input; retry once if the call fails or gives no label."""
         began = time.perf_counter()
         tokens, failure = 0, ""
         for _ in range(2):
@@ -158,12 +167,12 @@ class Endpoint:
             found: dict[str, Any] = json.loads(reply.read())
         answer = found["choices"][0]["message"]["content"]
         if not isinstance(answer, str):
-            raise TypeError("the reply's content is no text")
+            raise TypeError("the reply's content is not a string")
         return answer, int(found.get("usage", {}).get("total_tokens", 0))
 
 
 def _wait(error: Exception, began: float, timeout: float) -> None:
-    """As long as a server that limits its rate asks for, but no longer than a call may take."""
+    """Wait as long as a rate-limiting server asks for, within the timeout of the call."""
     if not (isinstance(error, urllib.error.HTTPError) and error.code in (429, 503)):
         return
     try:

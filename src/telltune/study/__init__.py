@@ -1,1 +1,1 @@
-"""Studies: methods held against one another on the same task."""
+"""Studies: comparisons of methods on the same tasks."""

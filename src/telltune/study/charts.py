@@ -1,4 +1,4 @@
-"""The charts of a report, as Vega-Lite specifications."""
+"""Charts of a report as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
     "forgetting_figures",
 ]
 
-# Where a label ends in a leverage ratio, that is a line of its own: cut off, all would be alike.
+# A leverage ratio goes on a line of its own: truncated labels would look the same.
 _TWO_LINES: dict[str, Any] = {
     "labelLimit": 170,
     "labelExpr": "split(replace(datum.label, ' at ratio ', '\\nat ratio '), '\\n')",
-    # The first of two lines stands in the middle otherwise.
+    # Without this offset the first of two lines is vertically centered.
     "labelOffset": {
         "condition": {"test": "indexof(datum.label, ' at ratio ') > 0", "value": -6},
         "value": 0,
@@ -44,7 +44,7 @@ _PROMPT_LENGTH = 120
 _TOLD = {
     "task": "task",
     "method": "method",
-    "size": "size asked for",
+    "size": "requested size",
     "tokens": "task tokens",
     "score": "score",
     "interval": "95% interval",
@@ -52,11 +52,14 @@ _TOLD = {
     "seeds": "seeds",
     "general": "general tokens",
 }
-"""What hovering over a score tells, by field."""
+"""Tooltip labels of a score, by field."""
 
 
 def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Score against task tokens, a figure a task; methods without task data are level lines."""
+    """Plot score against task tokens, one figure per task.
+
+    Methods without task data are horizontal lines.
+    """
     import altair as alt
 
     figures = []
@@ -85,9 +88,10 @@ def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure
 def emergence_figures(
     summary: Summary, courses: Sequence[ItemCourses], palette: Palette
 ) -> list[Figure]:
-    """Score against general tokens, a figure a task and size where a method ran at several.
+    """Plot score against general tokens, one figure per task and size.
 
-    Behind each come its methods' test items, one by one.
+    Only methods that ran with several amounts of general data are drawn. Each figure is followed by
+    one figure per method with its single test items.
     """
     import altair as alt
 
@@ -104,7 +108,7 @@ def emergence_figures(
         x = (
             alt.X("x:Q")
             .title("general tokens")
-            # log(task + general tokens), on which no general data has a place too.
+            # log(task + general tokens) can also show a point without general data.
             .scale(type="symlog", constant=size, nice=False)
             .axis(values=sorted({p.general_tokens for p in found}), format=".2~s")
         )
@@ -125,12 +129,12 @@ def emergence_figures(
 
 
 def _item_figure(courses: ItemCourses) -> Figure:
-    """A column an amount of general data, a line an item: full where all of its seeds are right."""
+    """Draw one column per amount of general data and one row per item, opaque at a score of 100."""
     import altair as alt
 
     means = courses.scores
     order = sort_items(means)
-    # A line is seen down to some 2 pixels; of more items every second, third ... is drawn.
+    # A row needs about 2 pixels to be visible, so long lists are thinned to every nth item.
     shown = order[:: math.ceil(len(order) / _MOST_ITEMS)]
     values = [
         {
@@ -174,15 +178,15 @@ def _item_figure(courses: ItemCourses) -> Figure:
     curve = courses.curve
     notes = [] if curve.items is None else [tell_items(curve.items, curve.emergence)]
     if len(shown) < len(order):
-        notes.append(f"{len(shown)} of {len(order)} items are drawn, evenly chosen in this order.")
+        notes.append(f"{len(shown)} of {len(order)} items are drawn, evenly spaced in this order.")
     title = f"{curve.name}, item by item: {curve.task}, {number(curve.size)} task tokens"
-    # Whole pixels an item, or lines would differ.
+    # Whole pixels per item keep all rows equally high.
     height = len(shown) * max(2, 320 // len(shown))
     return Figure(title, spec_of(layers_of(cells), height), [], notes)
 
 
 def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """What became of general loss and of answers without the anchor, a dot a point."""
+    """Plot the change of general loss and of leakage, one dot per point."""
     figures = []
     for kind, title, told in (
         ("general_nll", "General loss: change in percent", loss),
@@ -206,7 +210,7 @@ def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure
 
 
 def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
-    """Points with their intervals, joined by a line a method."""
+    """Draw points with their intervals, joined by one line per method."""
     import altair as alt
 
     base = chart_of(values).encode(x, palette.colour())
@@ -221,19 +225,19 @@ def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
 
 
 def _levels(values: Values, palette: Palette) -> alt.LayerChart:
-    """A line a method, as high all along."""
+    """Draw one horizontal line per method."""
     import altair as alt
 
     rule = chart_of(values).encode(alt.Y("y:Q"), palette.colour(), tooltip=tooltip_of(_TOLD))
     return layers_of(
         rule.mark_rule(strokeDash=[6, 4], strokeWidth=1.5),
-        # Not seen, but wide enough to be pointed at.
+        # This invisible rule is wide enough to hover over.
         rule.mark_rule(strokeWidth=12, opacity=0),
     )
 
 
 def _changes(values: Values, palette: Palette) -> dict[str, Any]:
-    """A line of dots a method, around a rule at no change."""
+    """Draw one row of dots per method, with a vertical rule at no change."""
     import altair as alt
 
     methods = [key.label for key in palette.keys(values)]
@@ -251,7 +255,7 @@ def _changes(values: Values, palette: Palette) -> dict[str, Any]:
 
 
 def _value(point: Point, label: str) -> dict[str, Any]:
-    """A point as a chart reads it: numbers to draw, and text to tell."""
+    """Return a point's values for a chart: numbers to draw and text for the tooltip."""
     return {
         "task": point.task,
         "method": label,
@@ -265,23 +269,23 @@ def _value(point: Point, label: str) -> dict[str, Any]:
         "general": number(point.general_tokens),
         "x": point.task_tokens,
         "y": point.score,
-        # JSON has no NaN, which a bound is where the data cannot tell it.
+        # JSON has no NaN, which marks a bound that the data do not determine.
         "low": None if math.isnan(point.low) else point.low,
         "high": None if math.isnan(point.high) else point.high,
     }
 
 
 def _beginning(text: str) -> str:
-    """On one line, cut where it is long."""
+    """Return the text on one line, truncated if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _PROMPT_LENGTH else f"{line[: _PROMPT_LENGTH - 1]}…"
 
 
 def _moved_apart(values: Values) -> Values:
-    """Move the methods a little along x, each by the same, so that intervals do not hide others."""
+    """Offset each method along x by a constant factor so that intervals do not overlap."""
     methods = list(dict.fromkeys(value["method"] for value in values))
     smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
-    # Of one size, tokens still differ by some percent from seed to seed.
+    # At one size, task tokens still differ by a few percent between seeds.
     step = 1.04 if largest < 1.5 * smallest else (largest / smallest) ** 0.012
     middle = (len(methods) - 1) / 2
     return [v | {"x": v["x"] * step ** (methods.index(v["method"]) - middle)} for v in values]

@@ -1,10 +1,10 @@
-"""A study's cells as tasks of a Ray cluster; what they find comes back to the study's folder.
+"""Run the cells of a study as tasks of a Ray cluster.
 
-A cell is two tasks: one has the model, trains and answers, and then leaves the accelerator to the
-next; the other scores the answers in a process that never loads a model (arXiv 2403.07648). Both
-read what the recipe names, on whichever node they run, and what they return goes back over Ray: the
-nodes need share no folder but that of the data. Where a node is lost Ray runs its tasks again
-elsewhere; rows that came back before are on the disk of whoever asked.
+Each cell is two Ray tasks. The first trains and answers with the model, then frees the accelerator
+for the next cell. The second scores the answers in a process that never loads a model
+(arXiv 2403.07648). Both read the recipe's files on their own node and return results over Ray, so
+nodes only need to share the data folder. If a node is lost, Ray reruns its tasks elsewhere; rows
+that were returned before are already on the caller's disk.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "connect"]
 
 _PATIENCE = 20.0
-"""Seconds for a cluster that grows on demand to bring a node that is large enough."""
+"""Seconds to wait for an autoscaling cluster to add a node that is large enough."""
 _TRIES = 3
-"""Times that a cell is run again whose node or process was lost."""
+"""Maximum number of reruns of a cell whose node or process was lost."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where cells are run.
+    """Connection to a Ray cluster that runs cells.
 
     Attributes:
-        cpus: For each cell.
-        gpus: For each cell.
+        cpus: Number of CPUs per cell.
+        gpus: Number of GPUs per cell.
     """
 
     cpus: float
@@ -57,19 +57,19 @@ class Cluster:
         split: Split,
         mixing: Recipe | None,
     ) -> Iterator[tuple[Cell, Row]]:
-        """Run cells, begun in the order given, and give each as it is finished.
+        """Start cells in the given order and yield each with its row as it finishes.
 
         Args:
-            cells: By their keys.
-            forgetting: What is measured beside the task.
-            out: Of the study, where answers go.
-            split: Whose items are answered.
-            mixing: Names the general data that all are asked about.
+            cells: Cells by key.
+            forgetting: Settings of the forgetting measurements.
+            out: Folder of the study, to which answers are written.
+            split: Split whose items are answered.
+            mixing: Recipe that names the general data for the forgetting measurements.
         """
         import ray
 
         answer = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_TRIES)(_answer)
-        # At once, beside whatever runs: it is short, and a finished cell is safe when it is here.
+        # Scoring is short and needs no reserved CPU, so finished cells return without delay.
         score = ray.remote(num_cpus=0, max_retries=_TRIES)(_score)
         here = str(Path.cwd())
         waiting = {
@@ -92,15 +92,15 @@ class Cluster:
 
 
 def connect(address: str, *, cpus: float = 1.0, gpus: float | None = None) -> Cluster:
-    """Join a Ray cluster, as one that gives it work.
+    """Connect to a Ray cluster as a client.
 
     Args:
-        address: `auto` for the one that this machine belongs to, or HOST:PORT.
-        cpus: For each cell.
-        gpus: For each cell; one if not given, where the cluster has any.
+        address: `auto` for the cluster of this machine, or HOST:PORT.
+        cpus: Number of CPUs per cell.
+        gpus: Number of GPUs per cell. Defaults to 1 if the cluster has GPUs, else 0.
 
     Raises:
-        RecipeError: Ray is not installed, nobody answers, or no node is large enough.
+        RecipeError: Ray is not installed, the cluster does not respond, or no node is large enough.
     """
     ray: Any
     try:
@@ -113,8 +113,8 @@ def connect(address: str, *, cpus: float = 1.0, gpus: float | None = None) -> Cl
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=40)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RecipeError(
-            f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one with "
-            "`ray start --head`, or give its HOST:PORT."
+            f"no Ray cluster responds at {address} ({str(error).splitlines()[0]}); start one with "
+            "`ray start --head`, or pass its HOST:PORT."
         ) from None
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
@@ -125,12 +125,12 @@ def connect(address: str, *, cpus: float = 1.0, gpus: float | None = None) -> Cl
 def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise RecipeError(f"`{address}` is no address of a cluster; write `auto` or HOST:PORT.")
+        raise RecipeError(f"`{address}` is not a cluster address; use `auto` or HOST:PORT.")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise RecipeError(
-            f"nobody answers at {address} ({error}); is the cluster's head up, and its port open?"
+            f"no response from {address} ({error}); check the cluster's head node and its port."
         ) from None
 
 
@@ -145,13 +145,13 @@ def _check_large_enough(ray: Any, address: str, cpus: float, gpus: float) -> Non
             told = ", ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in has)
             raise RecipeError(
                 f"no node of the cluster at {address} has {cpus:g} CPUs and {gpus:g} GPUs for a "
-                f"cell (nodes have {told}); ask for less with --cpus and --gpus."
+                f"cell (nodes have {told}); lower --cpus or --gpus."
             )
         time.sleep(0.5)
 
 
 _workers: dict[str, CellWorker] = {}
-"""Of a process of the cluster, which takes one cell after another: the base stays loaded."""
+"""Workers of a cluster process, by settings; the base stays loaded from cell to cell."""
 
 
 def _answer(
@@ -162,9 +162,9 @@ def _answer(
     mixing: Recipe | None,
     folder: str,
 ) -> tuple[Answered | Row, str | None]:
-    """On a node: what a cell answers, and the traceback where it failed."""
+    """Train and answer a cell on a node; also return the traceback if it failed."""
     if Path(folder).is_dir():
-        os.chdir(folder)  # where relative paths of recipes start
+        os.chdir(folder)  # relative paths in recipes start here
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         said = f"{forgetting}{split}{mixing}"
@@ -174,7 +174,7 @@ def _answer(
 
 
 def _score(answered: tuple[Answered | Row, str | None]) -> tuple[Row, str | None, str | None]:
-    """On a node: a cell's row, its answers as they are written, and the traceback if it failed."""
+    """Score a cell on a node; return its row, its answers file and the traceback of a failure."""
     found, failure = answered
     if isinstance(found, Row):
         return found, None, failure
@@ -189,6 +189,6 @@ def _text(path: Path) -> str | None:
 
 
 def _lost(cell: Cell, key: str, split: Split, error: Exception) -> Row:
-    """The row of a cell whose node or process went away once more than it is tried."""
+    """Return the row of a cell whose node or process was lost in every attempt."""
     reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return replace(CellWorker.blank(cell, key, split), reason=reason)

@@ -1,4 +1,4 @@
-"""Several methods on one task, at the same task tokens, in one table."""
+"""Compare several methods on one task with the same task tokens."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ class Row:
     """One method's result.
 
     Attributes:
-        method: Its name in recipes.
-        score: On the test items, in `metric`'s unit.
-        low: Of the confidence interval.
-        high: Of the confidence interval.
-        metric: The headline metric.
-        task_tokens: Distinct task tokens that training used.
-        unlabeled_examples: Unlabeled inputs that it used.
-        general_tokens: General tokens that training used.
-        seconds: Of training.
-        items: Test items scored.
-        warnings: Why the score may not mean what it seems to; one sentence each.
-        general_loss: Mean loss of held-out general examples without the anchor, in nats a token;
-            None where no method mixes general data.
-        leakage: Share of general prompts that get an answer in the task's format; None where that
-            was not asked or cannot be told.
-        difference: Score less that of `sft`, on the same items; None for `sft` itself, without it,
-            and for perplexity.
-        difference_low: Lower bound of its confidence interval.
-        difference_high: Upper bound of its confidence interval.
-        p_value: Two-sided; see `compare_runs`.
+        method: Name of the method in recipes.
+        score: Score on the test items, in the unit of `metric`.
+        low: Lower bound of the confidence interval of the score.
+        high: Upper bound of the confidence interval of the score.
+        metric: Name of the headline metric.
+        task_tokens: Number of distinct task tokens used in training.
+        unlabeled_examples: Number of unlabeled inputs used in training.
+        general_tokens: Number of general tokens used in training.
+        seconds: Training time in seconds.
+        items: Number of test items scored.
+        warnings: Reasons why the score may be misleading; one sentence each.
+        general_loss: Mean loss of held-out general examples without the anchor, in nats per token;
+            None if no method mixes general data.
+        leakage: Share of general prompts that get an answer in the task's format; None if it was
+            not measured or cannot be determined.
+        difference: Score minus that of `sft` on the same items; None for `sft` itself, if `sft` did
+            not run, and for perplexity.
+        difference_low: Lower bound of the confidence interval of `difference`.
+        difference_high: Upper bound of the confidence interval of `difference`.
+        p_value: Two-sided p-value of `difference`; see `compare_runs`.
     """
 
     method: str
@@ -98,14 +98,14 @@ class Row:
 
 
 def default_methods(recipe: Recipe) -> list[str]:
-    """Return what a comparison runs where no methods are named.
+    """Return the methods that a comparison runs by default.
 
-    These are the base, the baselines of seconds that suit the task's answers and that this machine
-    can run, SFT without and with the anchor, and TELL. Where the answers are labels, TELL with a
-    classifier beside it is run, too, and where there are unlabeled inputs TELL with pseudo-labels.
+    These are the base, the baselines that suit the task's answers and run on this machine, SFT
+    without and with the anchor, and TELL. If the answers are labels, TELL combined with a
+    classifier is added. If there are unlabeled inputs, TELL with pseudo-labels is added.
 
     Raises:
-        DataError: As `load_task`.
+        DataError: The task data cannot be loaded; see `load_task`.
     """
     task = load_task(recipe)
     quick = suitable_baselines(task, recipe.evaluation.metrics or ())
@@ -125,27 +125,26 @@ def compare(
 ) -> list[Row]:
     """Run each method and score it on the task's test items.
 
-    Every method is checked before the first is run. Adapters and baselines go to `out/METHOD`,
-    answers with their scores to `out/predictions/METHOD.jsonl`, rows to `out/summary.json`. Called
-    again on the same folder with the same recipe, it runs only the methods that have no row there
-    yet.
+    All methods are checked before the first one runs. Adapters and baselines are saved to
+    `out/METHOD`, scored answers to `out/predictions/METHOD.jsonl`, and rows to `out/summary.json`.
+    A repeated call with the same folder and recipe runs only the methods that have no row yet.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`.
-        methods: Names; those of `default_methods` if not given.
+        recipe: Recipe file, dictionary or `Recipe`.
+        methods: Names of methods. Defaults to `default_methods`.
         out: Folder of the comparison.
-        overwrite: Begin anew where the folder holds one with another recipe.
-        progress: Show bars.
+        overwrite: Start over if the folder holds a comparison with another recipe.
+        progress: Whether to show progress bars.
 
     Raises:
-        RecipeError: An unknown method or metric, no test data, a missing anchor.
-        DataError: Data that cannot be used.
+        RecipeError: A method or metric is unknown, or test data or the anchor is missing.
+        DataError: The data cannot be used.
     """
     recipe, out = as_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods
     chosen = [get_method(name) for name in names]
     if not chosen:
-        raise RecipeError("no method is named; give at least one, such as --method sft,tell.")
+        raise RecipeError("no method is named; name at least one, e.g. --method sft,tell.")
     with alone(out):
         return _compare(recipe, chosen, out, overwrite=overwrite, progress=progress)
 
@@ -171,7 +170,7 @@ def _compare(
         elif isinstance(method, FewShot):
             method.labels_of(task.train)
         elif method.anchored and task.anchor is None:
-            raise RecipeError(f"method `{method.name}` needs an anchor; write `anchor: ...`.")
+            raise RecipeError(f"method `{method.name}` needs an anchor; add `anchor: ...`.")
     record_recipe(out, recipe, overwrite=overwrite)
     held_out = _held_out(general, used, recipe.seed)
     looks = task_format([example.completion for example in task.train])
@@ -181,7 +180,7 @@ def _compare(
     done = {row.method for row in rows}
     for method in [method for method in chosen if method.name not in done]:
         if base is None or recipe.training.full_parameters:
-            # Training every weight leaves no base for the next method.
+            # Full-parameter training changes the base, so the next method needs a new one.
             with phase("loading the model", shown=progress):
                 base = load_base(
                     recipe.model,
@@ -191,7 +190,7 @@ def _compare(
         saved = method.trains or isinstance(method, Baseline)
         folder = out / method.name if saved else None
         settings = Settings(
-            # As tell.json will have it: each folder's recipe names its own method.
+            # tell.json in each folder stores the recipe with the method of that folder.
             recipe.model_copy(update={"method": method.name}),
             folder,
             progress,
@@ -248,18 +247,18 @@ def _compare(
 
 
 def _held_out(general: GeneralData | None, used: int, seed: int) -> list[Example]:
-    """General examples that no method trains on; none where there is no general data to spare."""
+    """Return general examples that no method trains on; empty if none can be held out."""
     if general is None:
         return []
     try:
         return held_out_general(general, _ASIDE.examples, used, seed)
     except DataError as error:
-        logging.getLogger(__name__).warning("What is forgotten is not measured: %s", error)
+        logging.getLogger(__name__).warning("Forgetting is not measured: %s", error)
         return []
 
 
 def _against_sft(rows: list[Row], out: Path, confidence: float) -> list[Row]:
-    """The rows with their paired differences, from the answers that were written."""
+    """Return the rows with paired differences to `sft`, computed from the saved answers."""
 
     def run(row: Row) -> Scored:
         path = out / "predictions" / f"{row.method}.jsonl"

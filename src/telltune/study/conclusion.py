@@ -1,4 +1,4 @@
-"""A comparison in a few sentences: what was gained, what seconds reach, what was forgotten."""
+"""Summary of a comparison in a few sentences: gain, fast baselines and forgetting."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["best_trained", "conclusion"]
 
 
 def best_trained(rows: Sequence[Row]) -> Row | None:
-    """Return the row of the trained method that scores highest, the first of equals.
+    """Return the row of the trained method with the highest score; the first of equals.
 
-    None where nothing was trained, or the score is a perplexity.
+    Return None if no method was trained or the score is a perplexity.
     """
     trained = [row for row in _trained(rows) if row.metric != PERPLEXITY]
     return max(trained, key=lambda row: row.score, default=None)
 
 
 def conclusion(rows: Sequence[Row]) -> list[str]:
-    """Say what a comparison found, in sentences."""
+    """Return the findings of a comparison as sentences."""
     best, said = best_trained(rows), []
     sft = next((row for row in rows if row.method == "sft"), None)
     if best is not None and sft is not None:
@@ -44,19 +44,19 @@ def _trained(rows: Sequence[Row]) -> list[Row]:
 def _gain(best: Row, sft: Row) -> str:
     if best is sft:
         return f"No other trained method scores higher than sft ({sft.score:.1f})."
-    told = f"{best.method} has {best.score:.1f} from {best.task_tokens:,} labeled tokens"
+    told = f"{best.method} scores {best.score:.1f} with {best.task_tokens:,} labeled tokens"
     if best.unlabeled_examples:
         told += f" and {best.unlabeled_examples:,} unlabeled inputs"
-    told += f", sft {sft.score:.1f} from {sft.task_tokens:,} labeled tokens"
+    told += f", sft {sft.score:.1f} with {sft.task_tokens:,} labeled tokens"
     clear = best.difference_low is not None and best.difference_low > 0
-    return f"{told}: {'clearly more' if clear else 'no clear difference on these items'}."
+    return f"{told}: {'a clear gain' if clear else 'no clear difference on these items'}."
 
 
 def _quick(quick: Row, best: Row) -> str:
-    told = f"{quick.method}, a baseline, has {quick.score:.1f} after {quick.seconds:,.0f} s"
+    told = f"The baseline {quick.method} scores {quick.score:.1f} after {quick.seconds:,.0f} s"
     if quick.high < best.score:
         return f"{told}, less than {best.method}."
-    return f"{told}: for such answers alone an adapter may not be needed."
+    return f"{told}; for this task alone, an adapter may not be needed."
 
 
 def _forgotten(rows: Sequence[Row]) -> list[str]:
@@ -66,7 +66,7 @@ def _forgotten(rows: Sequence[Row]) -> list[str]:
         return []
     losses = ", ".join(f"{row.general_loss:.2f} ({row.method})" for row in (*base, *trained))
     leaks = [f"{row.leakage:.0%} ({row.method})" for row in trained if row.leakage is not None]
-    said = [f"Forgotten: the loss on held-out general examples is {losses}."]
+    said = [f"Forgetting: the loss on held-out general examples is {losses}."]
     if leaks:
-        said.append(f"Unrelated prompts answered as if they were the task's: {', '.join(leaks)}.")
+        said.append(f"Unrelated prompts answered in the task's format: {', '.join(leaks)}.")
     return said

@@ -1,9 +1,8 @@
-"""Tasks learned one after another, and what becomes of the earlier ones (TRACE, arXiv 2310.06762).
+"""Continual learning: tasks learned in sequence, and forgetting (TRACE, arXiv 2310.06762).
 
-A strategy learns the tasks in their order, and after each of them all that were learned are scored.
-What it did is a row a strategy, seed and task in continual.jsonl, with the scores of every task:
-the matrix R and all that follows from it can be traced to rows, and a killed run goes on with the
-task where it was.
+A strategy learns the tasks in order. After each task, all tasks learned so far are scored. Each
+strategy, seed and task is one row of continual.jsonl with these scores, from which the matrix R and
+all derived values are computed. An interrupted run resumes with the unfinished task.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _SUMMARY = "summary.json"
 
 
 class ContinualSpec(Part):
-    """Tasks in their order, and ways to learn them.
+    """Specification of a continual-learning run: ordered tasks, strategies and seeds.
 
     Example:
         ```yaml
@@ -47,44 +46,44 @@ class ContinualSpec(Part):
     """
 
     recipe: dict[str, Any]
-    """What all tasks share: recipe keys, or the name of a recipe beside this file."""
+    """Recipe keys shared by all tasks, or the name of a recipe file in the same folder."""
     tasks: Tasks = Field(min_length=2)
-    """As in a study; learned in this order."""
+    """Tasks as in a study, learned in this order."""
     strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
-    """Ways to learn them."""
+    """Strategies to learn the tasks with."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    """Each draws its own task data, orders and start."""
+    """Random seeds. Each seed draws its own task data, order and initialization."""
     general_items: PositiveInt = 50
-    """Held-out general examples whose loss is taken before and after each task."""
+    """Number of held-out general examples whose loss is measured before and after each task."""
 
 
 def load_continual(path: str | Path) -> ContinualSpec:
-    """Read an order of tasks.
+    """Read a task order from a YAML file.
 
     Raises:
-        RecipeError: What is wrong with it, by key.
+        RecipeError: A key of the file is invalid, or two tasks have the same name.
     """
     path = Path(path)
-    spec = read_spec(path, ContinualSpec, "order")
+    spec = read_spec(path, ContinualSpec, "task order")
     names = [task.name for task in spec.tasks]
     if len(set(names)) < len(names):
-        raise RecipeError(f"{path}: two tasks have the same name; give each its own.")
+        raise RecipeError(f"{path}: two tasks have the same name; rename one.")
     return spec
 
 
 def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) -> ContinualReport:
-    """Learn the tasks in their order by each strategy, and score all that were learned after each.
+    """Learn the tasks in order with each strategy, and score all learned tasks after each one.
 
-    Called again on the same folder it goes on with the step where it was.
+    A repeated call on the same folder resumes with the first unfinished step.
 
     Args:
-        order: A YAML file; see `ContinualSpec`.
-        out: Where continual.jsonl, the last adapters, summary.json and report.html go.
-        progress: Show a bar.
+        order: YAML file with the task order; see `ContinualSpec`.
+        out: Output folder for continual.jsonl, the last adapters, summary.json and report.html.
+        progress: Whether to show a progress bar.
 
     Raises:
-        RecipeError: What is wrong with the order, or a task without test data or anchor.
-        DataError: As `load_task`.
+        RecipeError: The task order is invalid, or a task has no test data or anchor.
+        DataError: The task data cannot be loaded; see `load_task`.
     """
     order, out = Path(order), Path(out)
     spec = load_continual(order)
@@ -120,13 +119,13 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
 
 
 def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -> ContinualReport:
-    """What finished runs come to, a row a strategy.
+    """Summarize finished runs, one row per strategy.
 
     Args:
-        steps: Of runs; a seed that has not learned all tasks is left out, and so is one that only
-            some of the strategies have learned, where they have others in common.
-        tasks: In their order.
-        strategies: Which to tell of.
+        steps: Steps of all runs. Seeds that have not learned all tasks are excluded. If strategies
+            have finished seeds in common, only these seeds are used.
+        tasks: Names of the tasks in order.
+        strategies: Strategies to report.
     """
     by_run: dict[str, dict[int, list[Step]]] = {strategy: {} for strategy in strategies}
     for step in steps:
@@ -165,7 +164,7 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
 
 
 def _matrix(run: list[Step], tasks: list[str]) -> Any:
-    """R of a run, (tasks, tasks); zeros above the diagonal, which nothing looks at."""
+    """Return R of a run, shape (tasks, tasks); the unused upper triangle is 0."""
     found = np.zeros((len(tasks), len(tasks)))
     for step in run:
         for i, task in enumerate(tasks[: step.number + 1]):
@@ -174,7 +173,7 @@ def _matrix(run: list[Step], tasks: list[str]) -> Any:
 
 
 def _general_change(runs: list[list[Step]]) -> float | None:
-    """Percent, after the last task; None where no general data were asked about."""
+    """Return the change after the last task in percent; None without general data."""
     last = [run[-1] for run in runs]
     if any(math.isnan(step.base_nll) for step in last):
         return None
@@ -182,7 +181,7 @@ def _general_change(runs: list[list[Step]]) -> float | None:
 
 
 def _leakage(runs: list[list[Step]]) -> float | None:
-    """After the last task; None where it could not be told."""
+    """Return the leakage after the last task; None if it could not be determined."""
     last = [run[-1].leakage for run in runs]
     told = [share for share in last if share is not None]
     return fmean(told) if len(told) == len(last) else None
@@ -206,7 +205,7 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(out: Path) -> list[Step]:
-    """The rows of finished steps, but for what a kill cut short, which is removed."""
+    """Read the rows of finished steps, and remove incomplete rows from the file."""
     path = out / _ROWS
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Learns tasks one after another, by one strategy, and scores those learned after each."""
+"""Learn tasks in sequence with one strategy, and score all learned tasks after each one."""
 
 from __future__ import annotations
 
@@ -57,46 +57,47 @@ STRATEGIES: dict[Strategy, str] = {
     "adapters": "tell",
     "in_context": "few_shot",
 }
-"""By strategy, the method that learns each task:
+"""Method that learns each task, by strategy:
 
 - `sequential`: SFT with the anchor, one adapter for all tasks.
 - `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
-- `tell`: TELL at every step, one adapter for all.
-- `rcl`: SFT with the anchor on a rationale and the answer behind it, one adapter for all. A task
-  without rationales whose answers are no labels is learned by its answers alone.
-- `adapters`: TELL with an adapter of its own for each task, which nothing can make it forget.
+- `tell`: TELL at every step, one adapter for all tasks.
+- `rcl`: SFT with the anchor on a rationale followed by the answer, one adapter for all tasks. A
+  task with neither rationales nor labels as answers is learned from its answers alone.
+- `adapters`: TELL with a separate adapter per task, so that no task is forgotten.
 - `in_context`: examples of the task in the base's prompt.
 
-With `training.full_parameters: true` all weights are trained in place of an adapter: one model goes
-from task to task (`sequential` is TRACE's SeqFT), and `adapters` starts from the base for each.
+With `training.full_parameters: true` all weights are trained instead of an adapter. One model then
+learns all tasks in sequence (`sequential` is TRACE's SeqFT), while `adapters` starts from the base
+for each task.
 """
 _OWN = ("adapters", "in_context")
-"""Strategies under which nothing passes from task to task."""
+"""Strategies that carry nothing over from task to task."""
 _REPLAYED = 0.1
-"""Of each earlier task's examples, as published."""
+"""Share of each earlier task's examples that is replayed, as published."""
 _PROMPTS = 16
-"""General prompts that are answered after each task."""
+"""Number of general prompts answered after each task."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a strategy did with one task.
+    """Result of a strategy after one task.
 
     Attributes:
-        strategy: Its name.
-        seed: Of all that was drawn.
-        number: Of the task in the order, from 0.
-        task: Its name.
-        scores: By task so far, percent.
-        valid: Share of answers in the task's form, by task so far.
-        general_nll: Of held-out general examples, in nats a token, once the task is learned.
-        base_nll: The same of the base.
-        leakage: Share of general prompts that get an answer in the form of a task learned so far;
-            None where none has a form that could be told, or there are no general data.
-        seconds: Of training.
-        answer_tokens: That an answer to this task may have, then and later.
-        answer_after: What opens its answers, then and later; "" where nothing does.
-        warnings: Why a score may not mean what it seems to, by task so far; one sentence each.
+        strategy: Name of the strategy.
+        seed: Random seed.
+        number: Index of the task in the order, from 0.
+        task: Name of the task.
+        scores: Score of each task learned so far, in percent.
+        valid: Share of answers in the task's format, by task learned so far.
+        general_nll: Loss of held-out general examples after the task, in nats per token.
+        base_nll: Loss of the base on the same examples, in nats per token.
+        leakage: Share of general prompts that get an answer in the format of a task learned so far;
+            None if no task has a recognizable format or there is no general data.
+        seconds: Training time in seconds.
+        answer_tokens: Maximum number of tokens of an answer to this task, now and later.
+        answer_after: Prefix of the answers to this task, now and later; "" if there is none.
+        warnings: Reasons why a score may be misleading, by task so far; one sentence each.
     """
 
     strategy: str
@@ -111,20 +112,20 @@ class Step:
     seconds: float
     answer_tokens: int
     answer_after: str
-    # Rows of earlier versions have none.
+    # Rows written by earlier versions lack this field.
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
 class _Progress:
-    """What one strategy has come to with one seed.
+    """State of one strategy with one seed.
 
     Attributes:
-        start: Weights that the next task begins with; None for a fresh start.
-        scores: By task so far, percent.
-        valid: Share of answers in the task's form, by task so far.
-        forms: By task, `Step.answer_tokens` and `Step.answer_after`.
-        warnings: By task so far; see `Step.warnings`.
+        start: Initial weights of the next task; None for a new initialization.
+        scores: Score of each task learned so far, in percent.
+        valid: Share of answers in the task's format, by task learned so far.
+        forms: `Step.answer_tokens` and `Step.answer_after`, by task.
+        warnings: Warnings by task learned so far; see `Step.warnings`.
     """
 
     start: dict[str, Tensor] | None = None
@@ -136,7 +137,7 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Known:
-    """A task of the order, as one seed has it."""
+    """A task of the order with the examples drawn for one seed."""
 
     name: str
     recipe: Recipe
@@ -146,15 +147,15 @@ class _Known:
 
 
 class Learner:
-    """Holds what all strategies share.
+    """Learner of a task order, which holds the state that all strategies share.
 
     Args:
-        recipe: Keys that all tasks share.
-        tasks: In their order.
-        general_items: Held-out general examples to ask about.
-        out: Where adapters are kept between steps.
-        name: Of the order, for messages.
-        folder: Where relative paths start.
+        recipe: Recipe keys shared by all tasks.
+        tasks: Tasks in order.
+        general_items: Number of held-out general examples to measure.
+        out: Folder in which adapters are kept between steps.
+        name: Name of the order, for messages.
+        folder: Folder that relative paths start from.
     """
 
     def __init__(
@@ -172,48 +173,48 @@ class Learner:
         self._base: BaseModel | None = None
 
     def check(self, strategies: Sequence[Strategy], seeds: Sequence[int]) -> None:
-        """Look at all tasks before the first is learned.
+        """Check all tasks before the first one is learned.
 
         Raises:
-            RecipeError: A task has no test data, or lacks an anchor or general data that a strategy
-                needs; or all weights are trained for some tasks and adapters for others.
+            RecipeError: A task lacks test data, or the anchor or general data that a strategy
+                needs; or some tasks train all weights and others an adapter.
         """
         mixes = {"replay", "tell", "adapters"} & set(strategies)
         order = self._order(seeds[0])
         if len({known.recipe.training.full_parameters for known in order}) > 1:
             raise RecipeError(
-                f"{self._name}: training.full_parameters differs between tasks, and the weights of "
-                "one task are where the next begins; write it once, in the recipe."
+                f"{self._name}: training.full_parameters differs between tasks, but each task "
+                "starts from the weights of the previous one; set it once, in the recipe."
             )
         for known in order:
             if known.task.anchor is None:
                 raise RecipeError(
-                    f"{self._name}: task `{known.name}` has no anchor, by which one model tells "
-                    "its tasks apart; write `anchor: ...` beside it."
+                    f"{self._name}: task `{known.name}` has no anchor, which the model needs to "
+                    "distinguish the tasks; add `anchor: ...` to it."
                 )
             if mixes and known.recipe.general is None:
                 raise RecipeError(
-                    f"{self._name}: strategy `{min(mixes)}` mixes in general data; write "
+                    f"{self._name}: strategy `{min(mixes)}` needs general data; set "
                     "`general: embedded` in the recipe, or name files."
                 )
 
     def learn(self, strategy: Strategy, seed: int, done: Sequence[Step]) -> Iterator[Step]:
-        """Learn the tasks that are left.
+        """Learn the remaining tasks and yield a step for each.
 
         Args:
-            strategy: By which.
-            seed: Of all that is drawn.
-            done: What an earlier call did.
+            strategy: Strategy to learn with.
+            seed: Random seed.
+            done: Steps of an earlier call.
 
         Raises:
-            StorageError: The weights that the next task begins with are gone.
+            StorageError: The initial weights of the next task are missing or damaged.
         """
         order = self._order(seed)
         if len(done) == len(order):
             return
         progress = _Progress(forms={s.task: (s.answer_tokens, s.answer_after) for s in done})
         if done and strategy in _OWN:
-            # A task that has its own adapter or prompt does as it did when it was learned.
+            # The score of a task with its own adapter or prompt does not change later.
             progress.scores, progress.valid = dict(done[-1].scores), dict(done[-1].valid)
             progress.warnings = dict(done[-1].warnings)
         elif done:
@@ -225,7 +226,7 @@ class Learner:
     def _step(
         self, strategy: Strategy, seed: int, order: Sequence[_Known], progress: _Progress
     ) -> Step:
-        """Learn the last task of `order`, and score all that were learned."""
+        """Learn the last task of `order`, and score all tasks learned so far."""
         number, known = len(order) - 1, order[-1]
         base = self._loaded(order[0].recipe)
         own = strategy in _OWN
@@ -234,7 +235,7 @@ class Learner:
         settings = Settings(recipe, progress=False, save=False, start=progress.start)
         method = _method(strategy, usable(known.task, base, recipe))
         held = self._held_out(known)
-        # Before the base is changed, or an adapter put on it.
+        # This must run before the base is changed or gets an adapter.
         base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
         predictor = method.run(known.task, general if method.mixes else None, base, settings)
         progress.forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
@@ -253,7 +254,7 @@ class Learner:
             self._keep(strategy, seed, number, progress.start)
         predictor.release()
         if method.trains and recipe.training.full_parameters:
-            self._base = None  # it was trained itself, and the next task needs it as it was
+            self._base = None  # the base was trained itself, and the next task needs a new one
         return Step(
             strategy,
             seed,
@@ -270,7 +271,7 @@ class Learner:
         )
 
     def _order(self, seed: int) -> list[_Known]:
-        """All tasks, with this seed's draw of their examples."""
+        """Return all tasks with the examples drawn for this seed."""
         found = []
         for entry in self._tasks:
             values = merged_keys(self._recipe, entry.keys) | {"seed": seed}
@@ -294,7 +295,7 @@ class Learner:
     def _general(
         self, strategy: Strategy, earlier: Sequence[_Known], known: _Known, base: BaseModel
     ) -> GeneralData | None:
-        """What is mixed in; replayed examples carry their own task's anchor in their text."""
+        """Return the data to mix in; replayed examples contain their own task's anchor as text."""
         general = load_general(known.recipe)
         if strategy != "replay" or general is None:
             return general
@@ -319,7 +320,7 @@ class Learner:
         return recipe.model_copy(update={"mixture": spec})
 
     def _held_out(self, known: _Known) -> list[Example]:
-        """General examples that no strategy reaches: the last in the order of the draw."""
+        """Return general examples that no strategy uses: the last in the order of the draw."""
         general = load_general(known.recipe)
         if general is None:
             return []
@@ -327,7 +328,7 @@ class Learner:
         return held_out_general(general, self._general_items, used, known.recipe.seed)
 
     def _keep(self, strategy: Strategy, seed: int, number: int, weights: dict[str, Tensor]) -> None:
-        """Write the weights after a task. The file before stays: no row is written yet."""
+        """Write the weights after a task, and keep the previous file until the row is written."""
         write_bytes(self._file(strategy, seed, number), save(weights))
         self._file(strategy, seed, number - 2).unlink(missing_ok=True)
 
@@ -337,8 +338,8 @@ class Learner:
             return load(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StorageError(
-                f"{path} is gone or damaged ({error}), and without it {strategy} cannot go on; "
-                f"remove {self._out} to begin anew."
+                f"{path} is missing or damaged ({error}), so {strategy} cannot resume; "
+                f"remove {self._out} to start over."
             ) from None
 
     def _file(self, strategy: Strategy, seed: int, number: int) -> Path:
@@ -352,7 +353,7 @@ def _method(strategy: Strategy, examples: Sequence[Example]) -> Method:
 
 
 def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
-    """Of a response token, in nats; nan where there are no examples."""
+    """Return the mean loss of a response token in nats; NaN without examples."""
     if not examples:
         return float("nan")
     nll, tokens = predictor.nll(examples)
@@ -362,7 +363,7 @@ def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
 def _aside(
     predictor: Predictor, base: BaseModel, examples: Sequence[Example], learned: Sequence[_Known]
 ) -> tuple[float, float | None]:
-    """The loss of general examples, and how many of some get an answer in a learned task's form."""
+    """Return the loss of general examples and the leakage in the formats of learned tasks."""
     if not examples:
         return float("nan"), None
     forms = [task_format([e.completion for e in known.task.train]) for known in learned]
@@ -373,7 +374,7 @@ def _aside(
 
 
 def _score(predictor: Predictor, known: _Known, base: BaseModel) -> Evaluation:
-    """Score a task's items, asked with its own anchor."""
+    """Score the items of a task, using its own anchor."""
     asked = replace(
         predictor,
         tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),

@@ -1,4 +1,4 @@
-"""What tasks learned one after another came to, as one page: a table, and R as heat maps."""
+"""Report page of continual learning: a table, and the score matrix R as heat maps."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _TEMPLATE = Path(__file__).parent / "templates" / "continual.html.j2"
 
 @dataclass(frozen=True)
 class ContinualReport:
-    """How each strategy did, means over seeds.
+    """Results of each strategy, averaged over seeds.
 
     Attributes:
-        tasks: In their order.
-        rows: Of each strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT with both
-            denominators), `general` (change of the general loss, percent), `leakage` (share of
-            general prompts answered in a task's form at the end), `valid` (share of the tasks'
-            answers of the right form then), `seconds`, `seeds`, `matrix` (R; None above the
-            diagonal) and `warnings` (why scores may not mean what they seem to; one sentence each,
-            with the task and the tasks after which it was scored so). What was not asked is None.
+        tasks: Names of the tasks in order.
+        rows: One dictionary per strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT
+            with both denominators), `general` (change of the general loss, percent), `leakage`
+            (share of general prompts answered in a task's format at the end), `valid` (share of
+            the tasks' answers in the right format at the end), `seconds`, `seeds`, `matrix` (R;
+            None above the diagonal) and `warnings` (reasons why scores may be misleading; one
+            sentence each, with the task and the tasks after which it was scored). Values that were
+            not measured are None.
     """
 
     tasks: list[str]
@@ -40,8 +41,8 @@ def write_page(report: ContinualReport, out: Path) -> None:
     """Write report.html.
 
     Args:
-        report: With a finished strategy at least.
-        out: The run's folder.
+        report: Report with at least one finished strategy.
+        out: Folder of the run.
     """
     page = render(
         _TEMPLATE,
@@ -55,14 +56,14 @@ def write_page(report: ContinualReport, out: Path) -> None:
 
 
 def verdict(report: ContinualReport) -> list[str]:
-    """Who ends highest, and whether TELL forgets less than training on one task after another.
+    """Report the best strategy, and whether TELL forgets less than sequential SFT.
 
-    Nobody is named who does not end clearly above each other strategy.
+    A strategy is named as the best only if it ends clearly above every other one.
     """
     best = max(report.rows, key=lambda row: row["overall"])
     others = [row for row in report.rows if row is not best]
     if all(_clearly_above(best["matrix"][-1], row["matrix"][-1]) for row in others):
-        ends = f"{best['strategy']} scores highest on all of them, {score(best['overall'])}"
+        ends = f"{best['strategy']} scores highest over all of them ({score(best['overall'])})"
     else:
         least = min(row["overall"] for row in report.rows)
         ends = f"no strategy is clearly highest ({score(least)} to {score(best['overall'])})"
@@ -72,14 +73,14 @@ def verdict(report: ContinualReport) -> list[str]:
         tell, plain = rows["tell"]["backward"], rows["sequential"]["backward"]
         less = "less" if tell > plain else "no less"
         told.append(
-            f"TELL at every step forgets {less} than SFT one after another: earlier tasks change "
-            f"by {signed(tell)} points against {signed(plain)}, with one adapter for all."
+            f"TELL at every step forgets {less} than sequential SFT: earlier tasks change by "
+            f"{signed(tell)} against {signed(plain)} points, with one adapter for all tasks."
         )
     return told
 
 
 def _clearly_above(best: list[float], other: list[float]) -> bool:
-    """Whether the mean difference over tasks is above 0 with its 95% interval (Student's t)."""
+    """Return whether the 95% interval (Student's t) of the mean difference is above 0."""
     from scipy.stats import t
 
     differences = np.array(best) - np.array(other)
@@ -88,7 +89,7 @@ def _clearly_above(best: list[float], other: list[float]) -> bool:
 
 
 def _courses(report: ContinualReport) -> Figure:
-    """OP after each task, a line a strategy."""
+    """Plot OP after each task, one line per strategy."""
     import altair as alt
 
     names = [row["strategy"] for row in report.rows]
@@ -106,7 +107,7 @@ def _courses(report: ContinualReport) -> Figure:
     ]
     lines = chart_of(values).encode(
         alt.X("after:Q").title("tasks learned").axis(tickCount=len(report.tasks), format="d"),
-        alt.Y("overall:Q").title("mean score on them, %"),
+        alt.Y("overall:Q").title("mean score on these tasks, %"),
         alt.Color("strategy:N").scale(domain=names, range=COLOURS).legend(None),
         tooltip=tooltip_of({"strategy": "strategy", "task": "last task", "overall": "mean score"}),
     )
@@ -116,7 +117,7 @@ def _courses(report: ContinualReport) -> Figure:
 
 
 def _matrix(tasks: list[str], row: dict[str, Any]) -> Figure:
-    """R of a strategy: rows are what was learned last, columns what was asked."""
+    """Draw R of a strategy: rows are the last task learned, columns the task asked."""
     import altair as alt
 
     values = [

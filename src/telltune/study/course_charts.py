@@ -1,4 +1,4 @@
-"""The charts of how training went: losses and learned weights by step."""
+"""Charts of training: losses and learned source weights by step."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ __all__ = ["curve_figures", "weight_figures"]
 
 
 def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Training loss by step and source, a figure a task, at the size and seed most methods have."""
+    """Plot training loss by step and source, one figure per task.
+
+    Each figure shows the size and seed that most methods have.
+    """
     import altair as alt
 
     dashes = alt.Scale(domain=["task", "general"], range=[[1, 0], [4, 3]])
     return _by_step(
-        rows, points, palette, "loss", "loss, nats a token", ("task", "general"), dashes
+        rows, points, palette, "loss", "loss, nats per token", ("task", "general"), dashes
     )
 
 
 def weight_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Learned weights of sources by step, likewise; none where no method learned any."""
+    """Plot learned source weights by step like `curve_figures`; empty if no method learns them."""
     learned = {name: None for row in rows for name in row.curve if name.startswith(WEIGHT)}
     return _by_step(rows, points, palette, "weight", "weight of the source", tuple(learned))
 
@@ -48,7 +51,7 @@ def _by_step(
     names: Sequence[str],
     dashes: alt.Scale | None = None,
 ) -> list[Figure]:
-    """Lines of a row's curve: colours are methods, and dashes sources."""
+    """Draw the curves of rows: colors are methods, dashes are sources."""
     import altair as alt
 
     figures = []

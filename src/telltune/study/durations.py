@@ -1,4 +1,4 @@
-"""How long cells will take, as far as a study's rows tell."""
+"""Estimates of the time of cells from the rows of a study."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ __all__ = ["expected_seconds"]
 
 
 def expected_seconds(cells: Sequence[Cell], rows: Iterable[Row]) -> list[float]:
-    """Seconds that each cell will take, good enough to begin with the longest.
+    """Estimate the seconds of each cell, accurately enough to start with the longest.
 
-    They lie between those of finished cells of the same method on the same task that train on less
-    and on more, or on any task, or of any method. With no finished cell at all, tokens stand for
-    seconds.
+    The estimate interpolates over the trained tokens of finished cells of the same method and task,
+    else of the same method, else of any method. Without finished cells it is a number of tokens.
 
     Args:
-        cells: To run.
-        rows: Of the study so far.
+        cells: Cells to run.
+        rows: Rows of the study so far.
 
     Returns:
-        Of each cell.
+        Expected seconds of each cell.
     """
     finished = [row for row in rows if row.status == "done"]
     return [_expected(cell, finished) for cell in cells]
@@ -47,5 +46,5 @@ def _expected(cell: Cell, finished: list[Row]) -> float:
 
 
 def _tokens(cell: Cell | Row) -> float:
-    """About what it trains on in a pass."""
+    """Return the approximate number of tokens that a cell trains on in one pass."""
     return (cell.size or 0) * (1 + (cell.leverage_ratio or 0.0))

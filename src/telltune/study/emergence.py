@@ -1,4 +1,4 @@
-"""Score against general tokens at fixed task data: is there a jump, where, and how sure is that?"""
+"""Test for a jump in the score as general tokens grow at fixed task data, and locate it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 __all__ = ["Emergence", "find_jump"]
 
 
-# The fastest growth that still counts as smooth: a logistic curve of this slope over log tokens
-# takes a nine-fold growth of the tokens (exp(ln(81) / 2)) from a tenth to nine tenths of its rise.
+# Steepest slope that still counts as smooth: a logistic curve with this slope over log tokens
+# needs nine times the tokens (exp(ln(81) / 2)) to go from a tenth to nine tenths of its rise.
 _SLOPE = 2.0
-# Where sizes lie closer together, a smooth rise may still take as few as two intervals
+# If sizes lie closer together, a smooth rise may still take as few as two intervals
 # (ln(81) = 4.4 units of a logistic curve's argument).
 _LEAST_STEP = 2.2
 
 
 @dataclass(frozen=True, slots=True)
 class Emergence:
-    """How the score moves with general tokens.
+    """Shape of the score as a function of general tokens.
 
     Attributes:
-        shape: "flat" where all scores may be the same, "gradual" where a smooth curve may explain
-            them, else "jump".
-        before: General tokens of the last size before the jump that fits best.
-        after: General tokens of the first size behind it.
-        earliest: With confidence the jump is not before this size...
-        latest: ... and not behind this one.
-        height: Mean score behind the jump less that before it; below 0 for a fall.
+        shape: "flat" if all scores may be equal, "gradual" if a smooth curve may explain them, else
+            "jump".
+        before: General tokens of the last size before the best-fitting jump.
+        after: General tokens of the first size after this jump.
+        earliest: Lower end of the confidence interval of the jump's place, in general tokens.
+        latest: Upper end of this interval.
+        height: Mean score after the jump minus the mean score before it; negative for a fall.
         low: Lower bound of the confidence interval of the height of a jump at this place.
         high: Upper bound of the same interval.
-        p_flat: Probability of scores that move as much or more, if all were the same.
-        p_gradual: Upper bound on the probability of a rise as concentrated as this one, if the
-            course were smooth. It is 1 where only one size lies before or behind the place: a
-            curve that levels off or sets in looks the same there.
+        p_flat: Probability of scores that vary at least as much if all true scores are equal.
+        p_gradual: Upper bound on the probability of a rise at least as concentrated if the curve is
+            smooth. It is 1 if only one size lies before or after the place, because a curve that
+            levels off or sets in looks the same there.
     """
 
     shape: Literal["flat", "gradual", "jump"]
@@ -60,7 +60,7 @@ class Emergence:
 
     @property
     def rises(self) -> bool:
-        """Whether the jump goes up."""
+        """Whether the score rises at the jump."""
         return self.height >= 0
 
 
@@ -72,38 +72,39 @@ def find_jump(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Emergence:
-    """Fit one jump to the scores by least squares, and test it against flat and smooth courses.
+    """Fit one jump to the scores by least squares, and test it against flat and smooth curves.
 
-    A jump has two levels and a place between two sizes. The two tests ask:
+    A jump has two levels and a place between two sizes. There are two tests:
 
-    - **Flat**: does the best jump explain more of the scores' squares than the chance of items and
-      seeds (see `resample_runs`) makes of equal scores? Each draw searches all places too.
-    - **Smooth**: is more of the rise in this one interval than in the same interval of any smooth
-      curve? Smooth curves are all those that, in each interval, rise at most R times as much as
-      they do outside of it (from the mean of the sizes before to its start, and from its end to
-      the mean of the sizes behind). R is the largest such ratio of a logistic curve that takes a
-      nine-fold growth of the tokens, or two intervals if that is more, from a tenth to nine tenths
-      of its rise. Straight lines over log tokens, power laws, saturating exponentials and logistic
-      curves up to that slope are among them. "Inside less R times outside" is linear in the
-      scores and at most 0 for each of these curves, so that the test needs no fit and errs to the
-      side of no jump. The largest of all places is drawn, which pays for the search.
+    - **Flat**: the best jump explains more of the scores' sum of squares than item and seed
+      variation (see `resample_runs`) produces from equal scores. Each draw also searches all
+      places.
+    - **Smooth**: the interval of the jump contains more of the rise than the same interval of any
+      smooth curve. A curve is smooth if it rises in each interval at most R times as much as
+      outside of it: from the mean of the sizes before to its start, and from its end to the mean
+      of the sizes after. R is the largest such ratio of a logistic curve whose rise from a tenth
+      to nine tenths takes nine times the tokens, or two intervals if that is more. Straight lines
+      over log tokens, power laws, saturating exponentials and logistic curves up to this slope are
+      smooth. "Inside minus R times outside" is linear in the scores and at most 0 for smooth
+      curves. The test thus needs no fit and is conservative. Each draw takes the maximum over all
+      places, which corrects for the search.
 
-    Each p-value is (1 + draws as large) / (1 + draws). `benchmarks/emergence.py` measures how often
-    the tests call a jump on smooth curves and on real jumps.
+    Each p-value is (1 + draws at least as large) / (1 + draws). `benchmarks/emergence.py` measures
+    how often the tests report a jump on smooth curves and on real jumps.
 
     Args:
-        by_general: Runs of a method by general tokens, at the same task data and on the same items.
-        task_tokens: Tokens of the task data.
-        confidence: Confidence of the intervals; shapes are called at 1 less this level.
-        resamples: How often items and seeds are drawn.
-        seed: The result is a pure function of this and the other arguments.
+        by_general: Runs of a method by general tokens, with the same task data and items.
+        task_tokens: Number of task tokens.
+        confidence: Confidence level of the intervals; the tests use 1 minus this level.
+        resamples: Number of draws of items and seeds.
+        seed: Random seed; it and the other arguments determine the result.
 
     Raises:
-        DataError: Fewer than four sizes, no task tokens, or items that differ.
+        DataError: There are fewer than four sizes or no task tokens, or the items differ.
     """
     if len(by_general) < 4 or task_tokens <= 0:
         raise DataError(
-            f"a jump needs four sizes of general data and task tokens above 0, "
+            f"a jump needs at least four sizes of general data and task tokens above 0, "
             f"not {len(by_general)} and {task_tokens:g}."
         )
     sizes = sorted(by_general)
@@ -114,7 +115,7 @@ def find_jump(
 
     jumps = _jumps(len(sizes))
     p_flat = _p_value(((noise @ jumps) ** 2).max(axis=1), float(((seen @ jumps) ** 2).max()))
-    # The first of places that fit equally well, whatever rounding says.
+    # Rounding makes the first of equally good places win.
     place = int(np.argmax(np.round((seen @ jumps) ** 2, 9)))
     height = float(seen[place + 1 :].mean() - seen[: place + 1].mean())
     p_gradual = 1.0
@@ -148,9 +149,9 @@ def find_jump(
 
 
 def _jumps(points: int) -> Floats:
-    """Return one column for each place of a jump, of length 1 and with a mean of 0.
+    """Return one unit-norm, zero-mean column per place of a jump.
 
-    The square of scores times a column is what that jump explains of the scores' squares.
+    The squared product of the scores and a column is the sum of squares that the jump explains.
 
     Returns:
         Shape (points, points - 1). In column j the first j + 1 points lie before the jump.
@@ -162,14 +163,14 @@ def _jumps(points: int) -> Floats:
 
 
 def _sharpness(logs: Floats) -> Floats:
-    """Return contrasts that are above 0 where one interval rises more than smooth curves do.
+    """Return contrasts that are positive if one interval rises more than smooth curves do.
 
     Args:
-        logs: Shape (m,). Log tokens, rising.
+        logs: Shape (m,). Log tokens, increasing.
 
     Returns:
-        Shape (m, m - 3). A column for each interval with two sizes or more on either side: what
-        a course rises inside of it, less R times what it rises outside.
+        Shape (m, m - 3). One column per interval with at least two sizes on either side: the rise
+        inside the interval minus R times the rise outside.
     """
     points = len(logs)
     inside, outside = np.zeros((points, points - 3)), np.zeros((points, points - 3))
@@ -180,7 +181,7 @@ def _sharpness(logs: Floats) -> Floats:
         outside[start + 2 :, column] += 1 / (points - start - 2)
     steps = np.maximum(_SLOPE * np.diff(logs), _LEAST_STEP)
     x = np.concatenate([[0.0], np.cumsum(steps)])
-    # The steepest place is near the middle of an interval; beyond the sizes nothing is inside.
+    # The ratio peaks near the middle of an interval; centers beyond the sizes are irrelevant.
     centers = np.linspace(x[0], x[-1], 100 * points)[:, None]
     curves = 1 / (1 + np.exp(centers - x))
     ratio = ((curves @ inside) / (curves @ outside)).max(axis=0)
@@ -189,6 +190,6 @@ def _sharpness(logs: Floats) -> Floats:
 
 
 def _p_value(draws: Floats, seen: float) -> float:
-    # Gains nearer than this are the same, summed in another order.
+    # Smaller differences are rounding errors of the order of summation.
     as_large = int((draws >= seen - 1e-9).sum())
     return (1 + as_large) / (1 + len(draws))

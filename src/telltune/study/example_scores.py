@@ -1,4 +1,4 @@
-"""What each training example is worth to a model, in one file: a row an example."""
+"""Scores of the value of each training example to a model, written to one file."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class ExampleScores:
-    """What the scores of a data set say.
+    """Summary of the scores of a data set.
 
     Attributes:
-        task: Its name.
-        by: What its examples were scored by.
-        examples: How many were scored.
-        told: What is known of all of them. Of PVI: `information`, the V-information in bits an
-            example; `information_per_token`; `negative`, examples whose input made the answer less
-            likely. Of memory: the mean `recall`, and how many are of each `level_0` to `level_4`.
-        hardest: The ten with the lowest scores, wrong labels among them.
-        seconds: By phase, perhaps of an earlier call, and `call`, of this one.
+        task: Name of the task.
+        by: Scoring method.
+        examples: Number of scored examples.
+        told: Aggregates over all examples. For PVI: `information`, the V-information in bits per
+            example; `information_per_token`; `negative`, the number of examples whose input made
+            the answer less likely. For memory: the mean `recall`, and the number of examples at
+            each `level_0` to `level_4`.
+        hardest: The ten examples with the lowest scores, which may have wrong labels.
+        seconds: Seconds by phase, possibly of an earlier call; `call` is the time of this call.
     """
 
     task: str
@@ -61,19 +62,19 @@ def score_examples(
 ) -> ExampleScores:
     """Score each training example of a recipe's task.
 
-    A call that was cut short goes on, when called again, with the fold or template where it was.
+    After an interruption, a repeated call resumes with the unfinished fold or template.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`. Its `selection` says by what; by PVI, its
-            training settings and `mixture.passes` are those of every fold's two trainings.
-        out: Where scores.jsonl goes, a row an example in the order of the seed's draw.
-        overwrite: Begin anew where scores that came about in another way are.
-        progress: Show bars.
+        recipe: Recipe file, dictionary or `Recipe`. Its `selection` sets the scoring method. PVI
+            uses its training settings and `mixture.passes` for both trainings of every fold.
+        out: Output folder for scores.jsonl, one row per example in the order of the seed's draw.
+        overwrite: Start over if the folder holds scores of another recipe.
+        progress: Whether to show progress bars.
 
     Raises:
-        RecipeError: Every weight is trained, so there is no adapter to switch.
-        DataError: Too few examples for so many folds, or a label that one fold holds alone.
-        StorageError: The folder holds something else.
+        RecipeError: All weights are trained, so there is no adapter to switch off.
+        DataError: There are too few examples for the folds, or only one fold contains a label.
+        StorageError: The folder holds other files or another run.
     """
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)

@@ -1,7 +1,7 @@
-"""What single test items do as general tokens grow: change at once, gradually, or not at all.
+"""Changes of single test items as general tokens grow: at once, gradually or none.
 
-A mean score that jumps may be many items that change at one place, or a steady course of each that
-only adds up to a jump. The counts tell one from the other, and the courses are there to be seen.
+A jump of the mean score can come from many items that change at one place, or from gradual changes
+that add up. The counts distinguish these cases, and the report shows each item's scores.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ __all__ = [
 ]
 
 _HALF = 50.0
-"""Of the scale: an item is right if its mean score over seeds is above this."""
+"""Half of the scale: an item is right if its mean score over seeds is above this."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemChanges:
-    """Test items by what becomes of them with general tokens; each is counted once.
+    """Number of test items by how they change with general tokens; each is counted once.
 
-    An item is right at a size if its mean score over seeds is above half of the scale: most seeds
-    have it right, or their answers are more right than wrong. It changes *at once* if that score
-    moves by more than half of the scale from one size to the next; with one seed and a metric that
-    is right or wrong, nothing can be seen to change otherwise.
+    An item is right at a size if its mean score over seeds is above half of the scale. It changes
+    *at once* if this score moves by more than half of the scale from one size to the next. With one
+    seed and a right/wrong metric, every change is at once.
 
     Attributes:
-        always: Right at all sizes.
-        never: Right at none.
-        at_jump: Change once, at once, where the mean score jumps if it does, and as it moves there.
-        elsewhere: Likewise between two other sizes.
-        gradually: Change once and as the mean score moves, but in smaller steps.
-        against: Change once, the other way.
-        wavering: Change more than once.
+        always: Items that are right at all sizes.
+        never: Items that are right at no size.
+        at_jump: Items that change once, at once, at the best-fitting jump and in its direction.
+        elsewhere: Items that change likewise between two other sizes.
+        gradually: Items that change once in the jump's direction, but in smaller steps.
+        against: Items that change once in the opposite direction.
+        wavering: Items that change more than once.
     """
 
     always: int
@@ -65,14 +64,14 @@ class ItemChanges:
 
 @dataclass(frozen=True)
 class GeneralCurve:
-    """How a method's score moves with general tokens, at one size of one task.
+    """Score of a method as a function of general tokens, at one size of one task.
 
     Attributes:
-        task: The task's name.
-        size: Task tokens that the method might use.
-        name: The method's name in tables.
-        emergence: Whether there is a jump, and where.
-        items: How many test items change there, or elsewhere; None where the metric has no scale.
+        task: Name of the task.
+        size: Maximum number of task tokens.
+        name: Name of the method in tables.
+        emergence: Shape of the curve, and place of the jump if there is one.
+        items: Number of test items by how they change; None if the metric has no fixed scale.
     """
 
     task: str
@@ -83,12 +82,12 @@ class GeneralCurve:
 
 
 def count_changes(scores: Floats, place: int, *, rising: bool) -> ItemChanges:
-    """Sort items by how they change.
+    """Count items by how they change.
 
     Args:
-        scores: Shape (sizes, items). Means over seeds, 0 to 100, by growing general tokens.
-        place: The jump that fits best lies between sizes `place` and `place + 1`.
-        rising: Whether it goes up.
+        scores: Shape (sizes, items). Means over seeds, 0 to 100, in order of general tokens.
+        place: The best-fitting jump lies between sizes `place` and `place + 1`.
+        rising: Whether the score rises at the jump.
     """
     right = scores > _HALF
     changes = np.diff(right.astype(int), axis=0)
@@ -110,13 +109,13 @@ def count_changes(scores: Floats, place: int, *, rising: bool) -> ItemChanges:
 
 
 def sort_items(scores: Floats) -> list[int]:
-    """Items in the order of the size from which on they are right and stay so.
+    """Sort items by the size from which they stay right.
 
-    Those that are not right at the largest size come last; of equals, the one with the higher mean
-    score over sizes first.
+    Items that are not right at the largest size come last. Ties are sorted by descending mean score
+    over sizes.
 
     Args:
-        scores: Shape (sizes, items). As in `count_changes`.
+        scores: Shape (sizes, items). Scores as in `count_changes`.
     """
     staying = np.logical_and.accumulate((scores > _HALF)[::-1]).sum(axis=0)
     order: list[int] = np.lexsort((-scores.mean(axis=0), -staying)).tolist()
@@ -125,13 +124,13 @@ def sort_items(scores: Floats) -> list[int]:
 
 @dataclass(frozen=True)
 class ItemCourses:
-    """Each item's scores by general tokens, for a method at one size of one task.
+    """Scores of each item by general tokens, for a method at one size of one task.
 
     Attributes:
-        curve: What the mean score does.
-        general: General tokens of the sizes, growing; m of them.
-        by_seed: For each of these the scores of all n items, by seed.
-        prompts: Of the n items.
+        curve: Curve of the mean score.
+        general: The m amounts of general tokens, increasing.
+        by_seed: Scores of all n items by seed, for each amount of general tokens.
+        prompts: Prompts of the n items.
     """
 
     curve: GeneralCurve
@@ -141,19 +140,19 @@ class ItemCourses:
 
     @property
     def scores(self) -> Floats:
-        """Shape (m, n): means over seeds."""
+        """Mean scores over seeds, shape (m, n)."""
         return np.array([np.mean([*seeds.values()], axis=0) for seeds in self.by_seed])
 
 
 def item_courses(
     out: Path, rows: Sequence[Row], curves: Sequence[GeneralCurve]
 ) -> list[ItemCourses]:
-    """The courses behind the counts of a summary.
+    """Return the item scores behind the counts of a summary.
 
     Args:
-        out: The study's folder.
-        rows: Of the study.
-        curves: From its summary; those without counts of items are left out.
+        out: Folder of the study.
+        rows: Rows of the study.
+        curves: Curves of its summary; curves without item counts are skipped.
 
     Raises:
         StorageError: The answers of a cell are missing.

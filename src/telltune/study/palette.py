@@ -1,4 +1,4 @@
-"""Which colour and shape a method has in all charts of a study's report."""
+"""Color and shape of each method in all charts of a study's report."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Palette"]
 
-# 8 colours beside 5 shapes: 40 methods differ in one or the other.
+# With 8 colors and 5 shapes, 40 methods differ in color or shape.
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 
 
 class Palette:
-    """One colour and one shape a series, in all charts of a report.
+    """Assignment of one color and one shape to each series of a report.
 
     Args:
-        points: Of the whole study.
+        points: Points of the whole study.
     """
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.labels = label_series(points)
-        # Where leverage ratios are a line's points, not lines of their own, it has the bare name.
+        # A line whose points are leverage ratios is labeled with the bare method name.
         names = [point.name for point in points]
         self._domain = list(dict.fromkeys([*self.labels.values(), *names]))
 
     def colour(self) -> alt.Color:
-        """By the field `method`."""
+        """Return the color encoding of the field `method`."""
         import altair as alt
 
         return alt.Color("method:N").scale(domain=self._domain, range=COLOURS).legend(None)
 
     def shape(self) -> alt.Shape:
-        """By the field `method`."""
+        """Return the shape encoding of the field `method`."""
         import altair as alt
 
         return alt.Shape("method:N").scale(domain=self._domain, range=_SHAPES).legend(None)
 
     def keys(self, values: Values, level: Values = ()) -> list[Key]:
-        """Of the methods in the values of a chart, those of level lines apart."""
+        """Return the legend keys of a chart; methods only in `level` get a line key."""
         dots, lines = ({value["method"] for value in each} for each in (values, level))
         return [
             Key(

@@ -1,4 +1,4 @@
-"""What a study will take, before it is run."""
+"""Forecast of the cells of a study before it runs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class PlannedCell:
     """A cell that has no row yet.
 
     Attributes:
-        cell: Which.
-        trained_tokens: That it will train on.
-        training_seconds: That this will take; None where the machine's speed is not known.
-        answering_seconds: As the finished cells of its task took; None where there are none.
-        problem: Why it cannot run, if that is plain already.
+        cell: The cell.
+        trained_tokens: Number of tokens that it will train on.
+        training_seconds: Expected training time; None if the machine's speed is unknown.
+        answering_seconds: Median time outside training of finished cells of its task; None if there
+            are none.
+        problem: Reason why it cannot run, if known in advance.
     """
 
     cell: Cell
@@ -48,13 +49,13 @@ class PlannedCell:
 def plan_cells(
     cells: Sequence[Cell], out: Path | None, *, measure: bool, aside: bool = False
 ) -> list[PlannedCell]:
-    """Look at every cell that is still to be run.
+    """Forecast every cell that is not finished.
 
     Args:
-        cells: From `load_study`.
-        out: The study's folder, if it has one.
-        measure: Train a few rows where the machine's speed is not known.
-        aside: Whether models are asked about general examples; see `asks_aside`.
+        cells: Cells from `load_study`.
+        out: Folder of the study, if it has one.
+        measure: Whether to train on a few rows if the machine's speed is unknown.
+        aside: Whether forgetting is measured; see `asks_aside`.
     """
     rows = Results(out).rows if out is not None else []
     done = {
@@ -90,6 +91,6 @@ def _planned(
     except TellError as error:
         return PlannedCell(cell, problem=str(error))
     expected = forecast(prepared, model.shape, measure=measure)
-    # A study loads the base once, so what a fit takes before its first step does not count.
+    # A study loads the base once, so the time before the first training step is excluded.
     seconds = expected.training_seconds
     return PlannedCell(cell, prepared.counts.trained_tokens, seconds, answering)

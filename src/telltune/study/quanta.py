@@ -1,10 +1,10 @@
-"""Which quanta of a task are learned when, under each method and order of the mixture.
+"""Order in which each method learns the quanta of a task.
 
-TELL's mechanism is said to be an order: general data, interleaved at random, let the quanta of a
-task be learned in nearly the order in which plentiful data would teach them (arXiv 2404.00914).
-Here that is measured. A reference is trained on plentiful task data; held-out tokens that it
-learned are clustered by gradient; and each method's order of learning these clusters is held
-against the reference's. Only dev items are looked at.
+TELL's proposed mechanism is an order: randomly interleaved general data let the quanta of a task be
+learned in nearly the order in which abundant data would teach them (arXiv 2404.00914). This module
+measures that order. A reference is trained on abundant task data, and the held-out tokens that it
+learned are clustered by gradient. The order in which each method learns these clusters is compared
+with that of the reference. Only dev items are used.
 """
 
 from __future__ import annotations
@@ -72,39 +72,38 @@ def quanta(
     overwrite: bool = False,
     progress: bool = True,
 ) -> QuantaReport:
-    """Find a task's quanta, and hold the order in which methods learn them to a reference's.
+    """Find a task's quanta, and compare the order in which methods learn them with a reference.
 
-    The reference is SFT with the anchor. Called again on the same folder with the same recipe and
-    settings, it trains only the methods that were not finished there, and goes on with one that
-    was cut short.
+    The reference is SFT with the anchor. A repeated call with the same folder, recipe and settings
+    trains only unfinished methods, and resumes one that was interrupted.
 
     Args:
-        recipe: A file, a dictionary or a `Recipe`; its `task.max_tokens` is what methods learn
-            from.
-        methods: Names of methods that train; differences are against the first.
-        out: Where quanta.json goes, and a file with token losses for each training.
-        reference_tokens: Task tokens that the reference learns from.
-        items: Dev items whose response tokens are looked at, the first of them.
-        clusters: How many quanta to find.
-        moments: How often a training is looked at, besides its start.
-        overwrite: Begin anew where a run with another recipe or other settings is.
-        progress: Show a bar.
+        recipe: Recipe file, dictionary or `Recipe`. Its `task.max_tokens` limits the task tokens of
+            the methods.
+        methods: Names of methods that train; differences are relative to the first.
+        out: Output folder for quanta.json and one file of token losses per training.
+        reference_tokens: Number of task tokens of the reference.
+        items: Number of dev items whose response tokens are used; the first ones are taken.
+        clusters: Number of quanta to find.
+        moments: Number of measurements during a training, in addition to the one at its start.
+        overwrite: Start over if the folder holds a run with another recipe or settings.
+        progress: Whether to show a progress bar.
 
     Raises:
-        RecipeError: A method that cannot be watched, no dev items, no more data for the reference
-            than for the methods, or fewer than two clusters.
-        DataError: Too few held-out tokens are learned for so many clusters.
-        StorageError: The folder holds something else.
+        RecipeError: A method cannot be recorded, there are no dev items, the reference has no more
+            data than the methods, or there are fewer than two clusters.
+        DataError: The reference learned too few held-out tokens for the clusters.
+        StorageError: The folder holds other files or another run.
     """
     recipe, out = as_recipe(recipe), Path(out)
     if min(items, clusters - 1, moments) < 1:
-        raise RecipeError("quanta take one item, two clusters and one moment at least.")
+        raise RecipeError("quanta need at least one item, two clusters and one moment.")
     with alone(out):
         claim(out, recipe, overwrite=overwrite)
         jobs = _jobs(recipe, methods, reference_tokens)
         held_out = jobs[0].task.dev[:items]
         if not held_out:
-            raise RecipeError("quanta are found among dev items; add `task.dev` to the recipe.")
+            raise RecipeError("quanta need dev items; add `task.dev` to the recipe.")
         settings = {
             "reference_tokens": reference_tokens,
             "items": len(held_out),
@@ -125,7 +124,7 @@ def quanta(
 
 @dataclass(frozen=True)
 class _Job:
-    """A training to be recorded."""
+    """A training to record."""
 
     name: str
     method: Trained
@@ -136,9 +135,9 @@ class _Job:
 
 
 def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list[_Job]:
-    """The reference first; everything is checked and encoded before anything is trained."""
+    """Check and encode all data before training; the first job is the reference."""
     if not methods:
-        raise RecipeError("no method is named; give at least one, such as --method tell.")
+        raise RecipeError("no method is named; name at least one, e.g. --method tell.")
     wider = {"max_tokens": reference_tokens, "max_examples": None}
     plentiful = recipe.model_copy(update={"task": recipe.task.model_copy(update=wider)})
     model, general = known_model(recipe.model), load_general(recipe)
@@ -147,7 +146,7 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
         method = get_method(_REFERENCE_METHOD if name == _REFERENCE else name)
         if not isinstance(method, Trained):
             raise RecipeError(
-                f"method `{name}` cannot be watched as it learns; name `sft`, `tell` or the like."
+                f"method `{name}` has no training to record; use a method such as `sft` or `tell`."
             )
         its_recipe = plentiful if name == _REFERENCE else recipe
         task, mixed = load_task(its_recipe), general if method.mixes else None
@@ -156,8 +155,8 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
     there, used = (job.prepared.counts.task_tokens for job in jobs[:2])
     if there <= used:
         raise RecipeError(
-            f"the reference has {there} task tokens and the methods {used}: set `task.max_tokens` "
-            "lower, or --reference-tokens higher."
+            f"the reference has {there} task tokens, no more than the methods ({used}); lower "
+            "`task.max_tokens` or raise --reference-tokens."
         )
     return jobs
 
@@ -168,7 +167,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         if settings[name] != before:
             raise StorageError(
                 f"{out} holds a run with {name.replace('_', ' ')} {before}, not {settings[name]}; "
-                "choose another --out, or give --overwrite."
+                "choose another --out, or pass --overwrite."
             )
 
 
@@ -181,7 +180,7 @@ def _records(
     *,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """What each training was like, from its file where it has been finished before."""
+    """Return the record of each training, read from its file if it is already finished."""
     base: BaseModel | None = None
     records = []
     for job in jobs:
@@ -189,7 +188,7 @@ def _records(
         if not path.exists():
             settings = job.recipe.training
             if base is None or settings.full_parameters:
-                # Training every weight leaves no base for the next.
+                # Full-parameter training changes the base, so the next job needs a new one.
                 with phase("loading the model", shown=progress):
                     base = load_base(
                         job.recipe.model, settings.precision, trainable=settings.full_parameters
@@ -212,7 +211,7 @@ def _train(
     *,
     progress: bool,
 ) -> dict[str, Any]:
-    """Train and record; and find the quanta, where clusters are asked for."""
+    """Train and record token losses; also find the quanta if `clusters` is above 0."""
     prepared = job.prepared
     tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
     encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
@@ -249,14 +248,14 @@ def _clusters(
     """Choose tokens that the reference has learned, and cluster them.
 
     Raises:
-        DataError: It learned too few.
+        DataError: The reference learned too few tokens.
     """
     chosen, counts = choose_tokens(curves.losses[0], curves.losses[-1], copied_tokens(encoded))
     if len(chosen) < clusters:
         said = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in counts.items())
         raise DataError(
-            f"held-out tokens that the reference learned are too few for {clusters} clusters "
-            f"({said}); ask for fewer, or give it more passes, task tokens or items."
+            f"the reference learned too few held-out tokens for {clusters} clusters "
+            f"({said}); use fewer clusters, or more passes, task tokens or items."
         )
     sketch = GradientSketch(gradient_weights(model), seed=seed)
     labels = cluster_gradients(token_gradients(model, encoded, chosen, sketch), clusters, seed)
@@ -277,6 +276,6 @@ def _read(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"{path}: cannot be read ({error}); remove it, and what it holds is made again."
+            f"{path}: cannot be read ({error}); remove it to have it computed again."
         ) from None
     return values

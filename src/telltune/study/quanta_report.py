@@ -1,4 +1,4 @@
-"""What the recorded trainings say of quanta and of the orders in which they were learned."""
+"""Report of the quanta and of the orders in which methods learned them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Quantum:
     """A cluster of held-out tokens.
 
     Attributes:
-        tokens: How many.
-        items: How many held-out examples they come from.
-        texts: The most frequent of them, with how often each is there.
-        start: Their mean probability before training.
-        end: And at the end of the reference.
-        learned: The reference's step half-way.
+        tokens: Number of tokens.
+        items: Number of held-out examples that the tokens come from.
+        texts: The most frequent token texts, with their counts.
+        start: Mean probability of the tokens before training.
+        end: Mean probability of the tokens at the end of the reference training.
+        learned: Step at which the reference is half-way from `start` to `end`.
     """
 
     tokens: int
@@ -44,21 +44,21 @@ class Quantum:
 
 @dataclass(frozen=True)
 class LearnedOrder:
-    """How one method learned them.
+    """Order in which one method learned the quanta.
 
     Attributes:
-        method: Its name in recipes.
-        label: For people.
-        task_tokens: Distinct task tokens that it used.
-        general_tokens: General tokens that it used.
-        optimizer_steps: Of training.
-        learned: Of each quantum: the step half-way, or None where it never came there.
-        tau: Agreement with the reference's order, Kendall's tau-b; None where there is no order.
-        low: Of its 95% interval.
-        high: Of its 95% interval.
-        difference: Tau, less that of the first method.
-        difference_low: Of its 95% interval.
-        difference_high: Of its 95% interval.
+        method: Name of the method in recipes.
+        label: Display label.
+        task_tokens: Number of distinct task tokens used.
+        general_tokens: Number of general tokens used.
+        optimizer_steps: Number of optimizer steps.
+        learned: Half-way step of each quantum; None if it was never reached.
+        tau: Agreement with the reference's order, Kendall's tau-b; None if there is no order.
+        low: Lower bound of the 95% interval of `tau`.
+        high: Upper bound of the 95% interval of `tau`.
+        difference: `tau` minus that of the first method.
+        difference_low: Lower bound of the 95% interval of `difference`.
+        difference_high: Upper bound of the 95% interval of `difference`.
     """
 
     method: str
@@ -77,17 +77,17 @@ class LearnedOrder:
 
 @dataclass(frozen=True)
 class QuantaReport:
-    """What `quanta.json` holds.
+    """Content of `quanta.json`.
 
     Attributes:
-        task: Its name.
-        settings: As they were given, and hashes of the data.
-        reference: What the reference was trained on: tokens, steps.
-        tokens: Held-out response tokens: how many, and why some were not clustered.
+        task: Name of the task.
+        settings: Settings of the run, and hashes of the data.
+        reference: Tokens and steps of the reference training.
+        tokens: Number of held-out response tokens, and why some were not clustered.
         quanta: The clusters, the largest first.
-        methods: In the order in which they were named.
-        seconds: Of each training, what it took to look at held-out tokens included.
-        versions: Of telltune and the libraries.
+        methods: Results of the methods, in the order in which they were given.
+        seconds: Time of each training in seconds, including the measurements on held-out tokens.
+        versions: Versions of telltune and its libraries.
     """
 
     task: str
@@ -103,16 +103,16 @@ class QuantaReport:
 def judge(
     task: str, settings: dict[str, Any], records: Sequence[Mapping[str, Any]], seed: int
 ) -> QuantaReport:
-    """Hold the methods' orders against the reference's.
+    """Compare the learning orders of the methods with that of the reference.
 
     Args:
-        task: Its name.
-        settings: For the report.
-        records: What `telltune.study.quanta` recorded of each training, the reference first.
-        seed: Of the bootstrap.
+        task: Name of the task.
+        settings: Settings to include in the report.
+        records: Record of each training from `telltune.study.quanta`, the reference first.
+        seed: Seed of the bootstrap.
 
     Raises:
-        DataError: There are too few quanta to be in any order.
+        DataError: There are too few quanta to define an order.
     """
     reference, *others = records
     tokens = reference["tokens"]
@@ -168,5 +168,5 @@ def _order(record: Mapping[str, Any], found: Agreement) -> LearnedOrder:
 
 
 def _finite(value: float, digits: int) -> float | None:
-    """For JSON, which has no infinity and no NaN."""
+    """Round a value for JSON, which has no infinity and no NaN."""
     return round(float(value), digits) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What to run on a task: the recipe that a small search prefers, and what to expect of it."""
+"""Recommendation of a recipe for a task by a small search, with its expected score."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["RECOMMENDED", "Estimate", "Recommendation", "gain_of_more", "optimism", "recommend"]
 
 RECOMMENDED = "recipe.yaml"
-"""In the search's folder."""
+"""File name of the recommended recipe in the folder of the search."""
 
 _MORE = 100
 _DEV_SHARE = 0.2
 _TAIL = (1 - 0.95) / 2
-# Of a normal distribution so much lies beyond one standard error.
+# Share of a normal distribution that lies beyond one standard error on one side.
 _ONE_ERROR = 0.16
 _RESAMPLES = 10_000
 
@@ -53,9 +53,9 @@ class Estimate:
     """A number with its 95% interval.
 
     Attributes:
-        value: The number.
-        low: Of the interval.
-        high: Of the interval.
+        value: Point estimate.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
     """
 
     value: float
@@ -63,29 +63,29 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Such as `63.1 (55.0 to 70.2)`."""
+        """Return text such as `63.1 (55.0 to 70.2)`."""
         return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to run, and why.
+    """Recommended recipe with its evidence.
 
     Attributes:
-        name: The method and its settings.
-        method: The method's name in recipes.
-        recipe: In full, on all of the task data.
-        metric: The headline metric.
-        items: Dev items that decided.
-        expected: The score on items like them, less what having chosen the best flatters it by.
-        rivals: What else went to the end, by name: the score of the recommended less its own.
-        beside: Of the finalists, by name: what became of general examples and prompts, the mean
-            over seeds; nothing where the recipe has no general data. See `Row.forgetting`.
-        more_examples: What another hundred task examples should add; None where the method does
-            not learn from them, or too few sizes were tried to say.
-        tried: Candidates at the smallest size.
-        seconds: Of all cells.
-        warnings: Why the recommended candidate's scores may not mean what they seem to; one
+        name: Name of the method with its settings.
+        method: Name of the method in recipes.
+        recipe: Complete recipe that uses all of the task data.
+        metric: Name of the headline metric.
+        items: Number of dev items used for the choice.
+        expected: Expected score on similar items, corrected for the optimism of choosing the best.
+        rivals: Score of the recommended recipe minus that of each other finalist, by name.
+        beside: Forgetting of each finalist by name, averaged over seeds; empty if the recipe has no
+            general data. See `Row.forgetting`.
+        more_examples: Expected gain from another hundred task examples; None if the method does not
+            learn from them or too few sizes were tried.
+        tried: Number of candidates at the smallest size.
+        seconds: Total time of all cells in seconds.
+        warnings: Reasons why the scores of the recommended candidate may be misleading; one
             sentence each.
     """
 
@@ -108,7 +108,7 @@ class Recommendation:
         return get_method(self.method).trains
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self) | {"recipe": self.recipe.model_dump(mode="json")}
 
 
@@ -117,24 +117,24 @@ def recommend(
 ) -> Recommendation:
     """Search for the method and settings that suit a task, on its dev items alone.
 
-    The baselines of seconds are run first. Then SFT is tried, and with general data and an anchor
-    SFT with the anchor and TELL, at several learning rates, passes and leverage ratios. Where the
-    answers are labels a classifier has a say in those of TELL, or of another SFT, and where there
-    are unlabeled inputs pseudo-labels are tried. Base, few-shot and the baselines stand
-    beside the finalists and can win. Test items are not answered; like all answers of the task,
-    theirs decide which metric fits. Of a task without dev items a fifth of the training data is
-    held out for the search; the recipe that comes back trains on all of them.
+    The baselines run first. Then SFT is tried, and with an anchor and general data also SFT with
+    the anchor and TELL, at several learning rates, passes and leverage ratios. If the answers are
+    labels, TELL (or SFT) is also combined with a classifier. If there are unlabeled inputs,
+    pseudo-labels are tried. Base, few-shot and the baselines are compared with the finalists and
+    can win. Test items are not answered, but their reference answers help to select the metric. If
+    a task has no dev items, a fifth of the training data is held out for the search; the
+    recommended recipe trains on all of it.
 
     Args:
-        recipe: The task and the model, and the settings to begin with.
-        out: Where rows, `recipe.yaml` and recommendation.json go. Called again on the same folder
-            it goes on where it was.
-        minutes: To spend; the least that tells anything may take longer.
-        progress: Show a bar.
+        recipe: Recipe with the task, the model and the initial settings.
+        out: Output folder for rows, `recipe.yaml` and recommendation.json. A repeated call on the
+            same folder resumes where it stopped.
+        minutes: Time budget in minutes; the minimum search may take longer.
+        progress: Whether to show a progress bar.
 
     Raises:
-        RecipeError: The metric is one of which less is better.
-        DataError: Too little task data.
+        RecipeError: Lower values of the metric are better.
+        DataError: There is too little task data.
     """
     recipe = as_recipe(recipe)
     given = recipe.task
@@ -146,7 +146,7 @@ def recommend(
     metric = task_answers(recipe, task).metrics[0]
     if metric == PERPLEXITY:
         raise RecipeError(
-            "a search needs a metric of which more is better; name one under evaluation.metrics."
+            "a search needs a metric where higher is better; set one in evaluation.metrics."
         )
     quick = suitable_baselines(task, [metric])
     methods = _methods(recipe, task, labels="tfidf_linear" in quick)
@@ -189,7 +189,7 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
 def _judge(
     found: Search, out: Path, recipe: Recipe, task: TaskSpec, examples: int
 ) -> Recommendation:
-    """Choose among the finalists and what needs no training."""
+    """Choose among the finalists and the methods without training."""
     last = found.rungs[-1]
     groups: dict[str, list[Row]] = {}
     quick = [row for row in found.quick if row.size == last.size]
@@ -209,7 +209,7 @@ def _judge(
     return Recommendation(
         name=name,
         method=rows[0].method,
-        # On the data that the user named, those that were held out for the search among them.
+        # Use all data that the user named, including what was held out for the search.
         recipe=as_recipe(rows[0].recipe).model_copy(update={"task": task, "seed": recipe.seed}),
         metric=rows[0].metric,
         items=len(runs[best][0]),
@@ -241,19 +241,19 @@ def _choose(
     losses: dict[str, float],
     quick: Collection[str] = (),
 ) -> int:
-    """Return the best, or what is simpler or forgets less and scores within one standard error.
+    """Return the index of the choice by the one-standard-error rule (Breiman et al. 1984).
 
-    A baseline of seconds comes first: it takes no training and forgets nothing. Else it is the
-    finalist that forgets least. The rule of one standard error (Breiman et al. 1984) gives way on
-    the score only as far as noise would explain it; within an interval of 95%, which few seeds make
-    wide, it would give away more.
+    Among all that score within one standard error of the best, a baseline is preferred because it
+    needs no training and forgets nothing; otherwise the finalist that forgets least. One standard
+    error gives up only as much score as noise explains. A 95% interval, which is wide with few
+    seeds, would give up more.
 
     Args:
-        names: m of them.
-        scores: Shape (m,).
-        drawn: Shape (resamples, m).
-        losses: Of general examples after training, by finalist's name.
-        quick: Names of the baselines of seconds.
+        names: The m names.
+        scores: Shape (m,). Mean scores.
+        drawn: Shape (resamples, m). Resampled scores.
+        losses: Loss of general examples after training, by name of the finalist.
+        quick: Names of the baselines.
     """
     best = int(scores.argmax())
     alike = [
@@ -273,16 +273,16 @@ def _beside(rows: list[Row]) -> dict[str, float]:
 
 
 def optimism(scores: Floats, drawn: Floats) -> float:
-    """How much choosing the best of several flatters it.
+    """Estimate by how much choosing the best of several overestimates its score.
 
-    In each resample the best is chosen anew; it looks better there than in all that was seen.
+    Each resample chooses its own best, which scores higher there than in the observed scores.
 
     Args:
-        scores: Shape (m,). As seen.
-        drawn: Shape (resamples, m). As they might have been.
+        scores: Shape (m,). Observed scores.
+        drawn: Shape (resamples, m). Resampled scores.
 
     Returns:
-        In the units of the score, not below 0.
+        Optimism in the units of the score, at least 0.
 
     Source: Efron & Tibshirani (1993), section 17.6, for the choice of a model.
     """
@@ -292,7 +292,7 @@ def optimism(scores: Floats, drawn: Floats) -> float:
 
 
 def _expected(score: float, drawn: Floats, flattery: float, *, percent: bool) -> Estimate:
-    """Take the flattery off; of a score in percent as a share of it, so that it stays above 0."""
+    """Subtract the optimism; scale a score in percent instead, so that it stays above 0."""
     if percent:
         kept = 1 - flattery / max(score, flattery, 1e-9)
         return _estimate(score * kept, drawn * kept)
@@ -300,16 +300,16 @@ def _expected(score: float, drawn: Floats, flattery: float, *, percent: bool) ->
 
 
 def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
-    """What further task examples should add: a straight line over log examples, drawn on.
+    """Extrapolate the gain from further task examples along a straight line over log examples.
 
     Args:
-        curve: Runs by task examples, at two sizes or more, on the same items.
-        now: Examples that there are.
-        more: That would come on top.
+        curve: Runs by number of task examples, at two or more sizes, on the same items.
+        now: Current number of examples.
+        more: Number of additional examples.
 
     Returns:
-        In the units of the score, never below 0: more data is taken to do no harm. Where the line
-        would lead past 100% the gain ends there.
+        Gain in the units of the score, at least 0: more data is assumed to do no harm. It is capped
+        where the line would exceed 100%.
     """
     sizes = sorted(curve)
     groups = [curve[size] for size in sizes]
@@ -321,7 +321,7 @@ def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
     def gain(scores: Floats) -> Floats:
         slope = scores @ weights
         end = scores.mean(axis=1) + slope * (math.log(now) - logs.mean())
-        # The line may lead out of the scale before it gets to what there is now.
+        # The line may leave the scale before it reaches the current number of examples.
         room = 100.0 - np.clip(end, 0.0, 100.0) if groups[0][0].percent else np.inf
         found: Floats = np.clip(slope * math.log1p(more / now), 0.0, room)
         return found

@@ -1,4 +1,4 @@
-"""A study as one page that needs no network: what it says, how surely, and how it was made."""
+"""Report of a study as one offline page: verdict, scores with intervals, costs, provenance."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
-    """Write `summary.json` and `report.html` beside a study's results.
+    """Write `summary.json` and `report.html` to a study's folder.
 
-    The files are a pure function of the results, so that they can be compared and committed.
+    The files are a pure function of the results, so they can be compared and committed.
 
     Args:
-        out: Of `tell study`.
-        resamples: Of all bootstraps.
+        out: Output folder of `tell study`.
+        resamples: Number of resamples of every bootstrap.
 
     Returns:
-        What the rows say.
+        Summary of the results.
 
     Raises:
-        StorageError: There are no finished cells, answers of one are missing, the disk refuses.
+        StorageError: No cell is finished, the answers of a cell are missing, or a file cannot be
+            written.
     """
     summary = summarize(out, resamples=resamples)
     rows = Results(out).rows
@@ -89,7 +90,7 @@ def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
 
 
 class TableRow(NamedTuple):
-    """A method at a size, beside what it is held against."""
+    """A method at one size, with its comparison to the reference."""
 
     label: str
     point: Point
@@ -101,7 +102,7 @@ class TableRow(NamedTuple):
 def _tables(
     summary: Summary, labels: dict[Series, str]
 ) -> dict[str, dict[int | None, list[TableRow]]]:
-    """By task and size, methods in the order of their labels."""
+    """Return table rows by task and size, with methods in the order of their labels."""
     against = reference_of(summary)
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
@@ -128,7 +129,7 @@ def _tables(
 
 
 def _warnings(done: Sequence[Row]) -> dict[str, list[str]]:
-    """What makes scores of cells doubtful: by sentence, the cells."""
+    """Return the affected cells by warning."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in done:
         size = "" if row.size is None else f", {row.size:,} task tokens"
@@ -139,13 +140,13 @@ def _warnings(done: Sequence[Row]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the finished cells of a method cost.
+    """Cost of the finished cells of a method.
 
     Attributes:
-        name: The method's name in tables; its leverage ratios are taken together.
-        cells: How many.
-        seconds: By phase, of all of them.
-        counts: By what is counted, the mean.
+        name: Name of the method in tables; its leverage ratios are combined.
+        cells: Number of finished cells.
+        seconds: Total time of these cells in seconds, by phase.
+        counts: Mean per cell of each counted quantity, by name.
     """
 
     name: str
@@ -173,13 +174,13 @@ def _costs(done: Sequence[Row]) -> list[Cost]:
 
 @dataclass(frozen=True)
 class Made:
-    """How a study was made.
+    """Provenance of a study.
 
     Attributes:
-        versions: By what has them; several where rows differ.
-        hashes: By task, then by what is hashed; likewise.
-        example: A cell whose recipe stands for all: the one that trained longest.
-        recipe: Its recipe, as YAML.
+        versions: Versions by package; several if rows differ.
+        hashes: Hashes by task, then by data set or model; several if rows differ.
+        example: The cell whose recipe is shown as an example: the one that trained longest.
+        recipe: Recipe of this cell as YAML.
     """
 
     versions: dict[str, list[str]]

@@ -1,29 +1,29 @@
-"""What else could have come out of a study: other test items, other seeds.
+"""Resampling of a study's results over test items and seeds.
 
-Every interval of a study stands on `resample_runs`. Its two sources of chance are crossed, since
-all runs answer the same items:
+All intervals of a study are based on `resample_runs`. Its two sources of variation are crossed,
+because all runs answer the same items:
 
-- **Items** are drawn again with replacement, the same ones for every method, size and seed. What
-  makes an item hard for all methods thus cancels in a difference.
-- **Seeds** are far too few to be drawn again: of three, a ninth of the resamples would hold one
-  seed three times, and their variance would come out a third too small (by (k - 1) / k). The
-  noise that a seed adds is drawn from a normal distribution instead, squeezed near the ends of the
-  score's range so that no draw leaves it (`move_within`). Its variance is what runs differ by
-  between seeds, less what they differ by because the items are few (that part the items have
-  brought in already). How well so few seeds tell that variance is drawn too, as d s^2 over a
-  chi-square of d degrees of freedom; without that the intervals would be those of a known variance,
-  with 1.96 where three seeds deserve a Student's t.
+- **Items** are resampled with replacement, with the same draw for every method, size and seed. The
+  shared difficulty of an item thus cancels in a difference.
+- **Seeds** are too few to be resampled: with three seeds, a ninth of the resamples would contain
+  one seed three times, and their variance would be a third too small (by (k - 1) / k). Seed noise
+  is therefore drawn from a normal distribution, compressed near the ends of the score's range so
+  that no draw leaves it (`move_within`). Its variance is the variance between seeds minus the part
+  caused by the limited number of items, which resampling the items already covers. The
+  uncertainty of this variance is drawn too, as d s^2 over a chi-square with d degrees of freedom.
+  Otherwise the intervals would assume a known variance, i.e. 1.96 in place of Student's t.
 
-The variance is pooled over the groups: one more assumption (runs of all groups vary alike), for
-many more degrees of freedom; kept apart for a method of three seeds and SFT's curve, intervals of
-the data-saving factor came out up to twice as wide on log tokens, and covered 97 to 99%. Seeds
-count as independent from method to method. Where methods share a seed's luck, as they do if a seed
-also draws the task data, intervals of differences are somewhat too wide; pairs of seeds would leave
-three seeds two degrees of freedom, which costs more unless over half of the luck is shared.
+The variance is pooled over the groups. This assumes that runs of all groups vary alike, but gains
+many degrees of freedom: separate variances for a method with three seeds and for SFT's curve made
+intervals of the data-saving factor up to twice as wide on log tokens, with 97 to 99% coverage.
+Seeds count as independent between methods. If methods share seed effects, as when a seed also draws
+the task data, intervals of differences are somewhat too wide. Pairing the seeds would leave three
+seeds two degrees of freedom, which costs more unless over half of the seed variance is shared.
 
-On simulated studies of 200 items 95% intervals covered the true factor in 93 to 97%. Two things
-they cannot know: with one seed, the luck of seeds (79% at 4 points of standard deviation); with
-three, that the method's seeds differ by twice to four times what SFT's do (86 to 88%).
+On simulated studies of 200 items, 95% intervals covered the true factor in 93 to 97% of cases.
+Coverage is lower in two cases. With one seed, seed variation is unknown (79% at a standard
+deviation of 4 points). With three seeds, the method's seeds may vary two to four times as much as
+SFT's (86 to 88%).
 
 Source: crossed random effects by pigeonhole resampling, Owen (2007); a variance component drawn as
 a generalized pivot, Weerahandi (1993).
@@ -45,34 +45,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Runs", "distinct_runs", "mean_over_seeds", "resample_runs", "seed_luck"]
 
-# Resamples that tell a variance to some percent; the seeds' own is known to a factor at best.
+# Enough resamples to estimate a variance within a few percent; seed variance is less certain.
 _ENOUGH = 500
 
-# Each source of chance has a stream of its own; `resample_scores` draws the items from the seed.
+# Each source of variation has its own random stream; `resample_scores` uses the plain seed.
 _LUCK, _UNSEEN = 2, 3
 
-# Scores nearer than this are the same score, summed in another order.
+# Smaller differences are rounding errors of the order of summation.
 _ROUNDING = 1e-9
 
 Runs = Sequence[Scored]
-"""One method at one size: what a metric said of it, once a seed, always on the same items."""
+"""Scored runs of one method at one size: one per seed, all on the same items."""
 
 
 def distinct_runs(runs: Runs) -> Runs:
-    """The runs, or only the first where all answered alike, as a method without chance does."""
+    """Return the runs, or only the first if all are identical (a deterministic method)."""
     first = runs[0].statistics
     return runs if any(not np.array_equal(run.statistics, first) for run in runs) else runs[:1]
 
 
 def mean_over_seeds(runs: Runs) -> Scored:
-    """One `Scored` whose score is the mean over seeds of the corpus score.
+    """Return a `Scored` whose score is the mean over seeds of the corpus score.
 
     Args:
-        runs: k runs on the same n items, by one metric.
+        runs: The k runs on the same n items, by one metric.
 
     Returns:
-        Its statistics hold those of all runs side by side, so that an item carries its answers
-        under every seed with it.
+        Combined runs. The statistics of all runs are concatenated, so that an item keeps its
+        answers under every seed.
     """
     return Scored(
         per_item=np.mean([run.per_item for run in runs], axis=0),
@@ -95,23 +95,23 @@ def _mean_of_each(reduces: Sequence[Callable[[Floats], Floats]]) -> Callable[[Fl
 
 
 def resample_runs(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0) -> Floats:
-    """Draw what the mean scores might have been with other items and other seeds.
+    """Resample the mean scores of groups over items and seeds.
 
-    Where all items of a group score alike (all wrong, all right) no resample would ever differ,
-    and 0 of 200 would be certain. Such a group is drawn as if a share of its items, of which none
-    was seen in n, might have come out at either end of the scale.
+    If all items of a group score alike (all wrong or all right), all resamples would be equal, and
+    0 of 200 would look certain. For such a group, a random share of items, plausible if none was
+    seen among n, is moved to either end of the scale.
 
     Args:
-        groups: m groups of runs, all on the same n items. They may differ in how many seeds.
-        resamples: How many draws.
-        seed: The draws are a pure function of this and the other arguments.
+        groups: The m groups of runs, all on the same n items. Their numbers of seeds may differ.
+        resamples: Number of draws.
+        seed: Random seed; it and the other arguments determine the draws.
 
     Returns:
-        Shape (resamples, m). Columns go together: a row has one set of items. All lie in the
+        Shape (resamples, m). Each row uses one set of items for all groups. All values lie in the
         range of the score.
 
     Raises:
-        DataError: There are no items, or not the same number everywhere.
+        DataError: There are no items, or the numbers of items differ.
     """
     means = resample_scores([mean_over_seeds(runs) for runs in groups], resamples, seed)
     rng = np.random.default_rng([seed, _UNSEEN])
@@ -125,18 +125,18 @@ def resample_runs(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0
 
 
 def seed_luck(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0) -> Floats:
-    """Draw how far the luck of its seeds may have moved the mean score of each group.
+    """Draw the seed noise of the mean score of each group.
 
-    A group with one run, or whose runs all answered alike, tells nothing about seeds and gets
-    none: what is said of it holds for that very run.
+    A group with one run, or with identical runs, has no information on seed variation and gets zero
+    noise. Its results hold for that run only.
 
     Args:
-        groups: m groups of runs.
-        resamples: How many draws.
-        seed: The draws are a pure function of this and the other arguments.
+        groups: The m groups of runs.
+        resamples: Number of draws.
+        seed: Random seed; it and the other arguments determine the draws.
 
     Returns:
-        Shape (resamples, m), in the units of the score, around 0.
+        Shape (resamples, m), in the units of the score, centered at 0.
     """
     luck = np.zeros((resamples, len(groups)))
     several = [g for g, runs in enumerate(groups) if len(distinct_runs(runs)) > 1]
@@ -156,7 +156,7 @@ def seed_luck(groups: Sequence[Runs], resamples: int = 10_000, seed: int = 0) ->
 
 
 def _from_mean(seeds: npt.NDArray[np.int_]) -> Floats:
-    """A matrix that takes from each run's score the mean of its group, seeds[g] runs in a row."""
+    """Return a matrix that subtracts from each run's score the mean of its group."""
     group = np.repeat(np.arange(len(seeds)), seeds)
     same = group[:, None] == group
     matrix: Floats = np.eye(len(group)) - same / seeds[group]

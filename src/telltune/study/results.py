@@ -1,4 +1,4 @@
-"""What a study has found so far: one typed row a cell, in a file that only grows."""
+"""Results of a study: one typed row per cell in an append-only file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ANSWERS", "RESULTS", "Results", "Row", "cell_key", "is_finished", "r
 
 RESULTS = "results.jsonl"
 ANSWERS = "answers"
-"""Folder with a file of answers a cell."""
+"""Folder with one file of answers per cell."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,29 @@ class Row:
     """A finished or failed cell.
 
     Attributes:
-        key: Of the cell's recipe and data: the same key is the same work.
-        status: Whether there are scores.
-        task: The task's name.
-        method: The method's name in recipes.
-        name: Its name in tables.
-        size: Task tokens that it might use; None where it uses no task data.
-        leverage_ratio: That was asked for; None where the method does not mix.
-        seed: Of the draw, the order and the adapter.
-        split: Whose items were answered.
-        reason: Why a cell failed.
-        metric: The headline metric.
-        scores: By metric: score, low, high.
-        per_item: By metric: one score an item.
-        warnings: Why the scores may not mean what they seem to; one sentence each.
-        counts: Task and general tokens, steps, trained tokens: what the method used.
-        forgetting: What became of general examples, and whether the task leaks.
-        seconds: Of training, answering, the general examples, and the rest.
-        curve: Training loss as lists of one length: `step`, and for each source (`task`,
-            `general`) the mean loss a token since the point before, None where it had no turn.
-            Thinned to at most 60 points; empty where nothing was trained.
-        hashes: Of the task's training and test data, the general data, the base model.
-        versions: Of telltune, its code, and the libraries.
-        recipe: In full.
+        key: Hash of the cell's recipe and data; equal keys are equal work.
+        status: "done" if the cell has scores, else "failed".
+        task: Name of the task.
+        method: Name of the method in recipes.
+        name: Name of the method in tables.
+        size: Maximum number of task tokens; None if the method uses no task data.
+        leverage_ratio: Requested leverage ratio; None if the method does not mix.
+        seed: Seed of the data draw, the order and the adapter.
+        split: Split whose items were answered.
+        reason: Reason of a failure.
+        metric: Name of the headline metric.
+        scores: `score`, `low` and `high` by metric.
+        per_item: One score per item, by metric.
+        warnings: Reasons why the scores may be misleading; one sentence each.
+        counts: Counts of task tokens, general tokens, steps and trained tokens.
+        forgetting: Loss on general examples and leakage, before and after training.
+        seconds: Seconds of training, answering, forgetting measurements (`general`) and the rest.
+        curve: Training loss as lists of equal length: `step`, and for each source (`task`,
+            `general`) the mean loss per token since the previous point, None if it had no tokens.
+            Thinned to at most 60 points; empty if nothing was trained.
+        hashes: Hashes of the task's training and test data, the general data and the base model.
+        versions: Versions of telltune, its code, and its libraries.
+        recipe: Complete recipe.
     """
 
     key: str
@@ -78,20 +78,21 @@ class Row:
 
     @property
     def score(self) -> float:
-        """Of the headline metric."""
+        """Score by the headline metric."""
         return self.scores[self.metric]["score"]
 
 
 def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
-    """A name for the work of a cell: the same for the same recipe on the same data and base.
+    """Return a key for the work of a cell: equal for the same recipe, data and base.
 
-    Where files lie does not count, only what they say; so a study can move to another machine.
+    The key depends on the content of files, not on their paths, so a study can move to another
+    machine.
 
     Args:
-        cell: Which.
-        hashes: Of its data and its base.
+        cell: The cell.
+        hashes: Hashes of its data and its base.
     """
-    # A key that is not given is left out, so that one which a later telltune adds changes nothing.
+    # Unset keys are excluded, so that keys added in later versions do not change the hash.
     recipe = cell.recipe.model_dump(mode="json", exclude_none=True)
     for part in ("train", "dev", "test", "embedded", "unlabeled"):
         recipe["task"].pop(part, None)
@@ -102,18 +103,18 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
 
 
 def read_answers(folder: Path, row: Row) -> list[dict[str, Any]]:
-    """What a finished cell answered, item by item, as `write_predictions` wrote it.
+    """Read the answers of a finished cell, one dictionary per item; see `write_predictions`.
 
     Args:
-        folder: Of the study.
-        row: The cell's.
+        folder: Folder of the study.
+        row: Row of the cell.
 
     Raises:
         StorageError: The file cannot be read.
     """
     path = folder / ANSWERS / f"{row.key}.jsonl"
     try:
-        # Not `splitlines`: answers may hold other line ends, such as U+2028.
+        # `splitlines` would also split at other line ends in answers, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
     except (OSError, ValueError) as error:
@@ -124,10 +125,10 @@ def read_answers(folder: Path, row: Row) -> list[dict[str, Any]]:
 
 
 class Results:
-    """The rows of a study's folder.
+    """Rows of a study's folder.
 
     Args:
-        folder: Made with the first row.
+        folder: Folder of the study; it is created with the first row.
 
     Raises:
         StorageError: A row cannot be read.
@@ -141,7 +142,7 @@ class Results:
             return
         with writing(self.path):
             lines = self.path.read_bytes().split(b"\n")
-        # A process that was killed in the midst of a row leaves a part of it, without its end.
+        # A process that was killed while writing leaves an incomplete last row.
         *whole, torn = lines
         for number, line in enumerate(whole, 1):
             self._keep(self._row(number, line))
@@ -150,10 +151,10 @@ class Results:
                 file.truncate(sum(len(line) + 1 for line in whole))
 
     def append(self, row: Row) -> None:
-        """Write a row so that it is on the disk before this returns.
+        """Append a row and sync it to disk before returning.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: The row cannot be written.
         """
         line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
         with writing(self.path, needed=len(line)):
@@ -166,16 +167,16 @@ class Results:
 
     @property
     def rows(self) -> list[Row]:
-        """The latest of each cell: an edited one stands for what it was before."""
+        """Latest row of each cell; an edited cell replaces its earlier version."""
         return list(self._latest.values())
 
     def find(self, cell: Cell, key: str) -> Row | None:
-        """The latest row of a cell's work, under whatever name; of an earlier edit, perhaps."""
+        """Return the latest row with the work of a cell, possibly under another name."""
         named = self._latest.get(_place(cell))
         return named if named is not None and named.key == key else self._by_key.get(key)
 
     def is_latest(self, cell: Cell, row: Row) -> bool:
-        """Whether a row is the one that `rows` has for a cell."""
+        """Return whether a row is the one that `rows` contains for a cell."""
         return self._latest.get(_place(cell)) is row
 
     def _keep(self, row: Row) -> None:
@@ -187,21 +188,21 @@ class Results:
             return Row(**{f.name: values[f.name] for f in fields(Row) if f.name in values})
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
-                f"{self.path}:{number}: no row of a study ({error}); mend or remove the line."
+                f"{self.path}:{number}: not a study row ({error}); fix or remove the line."
             ) from None
 
 
 def is_finished(row: Row, *, aside: bool) -> bool:
-    """Whether a cell need not be run again.
+    """Return whether a cell does not need to run again.
 
     Args:
-        row: The cell's.
-        aside: Whether the study asks about general examples: a row of an earlier edit, which had no
-            general data, says nothing of them.
+        row: Row of the cell.
+        aside: Whether the study measures forgetting. A row from an earlier edit without general
+            data lacks these measurements.
     """
     return row.status == "done" and (bool(row.forgetting) or not aside)
 
 
 def _place(cell: Cell | Row) -> tuple[Any, ...]:
-    """Where it stands in tables."""
+    """Return the position of a cell in tables."""
     return (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed)

@@ -1,4 +1,4 @@
-"""Run a study's cells on one loaded base, each once, whatever happens in between."""
+"""Run each cell of a study once on one loaded base, across failures and interruptions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FAILURES = "failures"
 
 
 class Cells(Protocol):
-    """Where cells are run other than in this process."""
+    """Interface of a backend that runs cells outside of this process."""
 
     def run(
         self,
@@ -67,7 +67,7 @@ class Cells(Protocol):
         split: Split,
         mixing: Recipe | None,
     ) -> Iterator[tuple[Cell, Row]]:
-        """Run cells and give each as it is finished; see `telltune.study.cluster.Cluster`."""
+        """Run cells and yield each as it finishes; see `telltune.study.cluster.Cluster`."""
 
 
 def run_cells(
@@ -80,26 +80,26 @@ def run_cells(
     progress: bool = True,
     cluster: Cells | None = None,
 ) -> list[Row]:
-    """Run the cells that have no finished row in `out` yet, in their order.
+    """Run the cells that have no finished row in `out` yet, in order.
 
-    A cell that fails has a row with its reason, and is tried again the next time. One that was cut
-    short goes on from its last checkpoint.
+    A failed cell gets a row with the reason and is retried by the next call. An interrupted cell
+    resumes from its last checkpoint.
 
     Args:
-        cells: From `load_study`.
-        forgetting: What is measured beside the task.
-        out: Of the study; other cells' rows in it stay.
-        split: Whose items are answered: `dev` where something will be chosen by the scores.
-        general: Names the general data that every cell is asked about, which no cell may have of
-            its own; those of the first cell that mixes if not given.
-        progress: Show a bar.
-        cluster: Runs them; this process does if not given.
+        cells: Cells from `load_study`.
+        forgetting: Settings of the forgetting measurements.
+        out: Folder of the study; rows of other cells in it are kept.
+        split: Split whose items are answered: `dev` if the scores are used for a choice.
+        general: Recipe that names the general data for the forgetting measurements of every cell,
+            even if no cell mixes it. Defaults to the recipe of the first cell with general data.
+        progress: Whether to show a progress bar.
+        cluster: Backend that runs the cells. Defaults to this process.
 
     Returns:
-        A row a cell.
+        One row per cell.
 
     Raises:
-        TellError: Nothing can run: a task that cannot be read, a folder in use.
+        TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
     """
     with alone(out):
         results = Results(out)
@@ -125,20 +125,20 @@ def run_cells(
             for cell, row in running:
                 results.append(row)
                 if progress:
-                    # A line a cell, for whoever follows a log and not a bar.
+                    # One line per cell makes progress visible in a log file.
                     shown.console.print(f"{cell.title}: {_outcome(row)}", soft_wrap=True)
                 shown.advance(task)
         for cell, key in keys.items():
             row = results.find(cell, key)
             if row is not None and not results.is_latest(cell, row):
-                # The same work under another name, or from before an edit that was undone.
+                # The same work has a row under another name or from an earlier study version.
                 results.append(replace(row, task=cell.task, name=cell.name))
     found = [results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
 
 
 def _longest_first(cells: dict[str, Cell], results: Results) -> dict[str, Cell]:
-    """So that no node is left with a long one when all others have nothing to do."""
+    """Sort cells by descending time, so that no node runs a long cell while others are idle."""
     seconds = expected_seconds(list(cells.values()), results.rows)
     order = sorted(zip(cells, seconds, strict=True), key=lambda pair: -pair[1])
     return {key: cells[key] for key, _ in order}
@@ -146,13 +146,13 @@ def _longest_first(cells: dict[str, Cell], results: Results) -> dict[str, Cell]:
 
 @dataclass(frozen=True)
 class Answered:
-    """A cell whose answers have yet to be scored, for which nobody needs its model.
+    """A cell with answers that are not scored yet; scoring does not need the model.
 
     Attributes:
-        row: All of it but the scores.
-        answers: Of its items.
-        items: What was asked.
-        confidence: Of the intervals.
+        row: Row of the cell without scores.
+        answers: Answers to the items.
+        items: The items.
+        confidence: Confidence level of the intervals.
     """
 
     row: Row
@@ -162,7 +162,7 @@ class Answered:
 
 
 def score_cell(found: Answered, out: Path) -> Row:
-    """Score a cell's answers, and write them to `out`; a failure is a row too."""
+    """Score a cell's answers and write them to `out`; a failure also returns a row."""
     began = time.perf_counter()
     row = found.row
     try:
@@ -182,7 +182,7 @@ def score_cell(found: Answered, out: Path) -> Row:
 
 
 class _Loaded(NamedTuple):
-    """A task as cells share it."""
+    """A loaded task, shared by cells."""
 
     task: TaskData
     items: list[Example]
@@ -191,20 +191,20 @@ class _Loaded(NamedTuple):
 
 @dataclass
 class CellWorker:
-    """Holds what cells share: the base, the tasks, what the base says of general examples."""
+    """Runner of cells that share the base, the tasks, and the base's forgetting measurements."""
 
     out: Path
     forgetting: ForgettingSpec
     split: Split
     mixing: Recipe | None
-    """Whose general data every cell is asked about; None where no cell has any."""
+    """Recipe with the general data for forgetting measurements; None if no cell has any."""
     _loaded: tuple[Any, BaseModel] | None = None
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _asked: dict[tuple[str, str, int], Aside | None] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
-        """Of all that a cell reads, its base aside."""
+        """Return the hashes of all data that a cell reads, except its base."""
         task, items, _ = self.task(cell.recipe)
         general = self.general(cell.recipe)
         found = {
@@ -217,7 +217,7 @@ class CellWorker:
         return found if general is None else found | {"general": general.contents.digest}
 
     def task(self, recipe: Recipe) -> _Loaded:
-        """Return a task's data and the items that are answered; they are read once."""
+        """Return a task's data and the items to answer; they are read only once."""
         anchor = recipe.anchor.model_dump_json() if recipe.anchor else ""
         metrics = recipe.evaluation.metrics
         sized = recipe.task.model_copy(update={"max_tokens": None})
@@ -232,7 +232,7 @@ class CellWorker:
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
-        """The general data; looked through once."""
+        """Return the general data, which is loaded only once."""
         key = recipe.general.model_dump_json() if recipe.general else ""
         if key not in self._general:
             self._general[key] = load_general(recipe)
@@ -241,14 +241,14 @@ class CellWorker:
     def run_all(
         self, cells: Mapping[str, Cell], on_start: Callable[[Cell], None]
     ) -> Iterator[tuple[Cell, Row]]:
-        """Run cells, given by their keys, one after another."""
+        """Run cells, given by key, one after another."""
         for key, cell in cells.items():
             on_start(cell)
             yield cell, self.run(cell, key)
 
     @staticmethod
     def blank(cell: Cell, key: str, split: Split) -> Row:
-        """The row of a cell that came to nothing."""
+        """Return the row of a cell without results."""
         return Row(
             key=key,
             status="failed",
@@ -264,22 +264,22 @@ class CellWorker:
         )
 
     def run(self, cell: Cell, key: str) -> Row:
-        """Train, answer, score, ask about general examples; a failure is a row too."""
+        """Train, answer, measure forgetting and score; a failure also returns a row."""
         found = self.answer(cell, key)
         return score_cell(found, self.out) if isinstance(found, Answered) else found
 
     def answer(self, cell: Cell, key: str) -> Answered | Row:
-        """All of a cell that needs the model: train, answer, ask about general examples.
+        """Run all parts of a cell that need the model: train, answer and measure forgetting.
 
         Returns:
-            What `score_cell` makes a row of; or the row, where it failed.
+            The answered cell for `score_cell`, or the row of a failed cell.
         """
         began = time.perf_counter()
         row = self.blank(cell, key, self.split)
         try:
             answers, items, found = self._run(cell, key)
         except Exception as error:
-            # What is left on the base nobody knows; the next cell gets a new one.
+            # A failed cell may leave hooks or adapters on the base, so the next cell reloads it.
             self._loaded = None
             return _failed(row, error, began, self.out, cell.title)
         finally:
@@ -301,12 +301,12 @@ class CellWorker:
             known = KnownModel.of(base.model.config, base.tokenizer)
             prepared = prepare(method, task, general, known, recipe)
             used = reach(method, recipe, prepared)
-        # Before anything is trained: there may be too few to hold any out.
+        # This runs before training, because it fails if there are too few general examples.
         held_out = self._held_out(cell, used)
         began = time.perf_counter()
         before = self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
-        # One bar is enough: it says which cell is run. Nobody asks for its adapter afterwards.
+        # The study has its own progress bar, and the adapter is not needed afterwards.
         settings = Settings(
             recipe,
             work,
@@ -341,7 +341,7 @@ class CellWorker:
         return answers, items, found
 
     def _held_out(self, cell: Cell, used: int) -> list[Example]:
-        """General examples that the cell does not see; none where the study has no general data."""
+        """Return general examples that the cell does not train on; empty without general data."""
         if self.mixing is None or not self.forgetting.examples:
             return []
         general = self.general(self.mixing)
@@ -359,7 +359,7 @@ class CellWorker:
     def _before(
         self, cell: Cell, task: TaskData, base: BaseModel, held_out: Sequence[Example]
     ) -> Aside | None:
-        """What the base says of them: asked once for a task and a seed."""
+        """Return the forgetting measurements of the base, taken once per task and seed."""
         key = (base.revision, cell.task, cell.seed)
         if key not in self._asked:
             predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
@@ -370,14 +370,14 @@ class CellWorker:
         training = recipe.training
         wanted = (recipe.model, training.precision, training.full_parameters)
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # two at once may not fit
+            self._loaded = None  # two models may not fit in memory
             base = load_base(recipe.model, training.precision, trainable=training.full_parameters)
             self._loaded = wanted, base
         return self._loaded[1]
 
 
 def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> Row:
-    """The row of a cell that an error ended, whose traceback is written to `out`."""
+    """Return the row of a cell that failed with an error, and write the traceback to `out`."""
     write_text(out / FAILURES / f"{row.key}.txt", masked(traceback.format_exc()))
     kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
     logging.getLogger(__name__).warning("%s failed: %s%s", title, kind, error)

@@ -1,4 +1,4 @@
-"""The data-saving factor: how many SFT task tokens a method's task token is worth."""
+"""Data-saving factor: SFT task tokens needed to match one task token of a method."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["Saving", "monotone", "saving_factor", "tokens_to_reach"]
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """SFT task tokens needed for the score that a method reaches, divided by the tokens it used.
+    """SFT task tokens needed for a method's score, divided by the tokens that the method used.
 
-    The interval is one of numbers even where it runs off the sizes that were tried: `low` is 0
-    where it may be less than can be told, `high` is infinite where it may be more. What is
-    censored stands at the nearest factor that was tried: a `factor` of 31 with `censored` ">"
-    says more than 31, a `low` of 31 says at least 31.
+    The bounds are numbers even beyond the sizes that were tried: `low` is 0 if it may lie below
+    them, `high` is infinite if it may lie above them. A censored value is set to the nearest factor
+    that was tried: a `factor` of 31 with `censored` ">" means more than 31, and a `low` of 31 means
+    at least 31.
 
     Attributes:
-        factor: 2 says that half of the data does.
-        low: Of the confidence interval.
-        high: Of the confidence interval.
-        censored: ">" where SFT reaches the score at none of the sizes tried, "<" where it reaches
-            it at the smallest already.
-        smallest: The smallest size of SFT that was tried, as a factor.
-        largest: The largest.
+        factor: The factor; 2 means that half of the data suffices.
+        low: Lower bound of the confidence interval.
+        high: Upper bound of the confidence interval.
+        censored: ">" if SFT reaches the score at no size that was tried, "<" if it reaches the
+            score at the smallest size.
+        smallest: Smallest size of SFT that was tried, as a factor.
+        largest: Largest size of SFT that was tried, as a factor.
     """
 
     factor: float
@@ -47,7 +47,7 @@ class Saving:
     largest: float
 
     def __str__(self) -> str:
-        """Such as `6.3 (3.1 to >31)`."""
+        """Return text such as `6.3 (3.1 to >31)`."""
         low = _text(self.low) if self.low > 0 else f"<{_text(self.smallest)}"
         high = _text(self.high) if self.high < math.inf else f">{_text(self.largest)}"
         return f"{self.censored}{_text(self.factor)} ({low} to {high})"
@@ -66,28 +66,27 @@ def saving_factor(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Saving:
-    """Read off SFT's curve how many task tokens reach the score of a method.
+    """Read the data-saving factor of a method off SFT's curve.
 
-    The curve goes through SFT's mean scores over seeds, made monotone, with straight lines on
-    log tokens between the sizes. The interval holds the middle of the factors that come out when
-    items and seeds are drawn again (see `resampling`), the same items for all of SFT's sizes and
-    the method. As the curve is monotone these are the very factors F at which a test of "the
-    method does as well as SFT with F times its tokens" would not reject, so that flat and steep
-    stretches of the curve are both done justice.
+    The curve is the monotone fit to SFT's mean scores over seeds, linear in log tokens between the
+    sizes. The interval holds the central factors when items and seeds are resampled (see
+    `resampling`), with the same items for all sizes of SFT and the method. Because the curve is
+    monotone, these are the factors F for which a test of "the method equals SFT with F times its
+    tokens" would not reject. The interval is therefore valid on flat and steep parts of the curve.
 
     Args:
-        sft: Runs of SFT by task tokens; higher scores must be better ones.
+        sft: Runs of SFT by task tokens; higher scores must be better.
         method: Runs of the method, on the same items by the same metric.
-        tokens: Task tokens that the method used.
-        confidence: Of the interval.
-        resamples: How often items and seeds are drawn.
-        seed: The interval is a pure function of this and the other arguments.
+        tokens: Number of task tokens that the method used.
+        confidence: Confidence level of the interval.
+        resamples: Number of draws of items and seeds.
+        seed: Random seed; it and the other arguments determine the interval.
 
     Raises:
-        DataError: No size of SFT, tokens that are not above 0, or items that differ.
+        DataError: There is no size of SFT, tokens are not above 0, or the items differ.
     """
     if not sft or min(*sft, tokens) <= 0:
-        raise DataError("a data-saving factor needs SFT at one size at least, and tokens above 0.")
+        raise DataError("a data-saving factor needs at least one size of SFT, and tokens above 0.")
     sizes = sorted(sft)
     groups = [*(sft[size] for size in sizes), method]
     seen = [np.mean([run.score for run in runs]) for runs in groups]
@@ -97,7 +96,7 @@ def saving_factor(
     smallest, largest = sizes[0] / tokens, sizes[-1] / tokens
     factor, factors = float(needed[0]) / tokens, needed[1:] / tokens
     tail = (1 - confidence) / 2
-    # Whole draws, not something between two: between a number and infinity there is nothing.
+    # Use actual draws: interpolation between a number and infinity is undefined.
     low = min(factor, float(np.quantile(factors, tail, method="lower")))
     high = max(factor, float(np.quantile(factors, 1 - tail, method="higher")))
     return Saving(
@@ -111,19 +110,19 @@ def saving_factor(
 
 
 def monotone(scores: Floats, weights: Floats) -> Floats:
-    """The nearest curves that never fall: isotonic regression by weighted least squares.
+    """Return the nearest nondecreasing curves: isotonic regression by weighted least squares.
 
-    Written for many short curves at once (scikit-learn's and SciPy's take one a call): each value
-    is the largest, over where a block may begin, of the smallest mean of a block that reaches it.
+    This handles many short curves at once (scikit-learn and SciPy take one per call). Each value is
+    the maximum over block starts of the minimum mean over blocks that contain the value.
 
     Args:
-        scores: Shape (rows, m). A curve a row.
-        weights: Shape (m,), above 0.
+        scores: Shape (rows, m). One curve per row.
+        weights: Shape (m,). Weights above 0.
 
     Returns:
-        Shape (rows, m).
+        Shape (rows, m). Nondecreasing curves.
 
-    Source: Barlow et al. (1972), the max-min formula; the same as pooling adjacent violators.
+    Source: Barlow et al. (1972), the max-min formula; equivalent to pooling adjacent violators.
     """
     points = scores.shape[-1]
     curves = np.full_like(scores, -np.inf)
@@ -136,16 +135,16 @@ def monotone(scores: Floats, weights: Floats) -> Floats:
 
 
 def tokens_to_reach(scores: Floats, curves: Floats, sizes: Floats) -> Floats:
-    """The least tokens at which a curve reaches a score, on straight lines over log tokens.
+    """Return the fewest tokens at which a curve, linear in log tokens, reaches a score.
 
     Args:
-        scores: Shape (rows,).
-        curves: Shape (rows, m). Scores at the sizes, never falling.
-        sizes: Shape (m,). Tokens, rising, above 0.
+        scores: Shape (rows,). Scores to reach.
+        curves: Shape (rows, m). Scores at the sizes, nondecreasing.
+        sizes: Shape (m,). Tokens, increasing, above 0.
 
     Returns:
-        Shape (rows,). Infinite where no size reaches the score, 0 where the smallest does already:
-        fewer tokens might have done.
+        Shape (rows,). Infinite if no size reaches the score. 0 if the smallest size reaches it,
+        because fewer tokens may suffice.
     """
     rows = np.arange(len(scores))
     below = (curves < scores[:, None]).sum(axis=1)

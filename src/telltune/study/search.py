@@ -1,9 +1,9 @@
-"""Which settings suit a task: a small study on dev items, by successive halving.
+"""Search for settings that suit a task: a small study on dev items by successive halving.
 
-Many settings are tried on little of the task data, the better ones on more of it, and two finalists
-on all of it with several seeds (Jamieson & Talwalkar 2016, arXiv 1502.07943; here the resource is
-task data, which leaves a learning curve of the winner behind). The best setting of each method
-stays to the end of the halving, since methods need not rank on little data as they do on much.
+Many settings are tried on a small part of the task data, the better ones on more of it, and two
+finalists on all of it with several seeds (Jamieson & Talwalkar 2016, arXiv 1502.07943). Here the
+resource is task data, which also yields a learning curve of the winner. The best setting of each
+method is kept until the last halving, because the ranking of methods may change with more data.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidate", "Rung", "Search", "candidates_of", "search"]
 
-# Of the recipe's own learning rate and passes, which the number of examples has chosen.
+# Factors of the recipe's learning rate and passes, which depend on the number of examples.
 _FACTORS = (0.5, 1.0, 2.0)
 _RATIOS = (1.0, 4.0, 16.0)
 _MOST = 24
 _SEEDS = (0, 1)
 _UNTRAINED = ("base", "few_shot")
 _NOTHING, _BESIDE = ForgettingSpec(examples=0), ForgettingSpec(examples=32, prompts=16)
-# A tenth of the finalists' data would rank settings by how quickly they begin, not by what they
-# come to; a quarter is one halving of the candidates a halving of the data.
+# A tenth of the finalists' data would rank settings by their speed at the start, not by their final
+# score. From a quarter on, each doubling of the data goes with one halving of the candidates.
 _SHARES = (0.25, 0.5, 1.0)
 _LEAST = (
-    "The least that a search runs (each method's own settings on a quarter and a half of the data, "
-    "two finalists on all of it with two seeds) takes %s, and is run even if that is over the %g "
-    "minutes given."
+    "A search runs at least each method's own settings on a quarter and a half of the data, and "
+    "two finalists on all of it with two seeds. This takes %s, and runs even if it exceeds the "
+    "budget of %g minutes."
 )
 _log = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
-    """A method under settings.
+    """A method with settings.
 
     Attributes:
-        method: Its name in recipes.
-        learning_rate: Of `training`.
-        passes: Of `mixture`.
-        leverage_ratio: Of `mixture`; None where the method does not mix.
+        method: Name of the method in recipes.
+        learning_rate: Value of `training.learning_rate`.
+        passes: Value of `mixture.passes`.
+        leverage_ratio: Value of `mixture.leverage_ratio`; None if the method does not mix.
     """
 
     method: str
@@ -67,13 +67,13 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Name in tables."""
         ratio = "" if self.leverage_ratio is None else f", ratio {self.leverage_ratio:g}"
         return f"{self.method}{ratio}, {self.passes} passes, lr {self.learning_rate:g}"
 
     @property
     def entry(self) -> MethodEntry:
-        """In a study."""
+        """Method entry of a study."""
         settings: dict[str, Any] = {
             "training.learning_rate": self.learning_rate,
             "mixture.passes": self.passes,
@@ -84,18 +84,18 @@ class Candidate(NamedTuple):
 
     @property
     def work(self) -> float:
-        """Tokens to train for a task token; the anchor aside."""
+        """Number of trained tokens per task token, without the anchor."""
         return self.passes + (self.leverage_ratio or 0.0)
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One round: the same candidates on the same task data.
+    """One round of the search: several candidates on the same task data.
 
     Attributes:
-        size: Task tokens.
-        seeds: Of each candidate.
-        rows: A row a candidate and seed, failed ones included.
+        size: Number of task tokens.
+        seeds: Seeds of each candidate.
+        rows: One row per candidate and seed, including failed ones.
     """
 
     size: int
@@ -104,7 +104,7 @@ class Rung:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The mean over seeds by a candidate's name, the best first; failed ones are not there."""
+        """Mean score over seeds by candidate name, the best first; failed ones are excluded."""
         found: dict[str, list[float]] = defaultdict(list)
         for row in self.rows:
             if row.status == "done":
@@ -116,13 +116,13 @@ class Rung:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search tried.
+    """Results of a search.
 
     Attributes:
-        rungs: The rounds, the last with all of the task data.
-        candidates: By name.
-        untrained: Rows of what needs no training, on the same items.
-        quick: Rows of the baselines of seconds on the same items, at each size.
+        rungs: Rounds of the search; the last one uses all of the task data.
+        candidates: Candidates by name.
+        untrained: Rows of the methods without training, on the same items.
+        quick: Rows of the baselines on the same items, at each size.
     """
 
     rungs: list[Rung]
@@ -131,7 +131,7 @@ class Search:
     quick: list[Row]
 
     def rows(self, name: str) -> dict[int, list[Row]]:
-        """Return the rows of a candidate or baseline that were scored, by task tokens asked for."""
+        """Return the scored rows of a candidate or baseline by requested task tokens."""
         found: dict[int, list[Row]] = {}
         for size in (rung.size for rung in self.rungs):
             rows = [*(r for rung in self.rungs for r in rung.rows), *self.quick]
@@ -142,12 +142,12 @@ class Search:
 
 
 def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
-    """Settings to try, the likeliest first: the recipe's own of each method, then random others.
+    """Return the settings to try: the recipe's own for each method, then random neighbors.
 
-    These are neighbors of the recipe's own: half, the same or twice of its learning rate and of its
-    passes. Random search, since few of the settings matter on any one task and which is not known
-    (Bergstra & Bengio 2012). The draw is a function of the methods and the recipe's own settings,
-    none of which is `auto`.
+    Neighbors have half, the same or twice the recipe's learning rate and passes. They are sampled
+    at random because only a few settings matter on a given task, and these are unknown (Bergstra &
+    Bengio 2012). The draw depends only on the methods and the recipe's settings, none of which may
+    be `auto`.
     """
     own = [
         Candidate(
@@ -164,7 +164,7 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
         rates = [first.learning_rate * factor for factor in _FACTORS]
         passes = sorted({max(1, round(first.passes * factor)) for factor in _FACTORS})
         drawn = [Candidate(first.method, *s) for s in itertools.product(rates, passes, ratios)]
-        random.Random(first.method).shuffle(drawn)  # a string seeds alike in every process
+        random.Random(first.method).shuffle(drawn)  # a string seed is the same in every process
         others.append([one for one in drawn if one not in own])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*others))
     return [*own, *(one for one in turns if one is not None)][:_MOST]
@@ -188,18 +188,18 @@ def search(
 ) -> Search:
     """Try settings on the task's dev items within a budget of time.
 
-    Called again on the same folder it goes on where it was: what is tried follows from rows that
-    are there.
+    A repeated call on the same folder resumes where it stopped, because the candidates follow from
+    the existing rows.
 
     Args:
-        recipe: What all share.
+        recipe: Recipe shared by all candidates.
         methods: Names of methods that train.
-        task_tokens: All that there are.
-        out: Where rows go.
-        minutes: That the cells may take, as the first of them took. The least that can be done
-            (each method's own settings, and two finalists) is done in any case.
-        baselines: Names of the baselines of seconds, which are run first.
-        progress: Show a bar.
+        task_tokens: Number of available task tokens.
+        out: Folder to which rows are written.
+        minutes: Time budget of the cells in minutes, estimated from the first cells. The minimum
+            search (each method's own settings, and two finalists) runs in any case.
+        baselines: Names of the baselines, which run first.
+        progress: Whether to show a progress bar.
 
     Raises:
         DataError: There is too little task data for a search, or no candidate could be trained.
@@ -234,14 +234,16 @@ def search(
     first = _some_done(run([one.entry for one in own], sizes[0], _SEEDS[:1]))
     costs = _Costs.of(first, known)
     if progress and (least := _seconds(own, costs)) > 60 * minutes:
-        _log.warning(_LEAST, f"about {least / 60:,.1f} minutes as the first cells took", minutes)
+        _log.warning(
+            _LEAST, f"about {least / 60:,.1f} minutes, judging by the first cells", minutes
+        )
     alive = alive[: _affordable(alive, len(own), costs, 60 * minutes)]
     rungs = []
     for size in sizes[:-1]:
         rows = _some_done(run([one.entry for one in alive], size, _SEEDS[:1]))
         rungs.append(Rung(size, _SEEDS[:1], rows))
         alive = [known[name] for name in _better_half(rungs[-1].scores, known)]
-    # One of a method each: what a method saves shows only beside another.
+    # The finalists are two different methods, so that they can be compared.
     best = {known[name].method: known[name] for name in reversed(rungs[-1].scores)}
     ranked = sorted(best.values(), key=lambda one: -rungs[-1].scores[one.name])[:2]
     rows = _some_done(run([one.entry for one in ranked], sizes[-1], _SEEDS, _BESIDE))
@@ -251,10 +253,10 @@ def search(
 
 
 def _some_done(rows: list[Row]) -> list[Row]:
-    """Return the rows, of which one at least must be done.
+    """Return the rows unchanged if at least one is done.
 
     Raises:
-        DataError: All have failed.
+        DataError: All rows have failed.
     """
     if all(row.status == "failed" for row in rows):
         raise DataError(f"no candidate could be run: {rows[0].reason}")
@@ -262,7 +264,7 @@ def _some_done(rows: list[Row]) -> list[Row]:
 
 
 def _least(recipe: Recipe, methods: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
-    """The cells that a search runs however little time it has, with each method's own settings."""
+    """Return the cells that a search runs regardless of its time budget."""
     own = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
     return [
         *(cell for size in sizes[:-1] for cell in _cells(recipe, own, size, _SEEDS[:1])),
@@ -271,11 +273,11 @@ def _least(recipe: Recipe, methods: Sequence[str], sizes: Sequence[int]) -> list
 
 
 def _say_least(cells: Sequence[Cell], out: Path, minutes: float) -> None:
-    """Say what is run whatever the budget, and how long its training takes where that is known."""
+    """Warn if the minimum search may exceed the budget, with its training time if known."""
     seconds = [one.training_seconds for one in plan_cells(cells, out, measure=False)]
     known = [one for one in seconds if one is not None]
     if len(known) < len(seconds):
-        _log.warning(_LEAST, "a time that is not known before the first cells have run", minutes)
+        _log.warning(_LEAST, "an unknown time until the first cells have run", minutes)
     elif sum(known) > 60 * minutes:
         _log.warning(_LEAST, f"about {sum(known) / 60:,.1f} minutes of training alone", minutes)
 
@@ -284,7 +286,7 @@ def _cells(
     recipe: Recipe, entries: Sequence[MethodEntry], size: int, seeds: tuple[int, ...]
 ) -> list[Cell]:
     shared = recipe.model_dump(mode="json", exclude_unset=True)
-    # Dev items choose among candidates here; weights that they chose would score too high.
+    # Dev items select the candidates; early stopping on the same items would bias their scores.
     shared.setdefault("training", {})["early_stopping"] = False
     spec = StudySpec(
         recipe=shared,
@@ -296,7 +298,7 @@ def _cells(
 
 
 def _better_half(scores: dict[str, float], known: dict[str, Candidate]) -> list[str]:
-    """The better half, and the best of each method whatever its rank."""
+    """Return the better half, plus the best candidate of each method regardless of its rank."""
     ranked = list(scores)
     kept = ranked[: (len(ranked) + 1) // 2]
     methods = {known[name].method for name in kept}
@@ -309,11 +311,11 @@ def _better_half(scores: dict[str, float], known: dict[str, Candidate]) -> list[
 
 @dataclass(frozen=True)
 class _Costs:
-    """Seconds of a cell, as the first cells took them at the smallest size.
+    """Time of a cell in seconds, measured on the first cells at the smallest size.
 
     Attributes:
-        training: By method, of a unit of `work`.
-        besides: Of answering and all else, a cell.
+        training: Training time per unit of `work`, by method.
+        besides: Time per cell outside training.
     """
 
     training: dict[str, float]
@@ -333,7 +335,7 @@ class _Costs:
 
 
 def _affordable(candidates: Sequence[Candidate], least: int, costs: _Costs, seconds: float) -> int:
-    """How many of the candidates, from the first, can go through all rungs in so many seconds."""
+    """Return how many of the first candidates fit into a search of the given seconds."""
     count = least
     for more in range(least + 1, len(candidates) + 1):
         if _seconds(candidates[:more], costs) > seconds:
@@ -343,7 +345,7 @@ def _affordable(candidates: Sequence[Candidate], least: int, costs: _Costs, seco
 
 
 def _seconds(tried: Sequence[Candidate], costs: _Costs) -> float:
-    """How long all rounds take for so many candidates at the start."""
+    """Estimate the seconds of all rounds for the given initial candidates."""
     mean = [fmean(costs.seconds(one, share) for one in tried) for share in _SHARES]
     rest = mean[1] * ((len(tried) + 1) // 2) + mean[2] * 2 * len(_SEEDS)
     return mean[0] * len(tried) + rest + costs.besides * len(_UNTRAINED)

@@ -1,4 +1,4 @@
-"""What is one line in a chart, and what it is called."""
+"""Series of a chart and their labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Series", "label_series", "main_points", "series_of"]
 
 
 class Series(NamedTuple):
-    """A method under its name in tables, at one leverage ratio."""
+    """A method, by its name in tables, at one leverage ratio."""
 
     name: str
     leverage_ratio: float | None
@@ -29,14 +29,14 @@ class _Named(Protocol):
 
 
 def series_of(found: _Named) -> Series:
-    """Where a row, a point or a comparison belongs."""
+    """Return the series of a row, a point or a comparison."""
     return Series(found.name, found.leverage_ratio)
 
 
 def label_series(found: Iterable[_Named]) -> dict[Series, str]:
-    """What to call each series: methods in the order in which they come, leverage ratios growing.
+    """Return the label of each series, in order of first appearance, then of leverage ratio.
 
-    The leverage ratio is part of it only where a method ran at several.
+    A label includes the leverage ratio only if the method ran at several.
     """
     known = list(dict.fromkeys(map(series_of, found)))
     names = [series.name for series in known]
@@ -50,10 +50,10 @@ def label_series(found: Iterable[_Named]) -> dict[Series, str]:
 
 
 def main_points(points: Sequence[Point]) -> list[Point]:
-    """Of each method on each task, the points of the leverage ratio that ran at most sizes.
+    """Keep, for each method and task, the points of the leverage ratio that ran at most sizes.
 
     A study of the leverage ratio adds many ratios at one size, whose curves would be single dots.
-    Ratios that ran at as many sizes all stay; scores have no say in it.
+    All ratios with the largest number of sizes are kept, regardless of their scores.
     """
     sizes: dict[tuple[str, Series], int] = defaultdict(int)
     for point in points:

@@ -1,4 +1,4 @@
-"""The same test items as answered by each method: those on which methods differ most."""
+"""Answers of all methods to the test items on which they differ most."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ITEMS = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method said of an item.
+    """Answer of a method to an item.
 
     Attributes:
-        label: The method's.
-        text: The answer.
-        score: By the headline metric.
-        right: Whether that is all or nothing; None where the metric knows shades.
+        label: Label of the method.
+        text: Text of the answer.
+        score: Score by the headline metric.
+        right: Whether the answer is right; None if the metric is not binary.
     """
 
     label: str
@@ -46,10 +46,10 @@ class Item:
     """A test item and its answers.
 
     Attributes:
-        number: Where it stands among the test items, from 1.
-        prompt: Of the item.
-        reference: The right answer.
-        answers: One a method.
+        number: Position among the test items, from 1.
+        prompt: Prompt of the item.
+        reference: Reference answer.
+        answers: One answer per method.
     """
 
     number: int
@@ -63,11 +63,11 @@ class SideBySide:
     """Items of a task, answered at one size and seed.
 
     Attributes:
-        task: The task's name.
-        size: Task tokens; None where no method uses any.
-        seed: Of the methods that have one.
-        metric: The headline metric.
-        items: Those on which methods differ most.
+        task: Name of the task.
+        size: Number of task tokens; None if no method uses task data.
+        seed: Seed of the methods that use one.
+        metric: Name of the headline metric.
+        items: Items on which methods differ most.
     """
 
     task: str
@@ -78,10 +78,10 @@ class SideBySide:
 
 
 def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, list[Row]]:
-    """Finished cells by task: at the size and seed that most methods have, the smallest of these.
+    """Return finished cells by task, at the smallest size and seed that most methods have.
 
-    Methods that use no task data are among them; of several leverage ratios those that
-    `main_points` keeps.
+    Methods without task data are included. Leverage ratios are limited to those that `main_points`
+    keeps.
     """
     kept = {(point.task, series_of(point)) for point in main_points(points)}
     done = [r for r in rows if r.status == "done" and (r.task, series_of(r)) in kept]
@@ -98,19 +98,19 @@ def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, lis
 
 
 def side_by_side(out: Path, rows: Sequence[Row], points: Sequence[Point]) -> list[SideBySide]:
-    """Choose items of each task on which the scores of methods vary most, the first of equals.
+    """Choose the items of each task on which the scores of methods vary most; the first of equals.
 
     Args:
-        out: The study's folder.
-        rows: Of the study.
-        points: From its summary.
+        out: Folder of the study.
+        rows: Rows of the study.
+        points: Points of its summary.
     """
     labels = label_series(points)
     found = []
     for task, cells in fullest_cells(rows, points).items():
         metric = cells[0].metric
         if metric == PERPLEXITY:
-            # It looks at no answer, so there is none.
+            # Perplexity does not use generated answers.
             continue
         told = {series_of(row): row for row in cells}
         answers = {labels[s]: read_answers(out, told[s]) for s in labels if s in told}

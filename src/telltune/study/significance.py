@@ -1,4 +1,4 @@
-"""Is one method better than another, beyond the chance of its test items and its seeds?"""
+"""Significance of differences between methods, given test-item and seed variation."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["Spread", "compare_runs", "holm", "mcnemar", "spread_over_seeds"]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The score of one method at one size over its seeds.
+    """Score of one method at one size over its seeds.
 
     Attributes:
-        interval: The mean over seeds, and where it may lie with other items and other seeds.
+        interval: Mean over seeds with its interval over items and seeds.
         deviation: Standard deviation between seeds (k - 1 in the denominator); NaN for one seed.
-        seeds: How many there are.
+        seeds: Number of seeds.
     """
 
     interval: Interval
@@ -44,13 +44,13 @@ class Spread:
 def spread_over_seeds(
     runs: Runs, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Spread:
-    """Mean and spread over seeds.
+    """Compute the mean and spread over seeds.
 
     Args:
-        runs: One a seed, on the same items.
-        confidence: Of the interval.
-        resamples: Of the bootstrap.
-        seed: The interval is a pure function of this and the other arguments.
+        runs: One run per seed, on the same items.
+        confidence: Confidence level of the interval.
+        resamples: Number of bootstrap resamples.
+        seed: Random seed; it and the other arguments determine the interval.
     """
     scores = [run.score for run in runs]
     deviation = float(np.std(scores, ddof=1)) if len(runs) > 1 else math.nan
@@ -68,33 +68,33 @@ def compare_runs(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare two methods at one size by the means over their seeds, a - b.
+    """Compare two methods at one size by the difference of their means over seeds, a - b.
 
-    Items are the unit, and paired: an item stays with all its answers, under both methods and all
-    seeds. Seeds are not items: three seeds of 200 items are not 600 items. Their luck is drawn
-    beside that of the items (see `resampling`), in the interval and in the p-value.
+    The units are items, and they are paired: an item keeps its answers under both methods and all
+    seeds. Seeds do not multiply items: three seeds of 200 items are not 600 items. Seed noise is
+    drawn in addition to items (see `resampling`), for the interval and for the p-value.
 
-    The p-value is two-sided: the probability, were there no difference between the methods, of
-    one at least as large. With one run each and a right/wrong metric that is the exact McNemar
-    test. Otherwise it is (1 + draws at least as large) / (1 + draws) by paired randomization: in
-    each draw, item by item, a coin says whether the two methods change answers (under all seeds at
-    once), and the luck of the seeds is added. For corpus metrics such as macro-F1 the metric of
-    the swapped corpora is taken, not a mean over items.
+    The p-value is two-sided: the probability of a difference at least as large if the methods do
+    not differ. With one run each and a binary metric it is that of the exact McNemar test.
+    Otherwise it is (1 + draws at least as large) / (1 + draws) by paired randomization. Each draw
+    randomly swaps the two methods' answers to each item (under all seeds at once) and adds seed
+    noise. For corpus metrics such as macro-F1, the metric is computed on the swapped corpora.
 
     Args:
-        a: Runs of one method, one a seed.
-        b: Runs of the other, on the same items by the same metric. As many or not.
+        a: Runs of one method, one per seed.
+        b: Runs of the other method, on the same items by the same metric. The numbers of runs may
+            differ.
         binary: Whether the metric is the share of items that are right (`Metric.binary`).
-        confidence: Of the interval.
-        resamples: Of the bootstrap and of the randomization.
-        seed: The result is a pure function of this and the other arguments.
+        confidence: Confidence level of the interval.
+        resamples: Number of draws of the bootstrap and of the randomization.
+        seed: Random seed; it and the other arguments determine the result.
 
     Raises:
         DataError: The items or the metrics differ.
     """
     a, b = distinct_runs(a), distinct_runs(b)
     luck = seed_luck([a, b], resamples, seed)
-    # Swapping wants as many answers on either side: each run stands as often as makes it so.
+    # Swapping needs equally many answers on both sides, so runs are repeated to match.
     times = math.lcm(len(a), len(b))
     paired = paired_bootstrap(
         mean_over_seeds([*a] * (times // len(a))),
@@ -110,18 +110,18 @@ def compare_runs(
 
 
 def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Two-sided p-value of the exact McNemar test.
+    """Return the two-sided p-value of the exact McNemar test.
 
-    Of the items that only one of two runs has right, is either's share other than half?
+    The test asks whether either run's share of the items that only one run has right is not half.
 
     Args:
-        a: Shape (n,). Whether one run is right.
-        b: Shape (n,). Whether the other is, on the same items.
+        a: Shape (n,). Whether one run is right on each item.
+        b: Shape (n,). Whether the other run is right on the same items.
 
     Raises:
         DataError: The shapes differ.
 
-    Source: McNemar (1947), with the binomial in place of the chi-square.
+    Source: McNemar (1947), with the binomial distribution instead of the chi-square.
     """
     right_a, right_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if right_a.shape != right_b.shape:
@@ -135,13 +135,13 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of one family of comparisons, so that 0.05 bounds any false claim in it.
+    """Adjust the p-values of a family of comparisons to control the family-wise error rate.
 
     Args:
-        p_values: One a comparison.
+        p_values: One p-value per comparison.
 
     Returns:
-        As many, in the same order, none smaller than it was.
+        Adjusted p-values in the same order, none smaller than before.
 
     Source: Holm (1979).
     """

@@ -1,4 +1,4 @@
-"""What a study is: methods x sizes x seeds on tasks, and the cells that this comes to."""
+"""Specification of a study (methods x sizes x seeds on tasks) and its cells."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 STUDY_FILE = "study.yaml"
-"""In a study's folder: the study as it was run last."""
+"""File name, in a study's folder, of the study as it was last run."""
 
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -53,16 +53,16 @@ class _Part(BaseModel):
 
 
 class TaskEntry(_Part):
-    """A task, as recipe keys that differ from the study's recipe."""
+    """A task, given by the recipe keys that differ from the study's recipe."""
 
     name: str
-    """In tables."""
+    """Name in tables."""
     keys: dict[str, Any]
-    """`task`, and often `anchor` and `evaluation`."""
+    """Recipe keys: `task`, and often `anchor` and `evaluation`."""
 
 
 def _as_task(value: Any) -> Any:
-    """An embedded task's name, or recipe keys with a `name` beside them."""
+    """Convert the name of an embedded task, or recipe keys with a `name`, to a task entry."""
     if isinstance(value, str):
         return {"name": value, "keys": {"task": {"embedded": value}, "anchor": None}}
     if isinstance(value, dict) and "keys" not in value:
@@ -72,14 +72,14 @@ def _as_task(value: Any) -> Any:
 
 
 class MethodEntry(_Part):
-    """A method, perhaps under settings of its own."""
+    """A method, optionally with its own settings."""
 
     method: str
-    """Its name in recipes."""
+    """Name of the method in recipes."""
     name: str
-    """In tables; the method's own where none is given."""
+    """Name in tables. Defaults to `method`."""
     set: dict[str, Any] = {}
-    """Recipe keys such as `mixture.passes`, and their values."""
+    """Values of recipe keys such as `mixture.passes`."""
 
 
 def _as_method(value: Any) -> Any:
@@ -95,7 +95,7 @@ Methods = list[Annotated[MethodEntry, BeforeValidator(_as_method)]]
 
 
 class Block(_Part):
-    """More cells: what is not given is as in the study."""
+    """A block of additional cells; missing keys default to those of the study."""
 
     tasks: list[str] | None = None
     """Names of the study's tasks."""
@@ -106,16 +106,16 @@ class Block(_Part):
 
 
 class ForgettingSpec(_Part):
-    """What is asked of a model beside its task; see docs/guides/studies.md."""
+    """Settings of the forgetting measurements; see docs/guides/studies.md."""
 
     examples: NonNegativeInt = 100
-    """Held-out general examples whose loss is taken before and after; 0 takes none."""
+    """Number of held-out general examples whose loss is measured; 0 disables this."""
     prompts: NonNegativeInt = 40
-    """Of them, how many are answered without the anchor, to see whether the task leaks."""
+    """Number of these examples answered without the anchor, to measure leakage of the task."""
 
 
 class StudySpec(_Part):
-    """A study.
+    """Specification of a study.
 
     Example:
         ```yaml
@@ -129,24 +129,24 @@ class StudySpec(_Part):
     """
 
     recipe: dict[str, Any]
-    """What all cells share: recipe keys, or the name of a recipe beside the study."""
+    """Recipe keys shared by all cells, or the name of a recipe file in the study's folder."""
     tasks: Tasks = []
-    """Embedded tasks by name, or recipe keys with a `name`; the recipe's own task if not given."""
+    """Names of embedded tasks, or recipe keys with a `name`. Defaults to the recipe's task."""
     methods: Methods = Field(min_length=1)
-    """Names, or mappings with `method`, `name` and `set`."""
+    """Names of methods, or mappings with `method`, `name` and `set`."""
     sizes: list[PositiveInt] = Field(min_length=1)
-    """Task tokens; a smaller size is a part of a larger one."""
+    """Numbers of task tokens; a smaller size is a subset of a larger one."""
     leverage_ratios: list[NonNegativeFloat] | None = None
-    """General tokens / task tokens, for methods that mix; the recipe's if not given."""
+    """Ratios of general to task tokens, for methods that mix. Defaults to the recipe's ratio."""
     seeds: list[NonNegativeInt] = [0]
-    """Each draws its own task data, order and start of the adapter."""
+    """Random seeds. Each seed draws its own task data, order and adapter initialization."""
     more: list[Block] = []
-    """Cells outside the grid."""
+    """Additional cells outside of the grid."""
     forgetting: ForgettingSpec = ForgettingSpec()
-    """What is measured beside the task."""
+    """Settings of the forgetting measurements."""
 
     def to_yaml(self) -> str:
-        """The study with every default written out."""
+        """Return the study as YAML, with all defaults written out."""
         text: str = yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
@@ -158,13 +158,13 @@ class Cell:
     """One method x size x seed on a task.
 
     Attributes:
-        task: Its name in tables.
-        method: Its name in recipes.
-        name: Its name in tables.
-        size: Task tokens that it may use; None where the method uses no task data.
-        leverage_ratio: General tokens / task tokens; None where it does not mix.
-        seed: Of the draw, the order and the adapter.
-        recipe: All that it runs with.
+        task: Name of the task in tables.
+        method: Name of the method in recipes.
+        name: Name of the method in tables.
+        size: Maximum number of task tokens; None if the method uses no task data.
+        leverage_ratio: General tokens / task tokens; None if the method does not mix.
+        seed: Seed of the data draw, the order and the adapter.
+        recipe: Complete recipe.
     """
 
     task: str
@@ -177,7 +177,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Title for display."""
         parts = [self.task, self.name]
         if self.size is not None:
             parts.append(f"{self.size:,} tokens")
@@ -187,10 +187,10 @@ class Cell:
 
 
 def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
-    """Read a study and lay out its cells.
+    """Read a study and return it with its cells.
 
     Raises:
-        RecipeError: A key, a method, a task or a recipe that is not right, by name.
+        RecipeError: A key, method, task or recipe is invalid.
     """
     path = Path(path)
     spec = read_spec(path, StudySpec, "study")
@@ -198,15 +198,15 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
 
 
 def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
-    """Read a file whose `recipe` may be keys or the name of a recipe beside it.
+    """Read a file whose `recipe` is a mapping of keys or the name of a file in the same folder.
 
     Args:
-        path: In YAML.
-        kind: What it holds.
-        what: It is called so in messages.
+        path: YAML file.
+        kind: Class of the content.
+        what: Name of the kind of file in messages.
 
     Raises:
-        RecipeError: What is wrong with it, by key.
+        RecipeError: A key of the file is invalid.
     """
     values = read_yaml(path, what)
     if isinstance(values.get("recipe"), str):
@@ -218,27 +218,29 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
 
 
 def asks_aside(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
-    """Whether models are asked about general examples beside their task: where a cell has any."""
+    """Return whether forgetting is measured, which needs a cell with general data."""
     return forgetting.examples > 0 and any(cell.recipe.general for cell in cells)
 
 
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
-    """All cells, in the order in which they are most use: seed by seed, the small ones first.
+    """Return all cells of a study, sorted by seed, then by size.
 
-    A cell that two blocks name is there once, and a method that does not use task data, general
-    data or a seed has one cell for all of them.
+    A cell that is in two blocks is included once. A method that does not use task data, general
+    data or a seed has one cell for all their values.
 
     Raises:
-        RecipeError: An unknown method or task, or a cell whose recipe is not right.
+        RecipeError: A method or task is unknown, or the recipe of a cell is invalid.
     """
     tasks = {task.name: task for task in spec.tasks} or {"": TaskEntry(name="", keys={})}
     if len(tasks) < len(spec.tasks):
-        raise RecipeError(f"{name}: two tasks have the same name; give each its own.")
+        raise RecipeError(f"{name}: two tasks have the same name; rename one.")
     cells: dict[Cell, None] = {}
     for block in [Block(), *spec.more]:
         unknown = [task for task in block.tasks or () if task not in tasks]
         if unknown:
-            raise RecipeError(f"{name}: `more` names the task `{unknown[0]}`, not in `tasks`.")
+            raise RecipeError(
+                f"{name}: `more` names the task `{unknown[0]}`, which is not in `tasks`."
+            )
         seeds = block.seeds if block.seeds is not None else spec.seeds
         sizes = block.sizes if block.sizes is not None else spec.sizes
         ratios: Sequence[float | None]
@@ -291,22 +293,22 @@ def _cell(
 
 
 def _name_of(recipe: Recipe) -> str:
-    """An embedded task's name, or its first file's."""
+    """Return the name of the embedded task, or the stem of the first training file."""
     files = recipe.task.train
     return Path(files[0].path).stem if files else str(recipe.task.embedded)
 
 
 def _keys_of(path: Path) -> dict[str, Any]:
-    """What a recipe file says, with its data's places written out."""
+    """Return the keys of a recipe file, with resolved data paths."""
     values: dict[str, Any] = load_recipe(path).model_dump(mode="json", exclude_unset=True)
     return values
 
 
 def merged_keys(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings joined; where both have a value, the one above counts."""
+    """Merge nested mappings; values of `above` take precedence."""
     merged = copy.deepcopy(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        # Another task shares nothing with the recipe's own.
+        # A task replaces the recipe's own task as a whole.
         merged[key] = merged_keys(merged[key], value) if both and key != "task" else value
     return merged

@@ -1,4 +1,4 @@
-"""Where a study's time went, and how much of it was overhead."""
+"""Time breakdown of a study, with its share of overhead."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Spent", "time_spent"]
 
 @dataclass(frozen=True)
 class Spent:
-    """Where a study's time went, in seconds.
+    """Time breakdown of a study, in seconds.
 
-    A cell's time is that from its start to its row. Work that has a row under two names counts
-    once. What is between cells (reading the study and its data, writing rows and this summary) and
-    what a killed process did not finish has no row, and is not in it.
+    The time of a cell is measured from its start to its row. Work with rows under two names counts
+    once. Time between cells (reading the study and its data, writing rows and this summary) and
+    unfinished work of killed processes are not included.
 
     Attributes:
-        training: Optimizer steps from first to last, with their log and checkpoints.
-        answering: Answers to the test items: the prompts' tokens and the decoding of answers.
-        general: Losses of and answers to held-out general examples, before and after training.
-        other: The rest of finished cells: loading the base (once a process), tokenizing, sampling
-            the model's own responses (once for all cells), setting adapters up and saving them,
-            scoring with its bootstrap and, where that is a metric, the perplexity.
-        failed: Cells without a score, whatever they spent it on; not part of the overhead.
-        overhead: `other` as a share of all that finished cells took.
+        training: Optimizer steps from first to last, including logging and checkpoints.
+        answering: Answers to the test items: reading prompts and decoding answers.
+        general: Losses on and answers to held-out general examples, before and after training.
+        other: Rest of finished cells: loading the base (once per process), tokenizing, sampling the
+            model's own responses (once for all cells), creating and saving adapters, scoring with
+            the bootstrap, and the perplexity if it is a metric.
+        failed: Total time of cells without a score; not part of the overhead.
+        overhead: `other` as a share of the time of finished cells.
     """
 
     training: float
@@ -41,7 +41,7 @@ class Spent:
 
     @property
     def finished(self) -> float:
-        """Of finished cells, in all."""
+        """Total time of finished cells."""
         return self.training + self.answering + self.general + self.other
 
 
@@ -49,7 +49,7 @@ def time_spent(rows: Sequence[Row]) -> Spent:
     """Add up the time of a study's cells.
 
     Args:
-        rows: Of the study; one at least is finished.
+        rows: Rows of the study; at least one is finished.
     """
     work = {row.key: row for row in rows}.values()
     done = [row.seconds for row in work if row.status == "done"]

@@ -1,4 +1,4 @@
-"""From the rows of a study to what they say: scores over seeds, comparisons, data saved."""
+"""Summary of the rows of a study: scores over seeds, comparisons and data saving."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 REFERENCES = ("sft", "sft_anchor")
-"""Methods that the others are held against: what one would do without telltune."""
+"""Reference methods of the comparisons: standard fine-tuning without general data."""
 
 
 class Group(NamedTuple):
-    """What is one row in tables: its seeds are taken together."""
+    """Key of one table row, which combines the seeds of a method."""
 
     task: str
     name: str
@@ -53,26 +53,26 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a size, over its seeds.
+    """A method at one size, over its seeds.
 
     Attributes:
-        task: The task's name.
-        name: The method's name in tables.
-        method: Its name in recipes.
-        size: Task tokens that it might use; None where it uses none.
-        leverage_ratio: That was asked for; None where the method does not mix.
-        task_tokens: That it used, the mean over seeds.
-        general_tokens: Likewise.
-        metric: The headline metric.
-        score: The mean over seeds.
-        low: Of its interval.
-        high: Of its interval.
-        deviation: Between seeds; None for one.
-        seeds: How many there are.
-        items: Test items.
-        seconds: Of training, the mean over seeds.
-        forgetting: Means over seeds of what rows say of general examples.
-        by_seed: The same by seed, so that methods can be held against each other on equal seeds.
+        task: Name of the task.
+        name: Name of the method in tables.
+        method: Name of the method in recipes.
+        size: Maximum number of task tokens; None if the method uses no task data.
+        leverage_ratio: Requested leverage ratio; None if the method does not mix.
+        task_tokens: Number of task tokens used, averaged over seeds.
+        general_tokens: Number of general tokens used, averaged over seeds.
+        metric: Name of the headline metric.
+        score: Mean score over seeds.
+        low: Lower bound of the interval of the score.
+        high: Upper bound of the interval of the score.
+        deviation: Standard deviation between seeds; None for one seed.
+        seeds: Number of seeds.
+        items: Number of test items.
+        seconds: Training time in seconds, averaged over seeds.
+        forgetting: Forgetting measurements of the rows, averaged over seeds.
+        by_seed: Forgetting measurements by seed, to compare methods on the same seeds.
     """
 
     task: str
@@ -96,19 +96,20 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a reference, at one size of one task.
+    """Comparison of a method with a reference at one size of one task.
 
     Attributes:
-        task: The task's name.
-        size: Task tokens that both might use.
-        name: The method's name in tables.
-        leverage_ratio: The method's.
-        against: The reference's name.
-        difference: Of the mean scores; above 0 the method is better.
-        low: Of its interval.
-        high: Of its interval.
-        p_value: Two-sided.
-        p_adjusted: After Holm's correction over all methods held against this reference here.
+        task: Name of the task.
+        size: Maximum number of task tokens of both.
+        name: Name of the method in tables.
+        leverage_ratio: Leverage ratio of the method.
+        against: Name of the reference.
+        difference: Difference of the mean scores; positive if the method is better.
+        low: Lower bound of the interval of the difference.
+        high: Upper bound of the interval of the difference.
+        p_value: Two-sided p-value.
+        p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
+            of this task.
     """
 
     task: str
@@ -128,16 +129,16 @@ class SavedData:
     """The data-saving factor of a method at one size of one task; see `Saving`.
 
     Attributes:
-        task: The task's name.
-        size: Task tokens that the method might use.
-        name: The method's name in tables.
-        leverage_ratio: The method's.
-        against: The reference, at all of its sizes.
-        data_saving_factor: How many of the reference's task tokens one of the method's is worth.
-        low: Of its interval; 0 where it may be less than the sizes tried can tell.
-        high: Of its interval; None where it may be more.
-        censored: ">", "<" or "".
-        text: For people.
+        task: Name of the task.
+        size: Maximum number of task tokens of the method.
+        name: Name of the method in tables.
+        leverage_ratio: Leverage ratio of the method.
+        against: Name of the reference, whose sizes form the curve.
+        data_saving_factor: Task tokens of the reference needed to match one of the method.
+        low: Lower bound of the interval; 0 if it may lie below the sizes that were tried.
+        high: Upper bound of the interval; None if it may lie above the sizes that were tried.
+        censored: ">", "<" or ""; see `Saving.censored`.
+        text: Factor with its interval, for display.
     """
 
     task: str
@@ -154,15 +155,15 @@ class SavedData:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a study's rows say.
+    """Summary of a study.
 
     Attributes:
-        points: A method at a size each.
-        comparisons: Against each of `REFERENCES` that the study has.
-        saved: Likewise.
-        general_curves: Where a method ran with four amounts of general data or more.
-        failed: Cells without a score, and why.
-        spent: Where the time went, and how much of it was overhead.
+        points: One point per task, method, size and leverage ratio.
+        comparisons: Comparisons with each of `REFERENCES` in the study.
+        saved: Data-saving factors against each of `REFERENCES` in the study.
+        general_curves: Curves of methods that ran with at least four amounts of general data.
+        failed: Cells without a score, with the reason.
+        spent: Time breakdown.
     """
 
     points: list[Point]
@@ -173,25 +174,25 @@ class Summary:
     spent: Spent
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
 def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -> Summary:
-    """Read a study's folder and work out what it says.
+    """Read the folder of a study and summarize it.
 
     Args:
-        out: Of `tell study`.
-        confidence: Of all intervals.
-        resamples: Of all bootstraps.
+        out: Output folder of `tell study`.
+        confidence: Confidence level of all intervals.
+        resamples: Number of resamples of every bootstrap.
 
     Raises:
-        StorageError: There are no finished cells, or the answers of one are missing.
+        StorageError: There are no finished cells, or the answers of a cell are missing.
     """
     rows = Results(out).rows
     done = [row for row in rows if row.status == "done"]
     if not done:
-        raise StorageError(f"{out}: no finished cell of a study is here; run `tell study` first.")
+        raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in sorted(done, key=lambda row: row.seed):
         groups[Group(row.task, row.name, row.size, row.leverage_ratio)].append(row)
@@ -215,7 +216,7 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
 
 
 def scored_run(out: Path, row: Row) -> Scored:
-    """The headline metric of a row's answers, in the form that can be resampled."""
+    """Return the headline metric of a row's answers in a form for resampling."""
     if row.metric == PERPLEXITY:
         return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
     items = read_answers(out, row)
@@ -346,7 +347,7 @@ def _seeds(rows: list[Row]) -> set[int]:
 
 
 def _of(seeds: set[int], rows: list[Row], runs: Runs) -> Runs:
-    """The runs of some seeds."""
+    """Return the runs of the given seeds."""
     return [run for row, run in zip(rows, runs, strict=True) if row.seed in seeds]
 
 
@@ -355,9 +356,9 @@ def _task_tokens(seeds: set[int], rows: list[Row]) -> float:
 
 
 def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:
-    """Each reference with each other method that ran at the same size of the same task and a seed.
+    """Pair each reference with each method at the same task and size that shares a seed.
 
-    Perplexity, of which less is better, is shown but not compared.
+    Perplexity is shown but not compared, because lower is better.
     """
     return [
         (reference, method)

@@ -1,4 +1,4 @@
-"""What a study comes to, in two or three sentences that say no more than its numbers do."""
+"""Verdict of a study: two or three sentences that claim no more than its numbers support."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = [
 _LEVEL = 0.05
 
 _SPELLED_OUT = 3
-"""So many tasks have their numbers in a sentence; of more, the extremes have."""
+"""Maximum number of items listed in a sentence; longer lists show only the extremes."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How a method did against the reference, over all tasks and sizes.
+    """Comparisons of a method with the reference, counted over all tasks and sizes.
 
     Attributes:
-        label: The method's.
-        better: Comparisons in which it is clearly better.
-        unclear: In which nothing is clear.
-        worse: In which it is clearly worse.
-        difference: The mean of all, in points.
+        label: Label of the method.
+        better: Number of comparisons in which the method is clearly better.
+        unclear: Number of comparisons without a clear difference.
+        worse: Number of comparisons in which it is clearly worse.
+        difference: Mean difference over all comparisons, in points.
     """
 
     label: str
@@ -55,12 +55,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study comes to.
+    """Verdict of a study.
 
     Attributes:
-        sentences: Against the reference, of TELL, of saved data; TELL is named in one of them.
-        notes: What to bear in mind.
-        tallies: A method each, the best first.
+        sentences: Best method against the reference, TELL, and data saving. One of them names TELL.
+        notes: Caveats.
+        tallies: One tally per method, the best first.
     """
 
     sentences: tuple[str, ...]
@@ -69,23 +69,23 @@ class Verdict:
 
 
 def reference_of(summary: Summary) -> str | None:
-    """What methods are held against: SFT with the anchor where the study has it, else SFT."""
+    """Return the reference of comparisons: SFT with the anchor if the study has it, else SFT."""
     known = {comparison.against for comparison in summary.comparisons}
     return next((name for name in reversed(REFERENCES) if name in known), None)
 
 
 def is_clear(comparison: Comparison) -> bool:
-    """Whether the difference is beyond chance after Holm's correction."""
+    """Return whether the difference is significant after Holm's correction."""
     return comparison.p_adjusted < _LEVEL
 
 
 def give_verdict(summary: Summary) -> Verdict:
-    """Say which method did best against the reference and where, how TELL did, and what is saved.
+    """Report the best method against the reference, the result of TELL, and the data saving.
 
-    The method is the one with most clear gains less clear losses over all tasks and sizes (of
-    those with as many, the one tried on most tasks, then at most places, then with the largest mean
-    difference), at the size at which it has most (of several, the smallest). Where nothing is clear
-    all methods tie: no winner is named, and TELL is the one whose differences are told.
+    The best method has the most clear gains minus clear losses over all tasks and sizes. Ties are
+    broken by the number of tasks, then of comparisons, then by the mean difference. It is reported
+    at the size with the most net gains, the smallest of equals. If no difference is clear, all
+    methods tie: no winner is named, and the differences of TELL are reported.
     """
     reference = reference_of(summary)
     tells = {series_of(point) for point in summary.points if point.method == "tell"}
@@ -122,27 +122,27 @@ def give_verdict(summary: Summary) -> Verdict:
 
 
 def tell_emergence(curve: GeneralCurve) -> str:
-    """Whether a score jumps with general tokens, and where, in a sentence."""
+    """Return a sentence on whether and where the score jumps with general tokens."""
     found = curve.emergence
-    flat = f"{_is(found.p_flat)} for scores that are all one"
+    flat = f"{_is(found.p_flat)} for equal scores"
     if found.shape == "flat":
         return f"{curve.name}: general tokens make no clear difference ({flat})."
     moved = "rises" if found.rises else "falls"
     if found.shape == "gradual":
         return (
             f"{curve.name}: the score {moved} with general tokens ({flat}), but a jump cannot be "
-            f"told from a steady course ({_is(found.p_gradual)})."
+            f"distinguished from a smooth curve ({_is(found.p_gradual)})."
         )
     return (
         f"{curve.name}: the score {moved} at once, by {signed(found.height)} points (95% interval "
         f"{interval(found.low, found.high)}), between {number(found.before)} and "
         f"{number(found.after)} general tokens (95%: between {number(found.earliest)} and "
-        f"{number(found.latest)}); {flat}, {_is(found.p_gradual)} for a steady course."
+        f"{number(found.latest)}); {flat}, {_is(found.p_gradual)} for a smooth curve."
     )
 
 
 def tell_items(items: ItemChanges, emergence: Emergence) -> str:
-    """How many test items change at the jump, and how many otherwise, in two sentences."""
+    """Return two sentences on how many test items change at the jump and elsewhere."""
     moved = items.at_jump + items.elsewhere + items.gradually
     part = f" ({share(items.at_jump / moved)})" if moved else ""
     return (
@@ -155,7 +155,7 @@ def tell_items(items: ItemChanges, emergence: Emergence) -> str:
 
 
 def _net(found: Sequence[Comparison]) -> int:
-    """Clear gains less clear losses."""
+    """Return the number of clear gains minus the number of clear losses."""
     return sum((1 if c.difference > 0 else -1) for c in found if is_clear(c))
 
 
@@ -176,18 +176,18 @@ def _caution(
     *,
     tie: bool,
 ) -> list[str]:
-    """What having looked for the best of several methods means."""
+    """Return the caveat that the best of several methods was selected on the same items."""
     if tie or len(ranked) == 1:
         return []
     most = _net(by_series[ranked[0]])
     alike = [labels[series] for series in ranked if _net(by_series[series]) == most]
     found = (
-        f"{alike[0]} is the best of {len(ranked)} methods on these very test items"
+        f"{alike[0]} was chosen as the best of {len(ranked)} methods on these same test items"
         if len(alike) == 1
-        else f"{_listed(alike)} have as many clear gains, and none of them is the winner"
+        else f"{_listed(alike)} tie for the most net clear gains, so none is the winner"
     )
     adjusted = (
-        "p-values are adjusted for the methods at one size of one task, not for sizes and tasks"
+        "p-values are adjusted over the methods at one size of one task, not over sizes and tasks"
     )
     return [f"{found}; {adjusted}."]
 
@@ -200,7 +200,7 @@ def _tally(found: Sequence[Comparison], label: str) -> Tally:
 
 
 def _clear(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
-    """The clear gains and the clear losses."""
+    """Return the clear gains and the clear losses."""
     clear = [comparison for comparison in found if is_clear(comparison)]
     return [c for c in clear if c.difference > 0], [c for c in clear if c.difference < 0]
 
@@ -216,8 +216,8 @@ def _first(
         text = f"With {number(size)} task tokens, {label} is {standing}"
     else:
         told = f"{label} with {number(size)} task tokens"
-        text = f"No method comes out clearly ahead of {reference}: "
-        text += f"the nearest, {told}, is" if nearest else f"all tie, and {told} is"
+        text = f"No method is clearly ahead of {reference}: "
+        text += f"the closest, {told}, is" if nearest else f"all tie, and {told} is"
         text += f" {standing}"
     if elsewhere:
         better, worse = _clear(elsewhere)
@@ -229,7 +229,7 @@ def _first(
 
 
 def _standing(there: Sequence[Comparison], than: str) -> str:
-    """How a method does at one size, such as "clearly better than sft on 2 of 3 tasks: …"."""
+    """Describe a method at one size, e.g. "clearly better than sft on 2 of 3 tasks: …"."""
     better, worse = _clear(there)
     if better:
         text = f"clearly better{than} on {len(better)} of {_tasks(len(there))}: "
@@ -250,10 +250,10 @@ def _second(summary: Summary, best: Series, size: int, reference: str, label: st
     factors = [f"{s.text} on {s.task}" for s in saved]
     if len(factors) > _SPELLED_OUT:
         factors = [f"from {factors[0]} to {factors[-1]}"]
-    caution = "; one seed: this is said of these runs only" if _one_seed(summary) else ""
+    caution = "; one seed: this holds for these runs only" if _one_seed(summary) else ""
     return (
-        f"{label}'s data-saving factor there, how many of {reference}'s task tokens one of its own "
-        f"is worth, is {_listed(factors)} (95% intervals{caution})."
+        f"{label}'s data-saving factor at this size ({reference} task tokens needed to match one "
+        f"of its own) is {_listed(factors)} (95% intervals{caution})."
     )
 
 
@@ -271,12 +271,10 @@ def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str
             f"{labels[series_of(first)]}{size} on {task} ({score(first.score)}, 95% interval "
             f"{interval(first.low, first.high)})"
         )
-    beside = f"no method beside {' or '.join(REFERENCES)} at the same size of a task"
-    told = [
-        f"Nothing can be said about saving data, or about TELL against SFT: the study has {beside}."
-    ]
+    beside = f"no method at the same task and size as {' or '.join(REFERENCES)}"
+    told = [f"Data saving and TELL's gain over SFT cannot be assessed: the study has {beside}."]
     if clear:
-        told.append(f"The highest scores are those of {_listed(clear)}.")
+        told.append(f"Highest scores: {_listed(clear)}.")
     if tied:
         told.append(f"No method is clearly highest on {_listed(tied)}.")
     return tuple(told)
@@ -286,25 +284,25 @@ def _notes(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) 
     notes = _beside(summary, labels, told)
     if _one_seed(summary):
         notes.append(
-            "There is one seed, so that intervals hold the luck of the test items only; other "
-            "seeds may well differ by more."
+            "There is only one seed: intervals cover test-item variation only, and other seeds "
+            "may differ by more."
         )
     if summary.failed:
         cells = "1 cell" if len(summary.failed) == 1 else f"{len(summary.failed)} cells"
-        notes.append(f"{cells} failed, and nothing of that is in what follows.")
+        notes.append(f"{cells} failed; the results below exclude failed cells.")
     return notes
 
 
 def _beside(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) -> list[str]:
-    """What training cost elsewhere: level scores may hide that one method ruins the model.
+    """Report forgetting and leakage; equal task scores may hide that one method harms the model.
 
-    Means are over matched cells only: those of the same task, size and seed that all methods told
-    of have. A method that shares none with the others is left out by name.
+    Means are over matched cells only: the same task, size and seed for all reported methods. A
+    method that shares no cell with the others is named as left out.
 
     Args:
-        summary: Of the study.
-        labels: What series are called.
-        told: Series to tell of beside the references, where there are too many to tell of all.
+        summary: Summary of the study.
+        labels: Labels of the series.
+        told: Series to report in addition to the references if there are too many to report all.
     """
     cells: dict[Series, dict[tuple[str, int, int], dict[str, float]]] = {}
     for point in summary.points:
@@ -332,29 +330,27 @@ def _beside(summary: Summary, labels: dict[Series, str], told: Sequence[Series])
         for series in matched
     }
     most = sorted(matched, key=lambda series: -changes[series])
-    text = "Beside the task, the loss on general examples changes by " + _listed(
+    text = "Forgetting: the loss on general examples changes by " + _listed(
         [f"{changes[series] - 1:+.0%} after {labels[series]}" for series in most]
     )
     if all("leakage_after" in cells[series][cell] for series in matched for cell in shared):
-        text += "; of unrelated prompts get an answer in the task's format " + _listed(
+        text += "; the share of unrelated prompts answered in the task's format is " + _listed(
             [f"{mean(s, lambda cell: cell['leakage_after']):.0%} after {labels[s]}" for s in most]
         )
     count = "the 1 cell" if len(shared) == 1 else f"the {len(shared)} cells"
     apart = [labels[series] for series in wanted if series not in matched]
-    more = f"; {_listed(apart)} shares no cell with them" if apart else ""
-    more += "; the other methods stand in the table" if len(wanted) < len(cells) else ""
-    return [
-        f"{text}. (Means over {count}, of one task, size and seed, that all of them ran{more}.)"
-    ]
+    more = f"; no shared cell: {_listed(apart)}" if apart else ""
+    more += "; the table lists the other methods" if len(wanted) < len(cells) else ""
+    return [f"{text}. (Means over {count} matched by task, size and seed{more}.)"]
 
 
 def _one_seed(summary: Summary) -> bool:
-    """Whether no method that trains on task data ran with several."""
+    """Return whether no method that trains on task data ran with several seeds."""
     return max((p.seeds for p in summary.points if p.size is not None), default=1) == 1
 
 
 def _differences(found: Sequence[Comparison]) -> str:
-    """In full, or from the least to the largest; the first says what its numbers are."""
+    """List all differences, or only the extremes; the first one explains its numbers."""
     ordered = sorted(found, key=lambda comparison: comparison.difference)
     shown = ordered if len(ordered) <= _SPELLED_OUT else [ordered[0], ordered[-1]]
     first, *others = [
@@ -366,7 +362,7 @@ def _differences(found: Sequence[Comparison]) -> str:
 
 
 def _is(p: float) -> str:
-    """Such as `p = 0.012`, which no line break tears apart."""
+    """Format a p-value as `p = 0.012`, with non-breaking spaces."""
     shown = p_value(p)
     return f"p\u00a0{shown}" if shown.startswith("<") else f"p\u00a0=\u00a0{shown}"
 

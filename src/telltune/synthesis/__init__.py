@@ -1,4 +1,4 @@
-"""Task data that a model makes itself, from a handful of demonstrations."""
+"""Task data that a model generates itself from a few demonstrations."""
 
 from telltune.synthesis.self_guide import Synthetic, synthesize
 

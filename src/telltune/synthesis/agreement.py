@@ -1,4 +1,4 @@
-"""What several samples agree on, and as much of one label as of another."""
+"""Select answers by agreement between samples, and balance examples by label."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["agreed", "balanced"]
 
 _MOST_TO_OTHERS = 2
-"""How many times as often as the other labels, on average, a label may come."""
+"""Maximum ratio of a label's count to the mean count of the other labels."""
 
 
 def agreed(
     answers: Sequence[str], labels: Sequence[str], consistency: float, filtered: TextFilter
 ) -> tuple[str, float, str | None]:
-    """The answer that most samples give, their share, and why it is refused.
+    """Return the most frequent answer, its share, and why it is rejected.
 
     Args:
-        answers: To one input.
-        labels: Of a closed set; an answer counts as the one that it names. None for free text.
-        consistency: Least share that an answer needs.
-        filtered: Looks at free text.
+        answers: Sampled answers to one input.
+        labels: Closed set of labels; an answer counts as the label that it names. Empty for free
+            text.
+        consistency: Minimum share of the samples that must agree.
+        filtered: Filter applied to free text.
 
     Returns:
-        The answer, its share of all samples, and `label` (none names one), `empty`, `inconsistent`
-        or the filter's reason; None keeps it.
+        The answer, its share of all samples, and the reason for rejecting it: `label` (no answer
+        names a label), `empty`, `inconsistent` or the filter's reason; None if it is kept.
     """
     if labels:
         read = [(label, label) for label in (read_label(a, labels) for a in answers) if label]
@@ -51,19 +52,19 @@ def agreed(
 def balanced(
     examples: Sequence[Example], labels: Sequence[str], most: int | None = None
 ) -> list[Example]:
-    """Leave out examples so that no label comes more than twice as often as the others on average.
+    """Drop examples so that no label occurs more than twice as often as the others on average.
 
-    The average is taken over all other labels, those that never came included, and over what is
-    kept. With two labels one is kept at most twice as often as the other. One example of a label is
-    always kept.
+    The average is over the kept examples of all other labels, including labels without examples.
+    With two labels, one is kept at most twice as often as the other. At least one example of each
+    label is kept.
 
     Args:
-        examples: The first of each label are kept.
-        labels: Of the closed set, at least two; with fewer, or with free text, nothing is balanced.
-        most: How many examples to keep at most, of all labels evenly; all if None.
+        examples: Examples to balance; the first ones of each label are kept.
+        labels: Closed set of labels. With fewer than two labels, or free text, nothing is balanced.
+        most: Maximum number of examples to keep, drawn evenly from the labels; None keeps all.
 
     Returns:
-        What is kept, in the given order.
+        The kept examples, in the given order.
     """
     if len(labels) < 2:
         return list(examples[:most])
@@ -79,7 +80,7 @@ def balanced(
 
 
 def _cap(counts: Sequence[int]) -> int:
-    """The most examples of one label that the others' counts, capped alike, still allow."""
+    """Return the largest cap per label that meets the ratio when it applies to all labels."""
     for cap in range(max(counts), 1, -1):
         total = sum(min(count, cap) for count in counts)
         if cap * (len(counts) - 1) <= _MOST_TO_OTHERS * (total - cap):

@@ -1,10 +1,10 @@
-"""Auxiliary tasks that a model makes of each classified example (MT-ISA, arXiv 2412.09046).
+"""Auxiliary tasks that a model generates from classification examples (MT-ISA, arXiv 2412.09046).
 
-The published chain for sentiment is aspect, then opinion, then polarity. For any closed set of
-labels here: the words that decide, then a sentence on what they mean, then the label. Where the
-label that follows is not the true one the model is told so and tries again, ten times at most. How
-likely the true label is behind the last attempt gives the confidence, c = 1/2 + p/2. Since true
-labels are told, what comes of it is for training only.
+The published chain for sentiment is aspect, opinion, polarity. For any closed set of labels, this
+module uses evidence (the deciding words), reason (a sentence on their meaning) and label. If the
+most likely label is wrong, the model is given the true label and tries again, up to ten attempts in
+all. The probability p of the true label in the best attempt gives the confidence c = 1/2 + p/2.
+Since the prompts contain true labels, the results are for training only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["AUXILIARY", "Chain", "Refined", "auxiliary_examples", "refine"]
 
 AUXILIARY = ("evidence", "reason")
-"""The tasks; each is a source of its own."""
+"""Names of the auxiliary tasks; each is a separate source."""
 
 _ASKS = {
     "evidence": "Which words decide the answer? Quote them.",
@@ -47,14 +47,14 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Chain:
-    """What a model said of one example.
+    """A model's explanation of one example's label.
 
     Attributes:
-        evidence: The words that decide.
-        reason: What they mean.
-        likelihood: Of the true label behind both, among all labels.
-        attempts: How often it was asked, 1 to 10.
-        agreed: Whether the true label was the likeliest in the end.
+        evidence: Words of the input that decide the label.
+        reason: Sentence on what the words mean for the label.
+        likelihood: Probability of the true label after both, among all labels.
+        attempts: Number of the attempt that produced this chain, 1 to 10.
+        agreed: Whether the true label was the most likely one.
     """
 
     evidence: str
@@ -66,12 +66,12 @@ class Chain:
 
 @dataclass(frozen=True)
 class Refined:
-    """What became of all examples.
+    """Summary of the chains of all examples.
 
     Attributes:
-        chains: Examples that were asked about.
-        agreed: Of them, those whose chain arrives at the true label.
-        attempts: Mean number of attempts.
+        chains: Number of chains, one per example.
+        agreed: Number of chains that end in the true label.
+        attempts: Mean number of the attempt that was kept.
     """
 
     chains: int
@@ -80,13 +80,13 @@ class Refined:
 
     @classmethod
     def of(cls, chains: Sequence[Chain]) -> Refined:
-        """Count."""
+        """Return the summary of chains."""
         attempts = fmean(chain.attempts for chain in chains)
         return cls(len(chains), sum(chain.agreed for chain in chains), round(attempts, 2))
 
     def __str__(self) -> str:
         return (
-            f"{self.agreed} of {self.chains} chains arrive at the true label, the best of each "
+            f"{self.agreed} of {self.chains} chains end in the true label; the best chain came "
             f"after {self.attempts:.1f} attempts on average"
         )
 
@@ -94,24 +94,27 @@ class Refined:
 def refine(
     base: BaseModel, examples: Sequence[Example], instruction: str, *, seed: int = 0
 ) -> list[Chain]:
-    """Let a model explain each example's label, and try again where it arrives at another.
+    """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
-    Every attempt is kept on disk.
+    Every attempt is cached on disk.
 
     Args:
-        base: Asked at temperature 0.7, without an adapter.
-        examples: Of a closed set of labels.
-        instruction: What is to be done with an input.
-        seed: Of the sampling.
+        base: Base model without an adapter, sampled at temperature 0.7.
+        examples: Examples with a closed set of labels.
+        instruction: Description of the task, used as the system message.
+        seed: Seed of the sampling.
+
+    Returns:
+        The best chain of each example: the one with the highest likelihood of the true label.
 
     Raises:
-        DataError: The answers are no closed set.
+        DataError: The answers are not a closed set of labels.
     """
     labels = closed_set(example.completion for example in examples)
     if not labels:
         raise DataError(
-            "auxiliary tasks are made for a closed set of labels (at most 100, each twice on "
-            "average), and these answers are none; use `synthesis.make: examples`."
+            "auxiliary tasks need a closed set of labels (at most 100, each twice on average), "
+            "which these answers are not; use `synthesis.make: examples`."
         )
     asker = _Asker(base, examples, labels, instruction, seed)
     chains: list[Chain | None] = [None] * len(examples)
@@ -120,7 +123,7 @@ def refine(
     for attempt in range(_ATTEMPTS):
         for i, chain, guess in asker.attempt(attempt, wrong, told):
             before = chains[i]
-            # An attempt that ends further from the truth than an earlier one is no better for it.
+            # Later attempts can be worse, so the one with the most likely true label is kept.
             if before is None or chain.likelihood >= before.likelihood:
                 chains[i] = chain
             told[i] = guess
@@ -131,7 +134,7 @@ def refine(
 
 
 def auxiliary_examples(examples: Sequence[Example], chains: Sequence[Chain]) -> list[Example]:
-    """Two examples of each: what decides, and why; those without words are left out."""
+    """Return an evidence and a reason example per chain; empty texts are skipped."""
     found = []
     for example, chain in zip(examples, chains, strict=True):
         for task in AUXILIARY:
@@ -150,7 +153,7 @@ def auxiliary_examples(examples: Sequence[Example], chains: Sequence[Chain]) -> 
 
 
 class _Asker:
-    """One attempt for many examples at once."""
+    """Runs one attempt for many examples at once."""
 
     def __init__(
         self,
@@ -177,7 +180,13 @@ class _Asker:
     def attempt(
         self, number: int, wrong: Sequence[int], told: dict[int, str]
     ) -> list[tuple[int, Chain, str]]:
-        """Of each example: its number, what was said, and the label that follows."""
+        """Return the index, the chain and the most likely label of each example in `wrong`.
+
+        Args:
+            number: Number of the attempt, from 0.
+            wrong: Indices of the examples to ask about.
+            told: Most likely label of earlier attempts, by index.
+        """
         shown = [[i, told.get(i)] for i in wrong]
         digest = hashlib.sha256(json.dumps([*self._key, number, shown]).encode()).hexdigest()[:32]
         path = cache_folder("auxiliary") / f"{digest}.json"
@@ -245,6 +254,6 @@ class _Asker:
         return [" ".join(text.split()) for text in texts]
 
     def _fitting(self, asked: Sequence[Example]) -> list[list[int]]:
-        """Token ids, the end of them where the context cannot hold all."""
+        """Return the prompts' token ids; the start of a prompt too long for the context is cut."""
         room = context_length(self.base.model.config) - _LONGEST
         return [prompt[-room:] for prompt in self._encoder.prompts(asked)]

@@ -1,4 +1,4 @@
-"""Why a text that a model wrote is no use: one reason, or none."""
+"""Filters for texts that a model generated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TextFilter"]
 
-# What models write around an answer in place of one. Quotes and Markdown may stand before it.
+# Phrases that introduce or replace an answer. Quotes and Markdown may precede them.
 _OPENERS = re.compile(
     r"[\s\"'*_#>`]*(?:"
     r"(?:sure|certainly|of course|okay|here(?: is| are|['’]s)|as an ai|i['’]m sorry|i am sorry|"
@@ -24,16 +24,16 @@ _OPENERS = re.compile(
 )
 _DEVIATIONS = 2
 _LEAST_SPREAD = 0.5
-"""Of the mean. Demonstrations of one length would else refuse everything of another."""
+"""Minimum length tolerance as a share of the mean, for demonstrations of nearly equal length."""
 
 
 @dataclass
 class TextFilter:
-    """Refuses what is empty, too short or long, opens like chatter, or has been there before.
+    """Rejects texts that are empty, boilerplate, length outliers or duplicates.
 
     Attributes:
-        demonstrations: Texts of the kind that is wanted.
-        distinct: Whether each may come once only; answers may come again.
+        demonstrations: Examples of the wanted texts.
+        distinct: Whether duplicates are rejected.
     """
 
     demonstrations: Sequence[str]
@@ -50,11 +50,14 @@ class TextFilter:
             self._seen = {same_text(text) for text in self.demonstrations}
 
     def reason(self, text: str) -> str | None:
-        """`empty`, `opener`, `length` or `duplicate`; None keeps the text, and knows it."""
+        """Return why a text is rejected, or None, in which case the text is remembered.
+
+        The reasons are `empty`, `opener`, `length` and `duplicate`.
+        """
         key = same_text(text)
         if not key:
             return "empty"
-        # Where the demonstrations open so themselves, it is the task's own way.
+        # If a demonstration has such an opening, it is part of the task.
         if self._openers and _OPENERS.match(text):
             return "opener"
         if not self.shortest <= len(words(text)) <= self.longest:

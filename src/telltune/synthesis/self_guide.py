@@ -1,10 +1,11 @@
-"""SELF-GUIDE: a model writes its own task data from a few demonstrations (arXiv 2407.12874).
+"""SELF-GUIDE: a model generates its own task data from a few demonstrations (arXiv 2407.12874).
 
-It writes new inputs, from the instruction, the demonstrations' inputs and some of its own earlier
-ones (of a closed set of answers: for a label); what is empty, long, short, chatter
-or a copy is left out. Each input is then answered several times behind the demonstrations, and the
-answer that most samples agree on is kept if enough do. Labels are balanced: inputs are asked for
-those that came least, and what there is too many of is left out.
+The model writes new inputs from the instruction and the demonstrations' inputs. With a closed set
+of labels, each input is requested for a given label; otherwise the prompt also shows some of the
+model's earlier inputs. Inputs that are empty, boilerplate, length outliers or duplicates are
+discarded. Each remaining input is answered several times after the demonstrations, and the most
+frequent answer is kept if enough samples agree on it. Labels are balanced: inputs are requested
+for the rarest labels, and surplus examples of frequent labels are discarded.
 """
 
 from __future__ import annotations
@@ -39,26 +40,27 @@ __all__ = ["Synthetic", "Yield", "instruction_of", "synthesize"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32
-"""Inputs asked for in a round."""
+"""Number of inputs requested per round."""
 _SHOWN = (4, 4)
-"""Demonstrations, and earlier inputs of the model's own, that a request shows at most."""
+"""Maximum numbers of demonstrations and of the model's earlier inputs in a request."""
 _ANSWERING_TEMPERATURE = 0.2
 _VERSION = 2
 
 
 @dataclass
 class Yield:
-    """What became of all that was written.
+    """Counts of generated, discarded and kept examples.
 
     Attributes:
-        rounds: Of writing inputs.
-        inputs: Written.
-        refused_inputs: By reason.
-        answered: Inputs that were kept and answered.
-        refused_answers: By reason: `inconsistent`, no label (`label`), or as for inputs.
-        unbalanced: Left out because their label came too often.
-        surplus: Left out because enough examples had been made.
-        kept: Examples in the end.
+        rounds: Number of rounds of writing inputs.
+        inputs: Number of inputs written.
+        refused_inputs: Number of discarded inputs, by reason.
+        answered: Number of inputs that were kept and answered.
+        refused_answers: Number of discarded answers, by reason: `inconsistent`, `label` (no label
+            named), or as for inputs.
+        unbalanced: Number of examples discarded because their label was too frequent.
+        surplus: Number of examples discarded because enough had been generated.
+        kept: Number of examples kept.
     """
 
     rounds: int = 0
@@ -75,19 +77,19 @@ class Yield:
         reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
         share = self.kept / self.inputs if self.inputs else 0.0
         return (
-            f"{self.kept} examples of {self.inputs} inputs in {self.rounds} rounds ({share:.0%}); "
-            f"left out: {reasons or 'none'}; {self.unbalanced} for balance, "
-            f"{self.surplus} more than were asked for"
+            f"{self.kept} examples from {self.inputs} inputs in {self.rounds} rounds "
+            f"({share:.0%}); discarded: {reasons or 'none'}; {self.unbalanced} for balance, "
+            f"{self.surplus} beyond the requested number"
         )
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """What a model made.
+    """Synthetic examples.
 
     Attributes:
-        examples: Each with the share of samples that agreed on its answer as its confidence.
-        told: What became of the rest.
+        examples: Kept examples; the confidence is the share of samples that agreed on the answer.
+        told: Counts of generated, discarded and kept examples.
     """
 
     examples: tuple[Example, ...]
@@ -103,25 +105,26 @@ def synthesize(
     seed: int = 0,
     progress: bool = False,
 ) -> Synthetic:
-    """Make examples like the demonstrations.
+    """Generate examples like the demonstrations.
 
-    Every round is kept on disk: what was cut short goes on with the round where it was.
+    Every round is cached on disk, so an interrupted call resumes at the round where it stopped.
 
     Args:
-        base: Writes inputs and answers, without an adapter.
-        demonstrations: Of the task; two or more.
-        instruction: What is to be done with an input.
-        spec: How many, and how.
-        seed: Of all that is drawn.
-        progress: Show a bar.
+        base: Base model without an adapter, which writes inputs and answers.
+        demonstrations: Examples of the task, at least two.
+        instruction: Description of the task, used as the system message.
+        spec: Number of examples and settings of the generation.
+        seed: Seed of all random draws.
+        progress: Show a progress bar.
 
     Raises:
-        DataError: Too few demonstrations, or nothing is left; says by which filter.
+        DataError: There are fewer than two demonstrations, or no example is kept; the message
+            then has the counts by filter.
     """
     if len(demonstrations) < 2:
         raise DataError(
-            f"SELF-GUIDE learns from demonstrations what an input looks like, and there are "
-            f"{len(demonstrations)}; give two or more."
+            f"SELF-GUIDE needs at least two demonstrations, but there are "
+            f"{len(demonstrations)}; add more."
         )
     writer = _Writer(base, demonstrations, instruction, spec, seed)
     told = Yield()
@@ -155,21 +158,21 @@ def synthesize(
             shown.update(counter, completed=min(len(even), spec.examples))
     told.unbalanced = len(kept) - len(even)
     told.refused_inputs, told.refused_answers = dict(refused_inputs), dict(refused_answers)
-    # Evenly over the labels: the first so many need not be balanced.
+    # `balanced` draws evenly from the labels; the first `spec.examples` need not be balanced.
     found = tuple(balanced(kept, writer.labels, spec.examples))
     told.surplus, told.kept = len(even) - len(found), len(found)
     if not found:
-        raise DataError(f"SELF-GUIDE kept nothing: {told}.")
+        raise DataError(f"SELF-GUIDE kept no examples: {told}.")
     return Synthetic(found, told)
 
 
 def instruction_of(anchor_prompt: str | None) -> str:
-    """What is to be done with an input: the anchor says it, where there is one."""
+    """Return the task instruction: the anchor's prompt, or a default without an anchor."""
     return anchor_prompt or "Answer as in the examples."
 
 
 class _Writer:
-    """Writes inputs and answers, a round at a time."""
+    """Writes inputs and answers, one round at a time."""
 
     def __init__(
         self,
@@ -188,7 +191,7 @@ class _Writer:
         self._longest_answer = int(lengths.response_lengths.max() * 1.5) + 8
 
     def inputs(self, number: int, earlier: Sequence[Example]) -> list[str]:
-        """Those of a round, after what there is already; kept on disk."""
+        """Return the new inputs of a round, given the earlier examples; cached on disk."""
         rng = np.random.default_rng([self.seed, number])
 
         def write() -> list[str]:
@@ -202,12 +205,12 @@ class _Writer:
         return written
 
     def answers(self, number: int, inputs: Sequence[str]) -> list[list[str]]:
-        """The samples for each input of a round, (inputs, samples); kept on disk."""
+        """Return the sampled answers of a round, (inputs, samples); cached on disk."""
         rng = np.random.default_rng([self.seed, number, 1])
 
         def write() -> list[list[str]]:
-            # Demonstrations stand in another order for each sample, so that agreement means
-            # something; and for all inputs in the same, so that they are computed once.
+            # The order of demonstrations differs between samples, which makes agreement
+            # informative. It is the same for all inputs, so that they are computed only once.
             samples = []
             for sample in range(self.spec.samples):
                 history = (self._system, *self._shots(rng))
@@ -238,7 +241,7 @@ class _Writer:
         return Message("system", self.instruction)
 
     def _wanted(self, rng: np.random.Generator, earlier: Sequence[Example]) -> list[str | None]:
-        """For which label each input of a round is to be: those first that came least."""
+        """Return the label to request for each input of a round, the rarest labels first."""
         if not self.labels:
             return [None] * _AT_ONCE
         came = Counter(example.completion for example in earlier)
@@ -253,7 +256,7 @@ class _Writer:
     def _request(
         self, rng: np.random.Generator, earlier: Sequence[Example], label: str | None
     ) -> Example:
-        """Ask for an input, as turns in which inputs have been written before."""
+        """Return a request for an input, with earlier requests and inputs as its history."""
         most, most_own = _SHOWN
         shown = [self.demonstrations[i] for i in rng.permutation(len(self.demonstrations))[:most]]
         turns = [(self._ask(e.completion if self.labels else None), e.prompt) for e in shown]
@@ -271,7 +274,7 @@ class _Writer:
         return f"Write one more input for this task, whose answer is: {label}"
 
     def _shots(self, rng: np.random.Generator) -> tuple[Message, ...]:
-        """Demonstrations, in an order of their own."""
+        """Return up to `spec.shots` demonstrations as messages, in random order."""
         order = rng.permutation(len(self.demonstrations))
         return as_turns([self.demonstrations[i] for i in order[: self.spec.shots]])
 
@@ -287,9 +290,9 @@ class _Writer:
         )
 
     def _fitting(self, requests: Sequence[Example], room: int) -> list[list[int]]:
-        """Token ids of each request; one that the context cannot hold shows one turn less."""
+        """Return the requests' token ids; one too long for the context loses earlier turns."""
         prompts = self._encoder.prompts(requests)
-        # The first turn is the system's.
+        # The first message is the system message, which stays.
         long = [i for i, p in enumerate(prompts) if len(p) > room and len(requests[i].history) > 1]
         if long:
             fewer = [

@@ -1,1 +1,1 @@
-"""Training: one loop for every method; methods differ in data and weights."""
+"""Training loop shared by all methods, which differ in data and weights."""

@@ -1,4 +1,4 @@
-"""Put an adapter on a base model, and read and set the weights that are trained."""
+"""Adding an adapter to a base model, and reading and setting the trained weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = [
 
 
 def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
-    """Wrap the base in a fresh LoRA adapter (arXiv 2106.09685), its start drawn by `seed`.
+    """Wrap the base in a new LoRA adapter (arXiv 2106.09685), initialized with `seed`.
 
     Raises:
-        RecipeError: `spec` names layers that the model does not have or PEFT does not adapt.
+        RecipeError: If `spec` names layers that do not exist or that PEFT does not adapt.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
@@ -45,7 +45,7 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
         lora_dropout=spec.dropout,
         target_modules=targets,
-        # GPT-2 keeps its weights the other way round.
+        # GPT-2 stores its weights transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
         task_type="CAUSAL_LM",
     )
@@ -53,15 +53,15 @@ def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
         return get_peft_model(base.model, config)
     except ValueError as error:
         reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"lora.target_modules: PEFT refuses them: {reason}") from None
+        raise RecipeError(f"lora.target_modules: PEFT cannot adapt them: {reason}") from None
 
 
 @contextmanager
 def borrowing(model: Any) -> Iterator[None]:
-    """Take the adapter off its base at the end, whatever happens inside.
+    """Remove the adapter from its base on exit, also after an error.
 
     Args:
-        model: A base model with an adapter; one without is left as it is.
+        model: Base model with an adapter; a model without one is unchanged.
     """
     try:
         yield
@@ -70,17 +70,17 @@ def borrowing(model: Any) -> Iterator[None]:
 
 
 def take_off(model: Any) -> None:
-    """Take the adapter off its base; a model without one is left as it is."""
+    """Remove the adapter from its base; a model without one is unchanged."""
     getattr(model, "unload", lambda: None)()
 
 
 def trained_bytes(model: Any) -> int:
-    """What the weights take that are trained."""
+    """Return the size of the trainable weights in bytes."""
     return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
 
 
 def trainable(base: BaseModel, recipe: Recipe) -> Any:
-    """Make a base ready to be trained as the recipe says; its weights' start is drawn by `seed`."""
+    """Prepare a base for training as the recipe says, initialized with the recipe's seed."""
     from transformers import set_seed
 
     if recipe.training.full_parameters:
@@ -92,10 +92,10 @@ def trainable(base: BaseModel, recipe: Recipe) -> Any:
 
 
 def trained_weights(model: Any) -> dict[str, Tensor]:
-    """Copy to the CPU what training changes, so that another training may begin there.
+    """Copy the trained weights to the CPU, e.g. as the start of another run.
 
     Returns:
-        By name, the weights of the adapter, or all weights of a model without one.
+        Weights of the adapter by name, or all weights of a model without one.
     """
     import torch
 
@@ -111,15 +111,15 @@ def _trained(model: Any) -> dict[str, Tensor]:
     if isinstance(model, PeftModel):
         found: dict[str, Tensor] = get_peft_model_state_dict(model)
         return found
-    # Tied weights have one name here.
+    # Tied weights are listed once, under one name.
     return dict(model.named_parameters())
 
 
 def whole_weights(model: Any) -> dict[str, Tensor] | None:
-    """The trained weights of a model that FSDP has spread over processes, which all call this.
+    """Gather the trained weights of a model that FSDP shards; all processes must call this.
 
     Returns:
-        By name, on the CPU; None where the model itself holds all of them.
+        Weights by name, on the CPU; None if the model is not sharded.
     """
     from torch.distributed.tensor import DTensor
 
@@ -133,10 +133,10 @@ def whole_weights(model: Any) -> dict[str, Tensor] | None:
 
 
 def set_trained_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Give a fresh adapter, or a whole model, what `trained_weights` found in another one.
+    """Copy weights from `trained_weights` into a new adapter or a full model.
 
     Raises:
-        RecipeError: They are of another shape, or of other layers.
+        RecipeError: If their shapes or layers differ.
     """
     import torch
     from peft import PeftModel, set_peft_model_state_dict
@@ -144,8 +144,8 @@ def set_trained_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
     own = _trained(model)
     if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in weights.items()}:
         raise RecipeError(
-            "the weights to begin with have other layers or another rank than this training; give "
-            "both the same `model`, `lora` and `training.full_parameters`."
+            "the initial weights have other layers or another rank than this run; use the same "
+            "`model`, `lora` and `training.full_parameters` for both."
         )
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, dict(weights))

@@ -1,4 +1,4 @@
-"""What listens to the training loop: the log with its bar, and a stopwatch."""
+"""Trainer callbacks for the training log, the progress bar and step times."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["LogCallback", "Stopwatch"]
 
 
 class LogCallback(TrainerCallback):
-    """Writes one JSON line a step, and moves the bar.
+    """Write one JSON line per step to the training log, and update the progress bar.
 
-    A resumed run first drops the lines that come after its checkpoint: their steps are done again.
+    A resumed run first removes the lines after its checkpoint, because their steps are repeated.
     """
 
     def __init__(self, path: Path, progress: Progress, description: str) -> None:
@@ -33,14 +33,14 @@ class LogCallback(TrainerCallback):
         self.progress = progress
         self.description = description
         self.trainer: MixtureTrainer | None = None
-        """Set once the trainer exists; it holds what each step measured."""
+        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
         self._task: Any = None
         self._tokens = 0.0
         self._seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Show the bar where the run stands, and cut the log there."""
-        if self._task is not None:  # training goes back to a checkpoint
+        """Show the bar at the current step, and remove later lines from the log."""
+        if self._task is not None:  # training restarts from a checkpoint
             self.progress.remove_task(self._task)
         self._task = self.progress.add_task(
             self.description, total=state.max_steps, completed=state.global_step, unit="step"
@@ -49,18 +49,18 @@ class LogCallback(TrainerCallback):
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Write the step's line."""
+        """Write the line of the step."""
         if not logs or "loss" not in logs or self.trainer is None:
             return
         measured = self.trainer.step_record
-        # A step that was left out has no loss.
+        # A skipped step has no loss.
         names = () if "skipped" in measured else ("loss", "learning_rate", "grad_norm")
         row = {"step": state.global_step, **{name: logs.get(name) for name in names}, **measured}
         line = json.dumps(row) + "\n"
         with writing(self.path, needed=len(line)), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
             if control.should_save:
-                # A checkpoint comes next, and the log is not to be behind it after a power cut.
+                # A checkpoint follows. After a power failure the log must not be older than it.
                 file.flush()
                 os.fsync(file.fileno())
         self._tokens += row["tokens"]
@@ -72,36 +72,36 @@ class LogCallback(TrainerCallback):
 
 
 class StepTime(NamedTuple):
-    """What one optimizer step took, in seconds."""
+    """Time of one optimizer step in seconds."""
 
     computing: float
-    """Forward and backward."""
+    """Time of forward and backward."""
     whole: float
-    """From the end of the step before to its own, checkpoints not counted."""
+    """Time since the end of the previous step, without checkpoints."""
 
 
 class Stopwatch(TrainerCallback):
-    """Times every step, and can stop the run when it has seen enough.
+    """Measure the time of every step, and optionally stop the run.
 
     Args:
-        stop_after: Stop at the first step that ends so many seconds after the start; None never
-            does.
+        stop_after: Time in seconds after which training stops at the end of a step; None for no
+            limit.
     """
 
     def __init__(self, stop_after: float | None = None) -> None:
         self.stop_after = stop_after
         self.trainer: MixtureTrainer | None = None
-        """Set once the trainer exists; it holds what each step measured."""
+        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
         self.steps: dict[int, StepTime] = {}
-        """By number, from 0; of this process."""
+        """Times of this process's steps, by step number from 0."""
         self._began = self._last = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Start."""
+        """Start the stopwatch."""
         self._began = self._last = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Note the step."""
+        """Record the time of the step, and stop training after `stop_after` seconds."""
         if self.trainer is None:
             return
         now = time.perf_counter()
@@ -112,9 +112,9 @@ class Stopwatch(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Leave the checkpoint out: there are some ten in a run, whatever its length."""
+        """Exclude the time of the checkpoint; a run has about ten, whatever its length."""
         self.resume()
 
     def resume(self) -> None:
-        """Leave out the time since the end of the last step."""
+        """Exclude the time since the end of the last step."""
         self._last = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: whole, on the disk, known by checksums, of this very run."""
+"""Checkpoints that are complete, synced to disk, and verified by checksums and inputs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINTS", "Checkpoints", "copied"]
 
 CHECKPOINTS = "checkpoints"
-"""Name of their folder in a run's folder."""
+"""Name of the folder of checkpoints in a run's folder."""
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
-# If the newest is damaged there is still the one before.
+# If the newest checkpoint is damaged, training resumes from the previous one.
 _KEPT = 2
 _UNFINISHED = "unfinished"
 
@@ -31,23 +31,23 @@ _UNFINISHED = "unfinished"
 class Checkpoints:
     """The checkpoints of one run.
 
-    The Trainer writes a checkpoint into `unfinished` under its own name; of what is large it only
-    copies the state, and leaves the writing for `later`. Training goes on, and a thread writes
-    that, then the manifest, with a checksum of every other file; then all is synced, and moved to
-    where checkpoints are looked for. A kill at any moment leaves the ones before as they were, and
-    costs the steps since the newest that was moved.
+    The Trainer writes a checkpoint into `unfinished` under its own name. It only copies large state
+    and defers writing it with `later`. While training continues, a thread writes that state and a
+    manifest with the checksums of all other files. Then it syncs the files and moves the folder to
+    its final place. A kill at any moment leaves earlier checkpoints intact, and loses the steps
+    since the newest one that was moved.
 
     Args:
-        folder: Where they are, a folder each.
-        inputs: What the run is made of: a hash by name, such as "task data". A run that goes on
-            must be made of the same.
+        folder: Folder with one subfolder per checkpoint.
+        inputs: Hash of each input of the run by name, such as "task data". A resumed run must have
+            the same inputs.
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, str | None]) -> None:
         self.folder = folder
         self.inputs = dict(inputs)
         self.unfinished = folder / _UNFINISHED
-        """Where the Trainer writes."""
+        """Folder in which the Trainer writes."""
         self._later: list[Callable[[], object]] = []
         self._persisting: Thread | None = None
         self._error: Exception | None = None
@@ -56,23 +56,23 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Whatever ended the run: nobody writes here afterwards.
+        # Wait for the thread also after an error, so that nothing is written afterwards.
         if self._persisting is not None:
             self._persisting.join()
 
     @contextmanager
     def saving(self, step: int, needed: int) -> Iterator[None]:
-        """Make what is written into `unfinished` meanwhile, or `later`, the newest checkpoint.
+        """Save files that are written into `unfinished` or with `later` as a new checkpoint.
 
-        Waits for the one before, so that there is one at a time.
+        Waits until the previous checkpoint is on disk.
 
         Args:
-            step: After which it was taken.
-            needed: Bytes that it takes.
+            step: Optimizer step after which the checkpoint is taken.
+            needed: Size of the checkpoint in bytes.
 
         Raises:
-            StorageError: The disk refuses, or has refused the one before; those before that are as
-                they were.
+            StorageError: If this or the previous checkpoint cannot be written. Earlier ones stay
+                intact.
         """
         self.wait()
         target = self.folder / f"checkpoint-{step}"
@@ -89,18 +89,19 @@ class Checkpoints:
         self._persisting.start()
 
     def later(self, write: Callable[[], object]) -> None:
-        """Leave a part of what is being saved to the thread.
+        """Defer the writing of a part of the checkpoint to the thread.
 
         Args:
-            write: Writes it, from what training does not change any more (`copied`).
+            write: Function that writes the part, from state that training no longer changes
+                (see `copied`).
         """
         self._later.append(write)
 
     def wait(self) -> None:
-        """Until the newest is on the disk.
+        """Wait until the newest checkpoint is on disk.
 
         Raises:
-            StorageError: The disk refuses it; the checkpoints before are as they were.
+            StorageError: If it cannot be written. Earlier checkpoints stay intact.
         """
         if self._persisting is not None:
             self._persisting.join()
@@ -112,26 +113,26 @@ class Checkpoints:
     def _persist(self, filled: Path, target: Path, needed: int) -> None:
         try:
             with writing(target, needed=needed):
-                while self._later:  # each copy is let go when it is written
+                while self._later:  # free each copy once it is written
                     self._later.pop()()
                 write_json(filled / INPUTS, self.inputs)
                 write_json(filled / MANIFEST, checksums(filled))
                 publish(filled, target)
         except Exception as error:
-            self._error = error  # for `wait`, in the thread that trains
+            self._error = error  # `wait` raises it in the training thread
         finally:
             shutil.rmtree(filled, ignore_errors=True)
-        # By their steps: of times that the clock says nothing follows.
+        # Order by step, because file times are not reliable.
         for old in self._all()[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is what it was when it was written.
+        """Return the newest intact checkpoint, or None.
 
-        Damaged ones are named on standard error and removed.
+        Damaged checkpoints are reported on standard error and removed.
 
         Raises:
-            StorageError: It is of other data or of another model.
+            StorageError: If the inputs of the checkpoint differ from those of this run.
         """
         self.wait()
         shutil.rmtree(self.unfinished, ignore_errors=True)
@@ -142,7 +143,7 @@ class Checkpoints:
             if damage is None:
                 self._check_inputs(path)
                 return path
-            instead = "goes on from the one before" if paths else "begins anew"
+            instead = "resumes from the previous one" if paths else "starts over"
             logging.getLogger(__name__).warning(
                 "%s is damaged (%s): training %s.", path, damage, instead
             )
@@ -150,7 +151,7 @@ class Checkpoints:
         return None
 
     def _all(self) -> list[Path]:
-        """From the oldest to the newest."""
+        """Return all checkpoints from the oldest to the newest."""
         found = {
             int(path.name.removeprefix("checkpoint-")): path
             for path in self.folder.glob("checkpoint-*")
@@ -164,14 +165,13 @@ class Checkpoints:
         if changed:
             run = self.folder.parent
             raise StorageError(
-                f"{run} holds a run that was cut short, and since then what it is made of has "
-                f"changed: {', '.join(changed)}. Bring back what it was, or remove {run} to train "
-                "anew."
+                f"{run} holds an interrupted run whose inputs have changed since: "
+                f"{', '.join(changed)}. Restore them, or remove {run} to start over."
             )
 
 
 def copied(state: Any) -> Any:
-    """A state of tensors in lists and dictionaries as it is now, in the host's memory."""
+    """Copy nested lists and dictionaries of tensors to host memory."""
     import torch
 
     if isinstance(state, torch.Tensor):
@@ -184,7 +184,7 @@ def copied(state: Any) -> Any:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with it, or None."""
+    """Return a description of the damage, or None."""
     try:
         expected = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
         found = checksums(checkpoint)
@@ -194,4 +194,4 @@ def _damage(checkpoint: Path) -> str | None:
     if found == expected:
         return None
     names = sorted(name for name in found | expected if found.get(name) != expected.get(name))
-    return f"not as written: {', '.join(names)}"
+    return f"checksum mismatch: {', '.join(names)}"

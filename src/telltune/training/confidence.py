@@ -1,9 +1,9 @@
-"""How far each task example can be trusted, and what that scales (arXiv 2412.09046).
+"""Confidence in each task example, and what it scales (arXiv 2412.09046).
 
-With c the confidence of an example, *output* makes its loss c·NLL, so that it moves the adapter
-less; *input* makes the embeddings of its whole prompt c·E(x), anchor and chat template included, so
-that the model can tell doubtful examples apart. At inference nothing is scaled, as if every
-question could be trusted.
+With c the confidence of an example, *output* scales its loss to c·NLL, so that the example changes
+the adapter less. *input* scales the embeddings of its whole prompt, including anchor and chat
+template, to c·E(x), so that the model can distinguish doubtful examples. Nothing is scaled at
+inference.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ __all__ = ["Confidence", "scaled_prompts"]
 
 @dataclass(frozen=True)
 class Confidence:
-    """Of the task's examples; general ones are trusted.
+    """Confidence in the task examples; general examples have confidence 1.
 
     Attributes:
-        values: Above 0 and up to 1, (task examples,).
-        scale: What is multiplied by it.
+        values: Confidence above 0 and up to 1, (task examples,).
+        scale: Quantity that the confidence scales: loss, prompt embeddings, or both.
     """
 
     values: NDArray[np.float64]
     scale: Literal["output", "input", "both"]
 
     def of(self, is_task: NDArray[np.bool_], index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The confidence of each place of a mixture, (n,)."""
+        """Return the confidence of each slot of a mixture, (n,)."""
         found = np.ones(len(index))
         found[is_task] = self.values[index[is_task]]
         return found
 
     @property
     def scales_prompts(self) -> bool:
-        """Whether it scales embeddings, so that only equally trusted examples share a prefix."""
+        """Whether embeddings are scaled; then shared prefixes need equal confidence."""
         return self.scale != "output"
 
     @property
     def scales_losses(self) -> bool:
-        """Whether it scales the loss."""
+        """Whether the loss is scaled."""
         return self.scale != "input"
 
 
 @contextmanager
 def scaled_prompts(model: Any, batch: PackedBatch, scale: torch.Tensor) -> Iterator[None]:
-    """Multiply the embeddings of each example's prompt while the context lasts.
+    """Scale the embeddings of each example's prompt within a context.
 
     Args:
-        model: A model that looks up its input embeddings once in a forward pass.
-        batch: The row that is computed. A prefix is computed once for all examples that share it,
-            so these must have the same factor (`pack` keeps apart what differs in `sources`).
-        scale: The factor of each of the caller's examples, (examples,).
+        model: Model that looks up its input embeddings once in a forward pass.
+        batch: Packed row. Examples that share a prefix must have the same factor, because the
+            prefix is computed once (`pack` separates examples with different `sources`).
+        scale: Factor of each of the caller's examples, (examples,).
     """
     asks = batch.asks[0]
     factors = torch.where(asks >= 0, scale[asks.clamp(min=0)], 1.0)[None, :, None]

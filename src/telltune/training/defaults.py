@@ -1,6 +1,6 @@
-"""Training settings that follow from the data and the model where a recipe says `auto`.
+"""Values of training settings that a recipe sets to `auto`, from the data and the model.
 
-docs/guides/defaults.md says how far the rule was measured.
+See docs/guides/defaults.md for the measurements behind the rules.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def resolve(recipe: Recipe, examples: int, model: ModelShape) -> Recipe:
     """Replace each `auto` of a recipe by a number.
 
     Args:
-        recipe: The run's.
+        recipe: Recipe of the run.
         examples: Number of distinct task examples that the run trains on.
         model: Sizes of the base model.
 
     Returns:
-        The recipe itself where nothing in it is `auto`.
+        The new recipe, or the same recipe if nothing in it is `auto`.
     """
     for key, value in auto_settings(recipe, examples, model).items():
         part, _, name = key.partition(".")
@@ -51,21 +51,21 @@ def auto_settings(recipe: Recipe, examples: int, model: ModelShape) -> dict[str,
 
 
 def _passes(examples: int) -> int:
-    """Return fewer passes for more examples, so that the number of steps grows with their root."""
+    """Return the number of passes, about 72 / sqrt(examples), within bounds."""
     return min(_MOST_PASSES, max(_LEAST_PASSES, round(72 / math.sqrt(max(examples, 1)))))
 
 
 def _batch_size(examples: int) -> int:
-    """Return the power of two that is nearest to the root of the number of examples."""
+    """Return the power of two nearest to the square root of the number of examples."""
     nearest = 2 ** round(math.log2(max(examples, 1)) / 2)
     return int(min(_LARGEST_BATCH, max(_SMALLEST_BATCH, nearest)))
 
 
 def _learning_rate(hidden: int, *, full_parameters: bool) -> float:
-    """Return the rate of Thinking Machines' Tinker documentation for LoRA on Llama models.
+    """Return the learning rate of Thinking Machines' Tinker documentation for LoRA on Llama models.
 
-    It is 5e-5 * 10 * (2000 / hidden size)^0.781, where the factor of 10 is LoRA's, rounded to two
-    digits. The bound is the highest rate that was tried (benchmarks/dev_grid.jsonl).
+    It is 5e-5 * 10 * (2000 / hidden size)^0.781, rounded to two digits. The factor of 10 is for
+    LoRA only. The bound is the highest rate that was tested (benchmarks/dev_grid.jsonl).
     """
     rate = 5e-5 * (2000 / hidden) ** 0.781 * (1 if full_parameters else 10)
     return float(f"{min(rate, _HIGHEST_RATE):.1e}")

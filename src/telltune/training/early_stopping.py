@@ -1,4 +1,4 @@
-"""Looking at dev data along a run: keep the best weights, and stop when nothing improves."""
+"""Early stopping: evaluate on dev data during a run, keep the best weights, stop in time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["DevLook", "EarlyStopping"]
 
 PATIENCE = 3
-"""Looks without a better one after which the run stops."""
+"""Number of consecutive looks without improvement after which the run stops."""
 _STATE, _WEIGHTS = "early_stopping.json", "best.safetensors"
 
 
@@ -35,9 +35,9 @@ class DevLook:
     """The result of one look at dev data.
 
     Attributes:
-        step: Optimizer steps done.
-        loss: Mean over the dev examples of the loss per response token, in nats.
-        score: Score of the answers, higher is better; None where they are not scored.
+        step: Number of optimizer steps so far.
+        loss: Mean over dev examples of the loss per response token, in nats.
+        score: Score of the answers, higher is better; None if they are not scored.
     """
 
     step: int
@@ -46,36 +46,36 @@ class DevLook:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Key by which looks are compared: the score, and between equal scores the loss."""
+        """Sort key of looks: the score, then the loss."""
         return (self.score or 0.0, -self.loss)
 
 
 class EarlyStopping(TrainerCallback):
-    """Looks at dev data, remembers the best weights, and stops a run that no longer improves.
+    """Evaluate on dev data, keep the best weights, and stop a run that no longer improves.
 
     Args:
-        looks: Number of looks, evenly along the run.
-        look: Takes the model, and returns the loss and the score of a `DevLook`.
+        looks: Number of looks, spread evenly over the run.
+        look: Function from the model to the loss and score of a `DevLook`.
     """
 
     def __init__(self, looks: int, look: Callable[[Any], tuple[float, float | None]]) -> None:
         self._count, self._look = looks, look
         self.looks: list[DevLook] = []
         self.trainer: MixtureTrainer | None = None
-        """Set once the trainer exists; its log gets what a look finds."""
+        """Trainer, set once it exists; its log receives the results of looks."""
         self.watch: Stopwatch | None = None
-        """Set together with `trainer`; it does not count the time of a look."""
+        """Stopwatch, set together with `trainer`; it excludes the time of looks."""
         self._weights: dict[str, torch.Tensor] = {}
 
     @property
     def best(self) -> DevLook:
-        """The best look, the earliest of equal ones."""
+        """Best look; the earliest of equal ones."""
         return max(self.looks, key=lambda look: look.rank)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:  # noqa: ARG002
-        """Look, if it is time, and stop after `PATIENCE` looks without a better one."""
+        """Take a look if one is due, and stop after `PATIENCE` looks without improvement."""
         if self._is_enough():
-            # A run that was killed between its last look and its end.
+            # The run was killed between its last look and its end.
             control.should_training_stop = True
             return
         step = state.global_step
@@ -97,18 +97,18 @@ class EarlyStopping(TrainerCallback):
         return bool(self.looks) and (len(self.looks) - 1 - self.looks.index(self.best) >= PATIENCE)
 
     def restore(self, model: Any) -> None:
-        """Give a model the weights of the best look."""
+        """Copy the weights of the best look into a model."""
         for name, values in _trained(model).items():
             values.copy_(self._weights[name])
 
     def save(self, checkpoints: Checkpoints, folder: Path) -> None:
-        """Put what is known so far beside the rest of a checkpoint."""
+        """Save the looks and the best weights in the folder of a checkpoint."""
         write_json(folder / _STATE, {"looks": [asdict(look) for look in self.looks]})
         if self._weights:
             checkpoints.later(partial(save_file, self._weights, folder / _WEIGHTS))
 
     def load(self, folder: Path | None) -> None:
-        """Continue from a checkpoint, or from nothing."""
+        """Restore the state from a checkpoint, or reset it if `folder` is None."""
         self.looks, self._weights = [], {}
         if folder is None:
             return
@@ -118,7 +118,7 @@ class EarlyStopping(TrainerCallback):
             self._weights = load_file(folder / _WEIGHTS)
 
     def to_dict(self) -> dict[str, Any]:
-        """For tell.json: the step whose weights were kept, and every look."""
+        """Return the kept step and all looks, for tell.json."""
         return {"kept_step": self.best.step, "looks": [asdict(look) for look in self.looks]}
 
 

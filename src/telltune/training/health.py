@@ -1,10 +1,9 @@
-"""Steps that would ruin a run: found as they happen, and left out when they come again.
+"""Detection of unhealthy optimizer steps, which are skipped when training is resumed.
 
-Where a loss or a gradient is no number, or a loss explodes, the run goes back to its last
-checkpoint and leaves out the examples of that step. arXiv 2403.07648 does so on loss spikes, too.
-The limit here, three times the loss of guessing among all tokens (32 nats with 49,152 of them), is
-far above an ordinary spike, which is trained through. What is left out stands in the log and in
-tell.json.
+If a loss or gradient is not finite, or a loss explodes, the run returns to its last checkpoint and
+skips the examples of that step. arXiv 2403.07648 does the same for loss spikes. The limit here is
+three times the loss of uniform guessing among all tokens (32 nats with 49,152 tokens), far above an
+ordinary spike, which is not skipped. Skipped steps are recorded in the log and in tell.json.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthCallback", "LeftOut", "UnhealthyStepError"]
 
-# A run that this many steps are left out of is ill itself.
+# Maximum number of skipped steps. With more, the run itself is unhealthy.
 _MOST = 3
-# Whoever guesses among all tokens has a loss of ln(vocabulary). A healthy step is far below; a few
-# labels that a model was sure of and that are wrong may come near to it, and are no reason to stop.
+# Uniform guessing among all tokens has a loss of ln(vocabulary). A healthy step is far below. A few
+# wrong labels on which the model is confident may come close to it, which is no reason to stop.
 _TIMES_GUESSING = 3
 
 
 class UnhealthyStepError(Exception):
-    """Ends training at a step that must not count.
+    """Raised at an unhealthy step to end training.
 
     Attributes:
-        step: Its number, from 1.
-        reason: What was wrong, for people.
+        step: Step number, from 1.
+        reason: Description of the problem, for users.
     """
 
     def __init__(self, step: int, reason: str) -> None:
@@ -52,23 +51,23 @@ class UnhealthyStepError(Exception):
 
 
 class HealthCallback(TrainerCallback):
-    """Looks at what each step measured; before it is logged, and before a checkpoint is written.
+    """Check the measurements of each step before they are logged and a checkpoint is written.
 
     Args:
-        vocabulary: Of the model.
+        vocabulary: Vocabulary size of the model.
     """
 
     def __init__(self, vocabulary: int) -> None:
         self.limit = _TIMES_GUESSING * math.log(vocabulary)
-        """In nats a token."""
+        """Maximum loss in nats per token."""
         self.trainer: MixtureTrainer | None = None
-        """Set once the trainer exists; it holds what each step measured."""
+        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Raise where the step is not healthy.
+        """Check the loss and the gradient of the step.
 
         Raises:
-            UnhealthyStepError: It is not.
+            UnhealthyStepError: If the step is unhealthy.
         """
         if not logs or "loss" not in logs or self.trainer is None:
             return
@@ -80,18 +79,18 @@ class HealthCallback(TrainerCallback):
             if loss > self.limit:
                 raise UnhealthyStepError(
                     state.global_step,
-                    f"the loss of {source} data is {loss:.1f} nats a token, over {_TIMES_GUESSING} "
-                    "times that of guessing",
+                    f"the loss of {source} data is {loss:.1f} nats per token, more than "
+                    f"{_TIMES_GUESSING} times that of uniform guessing",
                 )
 
 
 class LeftOut:
-    """The steps that a run leaves out, from those that its log tells of on.
+    """Skipped steps of a run, starting with those in its log.
 
     Args:
-        log: The run's training_log.jsonl, which need not exist yet.
-        mixture: Which examples each step sees.
-        texts: Task and general data before they were encoded, which tell where examples are from.
+        log: Path of the run's training_log.jsonl, which need not exist yet.
+        mixture: Mixture, which defines the examples of each step.
+        texts: Task and general data before encoding, which have the origins of examples.
     """
 
     def __init__(
@@ -100,15 +99,15 @@ class LeftOut:
         self.steps: dict[int, dict[str, Any]] = {
             row["step"]: row["skipped"] for row in read_log(log) if "skipped" in row
         }
-        """By number, from 1: the reason, and where the step's examples are from."""
+        """Reason and origins of the examples of each skipped step, by step number from 1."""
         self._mixture = mixture
         self._task, self._general = texts
 
     def add(self, error: UnhealthyStepError) -> None:
-        """Leave one more out, and say so.
+        """Skip another step, and log a warning.
 
         Raises:
-            RecipeError: There have been too many.
+            RecipeError: If too many steps were skipped.
         """
         examples = self._examples(error.step)
         named = ", ".join(examples)
@@ -119,26 +118,26 @@ class LeftOut:
             )
             raise RecipeError(
                 f"training does not stay healthy: at step {error.step} {error.reason}, after "
-                f"{_MOST} steps were left out already. Lower training.learning_rate, or look at "
-                f"these examples: {named}. Left out before: {before}."
+                f"{_MOST} steps were already skipped. Lower training.learning_rate, or check these "
+                f"examples: {named}. Skipped before: {before}."
             )
         self.steps[error.step] = {"reason": error.reason, "examples": examples}
         logging.getLogger(__name__).warning(
-            "At step %d %s. Training goes back to its last checkpoint and leaves out the examples "
-            "of this step: %s.",
+            "At step %d %s. Training resumes from the last checkpoint and skips the examples of "
+            "this step: %s.",
             error.step,
             error.reason,
             named,
         )
 
     def _examples(self, step: int) -> list[str]:
-        """Where a step's examples are from: file and line, or a number where nobody can tell."""
+        """Return the origins of a step's examples: file and line, or an index if unknown."""
         places = step_places(self._mixture, step - 1)
         wanted = {index for is_task, index in places if not is_task}
         general = {}
-        # The general data may be gone since they were encoded.
+        # The general data may have been removed since they were encoded.
         with suppress(TellError):
-            # Read no further than to the last of them.
+            # Read only up to the last wanted example.
             seen = islice(enumerate(self._general or ()), max(wanted, default=-1) + 1)
             general = {index: example.origin for index, example in seen if index in wanted}
         origins = [

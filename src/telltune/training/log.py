@@ -1,4 +1,4 @@
-"""Reading a training log back."""
+"""Reading of training logs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["LOG", "WEIGHT", "loss_curve", "read_log"]
 
 LOG = "training_log.jsonl"
-"""Name of a run's log in its folder."""
+"""File name of the training log in a run's folder."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a training_log.jsonl but for what a kill cut short; none if there is no log."""
+    """Return the complete rows of a training_log.jsonl; empty if there is no log."""
     rows = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -29,20 +29,20 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 WEIGHT = "weight_"
-"""Opens the name of a source's learned weight, in the log and in a curve."""
+"""Prefix of the names of learned source weights in the log and in curves."""
 
 
 def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
-    """How the loss of each source went, and its weight where that was learned; for a chart.
+    """Return the loss of each source over the run, and learned source weights, for a chart.
 
     Args:
-        path: A training_log.jsonl.
-        points: At most so many; each is the mean over the steps that it stands for.
+        path: Path of a training_log.jsonl.
+        points: Maximum number of points; each is the mean over several consecutive steps.
 
     Returns:
-        `step` (the last that a point stands for), and for each source that was trained on (`task`,
-        `general`) the mean negative log-likelihood a response token; None where no step had any.
-        Learned weights stand under `weight_` and the source's name.
+        `step` (the last step of each point), and for each source in the run (`task`, `general`) the
+        mean negative log-likelihood per response token, or None for points without such tokens.
+        Learned weights have the key `weight_` plus the name of the source.
     """
     rows = read_log(path)
     parts = [part.tolist() for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]

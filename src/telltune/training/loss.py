@@ -1,7 +1,7 @@
-"""What one optimizer step minimizes: response tokens, weighted by source and length.
+"""Weights of response tokens in the loss of an optimizer step, by source and length.
 
-With the usual average over tokens, a task response of three tokens drowns among general responses
-of two hundred; averaging over examples or over sources lets it count.
+With the usual average over tokens, a task response of three tokens has almost no weight next to
+general responses of two hundred tokens. An average over examples or sources gives it more weight.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["LossWeights"]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each response token of a step counts.
+    """Weights of the response tokens of a step.
 
-    With N tokens or examples in the step, w the weight of each one's source:
+    With w the weight of the source of a token or example:
 
-    - `token`: Σ w·nll / Σ w over the step's response tokens. What peers do.
-    - `example`: the mean over examples of each one's mean nll, weighted by w.
-    - `source`: as `example`, each source scaled so that over the whole mixture the sources' shares
-      are as `task_weight` to `general_weight`, however many examples each has. The factor is fixed
-      for the run; a batch that happens to hold no task example is not scaled up.
+    - `token`: Σ w·nll / Σ w over the response tokens of the step, the usual average.
+    - `example`: mean over examples of their mean nll, weighted by w.
+    - `source`: as `example`, with each source scaled so that the shares of the sources over the
+      whole mixture are `task_weight` to `general_weight`, for any numbers of examples. The factor
+      is fixed for the run; a batch without task examples is not scaled up.
 
     Attributes:
-        average: Which of the three.
-        task_weight: Of task data.
-        general_weight: Of general data.
-        task_share: Task examples / all examples in the mixture.
+        average: Kind of average: `token`, `example` or `source`.
+        task_weight: Weight of task data.
+        general_weight: Weight of general data.
+        task_share: Number of task examples / number of all examples in the mixture.
     """
 
     average: LossAverage
@@ -46,14 +46,14 @@ class LossWeights:
     def of(
         self, is_task: NDArray[np.bool_], response_lengths: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """The weight of each token of each example of a step.
+        """Return the weight of every token of each example of a step.
 
         Args:
-            is_task: (examples,).
-            response_lengths: Tokens with loss, (examples,).
+            is_task: Whether each example is task data, (examples,).
+            response_lengths: Number of tokens with loss, (examples,).
 
         Returns:
-            (examples,); Σ weight · response length is 1 for `token` and `example`.
+            Weights, (examples,); Σ weight · response length is 1 for `token` and `example`.
         """
         weights = np.where(is_task, self.task_weight, self.general_weight).astype(np.float64)
         lengths = np.maximum(response_lengths, 1)
@@ -62,7 +62,7 @@ class LossWeights:
         if self.average == "example":
             return weights / lengths / max(float(weights.sum()), 1e-12)
         shares = np.where(is_task, self.task_share, 1 - self.task_share)
-        # With one source alone its share is the whole, and this is `example`.
+        # With a single source this equals `example`.
         present = self.task_weight * (self.task_share > 0)
         present += self.general_weight * (self.task_share < 1)
         return weights / (np.maximum(shares, 1e-12) * present * lengths * len(lengths))

@@ -1,12 +1,13 @@
-"""A start from which few steps go far: MAML, first-order MAML and Reptile (as in arXiv 1908.10423).
+"""Meta-learning of initial weights by MAML, first-order MAML and Reptile (as in arXiv 1908.10423).
 
-With θ the start, and θ' what some steps of gradient descent on a task's support batches make of it:
+With θ the initial weights, and θ' the weights after gradient descent on a task's support batches:
 
 - MAML (Finn et al., arXiv 1703.03400): θ ← θ - β ∇_θ L_query(θ'), through the inner steps.
 - FOMAML: θ ← θ - β ∇_θ' L_query(θ'): as if θ' did not depend on θ.
 - Reptile (Nichol et al., arXiv 1803.02999): θ ← θ + ε · mean(θ' - θ); needs no query batch.
 
-Nothing here knows of language models: weights are tensors by name, a loss is a function of them.
+This module is independent of language models. Weights are tensors by name, and a loss is a function
+of weights.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Episode(Generic[B]):
-    """One visit to a task.
+    """Batches of one visit to a task.
 
     Attributes:
-        support: A batch for each inner step.
-        query: What MAML and FOMAML are judged by; Reptile takes a last inner step on it.
+        support: One batch per inner step.
+        query: Batch of the outer loss of MAML and FOMAML, and of Reptile's last inner step.
     """
 
     support: Sequence[B]
@@ -44,11 +45,11 @@ class Episode(Generic[B]):
 
 
 def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64]:
-    """How often each task is visited, (tasks,), which sum to 1.
+    """Return the probability of visiting each task, (tasks,).
 
     Args:
-        sizes: Examples of each.
-        sampling: All alike, by their sizes, or the mean of the two.
+        sizes: Number of examples of each task.
+        sampling: Uniform, proportional to the sizes, or the mean of the two.
     """
     uniform = np.full(len(sizes), 1 / len(sizes))
     proportional = np.asarray(sizes, np.float64) / sum(sizes)
@@ -67,14 +68,14 @@ def adapt(
     *,
     second_order: bool = False,
 ) -> dict[str, Tensor]:
-    """What gradient descent makes of weights, a step a batch.
+    """Return the weights after gradient descent with one step per batch.
 
     Args:
-        weights: The start; they need gradients.
-        loss: Of weights on a batch, a scalar.
-        batches: One a step.
-        learning_rate: Of the steps.
-        second_order: Keep the graph, so that the result can be differentiated by the start.
+        weights: Initial weights; they must require gradients.
+        loss: Function from weights and a batch to a scalar.
+        batches: One batch per step.
+        learning_rate: Learning rate of the steps.
+        second_order: Whether to keep the graph for derivatives with respect to `weights`.
     """
     found = dict(weights)
     for batch in batches:
@@ -97,18 +98,18 @@ def meta_gradient(
     episodes: Sequence[Episode[B]],
     learning_rate: float,
 ) -> tuple[dict[str, Tensor], float]:
-    """Which way to move the start; against it, as against a gradient.
+    """Return the meta-gradient of the initial weights, to be used like a gradient.
 
     Args:
-        algorithm: See above.
-        weights: The start; they need gradients.
-        loss: Of weights on a batch, a scalar.
-        episodes: One or more.
-        learning_rate: Of the inner steps.
+        algorithm: Meta-learning algorithm; see the module's description.
+        weights: Initial weights; they must require gradients.
+        loss: Function from weights and a batch to a scalar.
+        episodes: One or more episodes.
+        learning_rate: Learning rate of the inner steps.
 
     Returns:
-        A direction by name, the mean over episodes; and the mean loss of the queries at θ', before
-        Reptile's step on them.
+        Mean meta-gradient over episodes by name, and mean query loss at θ', before Reptile's step
+        on the query.
     """
     total = {name: torch.zeros_like(value) for name, value in weights.items()}
     seen = 0.0

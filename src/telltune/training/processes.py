@@ -1,7 +1,7 @@
-"""The processes that torchrun or `accelerate launch` started, which train one model together.
+"""Processes of torchrun or `accelerate launch` that train one model together.
 
-Who they are and how they talk is accelerate's business; here are the few things that a run asks of
-them. A process alone is the usual case, and needs no group.
+Accelerate sets up the processes and their communication. This module has the few operations that a
+run needs. A single process, the usual case, needs no process group.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ __all__ = ["Processes", "processes"]
 
 
 class Processes:
-    """All of a run's processes, as one of them sees them.
+    """Processes of a run, from the point of view of one of them.
 
     Args:
-        state: accelerate's; None for a process alone.
+        state: `PartialState` of accelerate; None for a single process.
     """
 
     def __init__(self, state: Any = None) -> None:
         self._state = state
         self.count: int = state.num_processes if state is not None else 1
-        """How many."""
+        """Number of processes."""
         self.rank: int = state.process_index if state is not None else 0
-        """This one's place among them."""
+        """Rank of this process."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the first process, which writes files and messages."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have called this."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """The first does something whose result it keeps on disk, and the others find it there."""
+        """Run the context in the first process before the others, which can then use its files."""
         if self._state is None:
             yield
             return
@@ -54,11 +54,11 @@ class Processes:
             yield
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums over all processes; of the shape, type and device of `values`."""
+        """Return sums over all processes, with the shape, dtype and device of `values`."""
         return self._reduced(values, "SUM")
 
     def most(self, value: int) -> int:
-        """The largest of all processes' values."""
+        """Return the maximum of the values of all processes."""
         import torch
 
         if self._state is None:
@@ -66,13 +66,13 @@ class Processes:
         return int(self._reduced(torch.tensor(value, device=self._state.device), "MAX"))
 
     def check_same(self, named: Mapping[str, str | None]) -> None:
-        """Make sure that all processes were given the same.
+        """Check that all processes have the same inputs.
 
         Args:
-            named: A text or hash by what it is of, such as "task data".
+            named: Text or hash of each input by name, such as "task data".
 
         Raises:
-            RecipeError: They were not, in every process; it names what differs and where.
+            RecipeError: In every process, if inputs differ; the message names inputs and process.
         """
         from torch import distributed
 
@@ -84,16 +84,16 @@ class Processes:
             names = sorted(n for n in given[0] | other if given[0].get(n) != other.get(n))
             if names:
                 raise RecipeError(
-                    f"process {rank} was given another {' and another '.join(names)} than process "
-                    "0; give the same recipe and the same data to all, on every node."
+                    f"process {rank} differs from process 0 in: {', '.join(names)}; use the same "
+                    "recipe and data in all processes, on every node."
                 )
 
     @contextmanager
     def noticing_loss(self) -> Iterator[None]:
-        """Say so in a sentence where another process has gone, and this one cannot go on.
+        """Turn communication errors into a one-sentence error within a context.
 
         Raises:
-            TellError: Another process has gone.
+            TellError: If another process ended or is unreachable.
         """
         try:
             yield
@@ -102,8 +102,8 @@ class Processes:
             if self.count == 1 or not any(name in said for name in ("gloo", "NCCL", "peer")):
                 raise
             raise TellError(
-                f"process {self.rank} of {self.count} has lost the others: one of them ended or "
-                "cannot be reached any more, and what that one says last is the reason "
+                f"process {self.rank} of {self.count} lost contact with the others: one of them "
+                "ended or is unreachable; see its last message for the reason "
                 f"({said.splitlines()[0]})."
             ) from error
 
@@ -112,14 +112,14 @@ class Processes:
 
         if self._state is None:
             return values
-        # NCCL knows no tensors but its GPU's.
+        # NCCL supports only tensors on its GPU.
         found = values.detach().to(self._state.device, copy=True)
         distributed.all_reduce(found, op=getattr(distributed.ReduceOp, how))
         return found.to(values.device)
 
 
 def processes() -> Processes:
-    """Those that the launcher started this one with; it joins their group where it has not yet."""
+    """Return the processes of this launch, and join their group if not done yet."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
     import torch

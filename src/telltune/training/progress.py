@@ -1,4 +1,4 @@
-"""What a user sees of work that takes a while: a bar in a terminal, lines of text elsewhere."""
+"""Progress display: a bar in a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -29,33 +29,34 @@ if TYPE_CHECKING:
 
 __all__ = ["bar", "phase"]
 
-# Seconds until the first line, and between lines. A run of hours gets a line a minute.
+# Seconds until the first line and between lines. A run of hours prints one line per minute.
 _FIRST = 2.0
 _LEAST, _MOST, _SHARE = 5.0, 60.0, 1 / 30
-# However quick the work is, it says something this often.
+# Minimum number of lines for any work.
 _PARTS = 4
-# Steps beside other work can take minutes, and the time left is estimated from several.
+# Steps can take minutes next to other work, and the time left is estimated from several steps.
 _ESTIMATE_SECONDS = 900.0
-# Narrower terminals show no note, and no bar and elapsed time.
+# Minimum terminal width for the note, and for the bar with the elapsed time.
 _WIDTH_FOR_NOTE, _WIDTH_FOR_BAR = 75, 60
 
 
 def bar(*, shown: bool = True, transient: bool = False) -> Progress:
-    """Make a progress display on standard error, which leaves standard output to results.
+    """Create a progress display on standard error; standard output is for results.
 
-    In a terminal it is a bar that keeps its numbers however narrow the terminal and however long
-    the description is. Elsewhere it prints lines such as `TELL: step 6/12 loss 6.412, 0:03 left`:
-    the first after 2 seconds, then every 5 seconds to every minute as the work gets longer, at
-    every quarter of the work, and at its end. Work that starts with `completed` above 0 says where
-    it goes on from.
+    In a terminal it is a bar that shows its numbers at any terminal width and description length.
+    Elsewhere it prints lines such as `TELL: step 6/12 loss 6.412, 0:03 left`. The first line
+    appears after 2 seconds, the next ones every 5 to 60 seconds depending on the elapsed time, at
+    every quarter of the work, and at its end. Work that starts with `completed` above 0 prints
+    where it resumes.
 
     Args:
-        shown: False shows nothing.
-        transient: Leave nothing behind in a terminal, and print no line for work below 5 seconds.
+        shown: Whether to show anything.
+        transient: Whether to clear the bar at the end, and to print no line for work below 5
+            seconds.
 
     Returns:
-        A context manager. Its `add_task` takes `unit`, the name of what is counted, and `note`,
-        which is shown behind the numbers; both may be left out.
+        Context manager. Its `add_task` takes the optional `unit`, the name of the counted items,
+        and `note`, a text that follows the numbers.
     """
     guard_outputs()
     console = _Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -71,7 +72,7 @@ def bar(*, shown: bool = True, transient: bool = False) -> Progress:
 
 @contextmanager
 def phase(description: str, *, shown: bool = True) -> Iterator[None]:
-    """Say what a run is doing while there is nothing to count, such as loading a model."""
+    """Show a description of work without a count, such as loading a model."""
     with bar(shown=shown, transient=True) as progress:
         progress.add_task(description, total=None)
         yield
@@ -79,25 +80,25 @@ def phase(description: str, *, shown: bool = True) -> Iterator[None]:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Go on without a reader; rich would end the process."""
+        """Continue without output if the pipe is closed; rich would end the process."""
         self.quiet = True
 
 
 def _is_live(console: Console) -> bool:
-    """Whether a bar can be redrawn in place.
+    """Return whether a bar can be redrawn in place.
 
-    FORCE_COLOR makes rich take every stream for a terminal; a log file with it is still none.
+    With FORCE_COLOR rich treats every stream as a terminal, even a log file, so the file is asked.
     """
     if console.is_jupyter:
         return True
     try:
         return console.file.isatty() and not console.is_dumb_terminal
-    except (AttributeError, ValueError):  # closed, or none at all
+    except (AttributeError, ValueError):  # closed or missing stream
         return False
 
 
 class _Progress(Progress):
-    """Tasks with a unit and a note, which say where they go on from."""
+    """Progress whose tasks have a unit and a note, and print where they resume."""
 
     def add_task(
         self,
@@ -108,29 +109,29 @@ class _Progress(Progress):
         visible: bool = True,
         **fields: Any,
     ) -> TaskID:
-        """As rich's; `completed` is what an earlier run has done."""
+        """Add a task as in rich; `completed` counts the items of an earlier run."""
         fields = {"unit": "", "note": ""} | fields
         if completed and not self.disable:
             unit = f"{fields['unit']} " if fields["unit"] else ""
             end = "" if total is None else f" of {total:,.0f}"
-            self.say(f"{description}: goes on from {unit}{completed:,}{end}")
+            self.say(f"{description}: resumes from {unit}{completed:,}{end}")
         return super().add_task(description, start, total, completed, visible, **fields)
 
     def say(self, text: str) -> None:
-        """Print a line of its own, above the bar where there is one."""
-        with suppress(OSError, ValueError):  # nobody listens, and the work goes on
+        """Print a line, above the bar if there is one."""
+        with suppress(OSError, ValueError):  # without a reader the work continues
             self.print(text, soft_wrap=True)
 
 
 class _Description(ProgressColumn):
-    """One line, cut where there is no room for all of it."""
+    """Description on one line, truncated to the available width."""
 
     def render(self, task: Task) -> Text:
         return Text(task.description, overflow="ellipsis", no_wrap=True)
 
 
 class _Count(MofNCompleteColumn):
-    """What is done of how much, where anything is counted."""
+    """Completed and total count, if anything is counted."""
 
     def render(self, task: Task) -> Text:
         counted = task.total is not None or task.completed
@@ -138,24 +139,24 @@ class _Count(MofNCompleteColumn):
 
 
 class _Left(TimeRemainingColumn):
-    """Time left, where there is a total to reach."""
+    """Time left, if there is a total."""
 
     def render(self, task: Task) -> Text:
         return Text("") if task.total is None else super().render(task).append(" left")
 
 
 class _Bar(_Progress):
-    """A bar whose numbers come first where room is short."""
+    """Bar that keeps its numbers in narrow terminals."""
 
     def make_tasks_table(self, tasks: Any) -> Table:
-        """As rich's, of the columns that there is room for."""
-        if self.tasks:  # there is no console yet when rich calls this first
+        """Make the table as in rich, with the columns that fit."""
+        if self.tasks:  # there is no console yet at rich's first call
             self.columns = (_Description(), *_columns(self.console.width))
         return super().make_tasks_table(tasks)
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """What stands beside the description; it keeps its width while the description gives way."""
+    """Return the columns after the description; they keep their width if space is short."""
     columns: list[ProgressColumn] = [_Count(table_column=Column(no_wrap=True))]
     if width >= _WIDTH_FOR_BAR:
         columns.insert(0, BarColumn(8 if width < 100 else 20 if width < 130 else 40))
@@ -167,7 +168,7 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 class _Lines(_Progress):
-    """The same as lines of text."""
+    """Progress as lines of text."""
 
     def __init__(self, *, transient: bool, **settings: Any) -> None:
         super().__init__(transient=transient, **settings)
@@ -175,34 +176,34 @@ class _Lines(_Progress):
         self._ended = threading.Event()
         self._clock = threading.Thread(target=self._tell_regularly, daemon=True)
         self._told: dict[TaskID, int] = {}
-        """Quarters that were told of each task."""
+        """Number of quarters reported for each task."""
 
     def start(self) -> None:
-        """Start the clock; there is nothing to redraw."""
+        """Start the thread that prints lines; there is nothing to redraw."""
         if not self.disable:
             self._clock.start()
 
     def stop(self) -> None:
-        """Print how far each task got."""
+        """Print the final state of each task."""
         if self.disable or self._ended.is_set():
             return
         self._ended.set()
         self._clock.join()
         if not self._only_long:
             for task in self.tasks:
-                if not task.finished:  # the last quarter was told
+                if not task.finished:  # finished tasks printed their last line
                     self.say(_line(task))
 
     def refresh(self) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing, because there is nothing to redraw."""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As rich's, and say when another quarter is done."""
+        """Update a task as in rich, and print a line at each quarter."""
         super().update(task_id, **changes)
         self._tell_quarters(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As rich's, and say when another quarter is done."""
+        """Advance a task as in rich, and print a line at each quarter."""
         super().advance(task_id, advance)
         self._tell_quarters(task_id)
 
@@ -227,7 +228,7 @@ class _Lines(_Progress):
 
 
 def _line(task: Task) -> str:
-    """How far a task is, such as `TELL: step 6/12 loss 6.412, 1,204 tokens/s, 0:03 left`."""
+    """Return the line of a task: `TELL: step 6/12 loss 6.412, 1,204 tokens/s, 0:03 left`."""
     elapsed, left = _clock(task.elapsed or 0.0), task.time_remaining
     count = f"{task.completed:,.0f}" if task.completed or task.total is not None else ""
     of = "" if task.total is None else f"/{task.total:,.0f}"

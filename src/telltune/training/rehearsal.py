@@ -1,4 +1,4 @@
-"""The first rows of a run, trained on, timed and thrown away: how fast will the run be?"""
+"""Calibration: train on a few rows, measure the speed, and discard the result."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def rehearse(
     weights: LossWeights,
     load_seconds: float,
 ) -> None:
-    """Train for a few seconds on examples from all over the run, and remember the speed.
+    """Train for a few seconds on examples from the whole run, and store the measured speed.
 
     Args:
-        base: It is used up: its adapter stays on.
-        recipe: The run's.
+        base: Base model. It must not be used afterwards, because the adapter stays on it.
+        recipe: Recipe of the run.
         task: Encoded task data.
         general: Encoded general data, or None.
-        mixture: Which examples each step sees.
-        epochs: How often.
-        weights: How they count.
-        load_seconds: What getting here took, as it will in a fit.
+        mixture: Mixture, which defines the examples of each step.
+        epochs: Number of epochs of the mixture.
+        weights: Weights of response tokens in the loss.
+        load_seconds: Time in seconds that loading took, as it will in a fit.
     """
     began = time.perf_counter()
     model = trainable(base, recipe)
@@ -103,10 +103,10 @@ def rehearse(
 
 
 class _Rows(StepSampler):
-    """Steps of one row each, so that a large model on a slow machine is measured in time too.
+    """Steps of one row each, which are short even for a large model on a slow machine.
 
     Attributes:
-        rows: Each one's examples: is it task data, and the index.
+        rows: Examples of each row, as (is task data, index).
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class _Rows(StepSampler):
         super().__init__(mixture, epochs)
         steps = [examples for _, examples in sampled_steps(mixture, epochs, _ROWS)]
         rows = [_first_row(step, task, general, budget) for step in islice(cycle(steps), _ROWS)]
-        # Much is done for the first time in the first, which is not counted: one example will do.
+        # The first step includes one-time work and is not counted, so one example is enough.
         self.rows = [rows[0][:1], *rows]
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class _Rows(StepSampler):
 def _first_row(
     step: list[tuple[bool, int]], task: EncodedSet, general: EncodedSet | None, budget: int
 ) -> list[tuple[bool, int]]:
-    """As many of a step's examples as fill one row, and one at least."""
+    """Return the first examples of a step that fit in one row, at least one."""
     count = 1
     while count < len(step) and step_work(step[: count + 1], task, general, budget).rows == 1:
         count += 1

@@ -1,4 +1,4 @@
-"""One training run: put an adapter on a base model, train it, keep checkpoints and a log."""
+"""A training run: add an adapter to a base model and train it, with checkpoints and a log."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingOptions", "train"]
 
-# How fast a run was is learnt from so many of its steps, where it had enough of them to tell.
+# Number of steps from which the speed of a run is measured, and minimum length of such a run.
 _LOOKED_AT = 32
 _LEAST_STEPS = 4
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a run does beside training on its data.
+    """Options of a training run besides its data.
 
     Attributes:
         out: Folder of checkpoints and log; None keeps neither.
         description: Title of the progress bar.
-        progress: Whether to show it.
-        callbacks: More listeners of the Trainer.
-        texts: Task and general data before they were encoded, which tell where examples are from.
-        confidence: Confidence of task examples, and what it scales; None trusts them all.
-        start: Weights to begin with, from `trained_weights`; a fresh adapter, or the base's own
-            weights, if None.
-        stopping: Looks at dev data along the run; the model gets the weights of its best look.
+        progress: Whether to show the progress bar.
+        callbacks: Additional callbacks of the Trainer.
+        texts: Task and general data before encoding, which have the origins of examples.
+        confidence: Confidence of task examples and what it scales; None for full confidence.
+        start: Initial weights, from `trained_weights`; None for a new adapter, or for the base's
+            own weights.
+        stopping: Early stopping on dev data; the model gets the weights of the best look.
     """
 
     out: Path | None = None
@@ -79,28 +79,30 @@ def train(
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
-    With an output folder the run writes checkpoints and training_log.jsonl there, and a run that
-    was cut short goes on from its last checkpoint. SIGINT and SIGTERM cut it short themselves,
-    with a checkpoint. A step that is not healthy is left out, and its examples are named.
+    With an output folder, the run writes checkpoints and training_log.jsonl there, and an
+    interrupted run resumes from its last checkpoint. On SIGINT and SIGTERM the run stops with a
+    checkpoint. An unhealthy step is skipped, and its examples are named in a warning.
 
-    Where torchrun or `accelerate launch` started several processes, all of them call this, and each
-    computes its share of every step; the first alone writes.
+    If torchrun or `accelerate launch` started several processes, all of them must call this. Each
+    computes its share of every step, and only the first one writes.
 
     Args:
-        base: The model.
-        recipe: The run's recipe.
-        data: What it trains on; a `RunPlan` is one.
-        options: What it does beside that.
+        base: Base model.
+        recipe: Recipe of the run.
+        data: Training data, e.g. a `RunPlan`.
+        options: Options besides the data.
 
     Returns:
-        The trained model, and the seconds that training took in this process.
+        The trained model, and the training time in seconds in this process.
 
     Raises:
-        RecipeError: It does not fit in memory, or does not stay healthy; or processes were given
-            different recipes or data, are more than a step has examples, or are to stop early.
-        StorageError: The disk refuses, or what the run is made of has changed since its checkpoint.
-        KeyboardInterrupt: On SIGINT, once the step is finished.
-        SystemExit: On SIGTERM, likewise.
+        RecipeError: If the run does not fit in memory or stays unhealthy; or if there are several
+            processes with different recipes or data, with early stopping, or more than a step has
+            examples.
+        StorageError: If the disk cannot be written, or the inputs of the run changed since its
+            checkpoint.
+        KeyboardInterrupt: On SIGINT, after the current step.
+        SystemExit: On SIGTERM, after the current step.
     """
     import torch
     from transformers import PrinterCallback
@@ -119,11 +121,11 @@ def train(
     if data.mixture.batch_size < together.count:
         raise RecipeError(
             f"{together.count} processes cannot share a step of training.batch_size = "
-            f"{data.mixture.batch_size} examples; start fewer."
+            f"{data.mixture.batch_size} examples; start fewer processes."
         )
     if stopping is not None and together.count > 1:
         raise RecipeError(
-            "`training.early_stopping` works in one process; set it to false, or train in one."
+            "`training.early_stopping` supports one process only; set it to false, or use one."
         )
     sampler = StepSampler(data.mixture, data.epochs)
     watch, stop = Stopwatch(), StopCallback(together)
@@ -169,7 +171,7 @@ def train(
                 weights=data.weights,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
-                # Health comes first: what is not healthy is not logged.
+                # The health check comes first, so that unhealthy steps are not logged.
                 callbacks=[*listening, *options.callbacks],
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
@@ -177,7 +179,7 @@ def train(
                 learned=learned,
                 saved_beside=None if stopping is None else partial(stopping.save, checkpoints),
             )
-            # The bar and the log say what it would print.
+            # The bar and the log already show what it would print.
             trainer.remove_callback(PrinterCallback)
             health.trainer = log.trainer = watch.trainer = trainer
             with together.first_before_others():
@@ -191,9 +193,9 @@ def train(
                     try:
                         trainer.train(resume_from_checkpoint=resumed)
                     finally:
-                        # In bf16 accelerate wraps it in autocast for this training alone.
+                        # In bf16 accelerate wraps the model in autocast; remove the wrapper.
                         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-                        checkpoints.wait()  # it may still look at the model
+                        checkpoints.wait()  # it may still read the model
                 break
             except UnhealthyStepError as error:
                 left_out.add(error)
@@ -202,8 +204,8 @@ def train(
         stop.leave(trainer.state.global_step, len(sampler))
         if stopping is not None:
             stopping.restore(model)
-    # At another row length than the recipe's, with other processes, or with the time that listeners
-    # take, the speed would be remembered wrongly.
+    # The measured speed would be wrong with another row length than the recipe's, with several
+    # processes, or with additional callbacks.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
     if (
         as_asked
@@ -234,7 +236,7 @@ def _inputs(
     general: GeneralData | None,
     start: Mapping[str, Tensor] | None,
 ) -> dict[str, str | None]:
-    """What a run is made of: a run that goes on must be made of the same."""
+    """Return a hash of each input of a run; a resumed run must have the same inputs."""
     encoded = hashlib.sha256()
     for array in (data.task.ids, data.task.offsets, data.task.prompt_lengths):
         encoded.update(np.ascontiguousarray(array).data)
@@ -242,7 +244,7 @@ def _inputs(
     template = ChatTemplate(base.tokenizer, ControlTokens(base.tokenizer)).sample()
     found = {
         "model": base.revision,
-        # Some write the date: on another day they write something else.
+        # Hash rendered text, because templates that write the date change from day to day.
         "what the chat template writes": hashlib.sha256(template.encode()).hexdigest(),
         "task data": encoded.hexdigest(),
         "general data": None if mixed is None else mixed.contents.sha256,
@@ -261,13 +263,13 @@ def _restored_on_error(base: BaseModel, model: Any, recipe: Recipe) -> Iterator[
     try:
         yield
     except BaseException:
-        if processes().count == 1:  # several end with the error
+        if processes().count == 1:  # several processes end with the error
             _restore(base, model, recipe)
         raise
 
 
 def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
-    """Make a base again what it was before `trainable`."""
+    """Restore a base to its state before `trainable`."""
     _forget_checkpointing(base, recipe)
     if recipe.training.full_parameters:
         fresh = load_base(recipe.model, recipe.training.precision, trainable=True)
@@ -277,7 +279,7 @@ def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
 
 
 def _forget_checkpointing(base: BaseModel, recipe: Recipe) -> None:
-    """The base is shared: the next method decides for itself."""
+    """Turn off gradient checkpointing, because the base is shared with other methods."""
     if recipe.training.gradient_checkpointing:
         base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
         base.model.disable_input_require_grads()  # type: ignore[no-untyped-call]

@@ -1,12 +1,12 @@
-"""How much each source of the mixture counts, learned along with the adapter.
+"""Weights of the sources of a mixture, learned together with the adapter.
 
-With s = ln σ² for each source, an example's part of the loss is divided by σ² and a regularizer
+With s = ln σ² for each source, an example's part of the loss is divided by σ², and a regularizer
 keeps σ² from growing without bound (arXiv 2412.09046; after Kendall et al., arXiv 1705.07115):
 
-- ALF1: L/σ² + ln σ²; least where σ² = L, and below zero where L is small.
-- ALF2: L/σ² + ln(σ² + 1); never below zero.
+- ALF1: L/σ² + ln σ²; minimal at σ² = L, and negative for small L.
+- ALF2: L/σ² + ln(σ² + 1); never negative.
 
-A source whose loss stays high, such as noise, so comes to count less.
+A source whose loss stays high, such as noise, thus gets a lower weight.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _FILE = "source_weights.pt"
 
 @dataclass(frozen=True)
 class SourceGroups:
-    """Which source each example of a mixture is from.
+    """Assignment of the examples of a mixture to sources.
 
     Attributes:
-        names: Of the sources, task data first.
-        task: The source of each task example, (task examples,).
-        general_ends: One past the last example of each general source, (general sources,).
+        names: Names of the sources, task data first.
+        task: Source index of each task example, (task examples,).
+        general_ends: Index after the last example of each general source, (general sources,).
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class SourceGroups:
     general_ends: NDArray[np.int64]
 
     def of(self, is_task: NDArray[np.bool_], index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The source of each place of a mixture, (n,)."""
+        """Return the source index of each slot of a mixture, (n,)."""
         first = len(self.names) - len(self.general_ends)
         found = first + np.searchsorted(self.general_ends, index, side="right")
         found[is_task] = self.task[index[is_task]]
@@ -57,36 +57,36 @@ class SourceGroups:
 
 
 def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
-    """Each data set that the task's examples come from is a source, and each general data set.
+    """Return one source for each data set of the task data and of the general data.
 
     Args:
-        task: The examples that are trained on.
-        general: What is mixed in, or None.
+        task: Task examples of the run.
+        general: General data of the mixture, or None.
     """
     found = list(dict.fromkeys(example.source for example in task))
     numbers = np.array([found.index(example.source) for example in task], np.int64)
     names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]
     parts = [] if general is None else [GeneralData(s.path, (s,)) for s in general.sources]
     names += ["general"] if len(parts) == 1 else [f"general: {part.name}" for part in parts]
-    # One part is the whole, also where its examples were made in this run.
+    # A single part is all general data, even if its examples were generated in this run.
     counted = [general] if general is not None and len(parts) == 1 else parts
     counts = [part.contents.examples for part in counted]
     return SourceGroups(tuple(names), numbers, np.cumsum(np.array(counts, np.int64)))
 
 
 class LearnedWeights:
-    """The weights of a run's sources.
+    """Learned weights of a run's sources.
 
     Args:
-        kind: Which regularizer; see above.
-        groups: The sources.
-        device: Where the loss is.
+        kind: Regularizer; see the module's description.
+        groups: Sources of the mixture.
+        device: Device of the loss.
     """
 
     learning_rate = 0.2
-    """Of s, by Adam. A small run has some forty to eighty steps: in the first ten all losses fall,
-    and the weights have to follow before they can tell the sources apart. At 0.05 they did not
-    (benchmarks/noise_source.py), and the adapter's own rate would move them by a hundredth."""
+    """Learning rate of s for Adam. A small run has about 40 to 80 steps. In the first ten, all
+    losses fall, and the weights must follow before they separate the sources. At 0.05 they did not
+    (benchmarks/noise_source.py); the adapter's own rate would move them by a hundredth."""
 
     def __init__(
         self, kind: Literal["alf1", "alf2"], groups: SourceGroups, device: torch.device
@@ -95,32 +95,32 @@ class LearnedWeights:
         self.log_variance = nn.Parameter(torch.zeros(len(groups.names), device=device))
 
     def factors(self, group: torch.Tensor) -> torch.Tensor:
-        """1/σ² of each example's source, (examples,); a new graph at each call."""
+        """Return 1/σ² of each example's source, (examples,), with a new graph at each call."""
         return torch.exp(-self.log_variance)[group]
 
     def regularizer(self, group: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """What is added to a step's loss, a scalar.
+        """Return the regularization term of a step's loss, a scalar.
 
         Args:
-            group: The source of each example, (examples,).
-            share: How much of the loss each is, (examples,).
+            group: Source index of each example, (examples,).
+            share: Share of the loss of each example, (examples,).
         """
         each = self.log_variance if self.kind == "alf1" else functional.softplus(self.log_variance)
         return (each[group] * share).sum()
 
     def record(self) -> dict[str, float]:
-        """The weights as they are, for the log."""
+        """Return the current weights, for the log."""
         values = torch.exp(-self.log_variance.detach()).tolist()
         return {
             f"weight_{name}": value for name, value in zip(self.groups.names, values, strict=True)
         }
 
     def save(self, folder: Path) -> None:
-        """Beside the rest of a checkpoint."""
+        """Save the weights in the folder of a checkpoint."""
         torch.save(self.log_variance.detach().cpu(), folder / _FILE)
 
     def load(self, folder: Path) -> None:
-        """From a checkpoint."""
+        """Load the weights from the folder of a checkpoint."""
         kept = torch.load(folder / _FILE, weights_only=True)
         with torch.no_grad():
             self.log_variance.copy_(kept)

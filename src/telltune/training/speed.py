@@ -1,7 +1,8 @@
-"""How fast this machine trains a model of some shape, remembered from run to run.
+"""Cache of the training speed of this machine for each model shape.
 
-One JSON file in the cache for each shape: what the last fits took, or, before the first of them,
-a rehearsal. The shape holds all that speed depends on, so a record never answers for another.
+The cache has one JSON file per shape, with measurements of the last fits, or of a calibration if
+there was no fit yet. The shape includes everything that speed depends on, so a record is valid only
+for its own shape.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "learn", "recall", "remember", "training_shape"]
 
-# What else a machine does can only slow a fit down, so the quickest of a few tells best; few, so
-# that a change for the worse is believed in the end.
+# Other work can only slow a fit down, so the fastest of the last fits is the best estimate. Few
+# fits are kept, so that a lasting slowdown is noticed.
 _KEPT = 3
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine was seen to do.
+    """Measured training speed of a machine.
 
     Attributes:
-        seconds_per_tflop: Of forward and backward, in `work.flop`'s 10^12 FLOP.
-        step_seconds: What an optimizer step takes besides: the update, the log.
-        start_seconds: What a fit takes besides its steps: loading, setting up, saving.
-        packed: Whether the model's examples share rows.
+        seconds_per_tflop: Seconds of forward and backward per 10^12 FLOP, as in `work.flop`.
+        step_seconds: Other time of an optimizer step in seconds, e.g. for the update and the log.
+        start_seconds: Time of a fit outside of its steps in seconds: loading, setup, saving.
+        packed: Whether examples share rows.
     """
 
     seconds_per_tflop: float
@@ -55,9 +56,9 @@ class Speed:
 
 
 def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
-    """All that the speed of training depends on, besides how much is trained on.
+    """Return everything that training speed depends on, except the amount of data.
 
-    Models of one architecture and size are one shape, whatever their weights.
+    Models of the same architecture and size have the same shape, regardless of their weights.
     """
     import torch
 
@@ -87,7 +88,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
 
 
 def recall(shape: dict[str, Any]) -> Speed | None:
-    """What is known of a shape on this machine; fits count before a rehearsal."""
+    """Return the stored speed of a shape, from fits if possible; None if there is no record."""
     stored = _read(_path(shape))
     sources = [stored.get("fit", {}), stored.get("rehearsal", {})]
 
@@ -118,20 +119,20 @@ def learn(
     own_prompts: bool = False,
     **seconds: float,
 ) -> None:
-    """Remember how fast training went, from steps whose examples are known.
+    """Compute the speed of training from measured steps with known examples, and store it.
 
     Args:
-        watch: It saw the steps.
-        source: Who trained.
-        steps: Each one's number, from 0, and its examples; those that were not seen are passed
-            over, and so is the first that was, in which much is done for the first time.
+        watch: Stopwatch of the run.
+        source: Kind of run.
+        steps: Number, from 0, and examples of each step. Steps that were not measured are skipped,
+            and so is the first measured one, which includes one-time work.
         task: Encoded task data.
         general: Encoded general data, or None.
-        model: Its sizes.
-        recipe: The run's.
+        model: Sizes of the model.
+        recipe: Recipe of the run.
         packed: Whether examples shared rows.
-        own_prompts: As `step_work` takes it.
-        seconds: More to remember, as `remember` takes it.
+        own_prompts: As in `step_work`.
+        seconds: Further values to store, as in `remember`.
     """
     settings = recipe.training
     seen = [*watch.steps][1:] or [*watch.steps]
@@ -167,16 +168,16 @@ def remember(
     packed: bool | None = None,
     **values: float,
 ) -> None:
-    """Add to what is known of a shape.
+    """Add measurements to the record of a shape.
 
     Args:
-        shape: From `training_shape`.
-        source: Who measured.
-        packed: Whether examples share rows; None where that is not what was measured.
-        values: `seconds_per_tflop`, `step_seconds`, `setup_seconds` (of training, besides its
-            steps) and `load_seconds` (of a fit, besides training).
+        shape: Shape from `training_shape`.
+        source: Kind of run.
+        packed: Whether examples share rows; None if this was not measured.
+        values: `seconds_per_tflop`, `step_seconds`, `setup_seconds` (time of training outside of
+            its steps) and `load_seconds` (time of a fit outside of training).
     """
-    # A finished fit is not to fail because a note for the next forecast cannot be written.
+    # A finished fit must not fail because the record for later forecasts cannot be written.
     with suppress(StorageError):
         path = _path(shape)
         stored = {"shape": shape} | _read(path)
@@ -194,13 +195,13 @@ def _path(shape: dict[str, Any]) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A record, empty where there is none that can be read."""
+    """Read a record; empty if there is no readable one."""
     stored = read_cached_json(path)
     return stored if isinstance(stored, dict) else {}
 
 
 def _processor() -> str:
-    """The processor's name; Python gives none on Linux."""
+    """Return the name of the processor, which Python does not provide on Linux."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Optimizer steps as the trainer gets them: whole, or the share of one process."""
+"""Optimizer steps for the trainer: complete, or the share of one process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ __all__ = ["Collator", "Sources", "Step", "StepSampler", "own_share"]
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step computes in this process.
+    """Examples and weights of one optimizer step in this process.
 
     Attributes:
-        rows: The ids of each example and the length of its prompt.
-        is_task: (examples,).
-        weights: The weight of each token of each example, (examples,).
-        spare: One of the step's examples, for a process that has none of its own.
-        group: The source of each example, (examples,), where sources have weights of their own.
-        input_scale: The factor of each example's prompt embeddings, (examples,), where they are
-            scaled.
-        shares: Where sources have weights, of all examples of the step and not of this process's
-            alone: the source, and the part of the loss that it is; each (all examples,).
+        rows: Token ids and prompt length of each example.
+        is_task: Whether each example is task data, (examples,).
+        weights: Weight of every token of each example, (examples,).
+        spare: An example of the step, for a process without examples of its own.
+        group: Source index of each example, (examples,); None without learned source weights.
+        input_scale: Factor of each example's prompt embeddings, (examples,); None without scaling.
+        shares: Source index and share of the loss of each example of the step in all processes,
+            each (all examples,); None without learned source weights.
     """
 
     rows: list[tuple[Any, int]]
@@ -50,16 +49,16 @@ class Step:
 
     @property
     def sources(self) -> list[tuple[bool, float]]:
-        """A key for each example: those with the same key may share a prefix in a packed row."""
+        """Key of each example; examples with the same key may share a prefix in a packed row."""
         scale = torch.ones(len(self.rows)) if self.input_scale is None else self.input_scale
         return list(zip(self.is_task.tolist(), scale.tolist(), strict=True))
 
 
 class StepSampler:
-    """The mixture's batches, epoch after epoch, as a batch sampler.
+    """Batch sampler of the batches of a mixture over several epochs.
 
-    One item is one optimizer step: (is it task data, index) of each example. Every process sees all
-    of a step, since an example's weight depends on the others'.
+    One item is one optimizer step: (is task data, index) of each example. Every process gets the
+    complete step, because the weight of an example depends on the others.
     """
 
     def __init__(self, mixture: Mixture, epochs: int) -> None:
@@ -75,7 +74,7 @@ class StepSampler:
 
 
 class Sources(Dataset[tuple[bool, int, Any, int]]):
-    """Looks an example up by (is it task data, index): both, its ids, and its prompt's length."""
+    """Data set from (is task data, index) to the same values, token ids and prompt length."""
 
     def __init__(self, task: EncodedSet, general: EncodedSet | None) -> None:
         self.task, self.general = task, general
@@ -89,13 +88,13 @@ class Sources(Dataset[tuple[bool, int, Any, int]]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a `Step` of a step's examples: weights by all of them, rows of this process's share.
+    """Collator from the examples of a step to a `Step` with the share of this process.
 
     Attributes:
-        weights: How they count.
-        confidence: Of task examples, and what it scales.
-        groups: Sources that have weights of their own.
-        processes: Whose share it is.
+        weights: Weights of response tokens in the loss.
+        confidence: Confidence of task examples and what it scales, or None.
+        groups: Sources with learned weights, or None.
+        processes: Processes of the run.
     """
 
     weights: LossWeights
@@ -104,7 +103,7 @@ class Collator:
     processes: Processes
 
     def __call__(self, examples: list[tuple[bool, int, Any, int]]) -> dict[str, Step]:
-        """The step, under the name by which the trainer finds it."""
+        """Return the step under the key that the trainer reads."""
         is_task = np.array([task for task, *_ in examples], bool)
         index = np.array([index for _, index, *_ in examples], np.int64)
         rows = [(ids, prompt_length) for *_, ids, prompt_length in examples]
@@ -136,16 +135,17 @@ class Collator:
 
 
 def own_share(lengths: list[int], processes: Processes) -> list[int]:
-    """Which of a step's examples this process computes: each is one process's, all as much.
+    """Return the examples of a step that this process computes, balanced by tokens.
 
-    The longest goes to whoever has least so far, then the next; the same in every process.
+    Examples are assigned from the longest to the shortest, each to the process with the fewest
+    tokens so far. All processes compute the same assignment.
 
     Args:
-        lengths: Tokens of each.
-        processes: Whose share.
+        lengths: Number of tokens of each example.
+        processes: Processes of the run.
 
     Returns:
-        Places, ascending; none where there are fewer examples than processes.
+        Indices in ascending order; may be empty with fewer examples than processes.
     """
     if processes.count == 1:
         return list(range(len(lengths)))

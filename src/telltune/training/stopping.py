@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step is finished, a checkpoint written, and the way to go on is said."""
+"""Handling of SIGINT and SIGTERM: finish the step, save a checkpoint, and say how to resume."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["StopCallback"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAID = "\n{}: stopping after this step, with a checkpoint. Once more stops at once.\n"
+_SAID = "\n{}: stopping after this step, with a checkpoint. Repeat to stop immediately.\n"
 
 
 class StopCallback(TrainerCallback):
-    """Ends training after the step in which the process is asked to stop.
+    """End training after the step in which a process receives a signal.
 
     Args:
-        together: The run's processes: all stop after the same step, whichever was asked.
+        together: Processes of the run. All stop after the same step, whichever gets the signal.
     """
 
     def __init__(self, together: Processes) -> None:
         self.received: int | None = None
-        """The signal, once there is one."""
+        """Number of the received signal, or None."""
         self._together = together
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals; outside of the main thread, where Python allows it not, do nothing."""
+        """Handle the signals within a context; do nothing outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -48,18 +48,18 @@ class StopCallback(TrainerCallback):
                 signal.signal(number, handler or signal.SIG_DFL)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint and for the end."""
+        """Request a checkpoint and the end of training if any process received a signal."""
         received = self._together.most(self.received or 0)
         if received:
             self.received = received
             control.should_save = control.should_training_stop = True
 
     def leave(self, step: int, steps: int) -> None:
-        """End the process as a signal does, if there was one.
+        """End the process as the received signal would, if there was one.
 
         Args:
-            step: That training has got to.
-            steps: In the run.
+            step: Number of the last finished step.
+            steps: Number of steps of the run.
 
         Raises:
             KeyboardInterrupt: On SIGINT; the command line exits with 130.
@@ -69,7 +69,7 @@ class StopCallback(TrainerCallback):
             return
         if self._together.first:
             logging.getLogger(__name__).warning(
-                "Stopped after step %d of %d; the same command goes on from there.", step, steps
+                "Stopped after step %d of %d; run the same command to resume.", step, steps
             )
         raise _end(self.received)
 
@@ -77,8 +77,8 @@ class StopCallback(TrainerCallback):
         if self.received is not None:
             raise _end(number)
         self.received = number
-        # Whatever this interrupts may be writing to standard error itself. Where nobody reads that
-        # any more, an error would end the computation that was interrupted.
+        # Write directly, because the interrupted code may be writing to standard error. If standard
+        # error is closed, an exception would end the interrupted computation.
         with suppress(OSError):
             os.write(2, _SAID.format(signal.Signals(number).name).encode())
 

@@ -1,9 +1,9 @@
-"""The one training loop: `transformers.Trainer`, fed whole optimizer steps.
+"""Training loop: `transformers.Trainer` with complete optimizer steps as batches.
 
-The mixture decides which examples an optimizer step sees. Within the step they are packed into
-rows of a token budget, so that the Trainer's own notions of batch and accumulation (which would
-pad, or split a step by count) do not come into it; everything else (optimizer, schedule, clipping,
-checkpoints, callbacks, accelerate) is the Trainer's.
+The mixture defines the examples of an optimizer step. Within the step they are packed into rows of
+a token budget. The batches and gradient accumulation of the Trainer, which would pad or split a
+step by count, are not used. Everything else (optimizer, schedule, clipping, checkpoints, callbacks,
+accelerate) is left to the Trainer.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ __all__ = ["MixtureTrainer", "training_arguments"]
 def training_arguments(
     spec: TrainingSpec, *, out: Path, steps: int, seed: int, bf16: bool
 ) -> TrainingArguments:
-    """The Trainer's settings for a recipe's `training` part.
+    """Return the Trainer's settings for the `training` part of a recipe.
 
-    The warm-up is at most a tenth of the run: 25 steps, the method's own value, would be all of a
+    The warm-up is at most one tenth of the run. The method's own value, 25 steps, would be all of a
     run on a few hundred examples.
     """
     save_steps = spec.save_steps or max(10, steps // 10)
     schedule = {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule)
-    # Named only when wanted: transformers warns of the name's coming change whenever it is.
+    # Set only if needed, because transformers warns that this name will change.
     less_memory: dict[str, Any] = (
         {"gradient_checkpointing": True} if spec.gradient_checkpointing else {}
     )
@@ -78,7 +78,7 @@ def training_arguments(
         save_steps=save_steps,
         logging_strategy="steps",
         logging_steps=1,
-        # A loss that is not a number must be seen, not smoothed over.
+        # A non-finite loss must be visible to `HealthCallback`.
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to=[],
@@ -88,29 +88,29 @@ def training_arguments(
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
         ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
-        # An adapter has none, and looking for them takes a pass over the graph.
+        # An adapter has no unused parameters, and the search takes a pass over the graph.
         ddp_find_unused_parameters=False,
         **less_memory,
     )
 
 
 class MixtureTrainer(Trainer):
-    """Trains on the steps of a mixture.
+    """Trainer on the optimizer steps of a mixture.
 
     Args:
-        model: A (PEFT) causal language model.
+        model: Causal language model, with or without a PEFT adapter.
         task: Encoded task data.
         general: Encoded general data, or None.
-        sampler: Which examples each step sees.
-        weights: How they count.
-        micro_batch_tokens: Tokens computed at once.
-        args: From `training_arguments`.
-        callbacks: The Trainer's.
-        checkpoints: Where they go; None where none is written.
-        left_out: By number, from 1, steps that are not computed, and what the log says of them.
-        confidence: Of task examples, and what it scales.
-        learned: Of the sources, weights that are learned along.
-        saved_beside: Writes more into the folder of a checkpoint.
+        sampler: Sampler of the examples of each step.
+        weights: Weights of response tokens in the loss.
+        micro_batch_tokens: Number of tokens computed at once.
+        args: Settings from `training_arguments`.
+        callbacks: Callbacks of the Trainer.
+        checkpoints: Checkpoints of the run; None to write none.
+        left_out: Steps to skip, by number from 1, with the reason that is logged.
+        confidence: Confidence of task examples and what it scales, or None.
+        learned: Learned source weights, or None.
+        saved_beside: Function that writes further files into the folder of a checkpoint.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class MixtureTrainer(Trainer):
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.fsdp_version != 2:
             raise RecipeError(
-                "adapters are trained with FSDP 2; write `fsdp_version: 2` in accelerate's "
-                "configuration (configurations/fsdp.yaml is one that does)."
+                "training an adapter needs FSDP 2; set `fsdp_version: 2` in accelerate's "
+                "configuration (see configurations/fsdp.yaml)."
             )
         self._sources = Sources(task, general)
         self._sampler = sampler
@@ -147,20 +147,21 @@ class MixtureTrainer(Trainer):
         self._learned = learned
         self._saved_beside = saved_beside
         self.micro_batch_tokens = micro_batch_tokens
-        """As given, or what was found to fit in memory."""
+        """Number of tokens computed at once: as given, or lower if memory was too small."""
         self.packed = can_pack(model)
-        # With FSDP a layer has its weights whole while it computes. Ours look at them before or
-        # keep copies, so that PEFT's and the model's own are taken.
+        # With FSDP a layer has its full weights only while it computes. The fused layers read
+        # weights before that or keep copies, so they are not used.
         spread = plugin is not None
         self._quick: list[AbstractContextManager[Any]] = (
             [] if spread else [FusedLora(model), QuickNorms(model)]
         )
         self._cut = None if spread else cut_loss(model)
         self.step_record: dict[str, Any] = {}
-        """Of the latest step: loss by source, tokens, seconds; or why it was left out."""
+        """Measurements of the latest step: loss by source, tokens, seconds; or the reason why it
+        was skipped."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One batch is one optimizer step, or this process's share of it."""
+        """Return a loader with one optimizer step, or this process's share of it, per batch."""
         return DataLoader(
             self._sources,
             batch_sampler=self._sampler,
@@ -168,7 +169,7 @@ class MixtureTrainer(Trainer):
         )
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        """The Trainer's, and the sources' weights at a rate of their own."""
+        """Create the optimizer, with learned source weights at their own learning rate."""
         made = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
         if made and self._learned is not None:
@@ -192,21 +193,21 @@ class MixtureTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,  # noqa: ARG002 - Trainer's interface
     ) -> torch.Tensor:
-        """Forward and backward over all rows of one optimizer step.
+        """Run forward and backward over all rows of one optimizer step.
 
-        Where they do not fit in memory the step is computed again in shorter rows, and so are
-        those that follow.
+        If the rows do not fit in memory, this step is repeated with shorter rows, which are also
+        used for the following steps.
 
         Returns:
-            The step's loss, a scalar.
+            Loss of the step, a scalar.
 
         Raises:
-            RecipeError: Not even one example at a time fits in memory.
+            RecipeError: If a single example does not fit in memory.
         """
         step: Step = inputs["step"]
         reason = self._left_out.get(self.state.global_step + 1)
         if reason is not None:
-            # Without gradients the optimizer leaves weights and moments as they are.
+            # Without gradients the optimizer does not change weights and moments.
             self.step_record = {"tokens": 0.0, "seconds": 0.0, "skipped": reason}
             return torch.zeros((), device=self.args.device)
         while True:
@@ -222,13 +223,13 @@ class MixtureTrainer(Trainer):
                 if not _out_of_memory(error):
                     raise
                 if self._processes.count > 1:
-                    # The others wait in the midst of the step for what this one cannot compute.
+                    # Retrying is not possible, because the other processes wait within the step.
                     raise RecipeError(
                         f"step {self.state.global_step + 1} does not fit in memory in process "
                         f"{self._processes.rank} of {self._processes.count}; lower "
                         "training.micro_batch_tokens, or set training.gradient_checkpointing: true."
                     ) from error
-            # Behind `except`, where nothing holds the failed pass any more.
+            # Outside of `except`, where the exception no longer references the failed pass.
             self._use_less_memory(model, step, batches)
 
     def _compute(self, model: Any, step: Step, batches: list[PackedBatch]) -> torch.Tensor:
@@ -236,7 +237,7 @@ class MixtureTrainer(Trainer):
         model.train()
         total = torch.zeros((), device=self.args.device)
         if self._learned is not None:
-            # It is none of the model's, whose gradients the Trainer forgets.
+            # The Trainer resets only the gradients of the model's parameters.
             self._learned.log_variance.grad = None
             total += self._regularize(step)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
@@ -248,8 +249,8 @@ class MixtureTrainer(Trainer):
                 stack.enter_context(packed_attention(self.model))
             for place in range(count):
                 adapt_threads()
-                # Gradients are averaged over processes behind the last row. All compute as many:
-                # who has fewer, or none, computes one once more for nothing.
+                # Gradients are averaged over processes after the last row. All processes compute
+                # the same number of rows: one with fewer rows computes an idle row.
                 behind = place + 1 < count and self._processes.count > 1
                 with self.accelerator.no_sync(model) if behind else nullcontext():
                     counts = place < len(batches)
@@ -270,7 +271,7 @@ class MixtureTrainer(Trainer):
     def _row_loss(
         self, model: Any, step: Step, batch: PackedBatch, *, counts: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of one row: each target's negative log-likelihood, and what it adds to the loss."""
+        """Return the negative log-likelihood of each target of a row, and the row's loss."""
         scaled = (
             nullcontext()
             if step.input_scale is None or not counts
@@ -281,11 +282,11 @@ class MixtureTrainer(Trainer):
             if not counts:
                 return nll, 0.0 * nll.sum()
             weights = self._token_weights(step, batch.rows, self.args.device)
-            # Of what processes computed the mean is taken, and a step's loss is the sum.
+            # Gradients are averaged over processes, but the loss of a step is a sum.
             return nll, (nll * weights).sum() * self._processes.count
 
     def _idle_batch(self, step: Step, batches: list[PackedBatch]) -> PackedBatch:
-        """Any row: its loss does not count."""
+        """Return a row whose loss is not counted."""
         if batches:
             return batches[0]
         return pack(step.spare, self.micro_batch_tokens, together=self.packed)[0]
@@ -293,7 +294,7 @@ class MixtureTrainer(Trainer):
     def _record(
         self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
     ) -> None:
-        """Note what all processes computed, and the seconds of this one."""
+        """Record the measurements of all processes, and the time of this one."""
         tokens = [sum(len(ids) for ids, _ in step.rows), sum(batch.tokens for batch in batches)]
         measured = torch.cat([sums.flatten(), torch.tensor(tokens, dtype=torch.float64)])
         *by_source, seen, computed = self._processes.total(measured).tolist()
@@ -314,7 +315,7 @@ class MixtureTrainer(Trainer):
         return weights * self._learned.factors(step.group[rows].to(device))
 
     def _regularize(self, step: Step) -> torch.Tensor:
-        """What keeps the sources' weights in bounds; its gradient is taken at once."""
+        """Compute the regularization term of the source weights, and backpropagate it."""
         assert self._learned is not None
         assert step.shares is not None
         group, share = (values.to(self.args.device) for values in step.shares)
@@ -323,7 +324,7 @@ class MixtureTrainer(Trainer):
         return value.detach()
 
     def _use_less_memory(self, model: Any, step: Step, batches: list[PackedBatch]) -> None:
-        """Halve the tokens computed at once, and forget what was computed of the step."""
+        """Halve the number of tokens computed at once, and discard the gradients of the step."""
         model.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -338,8 +339,8 @@ class MixtureTrainer(Trainer):
         largest = max(batch.input_ids.numel() for batch in batches)
         self.micro_batch_tokens = min(self.micro_batch_tokens, largest) // 2
         logging.getLogger(__name__).warning(
-            "Step %d does not fit in memory; from here on %d tokens are computed at once, and not "
-            "training.micro_batch_tokens of them. What is computed stays the same.",
+            "Step %d does not fit in memory; from now on %d tokens are computed at once instead of "
+            "training.micro_batch_tokens. The result stays the same.",
             number,
             self.micro_batch_tokens,
         )
@@ -360,7 +361,7 @@ class MixtureTrainer(Trainer):
                 self._learned.save(folder)
             if self._saved_beside is not None and first:
                 self._saved_beside(folder)
-            # Until each process has written its part.
+            # Wait until each process has written its part.
             self._processes.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -387,28 +388,29 @@ class MixtureTrainer(Trainer):
         torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
 
     def _beside(self) -> Checkpoints | None:
-        """Who writes what is large beside training.
+        """Return the checkpoints that write large state during training.
 
-        None where all processes write together, or memory has no room for a copy.
+        Returns:
+            None if all processes write together, or if memory is too small for a copy.
         """
         together = self.is_fsdp_enabled or self.is_deepspeed_enabled
         room = self._checkpoint_bytes() < psutil.virtual_memory().available / 4
         return self._checkpoints if room and not together else None
 
     def _checkpoint_bytes(self) -> int:
-        """What the weights that are trained and the optimizer's moments take."""
+        """Return the size of the trained weights and the optimizer's moments in bytes."""
         optimizer: Any = self.optimizer
         moments = [value for state in optimizer.state.values() for value in state.values()]
         tensors = filter(torch.is_tensor, moments)
         return trained_bytes(self.model) + sum(int(tensor.nbytes) for tensor in tensors)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
-        """Not counted: the Trainer's formula does not know packed rows."""
+        """Return 0, because the Trainer's formula does not support packed rows."""
         return 0
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch raises a plain RuntimeError, whose words differ between platforms.
+    # On a CPU torch raises a plain RuntimeError, whose message differs between platforms.
     said = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in said for words in ("out of memory", "not enough memory", "can't allocate memory")

@@ -1,4 +1,4 @@
-"""What a run trains on."""
+"""Training data of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["TrainingData"]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on, and in which order.
+    """Training data of a run and their order.
 
     Attributes:
-        task: The task data, encoded.
-        general: The general data, encoded, or None.
-        mixture: Which examples each step sees.
-        epochs: How often the mixture is run through.
-        weights: How each token counts.
+        task: Encoded task data.
+        general: Encoded general data, or None.
+        mixture: Mixture, which defines the examples of each step.
+        epochs: Number of epochs of the mixture.
+        weights: Weights of response tokens in the loss.
     """
 
     task: EncodedSet

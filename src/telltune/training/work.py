@@ -1,7 +1,7 @@
-"""How much an optimizer step computes: the unit in which a run's time is forecast.
+"""FLOP of an optimizer step, from which the time of a run is forecast.
 
-Measured on SmolLM2-135M and two Zen 3 cores, a second does the same FLOP (within a tenth) whether
-a step holds 16 short task examples or as many long general ones, which no count of tokens gives.
+With SmolLM2-135M on two Zen 3 cores, FLOP per second agree within 10% between steps of 16 short
+task examples and steps of 16 long general ones. Token counts are less accurate.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ __all__ = ["Work", "flop", "sampled_steps", "step_places", "step_work"]
 
 
 class Work(NamedTuple):
-    """What an optimizer step computes."""
+    """Amounts of computation in an optimizer step."""
 
     rows: int
-    """Of examples, each row computed at once."""
+    """Number of packed rows."""
     tokens: int
-    """Of its examples."""
+    """Number of tokens of the examples."""
     computed: int
-    """Of its rows: a prefix that a row's examples share counts once."""
+    """Number of tokens of the rows; a shared prefix counts once per row."""
     responses: int
-    """Tokens with logits."""
+    """Number of tokens with logits."""
     pairs: int
-    """Of tokens in one example, before a causal mask."""
+    """Number of token pairs within examples, before the causal mask."""
     row_tokens: int
-    """Of the longest row."""
+    """Number of tokens of the longest row."""
     row_responses: int
-    """Of the row with the most."""
+    """Largest number of tokens with logits in a row."""
 
 
 def sampled_steps(
     mixture: Mixture, epochs: int, count: int
 ) -> list[tuple[int, list[tuple[bool, int]]]]:
-    """Optimizer steps spread evenly over a run; all of them where there are no more than `count`.
+    """Return up to `count` optimizer steps, spread evenly over a run.
 
     Returns:
-        Each step's number, from 0, and its examples: is it task data, and the index.
+        Number of each step, from 0, and its examples as (is task data, index).
     """
     total = mixture.batches_per_epoch * epochs
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
@@ -54,7 +54,7 @@ def sampled_steps(
 
 
 def step_places(mixture: Mixture, step: int) -> list[tuple[bool, int]]:
-    """The examples of an optimizer step, from 0: is it task data, and the index."""
+    """Return the examples of an optimizer step, counted from 0, as (is task data, index)."""
     epoch, place = divmod(step, mixture.batches_per_epoch)
     start = place * mixture.batch_size
     return mixture.slots(epoch, start, min(start + mixture.batch_size, len(mixture))).pairs
@@ -69,15 +69,15 @@ def step_work(
     packed: bool = True,
     own_prompts: bool = False,
 ) -> Work:
-    """What training computes for a step's examples.
+    """Return the amounts of computation for the examples of a step.
 
     Args:
-        step: Of each example: is it task data, and the index.
+        step: Examples as (is task data, index).
         task: Encoded task data.
-        general: Encoded general data; None where no step asks for any.
-        budget: Tokens in a row.
+        general: Encoded general data; None if no step has general examples.
+        budget: Maximum number of tokens in a row.
         packed: Whether examples share rows.
-        own_prompts: Whether each task example's prompt is scaled by a confidence of its own, so
+        own_prompts: Whether the prompt of each task example is scaled by its own confidence, so
             that task examples share no prefix.
     """
     from telltune.models.packing import pack
@@ -104,15 +104,15 @@ def step_work(
 
 
 def flop(work: Work, model: ModelShape, spec: TrainingSpec) -> float:
-    """FLOP of forward and backward.
+    """Return the FLOP of forward and backward.
 
-    A product costs 2 FLOP a weight and token in each direction: forward, backward to activations,
-    and, where every weight is trained, backward to weights. Logits exist at response tokens only.
+    A product costs 2 FLOP per weight and token in each direction: forward, backward to activations,
+    and, if all weights are trained, backward to weights. Only response tokens have logits.
     """
     directions = 3 if spec.full_parameters else 2
     again = 1 if spec.gradient_checkpointing else 0
     layers = 2.0 * model.layer_weights * work.computed * (directions + again)
     logits = 2.0 * model.vocabulary * model.hidden * work.responses * directions
-    # Causal attention sees half of the pairs, in two products; its backward has five.
+    # Causal attention uses half of the pairs, in two products; its backward has five.
     attention = 2.0 * model.layers * model.hidden * work.pairs * (3.5 + again)
     return float(layers + logits + attention)

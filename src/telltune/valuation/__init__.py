@@ -1,1 +1,1 @@
-"""Valuation: what training examples are worth, and what is learned from them when."""
+"""Valuation of training examples, and analysis of the order in which they are learned."""

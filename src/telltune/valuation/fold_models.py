@@ -1,4 +1,4 @@
-"""How likely each answer is to a model that did not train on it: one base, an adapter a fold."""
+"""Answer likelihoods under models not trained on the example: one base, one adapter per fold."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = ["pvi_scores"]
 
 _NO_CHECKPOINTS = 10**9
 _VERSION = 1
-"""Of how scores come about: another finds none of those that are kept on disk."""
+"""Version of the scoring procedure; a change invalidates cached scores."""
 
 
 def pvi_scores(
@@ -57,26 +57,27 @@ def pvi_scores(
     *,
     progress: bool = False,
 ) -> Pvi:
-    """Score examples by PVI, each by models that were trained on the other folds.
+    """Score examples by PVI with models trained on the other folds.
 
-    What is found of a fold is kept on disk. So what was cut short goes on with the fold where it
-    was, and the same examples, settings and base are never scored twice.
+    The scores of each fold are cached on disk. An interrupted call resumes at the fold where it
+    stopped, and the same examples, settings and base are never scored twice.
 
     Args:
-        base: Without an adapter; it is left as it was.
-        examples: All to be scored.
-        anchor: What goes with every one of them, in training and scoring, or None.
-        recipe: Its training settings, `mixture.passes` and `lora` are those of every fold.
-        spec: How many folds, or exemplars in place of training.
-        progress: Show a bar for every training.
+        base: Base model without an adapter; it is left unchanged.
+        examples: Examples to score.
+        anchor: Anchor of every example, in training and scoring, or None.
+        recipe: Recipe whose training settings, `mixture.passes` and `lora` are used for each fold.
+        spec: Number of folds, or of in-context exemplars used instead of training.
+        progress: Show a progress bar for each training run.
 
     Raises:
-        RecipeError: Every weight is trained, so there is no adapter to switch.
-        DataError: Too few examples for so many folds, or a label that one fold holds alone.
+        RecipeError: All weights are trained, or fold models would be trained in more than one
+            process.
+        DataError: There are fewer distinct prompts than folds, or a label occurs in only one fold.
     """
     if recipe.training.full_parameters:
         raise RecipeError(
-            "`training.full_parameters` has no adapters to switch, which PVI needs; leave it out."
+            "PVI needs adapters, but `training.full_parameters` trains none; remove that key."
         )
     labels = closed_set(example.completion for example in examples)
     fold = assign_folds(examples, spec.folds, recipe.seed, labels)
@@ -104,7 +105,7 @@ def pvi_scores(
 
 @dataclass
 class _Scorer:
-    """Trains and scores fold by fold on one base; what is finished is on disk."""
+    """Trains and scores fold by fold on one base; finished folds are cached on disk."""
 
     base: BaseModel
     recipe: Recipe
@@ -117,7 +118,7 @@ class _Scorer:
     def nll(
         self, side: str, encoded: EncodedSet, examples: Sequence[Example], digest: str
     ) -> NDArray[np.float64]:
-        """Of each answer, by a model that did not see it, in nats, (examples,)."""
+        """Return each answer's held-out negative log-likelihood in nats, (examples,)."""
         folder = cache_folder("pvi", self._key(digest))
         found = np.zeros(len(encoded))
         for number in np.unique(self.fold).tolist():
@@ -127,7 +128,7 @@ class _Scorer:
                 kept = self._one(f"{side}, fold {number + 1}", number, encoded, examples)
                 write_json(path, kept)
             found[self.fold == number] = kept["nll"]
-            # What it took when it was found: a method's cost does not depend on who ran before.
+            # Cached folds count with their original time, so the cost does not depend on the cache.
             self.training_seconds += kept["training"]
             self.scoring_seconds += kept["scoring"]
         return found
@@ -139,7 +140,7 @@ class _Scorer:
             self.base.speaker,
             digest,
             self.fold.tolist(),
-            # Exemplars take nothing from the training settings.
+            # Training settings do not affect in-context scores.
             (settings.model_dump(), self.recipe.lora.model_dump(), self.recipe.mixture.passes)
             if self.trains
             else None,
@@ -151,7 +152,7 @@ class _Scorer:
     def _one(
         self, title: str, number: int, encoded: EncodedSet, examples: Sequence[Example]
     ) -> dict[str, Any]:
-        """The held-out answers' nll, and the seconds that training and scoring took."""
+        """Return the held-out answers' NLL, and the training and scoring times in seconds."""
         held, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
         model, training = self.base.model, 0.0
         if self.trains:
@@ -170,8 +171,8 @@ class _Scorer:
     ) -> tuple[Any, float]:
         if processes().count > 1:
             raise RecipeError(
-                "fold models are trained in one process: run `tell score RECIPE --by pvi` first, "
-                "whose result is kept, and launch the processes then."
+                "fold models are trained in one process; run `tell score RECIPE --by pvi` first, "
+                "which caches the scores, and then launch the processes."
             )
         recipe = self.recipe
         settings = recipe.training.model_copy(update={"save_steps": _NO_CHECKPOINTS})

@@ -1,4 +1,4 @@
-"""Which examples are scored by a model that did not see them."""
+"""Cross-validation folds, so that each example is scored by a model not trained on it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["assign_folds", "draw_folds"]
 def draw_folds(
     examples: Sequence[Example], folds: int, rng: np.random.Generator, *, by_label: bool
 ) -> NDArray[np.int64]:
-    """Return the fold of each example, (examples,); those with the same prompt are in one fold.
+    """Return the fold of each example, (examples,); equal prompts are in the same fold.
 
     Args:
-        examples: To be scored.
-        folds: How many.
-        rng: Draws the order in which prompts are dealt out to the folds.
-        by_label: Whether completions are labels, each of which is spread evenly.
+        examples: Examples to score.
+        folds: Number of folds.
+        rng: Generator for the order in which prompts are assigned to folds.
+        by_label: Whether completions are labels, which are then spread evenly over the folds.
     """
     first = {example.prompt: example.completion for example in reversed(examples)}
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     order = rng.permutation(len(prompts)).tolist()
     if by_label:
-        order.sort(key=lambda i: first[prompts[i]])  # stable: drawn within a label
+        order.sort(key=lambda i: first[prompts[i]])  # stable: random order within a label
     fold_of = {prompts[i]: rank % folds for rank, i in enumerate(order)}
     return np.array([fold_of[example.prompt] for example in examples], np.int64)
 
@@ -42,23 +42,23 @@ def draw_folds(
 def assign_folds(
     examples: Sequence[Example], folds: int, seed: int, labels: Sequence[str] = ()
 ) -> NDArray[np.int64]:
-    """Return the fold of each example, (examples,), so that each label stands in several.
+    """Return the fold of each example, (examples,), so that each label occurs in several folds.
 
     Args:
-        examples: To be scored.
-        folds: How many.
-        seed: Of the draw.
-        labels: Of a closed set; none where completions are free text.
+        examples: Examples to score.
+        folds: Number of folds.
+        seed: Seed of the assignment.
+        labels: Closed set of labels; empty if completions are free text.
 
     Raises:
-        DataError: There are fewer prompts than folds, or a label stands in one fold only, so that
-            the model which scores it has never seen it.
+        DataError: There are fewer distinct prompts than folds, or a label occurs in only one fold,
+            so that the model that scores it was never trained on it.
     """
     prompts = len({example.prompt for example in examples})
     if prompts < folds:
         raise DataError(
-            f"{prompts} different prompts are too few for {folds} folds; give more examples, "
-            "or fewer folds."
+            f"{prompts} different prompts are too few for {folds} folds; add examples or use "
+            "fewer folds."
         )
     rng = np.random.default_rng([seed, folds])
     found = draw_folds(examples, folds, rng, by_label=bool(labels))
@@ -68,8 +68,8 @@ def assign_folds(
             origin = next(e.origin for e in examples if e.completion == label)
             count = Counter(e.completion for e in examples)[label]
             raise DataError(
-                f"label `{label}` ({count} example{'s' * (count > 1)}, the first {origin}) stands "
-                "in one fold only, so what scores it has never seen it; add examples of it, or "
-                "leave it out."
+                f"label `{label}` ({count} example{'s' * (count > 1)}, first at {origin}) occurs "
+                "in only one fold, so the model that scores it never trains on it; add examples "
+                "of it or remove it."
             )
     return found

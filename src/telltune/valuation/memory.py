@@ -1,8 +1,8 @@
-"""What a model already knows of each fact: how often it says the answer when it is asked freely.
+"""Memory levels: how often a model already generates the correct answer to each question.
 
-R = the mean over templates and samples of [the answer stands in the completion]; level 0 if R = 0,
-level i of 1 to 4 if R lies in ((i - 1)/4, i/4] (arXiv 2409.15825). An answer counts only as whole
-words, so that "ten" is not found in "often", and so does each of its aliases.
+R is the mean over templates and samples of [the completion contains the answer]. The level is 0 if
+R = 0, and i of 1 to 4 if R lies in ((i - 1)/4, i/4] (arXiv 2409.15825). An answer, or one of its
+aliases, must match whole words, so that "ten" is not found in "often".
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = [
 ]
 
 LEVELS = 4
-"""The highest level: the answer came in more than three of four completions."""
+"""Highest memory level: more than three quarters of the completions contain the answer."""
 TEMPLATES = (
     "{prompt}",
     "Question: {prompt}\nAnswer:",
     "Answer in a few words. {prompt}",
     "{prompt} Name the answer, nothing else.",
 )
-"""How a question is put where a recipe names no templates of its own."""
+"""Default question templates for recipes without `templates`."""
 
 _REQUESTS = (
     "Write one sentence that asks somebody to answer a quiz question in a few words.",
@@ -61,17 +61,17 @@ _REQUESTS = (
 _TEMPERATURE = 0.7
 _LONGEST = 32
 _VERSION = 1
-"""Of how completions come about and are looked at."""
+"""Version of the sampling and matching procedure; a change invalidates cached results."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What was found.
+    """Counts of correct completions.
 
     Attributes:
-        hits: Completions with the answer, (examples, templates).
-        samples: Completions of each example by each template.
-        seconds: That asking took.
+        hits: Number of completions that contain the answer, (examples, templates).
+        samples: Number of completions per example and template.
+        seconds: Sampling time in seconds.
     """
 
     hits: NDArray[np.int64]
@@ -80,13 +80,13 @@ class Memory:
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """R of each example, 0 to 1, (examples,)."""
+        """Recall R of each example, 0 to 1, (examples,)."""
         return np.asarray(self.hits.sum(1) / self._asked, np.float64)
 
     @property
     def level(self) -> NDArray[np.int64]:
-        """Of each example, 0 to 4, (examples,)."""
-        # In whole numbers: a quarter of the completions is level 1, whatever floats make of it.
+        """Memory level of each example, 0 to 4, (examples,)."""
+        # Integer arithmetic keeps the boundaries exact: a quarter of the completions is level 1.
         return np.asarray(-(-LEVELS * self.hits.sum(1) // self._asked), np.int64)
 
     @property
@@ -104,18 +104,19 @@ def memory_of(
     seed: int = 0,
     progress: bool = False,
 ) -> Memory:
-    """Ask a model each question in several ways, several times, and count the right answers.
+    """Sample answers to each question with several templates, and count the correct ones.
 
-    What a template gave is kept on disk: what was cut short goes on with the template where it was.
+    The counts per template are cached on disk, so an interrupted call resumes at the template where
+    it stopped.
 
     Args:
-        base: Asked at temperature 0.7, for at most 32 tokens.
-        examples: Questions, and their answers as completions.
-        templates: Each with `{prompt}` where the question goes.
-        samples: Completions of each question by each template.
-        aliases: By an answer, other names of the same.
-        seed: Of the sampling.
-        progress: Show a bar.
+        base: Base model, sampled at temperature 0.7 for at most 32 tokens.
+        examples: Examples with questions as prompts and answers as completions.
+        templates: Question templates; `{prompt}` is replaced by the question.
+        samples: Number of completions per question and template.
+        aliases: Other names of each answer, by answer.
+        seed: Seed of the sampling.
+        progress: Show a progress bar.
     """
     known = [(e.completion, *(aliases or {}).get(e.completion, ())) for e in examples]
     key = (_VERSION, base.speaker, contents_of(examples).digest, known, samples, seed)
@@ -140,12 +141,13 @@ def memory_of(
 
 
 def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
-    """Let a model write ways to put a question: instructions with the question behind them.
+    """Let a model write question templates: an instruction followed by the question.
 
     Args:
-        base: Writes at temperature 0.8.
-        count: How many to ask for; fewer come back where it repeats itself or says next to nothing.
-        seed: Of the sampling.
+        base: Base model, sampled at temperature 0.8.
+        count: Number of templates to request. Duplicates and instructions of fewer than three
+            words are dropped.
+        seed: Seed of the sampling.
     """
     requests = [Example(_REQUESTS[k % len(_REQUESTS)], "") for k in range(count)]
     texts = sample_texts(
@@ -160,25 +162,25 @@ def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
 
 
 def says(completion: str, known: Sequence[str]) -> bool:
-    """Whether one of an answer's names stands in a completion, as whole words."""
+    """Return whether a completion contains one of an answer's names as whole words."""
     return any(names(completion, name) for name in known)
 
 
 def read_aliases(path: str) -> dict[str, list[str]]:
-    """A JSON file with other names by answer: `{"United States": ["US", "America"]}`.
+    """Read a JSON file with aliases by answer: `{"United States": ["US", "America"]}`.
 
     Raises:
-        DataError: It cannot be read, or holds something else.
+        DataError: The file cannot be read or has another form.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: the alias table cannot be read: {error}.") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: an alias table maps an answer to a list of other names.")
+        raise DataError(f"{path}: the alias table must map each answer to a list of names.")
     for answer, others in found.items():
         if not isinstance(others, list) or not all(isinstance(name, str) for name in others):
-            raise DataError(f"{path}: the aliases of `{answer}` are not a list of texts.")
+            raise DataError(f"{path}: the aliases of `{answer}` must be a list of strings.")
     return found
 
 

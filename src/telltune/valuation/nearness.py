@@ -1,9 +1,9 @@
-"""Which general examples are near to the task, or lie far apart from one another.
+"""Selection of general examples that are near the task or far from one another.
 
-Nearness is the mean cosine to the task's examples, of sentence embeddings, or of the gradients that
-an example gives to a fresh adapter (after LESS, arXiv 2402.04333, which takes the gradients of Adam
-along a warm-up on the data; here the adapter is as it starts: one half is random and the other has
-the gradient, so that it is a random projection of the weights' own).
+Nearness is the mean cosine to the task's examples, of sentence embeddings or of gradients with
+respect to a new adapter. The gradients follow LESS (arXiv 2402.04333), which uses Adam's gradients
+during a warm-up on the data. Here the adapter is untrained: `lora_A` is random and only `lora_B`
+has a gradient, which is therefore a random projection of the full weights' gradient.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["embeddings_of", "gradients_of", "nearest_first", "spread_first"]
 
 _WIDTH = 2**12
-"""Numbers of a sketched gradient: cosines are off by 1/64 at most, as a standard deviation."""
+"""Width of a sketched gradient; the standard deviation of a cosine is at most 1/64."""
 
 
 def embeddings_of(examples: Sequence[Example], model: str) -> NDArray[np.float32]:
-    """Sentence embeddings of prompt and answer, of length 1, (examples, width)."""
+    """Return unit-length sentence embeddings of prompt and completion, (examples, width)."""
     return embed([f"{example.prompt}\n{example.completion}" for example in examples], model)
 
 
@@ -49,21 +49,23 @@ def gradients_of(
     *,
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """Sketched gradients of each example's mean loss, of length 1, (examples, width).
+    """Return unit-length sketched gradients of each example's mean loss, (examples, width).
+
+    Each example takes one forward and one backward pass.
 
     Args:
-        base: Gets an adapter, which is taken off again.
-        examples: A forward and a backward pass each; cut to the model's context.
-        lora: Of the adapter.
-        seed: Of its start, and of the sketch.
-        progress: Show a bar.
+        base: Base model; a temporary adapter is added and removed.
+        examples: Examples, truncated to the model's context.
+        lora: LoRA configuration of the adapter.
+        seed: Seed of the adapter's initialization and of the sketch.
+        progress: Show a progress bar.
     """
     limit = context_length(base.model.config)
     encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
     model: Any = add_lora(base, lora, seed)
     with borrowing(model):
         model.eval()
-        # The others' gradient is nought as long as these are: nothing to compute, nor to sketch.
+        # `lora_B` is initialized to zero, so the gradient of `lora_A` is zero and is skipped.
         second = {id(w) for name, w in model.named_parameters() if "lora_B" in name}
         weights = [w for w in gradient_weights(model) if id(w) in second]
         sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
@@ -80,23 +82,23 @@ def gradients_of(
 
 
 def nearest_first(candidates: NDArray[np.float32], task: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Candidates by their mean cosine to the task's examples, (candidates,).
+    """Return candidate indices by decreasing mean cosine to the task's examples, (candidates,).
 
     Args:
-        candidates: Of length 1, (candidates, width).
-        task: Likewise, (task examples, width).
+        candidates: Unit vectors of the candidates, (candidates, width).
+        task: Unit vectors of the task's examples, (task examples, width).
     """
     return np.argsort(-(candidates @ task.mean(0)), kind="stable")
 
 
 def spread_first(candidates: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Candidates so that each is the one farthest from all before it, (candidates,).
+    """Return candidate indices in farthest-first order, (candidates,).
 
-    Farthest-first traversal (Gonzalez, 1985): every beginning of the list covers all of them
-    within twice the least distance that as many could.
+    Farthest-first traversal (Gonzalez, 1985): the first k indices cover all candidates within twice
+    the smallest radius that any k candidates can achieve.
 
     Args:
-        candidates: Of length 1, (candidates, width). The first is taken first.
+        candidates: Unit vectors, (candidates, width). The traversal starts at the first.
     """
     order = np.zeros(len(candidates), np.int64)
     nearest = np.full(len(candidates), -np.inf)

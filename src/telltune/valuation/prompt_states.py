@@ -1,4 +1,4 @@
-"""Prompts as vectors: hidden states of a language model that stays as it is."""
+"""Prompt embeddings: hidden states of a frozen language model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["prompt_states"]
 
 _ANY_TWO = ("a", "Z")
-"""Texts that begin differently: what their prompts share is the template's, and the anchor."""
+"""Two texts with different starts; their prompts share only the template and the anchor."""
 
 
 def prompt_states(
@@ -35,15 +35,16 @@ def prompt_states(
 ) -> NDArray[np.float32]:
     """Return the last layer's states, averaged over the tokens of each prompt, (texts, width).
 
-    What stands before every text is left out of the mean. It is computed once a row, in which each
-    prompt attends to it and to itself: a vector does not depend on which others are asked for.
-    docs/guides/baselines.md has what other layers, and the last token's states, scored.
+    The prefix that all prompts share is excluded from the mean. It is computed once per row, and
+    each prompt attends only to the prefix and to itself. A vector thus does not depend on the other
+    texts. See docs/guides/baselines.md for results of other layers and of the last token's states.
 
     Args:
-        model: A causal language model; its weights are read only.
-        tokenizer: Its template, which may carry an anchor, makes a user turn of each text.
-        texts: One that the context cannot hold loses its end.
-        budget: Tokens computed at once, besides what stands before every text.
+        model: A causal language model; its weights do not change.
+        tokenizer: Tokenizer whose chat template, which may contain an anchor, makes each text a
+            user turn.
+        texts: Texts to embed; a prompt longer than the context is cut at its end.
+        budget: Number of tokens computed at once, not counting the shared prefix.
     """
     encoder = Encoder(tokenizer)
     two, prompts = (encoder.prompts([Example(t, "") for t in of]) for of in (_ANY_TWO, texts))
@@ -68,7 +69,7 @@ def prompt_states(
 
 
 def _rows(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of prompts in rows of at most `budget` tokens, or of one prompt that is longer."""
+    """Yield prompt indices in rows of at most `budget` tokens, or of one longer prompt."""
     row: list[int] = []
     size = 0
     for i, length in enumerate(lengths):
@@ -82,10 +83,10 @@ def _rows(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 class _Row:
-    """Prompts side by side, behind what they share.
+    """A row of prompts after their shared prefix.
 
     Args:
-        shared: Token ids; empty where nothing is shared.
+        shared: Token ids of the prefix; empty if nothing is shared.
     """
 
     def __init__(self, shared: list[int]) -> None:
@@ -95,9 +96,9 @@ class _Row:
         self._segments = [Segment(len(shared))] if shared else []
 
     def add(self, prompt: list[int]) -> int:
-        """Put a prompt behind the row, and return where it ends."""
+        """Append a prompt to the row and return its end position."""
         start = len(self._shared)
-        # A text may grow together with what stands before it into a token of both.
+        # The tokenizer may merge the start of a text and the end of the prefix into one token.
         if not start or prompt[:start] != self._shared or len(prompt) == start:
             start = 0
         self._ids += prompt[start:]

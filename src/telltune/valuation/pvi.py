@@ -1,9 +1,10 @@
-"""Pointwise V-information: how much of its answer a model reads from an example's input.
+"""Pointwise V-information (PVI): information about an example's answer in its input.
 
 PVI(x → y) = -log2 g∅(y) + log2 g_x(y), in bits over the tokens of y (Ethayarajh et al.,
-arXiv 2110.08420, eq. 4): g_x is the model trained on pairs, g∅ the same trained on answers behind
-an empty input. Low or negative: hard, or wrongly labelled. Every example is scored by models that
-did not train on it. In place of training, exemplars in the prompt make a cheaper g_x and g∅.
+arXiv 2110.08420, eq. 4). g_x is the model trained on pairs, and g∅ is the same model trained on
+answers with an empty input. A low or negative PVI marks a hard or mislabeled example. Each example
+is scored by models not trained on it. Exemplars in the prompt are a cheaper alternative to training
+g_x and g∅.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ __all__ = ["Pvi", "in_context", "without_input"]
 
 @dataclass(frozen=True)
 class Pvi:
-    """The score of every example.
+    """PVI scores of all examples.
 
     Attributes:
         with_input: -log2 g_x(y), in bits, (examples,).
         without_input: -log2 g∅(y), in bits, (examples,).
-        tokens: Of each answer, the end of the turn included, (examples,).
-        fold: In which it was held out, (examples,).
-        training_seconds: Of all folds' models.
-        scoring_seconds: Of their passes over what they did not see.
+        tokens: Number of tokens of each answer, end of turn included, (examples,).
+        fold: Fold in which each example was held out, (examples,).
+        training_seconds: Training time of all fold models in seconds.
+        scoring_seconds: Scoring time of all held-out examples in seconds.
     """
 
     with_input: NDArray[np.float64]
@@ -56,46 +57,46 @@ class Pvi:
         training_seconds: float = 0.0,
         scoring_seconds: float = 0.0,
     ) -> Pvi:
-        """From summed negative log-likelihoods."""
+        """Return the scores for summed negative log-likelihoods in nats, (examples,) each."""
         bits = (with_input / math.log(2), without_input / math.log(2))
         return cls(*bits, tokens, fold, training_seconds, scoring_seconds)
 
     @property
     def bits(self) -> NDArray[np.float64]:
-        """PVI of each example, (examples,)."""
+        """PVI of each example in bits, (examples,)."""
         return self.without_input - self.with_input
 
     @property
     def bits_per_token(self) -> NDArray[np.float64]:
-        """The same over the answer's tokens, (examples,)."""
+        """PVI of each example in bits per answer token, (examples,)."""
         return self.bits / self.tokens
 
     @property
     def information(self) -> float:
-        """The data set's V-information, in bits an example: the mean of PVI."""
+        """V-information of the data set: the mean PVI in bits per example."""
         return float(self.bits.mean())
 
     @property
     def suspects(self) -> NDArray[np.int64]:
-        """All examples, those first whose label is most likely wrong: the lowest PVI a token."""
+        """Indices of all examples by increasing PVI per token; likely label errors come first."""
         return np.argsort(self.bits_per_token, kind="stable")
 
 
 def without_input(examples: Sequence[Example]) -> list[Example]:
-    """The same answers to nothing at all, as g∅ sees them."""
+    """Return the examples with empty prompts and histories, as g∅ requires."""
     return [replace(example, prompt="", history=()) for example in examples]
 
 
 def in_context(
     examples: Sequence[Example], fold: NDArray[np.int64], shots: int, seed: int
 ) -> list[Example]:
-    """Each example behind exemplars from other folds, the same for all of a fold.
+    """Prepend exemplars from other folds to each example, the same ones within a fold.
 
     Args:
-        examples: With input or without.
-        fold: Of each.
-        shots: Exemplars, at most.
-        seed: Of their draw.
+        examples: Examples with or without input.
+        fold: Fold of each example, (examples,).
+        shots: Maximum number of exemplars.
+        seed: Seed for drawing the exemplars.
     """
     generator = np.random.default_rng([seed, shots])
     history: dict[int, tuple[Message, ...]] = {}

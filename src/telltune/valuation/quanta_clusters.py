@@ -1,4 +1,4 @@
-"""Quanta as clusters of gradients: tokens that move the same weights the same way.
+"""Quanta as clusters of gradients: tokens whose gradients point in similar directions.
 
 Source: quanta discovery from gradients, Michaud et al. (arXiv 2303.13506, section 5).
 """
@@ -18,16 +18,16 @@ __all__ = ["affinity", "cluster_gradients"]
 
 
 def affinity(gradients: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How much two gradients point the same way: 1 - angle / π.
+    """Return the affinity 1 - angle / π of all pairs of gradients.
 
     Args:
-        gradients: Of any length but 0, (n, width).
+        gradients: Nonzero gradients, (n, width).
 
     Returns:
         (n, n): 1 for the same direction, 0.5 for a right angle, 0 for opposite directions.
     """
     directions = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
-    # Rounding may put a cosine beside its range, where no angle has it.
+    # Rounding may push a cosine outside [-1, 1], where the angle is undefined.
     cosines = np.clip((directions @ directions.T).astype(np.float64), -1, 1)
     angles: NDArray[np.float64] = np.arccos(cosines)
     return 1 - angles / np.pi
@@ -36,27 +36,27 @@ def affinity(gradients: NDArray[np.float32]) -> NDArray[np.float64]:
 def cluster_gradients(
     gradients: NDArray[np.float32], clusters: int, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Spectral clustering of gradients by the angles between them.
+    """Cluster gradients spectrally by the angles between them.
 
     Args:
-        gradients: (n, width).
-        clusters: How many to find.
-        seed: Of the clustering's own random start.
+        gradients: Gradients to cluster, (n, width).
+        clusters: Number of clusters.
+        seed: Seed of the clustering's random initialization.
 
     Returns:
-        (n,): the cluster of each, 0 for the largest; -1 where a gradient is zero and so points
-        nowhere.
+        The cluster of each gradient, (n,): 0 for the largest cluster, -1 for zero gradients, which
+        have no direction.
 
     Raises:
-        DataError: There are fewer gradients than clusters.
+        DataError: There are fewer nonzero gradients than clusters.
     """
     from sklearn.cluster import SpectralClustering
 
     pointing = gradients.any(axis=1)
     if pointing.sum() < clusters:
         raise DataError(
-            f"{pointing.sum()} tokens are too few for {clusters} clusters; ask for fewer, or take "
-            "more held-out items."
+            f"{pointing.sum()} tokens are too few for {clusters} clusters; use fewer clusters or "
+            "more held-out examples."
         )
     found = SpectralClustering(
         clusters, affinity="precomputed", n_init=30, random_state=seed

@@ -1,10 +1,10 @@
-"""Gradients of single losses, sketched: which way each token would move the trained weights.
+"""Sketched gradients of single-token losses with respect to the trained weights.
 
 Quanta are found from the angles between such gradients (Michaud et al., arXiv 2303.13506, section
-5). One gradient over the adapter of a model of 135M weights has five million numbers, so that a few
-hundred do not fit into memory side by side, and computing each anew for every block of angles, as
-the paper's code does, takes time quadratic in the tokens. A seeded count sketch keeps angles
-instead: one pass, a few thousand numbers a token, and an error that is known.
+5). One gradient over the adapter of a model with 135M weights has five million numbers, so a few
+hundred of them do not fit into memory. The paper's code recomputes each gradient for every block of
+angles, which takes time quadratic in the tokens. A seeded count sketch preserves angles with a
+known error, in one pass and with a few thousand numbers per token.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientSketch", "gradient_weights", "token_gradients"]
 
-# Cosines are off by 1/128 at most, as a standard deviation.
+# The standard deviation of a cosine is at most 1/128.
 _WIDTH = 2**14
 
 
 class GradientSketch:
-    """A seeded linear map of gradients to vectors of `width` numbers, which keeps their angles.
+    """A seeded linear map of gradients to vectors of length `width` that preserves their angles.
 
-    Each number of a gradient is added, with a random sign, to a random one of `width` sums. The
-    scalar product of two images is that of the gradients on average. For gradients of length 1 at
-    cosine c its variance is at most (1 + c²) / width; that of the images' own cosine is about
-    (1 - c²)² / width. A gradient of no more than `width` numbers is kept as it is.
+    Each number of a gradient is added, with a random sign, to one of `width` sums chosen at random.
+    The dot product of two sketches equals that of the gradients in expectation. For unit gradients
+    with cosine c its variance is at most (1 + c²) / width. The variance of the sketches' own cosine
+    is about (1 - c²)² / width. A gradient of at most `width` numbers is kept unchanged.
 
-    Source: Charikar, Chen and Farach-Colton (2002); the variance is that of Weinberger et al.
+    Source: Charikar, Chen and Farach-Colton (2002); the variance is from Weinberger et al.
     (arXiv 0902.2206, lemma 2).
 
     Args:
-        weights: What gradients are taken with regard to.
-        width: Numbers that are kept.
-        seed: Of the random sums and signs.
+        weights: Weights with respect to which gradients are taken.
+        width: Maximum number of values of a sketch.
+        seed: Seed of the random sums and signs.
     """
 
     def __init__(self, weights: Sequence[Tensor], *, width: int = _WIDTH, seed: int = 0) -> None:
@@ -60,7 +60,7 @@ class GradientSketch:
             self._signs = torch.from_numpy(rng.integers(0, 2, size, np.int8) * 2 - 1).to(device)
 
     def of(self, loss: Tensor) -> NDArray[np.float32]:
-        """The sketched gradient of a scalar, (width,); the graph behind it stays for the next."""
+        """Return the sketched gradient of a scalar loss, (width,); its graph is retained."""
         gradients = torch.autograd.grad(
             loss, self.weights, retain_graph=True, allow_unused=True, materialize_grads=True
         )
@@ -73,12 +73,12 @@ class GradientSketch:
 
 
 def gradient_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that are trained, without embeddings (of input and output) and norms.
+    """Return the trained weights except input embeddings, output embeddings and norms.
 
-    Those move with every token, whatever it takes to predict it.
+    The excluded weights have a gradient for every token, whatever predicting the token requires.
 
     Raises:
-        ModelError: Nothing else is trained.
+        ModelError: No other weights are trained.
     """
     left_out: set[int] = set()
     for module in model.modules():
@@ -92,8 +92,8 @@ def gradient_weights(model: nn.Module) -> list[nn.Parameter]:
     chosen = [w for w in model.parameters() if w.requires_grad and id(w) not in left_out]
     if not chosen:
         raise ModelError(
-            "quanta are found from gradients of trained weights other than embeddings and norms, "
-            "and this model has none; name linear layers in `lora.target_modules`."
+            "quanta need gradients of trained weights other than embeddings and norms, and this "
+            "model has none; list linear layers in `lora.target_modules`."
         )
     return chosen
 
@@ -101,18 +101,19 @@ def gradient_weights(model: nn.Module) -> list[nn.Parameter]:
 def token_gradients(
     model: Any, encoded: EncodedSet, tokens: NDArray[np.int64], sketch: GradientSketch
 ) -> NDArray[np.float32]:
-    """The sketched gradients of the losses of some response tokens.
+    """Return the sketched gradients of the losses of the given response tokens.
 
-    A forward pass an example, and a backward pass a token, through all tokens before it.
+    This takes one forward pass per example and one backward pass per token, through all tokens
+    before it.
 
     Args:
-        model: A causal language model; it computes without dropout here.
-        encoded: The examples.
-        tokens: Which of their response tokens, numbered over the whole set; ascending, (n,).
-        sketch: Over weights of this model.
+        model: A causal language model, which is set to evaluation mode.
+        encoded: Encoded examples.
+        tokens: Indices of response tokens, numbered over the whole set, ascending, (n,).
+        sketch: Sketch over weights of this model.
 
     Returns:
-        (n, sketch.width).
+        The sketched gradients, (n, sketch.width).
     """
     model.eval()
     found = np.empty((len(tokens), sketch.width), np.float32)

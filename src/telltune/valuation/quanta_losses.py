@@ -1,4 +1,4 @@
-"""Losses of single held-out tokens at several moments of a training: how each is learned."""
+"""Losses of single held-out tokens at several moments of a training run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["LossCurves", "LossRecorder", "token_losses"]
 
 @dataclass(frozen=True)
 class LossCurves:
-    """How the losses of tokens went during a training.
+    """Losses of tokens in the course of a training run.
 
     Attributes:
-        steps: Optimizer steps done, ascending from 0, (m,).
-        losses: Of each token after each of them, in nats, (m, tokens).
+        steps: Numbers of completed optimizer steps, ascending from 0, (m,).
+        losses: Loss of each token after these steps, in nats, (m, tokens).
     """
 
     steps: NDArray[np.int64]
@@ -38,12 +38,12 @@ class LossCurves:
 
 
 def token_losses(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> NDArray[np.float64]:
-    """The loss of every response token of a set, in order, in nats, (tokens,).
+    """Return the loss of every response token of a set, in order, in nats, (tokens,).
 
     Args:
-        model: A causal language model; it computes without dropout here.
-        encoded: The examples.
-        budget: Tokens computed at once.
+        model: A causal language model, evaluated without dropout.
+        encoded: Encoded examples.
+        budget: Number of tokens computed at once.
     """
     was_training = model.training
     model.eval()
@@ -54,22 +54,22 @@ def token_losses(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> NDAr
             owners.append(batch.rows)
             losses.append(token_nll(model, batch).double().cpu())
     model.train(was_training)
-    # A row holds an example's tokens in their order, but examples as they fitted best.
+    # Packing reorders the examples but keeps the token order within each, so a stable sort works.
     order = torch.cat(owners).argsort(stable=True)
     found: NDArray[np.float64] = torch.cat(losses)[order].numpy()
     return found
 
 
 class LossRecorder(TrainerCallback):
-    """Writes the losses of held-out tokens at even distances, the start and the end included.
+    """Callback that records held-out token losses at evenly spaced steps, start and end included.
 
-    One JSON line a moment. A resumed run first drops the lines that come after its checkpoint:
-    their steps are done again.
+    Each moment is one JSON line. A resumed run first drops the lines of steps after its checkpoint,
+    because these steps are repeated.
 
     Args:
-        path: The file; its folder exists when training begins.
-        encoded: The held-out examples.
-        moments: How many, besides the start; a shorter run has one a step.
+        path: Output file; its folder must exist when training begins.
+        encoded: Encoded held-out examples.
+        moments: Number of moments besides the start; a run with fewer steps records every step.
     """
 
     def __init__(self, path: Path, encoded: EncodedSet, moments: int) -> None:
@@ -79,7 +79,7 @@ class LossRecorder(TrainerCallback):
         self._steps: set[int] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any) -> None:  # noqa: ARG002
-        """Choose the moments, cut the file where the run stands, and record the start."""
+        """Choose the moments, truncate the file to the current step, and record the start."""
         even = np.linspace(0, state.max_steps, self.moments + 1)
         self._steps = {int(step) for step in even.round()}
         kept = [row for row in self._rows() if row["step"] <= state.global_step]
@@ -89,12 +89,12 @@ class LossRecorder(TrainerCallback):
             self._record(0, found["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:  # noqa: ARG002
-        """Record, if this is a moment."""
+        """Record the losses if this step is a moment."""
         if state.global_step in self._steps:
             self._record(state.global_step, found["model"])
 
     def curves(self) -> LossCurves:
-        """What was recorded."""
+        """Return the recorded losses."""
         rows = self._rows()
         return LossCurves(
             np.array([row["step"] for row in rows]), np.array([row["losses"] for row in rows])
@@ -106,7 +106,7 @@ class LossRecorder(TrainerCallback):
             file.write(json.dumps({"step": step, "losses": losses}) + "\n")
 
     def _rows(self) -> list[dict[str, Any]]:
-        """All that was recorded; a line cut short by a kill is not there."""
+        """Return all recorded rows up to the first incomplete line, as left by a killed run."""
         rows = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():

@@ -1,16 +1,16 @@
-"""When each quantum is learned, and how far two trainings agree on the order.
+"""Steps at which quanta are learned, and agreement of training runs on their order.
 
-A quantum is learned at the first step at which its tokens' mean probability is half-way from where
-the run began to where the reference ended, with a straight line between two moments that were
-looked at. Of probability and not of loss: an answer's first token may begin at 18 nats, and half of
-those are gone once a model has learned how answers look, whichever it gives. A quantum that a run
-never learns is censored: it comes after all that the run did learn, and nothing is known of its
-order among others of the kind.
+A quantum is learned at the first step at which the mean probability of its tokens is half-way
+from the run's initial value to the reference's final value. The step is interpolated linearly
+between recorded moments. Probability is used instead of loss because an answer's first
+token may start at 18 nats, half of which vanish once the model has learned the form of answers. A
+quantum that a run never learns is censored: it comes after all learned quanta, and its order among
+other censored quanta is unknown.
 
-Agreement is Kendall's tau-b: over pairs of quanta, those in the same order less those in the
-opposite one, over the geometric mean of the pairs that each of the two puts in any order. Pairs
-that a run leaves open, since it learned neither, thus agree and disagree with nothing. No steps are
-compared, only orders, so that trainings of different lengths can be held against one reference.
+Agreement is Kendall's tau-b: the number of pairs of quanta in the same order minus the number in
+opposite order, over the geometric mean of the pairs that each run orders. A pair that a run does
+not order, because it learned neither quantum, counts as neither. Only orders are compared, not
+steps, so runs of different lengths can be compared with one reference.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ __all__ = ["Agreement", "Quanta", "compare_orders", "kendall_tau", "learned_at"]
 
 
 def learned_at(steps: NDArray[np.int64], levels: Floats, ends: Floats) -> Floats:
-    """The step at which each of several levels has risen half-way from its start to an end.
+    """Return the step at which each level has risen half-way from its start to the end value.
 
     Args:
-        steps: Of the moments, ascending, (m,).
-        levels: At them, (..., m).
-        ends: Where the reference ended, (...).
+        steps: Steps of the moments, ascending, (m,).
+        levels: Levels at these steps, (..., m).
+        ends: End values of the reference, (...).
 
     Returns:
-        (...): interpolated; infinite where a level never gets there, NaN where it is not known.
+        The interpolated steps, (...): infinite if a level never reaches the half-way value, NaN if
+        that value is NaN.
     """
     half = (levels[..., 0] + ends) / 2
     risen = levels >= half[..., None]
@@ -57,17 +58,18 @@ def learned_at(steps: NDArray[np.int64], levels: Floats, ends: Floats) -> Floats
 
 
 def kendall_tau(a: Floats, b: Floats) -> Floats:
-    """Kendall's tau-b of two orders: -1 to 1, NaN where one of them orders nothing.
+    """Return Kendall's tau-b of two orders: -1 to 1, NaN if one of them orders no pair.
 
     Args:
-        a: Any numbers, (..., n). Infinite ones come last and are tied; a NaN is in no pair.
-        b: The other order, (..., n).
+        a: Numbers that define the first order, (..., n). Infinite numbers come last and are tied;
+            pairs with a NaN are skipped.
+        b: Numbers that define the second order, (..., n).
 
     Returns:
-        (...).
+        Tau-b of each pair of orders, (...).
 
-    Source: Kendall (1945); with ties that are pairs whose order censoring hides it is the
-    coefficient of Oakes (1982), for one time of censoring in each run.
+    Source: Kendall (1945). If the ties are pairs whose order is hidden by censoring, this is the
+    coefficient of Oakes (1982) with one censoring time per run.
     """
     one, other = (
         (x[..., :, None] > x[..., None, :]).astype(np.float32) - (x[..., :, None] < x[..., None, :])
@@ -82,15 +84,15 @@ def kendall_tau(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Quanta:
-    """Clusters of held-out tokens, and how the reference learned them.
+    """Clusters of held-out tokens, with the losses of the reference run.
 
     Attributes:
-        owners: The held-out example of each token, (tokens,).
-        labels: The cluster of each token, from 0, (tokens,).
-        reference: Losses in a training on plentiful data.
+        owners: Held-out example of each token, (tokens,).
+        labels: Cluster of each token, from 0, (tokens,).
+        reference: Losses of a training run on plentiful data.
 
     Raises:
-        DataError: There are too few clusters to be in any order.
+        DataError: There are fewer than two clusters.
     """
 
     owners: NDArray[np.int64]
@@ -99,22 +101,23 @@ class Quanta:
 
     def __post_init__(self) -> None:
         if self.count < 2:
-            raise DataError(f"there is no order of {self.count} quanta; two are the least.")
+            raise DataError(f"an order needs at least two quanta, but there are {self.count}.")
 
     @property
     def count(self) -> int:
-        """Clusters."""
+        """Number of clusters."""
         return int(self.labels.max(initial=-1)) + 1
 
     def probabilities(self, run: LossCurves, examples: NDArray[np.int64] | None = None) -> Floats:
-        """The mean probability of each cluster's tokens, as often as their examples were drawn.
+        """Return the mean probability of each cluster's tokens, weighted by example.
 
         Args:
             run: Losses of the same tokens at m moments.
-            examples: How often each example is there, (draws, examples); None for each once.
+            examples: Number of times each example was drawn, (draws, examples); None for one draw
+                with each example once.
 
         Returns:
-            (draws, count, m); NaN where no token of a cluster was drawn.
+            The probabilities, (draws, count, m); NaN if no token of a cluster was drawn.
         """
         if examples is None:
             examples = np.ones((1, int(self.owners.max()) + 1), np.int64)
@@ -128,23 +131,23 @@ class Quanta:
         return means
 
     def learned_at(self, run: LossCurves, examples: NDArray[np.int64] | None = None) -> Floats:
-        """When a training learned each cluster, (draws, count); see `learned_at`."""
+        """Return the step at which a run learned each cluster, (draws, count); see `learned_at`."""
         ends = self.probabilities(self.reference, examples)[..., -1]
         return learned_at(run.steps, self.probabilities(run, examples), ends)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one training learned quanta in the reference's order.
+    """Agreement between the orders in which a run and the reference learned quanta.
 
     Attributes:
-        learned: The step at which it learned each quantum; infinite where it never did.
-        tau: Kendall's tau-b with the reference; NaN where the run orders nothing.
-        low: Of its 95% interval.
-        high: Of its 95% interval.
-        difference: Tau, less that of the first training.
-        difference_low: Of its 95% interval.
-        difference_high: Of its 95% interval.
+        learned: Step at which the run learned each quantum; infinite if it never did.
+        tau: Kendall's tau-b with the reference; NaN if the run orders no pair.
+        low: Lower limit of the 95% interval of `tau`.
+        high: Upper limit of the 95% interval of `tau`.
+        difference: `tau` minus that of the first run.
+        difference_low: Lower limit of the 95% interval of `difference`.
+        difference_high: Upper limit of the 95% interval of `difference`.
     """
 
     learned: Floats
@@ -163,17 +166,20 @@ def compare_orders(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Agreement]:
-    """Hold the order in which each training learned quanta against the reference's.
+    """Compare the order in which each run learned quanta with the reference's order.
 
-    Intervals are of a bootstrap in two stages: held-out examples are drawn again, with all their
-    tokens, and of the quanta as many are drawn again as there are. Every draw is the same for all
-    trainings, so that what it does to all of them cancels in a difference.
+    Intervals come from a two-stage bootstrap that resamples held-out examples, with all their
+    tokens, and quanta. All runs share the same draws, so that common variation cancels in
+    differences.
 
     Args:
-        quanta: The clusters.
-        runs: Losses of the same tokens in each training.
-        resamples: How many draws.
-        seed: Results are a pure function of it and the other arguments.
+        quanta: Clusters of tokens and the reference.
+        runs: Losses of the same tokens in each run.
+        resamples: Number of bootstrap draws.
+        seed: Seed of the draws; equal arguments give equal results.
+
+    Returns:
+        The agreement of each run with the reference.
     """
     rng = np.random.default_rng(seed)
     items = int(quanta.owners.max()) + 1
@@ -200,7 +206,7 @@ def compare_orders(
 
 
 def _interval(draws: Floats) -> tuple[float, float]:
-    """The middle 95% of draws; NaN where there are none."""
+    """Return the limits of the middle 95% of draws, or NaN if all draws are NaN."""
     known = draws[~np.isnan(draws)]
     if not known.size:
         return float("nan"), float("nan")

@@ -1,7 +1,7 @@
-"""Multitask sparse parity: a toy whose quanta are known, to check on it what finds quanta.
+"""Multitask sparse parity: a toy problem with known quanta, for testing quanta discovery.
 
-An input names a subtask and has a string of bits; the answer is the parity of a few of the bits, of
-others in every subtask. Subtask k is asked for with a frequency proportional to k^-(alpha + 1).
+An input consists of a subtask and a string of bits. The answer is the parity of a few of the bits,
+which differ between subtasks. Subtask k occurs with a frequency proportional to k^-(alpha + 1).
 Source: Michaud et al. (arXiv 2303.13506, section 3 and appendix A).
 """
 
@@ -29,16 +29,15 @@ __all__ = ["SparseParity", "learn_parity", "parity_gradients"]
 
 @dataclass(frozen=True)
 class SparseParity:
-    """Subtasks and how often each is asked for.
+    """Subtasks and their frequencies.
 
     Attributes:
-        subtasks: How many.
-        bits: Length of the string.
-        parity_bits: How many of them an answer depends on.
-        alpha: Frequencies are proportional to k^-(alpha + 1).
-        control: The number that stands for "this subtask" in its place of the input, where the
-            paper has 1.
-        seed: Of the choice of bits, and of all that is drawn.
+        subtasks: Number of subtasks.
+        bits: Length of the bit string.
+        parity_bits: Number of bits on which an answer depends.
+        alpha: Exponent of the frequencies, which are proportional to k^-(alpha + 1).
+        control: Value of the one-hot entry that selects the subtask; the paper uses 1.
+        seed: Seed of the choice of bits and of all random draws.
     """
 
     subtasks: int
@@ -50,23 +49,23 @@ class SparseParity:
 
     @cached_property
     def frequencies(self) -> NDArray[np.float64]:
-        """Of the subtasks, (subtasks,); they add up to 1."""
+        """Frequencies of the subtasks, (subtasks,); they sum to 1."""
         weights = np.arange(1.0, self.subtasks + 1) ** -(self.alpha + 1)
         shares: NDArray[np.float64] = weights / weights.sum()
         return shares
 
     @cached_property
     def chosen_bits(self) -> NDArray[np.int64]:
-        """Which bits each subtask looks at, (subtasks, parity_bits)."""
+        """Indices of the bits that each subtask uses, (subtasks, parity_bits)."""
         rng = np.random.default_rng(self.seed)
         rows = [rng.permutation(self.bits)[: self.parity_bits] for _ in range(self.subtasks)]
         return np.stack(rows)
 
     def draw(self, subtasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random inputs for given subtasks, int64 (n,).
+        """Draw random inputs for the given subtasks, int64 (n,).
 
         Returns:
-            Inputs, (n, subtasks + bits), and answers, int64 (n,).
+            The inputs, (n, subtasks + bits), and the answers, int64 (n,).
         """
         bits = torch.randint(2, (len(subtasks), self.bits), generator=generator)
         looked_at = torch.from_numpy(self.chosen_bits)[subtasks]
@@ -85,20 +84,20 @@ def learn_parity(
     moments: int = 50,
     held_out: int = 100,
 ) -> tuple[nn.Sequential, LossCurves]:
-    """Train a ReLU network with one hidden layer on fresh samples, with Adam.
+    """Train a ReLU network with one hidden layer on fresh samples with Adam.
 
     Args:
-        parity: The subtasks.
-        width: Of the hidden layer.
-        steps: Of training.
-        batch_size: Samples in a step.
-        learning_rate: Adam's.
-        moments: How often it is looked at, besides the start.
-        held_out: Samples a subtask to look at.
+        parity: Subtasks to learn.
+        width: Width of the hidden layer.
+        steps: Number of training steps.
+        batch_size: Number of samples per step.
+        learning_rate: Learning rate of Adam.
+        moments: Number of moments at which losses are recorded, besides the start.
+        held_out: Number of held-out samples per subtask.
 
     Returns:
-        The network; and the losses of held-out samples, subtask after subtask, (moments,
-        subtasks · held_out).
+        The network, and the losses of held-out samples ordered by subtask at the start and at each
+        moment, (moments + 1, subtasks · held_out).
     """
     generator = torch.Generator().manual_seed(parity.seed)
     with torch.random.fork_rng():
@@ -125,20 +124,19 @@ def learn_parity(
 def parity_gradients(
     network: nn.Sequential, parity: SparseParity, samples: int, *, answers: tuple[int, ...] = (1,)
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Gradients of the losses of fresh samples that the network has learned, and their subtasks.
+    """Return loss gradients of fresh samples that the network has learned, and their subtasks.
 
-    A sample that is answered 0 pulls at the weights of its subtask the other way than one that is
-    answered 1, as two tokens do of which either may come next. Angles tell the two apart before
-    they tell subtasks apart, so by default samples of one answer are compared.
+    Samples with answers 0 and 1 have opposite gradients for the weights of their subtask. Angles
+    would separate answers before subtasks, so by default only samples with one answer are used.
 
     Args:
-        network: From `learn_parity`.
-        parity: The subtasks.
-        samples: A subtask, before any is left out.
-        answers: Samples with these are kept.
+        network: Network from `learn_parity`.
+        parity: Subtasks of the network.
+        samples: Number of samples per subtask, before any are dropped.
+        answers: Answers whose samples are kept.
 
     Returns:
-        Shapes (n, width of the sketch) and (n,).
+        The sketched gradients, (n, width of the sketch), and the subtasks, (n,).
     """
     generator = torch.Generator().manual_seed(parity.seed + 1)
     subtasks = torch.arange(parity.subtasks).repeat_interleave(samples)

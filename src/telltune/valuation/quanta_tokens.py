@@ -1,4 +1,4 @@
-"""Which response tokens show a quantum: those that training taught, and that are not just copied.
+"""Choice of response tokens for quanta: tokens learned in training and not merely copied.
 
 Tokens are numbered over all responses of a set, in order.
 """
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["LEARNED", "choose_tokens", "copied_tokens", "token_owners"]
 
 LEARNED = 0.1
-"""A token is learned when its loss is below so many nats (arXiv 2303.13506, section 5)."""
+"""Loss in nats below which a token counts as learned (arXiv 2303.13506, section 5)."""
 
 
 def choose_tokens(
     start: NDArray[np.float64], end: NDArray[np.float64], copied: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Choose the tokens to cluster, and count the others by the first reason against them.
+    """Choose the tokens to cluster, and count the others by the first reason for exclusion.
 
-    Beyond the paper, which had one trained model to look at, a token must have had something to
-    learn: 0.1 nats or more between start and end.
+    In addition to the paper's criteria, which use one trained model, the loss of a token must have
+    fallen by at least 0.1 nats in training.
 
     Args:
         start: Losses before training, in nats, (tokens,).
-        end: And after it.
-        copied: From `copied_tokens`.
+        end: Losses after training, in nats, (tokens,).
+        copied: Result of `copied_tokens`, (tokens,).
 
     Returns:
-        The chosen ones, ascending, (chosen,); and how many tokens there are: `response` in all,
-        of which `not_learned`, `copied`, `known_before` and `chosen`.
+        The indices of the chosen tokens, ascending, (chosen,), and the numbers of tokens:
+        `response` in all, divided into `not_learned`, `copied`, `known_before` and `chosen`.
     """
     reasons = {
         "not_learned": end >= LEARNED,
@@ -50,17 +50,17 @@ def choose_tokens(
 
 
 def token_owners(encoded: EncodedSet) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The example of each response token, and the token itself; each (tokens,)."""
+    """Return the example index and the ID of each response token, (tokens,) each."""
     owners = np.repeat(np.arange(len(encoded)), encoded.response_lengths)
     responses = [ids[prompt:] for ids, prompt in (encoded[i] for i in range(len(encoded)))]
     return owners, np.concatenate([np.empty(0, np.int32), *responses])
 
 
 def copied_tokens(encoded: EncodedSet) -> NDArray[np.bool_]:
-    """The response tokens that induction explains, (tokens,): the context has shown them already.
+    """Return a mask of the response tokens that can be copied from the context, (tokens,).
 
-    As in the paper's code, these end a trigram that stood earlier in the same example, prompt and
-    response together: the two tokens before were seen, and this one after them.
+    As in the paper's code, such a token ends a trigram that occurred earlier in the same example,
+    in the prompt or the response.
     """
     found = []
     for i in range(len(encoded)):

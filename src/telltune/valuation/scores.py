@@ -1,4 +1,4 @@
-"""What each example is worth, by whichever way: one form for choosing, ordering and looking."""
+"""Scores of training examples, in one form for all scoring methods."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ __all__ = ["Scores", "score"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a data set.
+    """Scores of a data set.
 
     Attributes:
-        easy: Higher for an easier example, (examples,).
-        columns: What is known of each, by name, (examples,) each.
-        told: What is known of all of them, by name.
-        seconds: By phase; what was kept on disk counts as it did when it was found.
-        level: Memory level, (examples,); None where they were not scored by memory.
+        easy: Easiness of each example, higher for easier ones, (examples,).
+        columns: Values per example by name, (examples,) each.
+        told: Summary values of the data set by name.
+        seconds: Time by phase in seconds; cached results count with their original time.
+        level: Memory level of each example, (examples,); None unless scored by memory.
     """
 
     easy: NDArray[np.float64]
@@ -50,7 +50,7 @@ class Scores:
 
     @property
     def hardest_first(self) -> NDArray[np.int64]:
-        """All examples by score, (examples,); of those alike the first first."""
+        """Indices of all examples by increasing easiness, (examples,); ties keep their order."""
         return np.argsort(self.easy, kind="stable")
 
 
@@ -63,25 +63,25 @@ def score(
     *,
     progress: bool = False,
 ) -> Scores:
-    """Score examples as `selection` says.
+    """Score examples by the method in `selection`.
 
     Args:
-        base: Without an adapter; it is left as it was.
-        examples: All to be scored.
-        anchor: What goes with every one of them in training, or None. Memory is asked without.
-        recipe: The run's.
-        spec: By what, and how.
-        progress: Show bars.
+        base: Base model without an adapter; it is left unchanged.
+        examples: Examples to score.
+        anchor: Anchor of every example in training, or None. Memory scores do not use it.
+        recipe: Recipe of the run.
+        spec: Scoring method and its settings.
+        progress: Show progress bars.
 
     Raises:
-        RecipeError: As `pvi_scores`.
-        DataError: Likewise, or an alias table that cannot be read.
+        RecipeError: See `pvi_scores`.
+        DataError: See `pvi_scores`; also if an alias table cannot be read or has another form.
     """
     if spec.by == "memory":
         return _by_memory(base, examples, recipe, spec, progress=progress)
     pvi = pvi_scores(base, examples, anchor, recipe, spec, progress=progress)
     return Scores(
-        # A long answer has more bits to win; per token, answers of all lengths compare.
+        # Long answers have more bits; bits per token are comparable between answers.
         easy=pvi.bits_per_token,
         columns={
             "pvi": pvi.bits,

@@ -1,4 +1,4 @@
-"""Public data that come with `pip`, for a machine that is offline: general data and tasks."""
+"""Public general data and tasks from a pip package, for use without network access."""
 
 from telltune.data.embedded.general import embedded_general
 from telltune.data.embedded.locate import data_folder

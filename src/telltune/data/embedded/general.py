@@ -1,4 +1,4 @@
-"""The general data that come with the package."""
+"""Embedded general data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["embedded_general"]
 
 
 def embedded_general() -> list[Example]:
-    """Instructions of many kinds and wordings, about 20 public sets, none used by a task.
+    """Return varied instructions from about 20 public data sets, none used by an embedded task.
 
-    The examples stand source by source; a mixture shuffles them. The list is the caller's own.
+    Examples are grouped by source; a mixture shuffles them. The caller may modify the list.
 
     Returns:
-        The same examples in the same order on every machine, no prompt twice.
+        The same examples in the same order on every machine, without repeated prompts.
 
     Raises:
-        DataError: If the package with the data is not installed.
+        DataError: The package with the data is not installed.
     """
     return list(_examples())
 

@@ -1,4 +1,4 @@
-"""General data from multiple-choice sets, asked and answered in many ways."""
+"""General data from multiple-choice sets, with varied wordings of prompts and answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["choice_examples"]
 
 _OPTION = re.compile(r"^([A-H])\. ?(.*)$")
-# Without its options such a question cannot be answered, or has many right answers.
+# Without options, such a question has no answer or many right answers.
 _NEEDS_OPTIONS = re.compile(
     r"which|these|following|statement|except|\bnot\b|____|best|most likely|:$", re.IGNORECASE
 )
@@ -54,7 +54,7 @@ def choice_examples() -> Iterator[Example]:
                     yield Example(prompt, completion, source, row.origin)
 
 
-# The last field says whether the questions make sense without the options.
+# Source, files, and whether the questions can be asked without their options.
 _SETS = (
     ("mmlu", ("MMLU/test.jsonl", "MMLU/clinical.jsonl"), True),
     ("commonsense_qa", ("CommonsenseQA/validation.jsonl",), False),
@@ -72,7 +72,7 @@ def _parse(row: Row) -> _Choice | None:
     found = [_OPTION.match(line) for line in row.text("options").splitlines()]
     matches = [match for match in found if match is not None]
     options = tuple(match.group(2).strip() for match in matches)
-    # An option that runs over several lines, or is missing ("nan"), spoils the item.
+    # Items with a missing ("nan") or multi-line option are unusable.
     if len(matches) != len(found) or not all(options) or "nan" in options:
         return None
     given = row.fields["answer"]

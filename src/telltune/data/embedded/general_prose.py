@@ -1,4 +1,4 @@
-"""General data whose answers are prose: advice, explanations, summaries, articles, notes."""
+"""General data with prose answers: advice, explanations, summaries, articles and notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["prose_examples"]
 
 
 def prose_examples() -> Iterator[Example]:
-    """Yield examples with answers from one sentence up to a page."""
+    """Yield examples with answers from one sentence to one page."""
     yield from _fiqa()
     yield from _truthful_qa()
     yield from _xsum()

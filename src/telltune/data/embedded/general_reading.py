@@ -1,4 +1,4 @@
-"""General data from sets that pair a passage with a question about it."""
+"""General data from sets of passages with questions about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["reading_examples"]
 
 
 def reading_examples() -> Iterator[Example]:
-    """Yield questions on passages: encyclopedia, research, contracts, policies, stories."""
+    """Yield questions on passages of encyclopedias, research, contracts, policies and stories."""
     yield from _boolq()
     yield from _pubmed_qa()
     yield from _disfl_qa()
@@ -27,7 +27,7 @@ def reading_examples() -> Iterator[Example]:
 
 
 _LONGEST_PASSAGE = 130
-# A third of the labelled items: all of them would be half of the general data.
+# One labeled item in three is kept; all of them would be half of the general data.
 _KEPT_PARTS = 3
 
 
@@ -166,7 +166,7 @@ def _contracts() -> Iterator[Example]:
             yield Example(prompt, completion, source, row.origin)
 
 
-# Each clause stands in the file with some ten questions; a few of them are enough.
+# Each clause has about ten questions in the file; one row in six is kept.
 _KEPT_CLAUSES = 6
 
 
@@ -216,7 +216,7 @@ def _stories() -> Iterator[Example]:
         story = rows[0].text("passage")
         if len(story.split()) > _LONGEST_STORY:
             continue
-        # Every question carries the whole story, so some questions share an example.
+        # Every question needs the whole story, so several questions share an example.
         for start in range(0, len(rows) - _QUESTIONS_A_QUIZ + 1, _QUESTIONS_A_QUIZ):
             group = rows[start : start + _QUESTIONS_A_QUIZ]
             yield from _story_examples(story, group, number=start // _QUESTIONS_A_QUIZ)
@@ -253,7 +253,7 @@ def _story_answer(row: Row) -> str:
 
 
 def _as_sentence(text: str, end: str = "?") -> str:
-    """The text with a capital at its start and a mark at its end."""
+    """Return the text with an initial capital and a final punctuation mark."""
     text = " ".join(text.split())
     text = text if text.endswith((".", "?", "!")) else text + end
     return text[:1].upper() + text[1:]
@@ -277,6 +277,6 @@ _SPACED_JOIN = re.compile(r" (['’]) (s|t|re|ve|ll|d|m)\b|(?<=\w) (-|–) (?=\w
 
 
 def _detokenized(text: str) -> str:
-    """Undo the spaces that the source has around punctuation."""
+    """Remove the source's spaces around punctuation."""
     joined = _SPACED_JOIN.sub(lambda found: found.group(0).replace(" ", ""), text)
     return _SPACED_MARK.sub(r"\1", joined).strip()

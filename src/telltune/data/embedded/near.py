@@ -1,4 +1,4 @@
-"""When two texts count as the same item, although not equal letter by letter."""
+"""Detection of near-duplicate items."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WORD = re.compile(r"\w+")
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of the text in lower case, without punctuation and spacing."""
+    """Return the lower-case words of a text, without punctuation and white space."""
     return _WORD.findall(text.lower())
 
 
 def shingles(text: str) -> set[str]:
-    """All runs of eight words; of a shorter text, the whole text as one run."""
+    """Return all runs of eight words, or the whole text as one run if it is shorter."""
     words = normal_words(text)
     last = max(len(words) - SHINGLE_WORDS, 0)
     return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(last + 1)}
@@ -33,14 +33,14 @@ def shingles(text: str) -> set[str]:
 def without_near_duplicates(
     examples: Iterable[Example], item: Callable[[Example], str]
 ) -> list[Example]:
-    """Keep an example unless at least half of its item's word runs stood in earlier items.
+    """Drop examples if at least half of their item's word runs occur in items kept before.
 
-    Without this, rewordings of one item could land on both sides of a split, and a test score
-    would reward memory.
+    Otherwise rewordings of one item could be in both training and test data, and a test score
+    would reward memorization.
 
     Args:
-        examples: In the order in which they have precedence.
-        item: The text that makes an example the example it is: its prompt, for most tasks.
+        examples: Examples in order of precedence.
+        item: Function that returns the text to compare, which is the prompt for most tasks.
     """
     seen: set[str] = set()
     kept: list[Example] = []

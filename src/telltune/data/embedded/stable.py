@@ -1,4 +1,4 @@
-"""Choices that look random and are the same on every machine and in every process."""
+"""Pseudo-random choices that are identical on every machine and in every process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def stable_number(*parts: str) -> int:
-    """A 64-bit number made from the parts; unlike `hash()`, it never depends on the process."""
+    """Return a 64-bit hash of the parts, which is the same in every process, unlike `hash()`."""
     digest = blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def pick(options: Sequence[T], *parts: str) -> T:
-    """The option that the parts choose, each option about equally often."""
+    """Return an option chosen by a hash of the parts, with about equal frequencies."""
     return options[stable_number(*parts) % len(options)]

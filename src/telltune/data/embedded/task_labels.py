@@ -1,4 +1,4 @@
-"""Tasks whose answer is one label of a closed set."""
+"""Classification tasks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHORTEST_QUESTION = 3
 
 
 def medical_specialty() -> EmbeddedTask:
-    """Route an exam question to one of eight medical specialties."""
+    """Return the task of routing exam questions to one of eight medical specialties."""
     splits = split_by_label(_specialty_examples(), per_label=250)
     labels = ", ".join(SPECIALTY_FILES.values())
     return EmbeddedTask(
@@ -55,8 +55,8 @@ def _specialty_examples() -> Iterator[Example]:
                     yield Example(question, label, "medmcqa", row.origin)
 
 
-# The question word alone would do for many questions; asking the known answers to agree keeps
-# odd ones out, such as "when" that asks for an episode.
+# The question word alone decides many questions. The known answer must also match, which excludes
+# exceptions such as a "when" question about an episode.
 _KINDS = (
     (
         "number",
@@ -82,11 +82,11 @@ _KINDS = (
 
 
 def answer_kind() -> EmbeddedTask:
-    """Say what kind of answer a search question asks for."""
+    """Return the task of classifying search questions by the kind of answer."""
     splits = split_by_label(_kind_examples(), per_label=400)
     return EmbeddedTask(
         "answer_kind",
-        "A search question is labelled with the kind of answer that it asks for.",
+        "A search question is labeled with the kind of answer that it asks for.",
         *splits,
         anchor_prompt=(
             "You decide what kind of answer a question asks for. Do not answer the question. "
@@ -112,11 +112,11 @@ _CLEARLY = 0.6
 
 
 def explicit_language() -> EmbeddedTask:
-    """Say whether a rude snippet is sexually explicit. The texts are coarse throughout."""
+    """Return the task of detecting sexually explicit text. All of its texts are rude."""
     splits = split_by_label(_explicit_examples(), per_label=1000)
     return EmbeddedTask(
         "explicit_language",
-        "A rude snippet of web text is labelled as sexually explicit or not.",
+        "A rude snippet of web text is labeled as sexually explicit or not.",
         *splits,
         anchor_prompt=(
             "You moderate comments. Decide whether the text is sexually explicit, however rude "
@@ -130,7 +130,7 @@ def explicit_language() -> EmbeddedTask:
 def _explicit_examples() -> Iterator[Example]:
     for row in read_jsonl("Toxicity/test.jsonl"):
         score = float(row.fields["sexually_explicit"])
-        # Scores near the middle say that the annotator, a model, was not sure.
+        # Scores near the middle mean that the annotator, a model, was uncertain.
         if _CLEARLY_NOT < score < _CLEARLY:
             continue
         label = "explicit" if score >= _CLEARLY else "not explicit"

@@ -1,4 +1,4 @@
-"""Tasks whose answer is the prompt put right."""
+"""Tasks whose answer is a corrected version of the prompt."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SHORTEST_SENTENCE = 5
 
 
 def restore_text() -> EmbeddedTask:
-    """Give a sentence its capitals and punctuation back."""
+    """Return the task of restoring capital letters and punctuation in a sentence."""
     return EmbeddedTask(
         "restore_text",
-        "A lower-case sentence without punctuation gets its capitals and punctuation back.",
+        "Capitals and punctuation are restored in a lower-case sentence without punctuation.",
         *split(_bare_sentences()),
         anchor_prompt=(
             "You restore capital letters and punctuation. Repeat the text with both put right "
@@ -46,10 +46,10 @@ def _bare_sentences() -> Iterator[Example]:
 
 
 def fluent_question() -> EmbeddedTask:
-    """Turn a question with a slip of the tongue into the question that was meant."""
+    """Return the task of rewriting disfluent questions as the intended questions."""
     return EmbeddedTask(
         "fluent_question",
-        "A spoken question with a slip and its correction becomes the question that was meant.",
+        "A spoken question with a slip and its correction is rewritten as the intended question.",
         *split(_disfluent_questions(), item=attrgetter("completion")),
         anchor_prompt=(
             "You clean up transcripts of spoken questions. People hesitate and correct "
@@ -87,9 +87,9 @@ def _disfluent_questions() -> Iterator[Example]:
 
 
 def _with_slip(question: str, rows: list[Row]) -> str:
-    """Insert a slip of the kinds that Disfl-QA describes: restart, replacement or repetition."""
+    """Insert a disfluency of a Disfl-QA kind: restart, replacement or repetition."""
     words = question.rstrip("?").split()
-    # Spellings of one question get the same slip, so that they are found to be duplicates.
+    # Spellings of one question get the same slip, so that they are detected as duplicates.
     key = " ".join(normal_words(question))
     other = pick(rows, "slip", key).text("question").rstrip("?").split()
     correction = pick(_CORRECTIONS, "correction", key)

@@ -1,4 +1,4 @@
-"""Tasks whose answer has a strict form: an expression, a JSON object."""
+"""Tasks whose answer has a strict form, such as an expression or a JSON object."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["equation", "mention_json"]
 
 
 def equation() -> EmbeddedTask:
-    """Turn a word problem into the expression that solves it."""
+    """Return the task of converting word problems to arithmetic expressions."""
     return EmbeddedTask(
         "equation",
-        "A short word problem becomes the arithmetic expression that solves it.",
+        "A short word problem is converted to the arithmetic expression that solves it.",
         *split(_equations()),
         anchor_prompt=(
             "You turn word problems into arithmetic. Write the one expression that solves the "
@@ -47,7 +47,7 @@ _NUMBER_WORDS = {
     "twelve": "12",
 }
 _NUMBER = re.compile(rf"\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(_NUMBER_WORDS)})\b", re.IGNORECASE)
-# These hide a number that the expression would have to contain.
+# These words and marks imply a number that the expression would have to contain.
 _HIDDEN_NUMBER = re.compile(
     r"%|\d:\d|\d/\d|-year-old|\b(twice|thrice|half|halves|double|triple|dozens?|pairs?|quarters?"
     r"|thirds?|fourths?|fraction|percent|ratio)\b",
@@ -64,7 +64,7 @@ def _equations() -> Iterator[Example]:
 
 
 def _expression(problem: str, answer: str) -> str | None:
-    """The only expression over the problem's two or three numbers that gives the answer."""
+    """Return the only expression in the problem's 2 or 3 numbers with the given result, or None."""
     numbers = [_digits(found) for found in _NUMBER.findall(problem)]
     results = [_digits(found) for found in _NUMBER.findall(answer)]
     if len(numbers) not in (2, 3) or len(results) != 1:
@@ -89,17 +89,17 @@ def _digits(number: str) -> str:
 _MENTION_KINDS = {
     "gender": "gender",
     "profession": "profession",
-    # Countries and peoples are what the source files under "race".
+    # The source's category "race" contains countries and peoples.
     "race": "origin",
     "religion": "religion",
 }
 
 
 def mention_json() -> EmbeddedTask:
-    """Find who or what kind of people a sentence speaks of, as JSON."""
+    """Return the task of extracting a mention of people from a sentence, as JSON."""
     return EmbeddedTask(
         "mention_json",
-        "A sentence becomes a JSON object: the words that name people, and what they say of them.",
+        "A sentence becomes a JSON object with the words that name people and the kind of mention.",
         *split(_mentions()),
         anchor_prompt=(
             "You extract mentions of people. Reply with one JSON object with two fields: "
@@ -113,7 +113,7 @@ def mention_json() -> EmbeddedTask:
 
 def _mentions() -> Iterator[Example]:
     for row in read_jsonl("StereoSet/test.jsonl"):
-        # The other half of the file has a gap where a stereotype would stand.
+        # The other half of the file has a gap in place of a stereotype.
         if row.fields["type"] != "intersentence":
             continue
         sentence = row.text("context")

@@ -1,4 +1,4 @@
-"""The tasks that come with the package, by name."""
+"""Embedded tasks by name."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _TASKS: dict[str, Callable[[], EmbeddedTask]] = {
 
 
 def embedded_tasks() -> tuple[str, ...]:
-    """The names that `embedded_task` knows."""
+    """Return the names that `embedded_task` accepts."""
     return tuple(_TASKS)
 
 
 @cache
 def embedded_task(name: str) -> EmbeddedTask:
-    """Load a task: the same examples in the same splits on every machine.
+    """Load a task, with the same examples and splits on every machine.
 
     Raises:
-        DataError: If there is no such task, or the package with the data is not installed.
+        DataError: The task does not exist, or the package with the data is not installed.
     """
     if name not in _TASKS:
         near = difflib.get_close_matches(name, _TASKS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         known = ", ".join(_TASKS)
-        raise DataError(f"There is no embedded task named {name!r}; {hint}choose one of: {known}.")
+        raise DataError(f"There is no embedded task named {name!r}{hint}; choose one of: {known}.")
     return _TASKS[name]()
