@@ -17,7 +17,7 @@ import numpy as np
 from telltune.classifiers.features import EncoderFeatures
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import as_recipe

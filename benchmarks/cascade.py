@@ -23,11 +23,11 @@ import yaml
 
 from machine import describe
 from telltune.api import fit
+from telltune.cli.console import print_table
 from telltune.data.embedded import embedded_task
-from telltune.streams.levels import LinearLevel
-from telltune.streams.stream import DECISIONS, run_stream
-from telltune.streams.top import local_model
-from telltune.tables import print_table
+from telltune.research.streams.levels import LinearLevel
+from telltune.research.streams.stream import DECISIONS, run_stream
+from telltune.research.streams.top import local_model
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "cascade.json"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from machine import describe
 from telltune.api import fit
-from telltune.tables import print_table
+from telltune.cli.console import print_table
 from telltune.training import adapter, trainer
 from telltune.training.checkpoints import Checkpoints
 from telltune.training.trainer import MixtureTrainer

@@ -15,7 +15,7 @@ from pathlib import Path
 from machine import describe
 from telltune.data.task import load_general, load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict

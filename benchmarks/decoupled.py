@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from telltune.tables import print_table
+from telltune.cli.console import print_table
 
 HERE = Path(__file__).parent
 RESULTS = Path(__file__).with_suffix(".json")

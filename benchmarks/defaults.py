@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base, model_shape
 from telltune.models.threads import shared_cores

@@ -115,8 +115,8 @@ def prepare(work: Path) -> None:
 
 def judge(*, apart: bool) -> dict[str, object]:
     """What `diagnose` says of logs, against what was done."""
-    from telltune.diagnosis.diagnose import diagnose
-    from telltune.diagnosis.rules import load_rules
+    from telltune.research.diagnosis.diagnose import diagnose
+    from telltune.research.diagnosis.rules import load_rules
 
     sides = {rule.cause: rule.side for rule in load_rules()}
     rows, named, wrong_side = [], 0, 0

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from telltune.cli.console import print_table
 from telltune.evaluation.intervals import wilson_interval
 from telltune.evaluation.metrics import mean_of
-from telltune.study.emergence import find_jump
-from telltune.tables import print_table
+from telltune.study.statistics.emergence import find_jump
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from telltune.evaluation.registry import Floats
-    from telltune.study.resampling import Runs
+    from telltune.study.statistics.resampling import Runs
 
     # General tokens and a random generator give 0 to 1 at every size.
     Shape = Callable[[Floats, np.random.Generator], Floats]

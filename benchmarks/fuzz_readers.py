@@ -30,7 +30,7 @@ except ImportError:
 
 with atheris.instrument_imports(include=["telltune"]) if atheris else nullcontext():
     from telltune.data.examples import Example
-    from telltune.data.reading import scan
+    from telltune.data.loaders import scan
     from telltune.errors import TellError
     from telltune.recipe import DataSpec, load_recipe, recipe_from_dict
 

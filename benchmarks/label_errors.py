@@ -22,13 +22,13 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from machine import describe
+from telltune.cli.console import print_table
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_task
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, recipe_from_dict
-from telltune.tables import print_table
 from telltune.valuation.fold_models import pvi_scores
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from machine import describe
-from telltune.tables import print_table
+from telltune.cli.console import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

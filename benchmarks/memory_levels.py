@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from machine import describe
+from telltune.cli.console import print_table
 from telltune.data.embedded import data_folder
 from telltune.data.examples import Example
 from telltune.data.task import TaskData
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
-from telltune.tables import print_table
 from telltune.valuation.memory import TEMPLATES, memory_of, says
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 
 from telltune.api import run_study
+from telltune.cli.console import print_table
 from telltune.data.embedded import embedded_task
-from telltune.tables import print_table
 
 HERE = Path(__file__).parent
 OUT = HERE / "noise"

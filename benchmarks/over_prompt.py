@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from telltune.cli.console import print_table
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
+from telltune.fitting.protocol import Settings
 from telltune.methods.over_prompt import OVER_PROMPT
-from telltune.methods.protocol import Settings
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
-from telltune.tables import print_table
 
 RESULTS = Path(__file__).with_suffix(".json")
 TASKS = ("answer_kind", "medical_specialty")

@@ -22,10 +22,10 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from machine import describe
-from telltune.study.quanta import quanta
-from telltune.valuation.quanta_clusters import cluster_gradients
-from telltune.valuation.quanta_order import kendall_tau, learned_at
-from telltune.valuation.quanta_parity import SparseParity, learn_parity, parity_gradients
+from quanta_parity import SparseParity, learn_parity, parity_gradients
+from telltune.research.quanta.analysis import quanta
+from telltune.research.quanta.clusters import cluster_gradients
+from telltune.research.quanta.order import kendall_tau, learned_at
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "quanta.json"

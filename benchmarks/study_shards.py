@@ -62,10 +62,10 @@ def steps_left(study: Path, out: Path) -> dict[int, int]:
     Converts the model and encodes the data once, and not in every process.
     """
     from telltune.data.task import load_general, load_task
-    from telltune.methods.known_model import known_model
-    from telltune.methods.preparation import prepare
+    from telltune.fitting.build_plan import prepare
+    from telltune.fitting.model_info import known_model
+    from telltune.fitting.trained_method import Trained
     from telltune.methods.registry import get_method
-    from telltune.methods.trained import Trained
     from telltune.study.results import Results, is_finished
     from telltune.study.spec import load_study
 

@@ -30,8 +30,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from machine import describe
+from telltune.cli.console import print_table
 from telltune.models.threads import cpu_limit
-from telltune.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

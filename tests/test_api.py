@@ -7,7 +7,7 @@ import yaml
 
 import telltune
 from telltune.data import task as data_task
-from telltune.data.reading import read_examples
+from telltune.data.loaders import read_examples
 from telltune.errors import ModelError, RecipeError
 from telltune.recipe import recipe_from_dict
 from telltune.study.runner import CellWorker

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import telltune
-from telltune.data.readers import read_rows
+from telltune.data.formats import read_rows
 from telltune.errors import TellError
 
 if TYPE_CHECKING:

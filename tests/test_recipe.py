@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
-from telltune.streams.spec import load_cascade
-from telltune.study.continual import load_continual
+from telltune.research.continual.course import load_continual
+from telltune.research.streams.spec import load_cascade
 from telltune.study.spec import load_study
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))

@@ -21,10 +21,10 @@ from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.recipe import ModelSpec
 from telltune.study.results import Results
-from telltune.study.summary import summarize
+from telltune.study.statistics.summary import summarize
 
 if TYPE_CHECKING:
-    from telltune.study.summary import Point
+    from telltune.study.statistics.summary import Point
 
 _HERE = Path(__file__).parent
 _PICTURE = _HERE.parents[1] / "docs" / "images" / "leverage.svg"

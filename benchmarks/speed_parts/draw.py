@@ -30,8 +30,8 @@ GUIDE = (
 def workload(steps: int, overrides: list[str], path: Path) -> None:
     """The first steps of the demo recipe's mixture, encoded and ordered as `tell fit` does."""
     from telltune.data.task import load_general, load_task
-    from telltune.methods.known_model import known_model
-    from telltune.methods.preparation import prepare
+    from telltune.fitting.build_plan import prepare
+    from telltune.fitting.model_info import known_model
     from telltune.methods.registry import get_method
     from telltune.recipe import load_recipe
     from telltune.training.steps import StepSampler

@@ -22,7 +22,7 @@ def main() -> None:
 
 def _evaluate(asked: dict[str, Any]) -> None:
     from telltune.data.embedded import embedded_task
-    from telltune.methods.adapter_folder import load_predictor
+    from telltune.fitting.adapter_folder import load_predictor
 
     examples = list(embedded_task(asked["task"]).test[: asked["items"]])
     predictor = load_predictor(Path(asked["adapter"]), precision="fp32")
@@ -37,7 +37,7 @@ def _evaluate(asked: dict[str, Any]) -> None:
 def _one(asked: dict[str, Any]) -> None:
     from telltune.data.examples import Example
     from telltune.data.task import load_task
-    from telltune.methods.protocol import Settings
+    from telltune.fitting.protocol import Settings
     from telltune.methods.registry import get_method
     from telltune.models import load_base
     from telltune.recipe import recipe_from_dict

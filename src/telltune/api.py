@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.checked_run import get_ready, get_ready_baseline, trained_method
 from telltune.data.examples import Example
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
@@ -23,20 +24,19 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
-from telltune.methods.adapter_folder import read_tell
-from telltune.methods.anchor_choice import propose_anchors, rank_anchors
-from telltune.methods.baseline_folder import load_folder
+from telltune.fitting.adapter_folder import read_tell
+from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
+from telltune.fitting.baseline_folder import load_folder
+from telltune.fitting.describe_pre_training import beforehand
+from telltune.fitting.forecast import forecast
+from telltune.fitting.learning_warnings import warnings_after
+from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.protocol import Settings
 from telltune.methods.baselines import Baseline
-from telltune.methods.beforehand import beforehand
-from telltune.methods.forecast import forecast
-from telltune.methods.learning import warnings_after
-from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import compute_dtype, load_base
-from telltune.ready import get_ready, get_ready_baseline, trained_method
+from telltune.preview import shown_examples
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
-from telltune.shown import shown_examples
 from telltune.storage import write_text
 from telltune.training.log import LOG, read_log
 from telltune.training.processes import processes
@@ -46,18 +46,18 @@ from telltune.training.speed import remember, training_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from telltune.checked_run import Ready, ReadyBaseline
     from telltune.data.checks import Finding
     from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
-    from telltune.methods.anchor_choice import Ranking
-    from telltune.methods.protocol import Predictor
-    from telltune.methods.verify import Verification
-    from telltune.ready import Ready, ReadyBaseline
+    from telltune.fitting.anchor_choice import Ranking
+    from telltune.fitting.protocol import Predictor
     from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
     from telltune.study.results import Row
-    from telltune.study.summary import Summary
+    from telltune.study.statistics.summary import Summary
+    from telltune.verify import Verification
 
 __all__ = [
     "anchor",
@@ -411,7 +411,7 @@ def verify(adapter: str | Path) -> Verification:
     Args:
         adapter: Folder of an adapter or baseline.
     """
-    from telltune.methods.verify import verify as verified
+    from telltune.verify import verify as verified
 
     return verified(Path(adapter))
 
@@ -495,7 +495,7 @@ def run_study(
         TellError: The study cannot be run, or none of its cells can.
     """
     from telltune.study.cluster import connect
-    from telltune.study.report import write_report
+    from telltune.study.report.page import write_report
     from telltune.study.runner import run_cells
     from telltune.study.spec import STUDY_FILE, load_study
 
@@ -520,7 +520,7 @@ def report(out: str | Path) -> Path:
     Raises:
         StorageError: There are no finished cells.
     """
-    from telltune.study.report import REPORT, write_report
+    from telltune.study.report.page import REPORT, write_report
 
     write_report(Path(out))
     return Path(out) / REPORT

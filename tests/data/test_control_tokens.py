@@ -13,7 +13,7 @@ from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_tokenizer
 from telltune.recipe import ModelSpec, recipe_from_dict
@@ -190,7 +190,7 @@ def test_few_shot_examples_are_text(
             prompts.extend(given)
             return [[] for _ in given]
 
-    monkeypatch.setattr("telltune.methods.protocol.make_generator", lambda *_, **__: Listener())
+    monkeypatch.setattr("telltune.fitting.protocol.make_generator", lambda *_, **__: Listener())
     checked = recipe_from_dict(recipe | {"few_shot": {"examples": 2}, "method": "few_shot"})
     base = load_base(checked.model, "fp32")
     predictor = get_method("few_shot").run(load_task(checked), None, base, Settings(checked))

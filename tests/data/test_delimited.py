@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from telltune.data import delimited
 from telltune.data.examples import Problem
-from telltune.data.readers import Row, read_rows
-from telltune.data.reading import read_examples, scan
+from telltune.data.formats import Row, read_rows
+from telltune.data.loaders import read_examples, scan
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 

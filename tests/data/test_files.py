@@ -13,7 +13,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 
 from telltune.data import files
 from telltune.data.files import files_of, left_out
-from telltune.data.reading import read_examples
+from telltune.data.loaders import read_examples
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telltune.data import json_document
 from telltune.data.json_document import json_rows
-from telltune.data.row import Fault, Row, StopReadingError
+from telltune.data.parsed_row import Fault, Row, StopReadingError
 
 
 def read(document: str | bytes) -> list[Row | Fault]:

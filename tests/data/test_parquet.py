@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from telltune.data import parquet
 from telltune.data.examples import Problem
-from telltune.data.readers import Row, read_rows
+from telltune.data.formats import Row, read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ import pytest
 
 from telltune.data.examples import Example, Message
 from telltune.data.fields import Fields
-from telltune.data.row import Number
+from telltune.data.parsed_row import Number
 from telltune.data.schemas import SCHEMAS, RowRefusedError, find_schema
 from telltune.recipe import Columns
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from telltune.data.examples import Example
-from telltune.data.reading import scan
+from telltune.data.loaders import scan
 from telltune.data.report import ReadReport
 from telltune.recipe import DataSpec
 

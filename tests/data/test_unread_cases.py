@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from telltune.data.examples import Problem
-from telltune.data.reading import read_examples, scan
+from telltune.data.loaders import read_examples, scan
 from telltune.data.report import ReadReport
 from telltune.recipe import DataSpec
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from telltune.errors import DataError
-from telltune.evaluation.continual import backward_transfer, format_validity, overall_performance
+from telltune.research.continual.scores import (
+    backward_transfer,
+    format_validity,
+    overall_performance,
+)
 
 R = np.array([[80.0, 10.0, 0.0], [60.0, 70.0, 5.0], [50.0, 75.0, 90.0]])
 

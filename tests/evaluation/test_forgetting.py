@@ -11,7 +11,7 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError
 from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
 

@@ -11,7 +11,7 @@ from victim import Left
 
 import telltune
 from telltune.errors import StorageError
-from telltune.methods import trained
+from telltune.fitting import trained_method as trained
 from telltune.study.results import Results, Row
 from telltune.training.callbacks import LogCallback
 from telltune.training.checkpoints import Checkpoints

@@ -15,14 +15,14 @@ import telltune
 from telltune.data.examples import Example, Message
 from telltune.data.task import TaskData, load_split, load_task
 from telltune.errors import RecipeError
-from telltune.methods.protocol import Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.methods.protocol import Predictor
+    from telltune.fitting.protocol import Predictor
 
 LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
 WITH_UNLABELED = ("tfidf_em", "encoder_em")

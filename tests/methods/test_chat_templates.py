@@ -15,8 +15,8 @@ import telltune
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
-from telltune.methods.adapter_folder import load_predictor
-from telltune.methods.known_model import known_model
+from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.model_info import known_model
 from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec, load_recipe
 

@@ -13,7 +13,7 @@ import pytest
 
 import telltune
 from telltune.data.task import load_split
-from telltune.methods.adapter_folder import load_predictor
+from telltune.fitting.adapter_folder import load_predictor
 from telltune.recipe import recipe_from_dict
 from telltune.training import trainer
 

@@ -13,8 +13,8 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError
+from telltune.fitting.protocol import Settings
 from telltune.methods.few_shot import calibrated
-from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from telltune.methods.protocol import Predictor
+    from telltune.fitting.protocol import Predictor
     from telltune.models import BaseModel
 
 SHAPES = ("round", "square", "flat")

@@ -12,13 +12,13 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError
+from telltune.fitting.protocol import Settings
 from telltune.methods.numbered import read_answers, say_answers
 from telltune.methods.over_prompt import (
     OVER_PROMPT,
     GroupPredictor,
     by_topic,
 )
-from telltune.methods.protocol import Settings
 from telltune.recipe import OverPromptSpec, recipe_from_dict
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 import telltune
 from telltune.data.task import load_split, load_task, unlabeled_beside
 from telltune.errors import ModelError, RecipeError
-from telltune.methods.adapter_folder import CLASSIFIER, load_predictor, read_tell
-from telltune.methods.protocol import Settings
+from telltune.fitting.adapter_folder import CLASSIFIER, load_predictor, read_tell
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import as_recipe

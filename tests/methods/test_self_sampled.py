@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.data.task import load_general, load_task
+from telltune.fitting.protocol import Settings
 from telltune.methods import self_sampled
-from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.methods.self_sampled import sample_responses
 from telltune.recipe import recipe_from_dict
@@ -104,7 +104,7 @@ def test_training_sees_the_sampled_responses(
     assert predictor.cost.general_examples == plain.cost.general_examples > 0
     # Other responses have other lengths.
     assert predictor.cost.general_tokens != plain.cost.general_tokens
-    from telltune.methods.adapter_folder import read_tell
+    from telltune.fitting.adapter_folder import read_tell
 
     assert "self-sampled" in read_tell(out)["data"]["general"]["name"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from telltune.models import threads
-from telltune.models.packing import pack, token_nll
+from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, cpu_limit, shared_cores, threads_for
 
 if TYPE_CHECKING:

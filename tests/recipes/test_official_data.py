@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from telltune.data.anchor import Anchor
-from telltune.data.reading import read_examples
+from telltune.data.loaders import read_examples
 from telltune.data.task import load_split, load_task
 from telltune.recipe import DataSpec, load_recipe
 

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from telltune.errors import DataError, RecipeError
-from telltune.methods.verify import verify
 from telltune.recipe import recipe_from_dict
 from telltune.study.compare import compare, default_methods
+from telltune.verify import verify
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_unknown_method_is_refused_before_anything_is_run_or_written(
 ):
     ran = Counter()
     monkeypatch.setattr(
-        "telltune.methods.trained.Trained.run", lambda *_, **__: ran.update(["a method"])
+        "telltune.fitting.trained_method.Trained.run", lambda *_, **__: ran.update(["a method"])
     )
     with pytest.raises(RecipeError):
         compare(recipe(), methods, out=tmp_path / "study", progress=False)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import telltune
+from telltune.cli.console import print_recommendation
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
-from telltune.methods.baseline_predictor import BaselinePredictor
-from telltune.methods.protocol import Predictor
+from telltune.fitting.baseline_predictor import BaselinePredictor
+from telltune.fitting.protocol import Predictor
 from telltune.recipe import load_recipe
 from telltune.study.recommend import (
     RECOMMENDED,
@@ -23,8 +24,7 @@ from telltune.study.recommend import (
     optimism,
     recommend,
 )
-from telltune.study.resampling import resample_runs
-from telltune.tables import print_recommendation
+from telltune.study.statistics.resampling import resample_runs
 
 
 def runs(score: float, items: int = 200) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.study.report import REPORT, write_report
+from telltune.study.report.page import REPORT, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

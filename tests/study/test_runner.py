@@ -16,7 +16,7 @@ import pytest
 
 from telltune.errors import StorageError
 from telltune.evaluation.score import Answers
-from telltune.methods.output_folder import alone
+from telltune.fitting.output_folder import alone
 from telltune.study import runner
 from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
@@ -86,7 +86,7 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
 def test_nothing_is_written_that_only_an_adapters_user_reads(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telltune.methods.trained.save_adapter", None)
+    monkeypatch.setattr("telltune.fitting.trained_method.save_adapter", None)
     rows = run_cells(cells(study, sizes=[300], seeds=[0]), FEW, tmp_path, progress=False)
     assert [row.status for row in rows] == ["done"] * 3
 

@@ -10,7 +10,7 @@ import pytest
 from telltune.api import fit, predict
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
-from telltune.methods.adapter_folder import load_predictor
+from telltune.fitting.adapter_folder import load_predictor
 from telltune.recipe import SynthesisSpec
 from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
 from telltune.synthesis import self_guide, synthesize

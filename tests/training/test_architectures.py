@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import telltune
-from telltune.methods.adapter_folder import load_predictor
+from telltune.fitting.adapter_folder import load_predictor
 from telltune.models import load_base
-from telltune.models.packing import can_pack
+from telltune.models.kernels.packing import can_pack
 from telltune.recipe import ModelSpec
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.task import load_task
-from telltune.methods.forecast import forecast
-from telltune.methods.known_model import known_model
-from telltune.methods.preparation import prepare
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.forecast import forecast
+from telltune.fitting.model_info import known_model
 from telltune.methods.registry import get_method
 from telltune.models import load_base
-from telltune.models.packing import pack
+from telltune.models.kernels.packing import pack
 from telltune.recipe import LoraSpec, ModelSpec, TrainingSpec, recipe_from_dict
 from telltune.training.adapter import add_lora
 from telltune.training.confidence import Confidence

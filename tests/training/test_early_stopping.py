@@ -11,12 +11,12 @@ import telltune
 from telltune.data.encoded import EncodedSet
 from telltune.data.task import load_split
 from telltune.errors import RecipeError
-from telltune.methods.adapter_folder import load_predictor
-from telltune.methods.preparation import plan_looks
-from telltune.methods.verify import verify
+from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.build_plan import plan_looks
 from telltune.recipe import as_recipe
 from telltune.training.early_stopping import PATIENCE, EarlyStopping
 from telltune.training.log import read_log
+from telltune.verify import verify
 
 if TYPE_CHECKING:
     from pathlib import Path

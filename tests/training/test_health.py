@@ -13,7 +13,7 @@ from telltune.data.examples import Example
 from telltune.data.mixture import Mixture
 from telltune.errors import DataError, RecipeError
 from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
-from telltune.training.work import step_places
+from telltune.training.step_flops import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ import pytest
 from transformers import TrainerCallback
 
 from telltune.data.task import load_task
-from telltune.methods import trained
-from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import prepare
-from telltune.methods.protocol import Settings
+from telltune.fitting import trained_method as trained
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import as_recipe
@@ -21,7 +21,7 @@ from telltune.training.run import TrainingOptions, train
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.methods.adapter_method import AdapterMethod
+    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.models import BaseModel
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from telltune.data.task import load_general, load_task
+from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.protocol import Predictor, Settings
 from telltune.inference.packed_engine import PackedGenerator
-from telltune.methods.adapter_folder import load_predictor
-from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import prepare
-from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
 from telltune.models import BaseModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
@@ -31,7 +31,7 @@ from telltune.training.trainer import MixtureTrainer, training_arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.methods.run_plan import RunPlan
+    from telltune.fitting.run_plan import RunPlan
 
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C

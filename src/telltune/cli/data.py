@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
+from telltune.cli.console import print_json, print_table, print_warnings
 from telltune.errors import RecipeError
-from telltune.tables import print_json, print_table, print_warnings
 
 if TYPE_CHECKING:
     from telltune.data.files import Split

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from telltune.cli.app import AsJson, app
-from telltune.tables import print_diagnosis, print_json
+from telltune.cli.console import print_diagnosis, print_json
 
 
 @app.command(
@@ -40,7 +40,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Report why a run failed: the cause, who can fix it, the evidence, and the fix."""
-    from telltune.diagnosis.command import diagnose_logs, keep_healthy, keep_past
+    from telltune.research.diagnosis.command import diagnose_logs, keep_healthy, keep_past
 
     if healthy:
         typer.echo(f"{keep_healthy(log):,} line templates are filtered from now on.")

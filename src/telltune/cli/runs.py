@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
-from telltune.tables import (
+from telltune.cli.console import (
     print_comparison,
     print_examples,
     print_json,
@@ -22,7 +22,7 @@ from telltune.tables import (
 )
 
 if TYPE_CHECKING:
-    from telltune.diagnosis.restarts import Attempt
+    from telltune.research.diagnosis.restarts import Attempt
 
 
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
@@ -77,7 +77,7 @@ def show(
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    from telltune.shown import shown_examples
+    from telltune.preview import shown_examples
 
     shown = shown_examples(loaded, number, split=split)
     if as_json:
@@ -106,7 +106,7 @@ def fit(
         _fit_with_restarts(out, restarts)
         return
     from telltune.api import fit as fitted
-    from telltune.methods.baseline_folder import is_baseline
+    from telltune.fitting.baseline_folder import is_baseline
     from telltune.training.processes import processes
 
     done = fitted(
@@ -138,7 +138,7 @@ def fit(
 
 def _fit_with_restarts(out: Path, restarts: int) -> None:
     """Run the same command without `--restarts` in subprocesses, and restart it if it fails."""
-    from telltune.diagnosis.restarts import run_with_restarts
+    from telltune.research.diagnosis.restarts import run_with_restarts
 
     def tell(attempt: Attempt, number: int) -> None:
         assert attempt.diagnosis is not None  # `on_restart` is called after failures.
@@ -193,7 +193,7 @@ def evaluate(
 ) -> None:
     """Score an adapter or baseline on held-out items, with confidence intervals."""
     from telltune.api import evaluate as evaluated
-    from telltune.methods.adapter_folder import read_tell
+    from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if recipe is not None:
@@ -252,7 +252,7 @@ def predict(
     from telltune.data.prompts import read_prompts
     from telltune.data.writing import check_writable, json_line, write_rows
     from telltune.errors import RecipeError
-    from telltune.methods.adapter_folder import read_tell
+    from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):

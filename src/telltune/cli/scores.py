@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, app
-from telltune.tables import print_json, print_scores
+from telltune.cli.console import print_json, print_scores
 
 if TYPE_CHECKING:
     from telltune.recipe import Recipe

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from telltune.cli.app import AsJson, app
-from telltune.tables import print_json, print_stream
+from telltune.cli.console import print_json, print_stream
 
 
 @app.command(
@@ -26,7 +26,7 @@ def cascade(
     as_json: AsJson = False,
 ) -> None:
     """Answer each input with the cheapest sufficient model, and learn from the largest."""
-    from telltune.streams.stream import DECISIONS, run_stream
+    from telltune.research.streams.stream import DECISIONS, run_stream
 
     report = run_stream(file, stream, out, progress=not as_json)
     if as_json:

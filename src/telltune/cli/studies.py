@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
-from telltune.tables import (
+from telltune.cli.console import (
     print_continual,
     print_json,
     print_quanta,
@@ -73,7 +73,7 @@ def continual(
     as_json: AsJson = False,
 ) -> None:
     """Learn tasks one after another, and report what is forgotten of earlier ones (TRACE)."""
-    from telltune.study.continual import run_continual
+    from telltune.research.continual.course import run_continual
 
     report = run_continual(order, out, progress=not as_json)
     if as_json:
@@ -162,7 +162,7 @@ def quanta(
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    from telltune.study.quanta import quanta as found
+    from telltune.research.quanta.analysis import quanta as found
 
     report = found(
         loaded,

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from telltune.data.row import (
+from telltune.data.parsed_row import (
     MAX_ROW_BYTES,
     TOO_LONG,
     Fault,

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from telltune.data.row import Number
+from telltune.data.parsed_row import Number
 from telltune.errors import shown
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from telltune.data.opening import check_regular
-from telltune.data.readers import DELIMITED, SUFFIXES, format_of
-from telltune.data.row import MAX_ROW_BYTES
+from telltune.data.formats import DELIMITED, SUFFIXES, format_of
+from telltune.data.parsed_row import MAX_ROW_BYTES
+from telltune.data.safe_open import check_regular
 from telltune.errors import DataError, shown
 
 if TYPE_CHECKING:

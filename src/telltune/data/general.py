@@ -11,7 +11,7 @@ from telltune.data.contents import Contents, contents_of
 from telltune.data.embedded import data_folder, embedded_general
 from telltune.data.files import files_of
 from telltune.data.fingerprint import code_hash, file_hash
-from telltune.data.reading import scan, stream_examples
+from telltune.data.loaders import scan, stream_examples
 from telltune.data.report import ReadReport
 from telltune.storage import cache_folder, read_cached_json, write_json
 

@@ -11,7 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from telltune.data.row import (
+from telltune.data.parsed_row import (
     BOM,
     MAX_ROW_BYTES,
     TOO_DEEP,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from telltune.data.row import Row
+    from telltune.data.parsed_row import Row
 
 __all__ = ["json_rows"]
 

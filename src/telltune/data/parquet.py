@@ -14,7 +14,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from telltune.data.row import MAX_ROW_BYTES, TOO_LONG, Fault, Number, Row, StopReadingError
+from telltune.data.parsed_row import MAX_ROW_BYTES, TOO_LONG, Fault, Number, Row, StopReadingError
 from telltune.errors import shown
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields, is_blank
-from telltune.data.readers import Row, format_of, read_rows, stem_of
-from telltune.data.reading import Table, tables
+from telltune.data.formats import Row, format_of, read_rows, stem_of
+from telltune.data.loaders import Table, tables
 from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
 from telltune.data.turns import asks
 from telltune.errors import DataError

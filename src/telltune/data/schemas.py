@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from telltune.data.examples import Example, Message
 from telltune.data.fields import Fields, RowRefusedError, Values, is_number, listed
 from telltune.data.options import OPTION_KEYS, read_options
-from telltune.data.row import Number
+from telltune.data.parsed_row import Number
 from telltune.data.turns import MEDIA, Turn, check_order, read_history, read_turns, reasoning_of
 from telltune.errors import shown
 

@@ -15,9 +15,9 @@ from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.files import Split
 from telltune.data.general import EMBEDDED, GeneralData
+from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
 from telltune.data.prompts import scan_unlabeled
-from telltune.data.reading import read_examples, stream_examples
 from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
 

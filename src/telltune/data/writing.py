@@ -9,9 +9,9 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.formats import DELIMITED
 from telltune.data.parquet import as_spelled
-from telltune.data.readers import DELIMITED
-from telltune.data.row import Number
+from telltune.data.parsed_row import Number
 from telltune.errors import StorageError
 from telltune.storage import write_bytes
 

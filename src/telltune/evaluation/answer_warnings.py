@@ -13,8 +13,8 @@ from telltune.data.encoding_cache import EncodingCache
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.evaluation.text import fold
-from telltune.inference.label_names import label_key
-from telltune.methods.preparation import answer_budget
+from telltune.fitting.build_plan import answer_budget
+from telltune.inference.label_matching import label_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from telltune.data.tokenizer import KnownTokenizer
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.methods.protocol import Predictor
-    from telltune.methods.run_plan import RunPlan
+    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 
 __all__ = ["answer_warnings", "data_warnings", "scoring_warnings", "warnings_before_training"]

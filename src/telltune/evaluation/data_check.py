@@ -13,8 +13,8 @@ from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
 from telltune.data.files import left_out
 from telltune.data.general import scan_general
+from telltune.data.loaders import scan
 from telltune.data.prompts import scan_unlabeled
-from telltune.data.reading import scan
 from telltune.data.report import ReadReport
 from telltune.data.task import REST, named_data
 from telltune.errors import DataError

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.methods.protocol import Predictor
+    from telltune.fitting.protocol import Predictor
 
 __all__ = ["Aside", "held_out_general", "measure_aside", "task_format"]
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from telltune.data.embedded import embedded_task
 from telltune.data.files import files_of
-from telltune.data.reading import scan
+from telltune.data.loaders import scan
 from telltune.data.task import named_data
 from telltune.errors import RecipeError, TellError
 from telltune.evaluation.score import check_metrics
-from telltune.methods.preparation import check_needs
+from telltune.fitting.build_plan import check_needs
 from telltune.methods.registry import get_method
 from telltune.models import check_named
 

@@ -17,7 +17,7 @@ from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
-from telltune.methods.model_card import record_scores
+from telltune.fitting.model_card import record_scores
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.methods.protocol import Predictor
+    from telltune.fitting.protocol import Predictor
 
 __all__ = [
     "PERPLEXITY",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from telltune.models.attention import NoLayoutError
-from telltune.models.blocks import CHUNK
-from telltune.models.layout import visible
+from telltune.models.kernels.attention import NoLayoutError
+from telltune.models.kernels.blocks import CHUNK
+from telltune.models.kernels.layout import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from telltune.errors import RecipeError
-from telltune.inference.label_names import label_key
+from telltune.inference.label_matching import label_key
 from telltune.inference.packed_engine import shared_length
-from telltune.models.attention import packed_attention
-from telltune.models.layout import Layout, Segment
-from telltune.models.lora import FusedLora
-from telltune.models.packing import LEAST_SHARED, can_pack, pack, token_nll
+from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.layout import Layout, Segment
+from telltune.models.kernels.lora import FusedLora
+from telltune.models.kernels.packing import LEAST_SHARED, can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:

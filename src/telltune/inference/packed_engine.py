@@ -16,11 +16,11 @@ import torch
 
 from telltune.inference.key_values import KeyValues, attend
 from telltune.inference.sampling import choose
-from telltune.models.attention import agrees, attention, tried_once
-from telltune.models.decoder_layers import QuickLayers
-from telltune.models.norms import QuickNorms
-from telltune.models.packing import LEAST_SHARED
-from telltune.models.prepacked import Prepacked
+from telltune.models.kernels.attention import agrees, attention, tried_once
+from telltune.models.kernels.decoder_layers import QuickLayers
+from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.packing import LEAST_SHARED
+from telltune.models.kernels.prepacked import Prepacked
 from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from telltune.models.attention import packed_attention
-from telltune.models.lora import FusedLora
-from telltune.models.packing import can_pack, pack, token_nll
+from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.lora import FusedLora
+from telltune.models.kernels.packing import can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.errors import RecipeError
+from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.protocol import Predictor
 from telltune.inference.labels import closed_set
-from telltune.methods.preparation import answer_budget
-from telltune.methods.protocol import Predictor
 
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
-    from telltune.methods.protocol import Settings
+    from telltune.fitting.protocol import Settings
     from telltune.models import BaseModel
 
 __all__ = ["BASE", "BASE_ANCHOR"]

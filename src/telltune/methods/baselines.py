@@ -15,10 +15,10 @@ from telltune.classifiers.features import StateFeatures, learn_features, prompt_
 from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, unlabeled_beside, within
+from telltune.fitting.baseline_folder import save_baseline
+from telltune.fitting.baseline_predictor import BaselinePredictor
+from telltune.fitting.protocol import Cost
 from telltune.inference.labels import closed_set, need_labels
-from telltune.methods.baseline_folder import save_baseline
-from telltune.methods.baseline_predictor import BaselinePredictor
-from telltune.methods.protocol import Cost
 from telltune.valuation.embeddings import is_installed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.methods.protocol import Settings
+    from telltune.fitting.protocol import Settings
     from telltune.models import BaseModel
     from telltune.recipe import Recipe
 

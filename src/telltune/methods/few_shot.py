@@ -20,9 +20,9 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, as_turns, behind
 from telltune.data.task import within
 from telltune.errors import DataError
+from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.protocol import Cost, Predictor
 from telltune.inference.labels import closed_set, label_nll, need_labels
-from telltune.methods.preparation import answer_budget
-from telltune.methods.protocol import Cost, Predictor
 from telltune.models import context_length
 from telltune.valuation.embeddings import embed
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Message
     from telltune.data.task import GeneralData, TaskData
-    from telltune.methods.protocol import Settings
+    from telltune.fitting.protocol import Settings
     from telltune.models import BaseModel
 
 __all__ = ["FEW_SHOT", "FEW_SHOT_CALIBRATED", "FEW_SHOT_NEAREST", "FewShot", "calibrated"]

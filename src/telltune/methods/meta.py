@@ -1,6 +1,6 @@
 """Adaptation from meta-learned initial weights (arXiv 2303.02841, after 1908.10423)."""
 
-from telltune.methods.trained import Trained
+from telltune.fitting.trained_method import Trained
 
 __all__ = ["META", "TELL_META"]
 

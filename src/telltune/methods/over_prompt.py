@@ -18,11 +18,11 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, as_turns, behind
 from telltune.data.task import within
 from telltune.errors import DataError, RecipeError
+from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.protocol import Cost, Predictor
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
 from telltune.methods.numbered import ask_group, read_answers, say_answers
-from telltune.methods.preparation import answer_budget
-from telltune.methods.protocol import Cost, Predictor
 from telltune.models import context_length
 from telltune.recipe import OverPromptSpec
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.data.task import GeneralData, TaskData
-    from telltune.methods.protocol import Settings
+    from telltune.fitting.protocol import Settings
     from telltune.models import BaseModel
 
 __all__ = ["OVER_PROMPT", "GroupPredictor", "Usage"]

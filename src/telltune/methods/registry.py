@@ -19,15 +19,15 @@ from telltune.methods.baselines import (
 from telltune.methods.few_shot import FEW_SHOT, FEW_SHOT_CALIBRATED, FEW_SHOT_NEAREST
 from telltune.methods.meta import META, TELL_META
 from telltune.methods.over_prompt import OVER_PROMPT
-from telltune.methods.reasoned import RCL
+from telltune.methods.rcl import RCL
 from telltune.methods.self_guide import SELF_GUIDE
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED
 from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PRODUCT, SFT_PSEUDO_LABEL
 from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
-from telltune.methods.valued import TELL_VALUED
+from telltune.methods.tell_variants import TELL_VALUED
 
 if TYPE_CHECKING:
-    from telltune.methods.protocol import Method
+    from telltune.fitting.protocol import Method
 
 __all__ = ["get_method", "method_names"]
 

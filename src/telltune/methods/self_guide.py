@@ -3,7 +3,7 @@
 The demonstrations stay in the prompt during and after training. The anchor is the instruction.
 """
 
-from telltune.methods.trained import Trained
+from telltune.fitting.trained_method import Trained
 
 __all__ = ["SELF_GUIDE"]
 

@@ -19,11 +19,11 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.general import GeneralData
 from telltune.errors import RecipeError
+from telltune.fitting.build_plan import longest_example, prepare
+from telltune.fitting.general_choice import first_drawn
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.trained_method import Trained
 from telltune.inference.texts import sample_texts
-from telltune.methods.general_choice import first_drawn
-from telltune.methods.known_model import KnownModel
-from telltune.methods.preparation import longest_example, prepare
-from telltune.methods.trained import Trained
 from telltune.storage import cache_folder, write_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.task import TaskData
-    from telltune.methods.protocol import Predictor, Settings
+    from telltune.fitting.protocol import Predictor, Settings
     from telltune.models import BaseModel
 
 __all__ = ["TELL_SELF_SAMPLED", "sample_responses"]

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on the task data alone, and its variants."""
 
-from telltune.methods.trained import Trained
+from telltune.fitting.trained_method import Trained
 
 __all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS", "SFT_PRODUCT", "SFT_PSEUDO_LABEL"]
 

@@ -3,7 +3,7 @@
 The other methods are its controls, each without one part of TELL.
 """
 
-from telltune.methods.trained import Trained
+from telltune.fitting.trained_method import Trained
 from telltune.recipe import Order
 
 __all__ = ["GENERAL_ONLY", "MIX", "TELL", "TELL_ORDERS"]

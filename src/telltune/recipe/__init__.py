@@ -1,7 +1,15 @@
 """Typed and validated recipe of a run, read from and written to YAML."""
 
-from telltune.recipe.mistakes import explain
-from telltune.recipe.reading import (
+from telltune.recipe.data_selection import (
+    ConfidenceSpec,
+    GeneralChoiceSpec,
+    MetaSpec,
+    ProductSpec,
+    PseudoLabelSpec,
+    SelectionSpec,
+    SynthesisSpec,
+)
+from telltune.recipe.loading import (
     AnyRecipe,
     as_recipe,
     columns_from_text,
@@ -29,15 +37,7 @@ from telltune.recipe.schema import (
     TrainingSpec,
     as_number,
 )
-from telltune.recipe.worth import (
-    ConfidenceSpec,
-    GeneralChoiceSpec,
-    MetaSpec,
-    ProductSpec,
-    PseudoLabelSpec,
-    SelectionSpec,
-    SynthesisSpec,
-)
+from telltune.recipe.validation_messages import explain
 
 __all__ = [
     "AnchorSpec",

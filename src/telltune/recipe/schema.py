@@ -17,9 +17,8 @@ from pydantic import (
     field_validator,
 )
 
-from telltune.recipe.mistakes import NUMBER
-from telltune.recipe.part import Part, short
-from telltune.recipe.worth import (
+from telltune.recipe.base import Part, short
+from telltune.recipe.data_selection import (
     ConfidenceSpec,
     GeneralChoiceSpec,
     MetaSpec,
@@ -28,6 +27,7 @@ from telltune.recipe.worth import (
     SelectionSpec,
     SynthesisSpec,
 )
+from telltune.recipe.validation_messages import NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

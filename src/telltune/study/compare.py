@@ -22,19 +22,19 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
+from telltune.fitting.build_plan import prepare, reach
+from telltune.fitting.model_info import known_model
+from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.protocol import Settings
+from telltune.fitting.trained_method import Trained
 from telltune.methods.baselines import Baseline, suitable_baselines
 from telltune.methods.few_shot import FewShot
-from telltune.methods.known_model import known_model
-from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.preparation import prepare, reach
-from telltune.methods.protocol import Settings
 from telltune.methods.registry import get_method
-from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
-from telltune.study.significance import compare_runs
 from telltune.study.spec import ForgettingSpec
+from telltune.study.statistics.significance import compare_runs
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.evaluation.registry import Scored
-    from telltune.methods.protocol import Method
+    from telltune.fitting.protocol import Method
     from telltune.recipe import AnyRecipe, Recipe
 
 __all__ = ["Row", "compare", "default_methods"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import load_task
-from telltune.methods.output_folder import alone, claim, record_recipe
-from telltune.methods.selection import usable
+from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.selection import usable
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, as_recipe
 from telltune.storage import write_json, write_text

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_task
 from telltune.errors import TellError
-from telltune.methods.forecast import forecast
-from telltune.methods.known_model import known_model
-from telltune.methods.preparation import prepare
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.forecast import forecast
+from telltune.fitting.model_info import known_model
+from telltune.fitting.trained_method import Trained
 from telltune.methods.registry import get_method
-from telltune.methods.trained import Trained
 from telltune.study.results import Results, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.methods.known_model import KnownModel
+    from telltune.fitting.model_info import KnownModel
     from telltune.study.spec import Cell
 
 __all__ = ["PlannedCell", "plan_cells"]

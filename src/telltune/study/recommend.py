@@ -13,16 +13,16 @@ from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.model_info import known_model
+from telltune.fitting.trained_method import Trained
 from telltune.methods.baselines import suitable_baselines
-from telltune.methods.known_model import known_model
-from telltune.methods.preparation import prepare
 from telltune.methods.registry import get_method
-from telltune.methods.trained import Trained
 from telltune.recipe import as_recipe
 from telltune.storage import write_json, write_text
-from telltune.study.resampling import resample_runs
 from telltune.study.search import Search, search
-from telltune.study.summary import scored_run
+from telltune.study.statistics.resampling import resample_runs
+from telltune.study.statistics.summary import scored_run
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.evaluation.registry import Floats
     from telltune.recipe import AnyRecipe, Recipe, TaskSpec
-    from telltune.study.resampling import Runs
     from telltune.study.results import Row
+    from telltune.study.statistics.resampling import Runs
 
 __all__ = ["RECOMMENDED", "Estimate", "Recommendation", "gain_of_more", "optimism", "recommend"]
 

@@ -24,14 +24,14 @@ from telltune.evaluation.score import (
     check_metrics,
     write_predictions,
 )
+from telltune.fitting.adapter_folder import versions
+from telltune.fitting.build_plan import prepare, reach
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.output_folder import alone
+from telltune.fitting.protocol import Predictor, Settings
+from telltune.fitting.trained_method import Trained
 from telltune.masking import masked
-from telltune.methods.adapter_folder import versions
-from telltune.methods.known_model import KnownModel
-from telltune.methods.output_folder import alone
-from telltune.methods.preparation import prepare, reach
-from telltune.methods.protocol import Predictor, Settings
 from telltune.methods.registry import get_method
-from telltune.methods.trained import Trained
 from telltune.models import load_base
 from telltune.storage import write_text
 from telltune.study.durations import expected_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from telltune.inference.label_names import read_label, same_text
+from telltune.inference.label_matching import read_label, same_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

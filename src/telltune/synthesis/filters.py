@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
-from telltune.inference.label_names import same_text, words
+from telltune.inference.label_matching import same_text, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

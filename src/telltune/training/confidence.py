@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.models.packing import PackedBatch
+    from telltune.models.kernels.packing import PackedBatch
 
 __all__ = ["Confidence", "scaled_prompts"]
 

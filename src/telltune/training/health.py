@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
 from telltune.training.log import read_log
-from telltune.training.work import step_places
+from telltune.training.step_flops import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

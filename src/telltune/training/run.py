@@ -25,7 +25,7 @@ from telltune.training.log import LOG
 from telltune.training.processes import processes
 from telltune.training.progress import bar
 from telltune.training.speed import learn
-from telltune.training.work import sampled_steps
+from telltune.training.step_flops import sampled_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from telltune.errors import StorageError
 from telltune.models import compute_dtype
 from telltune.storage import cache_folder, read_cached_json, write_json
-from telltune.training.work import flop, step_work
+from telltune.training.step_flops import flop, step_work
 from telltune.version import VERSION
 
 if TYPE_CHECKING:

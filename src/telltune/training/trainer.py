@@ -22,11 +22,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
-from telltune.models.attention import packed_attention
-from telltune.models.cut_loss import cut_loss
-from telltune.models.lora import FusedLora
-from telltune.models.norms import QuickNorms
-from telltune.models.packing import PackedBatch, can_pack, pack, token_nll
+from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.cut_loss import cut_loss
+from telltune.models.kernels.lora import FusedLora
+from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes

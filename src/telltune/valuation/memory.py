@@ -21,7 +21,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
-from telltune.inference.label_names import names, words
+from telltune.inference.label_matching import names, words
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.progress import bar

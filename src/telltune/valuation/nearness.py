@@ -14,12 +14,12 @@ import numpy as np
 
 from telltune.data.encoding import Encoder
 from telltune.models import context_length
-from telltune.models.packing import pack, token_nll
+from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.training.adapter import add_lora, borrowing
 from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
-from telltune.valuation.quanta_gradients import GradientSketch, gradient_weights
+from telltune.valuation.gradient_sketch import GradientSketch, gradient_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

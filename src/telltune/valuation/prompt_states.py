@@ -12,9 +12,9 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.inference.packed_engine import shared_length
 from telltune.models import context_length
-from telltune.models.attention import packed_attention
-from telltune.models.layout import Layout, Segment
-from telltune.models.packing import can_pack
+from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.layout import Layout, Segment
+from telltune.models.kernels.packing import can_pack
 from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.general_choice import choice_examples
+from telltune.data.embedded.general_multiple_choice import choice_examples
 from telltune.data.embedded.general_prose import prose_examples
 from telltune.data.embedded.general_reading import reading_examples
 

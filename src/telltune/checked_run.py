@@ -1,0 +1,165 @@
+"""Preparation of a run without model weights: checked data and settings, with warnings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.files import left_out
+from telltune.data.task import load_general, load_task, named_data, unlabeled_beside
+from telltune.errors import RecipeError
+from telltune.evaluation.answer_warnings import data_warnings, warnings_before_training
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.recipe_check import check_recipe
+from telltune.evaluation.score import check_metrics
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.learning_warnings import warnings_before
+from telltune.fitting.model_info import known_model
+from telltune.fitting.protocol import check_labels
+from telltune.fitting.trained_method import Trained
+from telltune.inference.labels import closed_set
+from telltune.methods.registry import get_method
+from telltune.models import layers_left_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
+    from telltune.fitting.model_info import KnownModel
+    from telltune.fitting.run_plan import RunPlan
+    from telltune.methods.baselines import Baseline, BaselineData
+    from telltune.models import ModelShape
+    from telltune.recipe import Recipe
+
+__all__ = ["Ready", "ReadyBaseline", "get_ready", "get_ready_baseline", "trained_method"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that a run needs except the model's weights.
+
+    Attributes:
+        method: Method of the recipe.
+        task: Training and dev data of the task.
+        general: General data; None if the method mixes none.
+        shape: Sizes of the base model.
+        prepared: Plan and encoded data for training.
+        unlabeled: Number of unlabeled inputs in addition to the training examples.
+        seconds: Time of loading and encoding in seconds.
+        answers: Metrics and labels derived from the answers of all splits.
+        warnings: Warnings for the user before training, one sentence each.
+    """
+
+    method: Trained
+    task: TaskData
+    general: GeneralData | None
+    shape: ModelShape
+    prepared: RunPlan
+    unlabeled: int
+    seconds: float
+    answers: TaskAnswers
+    warnings: tuple[str, ...]
+
+
+def get_ready(recipe: Recipe) -> Ready:
+    """Load, check and encode the training data of a run.
+
+    Raises:
+        TellError: The run would stop before its first step.
+    """
+    began = time.perf_counter()
+    check_recipe(recipe)
+    method = trained_method(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    general = load_general(recipe) if method.mixes else None
+    model = known_model(recipe.model)
+    prepared = prepare(method, task, general, model, recipe)
+    trained_on = task.train[: prepared.counts.task_examples]
+    check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
+    seconds = time.perf_counter() - began
+    answers = task_answers(recipe, task)
+    warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *answers.notes,
+        *(general.warnings if general else ()),
+        *_layer_warnings(model, recipe),
+        *prepared.warnings,
+        *warnings_before(prepared),
+        *warnings_before_training(recipe, answers, prepared, model.tokenizer),
+    )
+    unlabeled = len(unlabeled_beside(task, trained_on))
+    return Ready(
+        method, task, general, model.shape, prepared, unlabeled, seconds, answers, warnings
+    )
+
+
+@dataclass(frozen=True)
+class ReadyBaseline:
+    """Everything that the fit of a baseline needs.
+
+    Attributes:
+        method: Method of the recipe.
+        task: Training and dev data of the task.
+        tokenizer: Tokenizer of the base model, which counts tokens.
+        data: Training data of the baseline.
+        warnings: Warnings for the user before the fit, one sentence each.
+    """
+
+    method: Baseline
+    task: TaskData
+    tokenizer: PreTrainedTokenizerBase
+    data: BaselineData
+    warnings: tuple[str, ...]
+
+
+def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
+    """Load and check the training data of a baseline.
+
+    Args:
+        recipe: Recipe of the fit.
+        method: Method of the recipe.
+
+    Raises:
+        TellError: The fit cannot start.
+    """
+    check_recipe(recipe)
+    task = load_task(recipe)
+    check_metrics(task.metrics)
+    tokenizer = known_model(recipe.model).tokenizer.load()
+    data = method.data(task, tokenizer, recipe)
+    answers = task_answers(recipe, task)
+    warnings = (
+        *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
+        *task.warnings,
+        *answers.notes,
+        *data_warnings(answers, len(data.labeled)),
+    )
+    return ReadyBaseline(method, task, tokenizer, data, warnings)
+
+
+def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
+    """Return a warning that names the layers without an adapter, if there are any."""
+    if model.layers is None or recipe.training.full_parameters:
+        return ()
+    told = layers_left_out(model.layers, recipe.lora.target_modules)
+    return () if told is None else (told,)
+
+
+def trained_method(recipe: Recipe) -> Trained:
+    """Return the recipe's method, which must be a trained one.
+
+    Raises:
+        RecipeError: The method trains nothing.
+    """
+    method = get_method(recipe.method)
+    if not isinstance(method, Trained):
+        raise RecipeError(
+            f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
+            "`tell compare` can score it."
+        )
+    return method

@@ -1,0 +1,422 @@
+"""Output of the command line: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from telltune.preview import Shown
+    from telltune.research.continual.page import ContinualReport
+    from telltune.research.quanta.report import QuantaReport
+    from telltune.research.streams.page import StreamReport
+    from telltune.study.compare import Row as CompareRow
+    from telltune.study.example_scores import ExampleScores
+    from telltune.study.recommend import Recommendation
+    from telltune.study.statistics.summary import Summary
+
+__all__ = [
+    "print_comparison",
+    "print_continual",
+    "print_diagnosis",
+    "print_examples",
+    "print_json",
+    "print_plan",
+    "print_quanta",
+    "print_recommendation",
+    "print_scores",
+    "print_stream",
+    "print_study",
+    "print_study_plan",
+    "print_table",
+    "print_warnings",
+    "print_warnings_of",
+]
+
+
+def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Print one JSON value on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_plan(values: dict[str, Any]) -> None:
+    """Print the result of `telltune.plan`."""
+    task = ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens")
+    inputs = values["unlabeled_examples"]
+    unlabeled = [("unlabeled", f"{inputs:,} inputs")] if inputs else []
+    if not values["trained_tokens"]:
+        labels = len(values["labels"])
+        rows = [
+            ("method", f"{values['method']} on {values['task']}"),
+            task,
+            *unlabeled,
+            ("answers", f"{labels} labels" if labels else "answers of the examples"),
+            ("training", "none: a baseline only fits a small classifier"),
+        ]
+        print_table("Plan", ("", ""), rows)
+        print_warnings(values["warnings"])
+        return
+    seconds = values["estimated_seconds"]
+    time = (
+        "not known yet; `tell plan` measures it"
+        if seconds is None
+        else f"about {seconds / 60:,.1f} minutes"
+    )
+    ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
+    rate = f"{values['learning_rate']:g}"
+
+    def chosen(key: str) -> str:
+        return " (auto)" if key in values["auto"] else ""
+
+    rows = [
+        ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
+        task,
+        *unlabeled,
+        (
+            "general",
+            f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
+        ),
+        ("passes", f"{values['passes']}{chosen('mixture.passes')}"),
+        ("learning rate", f"{rate}{chosen('training.learning_rate')}, {values['schedule']}"),
+        ("batch size", f"{values['batch_size']}{chosen('training.batch_size')}"),
+        ("optimizer steps", f"{values['optimizer_steps']:,}"),
+        (
+            "tokens to train",
+            f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
+        ),
+        ("time", time),
+        ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
+    ]
+    dev = values["dev_examples"]
+    early = [("early stopping", f"{dev:,} dev examples, scored during the run")] if dev else []
+    print_table("Plan", ("", ""), [*rows, *early])
+    if values["before_training"]:
+        first = "; ".join(values["before_training"])
+        typer.echo(f"Before training, and not counted above: {first}.", err=True)
+    if values["truncated"]:
+        shown = ", ".join(values["truncated"][:5])
+        typer.echo(f"{len(values['truncated'])} examples will be truncated: {shown} …", err=True)
+    print_warnings(values["warnings"])
+
+
+def print_examples(shown: Sequence[Shown]) -> None:
+    """Print examples as the model sees them.
+
+    The text that carries loss is green. If the output is not a terminal, it is between [[ and ]].
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    opening, closing = ("", "") if console.is_terminal else ("[[", "]]")
+    for i, one in enumerate(shown):
+        tokens = f"{len(one.input_ids)} tokens, {sum(one.loss_mask)} with loss"
+        where = one.origin or one.source
+        console.print(Text(f"{i + 1}. {where}: {tokens}", "bold"))
+        response = Text(f"{opening}{one.response}{closing}", "green")
+        console.print(Text(one.prompt) + response, end="\n\n")
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print each warning on one line of standard error."""
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+
+
+def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Print each warning once on standard error, with the names of all rows that have it.
+
+    Args:
+        rows: Name and warnings of each row.
+    """
+    told: dict[str, list[str]] = {}
+    for name, warnings in rows:
+        for warning in warnings:
+            told.setdefault(warning, []).append(name)
+    print_warnings(f"{', '.join(names)}: {warning}" for warning, names in told.items())
+
+
+def print_study_plan(values: dict[str, Any]) -> None:
+    """Print the result of `telltune.plan_study`."""
+
+    def hours(seconds: float | None) -> str:
+        if seconds is None:
+            return "not known before a first run on this machine"
+        return (
+            f"about {seconds / 3600:,.1f} hours" if seconds > 5400 else f"{seconds / 60:,.1f} min"
+        )
+
+    rows = [
+        ("cells", f"{values['cells']:,}, {values['finished']:,} of them finished"),
+        ("tokens to train", f"{values['trained_tokens']:,}"),
+        ("training", hours(values["training_seconds"])),
+        ("answering", hours(values["answering_seconds"])),
+    ]
+    print_table("Study", ("", ""), rows)
+    for problem in values["problems"]:
+        typer.echo(f"{problem['cell']} cannot run: {problem['reason']}", err=True)
+
+
+def print_study(summary: Summary) -> None:
+    """Print each method at each size, compared with SFT + anchor."""
+    against: dict[tuple[Any, ...], str] = {
+        (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
+        for c in summary.comparisons
+        if c.against == "sft_anchor"
+    }
+    saved: dict[tuple[Any, ...], str] = {
+        (s.task, s.size, s.name, s.leverage_ratio): s.text
+        for s in summary.saved
+        if s.against == "sft_anchor"
+    }
+    rows = []
+    for p in summary.points:
+        cell = (p.task, p.size, p.name, p.leverage_ratio)
+        rows.append(
+            (
+                p.task,
+                p.name,
+                f"{p.task_tokens:,.0f}",
+                f"{p.general_tokens:,.0f}",
+                f"{p.score:.1f}",
+                f"{p.low:.1f} to {p.high:.1f}",
+                f"{p.seeds}",
+                against.get(cell, ""),
+                saved.get(cell, ""),
+            )
+        )
+    heads = ("task", "method", "task tokens", "general tokens", "score", "interval", "seeds")
+    print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
+
+
+def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
+    """Print each method's score and difference from SFT, then its forgetting and cost.
+
+    Each of the two tables fits a terminal of 80 columns.
+    """
+    scores, beside = [], []
+    unlabeled = ["unlabeled"] if any(row.unlabeled_examples for row in rows) else []
+    for row in rows:
+        against = ""
+        if row.difference is not None:
+            against = (
+                f"{row.difference:+.1f} ({row.difference_low:+.1f} to {row.difference_high:+.1f})"
+            )
+        scores.append((row.method, f"{row.score:.1f}", f"{row.low:.1f} to {row.high:.1f}", against))
+        beside.append(
+            (
+                row.method,
+                "" if row.general_loss is None else f"{row.general_loss:.2f}",
+                "" if row.leakage is None else f"{row.leakage:.0%}",
+                f"{row.task_tokens:,}",
+                *([f"{row.unlabeled_examples:,}"] if unlabeled else []),
+                f"{row.general_tokens:,}",
+                f"{row.seconds:,.0f}",
+            )
+        )
+    title = f"{rows[0].items} test items, {rows[0].metric}"
+    _print_told(title, ("method", "score", f"{confidence:.0%} interval", "against sft"), scores)
+    counts = ("task tokens", *unlabeled, "general tokens", "seconds")
+    heads = ("method", "general loss", "leakage", *counts)
+    _print_told("Forgetting and cost", heads, beside)
+
+
+def print_recommendation(found: Recommendation) -> None:
+    """Print the recommended recipe, its expected score, and comparisons with other methods."""
+    rows = [
+        ("run", found.name),
+        *(
+            []
+            if found.trains
+            else [("training", "not needed: no trained method is clearly better")]
+        ),
+        ("expected", f"{found.metric} {found.expected}, 95% interval, on items like the dev items"),
+    ]
+    rows += [
+        (f"against {name}", f"{by.value:+.1f} ({by.low:+.1f} to {by.high:+.1f})")
+        for name, by in found.rivals.items()
+    ]
+    tied = [name for name, by in found.rivals.items() if by.low <= 0]
+    if tied:
+        rows.append(("not clearly worse", "; ".join(tied)))
+    rows += [(f"{name}: forgetting", _beside(told)) for name, told in found.beside.items() if told]
+    if found.more_examples is not None:
+        gain = found.more_examples
+        rows.append(
+            ("100 more examples", f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
+        )
+    title = (
+        f"Recommended after {found.tried} settings and {found.seconds / 60:,.0f} minutes, by "
+        f"{found.items} dev items"
+    )
+    print_table(title, ("", ""), rows)
+    print_warnings(found.warnings)
+
+
+def _beside(told: dict[str, float]) -> str:
+    before, after = told["general_nll_before"], told["general_nll_after"]
+    leaks = "leakage_after" in told
+    leakage = f", {told['leakage_after']:.0%} of general prompts answered in the task's format"
+    return f"general loss {before:.2f} to {after:.2f}{leakage if leaks else ''}"
+
+
+def print_scores(scores: ExampleScores) -> None:
+    """Print a summary of example scores and the examples with the lowest scores."""
+    column, title = {
+        "pvi": ("pvi", "Lowest PVI: hard or mislabeled examples"),
+        "memory": ("recall", "Lowest recall: examples the model knows least"),
+    }[scores.by]
+    rows = [
+        (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row[column]:.2f}")
+        for row in scores.hardest
+    ]
+    print_table(title, ("where", "prompt", "completion", column), rows)
+    told = scores.told
+    if scores.by == "pvi":
+        said = (
+            f"{told['information']:.2f} bits of information per example "
+            f"({told['information_per_token']:.2f} per token), {told['negative']:.0f} below zero"
+        )
+    else:
+        levels = [f"{n:.0f} at level {name[-1]}" for name, n in told.items() if "level" in name]
+        said = f"answer in {told['recall']:.0%} of the completions: {', '.join(levels)}"
+    typer.echo(f"{scores.examples} examples, {said}.")
+
+
+def _short(text: str, longest: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def print_stream(report: StreamReport) -> None:
+    """Print which levels answered a stream, and at what cost."""
+    rows = [
+        (level, f"{count:,}", f"{count / max(report.inputs, 1):.1%}")
+        for level, count in sorted(report.by.items(), key=lambda pair: -pair[1])
+    ]
+    print_table("Answered by", ("level", "inputs", "share"), rows)
+    right = "" if report.accuracy is None else f", {report.accuracy:.1f}% correct"
+    typer.echo(
+        f"{report.inputs:,} inputs{right}; {report.top_calls:,} calls of the top model "
+        f"({report.saved:.1%} saved, {report.tokens:,} tokens), {report.seconds:,.1f} s in total."
+    )
+    for what, counts in (
+        ("without a label from the top model", report.failures),
+        ("refused", report.refused),
+    ):
+        if counts:
+            told = "; ".join(f"{count}x {reason}" for reason, count in counts.items())
+            typer.echo(f"{sum(counts.values())} {what}: {told}.", err=True)
+
+
+def print_diagnosis(found: list[dict[str, Any]]) -> None:
+    """Print for each log the cause, who can fix it and how, and the evidence."""
+    for told in found:
+        typer.echo(f"{told['log']}: {told['cause'].replace('_', ' ')} ({told['side']})")
+        typer.echo(f"  {told['says']} {told['mend']}")
+        if told["by"] != "nothing":
+            restart = "may succeed" if told["restart"] else "will most likely fail again"
+            typer.echo(f"  After a restart, the run {restart}. Diagnosed by: {told['by']}.")
+        for line in told["evidence"]:
+            typer.echo(f"  {line['line']:>6}: {_short(line['text'], 120)}")
+
+
+def print_continual(report: ContinualReport) -> None:
+    """Print the results of each strategy and its matrix of scores."""
+    rows = [
+        (
+            row["strategy"],
+            str(row["seeds"]),
+            f"{row['overall']:.1f}",
+            f"{row['backward']:+.1f} ({row['backward_by_tasks']:+.1f})",
+            f"{row['valid']:.0%}",
+            "-" if row["general"] is None else f"{row['general']:+.0f}%",
+            "-" if row["leakage"] is None else f"{row['leakage']:.0%}",
+            f"{row['seconds']:.0f}",
+        )
+        for row in report.rows
+    ]
+    columns = ("strategy", "seeds", "OP", "BWT (by T)", "valid", "general loss", "leakage", "s")
+    print_table(f"{len(report.tasks)} tasks, one after another", columns, rows)
+    for row in report.rows:
+        matrix = [
+            (f"{t + 1}. {task}", *("-" if value is None else f"{value:.1f}" for value in line))
+            for t, (task, line) in enumerate(zip(report.tasks, row["matrix"], strict=True))
+        ]
+        names = [f"{i + 1}." for i in range(len(report.tasks))]
+        print_table(f"{row['strategy']}: scores after each task", ("after", *names), matrix)
+    print_warnings_of((row["strategy"], row["warnings"]) for row in report.rows)
+
+
+def print_quanta(report: QuantaReport) -> None:
+    """Print the quanta of a task, and how well each method follows the reference's order."""
+    quanta = [
+        (
+            str(q.tokens),
+            str(q.items),
+            ", ".join(f"{text!r} {count}" for text, count in q.texts.items()),
+            f"{q.start:.2f}",
+            f"{q.end:.2f}",
+            f"{q.learned:.1f}",
+        )
+        for q in report.quanta
+    ]
+    print_table("Quanta", ("tokens", "items", "texts", "start", "end", "learned at step"), quanta)
+
+    def said(value: float | None, low: float | None, high: float | None) -> str:
+        if value is None or low is None or high is None:
+            return "no order"
+        return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+    methods = [
+        (
+            m.method,
+            f"{sum(step is not None for step in m.learned)} of {len(m.learned)}",
+            said(m.tau, m.low, m.high),
+            said(m.difference, m.difference_low, m.difference_high),
+        )
+        for m in report.methods
+    ]
+    heads = ("method", "learned", "tau", "against the first")
+    print_table("Agreement with the reference's order", heads, methods)
+
+
+def _print_told(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table without columns that are empty in every row."""
+    told = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    print_table(title, [heads[i] for i in told], [[row[i] for i in told] for row in rows])
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns of numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=any(heads), title_justify="left")
+    for head in heads:
+        # A location without its line number is useless, so this column is folded, not cut.
+        table.add_column(
+            head,
+            justify="right" if head in _NUMBERS else "left",
+            overflow="fold" if head == "where" else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+_NUMBERS = {
+    "score",
+    "loss",
+    "general loss",
+    "leakage",
+    "tokens",
+    "task tokens",
+    "general tokens",
+    "seconds",
+    "seeds",
+}

@@ -1,0 +1,234 @@
+"""Readers of a recipe's data sets (files, folders or hub ids) as examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from telltune.data.checks import Groups
+from telltune.data.examples import Example, Problem
+from telltune.data.fields import Fields
+from telltune.data.files import Split, files_of, suggestion
+from telltune.data.formats import Row, read_rows, stem_of
+from telltune.data.parquet import as_spelled, class_name
+from telltune.data.report import ReadReport
+from telltune.data.schemas import RowRefusedError, Schema, find_schema
+from telltune.errors import DataError, shown
+from telltune.recipe import DataSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["Table", "read_examples", "scan", "stream_examples", "tables"]
+
+SHOWN_REASONS = 5
+
+# Usual split names of hub data sets.
+_HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+
+
+Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
+
+
+class Table(NamedTuple):
+    """Rows of one file or hub data set."""
+
+    name: str
+    source: str
+    rows: Iterator[Row | Problem]
+
+
+def read_examples(
+    specs: Sequence[DataSpec], report: ReadReport | None = None, *, split: Split = "train"
+) -> list[Example]:
+    """Return all examples of the specs in order. An invalid row raises and is never skipped.
+
+    Args:
+        specs: Data sets, in order.
+        report: Report that counts what is not read, and what is left out at a row's request.
+        split: Split to read; see `scan`.
+
+    Raises:
+        DataError: A file is missing or unreadable, a row is invalid, or there are no examples.
+    """
+    return list(stream_examples(specs, partial(scan, split=split, report=report)))
+
+
+def scan(
+    spec: DataSpec, report: ReadReport | None = None, *, split: Split = "train"
+) -> Iterator[Example | Problem]:
+    """Yield the examples of each row of one data set, or a `Problem` for an invalid row.
+
+    The schema is detected once per file, so that the error of a later row can name the missing key.
+    A data set without any example yields one `Problem`.
+
+    Args:
+        spec: Data set.
+        report: Report that counts what is not read or left out.
+        split: Split of a folder or hub data set to read, unless `spec.split` is set.
+
+    Raises:
+        DataError: The file, folder or hub data set does not exist or cannot be opened.
+    """
+    report = ReadReport() if report is None else report
+    rows, left_out, empty = report.rows, report.left_out.total, True
+    for table in tables(spec, split):
+        for item in _examples(table, spec, report):
+            empty = False
+            yield item
+    if empty and report.left_out.total > left_out:
+        count = report.rows - rows
+        yield Problem(
+            spec.path, 1, f"every row is left out ({count:,} of {count:,}): no examples remain"
+        )
+    elif empty:
+        yield Problem(spec.path, 1, "contains no rows: add at least one example")
+
+
+def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
+    """Yield examples as `read_examples` returns them, one at a time in constant memory.
+
+    Examples before an invalid row are yielded before the error is raised. The rows after it are
+    still checked, so that the error counts every problem.
+
+    Args:
+        specs: Data sets, in order.
+        reader: Function that reads one data set.
+
+    Raises:
+        DataError: See `read_examples`.
+    """
+    if not specs:
+        raise DataError("no data given: give at least one file, folder or hub id.")
+    problems: Groups[Problem] = Groups()
+    for spec in specs:
+        start, stop = spec.rows or (0, None)
+        count = 0
+        for item in reader(spec):
+            if isinstance(item, Problem):
+                problems.add(item)
+            elif not problems.total and start <= count and (stop is None or count < stop):
+                yield item
+            count += 1
+        if stop is not None and stop > count and not problems.total:
+            raise DataError(
+                f"{spec.path} contains {count} examples, but `rows` asks for {start} to {stop}."
+            )
+    if problems.total:
+        raise DataError(_summary(problems, specs))
+
+
+def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
+    schema: Schema | None = None
+    for row in table.rows:
+        if isinstance(row, Problem):
+            yield row
+            continue
+        fields = Fields(row.values)
+        try:
+            schema = schema or find_schema(row.values, spec.columns)
+            examples = schema.read(fields, source=table.source, origin=f"{table.name}:{row.line}")
+            if spec.labels is not None:
+                examples = [_labeled(example, spec.labels) for example in examples]
+        except RowRefusedError as refusal:
+            reason = f"{refusal}{_other_layout(row.values, schema)}"
+            yield Problem(table.name, row.line, reason)
+            continue
+        report.count(table.name, row.line, fields.unread(), fields.left_out)
+        if schema.classifies and spec.labels is None:
+            for example in examples:
+                if _INTEGER.fullmatch(example.completion):
+                    report.count_number(table.name, row.line, example.completion)
+        yield from examples
+
+
+def _labeled(example: Example, labels: Sequence[str]) -> Example:
+    """Return an example whose answer is a class name, converted from a class number if needed."""
+    said = example.completion.strip()
+    if said in labels:
+        return example
+    number = int(said) if _INTEGER.fullmatch(said) else -1
+    if not 0 <= number < len(labels):
+        raise RowRefusedError(
+            f"the answer `{shown(said)}` is neither one of the recipe's `labels` nor a number from "
+            f"0 to {len(labels) - 1}"
+        )
+    return replace(example, completion=labels[number])
+
+
+def _other_layout(values: Mapping[str, object], schema: Schema | None) -> str:
+    """Return an addition to the error of a row that fits a different schema than its file."""
+    if schema is None or schema.named or values.keys() >= set(schema.keys):
+        return ""
+    try:
+        other = find_schema(values)
+    except RowRefusedError:
+        return ""
+    return (
+        f"; the file starts as {schema.name} but this row is {other.name}: use one layout per file"
+    )
+
+
+def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
+    """Open each file of a data set, or the hub data set.
+
+    Raises:
+        DataError: The file, folder or hub data set does not exist or cannot be opened.
+    """
+    files = files_of(spec, split)
+    if files is None:
+        yield Table(spec.path, spec.path, _hub_rows(spec, split))
+        return
+    for file in files:
+        yield Table(str(file), stem_of(file), read_rows(file, spec.quoting))
+
+
+def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
+    # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
+    _, stop = spec.rows or (0, None)
+    part = {} if stop is None else {"streaming": True}
+    try:
+        import datasets
+
+        rows: Iterable[dict[str, object]] = datasets.load_dataset(
+            spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
+        )
+        features = getattr(rows, "features", None) or {}
+        classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
+        for number, values in enumerate(islice(rows, stop), start=1):
+            yield Row(
+                number,
+                {
+                    key: class_name(value, classes[key]) if key in classes else as_spelled(value)
+                    for key, value in values.items()
+                },
+            )
+    # The hub client raises many types of exceptions, its own and those of HTTP libraries.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{spec.path} is not a local file or folder{suggestion(Path(spec.path))}, and it "
+            f"cannot be loaded as a hub data set ({reason}): check the name and the connection."
+        ) from error
+
+
+def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
+    groups = list(problems)
+    named = groups[:SHOWN_REASONS]
+    more = problems.total - sum(group.count for group in named)
+    files = {group.first.file for group in groups}
+    file = files.pop() if len(files) == 1 else "FILE"
+    if any(spec != DataSpec(path=spec.path) for spec in specs):
+        file = "RECIPE"  # the file alone lacks the recipe's settings for reading it
+    count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
+    return (
+        f"{count} in the data: {'; '.join(map(str, named))}"
+        f"{f'; and {more:,} for other reasons' if more else ''}. "
+        f"`tell check {file}` lists them all."
+    )

@@ -1,0 +1,344 @@
+"""Output folder of a run: a standard PEFT adapter, its tokenizer and tell.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from telltune.classifiers.classifier import load_classifier
+from telltune.data.anchor import Anchor
+from telltune.data.contents import contents_of
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Message
+from telltune.errors import ModelError
+from telltune.fitting.model_card import CARD, model_card
+from telltune.fitting.protocol import Cost, Predictor
+from telltune.fitting.provenance import provenance
+from telltune.models import load_adapter, load_base, model_origin, model_shape, without_rights
+from telltune.recipe import EvaluationSpec, ModelSpec
+from telltune.storage import (
+    atomic_folder,
+    checksum,
+    checksums,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
+from telltune.training.adapter import trained_bytes
+from telltune.training.checkpoints import CHECKPOINTS
+from telltune.training.log import LOG, read_log
+from telltune.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from telltune.data.examples import Example
+    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.pre_training import Groundwork
+    from telltune.fitting.run_plan import RunPlan
+    from telltune.models import BaseModel, Origin
+    from telltune.recipe import Recipe
+    from telltune.training.early_stopping import EarlyStopping
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "TELL_JSON",
+    "FinishedRun",
+    "load_predictor",
+    "read_tell",
+    "refuse_damaged",
+    "save_adapter",
+    "versions",
+    "whole_files",
+]
+
+TELL_JSON = "tell.json"
+MADE = "made.jsonl"
+"""File with the examples that levers made."""
+CLASSIFIER = "classifier.safetensors"
+"""File with the classifier that is combined with the adapter, if there is one."""
+CHAT_TEMPLATE = "chat_template.jinja"
+_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Results of a finished run, as `save_adapter` writes them.
+
+    Attributes:
+        method: The method.
+        recipe: The user's recipe.
+        base: The base model.
+        ground: Training data and the other results of the steps before training.
+        plan: Run plan, with the counts of the optimizer steps taken.
+        stopping: Evaluations on dev data for early stopping, or None.
+        model: The trained model.
+        weights: Trained weights if the model does not hold them whole; else None.
+        tokenizer: Tokenizer, whose chat template contains the anchor.
+        labels: Answers in the training data, if they are a closed set.
+        answer_tokens: Maximum number of tokens in an answer.
+        seconds: Time of training and the steps before it, in seconds.
+    """
+
+    method: AdapterMethod
+    recipe: Recipe
+    base: BaseModel
+    ground: Groundwork
+    plan: RunPlan
+    stopping: EarlyStopping | None
+    model: Any
+    weights: Mapping[str, Tensor] | None
+    tokenizer: PreTrainedTokenizerBase
+    labels: Sequence[str]
+    answer_tokens: int
+    seconds: float
+
+
+def save_adapter(out: Path, run: FinishedRun) -> None:
+    """Write the adapter folder. tell.json is written last and marks the run as finished.
+
+    Every file is complete before it gets its final name.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    method, recipe, base, model = run.method, run.recipe, run.base, run.model
+    plan, ground, tokenizer = run.plan, run.ground, run.tokenizer
+    task, general = ground.task, ground.general
+    anchor = plan.anchor
+    origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
+    trained_on = task.train[: plan.counts.task_examples]
+    record: dict[str, Any] = {
+        "method": method.name,
+        "counts": plan.counts.to_dict(),
+        "auto": plan.settings,
+        "seconds": round(run.seconds, 3),
+        "seed": recipe.seed,
+        "answer_tokens": run.answer_tokens,
+        "labels": list(run.labels),
+        "anchor": (
+            None
+            if anchor is None
+            else {"prompt": anchor.prompt, "response": anchor.response, "place": anchor.place}
+        ),
+        "base": {
+            "name": base.name,
+            "revision": base.revision,
+            "origin": origin.described,
+            "hub_id": origin.hub_id,
+        },
+        "data": {
+            "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
+            "general": (
+                {"name": general.name, "sha256": general.contents.digest}
+                if method.mixes and general is not None
+                else None
+            ),
+        },
+        "answer_after": task.answer_after,
+        "shots": [list(turn) for turn in task.shots],
+        "selection": ground.selection and asdict(ground.selection),
+        "levers": [got.to_dict() for got in ground.yields],
+        "classifier": ground.choice and {"notes": ground.choice.notes},
+        "labeled": ground.counts,
+        "early_stopping": run.stopping and run.stopping.to_dict(),
+        "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
+        **provenance(plan, model_shape(base.model.config), recipe),
+        "versions": versions(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    with whole_files(out, needed=trained_bytes(model)) as (filling, files):
+        model.save_pretrained(filling, state_dict=run.weights)
+        _name_base(filling / "adapter_config.json", origin)
+        tokenizer.save_pretrained(filling)
+        _generation_config(model, tokenizer, run.answer_tokens).save_pretrained(filling)
+        # PEFT writes a model card of its own, which telltune's replaces.
+        (filling / CARD).unlink(missing_ok=True)
+        made = [example for got in ground.yields for example in got.examples]
+        if made:
+            write_text(filling / MADE, "".join(map(_made_row, made)))
+        if ground.choice is not None and (classifier := ground.choice.calibrated) is not None:
+            told, arrays = classifier.state()
+            record["classifier"] |= {"weight": ground.choice.weight, **told}
+            write_bytes(filling / CLASSIFIER, arrays)
+    write_text(out / CARD, model_card(record, origin))
+    write_json(out / TELL_JSON, record | {"files": files})
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Fill a temporary folder, then move its complete files into `out`.
+
+    Args:
+        out: Folder for the files.
+        needed: Estimated size of the files in bytes.
+
+    Yields:
+        The folder to fill, and a dictionary that on exit maps file names to their sha256.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    written = out / ".written"
+    files: dict[str, str] = {}
+    # A run that was killed while it moved the files leaves this folder behind.
+    shutil.rmtree(written, ignore_errors=True)
+    with atomic_folder(written, needed=needed) as filling:
+        yield filling, files
+        files.update(checksums(filling))
+    with writing(out):
+        for file in sorted(written.iterdir()):
+            file.replace(out / file.name)
+        written.rmdir()
+
+
+def _made_row(example: Example) -> str:
+    """Return a made example as a line of JSON."""
+    keys = ("history", "prompt", "completion", "confidence", "source", "origin")
+    return json.dumps({key: getattr(example, key) for key in keys}, ensure_ascii=False) + "\n"
+
+
+def _name_base(path: Path, origin: Origin) -> None:
+    """Replace the local base path that PEFT wrote by a name that is valid on other machines.
+
+    The name is not given to PEFT before it saves, because PEFT would then query the hub.
+    """
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": origin.path, "revision": origin.revision}
+        write_json(path, config)
+
+
+def _generation_config(
+    model: Any, tokenizer: PreTrainedTokenizerBase, answer_tokens: int
+) -> GenerationConfig:
+    """Return the base's configuration, set to greedy decoding up to the trained end of turn."""
+    config: GenerationConfig = deepcopy(model.generation_config)
+    # transformers refuses to save sampling settings together with greedy decoding.
+    sampling = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p")
+    config.update(  # type: ignore[no-untyped-call]
+        **dict.fromkeys((*sampling, "epsilon_cutoff", "eta_cutoff", "max_length")),
+        do_sample=False,
+        max_new_tokens=answer_tokens,
+        eos_token_id=sorted(Encoder(tokenizer).stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._from_model_config = False
+    return config
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, telltune and the libraries that results depend on."""
+    # A checkout that is not installed has no package metadata to read telltune's version from.
+    own = {"python": platform.python_version(), "telltune": VERSION}
+    return own | {package: version(package) for package in _PACKAGES}
+
+
+def read_tell(folder: Path) -> dict[str, Any]:
+    """Return the contents of tell.json in an adapter or baseline folder.
+
+    Raises:
+        ModelError: The file is missing or cannot be read.
+    """
+    path = folder / TELL_JSON
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or "recipe" not in record:
+            raise ValueError("it contains no recipe")
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} is missing: the folder is not a finished output of `tell fit`; run `tell fit` "
+            "again to resume."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    return record
+
+
+def load_predictor(
+    folder: Path,
+    *,
+    precision: str = "auto",
+    evaluation: EvaluationSpec | None = None,
+    trust_model: bool = False,
+) -> Predictor:
+    """Load an adapter folder from `tell fit` as a predictor.
+
+    Args:
+        folder: Adapter folder, possibly from an untrusted source.
+        precision: Precision, as in a recipe.
+        evaluation: How to answer; the recipe's settings if None.
+        trust_model: Whether the base may run its own code and load pickles where tell.json asks for
+            it. The folder alone cannot grant this.
+
+    Raises:
+        ModelError: The folder is not finished or is damaged, or its base model is missing.
+    """
+    record = read_tell(folder)
+    refuse_damaged(folder, record.get("files", {}))
+    recipe = record["recipe"]
+    if recipe["training"]["full_parameters"]:
+        base = load_base(ModelSpec(name=str(folder.resolve())), precision)
+        model: Any = base.model
+        tokenizer = base.tokenizer
+    else:
+        spec = ModelSpec.model_validate(recipe["model"])
+        # The recipe may name a template file outside the folder; the folder has a copy.
+        template = spec.chat_template and str(folder / CHAT_TEMPLATE)
+        spec = spec.model_copy(update={"chat_template": template})
+        base = load_base(spec if trust_model else without_rights(spec), precision)
+        if base.revision != record["base"]["revision"]:
+            raise ModelError(
+                f"{folder} was trained on {base.name} {record['base']['revision']}, but found "
+                f"{base.revision}; set the recipe's model.revision, or fit again."
+            )
+        model, tokenizer = load_adapter(base, folder)
+    evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
+    told = record.get("classifier") or {}
+    return Predictor(
+        model=model,
+        tokenizer=tokenizer,
+        anchor=Anchor(**record["anchor"]) if record["anchor"] else None,
+        max_new_tokens=evaluation.max_new_tokens or record["answer_tokens"],
+        evaluation=evaluation,
+        labels=tuple(record["labels"]),
+        classifier=load_classifier(folder / CLASSIFIER, told) if "answers" in told else None,
+        answer_after=record.get("answer_after", ""),
+        shots=tuple(Message(*turn) for turn in record.get("shots", ())),
+        cost=Cost.of(record["counts"], record["seconds"]),
+    )
+
+
+def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
+    """Raise an error unless every file is unchanged since the run ended.
+
+    Args:
+        folder: Adapter or baseline folder.
+        files: Expected sha256 of each file by name, from tell.json.
+
+    Raises:
+        ModelError: A file is missing or changed.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        try:
+            found = checksum(path)
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing; restore it, or fit again.") from None
+        if found != expected:
+            raise ModelError(
+                f"{path} is damaged: its hash differs from that in {TELL_JSON}; restore the file, "
+                "or fit again."
+            )

@@ -1,0 +1,174 @@
+"""Let the model propose anchors from task examples, and rank them by loss before training.
+
+A good anchor makes task responses more likely even without training. Candidates are therefore
+ranked by the untrained base's mean loss per response token. The model may quote the examples that
+it is shown, so the ranking uses other examples only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.data.anchor import Anchor, anchored_tokenizer
+from telltune.data.encoding import Encoder
+from telltune.data.examples import Example
+from telltune.errors import DataError, RecipeError
+from telltune.inference.engine import make_generator
+from telltune.inference.label_matching import words
+from telltune.inference.scoring import response_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.task import TaskData
+    from telltune.models import BaseModel
+
+__all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
+
+# Prompts to the model; candidates differ by wording, examples and sampling.
+_REQUESTS = (
+    "Below are inputs and the outputs that somebody wrote for them. Write their instruction.",
+    "Study these examples of a task. Write one short instruction for answering such inputs.",
+    "Here are solved examples. State the rule that leads from input to output, as a command.",
+)
+_SHOWN = 6
+_FEW = 10
+"""Number of held-out examples below which a ranking has a warning."""
+_LONGEST_PROPOSAL = 80
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An anchor and its loss before training.
+
+    Attributes:
+        anchor: The anchor; None for the row without an anchor.
+        origin: "recipe", "model" or "none".
+        loss: Mean negative log-likelihood per response token on held-out examples, in nats.
+        tokens: Mean number of tokens that the anchor adds to a prompt.
+    """
+
+    anchor: Anchor | None
+    origin: str
+    loss: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranked anchors.
+
+    Attributes:
+        candidates: The candidates, best first.
+        held_out: Number of task examples used for the ranking. None of these was shown to the model
+            for its proposals.
+        warnings: Reasons to doubt the ranking, in full sentences.
+    """
+
+    candidates: list[Candidate]
+    held_out: int
+    warnings: list[str]
+
+
+def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> list[Anchor]:
+    """Ask the base model for instructions that fit the task's examples.
+
+    Args:
+        base: Model that writes the instructions, at temperature 0.8.
+        task: Task; a few of its training examples are shown at a time, but never those that
+            `rank_anchors` uses.
+        count: Number of requests; fewer anchors are returned if the model repeats itself.
+        seed: Seed of the sampling.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    encoder = Encoder(base.tokenizer)
+    examples, _ = _shown_and_held_out(task)
+    requests = []
+    for k in range(count):
+        start = (k * _SHOWN) % max(len(examples) - _SHOWN, 1)
+        shown = "\n\n".join(
+            f"Input: {e.prompt}\nOutput: {e.completion}" for e in examples[start : start + _SHOWN]
+        )
+        requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
+    generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0))
+    answers = generator.generate(
+        encoder.prompts(requests),
+        max_new_tokens=_LONGEST_PROPOSAL,
+        stop_ids=encoder.stop_ids,
+        temperature=0.8,
+    )
+    texts = [encoder.answer(text) for text in encoder.texts(answers)]
+    place = task.anchor.place if task.anchor else "user"
+    cleaned = dict.fromkeys(_cleaned(text) for text in texts)
+    return [Anchor(text, place=place) for text in cleaned if len(words(text)) >= 3]
+
+
+def rank_anchors(
+    base: BaseModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
+) -> Ranking:
+    """Rank the recipe's anchor, no anchor, and the proposals, best first.
+
+    Args:
+        base: The untrained model.
+        task: Task; its dev examples are scored, or the second half of its training examples if it
+            has none. Examples whose prompt was shown to the model are skipped.
+        proposals: Anchors from `propose_anchors`.
+        limit: Maximum number of held-out examples to score.
+
+    Raises:
+        DataError: There are too few examples to hold any out.
+    """
+    _, held_out = _shown_and_held_out(task)
+    held_out = held_out[:limit]
+    candidates: list[tuple[str, Anchor | None]] = [("none", None)]
+    if task.anchor is not None:
+        candidates.append(("recipe", task.anchor))
+    candidates += [("model", proposal) for proposal in proposals]
+    plain = Encoder(base.tokenizer).encode(held_out)
+    ranked = []
+    for origin, anchor in candidates:
+        try:
+            encoded = Encoder(anchored_tokenizer(base.tokenizer, anchor)).encode(held_out)
+        except RecipeError:
+            continue  # An anchor must not contain a control token, and this proposal quotes one.
+        loss = response_nll(base.model, encoded).sum() / encoded.response_lengths.sum()
+        added = (encoded.prompt_lengths - plain.prompt_lengths).mean()
+        ranked.append(Candidate(anchor, origin, float(loss), float(added)))
+    ranked.sort(key=lambda candidate: candidate.loss)
+    warnings = []
+    if len(held_out) < _FEW:
+        warnings.append(
+            f"The anchors are ranked on only {len(held_out)} held-out task examples, so their "
+            "order may be due to chance; add examples to task.dev or task.train."
+        )
+    return Ranking(ranked, len(held_out), warnings)
+
+
+def _shown_and_held_out(task: TaskData) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return training examples to show to the model for its proposals, and others for ranking.
+
+    Raises:
+        DataError: No example is left for ranking.
+    """
+    half = len(task.train) // 2
+    shown, held_out = (task.train, task.dev) if task.dev else (task.train[:half], task.train[half:])
+    asked = {(example.history, example.prompt) for example in shown}
+    held_out = tuple(e for e in held_out if (e.history, e.prompt) not in asked)
+    if not shown or not held_out:
+        raise DataError(
+            "anchors are ranked on task examples that the model was not shown, and none of "
+            f"{len(task.train)} training and {len(task.dev)} dev examples is left; give two "
+            "examples with different prompts, or other examples in task.dev."
+        )
+    return shown, held_out
+
+
+def _cleaned(text: str) -> str:
+    """Return the first paragraph of an answer without a heading label and quotes."""
+    first = text.strip().split("\n\n")[0]
+    for label in ("Instruction:", "Rule:", "Command:", "Task:"):
+        first = first.removeprefix(label)
+    return " ".join(first.strip().strip("\"'").split())

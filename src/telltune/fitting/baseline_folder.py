@@ -1,0 +1,133 @@
+"""Output folder of a baseline: a classifier, a tokenizer and tell.json.
+
+The tokenizer counts tokens and separates thinking from answers. Only `probe` needs its base model.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from telltune.classifiers.classifier import load_classifier
+from telltune.data.contents import contents_of
+from telltune.fitting.adapter_folder import (
+    TELL_JSON,
+    load_predictor,
+    read_tell,
+    refuse_damaged,
+    versions,
+    whole_files,
+)
+from telltune.fitting.baseline_predictor import BaselinePredictor
+from telltune.fitting.model_card import CARD, baseline_card
+from telltune.fitting.protocol import Cost
+from telltune.models import load_tokenizer
+from telltune.recipe import EvaluationSpec, ModelSpec
+from telltune.storage import write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.data.examples import Example
+    from telltune.fitting.protocol import Predictor
+    from telltune.recipe import Recipe
+
+__all__ = [
+    "BASELINE",
+    "baseline_versions",
+    "is_baseline",
+    "load_folder",
+    "save_baseline",
+]
+
+BASELINE = "baseline.safetensors"
+
+
+def save_baseline(
+    out: Path,
+    method: str,
+    predictor: BaselinePredictor,
+    task: str,
+    labeled: Sequence[Example],
+    unlabeled: Sequence[Example],
+    recipe: Recipe,
+) -> None:
+    """Write the folder of a baseline. tell.json is written last and marks the fit as finished.
+
+    Args:
+        out: The output folder.
+        method: Name of the method.
+        predictor: The fitted predictor.
+        task: Name of the task.
+        labeled: Labeled examples that it was fitted on.
+        unlabeled: Unlabeled inputs that it was fitted on.
+        recipe: Recipe of the fit.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    told, weights = predictor.classifier.state()
+    record: dict[str, Any] = {
+        "method": method,
+        "counts": predictor.counts(),
+        "seconds": round(predictor.cost.seconds, 3),
+        "seed": recipe.seed,
+        "labels": list(predictor.labels),
+        "data": {
+            "task": {"name": task, "sha256": contents_of(labeled).digest},
+            "unlabeled": {"sha256": contents_of(unlabeled).digest} if unlabeled else None,
+        },
+        "baseline": told,
+        "versions": baseline_versions(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    with whole_files(out, needed=len(weights)) as (filling, files):
+        write_bytes(filling / BASELINE, weights)
+        predictor.tokenizer.save_pretrained(filling)
+    write_text(out / CARD, baseline_card(record))
+    write_json(out / TELL_JSON, record | {"files": files})
+
+
+def baseline_versions() -> dict[str, str]:
+    """Return the versions of Python, telltune and the libraries that a baseline depends on."""
+    return versions() | {"scikit-learn": version("scikit-learn")}
+
+
+def is_baseline(record: dict[str, Any]) -> bool:
+    """Return whether the contents of a tell.json are those of a baseline."""
+    return "baseline" in record
+
+
+def load_folder(
+    folder: Path,
+    *,
+    precision: str = "auto",
+    evaluation: EvaluationSpec | None = None,
+    trust_model: bool = False,
+) -> Predictor:
+    """Load a baseline or adapter folder from `tell fit`; see `load_predictor`.
+
+    `precision` and `trust_model` apply to adapters only. Among the baselines, only `probe` loads
+    its base model, at the first prompts; the model may not run its own code.
+
+    Raises:
+        ModelError: The folder is not finished or is damaged, or its base or encoder is missing.
+    """
+    record = read_tell(folder)
+    if not is_baseline(record):
+        return load_predictor(
+            folder, precision=precision, evaluation=evaluation, trust_model=trust_model
+        )
+    refuse_damaged(folder, record.get("files", {}))
+    recipe = record["recipe"]
+    return BaselinePredictor(
+        model=None,
+        tokenizer=load_tokenizer(ModelSpec(name=str(folder.resolve()))),
+        anchor=None,
+        max_new_tokens=recipe["training"]["max_length"],
+        evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
+        labels=tuple(record["labels"]),
+        cost=Cost.of(record["counts"], record["seconds"]),
+        classifier=load_classifier(folder / BASELINE, record["baseline"]),
+    )

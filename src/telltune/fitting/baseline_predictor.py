@@ -1,0 +1,50 @@
+"""Predictor of the baselines, which answers with a small classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from telltune.errors import RecipeError
+from telltune.fitting.protocol import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from telltune.classifiers.classifier import Classifier
+    from telltune.data.examples import Example
+
+__all__ = ["BaselinePredictor"]
+
+
+@dataclass
+class BaselinePredictor(Predictor):
+    """Answers with one of the answers in the training data.
+
+    Attributes:
+        classifier: Classifier that chooses the answer to a prompt.
+    """
+
+    classifier: Classifier = field(kw_only=True)
+
+    def predict(
+        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
+    ) -> list[str]:
+        """Answer each example's prompt; completions are ignored."""
+        if not examples:
+            return []
+        answers = self.classifier.best(examples)
+        if on_done is not None:
+            on_done(len(examples))
+        return answers
+
+    def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
+        """Raise an error: without a language model there are no likelihoods.
+
+        Raises:
+            RecipeError: Always.
+        """
+        raise RecipeError(
+            "a baseline without a language model has no perplexity; choose other metrics in "
+            "evaluation.metrics, or remove the baseline."
+        )

@@ -1,0 +1,283 @@
+"""Preparation of a run: encode the data, and plan its steps and evaluations on dev data."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from telltune.data.choice import drawn_tokens, size_general
+from telltune.data.encoding_cache import EncodingCache
+from telltune.data.examples import behind
+from telltune.data.mixture import Mixture
+from telltune.data.task import check_unlabeled, within
+from telltune.data.thinking import thinking_tags
+from telltune.errors import DataError, RecipeError
+from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
+from telltune.inference.labels import closed_set, need_labels
+from telltune.models import adapter_targets
+from telltune.models.loading import PLAIN_TEMPLATE
+from telltune.recipe import as_number
+from telltune.training.defaults import auto_settings, resolve
+from telltune.training.loss import LossWeights
+from telltune.training.processes import processes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from telltune.data.anchor import Anchor
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.model_info import KnownModel
+    from telltune.fitting.protocol import Method
+    from telltune.recipe import Recipe
+
+__all__ = [
+    "answer_budget",
+    "check_needs",
+    "encoding",
+    "longest_example",
+    "plan_looks",
+    "prepare",
+    "reach",
+]
+
+
+# A run evaluates the first dev examples only, at most this many.
+_MOST_DEV_ITEMS = 100
+_MOST_LOOKS = 10
+_LEAST_LOOKS = 4
+# Work of all dev evaluations as a share of training. A forward pass is a third of a step.
+_SHARE = 0.25
+_FORWARD = 1 / 3
+
+
+def prepare(
+    method: AdapterMethod,
+    task: TaskData,
+    general: GeneralData | None,
+    model: KnownModel,
+    recipe: Recipe,
+) -> RunPlan:
+    """Encode, size and order the training data of a method.
+
+    Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
+    each time. With general data, all passes are shuffled together, as in TELL.
+
+    Raises:
+        RecipeError: The recipe lacks an anchor, general data or unlabeled inputs that the method
+            needs, or names layers that the model does not have.
+        DataError: An example is too long, or there are too few general data.
+    """
+    recipe = method.configured(recipe)
+    anchor = task.anchor if method.anchored else None
+    check_needs(method, anchored=anchor is not None, general=general is not None)
+    if recipe.pseudo_label is not None:
+        check_unlabeled(task.unlabeled, "`pseudo_label`")
+    if model.layers is not None and not recipe.training.full_parameters:
+        adapter_targets(model.layers, recipe.lora.target_modules)
+    plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
+    # Sizes are counted without the anchor, so that methods are compared at equal task tokens.
+    counted = plain.encode(task.train)
+    used = within(counted.lengths, recipe.task.max_tokens)
+    task_tokens = int(counted.lengths[:used].sum())
+    if recipe.product_of_experts is not None:
+        labels = closed_set(example.completion for example in task.train[:used])
+        need_labels(labels, "`product_of_experts`", "remove it")
+    encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
+
+    chosen = auto_settings(recipe, used, model.shape)
+    recipe = resolve(recipe, used, model.shape)
+    settings, spec = recipe.training, recipe.mixture
+    passes, batch_size = as_number(spec.passes), as_number(settings.batch_size)
+    pool = None
+    if method.mixes and general is not None:
+        pool = plain.encode(general, general.contents)
+    wanted = _general_count(recipe, task_tokens, pool)
+    if method.equal_steps:
+        mixed = math.ceil((used * passes + wanted) / batch_size)
+        wanted, passes = 0, max(1, round(mixed / math.ceil(used / batch_size)))
+    learned = used if method.learns else 0
+    selection = recipe.selection
+    mixture = Mixture(
+        task_examples=learned,
+        general_examples=wanted,
+        general_available=len(pool) if pool is not None else 0,
+        passes=passes if wanted else 1,
+        order=(method.order or spec.order) if wanted else "shuffled",
+        seed=recipe.seed,
+        batch_size=batch_size,
+        ranked=selection is not None and selection.order is not None,
+    )
+    epochs = 1 if wanted else passes
+    general_tokens = drawn_tokens(pool.offsets, wanted, recipe.seed) if pool is not None else 0
+    trained_tokens = int(encoded.lengths[:learned].sum()) * passes + general_tokens
+    truncated = tuple(dict.fromkeys(plain.truncated + anchored.truncated))
+    dev = None
+    if looks_at_dev(recipe, task):
+        shown = [behind(task.shots, example) for example in task.dev[:_MOST_DEV_ITEMS]]
+        budget = answer_budget(encoded.response_lengths, recipe)
+        dev = plan_looks(
+            anchored.encode(shown), trained_tokens=trained_tokens, answer_tokens=budget
+        )
+    counts = RunCounts(
+        task_examples=used,
+        task_tokens=task_tokens,
+        general_examples=wanted,
+        general_tokens=general_tokens,
+        leverage_ratio=round(general_tokens / task_tokens, 3),
+        passes=passes,
+        optimizer_steps=mixture.batches_per_epoch * epochs,
+        trained_tokens=trained_tokens,
+        dev_examples=0 if dev is None else len(dev.encoded),
+        truncated=truncated,
+    )
+    weights = LossWeights(
+        settings.loss_average,
+        settings.task_weight,
+        settings.general_weight,
+        learned * passes / (learned * passes + wanted),
+    )
+    examples = len(counted) + (len(pool) if pool is not None else 0)
+    warnings = _template_warnings(model, recipe, plain.unthought, examples)
+    return RunPlan(
+        encoded, pool, mixture, epochs, weights, counts, anchor, recipe, chosen, dev, warnings
+    )
+
+
+def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
+    """Plan 4 to 10 evaluations on dev data that take about a quarter of the training work.
+
+    Answers are scored if this budget allows at least four evaluations. Otherwise only the loss is
+    computed.
+
+    Args:
+        encoded: The encoded dev examples.
+        trained_tokens: Number of tokens that the whole run trains on.
+        answer_tokens: Maximum number of tokens in an answer.
+    """
+    loss = _FORWARD * int(encoded.offsets[-1])
+    answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
+    room = _SHARE * trained_tokens
+    answers = (loss + answering) * _LEAST_LOOKS <= room
+    each = loss + answers * answering
+    looks = min(_MOST_LOOKS, max(_LEAST_LOOKS, int(room / each)))
+    return DevPlan(encoded, looks, answers, looks * each / trained_tokens)
+
+
+def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
+    """Return whether a run evaluates on dev data; see `training.early_stopping`.
+
+    Raises:
+        RecipeError: The recipe asks for it, and there are no dev data.
+    """
+    wanted = recipe.training.early_stopping
+    if wanted is True and not task.dev:
+        raise RecipeError(
+            "`training.early_stopping: true` needs dev data; set `task.dev`, or hold out a share "
+            "with `task.dev_share: 0.2`."
+        )
+    if wanted is None:
+        named = recipe.task.dev is not None or recipe.task.dev_share is not None
+        return named and processes().count == 1
+    return wanted
+
+
+def _template_warnings(
+    model: KnownModel, recipe: Recipe, unthought: int, examples: int
+) -> tuple[str, ...]:
+    """Return warnings about unexpected effects of the chat template on the data.
+
+    Args:
+        model: Model with the chat template.
+        recipe: Recipe of the run.
+        unthought: Number of examples without thinking whose prompt opens a thinking block.
+        examples: Number of all examples.
+    """
+    found = []
+    if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
+        found.append(
+            f"model `{recipe.model.name}` has no chat template, so turns are separated by empty "
+            "lines; if it should have one, set `model.chat_template` to a Jinja file or to "
+            "`chatml`."
+        )
+    if unthought:
+        opening, closing = thinking_tags(model.tokenizer.chat_template)
+        found.append(
+            f"the chat template opens `{opening}` before each answer, and {unthought:,} of "
+            f"{examples:,} examples have no `{closing}`, so the model learns to answer without "
+            f"thinking; add the thinking (`reasoning_content`, or `{opening}…{closing}` before the "
+            f"answer), or set `model.chat_template` to a template without `{opening}`."
+        )
+    return tuple(found)
+
+
+def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
+    """Return the encoder of a run's data, which caches on disk.
+
+    Args:
+        model: Model with the tokenizer and context length.
+        recipe: Recipe; limits the length of an example.
+        anchor: Anchor of every example, or None.
+    """
+    limit = longest_example(model, recipe)
+    too_long = recipe.training.too_long
+    return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
+
+
+def longest_example(model: KnownModel, recipe: Recipe) -> int:
+    """Return the maximum number of tokens in an example."""
+    return min(recipe.training.max_length, model.shape.context_length)
+
+
+def reach(method: AdapterMethod, recipe: Recipe, prepared: RunPlan) -> int:
+    """Return how many of the first drawn general examples training may have used."""
+    choice = method.configured(recipe).general_choice
+    drawn = prepared.counts.general_examples
+    return drawn if choice is None else max(drawn, choice.candidates)
+
+
+def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
+    """Check that the recipe has the anchor and general data that a method needs.
+
+    Args:
+        method: The method.
+        anchored: Whether there is an anchor.
+        general: Whether there are general data.
+
+    Raises:
+        RecipeError: The anchor or the general data are missing.
+    """
+    if method.anchored and not anchored:
+        raise RecipeError(
+            f"method `{method.name}` needs an anchor; set `anchor: ...` in the recipe, or let "
+            "`tell anchor RECIPE` propose one."
+        )
+    if method.mixes and not general:
+        raise RecipeError(
+            f"method `{method.name}` needs general data; set `general: embedded`, or name files."
+        )
+
+
+def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:
+    """Return the maximum answer length in tokens: the recipe's, or 1.25 × the longest plus 4."""
+    if recipe.evaluation.max_new_tokens is not None:
+        return recipe.evaluation.max_new_tokens
+    return int(np.max(response_lengths) * 1.25) + 4
+
+
+def _general_count(recipe: Recipe, task_tokens: int, pool: EncodedSet | None) -> int:
+    if pool is None:
+        return 0
+    count = recipe.mixture.general_examples
+    if count is None:
+        return size_general(recipe.mixture.leverage_ratio, task_tokens, pool.offsets, recipe.seed)
+    if count > len(pool):
+        raise DataError(
+            f"mixture.general_examples = {count}, but the general data has {len(pool)} examples, "
+            f"{count - len(pool)} short; lower mixture.general_examples, or add general data."
+        )
+    return count

@@ -1,0 +1,161 @@
+"""Forecast of a fit's duration and memory before it starts."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from telltune.models import compute_dtype, load_base
+from telltune.training.speed import recall, training_shape
+from telltune.training.step_flops import flop, sampled_steps, step_work
+
+if TYPE_CHECKING:
+    from telltune.fitting.run_plan import RunPlan
+    from telltune.models import ModelShape
+    from telltune.recipe import TrainingSpec
+    from telltune.training.step_flops import Work
+
+__all__ = ["Forecast", "estimated_memory_gib", "forecast"]
+
+# Number of sampled steps whose rows are packed and counted; they stand for all others.
+_LOOKED_AT = 48
+_LIBRARIES_GIB = 0.7
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast of a fit.
+
+    Attributes:
+        computed_tokens: Number of tokens in all rows; a prefix shared within a row counts once.
+        seconds: Duration of the call of `fit`; None if this machine has not trained such a model
+            yet and measuring is off.
+        training_seconds: Duration of the optimizer steps alone.
+        memory_gib: Peak memory in GiB.
+    """
+
+    computed_tokens: int
+    seconds: float | None
+    training_seconds: float | None
+    memory_gib: float
+
+
+def forecast(
+    prepared: RunPlan,
+    model: ModelShape,
+    *,
+    measure: bool,
+    ready_seconds: float = 0.0,
+) -> Forecast:
+    """Forecast duration and memory of a fit from the recorded training speed of this machine.
+
+    Args:
+        prepared: Run plan.
+        model: Sizes of the model.
+        measure: Whether to load the model and train for a few seconds if no speed is recorded.
+        ready_seconds: Preparation time in seconds, recorded with the measurement as a part of a
+            fit's start.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
+    recipe = prepared.recipe
+    shape = training_shape(model, recipe)
+    speed = recall(shape)
+    if speed is None and measure:
+        _rehearse(prepared, ready_seconds)
+        speed = recall(shape)
+    settings = recipe.training
+    steps = sampled_steps(prepared.mixture, prepared.epochs, _LOOKED_AT)
+    works = [
+        step_work(
+            examples,
+            prepared.task,
+            prepared.general,
+            settings.micro_batch_tokens,
+            packed=speed is None or speed.packed,
+            own_prompts=recipe.confidence is not None and recipe.confidence.scale != "output",
+        )
+        for _, examples in steps
+    ]
+    # Scaling is by tokens rather than by steps, because steps differ in length.
+    scale = prepared.counts.trained_tokens / sum(work.tokens for work in works)
+    computed = scale * sum(work.computed for work in works)
+    seconds = training = None
+    if speed is not None:
+        tflop = sum(flop(work, model, settings) for work in works) / 1e12
+        training = scale * (tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds)
+        if prepared.dev is not None:
+            training *= 1 + prepared.dev.work
+        seconds = speed.start_seconds + training
+    memory = estimated_memory_gib(
+        model,
+        settings,
+        row_tokens=_row_tokens(prepared, works),
+        row_responses=max(work.row_responses for work in works),
+    )
+    return Forecast(round(computed), seconds, training, memory)
+
+
+def estimated_memory_gib(
+    model: ModelShape, spec: TrainingSpec, *, row_tokens: int, row_responses: int
+) -> float:
+    """Return a fit's peak memory in GiB: libraries, weights, and activations of one row.
+
+    Args:
+        model: Sizes of the model.
+        spec: `training` settings of the recipe.
+        row_tokens: Number of tokens in the longest row.
+        row_responses: Maximum number of tokens with logits in a row.
+    """
+    width = compute_dtype(spec.precision).itemsize
+    weights = model.layer_weights + model.vocabulary * model.hidden
+    # Trained weights are fp32, with a gradient and AdamW's two moments. Frozen weights have none.
+    kept = weights * (4 * 4 if spec.full_parameters else width)
+    layers, hidden = model.layers, model.hidden
+    # Activations per layer and token: about 11 hidden vectors and 6 MLP vectors, as measured.
+    # With checkpointing: one hidden vector per layer, and the activations of one layer at a time.
+    vectors = (11 * hidden + 6 * model.mlp_width) * width
+    each = layers * hidden * width + vectors if spec.gradient_checkpointing else layers * vectors
+    logits = row_responses * model.vocabulary * 4 * 3
+    return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
+
+
+def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
+    """Load the model, train on a few rows, record the speed, and release the model."""
+    from telltune.training.calibration import rehearse
+
+    recipe = prepared.recipe
+
+    logging.getLogger(__name__).warning(
+        "Measuring how fast this machine trains %s, once (about 15 seconds).", recipe.model.name
+    )
+    began = time.perf_counter()
+    base = load_base(
+        recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
+    )
+    rehearse(
+        base,
+        recipe,
+        task=prepared.task,
+        general=prepared.general,
+        mixture=prepared.mixture,
+        epochs=prepared.epochs,
+        weights=prepared.weights,
+        load_seconds=ready_seconds + time.perf_counter() - began,
+    )
+    del base
+    gc.collect()
+
+
+def _row_tokens(prepared: RunPlan, works: list[Work]) -> int:
+    """Return the tokens of the longest row; unsampled rows may hold the longest example."""
+    longest = max(work.row_tokens for work in works)
+    if len(works) < prepared.counts.optimizer_steps:
+        longest = max(longest, prepared.task.longest)
+        if prepared.general is not None and prepared.counts.general_examples:
+            longest = max(longest, prepared.general.longest)
+    return longest

@@ -1,0 +1,104 @@
+"""Warnings before a run that is too short to learn, and after a run that did not learn."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from telltune.inference.labels import closed_set
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.fitting.run_plan import RunPlan
+
+__all__ = ["guessing_loss", "warnings_after", "warnings_before"]
+
+_FEW_STEPS = 20
+_ENOUGH_STEPS = 40
+# A run that learned only the set of labels is as good as guessing by frequency. The factor allows
+# for rounding, dropout and variation between batches.
+_WORSE_THAN_GUESSING = 1.2
+# If answers are not labels: ratio of final to first loss above which hardly anything was learned.
+_HARDLY_MOVED = 0.9
+
+
+def warnings_before(prepared: RunPlan) -> list[str]:
+    """Return a warning if a run has too few optimizer steps to learn a task."""
+    counts = prepared.counts
+    if counts.optimizer_steps >= _FEW_STEPS:
+        return []
+    passes = math.ceil(counts.passes * _ENOUGH_STEPS / counts.optimizer_steps)
+    few = (
+        f"{counts.optimizer_steps} optimizer steps are too few to learn most tasks; "
+        f"`--set mixture.passes={passes}` gives about {_ENOUGH_STEPS}, and so does a smaller "
+        "training.batch_size."
+    )
+    return [few]
+
+
+def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | None:
+    """Return the loss per token of a model that guesses labels by their frequency.
+
+    This is the entropy of the labels divided by the mean number of response tokens.
+
+    Args:
+        answers: Answers of the training examples.
+        response_tokens: Mean number of tokens in a response, including the end of the turn.
+
+    Returns:
+        Nats per token; None if the answers are not a closed set of labels.
+    """
+    if not closed_set(answers):
+        return None
+    shares = [count / len(answers) for count in Counter(answers).values()]
+    return -sum(share * math.log(share) for share in shares) / response_tokens
+
+
+def warnings_after(
+    prepared: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Return a warning if the task loss shows that a run did not learn.
+
+    Args:
+        prepared: Run plan.
+        examples: Training examples.
+        log: Rows of training_log.jsonl.
+    """
+    losses = [row["loss_task"] for row in log if "loss_task" in row]
+    if not losses:
+        return []
+    last = losses[-max(1, len(losses) // 5) :]
+    first, final = losses[0], fmean(last)
+    guessing = guessing_loss(
+        [example.completion for example in examples], float(prepared.task.response_lengths.mean())
+    )
+    # With a single label the guessing loss is 0, so the loss is compared with its first value.
+    if guessing and final > _WORSE_THAN_GUESSING * guessing:
+        found = (
+            f"the task loss ended at {final:.2f} nats per token, but guessing the labels by their "
+            f"frequency gives {guessing:.2f}: the labels were not learned"
+        )
+    elif not guessing and final > _HARDLY_MOVED * first:
+        found = (
+            f"the task loss only went from {first:.2f} to {final:.2f} nats per token: hardly "
+            "anything was learned"
+        )
+    else:
+        return []
+    return [f"{found}; {_help(prepared)}."]
+
+
+def _help(prepared: RunPlan) -> str:
+    """Return the settings that would let the run learn more."""
+    given = [
+        key
+        for key in ("training.learning_rate", "mixture.passes", "training.batch_size")
+        if key not in prepared.settings
+    ]
+    if given:
+        return "try " + " ".join(f"--set {key}=auto" for key in given)
+    return f"try --set mixture.passes={2 * prepared.counts.passes}"

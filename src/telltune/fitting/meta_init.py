@@ -1,0 +1,243 @@
+"""Meta-learned initial adapter weights; each source of the general data is one task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.autograd import Function
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from telltune.data.encoding import Encoder
+from telltune.errors import DataError
+from telltune.fitting.general_choice import first_drawn
+from telltune.models import compute_dtype, context_length
+from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.cut_loss import cut_loss
+from telltune.models.kernels.lora import FusedLora
+from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.packing import can_pack, pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
+from telltune.storage import cache_folder, write_bytes
+from telltune.training.adapter import add_lora, borrowing, trained_weights
+from telltune.training.meta import Episode, meta_gradient, task_chances
+from telltune.training.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.general import GeneralData
+    from telltune.models import BaseModel
+    from telltune.models.kernels.packing import PackedBatch
+    from telltune.recipe import MetaSpec, Recipe
+
+__all__ = ["meta_start"]
+
+_LONGEST = 512
+"""Maximum number of tokens in an example, since MAML keeps every activation."""
+_VERSION = 3
+
+
+def meta_start(
+    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, *, progress: bool = False
+) -> dict[str, Tensor]:
+    """Learn initial adapter weights, and cache them on disk.
+
+    Args:
+        base: Base model without an adapter; unchanged on return.
+        general: General data, of which each source is a task.
+        recipe: Recipe; sets `lora`, precision and seed.
+        spec: Settings of meta-learning. Examples of more than 512 tokens are skipped.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        DataError: Fewer than two sources have enough examples for an episode.
+    """
+    key = (
+        _VERSION,
+        base.speaker,
+        general.contents.sha256,
+        spec.model_dump_json(),
+        recipe.lora.model_dump_json(),
+        str(compute_dtype(recipe.training.precision)),
+        recipe.seed,
+    )
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    path = cache_folder("meta") / f"{digest}.safetensors"
+    if not path.is_file():
+        write_bytes(path, save(_learn(base, general, recipe, spec, progress)))
+    return load(path.read_bytes())
+
+
+def _learn(
+    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, progress: bool
+) -> dict[str, Tensor]:
+    visits = _Visits(base, general, recipe, spec)
+    lora = recipe.lora.model_copy(update={"dropout": 0.0})
+    model = add_lora(base, lora, recipe.seed)
+    with borrowing(model):
+        model.eval()
+        weights = {
+            name: value.detach().clone()
+            for name, value in model.named_parameters()
+            if value.requires_grad
+        }
+        loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
+        optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
+        with bar(shown=progress) as shown, loss, shared_cores():
+            counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, unit="step")
+            for step in range(spec.steps):
+                adapt_threads()
+                for value in weights.values():
+                    value.requires_grad_()
+                direction, seen = meta_gradient(
+                    spec.algorithm,
+                    weights,
+                    loss,
+                    [visits.episode(step, visit) for visit in range(spec.tasks_per_step)],
+                    spec.inner_learning_rate,
+                )
+                for name, value in weights.items():
+                    value.requires_grad_(False)
+                    value.grad = direction[name].detach()
+                optimizer.step()
+                shown.update(counter, completed=step + 1, note=f"loss {seen:.3f}")
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        return trained_weights(model)
+
+
+class _Visits:
+    """Episodes of meta-learning, a pure function of seed, step and visit."""
+
+    def __init__(
+        self, base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
+    ) -> None:
+        self._spec, self._seed = spec, recipe.seed
+        self._together = can_pack(base.model) and spec.algorithm != "maml"
+        groups: dict[str, list[int]] = defaultdict(list)
+        examples = first_drawn(general, spec.examples, recipe.seed)
+        self._encoded: EncodedSet = Encoder(base.tokenizer).encode(examples)
+        short = self._encoded.lengths <= min(_LONGEST, context_length(base.model.config))
+        for i in np.flatnonzero(short).tolist():
+            groups[examples[i].source].append(i)
+        needed = (spec.inner_steps + 1) * spec.batch_size
+        self._groups = [np.array(g) for g in groups.values() if len(g) >= needed]
+        if len(self._groups) < 2:
+            raise DataError(
+                f"`meta` needs at least two general sources with {needed} examples each of up to "
+                f"{_LONGEST} tokens, but among {len(examples)} examples {len(self._groups)} of "
+                f"{len(groups)} sources have enough; raise meta.examples, lower "
+                "meta.batch_size, or add general data."
+            )
+        self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
+
+    def episode(self, step: int, visit: int) -> Episode[Any]:
+        """Return batches of distinct examples from one source drawn by its probability."""
+        rng = np.random.default_rng([self._seed, step, visit])
+        group = self._groups[int(rng.choice(len(self._groups), p=self._chances))]
+        count, size = self._spec.inner_steps + 1, self._spec.batch_size
+        drawn = rng.permutation(group)[: count * size].reshape(count, size)
+        *support, query = [self._batch(row.tolist()) for row in drawn]
+        return Episode(support, query)
+
+    def _batch(self, indices: list[int]) -> list[PackedBatch]:
+        rows = [self._encoded[i] for i in indices]
+        return pack(rows, _LONGEST * len(rows), together=self._together)
+
+
+class _Loss:
+    """Mean loss per response token of a batch, as a function of the adapter's weights.
+
+    Args:
+        model: Model with an adapter.
+        second_order: Whether the loss is differentiated twice. If not, the fused layers of training
+            compute it together with its gradient.
+        recipe: Recipe; sets the precision.
+    """
+
+    def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
+        self._model, self._second_order = model, second_order
+        self._nll = _Nll(model)
+        self._trained = [value for value in model.parameters() if value.requires_grad]
+        self._quick: list[AbstractContextManager[Any]] = (
+            [] if second_order else [FusedLora(model), QuickNorms(model)]
+        )
+        self._cut = None if second_order else cut_loss(model)
+        dtype = compute_dtype(recipe.training.precision)
+        device = next(model.parameters()).device.type
+        self._autocast = torch.autocast(
+            device, dtype=dtype, enabled=dtype is torch.bfloat16, cache_enabled=False
+        )
+        self._contexts = ExitStack()
+
+    def __enter__(self) -> _Loss:
+        # Fused attention kernels cannot be differentiated twice.
+        plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
+        together = packed_attention(self._model) if can_pack(self._model) else nullcontext()
+        self._contexts.enter_context(plain if self._second_order else together)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._contexts.close()
+
+    def __call__(self, weights: Mapping[str, Tensor], batch: Sequence[PackedBatch]) -> Tensor:
+        if not self._second_order:
+            loss: Tensor = _Known.apply(partial(self._value, batch), *weights.values())  # type: ignore[no-untyped-call]
+            return loss
+        named = {f"model.{name}": value for name, value in weights.items()}
+        with self._autocast:
+            nll = [functional_call(self._nll, named, (row,)) for row in batch]
+        return torch.cat(nll).mean()
+
+    def _value(
+        self, batch: Sequence[PackedBatch], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the loss and its gradient with respect to each weight."""
+        with torch.no_grad():
+            for own, value in zip(self._trained, weights, strict=True):
+                own.copy_(value)
+        with self._autocast, torch.enable_grad(), ExitStack() as stack:
+            for context in self._quick:
+                stack.enter_context(context)
+            loss = torch.cat([token_nll(self._model, row, self._cut) for row in batch]).mean()
+        return loss.detach(), torch.autograd.grad(loss, self._trained)
+
+
+class _Known(Function):
+    """Autograd function whose gradient is computed together with its value."""
+
+    @staticmethod
+    def forward(ctx: Any, find: Callable[..., Any], *weights: Tensor) -> Tensor:
+        value, slopes = find(weights)
+        ctx.save_for_backward(*slopes)
+        return value  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        return None, *(gradient * slope for slope in ctx.saved_tensors)
+
+
+class _Nll(nn.Module):
+    """Module around `token_nll`, so that `functional_call` can replace the weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        return token_nll(self.model, batch)

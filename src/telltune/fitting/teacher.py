@@ -1,0 +1,117 @@
+"""Adapters that a lever trains and queries before the run's own training."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from telltune.data.contents import contents_of
+from telltune.errors import RecipeError
+from telltune.fitting.protocol import Settings
+from telltune.models import compute_dtype
+from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.training.processes import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.data.task import TaskData
+    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+
+__all__ = ["Teacher"]
+
+# Increase this when the same data and settings give different answers than before.
+_VERSION = 1
+_NO_CHECKPOINTS = 10**9
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Trains a method's adapter on the task alone, and answers with it.
+
+    Answers are cached on disk, so an interrupted run does not repeat them.
+
+    Attributes:
+        method: Method of the run; its anchor is used, its general data are not.
+        task: Task with the labeled examples only.
+        base: Base model without an adapter; unchanged on return.
+        recipe: Recipe of the run. Every adapter uses its `training` and `lora` settings.
+        progress: Whether to show a progress bar.
+    """
+
+    method: AdapterMethod
+    task: TaskData
+    base: BaseModel
+    recipe: Recipe
+    progress: bool
+
+    def __call__(self, examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
+        """Return answers, and the time of training and answering in seconds.
+
+        Args:
+            examples: Examples whose prompts are answered.
+            seed: Seed of the adapter and its order of examples.
+
+        Raises:
+            RecipeError: Several processes train together.
+        """
+        path = cache_folder("teacher") / f"{self._key(examples, seed)}.json"
+        kept = read_cached_json(path)
+        if not isinstance(kept, dict):
+            kept = self._ask(examples, seed)
+            write_json(path, kept)
+        return kept["answers"], kept["seconds"]
+
+    def _ask(self, examples: Sequence[Example], seed: int) -> dict[str, object]:
+        if processes().count > 1:
+            raise RecipeError(
+                "adapters that label inputs are trained in one process: run `tell fit` in one "
+                "process until its own training begins, then launch several; the answers of the "
+                "adapters are cached."
+            )
+        began = time.perf_counter()
+        training = self.recipe.training.model_copy(
+            update={"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
+        )
+        beside = ("pseudo_label", "product_of_experts", "synthesis", "selection", "meta")
+        plain = dict.fromkeys((*beside, "confidence"))
+        recipe = self.recipe.model_copy(update={**plain, "training": training, "seed": seed})
+        method = replace(
+            self.method,
+            label=f"adapter {seed} for pseudo-labels",
+            mixes=False,
+            order=None,
+            equal_steps=False,
+            sets=(),
+        )
+        settings = Settings(recipe, progress=self.progress, save=False)
+        task = replace(self.task, dev=())
+        with method.run(task, None, self.base, settings) as predictor:
+            answers = replace(predictor, in_process=True).predict(examples)
+        gc.collect()
+        return {"answers": answers, "seconds": time.perf_counter() - began}
+
+    def _key(self, examples: Sequence[Example], seed: int) -> str:
+        recipe = self.recipe
+        decisive = (
+            _VERSION,
+            self.base.speaker,
+            str(self.task.anchor if self.method.anchored else None),
+            contents_of(self.task.train).sha256,
+            contents_of(examples).sha256,
+            repr(self.task.shots),
+            recipe.training.model_dump(),
+            recipe.lora.model_dump(),
+            recipe.mixture.passes,
+            recipe.evaluation.model_dump(),
+            str(compute_dtype(recipe.training.precision)),
+            seed,
+        )
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]

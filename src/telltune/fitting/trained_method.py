@@ -1,0 +1,119 @@
+"""Training procedure that SFT, TELL and their controls share: prepare, train, answer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.fitting.adapter_folder import FinishedRun, save_adapter
+from telltune.fitting.adapter_method import AdapterMethod
+from telltune.fitting.build_plan import answer_budget, prepare
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.pre_training import lay
+from telltune.fitting.protocol import Cost, Predictor, check_labels
+from telltune.inference.labels import closed_set
+from telltune.inference.scoring import response_nll
+from telltune.training.processes import processes
+
+if TYPE_CHECKING:
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.fitting.protocol import Settings
+    from telltune.models import BaseModel
+
+__all__ = ["Trained"]
+
+
+@dataclass(frozen=True)
+class Trained(AdapterMethod):
+    """Method that trains an adapter as its flags specify; see `AdapterMethod`."""
+
+    def run(
+        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+    ) -> Predictor:
+        """Train, save the adapter in `settings.out` if given, and return a predictor."""
+        from telltune.training.adapter import take_off, whole_weights
+        from telltune.training.early_stopping import EarlyStopping
+        from telltune.training.run import TrainingOptions, train
+
+        known = KnownModel.of(base.model.config, base.tokenizer)
+        together = processes()
+        with together.first_before_others():
+            ground = lay(self, task, general, base, settings, known)
+            task, general, recipe = ground.task, ground.general, ground.recipe
+            prepared = ground.prepared or prepare(self, task, general, known, recipe)
+            recipe = prepared.recipe
+        tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
+        answered = task.train[: prepared.counts.task_examples]
+        if ground.labeled is not None:
+            # Labels are taken from labeled examples only, not from made ones.
+            answered = ground.labeled
+        budget = answer_budget(prepared.task.response_lengths, recipe)
+        labels = closed_set(example.completion for example in answered)
+        check_labels(recipe.evaluation, labels)
+
+        def predictor(model: Any) -> Predictor:
+            return Predictor(
+                model=model,
+                tokenizer=tokenizer,
+                anchor=prepared.anchor,
+                max_new_tokens=budget,
+                evaluation=recipe.evaluation,
+                labels=labels,
+                classifier=ground.choice and ground.choice.calibrated,
+                shots=task.shots,
+                answer_after=task.answer_after,
+            )
+
+        stopping = None
+        if prepared.dev is not None:
+            encoded = prepared.dev.encoded
+            dev, tokens = task.dev[: len(encoded)], encoded.response_lengths
+            score = settings.score if prepared.dev.answers else None
+
+            def look(model: Any) -> tuple[float, float | None]:
+                loss = float((response_nll(model, encoded).numpy() / tokens).mean())
+                if score is None:
+                    return loss, None
+                return loss, score(replace(predictor(model), in_process=True).predict(dev))
+
+            stopping = EarlyStopping(prepared.dev.looks, look)
+        options = TrainingOptions(
+            out=settings.out,
+            description=self.label,
+            progress=settings.progress,
+            texts=(task.train, general),
+            confidence=ground.confidence,
+            start=ground.start,
+            stopping=stopping,
+        )
+        model, seconds = train(base, recipe, prepared, options)
+        with ExitStack() as stack:
+            release = partial(take_off, model)
+            stack.callback(release)
+            seconds += ground.seconds
+            if stopping is not None:
+                prepared = prepared.stopped_after(stopping.looks[-1].step)
+            cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
+            weights = whole_weights(model)
+            if settings.out is not None and settings.save and together.first:
+                run = FinishedRun(
+                    self,
+                    settings.recipe,
+                    base,
+                    ground,
+                    prepared,
+                    stopping,
+                    model,
+                    weights,
+                    tokenizer,
+                    labels,
+                    budget,
+                    seconds,
+                )
+                save_adapter(settings.out, run)
+            together.wait()
+            stack.pop_all()  # From here on, the predictor releases the base.
+        return replace(predictor(model), cost=cost, release=release)

@@ -1,0 +1,43 @@
+"""Render reports as one HTML file from templates that extend a common page."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from telltune.html_report.formats import FORMATS
+
+__all__ = ["REPORT", "render"]
+
+REPORT = "report.html"
+"""File name of a folder's report."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: Path, **values: object) -> str:
+    """Fill a template that extends `page.html.j2`.
+
+    Args:
+        template: Jinja file; the files that it includes are in its folder or in this package.
+        values: Values of the template's variables. All text is escaped.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FORMATS
+    return environment.get_template(template.name).render(vega=_vega(), **values)
+
+
+@cache
+def _vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes some seconds."""
+    from vl_convert import javascript_bundle
+
+    return javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -1,0 +1,100 @@
+"""RCL: train to reason before answering (TRACE, arXiv 2310.06762)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from telltune.data.encoding import Encoder
+from telltune.errors import DataError
+from telltune.fitting.selection import usable
+from telltune.fitting.trained_method import Trained
+from telltune.inference.labels import closed_set
+from telltune.synthesis.auxiliary import refine
+from telltune.synthesis.self_guide import instruction_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.data.task import GeneralData, TaskData
+    from telltune.fitting.protocol import Predictor, Settings
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+
+__all__ = ["RCL", "can_reason", "with_reasons"]
+
+_ANSWER = "Answer:"
+
+
+@dataclass(frozen=True)
+class Reasoned(Trained):
+    """Trains on completions with a rationale before the answer."""
+
+    def run(
+        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+    ) -> Predictor:
+        """Train on completions with rationales; the predictor returns only the answers.
+
+        Raises:
+            DataError: The data have no rationales, and the answers are not a closed set, so
+                rationales from the model cannot be checked.
+        """
+        given = usable(task, base, settings.recipe)
+        task, recipe = with_reasons(task, base, settings.recipe)
+        settings = replace(settings, recipe=recipe, prepared=None)
+        found = super().run(task, general, base, settings)
+        tokens = int(Encoder(base.tokenizer).encode(given).lengths.sum())
+        return replace(
+            found,
+            labels=closed_set(example.completion for example in given),
+            # Only labeled tokens count; rationales in the data do not.
+            cost=replace(found.cost, task_tokens=tokens),
+        )
+
+
+def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskData, Recipe]:
+    """Return a task whose completions have a rationale before the answer.
+
+    Rationales come from the data. If no example has one, the model writes them and they are checked
+    against the true answer. A rationale that leads to another answer is dropped, and the completion
+    is then the answer alone.
+
+    Args:
+        task: Task; its examples within the recipe's budget of tokens are used.
+        base: Model that writes rationales, without an adapter.
+        recipe: Recipe of the run.
+
+    Returns:
+        The task, and the recipe that uses all of its examples.
+
+    Raises:
+        DataError: The data have no rationales, and the model's cannot be checked.
+    """
+    examples = usable(task, base, recipe)
+    if not can_reason(examples):
+        raise DataError(
+            "method `rcl` needs rationales, or a closed set of labels (at most 100, each twice on "
+            "average) to check the model's own; name a column in columns.rationale, or use "
+            "method: sft_anchor."
+        )
+    reasons = [example.rationale for example in examples]
+    if not any(reasons):
+        instruction = instruction_of(task.anchor.prompt if task.anchor else None)
+        chains = refine(base, examples, instruction, seed=recipe.seed)
+        reasons = [f"{chain.evidence} {chain.reason}" if chain.agreed else "" for chain in chains]
+    train = tuple(
+        replace(e, completion=f"{reason.strip()}\n{_ANSWER} {e.completion}".lstrip())
+        for e, reason in zip(examples, reasons, strict=True)
+    )
+    spec = recipe.task.model_copy(update={"max_tokens": None})
+    recipe = recipe.model_copy(update={"task": spec})
+    return replace(task, train=train, answer_after=_ANSWER), recipe
+
+
+def can_reason(examples: Sequence[Example]) -> bool:
+    """Return whether there are rationales, or labels to check the model's own rationales."""
+    return any(e.rationale for e in examples) or bool(closed_set(e.completion for e in examples))
+
+
+RCL = Reasoned("rcl", "reason, then answer (RCL)", anchored=True, mixes=False)

@@ -1,0 +1,1 @@
+"""Fast paths of training and generation: packed rows, fused layers, attention, loss."""

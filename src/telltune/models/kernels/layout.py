@@ -1,0 +1,181 @@
+"""Division of a packed row into tiles whose attention is computed at once.
+
+A row of tokens consists of segments. A segment attends causally to itself, and to all segments that
+it continues: an example to its shared prefix, a label to its prompt. The result equals that of
+separate computation, because under causal attention the states of a prefix do not depend on later
+tokens.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from telltune.models.kernels.blocks import Block, blocks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+__all__ = ["Layout", "Segment", "visible"]
+
+# Maximum number of tokens in a tile; a longer segment gets its own tile.
+TILE = 192
+# On a GPU the cost of calls exceeds that of masked scores; the memory of masks sets the bound.
+GPU_TILE = 2048
+# Maximum number of keys per query for attention as products, which keeps the attention weights.
+MOST_KEYS = 1024
+
+
+class Segment(NamedTuple):
+    """Consecutive tokens of a row.
+
+    Attributes:
+        length: Number of tokens.
+        prefix: Index of the segment that this one continues; -1 for none.
+    """
+
+    length: int
+    prefix: int = -1
+
+
+class Tile(NamedTuple):
+    """Adjacent segments whose attention is computed at once.
+
+    Attributes:
+        length: Number of tokens in all segments.
+        before: Indices of the tiles with the segments that these continue.
+        mask: Keys that each token sees, bool (length, keys): those of the tiles in `before`, then
+            those of this tile. None for plain causal attention.
+    """
+
+    length: int
+    before: tuple[int, ...]
+    mask: Tensor | None
+
+
+class Layout:
+    """Segments of a row, and the tiles whose attention is computed at once.
+
+    One call per short segment would cost more in overhead than in computation. One call for the
+    whole row would mostly compute scores that the mask hides.
+
+    Args:
+        segments: Partition of the row; a segment follows the one that it continues.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = tuple(segments)
+        self._tiles: dict[tuple[int | None, int], list[Tile]] = {}
+        self._masks: dict[tuple[object, ...], list[Tensor | None]] = {}
+        self._blocks: dict[int | None, list[Block] | None] = {}
+
+    @cached_property
+    def ancestors(self) -> list[tuple[int, ...]]:
+        """Indices of all segments that each segment continues, in ascending order."""
+        found: list[tuple[int, ...]] = []
+        for _, prefix in self.segments:
+            found.append((*found[prefix], prefix) if prefix >= 0 else ())
+        return found
+
+    @cached_property
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Start and stop of each segment in the row."""
+        stops = list(accumulate(segment.length for segment in self.segments))
+        return list(pairwise([0, *stops]))
+
+    @cached_property
+    def _tokens(self) -> tuple[Tensor, Tensor]:
+        """Segment of each token, and its position counted from the first segment continued."""
+        sizes = torch.tensor([segment.length for segment in self.segments])
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        starts = torch.tensor([start for start, _ in self._bounds])
+        before = torch.tensor([int(sizes[list(chain)].sum()) for chain in self.ancestors])
+        return owner, torch.arange(len(owner)) + (before - starts)[owner]
+
+    @cached_property
+    def _continues(self) -> Tensor:
+        """Whether a segment equals or continues another, bool (segments, segments)."""
+        related = torch.eye(len(self.segments), dtype=torch.bool)
+        for number, chain in enumerate(self.ancestors):
+            related[number, list(chain)] = True
+        return related
+
+    def _sees(self, queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+        """Return which keys each query sees, bool (queries, keys), given their row positions."""
+        owner, place = self._tokens
+        # The segments that a segment continues precede it in the row.
+        seen = self._continues[owner[queries]][:, owner[keys]] & (keys <= queries[:, None])
+        return seen if window is None else seen & (place[queries][:, None] - place[keys] < window)
+
+    def tiles(self, window: int | None, *, gpu: bool = False) -> list[Tile]:
+        """Return the tiles of the row.
+
+        Args:
+            window: Size of the sliding window in tokens; None for full attention.
+            gpu: Whether attention is computed on a GPU.
+        """
+        key = (self._hides(window), GPU_TILE if gpu else TILE)
+        if key not in self._tiles:
+            self._tiles[key] = self._tiled(*key)
+        return self._tiles[key]
+
+    def masks(self, window: int | None, like: Tensor) -> list[Tensor | None]:
+        """Return the additive mask of each tile, with the dtype and device of `like`."""
+        key = (window, like.dtype, like.device)
+        if key not in self._masks:
+            self._masks[key] = [
+                None
+                if mask is None
+                else torch.zeros(mask.shape).masked_fill_(~mask, float("-inf")).to(like)
+                for _, _, mask in self.tiles(window, gpu=like.is_cuda)
+            ]
+        return self._masks[key]
+
+    def blocks(self, window: int | None) -> list[Block] | None:
+        """Return the blocks for attention as products; None if they would take much memory."""
+        window = self._hides(window)
+        if window not in self._blocks:
+            sees = partial(self._sees, window=window)
+            self._blocks[window] = blocks_of(self._bounds, self.ancestors, sees, MOST_KEYS)
+        return self._blocks[window]
+
+    def _hides(self, window: int | None) -> int | None:
+        # A window that hides no key is None, so that all layers share the cached tiles.
+        return window if window is not None and window <= int(self._tokens[1].max()) else None
+
+    def _tiled(self, window: int | None, longest: int) -> list[Tile]:
+        groups: list[list[int]] = []
+        size = 0
+        parents = {prefix for _, prefix in self.segments}
+        for number, (length, _) in enumerate(self.segments):
+            # A segment that others continue gets its own tile, because they may see all of it.
+            alone = number in parents or bool(groups and groups[-1][-1] in parents)
+            if not groups or alone or size + length > longest:
+                groups.append([])
+                size = 0
+            groups[-1].append(number)
+            size += length
+        tile_of = {number: i for i, group in enumerate(groups) for number in group}
+        return [self._tile(group, tile_of, window) for group in groups]
+
+    def _tile(self, group: list[int], tile_of: dict[int, int], window: int | None) -> Tile:
+        length = sum(self.segments[i].length for i in group)
+        before = sorted({i for number in group for i in self.ancestors[number]})
+        if len(group) == 1 and not before and window is None:
+            return Tile(length, (), None)
+        queries, keys = (
+            torch.cat([torch.arange(*self._bounds[i]) for i in numbers])
+            for numbers in (group, [*before, *group])
+        )
+        return Tile(length, tuple(tile_of[i] for i in before), self._sees(queries, keys, window))
+
+
+def visible(length: int, prefix: int, window: int | None = None) -> Tensor:
+    """Return which keys the last `length` tokens see, bool (length, prefix + length)."""
+    behind = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)
+    return (behind >= 0) & (behind < window) if window is not None else behind >= 0

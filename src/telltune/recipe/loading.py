@@ -1,0 +1,261 @@
+"""Reading and validation of recipes from YAML or dictionaries."""
+
+from __future__ import annotations
+
+import copy
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from telltune.errors import RecipeError
+from telltune.recipe.schema import SHORTHANDS, Columns, Recipe
+from telltune.recipe.validation_messages import explain
+
+if TYPE_CHECKING:
+    from telltune.recipe.schema import DataSpec
+
+__all__ = [
+    "AnyRecipe",
+    "as_recipe",
+    "columns_from_text",
+    "load_recipe",
+    "read_yaml",
+    "recipe_from_dict",
+]
+
+MAX_BYTES = 2**20
+"""Maximum size of a recipe file. Parsing a data file given by mistake would take hours."""
+
+_MERGED = 10_000
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from YAML.
+
+    Relative data paths and a relative model folder are resolved against the recipe's own folder if
+    they exist there, so that a recipe works from any working directory.
+
+    Args:
+        path: Path of the YAML file.
+        overrides: Texts of the form `key=value`, e.g. `mixture.passes=5`; the value is read as
+            YAML.
+
+    Returns:
+        The validated recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid; the message names every mistake with its key.
+    """
+    path = Path(path)
+    values = read_yaml(path, "recipe")
+    return recipe_from_dict(values, name=str(path), folder=path.parent, overrides=overrides)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Return the top-level mapping of a YAML file.
+
+    Args:
+        path: Path of the YAML file.
+        what: Expected kind of file in messages, e.g. "recipe" or "study".
+
+    Raises:
+        RecipeError: The file does not exist, cannot be read, or is not a mapping.
+    """
+    try:
+        values = _parse(_text_of(path))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such {what}; see `recipes/` for examples.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}.") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        keys = "`task:` and `general:`" if what == "recipe" else "`recipe:` and `methods:`"
+        raise RecipeError(f"{path}: the {what} must be a mapping of keys such as {keys}.")
+    return values
+
+
+def _text_of(path: Path) -> str:
+    """Return a file's text; raise OSError also for special files and files that are too large."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise OSError(f"it is larger than {MAX_BYTES // 2**20} MiB")
+    return raw.decode("utf-8-sig")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML loader that refuses duplicate keys and excessive merging (`<<:`).
+
+    By default YAML keeps the last of duplicate keys and silently drops the others. Nested merges
+    can produce more keys than fit in memory.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()
+        self._merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Insert merged keys; PyYAML calls this one or more times for each mapping."""
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            self._refuse_twice(node)
+        super().flatten_mapping(node)
+        self._merged += len(node.value)
+        if self._merged > _MERGED:
+            raise yaml.MarkedYAMLError(problem="too many merged keys", problem_mark=node.start_mark)
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key `{key.value}` is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+
+
+def _parse(text: str) -> Any:
+    """Parse a YAML text.
+
+    Raises:
+        ValueError: The text is not valid YAML, or has an impossible value such as 2024-99-99.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def recipe_from_dict(
+    values: dict[str, Any],
+    *,
+    name: str = "recipe",
+    folder: Path | None = None,
+    overrides: list[str] | None = None,
+) -> Recipe:
+    """Validate a recipe given as a dictionary.
+
+    Args:
+        values: Keys and values as parsed from YAML.
+        name: Name of the recipe in messages.
+        folder: Folder for relative paths, in addition to the working directory.
+        overrides: Overrides as in `load_recipe`.
+
+    Raises:
+        RecipeError: The recipe is invalid; the message names every mistake with its key.
+    """
+    values = copy.deepcopy(values)
+    clauses = [clause for each in overrides or [] if (clause := _override(values, each))]
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        clauses.append(f"{name}: {'; '.join(explain(error, Recipe, 'recipe'))}")
+    if clauses:
+        raise RecipeError(f"{'; '.join(clauses)}.")
+    return recipe if folder is None else _resolve(recipe, folder)
+
+
+AnyRecipe = Recipe | str | Path | dict[str, Any]
+"""Recipe argument of the API: a `Recipe`, the path of a YAML file, or a dictionary."""
+
+
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """Return a recipe from a file, a dictionary or a recipe.
+
+    Raises:
+        RecipeError: The recipe is invalid, as in `load_recipe`.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return recipe_from_dict(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+
+
+def columns_from_text(text: str, **defaults: str) -> Columns:
+    """Parse `Columns` from a text such as `prompt=text,completion=team`.
+
+    Args:
+        text: Keys of `Columns`, each with the name of a column.
+        defaults: Columns for keys that are missing in the text.
+
+    Raises:
+        RecipeError: The text has another form, or a key is unknown or missing.
+    """
+    given = dict(defaults)
+    for part in text.split(","):
+        key, separator, name = part.partition("=")
+        if not separator or not name.strip():
+            raise RecipeError(f"--columns {text}: write it as prompt=text,completion=team.")
+        given[key.strip()] = name.strip()
+    try:
+        return Columns.model_validate(given)
+    except ValidationError as error:
+        mistakes = "; ".join(explain(error, Columns, "set of columns"))
+        raise RecipeError(f"--columns {text}: {mistakes}.") from None
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    """Set one `a.b=value` in a nested mapping in place; return a description of any mistake."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return f"--set {override}: write it as key=value, such as mixture.passes=5"
+    *parents, last = key.strip().split(".")
+    try:
+        value = _parse(text)
+    except ValueError:
+        return f"--set {override}: `{text}` is not a valid YAML value; quote it"
+    here = values
+    for parent in parents:
+        inner = here.get(parent)
+        if isinstance(inner, str):
+            # Expand a shorthand such as `anchor: "text"` to a mapping.
+            inner = {SHORTHANDS.get(parent, "path"): inner}
+        here[parent] = inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            return f"--set {override}: `{parent}` has no keys"
+        here = inner
+    # The value of `anchor.response=Team:` is meant as text, but YAML parses it as a mapping.
+    here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
+    return None
+
+
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """Make relative paths absolute if they exist in the recipe's folder."""
+
+    def beside(name: str) -> str:
+        there = folder / name
+        try:
+            return str(there.resolve()) if not Path(name).is_absolute() and there.exists() else name
+        except OSError:  # E.g. a name that is too long; reading it reports the error.
+            return name
+
+    def moved(specs: list[DataSpec] | None) -> list[DataSpec] | None:
+        return specs and [s.model_copy(update={"path": beside(s.path)}) for s in specs]
+
+    task, general = recipe.task, recipe.general
+    task = task.model_copy(
+        update={k: moved(getattr(task, k)) for k in ("train", "dev", "test", "unlabeled")}
+    )
+    if general is not None:
+        general = general.model_copy(update={"sources": moved(general.sources)})
+    template = recipe.model.chat_template
+    model = recipe.model.model_copy(
+        update={
+            "name": beside(recipe.model.name),
+            "chat_template": template and beside(template),
+        }
+    )
+    changed: dict[str, Any] = {"task": task, "general": general, "model": model}
+    selection = recipe.selection
+    if selection is not None and selection.aliases is not None:
+        aliases = beside(selection.aliases)
+        changed["selection"] = selection.model_copy(update={"aliases": aliases})
+    return recipe.model_copy(update=changed)

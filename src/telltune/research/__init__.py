@@ -1,0 +1,1 @@
+"""Lines of research beside the core, one package each."""

@@ -1,0 +1,1 @@
+"""Continual learning: tasks learned one after another, as in TRACE."""

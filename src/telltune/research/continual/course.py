@@ -1,0 +1,220 @@
+"""Continual learning: tasks learned in sequence, and forgetting (TRACE, arXiv 2310.06762).
+
+A strategy learns the tasks in order. After each task, all tasks learned so far are scored. Each
+strategy, seed and task is one row of continual.jsonl with these scores, from which the matrix R and
+all derived values are computed. An interrupted run resumes with the unfinished task.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from telltune.errors import RecipeError
+from telltune.fitting.output_folder import alone
+from telltune.recipe.base import Part
+from telltune.research.continual.learner import STRATEGIES, Learner, Step, Strategy
+from telltune.research.continual.page import ContinualReport, write_page
+from telltune.research.continual.scores import backward_transfer, overall_performance
+from telltune.storage import write_json, write_text
+from telltune.study.spec import Tasks, read_spec
+from telltune.training.progress import bar, phase
+
+__all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
+
+_ROWS = "continual.jsonl"
+_SUMMARY = "summary.json"
+
+
+class ContinualSpec(Part):
+    """Specification of a continual-learning run: ordered tasks, strategies and seeds.
+
+    Example:
+        ```yaml
+        recipe: demo.yaml
+        tasks: [medical_specialty, mention_json, restore_text]
+        strategies: [sequential, replay, tell]
+        seeds: [0, 1, 2]
+        ```
+    """
+
+    recipe: dict[str, Any]
+    """Recipe keys shared by all tasks, or the name of a recipe file in the same folder."""
+    tasks: Tasks = Field(min_length=2)
+    """Tasks as in a study, learned in this order."""
+    strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
+    """Strategies to learn the tasks with."""
+    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    """Random seeds. Each seed draws its own task data, order and initialization."""
+    general_items: PositiveInt = 50
+    """Number of held-out general examples whose loss is measured before and after each task."""
+
+
+def load_continual(path: str | Path) -> ContinualSpec:
+    """Read a task order from a YAML file.
+
+    Raises:
+        RecipeError: A key of the file is invalid, or two tasks have the same name.
+    """
+    path = Path(path)
+    spec = read_spec(path, ContinualSpec, "task order")
+    names = [task.name for task in spec.tasks]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{path}: two tasks have the same name; rename one.")
+    return spec
+
+
+def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) -> ContinualReport:
+    """Learn the tasks in order with each strategy, and score all learned tasks after each one.
+
+    A repeated call on the same folder resumes with the first unfinished step.
+
+    Args:
+        order: YAML file with the task order; see `ContinualSpec`.
+        out: Output folder for continual.jsonl, the last adapters, summary.json and report.html.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        RecipeError: The task order is invalid, or a task has no test data or anchor.
+        DataError: The task data cannot be loaded; see `load_task`.
+    """
+    order, out = Path(order), Path(out)
+    spec = load_continual(order)
+    with alone(out):
+        steps = _read(out)
+        with phase("reading the tasks", shown=progress):
+            learner = Learner(
+                spec.recipe,
+                spec.tasks,
+                spec.general_items,
+                out,
+                name=str(order),
+                folder=order.parent,
+            )
+            learner.check(spec.strategies, spec.seeds)
+        with bar(shown=progress) as shown:
+            total = len(spec.strategies) * len(spec.seeds) * len(spec.tasks)
+            runs = [(strategy, seed) for seed in spec.seeds for strategy in spec.strategies]
+            done = {run: [s for s in steps if (s.strategy, s.seed) == run] for run in runs}
+            finished = sum(map(len, done.values()))
+            counter = shown.add_task("course", total=total, completed=finished, unit="task")
+            for strategy, seed in runs:
+                for step in learner.learn(strategy, seed, done[strategy, seed]):
+                    steps.append(step)
+                    with (out / _ROWS).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(step), ensure_ascii=False) + "\n")
+                    shown.update(counter, description=f"{strategy}, {step.task}")
+                    shown.advance(counter)
+        report = summarize(steps, [task.name for task in spec.tasks], spec.strategies)
+        write_json(out / _SUMMARY, asdict(report))
+        write_page(report, out)
+        return report
+
+
+def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -> ContinualReport:
+    """Summarize finished runs, one row per strategy.
+
+    Args:
+        steps: Steps of all runs. Seeds that have not learned all tasks are excluded. If strategies
+            have finished seeds in common, only these seeds are used.
+        tasks: Names of the tasks in order.
+        strategies: Strategies to report.
+    """
+    by_run: dict[str, dict[int, list[Step]]] = {strategy: {} for strategy in strategies}
+    for step in steps:
+        by_run.get(step.strategy, {}).setdefault(step.seed, []).append(step)
+    finished = {
+        strategy: {seed: run for seed, run in by_seed.items() if len(run) == len(tasks)}
+        for strategy, by_seed in by_run.items()
+    }
+    finished = {strategy: by_seed for strategy, by_seed in finished.items() if by_seed}
+    shared = set.intersection(*map(set, finished.values())) if finished else set()
+    rows = []
+    for strategy, by_seed in finished.items():
+        runs = [run for seed, run in by_seed.items() if seed in shared or not shared]
+        found = [_matrix(run, tasks) for run in runs]
+        last = len(tasks) - 1
+        mean = np.mean(found, axis=0)
+        rows.append(
+            {
+                "strategy": strategy,
+                "seeds": len(runs),
+                "overall": fmean(overall_performance(r, last) for r in found),
+                "backward": fmean(backward_transfer(r) for r in found),
+                "backward_by_tasks": fmean(backward_transfer(r, by_tasks=True) for r in found),
+                "general": _general_change(runs),
+                "leakage": _leakage(runs),
+                "valid": fmean(fmean(r[-1].valid.values()) for r in runs),
+                "seconds": fmean(sum(step.seconds for step in r) for r in runs),
+                "matrix": [
+                    [None if i > t else round(float(mean[t, i]), 2) for i in range(len(tasks))]
+                    for t in range(len(tasks))
+                ],
+                "warnings": _warnings(runs),
+            }
+        )
+    return ContinualReport(tasks, [_rounded(row) for row in rows])
+
+
+def _matrix(run: list[Step], tasks: list[str]) -> Any:
+    """Return R of a run, shape (tasks, tasks); the unused upper triangle is 0."""
+    found = np.zeros((len(tasks), len(tasks)))
+    for step in run:
+        for i, task in enumerate(tasks[: step.number + 1]):
+            found[step.number, i] = step.scores[task]
+    return found
+
+
+def _general_change(runs: list[list[Step]]) -> float | None:
+    """Return the change after the last task in percent; None without general data."""
+    last = [run[-1] for run in runs]
+    if any(math.isnan(step.base_nll) for step in last):
+        return None
+    return fmean(100 * (step.general_nll / step.base_nll - 1) for step in last)
+
+
+def _leakage(runs: list[list[Step]]) -> float | None:
+    """Return the leakage after the last task; None if it could not be determined."""
+    last = [run[-1].leakage for run in runs]
+    told = [share for share in last if share is not None]
+    return fmean(told) if len(told) == len(last) else None
+
+
+def _warnings(runs: list[list[Step]]) -> list[str]:
+    """Return each warning of a task once, with the tasks after which it was given."""
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for step in (step for run in runs for step in run):
+        for task, warnings in step.warnings.items():
+            for warning in warnings:
+                told.setdefault((task, warning), {})[step.task] = None
+    return [
+        f"{task}, scored after {', '.join(after)}: {warning}"
+        for (task, warning), after in told.items()
+    ]
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}
+
+
+def _read(out: Path) -> list[Step]:
+    """Read the rows of finished steps, and remove incomplete rows from the file."""
+    path = out / _ROWS
+    if not path.exists():
+        return []
+    steps = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            steps.append(Step(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    rows = (json.dumps(asdict(step), ensure_ascii=False) for step in steps)
+    write_text(path, "".join(f"{row}\n" for row in rows))
+    return steps

@@ -1,0 +1,385 @@
+"""Learn tasks in sequence with one strategy, and score all learned tasks after each one."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors.torch import load, save
+
+from telltune.data.anchor import anchored_tokenizer
+from telltune.data.task import load_general, load_split, load_task
+from telltune.errors import RecipeError, StorageError
+from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
+from telltune.evaluation.headline import task_answers
+from telltune.evaluation.score import evaluate_predictor
+from telltune.fitting.build_plan import prepare
+from telltune.fitting.general_choice import ChosenData, first_drawn
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.protocol import Settings
+from telltune.fitting.selection import usable
+from telltune.fitting.trained_method import Trained
+from telltune.inference.labels import closed_set
+from telltune.methods.rcl import can_reason
+from telltune.methods.registry import get_method
+from telltune.models import load_base
+from telltune.recipe import recipe_from_dict
+from telltune.research.continual.scores import format_validity
+from telltune.storage import write_bytes
+from telltune.study.spec import merged_keys
+from telltune.training.adapter import trained_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from telltune.data.examples import Example
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
+    from telltune.evaluation.headline import TaskAnswers
+    from telltune.evaluation.score import Evaluation
+    from telltune.fitting.protocol import Method, Predictor
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+    from telltune.study.spec import TaskEntry
+
+__all__ = ["STRATEGIES", "Learner", "Step", "Strategy"]
+
+Strategy = Literal["sequential", "replay", "tell", "rcl", "adapters", "in_context"]
+STRATEGIES: dict[Strategy, str] = {
+    "sequential": "sft_anchor",
+    "replay": "tell",
+    "tell": "tell",
+    "rcl": "rcl",
+    "adapters": "tell",
+    "in_context": "few_shot",
+}
+"""Method that learns each task, by strategy:
+
+- `sequential`: SFT with the anchor, one adapter for all tasks.
+- `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
+- `tell`: TELL at every step, one adapter for all tasks.
+- `rcl`: SFT with the anchor on a rationale followed by the answer, one adapter for all tasks. A
+  task with neither rationales nor labels as answers is learned from its answers alone.
+- `adapters`: TELL with a separate adapter per task, so that no task is forgotten.
+- `in_context`: examples of the task in the base's prompt.
+
+With `training.full_parameters: true` all weights are trained instead of an adapter. One model then
+learns all tasks in sequence (`sequential` is TRACE's SeqFT), while `adapters` starts from the base
+for each task.
+"""
+_OWN = ("adapters", "in_context")
+"""Strategies that carry nothing over from task to task."""
+_REPLAYED = 0.1
+"""Share of each earlier task's examples that is replayed, as published."""
+_PROMPTS = 16
+"""Number of general prompts answered after each task."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Result of a strategy after one task.
+
+    Attributes:
+        strategy: Name of the strategy.
+        seed: Random seed.
+        number: Index of the task in the order, from 0.
+        task: Name of the task.
+        scores: Score of each task learned so far, in percent.
+        valid: Share of answers in the task's format, by task learned so far.
+        general_nll: Loss of held-out general examples after the task, in nats per token.
+        base_nll: Loss of the base on the same examples, in nats per token.
+        leakage: Share of general prompts that get an answer in the format of a task learned so far;
+            None if no task has a recognizable format or there is no general data.
+        seconds: Training time in seconds.
+        answer_tokens: Maximum number of tokens of an answer to this task, now and later.
+        answer_after: Prefix of the answers to this task, now and later; "" if there is none.
+        warnings: Reasons why a score may be misleading, by task so far; one sentence each.
+    """
+
+    strategy: str
+    seed: int
+    number: int
+    task: str
+    scores: dict[str, float]
+    valid: dict[str, float]
+    general_nll: float
+    base_nll: float
+    leakage: float | None
+    seconds: float
+    answer_tokens: int
+    answer_after: str
+    # Rows written by earlier versions lack this field.
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class _Progress:
+    """State of one strategy with one seed.
+
+    Attributes:
+        start: Initial weights of the next task; None for a new initialization.
+        scores: Score of each task learned so far, in percent.
+        valid: Share of answers in the task's format, by task learned so far.
+        forms: `Step.answer_tokens` and `Step.answer_after`, by task.
+        warnings: Warnings by task learned so far; see `Step.warnings`.
+    """
+
+    start: dict[str, Tensor] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    valid: dict[str, float] = field(default_factory=dict)
+    forms: dict[str, tuple[int, str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A task of the order with the examples drawn for one seed."""
+
+    name: str
+    recipe: Recipe
+    task: TaskData
+    items: list[Example]
+    answers: TaskAnswers
+
+
+class Learner:
+    """Learner of a task order, which holds the state that all strategies share.
+
+    Args:
+        recipe: Recipe keys shared by all tasks.
+        tasks: Tasks in order.
+        general_items: Number of held-out general examples to measure.
+        out: Folder in which adapters are kept between steps.
+        name: Name of the order, for messages.
+        folder: Folder that relative paths start from.
+    """
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        tasks: Sequence[TaskEntry],
+        general_items: int,
+        out: Path,
+        *,
+        name: str,
+        folder: Path,
+    ) -> None:
+        self._recipe, self._tasks, self._general_items = recipe, tasks, general_items
+        self._out, self._name, self._folder = out, name, folder
+        self._base: BaseModel | None = None
+
+    def check(self, strategies: Sequence[Strategy], seeds: Sequence[int]) -> None:
+        """Check all tasks before the first one is learned.
+
+        Raises:
+            RecipeError: A task lacks test data, or the anchor or general data that a strategy
+                needs; or some tasks train all weights and others an adapter.
+        """
+        mixes = {"replay", "tell", "adapters"} & set(strategies)
+        order = self._order(seeds[0])
+        if len({known.recipe.training.full_parameters for known in order}) > 1:
+            raise RecipeError(
+                f"{self._name}: training.full_parameters differs between tasks, but each task "
+                "starts from the weights of the previous one; set it once, in the recipe."
+            )
+        for known in order:
+            if known.task.anchor is None:
+                raise RecipeError(
+                    f"{self._name}: task `{known.name}` has no anchor, which the model needs to "
+                    "distinguish the tasks; add `anchor: ...` to it."
+                )
+            if mixes and known.recipe.general is None:
+                raise RecipeError(
+                    f"{self._name}: strategy `{min(mixes)}` needs general data; set "
+                    "`general: embedded` in the recipe, or name files."
+                )
+
+    def learn(self, strategy: Strategy, seed: int, done: Sequence[Step]) -> Iterator[Step]:
+        """Learn the remaining tasks and yield a step for each.
+
+        Args:
+            strategy: Strategy to learn with.
+            seed: Random seed.
+            done: Steps of an earlier call.
+
+        Raises:
+            StorageError: The initial weights of the next task are missing or damaged.
+        """
+        order = self._order(seed)
+        if len(done) == len(order):
+            return
+        progress = _Progress(forms={s.task: (s.answer_tokens, s.answer_after) for s in done})
+        if done and strategy in _OWN:
+            # The score of a task with its own adapter or prompt does not change later.
+            progress.scores, progress.valid = dict(done[-1].scores), dict(done[-1].valid)
+            progress.warnings = dict(done[-1].warnings)
+        elif done:
+            progress.start = self._kept(strategy, seed, len(done) - 1)
+        for number in range(len(done), len(order)):
+            yield self._step(strategy, seed, order[: number + 1], progress)
+            gc.collect()
+
+    def _step(
+        self, strategy: Strategy, seed: int, order: Sequence[_Known], progress: _Progress
+    ) -> Step:
+        """Learn the last task of `order`, and score all tasks learned so far."""
+        number, known = len(order) - 1, order[-1]
+        base = self._loaded(order[0].recipe)
+        own = strategy in _OWN
+        general = self._general(strategy, order[:-1], known, base)
+        recipe = self._with_general(known.recipe, general)
+        settings = Settings(recipe, progress=False, save=False, start=progress.start)
+        method = _method(strategy, usable(known.task, base, recipe))
+        held = self._held_out(known)
+        # This must run before the base is changed or gets an adapter.
+        base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
+        predictor = method.run(known.task, general if method.mixes else None, base, settings)
+        progress.forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
+        for other in [known] if own else order:
+            tokens, after = progress.forms[other.name]
+            asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
+            found = _score(asked, other, base)
+            progress.scores[other.name] = found.headline[1].score
+            progress.valid[other.name] = format_validity(
+                found.predictions, [example.completion for example in other.task.train]
+            )
+            progress.warnings[other.name] = list(found.warnings)
+        general_nll, leakage = _aside(predictor, base, held, order)
+        if not own:
+            progress.start = trained_weights(predictor.model)
+            self._keep(strategy, seed, number, progress.start)
+        predictor.release()
+        if method.trains and recipe.training.full_parameters:
+            self._base = None  # the base was trained itself, and the next task needs a new one
+        return Step(
+            strategy,
+            seed,
+            number,
+            known.name,
+            dict(progress.scores),
+            dict(progress.valid),
+            general_nll,
+            base_nll,
+            leakage,
+            predictor.cost.seconds,
+            *progress.forms[known.name],
+            dict(progress.warnings),
+        )
+
+    def _order(self, seed: int) -> list[_Known]:
+        """Return all tasks with the examples drawn for this seed."""
+        found = []
+        for entry in self._tasks:
+            values = merged_keys(self._recipe, entry.keys) | {"seed": seed}
+            name = f"{self._name} ({entry.name})"
+            recipe = recipe_from_dict(values, name=name, folder=self._folder)
+            task = load_task(recipe)
+            test = load_split(recipe, "test")
+            answers = task_answers(recipe, task, test)
+            items = test[: recipe.evaluation.max_items]
+            found.append(_Known(entry.name, recipe, task, items, answers))
+        return found
+
+    def _loaded(self, recipe: Recipe) -> BaseModel:
+        if self._base is None:
+            settings = recipe.training
+            self._base = load_base(
+                recipe.model, settings.precision, trainable=settings.full_parameters
+            )
+        return self._base
+
+    def _general(
+        self, strategy: Strategy, earlier: Sequence[_Known], known: _Known, base: BaseModel
+    ) -> GeneralData | None:
+        """Return the data to mix in; replayed examples contain their own task's anchor as text."""
+        general = load_general(known.recipe)
+        if strategy != "replay" or general is None:
+            return general
+        method = get_method(STRATEGIES[strategy])
+        assert isinstance(method, Trained)  # TELL
+        model = KnownModel.of(base.model.config, base.tokenizer)
+        count = prepare(method, known.task, general, model, known.recipe).counts.general_examples
+        replayed: list[Example] = []
+        for other in earlier:
+            examples = usable(other.task, base, other.recipe)
+            anchor = other.task.anchor
+            assert anchor is not None  # by `check`
+            kept = examples[: max(1, round(_REPLAYED * len(examples)))]
+            replayed += [anchor.attach(example) for example in kept]
+        drawn = first_drawn(general, count, known.recipe.seed)
+        return ChosenData(f"{general.name}+replay", general.sources, (*drawn, *replayed))
+
+    def _with_general(self, recipe: Recipe, general: GeneralData | None) -> Recipe:
+        if not isinstance(general, ChosenData):
+            return recipe
+        spec = recipe.mixture.model_copy(update={"general_examples": len(general.chosen)})
+        return recipe.model_copy(update={"mixture": spec})
+
+    def _held_out(self, known: _Known) -> list[Example]:
+        """Return general examples that no strategy uses: the last in the order of the draw."""
+        general = load_general(known.recipe)
+        if general is None:
+            return []
+        used = general.contents.examples - self._general_items
+        return held_out_general(general, self._general_items, used, known.recipe.seed)
+
+    def _keep(self, strategy: Strategy, seed: int, number: int, weights: dict[str, Tensor]) -> None:
+        """Write the weights after a task, and keep the previous file until the row is written."""
+        write_bytes(self._file(strategy, seed, number), save(weights))
+        self._file(strategy, seed, number - 2).unlink(missing_ok=True)
+
+    def _kept(self, strategy: Strategy, seed: int, number: int) -> dict[str, Tensor]:
+        path = self._file(strategy, seed, number)
+        try:
+            return load(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                f"{path} is missing or damaged ({error}), so {strategy} cannot resume; "
+                f"remove {self._out} to start over."
+            ) from None
+
+    def _file(self, strategy: Strategy, seed: int, number: int) -> Path:
+        return self._out / "adapters" / f"{strategy}-{seed}-{number + 1}.safetensors"
+
+
+def _method(strategy: Strategy, examples: Sequence[Example]) -> Method:
+    if strategy == "rcl" and not can_reason(examples):
+        return get_method("sft_anchor")
+    return get_method(STRATEGIES[strategy])
+
+
+def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
+    """Return the mean loss of a response token in nats; NaN without examples."""
+    if not examples:
+        return float("nan")
+    nll, tokens = predictor.nll(examples)
+    return float(nll.sum() / tokens.sum())
+
+
+def _aside(
+    predictor: Predictor, base: BaseModel, examples: Sequence[Example], learned: Sequence[_Known]
+) -> tuple[float, float | None]:
+    """Return the loss of general examples and the leakage in the formats of learned tasks."""
+    if not examples:
+        return float("nan"), None
+    forms = [task_format([e.completion for e in known.task.train]) for known in learned]
+    told = [form for form in forms if form is not None]
+    looks = (lambda answer: any(form(answer) for form in told)) if told else None
+    found = measure_aside(predictor, base.tokenizer, examples, _PROMPTS, looks)
+    return found.general_nll, found.leakage
+
+
+def _score(predictor: Predictor, known: _Known, base: BaseModel) -> Evaluation:
+    """Score the items of a task, using its own anchor."""
+    asked = replace(
+        predictor,
+        tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),
+        anchor=known.task.anchor,
+        evaluation=known.recipe.evaluation,
+        labels=closed_set(example.completion for example in known.task.train),
+    )
+    return evaluate_predictor(asked, known.items, answers=known.answers)

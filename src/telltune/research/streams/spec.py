@@ -1,0 +1,152 @@
+"""Configuration of a cascade, read from a YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from telltune.errors import RecipeError
+from telltune.recipe import explain, read_yaml
+from telltune.recipe.base import Part
+
+if TYPE_CHECKING:
+    from telltune.research.streams.cascade import Cascade, Rung
+    from telltune.research.streams.levels import Level
+    from telltune.research.streams.top import Top
+
+__all__ = ["CascadeSpec", "load_cascade", "make_cascade"]
+
+
+class LevelSpec(Part):
+    """One level below the top model."""
+
+    kind: Literal["linear", "encoder", "adapter"]
+    """Model of the level: hashed words, a small transformer that learns, or a `tell fit` folder
+    (of an adapter or a baseline)."""
+    path: str | None = Field(default=None, validate_default=True)
+    """Path of the encoder or of the `tell fit` folder."""
+    cache: PositiveInt = 8
+    """Number of labeled inputs per update."""
+    decay: float = Field(default=0.97, gt=0, lt=1)
+    """γ: after n updates the level may answer with probability 1 - γ^n."""
+    calibration: float = Field(default=0.4, gt=0, lt=1)
+    """Target deferral probability where the level is right."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_for_models(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if (path is None) != (info.data.get("kind") == "linear"):
+            raise ValueError("required for `encoder` and `adapter`, not allowed for `linear`")
+        return path
+
+
+class TopSpec(Part):
+    """Top model, which labels the inputs that no level answers."""
+
+    endpoint: str | None = None
+    """URL of a server with OpenAI's chat completions API, up to and including `/v1`."""
+    model: str = "embedded"
+    """Name of the model on the server, or of a local base model without `endpoint`."""
+    adapter: str | None = None
+    """Folder of `tell fit`, used in place of a local base model."""
+    timeout: PositiveFloat = 30.0
+    """Timeout of a call to the server in seconds; a failed call is retried once."""
+    key_variable: str | None = None
+    """Environment variable that holds the server's API key."""
+
+
+class CascadeSpec(Part):
+    """Configuration of a cascade.
+
+    Example:
+        ```yaml
+        labels: [billing, shipping, returns]
+        instruction: "You route support tickets. Name the team, nothing else."
+        levels:
+          - {kind: linear}
+          - {kind: adapter, path: runs/tickets, cache: 16, decay: 0.95}
+        top: {endpoint: "http://localhost:8000/v1", model: large}
+        ```
+    """
+
+    labels: list[str] = Field(min_length=2)
+    """Possible labels of an input."""
+    instruction: str = "Name the label of the input, nothing else."
+    """System message for the top model."""
+    levels: list[LevelSpec] = Field(min_length=1)
+    """Levels below the top model, from the cheapest up."""
+    top: TopSpec
+    price: PositiveFloat = 0.5
+    """μ: price of a call to the top model, in nats of prediction loss."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+def load_cascade(path: str | Path) -> CascadeSpec:
+    """Read a cascade from its YAML file.
+
+    Raises:
+        RecipeError: The file cannot be read or is invalid; the message names the keys.
+    """
+    try:
+        return CascadeSpec.model_validate(read_yaml(Path(path), "cascade"))
+    except ValidationError as error:
+        told = "; ".join(explain(error, CascadeSpec, "cascade"))
+        raise RecipeError(f"{path}: {told}.") from None
+
+
+def make_cascade(spec: CascadeSpec) -> Cascade:
+    """Load the models of a cascade.
+
+    Raises:
+        RecipeError: The variable with the server's key is not set, the endpoint is not an HTTP
+            address, or a baseline knows none of the labels.
+        ModelError: A model cannot be loaded.
+    """
+    from telltune.research.streams.cascade import Cascade
+
+    rungs = [_rung(level, spec) for level in spec.levels]
+    return Cascade(spec.labels, rungs, _top(spec), price=spec.price, seed=spec.seed)
+
+
+def _rung(level: LevelSpec, spec: CascadeSpec) -> Rung:
+    from telltune.research.streams.cascade import Rung
+    from telltune.research.streams.levels import LinearLevel
+    from telltune.research.streams.models import EncoderLevel, fitted_level
+
+    made: Level
+    if level.kind == "linear":
+        made = LinearLevel(len(spec.labels))
+    elif level.kind == "encoder":
+        made = EncoderLevel(str(level.path), len(spec.labels), seed=spec.seed)
+    else:
+        made = fitted_level(Path(str(level.path)), spec.labels)
+    return Rung(made, level.cache, level.decay, level.calibration)
+
+
+def _top(spec: CascadeSpec) -> Top:
+    from telltune.research.streams.top import Endpoint, local_model
+
+    top = spec.top
+    if top.endpoint is None:
+        return local_model(top.model, top.adapter, spec.labels, spec.instruction)
+    key = ""
+    if top.key_variable is not None:
+        key = os.environ.get(top.key_variable, "")
+        if not key:
+            raise RecipeError(
+                f"top.key_variable: {top.key_variable} is not set in the environment; set it, or "
+                "remove `key_variable` if the server needs no key."
+            )
+    return Endpoint(
+        top.endpoint, top.model, spec.labels, spec.instruction, timeout=top.timeout, key=key
+    )

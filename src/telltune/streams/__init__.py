@@ -1,5 +1,0 @@
-"""Streams of inputs: a cascade of models that learns when a cheap model is good enough."""
-
-from telltune.streams.cascade import Cascade, Decision
-
-__all__ = ["Cascade", "Decision"]

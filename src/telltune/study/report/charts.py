@@ -1,0 +1,291 @@
+"""Charts of a report as Vega-Lite specifications."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from telltune.html_report.drawing import Figure, Values, chart_of, layers_of, spec_of, tooltip_of
+from telltune.html_report.formats import interval, loss, number, score, share, signed
+from telltune.study.report.series import main_points, series_of
+from telltune.study.report.verdict import tell_emergence, tell_items
+from telltune.study.statistics.item_changes import sort_items
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import altair as alt
+
+    from telltune.study.report.palette import Palette
+    from telltune.study.statistics.item_changes import ItemCourses
+    from telltune.study.statistics.summary import Point, Summary
+
+__all__ = [
+    "efficiency_figures",
+    "emergence_figures",
+    "forgetting_figures",
+]
+
+# A leverage ratio goes on a line of its own: truncated labels would look the same.
+_TWO_LINES: dict[str, Any] = {
+    "labelLimit": 170,
+    "labelExpr": "split(replace(datum.label, ' at ratio ', '\\nat ratio '), '\\n')",
+    # Without this offset the first of two lines is vertically centered.
+    "labelOffset": {
+        "condition": {"test": "indexof(datum.label, ' at ratio ') > 0", "value": -6},
+        "value": 0,
+    },
+}
+
+_MOST_ITEMS = 200
+_PROMPT_LENGTH = 120
+
+_TOLD = {
+    "task": "task",
+    "method": "method",
+    "size": "requested size",
+    "tokens": "task tokens",
+    "score": "score",
+    "interval": "95% interval",
+    "deviation": "SD over seeds",
+    "seeds": "seeds",
+    "general": "general tokens",
+}
+"""Tooltip labels of a score, by field."""
+
+
+def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
+    """Plot score against task tokens, one figure per task.
+
+    Methods without task data are horizontal lines.
+    """
+    import altair as alt
+
+    figures = []
+    for task in dict.fromkeys(point.task for point in points):
+        shown = main_points([point for point in points if point.task == task])
+        sized = [point for point in shown if point.size is not None]
+        if not sized:
+            continue
+        level = [_value(p, palette.labels[series_of(p)]) for p in shown if p.size is None]
+        values = _moved_apart([_value(p, palette.labels[series_of(p)]) for p in sized])
+        smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
+        beside = max(1.15, (largest / smallest) ** 0.05)
+        x = (
+            alt.X("x:Q")
+            .title("task tokens")
+            .scale(type="log", domain=[smallest / beside, largest * beside], nice=False)
+            .axis(values=sorted({p.size for p in sized if p.size}), format=".3~s")
+        )
+        chart = _scores(values, x, palette)
+        if level:
+            chart = layers_of(_levels(level, palette), chart)
+        figures.append(Figure(task, spec_of(chart), palette.keys(values, level)))
+    return figures
+
+
+def emergence_figures(
+    summary: Summary, courses: Sequence[ItemCourses], palette: Palette
+) -> list[Figure]:
+    """Plot score against general tokens, one figure per task and size.
+
+    Only methods that ran with several amounts of general data are drawn. Each figure is followed by
+    one figure per method with its single test items.
+    """
+    import altair as alt
+
+    lines: dict[tuple[str, int], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for point in summary.points:
+        if point.size is not None and point.leverage_ratio is not None:
+            lines[point.task, point.size][point.name].append(point)
+    figures = []
+    for (task, size), by_name in lines.items():
+        found = [p for line in by_name.values() if len(line) > 1 for p in line]
+        if not found:
+            continue
+        values = [_value(p, p.name) | {"x": p.general_tokens} for p in found]
+        x = (
+            alt.X("x:Q")
+            .title("general tokens")
+            # log(task + general tokens) can also show a point without general data.
+            .scale(type="symlog", constant=size, nice=False)
+            .axis(values=sorted({p.general_tokens for p in found}), format=".2~s")
+        )
+        title = f"{task}, {number(size)} task tokens"
+        notes = [
+            tell_emergence(curve)
+            for curve in summary.general_curves
+            if (curve.task, curve.size) == (task, size)
+        ]
+        spec = spec_of(_scores(values, x, palette))
+        figures.append(Figure(title, spec, palette.keys(values), notes))
+        figures += [
+            _item_figure(each)
+            for each in courses
+            if (each.curve.task, each.curve.size) == (task, size)
+        ]
+    return figures
+
+
+def _item_figure(courses: ItemCourses) -> Figure:
+    """Draw one column per amount of general data and one row per item, opaque at a score of 100."""
+    import altair as alt
+
+    means = courses.scores
+    order = sort_items(means)
+    # A row needs about 2 pixels to be visible, so long lists are thinned to every nth item.
+    shown = order[:: math.ceil(len(order) / _MOST_ITEMS)]
+    values = [
+        {
+            "rank": rank,
+            "item": item + 1,
+            "prompt": _beginning(courses.prompts[item]),
+            "general": courses.general,
+            "score": means[:, item].round(1).tolist(),
+            "seeds": [
+                ", ".join(f"{seed}: {score(scores[item])}" for seed, scores in seeds.items())
+                for seeds in courses.by_seed
+            ],
+        }
+        for rank, item in enumerate(shown)
+    ]
+    x = (
+        alt.X("general:O")
+        .title("general tokens")
+        .scale(paddingInner=0.04, paddingOuter=0)
+        .axis(labelAngle=0, labelExpr="format(datum.value, '.2~s')", domain=False)
+    )
+    cells = (
+        chart_of(values)
+        .transform_flatten(["general", "score", "seeds"])
+        .mark_rect(color="var(--accent)")
+        .encode(
+            x,
+            alt.Y("rank:O").title("test items").scale(padding=0).axis(labels=False, grid=False),
+            alt.Opacity("score:Q").scale(domain=[0, 100], range=[0.07, 1]).legend(None),
+            tooltip=tooltip_of(
+                {
+                    "item": "test item",
+                    "prompt": "prompt",
+                    "general": "general tokens",
+                    "score": "score",
+                    "seeds": "by seed",
+                }
+            ),
+        )
+    )
+    curve = courses.curve
+    notes = [] if curve.items is None else [tell_items(curve.items, curve.emergence)]
+    if len(shown) < len(order):
+        notes.append(f"{len(shown)} of {len(order)} items are drawn, evenly spaced in this order.")
+    title = f"{curve.name}, item by item: {curve.task}, {number(curve.size)} task tokens"
+    # Whole pixels per item keep all rows equally high.
+    height = len(shown) * max(2, 320 // len(shown))
+    return Figure(title, spec_of(layers_of(cells), height), [], notes)
+
+
+def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
+    """Plot the change of general loss and of leakage, one dot per point."""
+    figures = []
+    for kind, title, told in (
+        ("general_nll", "General loss: change in percent", loss),
+        ("leakage", "Leakage of the task's format: change in points", share),
+    ):
+        values = []
+        for point in points:
+            before = point.forgetting.get(f"{kind}_before")
+            after = point.forgetting.get(f"{kind}_after")
+            if before is None or after is None:
+                continue
+            change = 100 * (after - before) / (before if kind == "general_nll" else 1)
+            values.append(
+                _value(point, palette.labels[series_of(point)])
+                | {"x": change, "before": told(before), "after": told(after)}
+                | {"change": signed(change)}
+            )
+        if values:
+            figures.append(Figure(title, _changes(values, palette), []))
+    return figures
+
+
+def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
+    """Draw points with their intervals, joined by one line per method."""
+    import altair as alt
+
+    base = chart_of(values).encode(x, palette.colour())
+    y = alt.Y("y:Q").title(values[0]["metric"]).scale(zero=False)
+    return layers_of(
+        base.mark_rule(strokeWidth=1.25, opacity=0.6).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
+        base.mark_line(strokeWidth=2).encode(y),
+        base.mark_point(filled=True, size=64, opacity=1).encode(
+            y, palette.shape(), tooltip=tooltip_of(_TOLD)
+        ),
+    )
+
+
+def _levels(values: Values, palette: Palette) -> alt.LayerChart:
+    """Draw one horizontal line per method."""
+    import altair as alt
+
+    rule = chart_of(values).encode(alt.Y("y:Q"), palette.colour(), tooltip=tooltip_of(_TOLD))
+    return layers_of(
+        rule.mark_rule(strokeDash=[6, 4], strokeWidth=1.5),
+        # This invisible rule is wide enough to hover over.
+        rule.mark_rule(strokeWidth=12, opacity=0),
+    )
+
+
+def _changes(values: Values, palette: Palette) -> dict[str, Any]:
+    """Draw one row of dots per method, with a vertical rule at no change."""
+    import altair as alt
+
+    methods = [key.label for key in palette.keys(values)]
+    names = ("task", "method", "tokens", "before", "after", "change")
+    dots = chart_of(values).encode(
+        alt.X("x:Q").title(None),
+        alt.Y("method:N").title(None).sort(methods).axis(**_TWO_LINES),
+        palette.colour(),
+        palette.shape(),
+        tooltip=tooltip_of({name: _TOLD.get(name, name) for name in names}),
+    )
+    rule = chart_of([{"x": 0}]).mark_rule(color="var(--muted)").encode(alt.X("x:Q"))
+    layers = layers_of(rule, dots.mark_point(filled=True, size=64, opacity=0.8))
+    return spec_of(layers, height=30 + 30 * len(methods))
+
+
+def _value(point: Point, label: str) -> dict[str, Any]:
+    """Return a point's values for a chart: numbers to draw and text for the tooltip."""
+    return {
+        "task": point.task,
+        "method": label,
+        "metric": point.metric,
+        "size": "–" if point.size is None else number(point.size),
+        "tokens": number(point.task_tokens),
+        "score": score(point.score),
+        "interval": interval(point.low, point.high),
+        "deviation": score(point.deviation),
+        "seeds": point.seeds,
+        "general": number(point.general_tokens),
+        "x": point.task_tokens,
+        "y": point.score,
+        # JSON has no NaN, which marks a bound that the data do not determine.
+        "low": None if math.isnan(point.low) else point.low,
+        "high": None if math.isnan(point.high) else point.high,
+    }
+
+
+def _beginning(text: str) -> str:
+    """Return the text on one line, truncated if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _PROMPT_LENGTH else f"{line[: _PROMPT_LENGTH - 1]}…"
+
+
+def _moved_apart(values: Values) -> Values:
+    """Offset each method along x by a constant factor so that intervals do not overlap."""
+    methods = list(dict.fromkeys(value["method"] for value in values))
+    smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
+    # At one size, task tokens still differ by a few percent between seeds.
+    step = 1.04 if largest < 1.5 * smallest else (largest / smallest) ** 0.012
+    middle = (len(methods) - 1) / 2
+    return [v | {"x": v["x"] * step ** (methods.index(v["method"]) - middle)} for v in values]

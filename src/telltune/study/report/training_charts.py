@@ -1,0 +1,90 @@
+"""Charts of training: losses and learned source weights by step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from telltune.html_report.drawing import Figure, chart_of, layers_of, spec_of, tooltip_of
+from telltune.html_report.formats import number
+from telltune.study.report.series import series_of
+from telltune.study.report.side_by_side import fullest_cells
+from telltune.training.log import WEIGHT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import altair as alt
+
+    from telltune.study.report.palette import Palette
+    from telltune.study.results import Row
+    from telltune.study.statistics.summary import Point
+
+__all__ = ["curve_figures", "weight_figures"]
+
+
+def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
+    """Plot training loss by step and source, one figure per task.
+
+    Each figure shows the size and seed that most methods have.
+    """
+    import altair as alt
+
+    dashes = alt.Scale(domain=["task", "general"], range=[[1, 0], [4, 3]])
+    return _by_step(
+        rows, points, palette, "loss", "loss, nats per token", ("task", "general"), dashes
+    )
+
+
+def weight_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
+    """Plot learned source weights by step like `curve_figures`; empty if no method learns them."""
+    learned = {name: None for row in rows for name in row.curve if name.startswith(WEIGHT)}
+    return _by_step(rows, points, palette, "weight", "weight of the source", tuple(learned))
+
+
+def _by_step(
+    rows: Sequence[Row],
+    points: Sequence[Point],
+    palette: Palette,
+    what: str,
+    title: str,
+    names: Sequence[str],
+    dashes: alt.Scale | None = None,
+) -> list[Figure]:
+    """Draw the curves of rows: colors are methods, dashes are sources."""
+    import altair as alt
+
+    figures = []
+    for task, cells in fullest_cells(rows, points).items():
+        drawn = [row for row in cells if row.curve]
+        values = [
+            {
+                "method": palette.labels[series_of(row)],
+                "source": source.removeprefix(WEIGHT),
+                "step": step,
+                "y": value,
+            }
+            for row in drawn
+            for source, course in row.curve.items()
+            if source in names
+            for step, value in zip(row.curve["step"], course, strict=True)
+            if value is not None and math.isfinite(value)
+        ]
+        if not values:
+            continue
+        dash = alt.StrokeDash("source:N").legend(None)
+        lines = chart_of(values).encode(
+            alt.X("step:Q").title("optimizer step"),
+            alt.Y("y:Q").title(title).scale(zero=False),
+            palette.colour(),
+            dash if dashes is None else dash.scale(dashes),
+            tooltip=[
+                *tooltip_of({name: name for name in ("method", "source", "step")}),
+                alt.Tooltip("y:Q").title(what).format(".3f"),
+            ],
+        )
+        dots = lines.mark_point(size=60, opacity=0, filled=True)
+        chart = layers_of(lines.mark_line(strokeWidth=1.75), dots)
+        named = f"{task}, {number(drawn[0].size or 0)} task tokens, seed {drawn[0].seed}"
+        figures.append(Figure(named, spec_of(chart), palette.keys(values)))
+    return figures

@@ -1,0 +1,1 @@
+"""Statistics of studies: intervals, tests, data-saving factors, emergence."""

@@ -1,0 +1,373 @@
+"""Summary of the rows of a study: scores over seeds, comparisons and data saving."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from telltune.errors import StorageError
+from telltune.evaluation.metrics import get_metric, mean_of
+from telltune.evaluation.score import PERPLEXITY
+from telltune.study.results import Results, read_answers
+from telltune.study.statistics.data_efficiency import saving_factor
+from telltune.study.statistics.emergence import find_jump
+from telltune.study.statistics.item_changes import GeneralCurve, count_changes
+from telltune.study.statistics.resampling import mean_over_seeds
+from telltune.study.statistics.significance import compare_runs, holm, spread_over_seeds
+from telltune.study.statistics.time_breakdown import time_spent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.evaluation.registry import Scored
+    from telltune.study.results import Row
+    from telltune.study.statistics.resampling import Runs
+    from telltune.study.statistics.time_breakdown import Spent
+
+__all__ = [
+    "REFERENCES",
+    "Comparison",
+    "Point",
+    "SavedData",
+    "Summary",
+    "scored_run",
+    "summarize",
+]
+
+REFERENCES = ("sft", "sft_anchor")
+"""Reference methods of the comparisons: standard fine-tuning without general data."""
+
+
+class Group(NamedTuple):
+    """Key of one table row, which combines the seeds of a method."""
+
+    task: str
+    name: str
+    size: int | None
+    leverage_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at one size, over its seeds.
+
+    Attributes:
+        task: Name of the task.
+        name: Name of the method in tables.
+        method: Name of the method in recipes.
+        size: Maximum number of task tokens; None if the method uses no task data.
+        leverage_ratio: Requested leverage ratio; None if the method does not mix.
+        task_tokens: Number of task tokens used, averaged over seeds.
+        general_tokens: Number of general tokens used, averaged over seeds.
+        metric: Name of the headline metric.
+        score: Mean score over seeds.
+        low: Lower bound of the interval of the score.
+        high: Upper bound of the interval of the score.
+        deviation: Standard deviation between seeds; None for one seed.
+        seeds: Number of seeds.
+        items: Number of test items.
+        seconds: Training time in seconds, averaged over seeds.
+        forgetting: Forgetting measurements of the rows, averaged over seeds.
+        by_seed: Forgetting measurements by seed, to compare methods on the same seeds.
+    """
+
+    task: str
+    name: str
+    method: str
+    size: int | None
+    leverage_ratio: float | None
+    task_tokens: float
+    general_tokens: float
+    metric: str
+    score: float
+    low: float
+    high: float
+    deviation: float | None
+    seeds: int
+    items: int
+    seconds: float
+    forgetting: dict[str, float]
+    by_seed: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Comparison of a method with a reference at one size of one task.
+
+    Attributes:
+        task: Name of the task.
+        size: Maximum number of task tokens of both.
+        name: Name of the method in tables.
+        leverage_ratio: Leverage ratio of the method.
+        against: Name of the reference.
+        difference: Difference of the mean scores; positive if the method is better.
+        low: Lower bound of the interval of the difference.
+        high: Upper bound of the interval of the difference.
+        p_value: Two-sided p-value.
+        p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
+            of this task.
+    """
+
+    task: str
+    size: int
+    name: str
+    leverage_ratio: float | None
+    against: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class SavedData:
+    """The data-saving factor of a method at one size of one task; see `Saving`.
+
+    Attributes:
+        task: Name of the task.
+        size: Maximum number of task tokens of the method.
+        name: Name of the method in tables.
+        leverage_ratio: Leverage ratio of the method.
+        against: Name of the reference, whose sizes form the curve.
+        data_saving_factor: Task tokens of the reference needed to match one of the method.
+        low: Lower bound of the interval; 0 if it may lie below the sizes that were tried.
+        high: Upper bound of the interval; None if it may lie above the sizes that were tried.
+        censored: ">", "<" or ""; see `Saving.censored`.
+        text: Factor with its interval, for display.
+    """
+
+    task: str
+    size: int
+    name: str
+    leverage_ratio: float | None
+    against: str
+    data_saving_factor: float
+    low: float
+    high: float | None
+    censored: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Summary of a study.
+
+    Attributes:
+        points: One point per task, method, size and leverage ratio.
+        comparisons: Comparisons with each of `REFERENCES` in the study.
+        saved: Data-saving factors against each of `REFERENCES` in the study.
+        general_curves: Curves of methods that ran with at least four amounts of general data.
+        failed: Cells without a score, with the reason.
+        spent: Time breakdown.
+    """
+
+    points: list[Point]
+    comparisons: list[Comparison]
+    saved: list[SavedData]
+    general_curves: list[GeneralCurve]
+    failed: list[dict[str, Any]]
+    spent: Spent
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary for JSON."""
+        return asdict(self)
+
+
+def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -> Summary:
+    """Read the folder of a study and summarize it.
+
+    Args:
+        out: Output folder of `tell study`.
+        confidence: Confidence level of all intervals.
+        resamples: Number of resamples of every bootstrap.
+
+    Raises:
+        StorageError: There are no finished cells, or the answers of a cell are missing.
+    """
+    rows = Results(out).rows
+    done = [row for row in rows if row.status == "done"]
+    if not done:
+        raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
+    groups: dict[Group, list[Row]] = defaultdict(list)
+    for row in sorted(done, key=lambda row: row.seed):
+        groups[Group(row.task, row.name, row.size, row.leverage_ratio)].append(row)
+    runs: dict[Group, Runs] = {
+        group: [scored_run(out, row) for row in found] for group, found in groups.items()
+    }
+    drawn = {"confidence": confidence, "resamples": resamples}
+    return Summary(
+        points=[_point(group, groups[group], runs[group], drawn) for group in groups],
+        comparisons=_comparisons(groups, runs, drawn),
+        saved=_saved(groups, runs, drawn),
+        general_curves=_general_curves(groups, runs, drawn),
+        failed=[
+            {"task": row.task, "name": row.name, "size": row.size, "seed": row.seed}
+            | {"reason": row.reason}
+            for row in rows
+            if row.status == "failed"
+        ],
+        spent=time_spent(rows),
+    )
+
+
+def scored_run(out: Path, row: Row) -> Scored:
+    """Return the headline metric of a row's answers in a form for resampling."""
+    if row.metric == PERPLEXITY:
+        return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
+    items = read_answers(out, row)
+    columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
+    return get_metric(row.metric)(*columns)
+
+
+def _point(group: Group, rows: list[Row], runs: Runs, drawn: dict[str, Any]) -> Point:
+    spread = spread_over_seeds(runs, **drawn)
+    kinds = sorted({kind for row in rows for kind in row.forgetting})
+    return Point(
+        task=group.task,
+        name=group.name,
+        method=rows[0].method,
+        size=group.size,
+        leverage_ratio=group.leverage_ratio,
+        task_tokens=fmean(row.counts["task_tokens"] for row in rows),
+        general_tokens=fmean(row.counts["general_tokens"] for row in rows),
+        metric=rows[0].metric,
+        score=spread.interval.score,
+        low=spread.interval.low,
+        high=spread.interval.high,
+        deviation=None if spread.seeds == 1 else spread.deviation,
+        seeds=spread.seeds,
+        items=len(runs[0]),
+        seconds=fmean(row.seconds["training"] for row in rows),
+        forgetting={
+            kind: fmean(row.forgetting[kind] for row in rows if kind in row.forgetting)
+            for kind in kinds
+        },
+        by_seed={row.seed: row.forgetting for row in rows if row.forgetting},
+    )
+
+
+def _comparisons(
+    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+) -> list[Comparison]:
+    families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
+    for reference, method in _pairs(groups):
+        binary = get_metric(groups[method][0].metric).binary
+        seeds = _seeds(groups[method]) & _seeds(groups[reference])
+        ours, theirs = (_of(seeds, groups[one], runs[one]) for one in (method, reference))
+        found = compare_runs(ours, theirs, binary=binary, **drawn)
+        assert method.size is not None  # by `_pairs`
+        families[method.task, method.size, reference.name].append(
+            Comparison(
+                task=method.task,
+                size=method.size,
+                name=method.name,
+                leverage_ratio=method.leverage_ratio,
+                against=reference.name,
+                difference=found.difference,
+                low=found.low,
+                high=found.high,
+                p_value=found.p_value,
+                p_adjusted=found.p_value,
+            )
+        )
+    return [
+        replace(one, p_adjusted=adjusted)
+        for family in families.values()
+        for one, adjusted in zip(family, holm([o.p_value for o in family]), strict=True)
+    ]
+
+
+def _saved(
+    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+) -> list[SavedData]:
+    saved = []
+    for reference, method in _pairs(groups):
+        seeds = _seeds(groups[method]) & _seeds(groups[reference])
+        curve = {
+            _task_tokens(seeds, groups[other]): _of(seeds, groups[other], runs[other])
+            for other in groups
+            if (other.task, other.name) == (reference.task, reference.name)
+            and seeds & _seeds(groups[other])
+        }
+        tokens = _task_tokens(seeds, groups[method])
+        found = saving_factor(curve, _of(seeds, groups[method], runs[method]), tokens, **drawn)
+        assert method.size is not None  # by `_pairs`
+        saved.append(
+            SavedData(
+                method.task,
+                method.size,
+                method.name,
+                method.leverage_ratio,
+                reference.name,
+                found.factor,
+                found.low,
+                # JSON has no infinity.
+                found.high if found.high < float("inf") else None,
+                found.censored,
+                str(found),
+            )
+        )
+    return saved
+
+
+def _general_curves(
+    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+) -> list[GeneralCurve]:
+    curves: dict[tuple[str, int, str], dict[float, Runs]] = defaultdict(dict)
+    for group, rows in groups.items():
+        if group.size is not None and group.leverage_ratio is not None:
+            tokens = fmean(row.counts["general_tokens"] for row in rows)
+            curves[group.task, group.size, group.name][tokens] = runs[group]
+    return [_general_curve(key, curve, drawn) for key, curve in curves.items() if len(curve) >= 4]
+
+
+def _general_curve(
+    key: tuple[str, int, str], by_tokens: dict[float, Runs], drawn: dict[str, Any]
+) -> GeneralCurve:
+    _, size, _ = key
+    found = find_jump(by_tokens, size, **drawn)
+    means = [mean_over_seeds(by_tokens[tokens]) for tokens in sorted(by_tokens)]
+    if not means[0].percent:
+        return GeneralCurve(*key, found, None)
+    items = count_changes(
+        np.array([mean.per_item for mean in means]),
+        sorted(by_tokens).index(found.before),
+        rising=found.rises,
+    )
+    return GeneralCurve(*key, found, items)
+
+
+def _seeds(rows: list[Row]) -> set[int]:
+    return {row.seed for row in rows}
+
+
+def _of(seeds: set[int], rows: list[Row], runs: Runs) -> Runs:
+    """Return the runs of the given seeds."""
+    return [run for row, run in zip(rows, runs, strict=True) if row.seed in seeds]
+
+
+def _task_tokens(seeds: set[int], rows: list[Row]) -> float:
+    return fmean(row.counts["task_tokens"] for row in rows if row.seed in seeds)
+
+
+def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:
+    """Pair each reference with each method at the same task and size that shares a seed.
+
+    Perplexity is shown but not compared, because lower is better.
+    """
+    return [
+        (reference, method)
+        for reference in groups
+        if groups[reference][0].method in REFERENCES and reference.name in REFERENCES
+        for method in groups
+        if method != reference
+        and (method.task, method.size) == (reference.task, reference.size)
+        and method.size is not None
+        and _seeds(groups[method]) & _seeds(groups[reference])
+        and groups[method][0].metric != PERPLEXITY
+    ]

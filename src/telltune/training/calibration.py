@@ -1,0 +1,140 @@
+"""Calibration: train on a few rows, measure the speed, and discard the result."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PrinterCallback
+from transformers.trainer_utils import SaveStrategy
+
+from telltune.models import compute_dtype, model_shape
+from telltune.models.threads import shared_cores
+from telltune.training.adapter import trainable
+from telltune.training.callbacks import Stopwatch
+from telltune.training.speed import learn
+from telltune.training.step_flops import sampled_steps, step_work
+from telltune.training.steps import StepSampler
+from telltune.training.trainer import MixtureTrainer, training_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.mixture import Mixture
+    from telltune.models import BaseModel
+    from telltune.recipe import Recipe
+    from telltune.training.loss import LossWeights
+
+__all__ = ["rehearse"]
+
+_ROWS = 6
+_SECONDS = 10.0
+
+
+def rehearse(
+    base: BaseModel,
+    recipe: Recipe,
+    *,
+    task: EncodedSet,
+    general: EncodedSet | None,
+    mixture: Mixture,
+    epochs: int,
+    weights: LossWeights,
+    load_seconds: float,
+) -> None:
+    """Train for a few seconds on examples from the whole run, and store the measured speed.
+
+    Args:
+        base: Base model. It must not be used afterwards, because the adapter stays on it.
+        recipe: Recipe of the run.
+        task: Encoded task data.
+        general: Encoded general data, or None.
+        mixture: Mixture, which defines the examples of each step.
+        epochs: Number of epochs of the mixture.
+        weights: Weights of response tokens in the loss.
+        load_seconds: Time in seconds that loading took, as it will in a fit.
+    """
+    began = time.perf_counter()
+    model = trainable(base, recipe)
+    settings = recipe.training
+    sampler = _Rows(mixture, epochs, task, general, settings.micro_batch_tokens)
+    watch = Stopwatch(stop_after=_SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        args = training_arguments(
+            settings,
+            out=Path(folder),
+            steps=len(sampler),
+            seed=recipe.seed,
+            bf16=compute_dtype(settings.precision) is torch.bfloat16,
+        )
+        args.save_strategy = SaveStrategy.NO
+        trainer = MixtureTrainer(
+            model,
+            task=task,
+            general=general,
+            sampler=sampler,
+            weights=weights,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            args=args,
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        watch.trainer = trainer
+        with shared_cores():
+            trainer.train()
+    spent = time.perf_counter() - began
+    learn(
+        watch,
+        "rehearsal",
+        enumerate(sampler.rows),
+        task=task,
+        general=general,
+        model=model_shape(base.model.config),
+        recipe=recipe,
+        packed=trainer.packed,
+        load_seconds=load_seconds,
+        setup_seconds=spent - sum(step.whole for step in watch.steps.values()),
+    )
+
+
+class _Rows(StepSampler):
+    """Steps of one row each, which are short even for a large model on a slow machine.
+
+    Attributes:
+        rows: Examples of each row, as (is task data, index).
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        epochs: int,
+        task: EncodedSet,
+        general: EncodedSet | None,
+        budget: int,
+    ) -> None:
+        super().__init__(mixture, epochs)
+        steps = [examples for _, examples in sampled_steps(mixture, epochs, _ROWS)]
+        rows = [_first_row(step, task, general, budget) for step in islice(cycle(steps), _ROWS)]
+        # The first step includes one-time work and is not counted, so one example is enough.
+        self.rows = [rows[0][:1], *rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[list[tuple[bool, int]]]:
+        return iter(self.rows)
+
+
+def _first_row(
+    step: list[tuple[bool, int]], task: EncodedSet, general: EncodedSet | None, budget: int
+) -> list[tuple[bool, int]]:
+    """Return the first examples of a step that fit in one row, at least one."""
+    count = 1
+    while count < len(step) and step_work(step[: count + 1], task, general, budget).rows == 1:
+        count += 1
+    return step[:count]

@@ -1,0 +1,143 @@
+"""A meta-learned start on the tiny model, by each algorithm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from telltune.api import fit
+from telltune.data.encoding import Encoder
+from telltune.data.task import load_general, load_task
+from telltune.errors import DataError, RecipeError
+from telltune.fitting.meta_init import _Loss, meta_start
+from telltune.models import load_base
+from telltune.models.kernels.packing import pack
+from telltune.recipe import MetaSpec, recipe_from_dict
+from telltune.training.adapter import add_lora, trained_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SMALL = {"steps": 6, "inner_steps": 2, "batch_size": 2, "examples": 80}
+
+
+@pytest.fixture
+def sources(
+    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> dict[str, Any]:
+    """The toy recipe with two general sources, of one rule each."""
+    files = []
+    for name, say in (("double", lambda n: f"{n}{n}"), ("half", lambda n: f"{n // 2}")):
+        rows = [{"prompt": f"{name} {n}", "completion": say(n)} for n in range(40)]
+        files.append(str(write_jsonl(tmp_path / f"{name}.jsonl", rows)))
+    return toy_recipe | {"general": files}
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile"])
+def test_the_start_moves_and_the_base_stays(
+    sources: dict[str, Any], tiny_base: Any, algorithm: Any
+) -> None:
+    recipe = recipe_from_dict(sources)
+    general = load_general(recipe)
+    assert general is not None
+    before = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
+    spec = MetaSpec(algorithm=algorithm, **SMALL)
+    found = meta_start(tiny_base, general, recipe, spec)
+    after = tiny_base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    model = add_lora(tiny_base, recipe.lora, recipe.seed)
+    fresh = trained_weights(model)
+    model.unload()
+    assert found.keys() == fresh.keys()
+    # The half that begins at zero has the gradient.
+    moved = [name for name in fresh if not torch.equal(found[name], fresh[name])]
+    assert any("lora_B" in name for name in moved)
+    assert all(torch.isfinite(value).all() for value in found.values())
+    again = meta_start(tiny_base, general, recipe, spec)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_quick_loss_and_its_gradient_are_those_that_can_be_differentiated_twice(
+    toy_recipe: dict[str, Any], precision: Any
+) -> None:
+    toy_recipe["training"]["precision"] = precision
+    recipe = recipe_from_dict(toy_recipe)
+    base = load_base(recipe.model, precision)
+    encoded = Encoder(base.tokenizer).encode(load_task(recipe).train[:6])
+    model: Any = add_lora(base, recipe.lora, 0)
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(value.shape, generator=generator).mul_(0.1).requires_grad_()
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    }
+    found = []
+    for second_order in (False, True):
+        with _Loss(model, second_order=second_order, recipe=recipe) as loss:
+            # With a row of its own for each example, which plain attention needs.
+            rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
+            value = loss(weights, rows)
+            found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
+    tolerance = 1e-4 if precision == "fp32" else 0.15
+    for quick, plain in zip(*found, strict=True):
+        assert float(plain.detach().norm()) > 0
+        assert float((quick - plain).detach().norm() / plain.detach().norm()) < tolerance
+
+
+def test_algorithms_differ(sources: dict[str, Any], tiny_base: Any) -> None:
+    recipe = recipe_from_dict(sources)
+    general = load_general(recipe)
+    assert general is not None
+    starts = [
+        meta_start(tiny_base, general, recipe, MetaSpec(algorithm=algorithm, **SMALL))
+        for algorithm in ("maml", "fomaml", "reptile")
+    ]
+    name = next(name for name in starts[0] if "lora_B" in name)
+    assert not torch.allclose(starts[0][name], starts[1][name], atol=1e-6)
+    assert not torch.allclose(starts[1][name], starts[2][name], atol=1e-6)
+
+
+def test_examples_too_long_for_it_are_left_out(
+    sources: dict[str, Any], tiny_base: Any, tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    long = [{"prompt": "word " * 600, "completion": "x"} for _ in range(8)]
+    more = [*sources["general"], str(write_jsonl(tmp_path / "long.jsonl", long))]
+    recipe = recipe_from_dict(sources | {"general": more})
+    general = load_general(recipe)
+    assert general is not None
+    assert meta_start(tiny_base, general, recipe, MetaSpec(**SMALL | {"examples": 88}))
+
+
+@pytest.mark.parametrize("method", ["meta", "tell_meta", "tell"])
+def test_a_run_begins_there(sources: dict[str, Any], tmp_path: Path, method: str) -> None:
+    recipe = sources | {"method": method, "meta": SMALL | {"learning_rate": 0.05}}
+    record = fit(recipe, tmp_path / "out", progress=False).record
+    assert (record["counts"]["general_examples"] > 0) == (method != "meta")
+    plain = sources | {"method": "tell" if method != "meta" else "sft_anchor"}
+    fit(plain, tmp_path / "plain", progress=False)
+    first, other = (
+        (tmp_path / name / "training_log.jsonl").read_text().splitlines()[0]
+        for name in ("out", "plain")
+    )
+    assert first != other
+
+
+def test_what_teaches_no_start_is_refused(sources: dict[str, Any], tmp_path: Path) -> None:
+    many = sources | {"method": "meta", "meta": SMALL | {"batch_size": 30}}
+    with pytest.raises(DataError, match="two general sources with 90 examples"):
+        fit(many, tmp_path / "out", progress=False)
+    alone = sources | {"method": "sft", "meta": SMALL, "general": None}
+    with pytest.raises(RecipeError, match="`meta` needs general data"):
+        fit(alone, tmp_path / "alone", progress=False)
+
+
+def test_a_start_is_learned_for_adapters_only(toy_recipe: dict[str, Any]) -> None:
+    toy_recipe["training"]["full_parameters"] = True
+    with pytest.raises(RecipeError, match="remove one of the two"):
+        fit(toy_recipe | {"method": "meta"}, toy_recipe["model"] + "-out", progress=False)

@@ -1,0 +1,160 @@
+"""What levers make joins the training examples, and is counted apart from them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import telltune
+from telltune.data.task import load_task
+from telltune.errors import RecipeError
+from telltune.fitting import teacher
+from telltune.fitting.model_info import KnownModel
+from telltune.fitting.pre_training import lay
+from telltune.fitting.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.recipe import as_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.fitting.pre_training import Groundwork
+
+SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
+
+
+@pytest.fixture
+def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Twelve labeled examples, two passes, and the inputs of the others."""
+    task = toy_recipe["task"] | {"max_examples": 12, "unlabeled": "rest"}
+    return toy_recipe | {"task": task, "pseudo_label": {"by": "tfidf", "examples": 6}}
+
+
+def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> Groundwork:
+    from telltune.data.general import GeneralData
+
+    read = as_recipe(recipe)
+    known = KnownModel.of(base.model.config, base.tokenizer)
+    general = None
+    if get_method(method).mixes:
+        assert read.general is not None
+        general = GeneralData("toy", tuple(read.general.sources))
+    settings = Settings(read, progress=False)
+    return lay(get_method(method), load_task(read), general, base, settings, known)
+
+
+def test_made_examples_come_once_and_labeled_ones_in_every_pass(
+    recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    ground = laid(recipe, tiny_base)
+    labeled = load_task(as_recipe(recipe)).train
+    assert ground.task.train[:24] == labeled * 2
+    made = ground.task.train[24:]
+    assert len(made) == 6
+    assert not {e.prompt for e in made} & {e.prompt for e in labeled}
+    assert all(SHAPES[e.prompt.split()[-1]] == e.completion for e in made)
+    assert ground.recipe.mixture.passes == 1
+    assert ground.confidence is not None
+    assert ground.confidence.scale == "output"
+    assert np.array_equal(ground.confidence.values[:24], np.ones(24))
+    assert ground.confidence.values[24:].tolist() == [e.confidence for e in made]
+
+
+def test_inputs_that_are_too_long_are_left_out_and_counted(
+    recipe: dict[str, Any], tiny_base: Any, write_jsonl: Any, tmp_path: Path
+) -> None:
+    long = "item 9 is very " + "very " * 300 + "round"
+    rows = [{"prompt": f"item {n} is {kind}"} for n in (7, 77) for kind in SHAPES]
+    path = write_jsonl(tmp_path / "more.jsonl", [{"prompt": long}, *rows])
+    task = recipe["task"] | {"unlabeled": str(path)}
+    (got,) = laid(recipe | {"task": task}, tiny_base).yields
+    assert got.refused["longer than an example may be"] == 1
+    assert got.asked == sum(got.refused.values()) + len(got.examples)
+    assert all(len(example.prompt) < 100 for example in got.examples)
+
+
+def test_where_nothing_is_made_the_run_is_as_without_the_lever(
+    recipe: dict[str, Any], tiny_base: Any, write_jsonl: Any, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"item {n}", "completion": "abc"[n * n % 7 % 3]} for n in range(12)]
+    path = str(write_jsonl(tmp_path / "noise.jsonl", rows))
+    more = str(write_jsonl(tmp_path / "more.jsonl", [{"prompt": "item 99"}]))
+    ground = laid(recipe | {"task": {"train": path, "unlabeled": more}}, tiny_base)
+    (got,) = ground.yields
+    assert not got.examples
+    assert len(ground.task.train) == 12
+    assert ground.recipe.mixture.passes == 2
+    assert ground.confidence is None
+
+
+def test_labeled_and_unlabeled_data_are_counted_apart(
+    recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    counts = laid(recipe, tiny_base).counts
+    whole = load_task(as_recipe(recipe | {"task": recipe["task"] | {"max_examples": None}}))
+    without = {key: value for key, value in recipe.items() if key != "pseudo_label"}
+    assert laid(without, tiny_base).counts == {}
+    assert counts["task_examples"] == 12
+    assert counts["unlabeled_examples"] == len({e.prompt for e in whole.train}) - 12
+    assert counts["unlabeled_tokens"] > counts["unlabeled_examples"]
+
+
+def test_general_data_stay_as_many(recipe: dict[str, Any], tiny_base: Any) -> None:
+    with_lever = laid(recipe, tiny_base, "tell").recipe.mixture.general_examples
+    without = {key: value for key, value in recipe.items() if key != "pseudo_label"}
+    plan = telltune.plan(without | {"method": "tell"}, measure=False)
+    assert with_lever == plan["general_examples"] > 0
+
+
+def test_a_fit_writes_down_what_was_made(recipe: dict[str, Any], tmp_path: Path) -> None:
+    done = telltune.fit(recipe | {"method": "sft"}, tmp_path / "run", progress=False)
+    (got,) = done.record["levers"]
+    assert (got["lever"], got["made"]) == ("pseudo_label", 6)
+    assert got["refused"] == {"less confident than those kept": got["asked"] - 6}
+    assert done.record["labeled"]["task_examples"] == 12
+    rows = [json.loads(x) for x in (tmp_path / "run" / "made.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert all(SHAPES[row["prompt"].split()[-1]] == row["completion"] for row in rows)
+    # 12 examples twice and 6 once, in batches of 4.
+    assert done.record["counts"]["optimizer_steps"] == 8
+    checks = {check.what: check.held for check in telltune.verify(tmp_path / "run").checks}
+    assert checks["made.jsonl"] is True
+    assert checks["order of the examples"] is None
+
+
+def test_adapters_that_agree_label_the_inputs_and_are_trained_once(
+    recipe: dict[str, Any], tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = recipe["training"] | {"batch_size": 2}
+    keys = {"pseudo_label": {"by": "model", "examples": 6}, "training": training}
+    longer = recipe | keys | {"mixture": {"passes": 12}}
+    before = [weight.clone() for weight in tiny_base.model.parameters()]
+    ground = laid(longer, tiny_base)
+    (got,) = ground.yields
+    assert got.notes == ("Labeled by 2 adapters of the model, where they agree.",)
+    assert len(got.examples) + got.refused["the adapters gave different answers"] == 6
+    assert all(a.equal(b) for a, b in zip(before, tiny_base.model.parameters(), strict=True))
+
+    def ask_again(self: object, examples: object, seed: int) -> None:
+        raise AssertionError("the answers are in the cache")
+
+    monkeypatch.setattr(teacher.Teacher, "_ask", ask_again)
+    assert laid(longer, tiny_base).yields == ground.yields
+
+
+def test_plan_says_what_is_labeled_beforehand(recipe: dict[str, Any]) -> None:
+    plan = telltune.plan(recipe | {"method": "sft"}, measure=False)
+    assert plan["unlabeled_examples"] > 6
+    assert plan["before_training"] == ["up to 6 unlabeled inputs are labeled and added to the task"]
+    without = recipe | {"task": {k: v for k, v in recipe["task"].items() if k != "unlabeled"}}
+    with pytest.raises(RecipeError, match="`pseudo_label` needs unlabeled inputs"):
+        telltune.plan(without, measure=False)
+
+
+@pytest.mark.parametrize("name", ["sft_pseudo_label", "tell_pseudo_label"])
+def test_methods_by_name_have_the_lever(name: str, toy_recipe: dict[str, Any]) -> None:
+    method: Any = get_method(name)
+    assert method.configured(as_recipe(toy_recipe)).pseudo_label.by == "auto"

@@ -1,0 +1,127 @@
+"""Which label an answer names: as whole words, in any script, and not where it is denied."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telltune.inference.label_matching import names, read_label, same_text, words
+
+FIELDS = ("anatomy", "surgery", "medicine")
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("Anatomy.", "anatomy"),
+        ("**Anatomy**", "anatomy"),
+        ("The answer is: anatomy", "anatomy"),
+        ("not anatomy", None),
+        ("It's not anatomy.", None),
+        ("This isn't anatomy", None),
+        ("This isn’t an anatomy question", None),
+        ("It cannot be anatomy", None),
+        ("non-anatomy", None),
+        ("no anatomy here", None),
+        ("neither anatomy nor surgery", None),
+        ("neither anatomy, surgery, nor medicine", None),
+        ("not anatomy or surgery", None),
+        ("anatomy is not it", None),
+        ("Anatomy isn't right", None),
+        ("anything rather than anatomy", None),
+        ("anatomy or surgery", None),
+        # A denial ends with its clause, and denies only what follows.
+        ("No, anatomy", "anatomy"),
+        ("No. It is anatomy", "anatomy"),
+        ("No - anatomy", "anatomy"),
+        ("not anatomy but surgery", "surgery"),
+        ("not anatomy, surgery", "surgery"),
+        ("surgery, not anatomy", "surgery"),
+        ("surgery rather than anatomy", "surgery"),
+        ("surgery instead of anatomy", "surgery"),
+        ("It isn't anatomy. It is surgery.", "surgery"),
+        ("anatomy is not the answer; surgery is", "surgery"),
+        ("neither anatomy nor medicine but surgery", "surgery"),
+        ("nothing but anatomy", "anatomy"),
+        ("anatomy, no doubt", "anatomy"),
+        ("no doubt anatomy", "anatomy"),
+        ("It is not only anatomy", "anatomy"),
+        ("I do not know", None),
+        ("", None),
+    ],
+)
+def test_a_label_that_is_denied_is_not_read(answer: str, label: str | None) -> None:
+    assert read_label(answer, FIELDS) == label
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "label"),
+    [
+        # A denial may be a label, or a part of one.
+        ("no", ("yes", "no"), "no"),
+        ("No, it is not.", ("yes", "no"), "no"),
+        ("Not spam.", ("spam", "not spam"), "not spam"),
+        ("It is not spam", ("spam", "not spam"), "not spam"),
+        ("It isn't spam", ("spam", "not spam"), "not spam"),
+        ("spam", ("spam", "not spam"), "spam"),
+        ("It isn't spam", ("spam", "ham"), None),
+        ("not_entailment", ("entailment", "not_entailment"), "not_entailment"),
+        ("not entailment", ("entailment", "contradiction"), None),
+        ("I don’t know", ("I don't know", "sure"), "I don't know"),
+        ("NOT ENOUGH INFO", ("supports", "refutes", "not enough info"), "not enough info"),
+        ("no finding of pneumonia", ("pneumonia", "no finding"), "no finding"),
+        # Of labels that contain one another the longest.
+        ("heart surgery, since the heart is ill", ("heart", "heart surgery"), "heart surgery"),
+        ("not heart surgery", ("heart", "heart surgery", "surgery"), None),
+        ("not heart surgery, but heart", ("heart", "heart surgery"), "heart"),
+        ("it is art", ("art", "heart"), "art"),
+        # No words at all, or the same words.
+        ("+", ("+", "-"), "+"),
+        (" C++ ", ("C", "C++"), "C++"),
+        ("the score is -1", ("+1", "-1", "1"), "-1"),
+        # Scripts without spaces.
+        ("答案是积极。", ("积极", "消极"), "积极"),
+        ("这条评论不是积极的", ("积极", "消极"), None),
+        ("不是积极，是消极", ("积极", "消极"), "消极"),
+        ("非常积极", ("积极", "消极"), "积极"),
+        ("没错，积极", ("积极", "消极"), "积极"),
+        ("不安です", ("不安", "安心"), "不安"),
+        ("ポジティブです", ("ポジティブ", "ネガティブ"), "ポジティブ"),
+        ("ポジティブではない", ("ポジティブ", "ネガティブ"), None),
+        # Other languages.
+        ("Das ist nicht positiv, sondern negativ", ("positiv", "negativ"), "negativ"),
+        ("kein Spam", ("spam", "ham"), None),
+        ("ce n'est pas positif", ("positif", "négatif"), None),
+        ("no es positivo sino negativo", ("positivo", "negativo"), "negativo"),
+        ("не спам", ("спам", "письмо"), None),
+    ],
+)
+def test_labels_of_many_kinds(answer: str, labels: tuple[str, ...], label: str | None) -> None:
+    assert read_label(answer, labels) == label
+
+
+@given(
+    labels=st.lists(st.text(min_size=1, max_size=8).map(str.strip).filter(bool), unique=True),
+    data=st.data(),
+)
+def test_every_label_reads_as_itself(labels: list[str], data: st.DataObject) -> None:
+    if labels:
+        label = data.draw(st.sampled_from(labels))
+        assert read_label(f" {label}\n", labels) == label
+
+
+def test_words_are_counted_where_no_space_stands_between_them() -> None:
+    assert words("Don't PANIC, hi_x") == ["don", "t", "panic", "hi_x"]
+    assert words("今天天气") == ["今", "天", "天", "气"]
+    assert words("データベースです") == ["データベース", "で", "す"]
+    assert words("हिन्दी का") == ["हिन्दी", "का"]
+    assert words("-5 or 5-10") == ["-5", "or", "5", "10"]
+
+
+def test_a_name_stands_in_a_text_denied_or_not() -> None:
+    # How much a model knows is published as plain occurrence.
+    assert names("It is not Paris.", "paris")
+    assert not names("Parisian", "Paris")
+    assert not names("anything", "?!")
+    assert same_text("A,  b!") == same_text("a b")

@@ -1,0 +1,87 @@
+"""Attention as products: what PyTorch's own attention gives, and where it is used."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from telltune.models.kernels import blocks
+from telltune.models.kernels.attention import _attend as attend
+from telltune.models.kernels.attention_products import attend_by_products, suits_products
+from telltune.models.kernels.layout import Layout, Segment
+
+# Two that share a start, one alone, and what fills the row.
+SEGMENTS = [Segment(9), Segment(6, 0), Segment(5, 0), Segment(10), Segment(2)]
+SCALE = 0.3
+
+
+@pytest.fixture(params=[1, 3, 32], autouse=True)
+def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "CHUNK", request.param)
+    monkeypatch.setattr(blocks, "_CALL", 10)
+
+
+def row(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Query, key and value of a row, as transformers hands them over."""
+    torch.manual_seed(4)
+    return [
+        torch.randn(1, 32, heads, 8).to(dtype).transpose(1, 2).requires_grad_()
+        for heads in (6, 2, 2)
+    ]
+
+
+def ours(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Result and gradients."""
+    found = Layout(SEGMENTS).blocks(None)
+    assert found is not None
+    result = attend_by_products(*tensors, found, SCALE)  # type: ignore[arg-type]
+    return [result, *torch.autograd.grad(result, tensors, torch.ones_like(result))]
+
+
+def pytorchs(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same with PyTorch's attention, which gets a mask over the whole row."""
+    owner = torch.arange(5).repeat_interleave(torch.tensor([s.length for s in SEGMENTS]))
+    sees = owner[:, None] == owner
+    sees[9:20, :9] = True
+    mask = torch.zeros(32, 32).masked_fill_(~sees.tril(), float("-inf")).to(tensors[0].dtype)
+    result = functional.scaled_dot_product_attention(
+        *tensors, attn_mask=mask, scale=SCALE, enable_gqa=True
+    ).transpose(1, 2)
+    return [result, *torch.autograd.grad(result, tensors, torch.ones_like(result))]
+
+
+def test_result_and_gradients_are_pytorchs() -> None:
+    tensors = row()
+    for wanted, found in zip(pytorchs(tensors), ours(tensors), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_in_bf16_it_is_as_near_to_fp32_as_bf16_allows() -> None:
+    narrow = row(torch.bfloat16)
+    for wanted, kernel, found in zip(pytorchs(row()), pytorchs(narrow), ours(narrow), strict=True):
+        theirs = (kernel.float() - wanted).norm() / wanted.norm()
+        assert (found.float() - wanted).norm() / wanted.norm() < max(2 * theirs, 0.01)
+
+
+def test_only_bf16_on_a_cpu_without_dropout() -> None:
+    query = row(torch.bfloat16)[0]
+    assert suits_products(query, 0.0)
+    assert not suits_products(query.float(), 0.0)
+    assert not suits_products(query, 0.1)
+    assert not suits_products(query.to("meta"), 0.0)
+
+
+@pytest.mark.parametrize("most_keys", [1024, 4])
+def test_rows_in_bf16_attend_as_in_fp32(monkeypatch: pytest.MonkeyPatch, most_keys: int) -> None:
+    monkeypatch.setattr("telltune.models.kernels.layout.MOST_KEYS", most_keys)
+    layout = Layout(SEGMENTS)
+    module: Any = SimpleNamespace(training=True)
+    wanted, _ = attend(module, *row(), None, layout=layout)  # type: ignore[arg-type]
+    found, _ = attend(module, *row(torch.bfloat16), None, layout=layout)  # type: ignore[arg-type]
+    assert found.dtype == torch.bfloat16
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found.float(), wanted, atol=0.05, rtol=0.02)

@@ -1,0 +1,137 @@
+"""The loss without logits: the same numbers and gradients, and only where it is the model's own.
+
+The kernels need a GPU. Here plain PyTorch stands in for them, and for the question whether the
+output layer is on one.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+
+from telltune.models.kernels import cut_loss as module
+from telltune.models.kernels.chunked_loss import chunked_cross_entropy
+from telltune.models.kernels.cut_loss import cut_loss
+from telltune.models.kernels.packing import pack, token_nll
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """cut-cross-entropy is installed, and output layers are on a GPU; what it was given."""
+    dtypes: list[torch.dtype] = []
+
+    def linear_cross_entropy(
+        e: torch.Tensor, c: torch.Tensor, targets: torch.Tensor, *, reduction: str
+    ) -> torch.Tensor:
+        dtypes.append(e.dtype)
+        return functional.cross_entropy(functional.linear(e, c), targets, reduction=reduction)
+
+    installed = ModuleType("cut_cross_entropy")
+    installed.linear_cross_entropy = linear_cross_entropy  # type: ignore[attr-defined]
+    installed.__spec__ = ModuleSpec("cut_cross_entropy", None)
+    monkeypatch.setitem(sys.modules, "cut_cross_entropy", installed)
+    monkeypatch.setattr(module, "_suits_kernels", lambda head: True)
+    return dtypes
+
+
+def model(kind: str = "LlamaConfig", **values: Any) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**SMALL | values)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def test_loss_and_gradients_are_those_of_the_logits() -> None:
+    llama = model(tie_word_embeddings=True)
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    cut = cut_loss(llama)
+    assert cut is not None
+    found = []
+    for way in (None, cut):
+        llama.zero_grad()
+        nll = token_nll(llama, batch, way)
+        nll.sum().backward()
+        found.append([nll, *(p.grad.clone() for p in llama.parameters())])
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_the_model_gives_logits_again_afterwards() -> None:
+    llama = model()
+    cut = cut_loss(llama)
+    assert cut is not None
+    with cut:
+        assert llama(torch.tensor([[3, 4]])).logits.shape == (1, 2, 16)
+    assert llama(torch.tensor([[3, 4]])).logits.shape == (1, 2, 50)
+
+
+def test_kernels_get_the_weights_own_precision(seen: list[torch.dtype]) -> None:
+    llama = model().to(torch.bfloat16)
+    cut = cut_loss(llama)
+    assert cut is not None
+    seen.clear()
+    nll = cut.nll(torch.randn(3, 16), torch.tensor([1, 2, 3]))
+    assert seen == [torch.bfloat16]
+    assert nll.dtype == torch.float32
+
+
+def test_a_model_that_scales_its_logits_has_its_hidden_states_scaled() -> None:
+    for scaled in (
+        model("CohereConfig", logit_scale=0.25, eos_token_id=2),
+        model("GraniteConfig", logits_scaling=3.0),
+    ):
+        batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+        cut = cut_loss(scaled)
+        assert cut is not None
+        torch.testing.assert_close(token_nll(scaled, batch, cut), token_nll(scaled, batch))
+
+
+def test_a_model_that_caps_its_logits_keeps_them() -> None:
+    assert cut_loss(model("Gemma2Config", head_dim=8, final_logit_softcapping=0.5)) is None
+
+
+def test_kernels_that_do_not_compile_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(sys.modules["cut_cross_entropy"], "linear_cross_entropy", broken)
+    # Its weights are trained, so that it cannot do without logits some positions at a time either.
+    assert cut_loss(model()) is None
+    assert "no such instruction" in caplog.text
+    cut = cut_loss(model().requires_grad_(False))
+    assert cut is not None
+    assert cut.cross_entropy is chunked_cross_entropy
+
+
+def test_on_a_cpu_the_loss_is_computed_some_positions_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, seen: list[torch.dtype]
+) -> None:
+    monkeypatch.undo()
+    llama = model().to(torch.bfloat16).requires_grad_(False)
+    cut = cut_loss(llama)
+    assert cut is not None
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    torch.testing.assert_close(
+        token_nll(llama, batch, cut), token_nll(llama, batch), atol=0.05, rtol=0.01
+    )
+    assert seen == []

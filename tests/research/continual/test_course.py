@@ -1,0 +1,281 @@
+"""Tasks one after another on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from telltune.cli.console import print_continual
+from telltune.errors import RecipeError, StorageError
+from telltune.fitting.protocol import Predictor
+from telltune.models import load_base
+from telltune.recipe import ModelSpec
+from telltune.research.continual import learner as continual_learner
+from telltune.research.continual.course import run_continual
+from telltune.training import run as trained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def order(
+    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> Callable[..., Path]:
+    """An order of two tasks: shapes, and the same items' numbers."""
+    numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(24)]
+    other = str(write_jsonl(tmp_path / "numbers.jsonl", numbers))
+    shapes = {k: toy_recipe["task"][k] for k in ("train", "test")}
+
+    def made(passes: int = 2, **changes: Any) -> Path:
+        recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
+        recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
+        values = {
+            "recipe": recipe,
+            "tasks": [
+                {"name": "shapes", "task": shapes, "anchor": "Name the shape."},
+                {
+                    "name": "numbers",
+                    "task": {"train": other, "test": other},
+                    "anchor": "Odd or even?",
+                },
+            ],
+            "strategies": ["sequential", "adapters"],
+            "general_items": 8,
+        } | changes
+        path = tmp_path / "order.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return made
+
+
+def test_what_was_learned_first_is_scored_again_after_the_second(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    report = run_continual(order(passes=8), tmp_path / "out", progress=False)
+    assert report.tasks == ["shapes", "numbers"]
+    rows = {row["strategy"]: row for row in report.rows}
+    for row in rows.values():
+        matrix = row["matrix"]
+        assert matrix[0][1] is None
+        assert row["overall"] == pytest.approx((matrix[1][0] + matrix[1][1]) / 2, abs=0.01)
+        assert row["backward"] == pytest.approx(matrix[1][0] - matrix[0][0], abs=0.01)
+        assert row["backward_by_tasks"] == pytest.approx(row["backward"] / 2, abs=0.01)
+    # An adapter of its own forgets nothing, by construction.
+    assert rows["adapters"]["backward"] == 0
+    assert rows["adapters"]["matrix"][0][0] > 50
+    lines = (tmp_path / "out" / "continual.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line in map(json.loads, lines):
+        assert line["general_nll"] != line["base_nll"]
+        assert 0 <= line["leakage"] <= 1
+    assert set(json.loads(lines[1])["scores"]) == {"shapes", "numbers"}
+
+
+def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
+    order: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Predictor, "predict", lambda _, examples, **__: ["no"] * len(examples))
+    recipe = yaml.safe_load(order().read_text())["recipe"] | {"mixture": {"passes": 1}}
+    path, out = order(recipe=recipe), tmp_path / "out"
+    report = run_continual(path, out, progress=False)
+    assert {row["strategy"] for row in report.rows} == {"sequential", "adapters"}
+    for row in report.rows:
+        first, *_ = [told for told in row["warnings"] if "none of the 3 labels" in told]
+        assert first.startswith("shapes, scored after shapes, numbers: 12 of 12 answers")
+        assert any(told.startswith("numbers, scored after numbers: ") for told in row["warnings"])
+    assert json.loads((out / "summary.json").read_text())["rows"] == report.rows
+    assert "none of the 3 labels" in (out / "report.html").read_text()
+    print_continual(report)
+    told = capsys.readouterr().err
+    # Once, for both strategies.
+    assert told.count("Warning: sequential, adapters: shapes, scored after shapes, numbers: ") == 2
+    # A run that goes on tells of what was scored before it was cut.
+    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
+    (out / "continual.jsonl").write_text("".join(rows[:1] + rows[2:3]))
+    assert [row["warnings"] for row in run_continual(path, out, progress=False).rows] == [
+        row["warnings"] for row in report.rows
+    ]
+
+
+def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategies = list(continual_learner.STRATEGIES)
+    report = run_continual(order(strategies=strategies), tmp_path / "out", progress=False)
+    assert [row["strategy"] for row in report.rows] == strategies
+    assert (tmp_path / "out" / "adapters" / "sequential-0-2.safetensors").exists()
+    assert not (tmp_path / "out" / "adapters" / "adapters-0-2.safetensors").exists()
+
+
+def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
+    order: Callable[..., Path],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The last task's answers are shorter than the first's, and no closed set to reason about.
+    free = [{"prompt": f"item {n} is it", "completion": str(n % 10) + "!"} for n in range(12)]
+    other = str(write_jsonl(tmp_path / "free.jsonl", free))
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    tasks[1]["task"] = {"train": other, "test": other}
+    asked: list[tuple[int, str, tuple[str, ...]]] = []
+    evaluate = continual_learner.evaluate_predictor
+
+    def recorded(predictor: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append((predictor.max_new_tokens, predictor.answer_after, predictor.labels))
+        return evaluate(predictor, *arguments, **options)
+
+    monkeypatch.setattr(continual_learner, "evaluate_predictor", recorded)
+    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    first, first_again, last = asked
+    assert first == first_again
+    assert first[0] > last[0]
+    assert first[1] == "Answer:"
+    assert last[1] == ""
+    assert first[2]
+    assert not last[2]
+    # A run that goes on asks as one that was not cut short.
+    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
+    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    assert asked[3:] == [first, last]
+
+
+def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = order(strategies=["sequential"])
+    whole = run_continual(path, tmp_path / "whole", progress=False)
+    keep = continual_learner.Learner._keep
+    kept: list[int] = []
+
+    def stops(self: Any, *arguments: Any) -> None:
+        keep(self, *arguments)
+        kept.append(1)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(continual_learner.Learner, "_keep", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run_continual(path, tmp_path / "cut", progress=False)
+    found = run_continual(path, tmp_path / "cut", progress=False)
+    told = [row | {"seconds": 0} for row in whole.rows]
+    assert [row | {"seconds": 0} for row in found.rows] == told
+
+
+def test_what_cannot_be_learned_is_refused_before_anything_is(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    for change, message in (
+        ({"tasks": tasks[:1]}, "tasks"),
+        ({"tasks": [tasks[0], tasks[0]]}, "the same name"),
+        ({"tasks": [tasks[0], tasks[1] | {"anchor": None}]}, "has no anchor"),
+        ({"strategies": ["sequentail"]}, "strategies"),
+        ({"tasks": [tasks[0], tasks[1] | {"task": {"train": tasks[1]["task"]["train"]}}]}, "test"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            run_continual(order(**change), out, progress=False)
+    assert not (out / "continual.jsonl").exists()
+
+
+def test_a_finished_order_is_told_of_without_its_adapters(
+    order: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, out = order(strategies=["sequential"]), tmp_path / "out"
+    whole = run_continual(path, out, progress=False)
+    shutil.rmtree(out / "adapters")
+    assert run_continual(path, out, progress=False) == whole
+
+
+def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: Path) -> None:
+    path = order(strategies=["sequential"])
+    run_continual(path, tmp_path / "out", progress=False)
+    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
+    (tmp_path / "out" / "adapters" / "sequential-0-1.safetensors").unlink()
+    with pytest.raises(StorageError, match="cannot resume"):
+        run_continual(path, tmp_path / "out", progress=False)
+
+
+def full(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """The order's recipe, with all weights trained."""
+    recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
+    recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
+    recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
+    return recipe
+
+
+def test_all_weights_can_be_trained_by_every_strategy(
+    order: Callable[..., Path],
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strategies = list(continual_learner.STRATEGIES)
+    base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32").model.state_dict()
+    begun: list[tuple[bool, bool]] = []
+    train = trained.train
+
+    def recorded(model: Any, recipe: Any, data: Any, options: Any) -> Any:
+        held = model.model.state_dict()
+        begun.append((options.start is None, all(torch.equal(held[k], base[k]) for k in base)))
+        return train(model, recipe, data, options)
+
+    monkeypatch.setattr(trained, "train", recorded)
+    report = run_continual(
+        order(recipe=full(toy_recipe), strategies=strategies), tmp_path / "out", progress=False
+    )
+    # Each training gets the base as it was; where one model goes on, with the weights so far.
+    fresh = {"adapters": [True, True]}
+    wanted = [f for s in strategies if s != "in_context" for f in fresh.get(s, [True, False])]
+    assert begun == [(start, True) for start in wanted]
+    rows = {row["strategy"]: row for row in report.rows}
+    assert list(rows) == strategies
+    assert rows["adapters"]["backward"] == 0
+    for strategy in ("sequential", "adapters"):
+        assert rows[strategy]["matrix"][0][0] > 50
+    lines = list(map(json.loads, (tmp_path / "out" / "continual.jsonl").read_text().splitlines()))
+    # The base is the same for all, whatever was trained before.
+    assert len({line["base_nll"] for line in lines}) == 1
+    for line in lines:
+        assert (line["general_nll"] == line["base_nll"]) == (line["strategy"] == "in_context")
+    kept = load_file(tmp_path / "out" / "adapters" / "sequential-0-2.safetensors")
+    assert kept.keys() == base.keys()
+
+
+def test_with_all_weights_trained_a_run_goes_on_as_if_it_had_not_been_cut(
+    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    path = order(recipe=full(toy_recipe), strategies=["sequential", "adapters"])
+    out = tmp_path / "out"
+    whole = run_continual(path, out, progress=False)
+    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
+    assert len(rows) == 4
+    (out / "continual.jsonl").write_text(rows[0] + rows[2])
+    again = run_continual(path, out, progress=False)
+    found = [[row | {"seconds": 0} for row in report.rows] for report in (whole, again)]
+    assert found[0] == found[1]
+
+
+def test_all_tasks_train_the_same_weights(
+    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    tasks[1]["training"] = full(toy_recipe)["training"]
+    with pytest.raises(RecipeError, match="full_parameters differs"):
+        run_continual(order(tasks=tasks), tmp_path / "out", progress=False)

@@ -1,0 +1,55 @@
+"""Started again only where that can help, and no more often than asked."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from telltune.research.diagnosis.restarts import Attempt, run_with_restarts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def program(path: Path, fault: str, fails: int) -> list[str]:
+    """One that fails so many times, and then says that it is done."""
+    path.write_text(
+        "import os, sys, pathlib\n"
+        f"tries = pathlib.Path({str(path)!r} + '.tries')\n"
+        "number = len(tries.read_text()) if tries.exists() else 0\n"
+        "tries.write_text('x' * (number + 1))\n"
+        f"if number < {fails}:\n    {fault}\n"
+        "print('done')\n"
+    )
+    return [sys.executable, str(path)]
+
+
+def test_a_killed_run_is_started_again(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def note(attempt: Attempt, number: int) -> None:
+        told.append((attempt.code, number))
+
+    command = program(tmp_path / "a.py", "os.kill(os.getpid(), 9)", 2)
+    tries = run_with_restarts(command, tmp_path / "logs", 3, on_restart=note, pause=0)
+    assert [each.code for each in tries] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert told == [(-9, 1), (-9, 2)]
+    assert tries[0].diagnosis is not None
+    assert tries[0].diagnosis.cause == "killed"
+    assert (tmp_path / "logs" / "3.log").read_text() == "done\n"
+
+
+def test_a_mistake_is_not(tmp_path: Path) -> None:
+    command = program(tmp_path / "a.py", "{}['completion']", 9)
+    tries = run_with_restarts(command, tmp_path / "logs", 3, pause=0)
+    assert len(tries) == 1
+    assert tries[0].diagnosis is not None
+    assert tries[0].diagnosis.cause == "programming_error"
+
+
+def test_there_is_an_end_to_it(tmp_path: Path) -> None:
+    command = program(tmp_path / "a.py", "raise ConnectionError('read timed out')", 9)
+    tries = run_with_restarts(command, tmp_path / "logs", 2, pause=0)
+    assert len(tries) == 3
+    assert tries[-1].code == 1

@@ -1,0 +1,158 @@
+"""A stream in a file: what is decided, what is refused, and a process that is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+from telltune.errors import DataError, RecipeError, StorageError
+from telltune.research.streams.stream import DECISIONS, run_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WORDS = {"billing": ("sum", "bill"), "shipping": ("parcel", "truck")}
+
+
+def rule(text: str) -> str:
+    return next(label for label, words in WORDS.items() if text.split()[0] in words)
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    labels = [list(WORDS)[k] for k in rng.integers(0, 2, count)]
+    return [{"text": f"{rng.choice(WORDS[k])} w{rng.integers(0, 50)}", "label": k} for k in labels]
+
+
+@pytest.fixture
+def files(server: Any, tmp_path: Path, write_jsonl: Callable[..., Path]) -> tuple[Path, Path, Path]:
+    """A cascade of one level below the server, a stream of 900 rows, and a folder."""
+    server.rule = rule
+    spec = {
+        "labels": list(WORDS),
+        "levels": [{"kind": "linear", "decay": 0.9}],
+        "top": {"endpoint": server.url, "model": "large"},
+    }
+    cascade = tmp_path / "cascade.yaml"
+    cascade.write_text(yaml.safe_dump(spec))
+    return cascade, write_jsonl(tmp_path / "stream.jsonl", rows(900)), tmp_path / "out"
+
+
+def decided(out: Path) -> list[tuple[int, str, str]]:
+    lines = (out / DECISIONS).read_text().splitlines()
+    return [(row["line"], row["label"], row["by"]) for row in map(json.loads, lines)]
+
+
+def test_it_answers_all_and_asks_the_server_less_and_less(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    report = run_stream(*files, progress=False)
+    assert report.inputs == sum(report.by.values()) == 900
+    assert report.top_calls == len(server.seen) == report.by["top"] < 500
+    assert report.tokens == 7 * report.top_calls
+    assert report.accuracy is not None
+    assert report.accuracy > 97
+    assert report.course[-1]["saved"] > report.course[0]["saved"]
+    assert [line for line, _, _ in decided(files[2])] == [*range(1, 901)]
+    # Called again it asks nobody.
+    assert run_stream(*files, progress=False) == report
+    assert len(server.seen) == report.top_calls
+
+
+def test_a_file_that_grows_goes_on_where_it_was(files: tuple[Path, Path, Path]) -> None:
+    cascade, stream, out = files
+    whole = run_stream(cascade, stream, out, progress=False)
+    lines = stream.read_text().splitlines(keepends=True)
+    parts = out.parent / "parts"
+    # The last line is being written.
+    stream.write_text("".join(lines[:512]) + lines[512][:9])
+    assert run_stream(cascade, stream, parts, progress=False).inputs == 512
+    stream.write_text("".join(lines))
+    found = run_stream(cascade, stream, parts, progress=False)
+    assert (found.by, found.accuracy) == (whole.by, whole.accuracy)
+    assert decided(parts) == decided(out)
+
+
+def test_rows_that_are_none_and_labels_that_nobody_knows_are_named(
+    files: tuple[Path, Path, Path],
+) -> None:
+    cascade, stream, out = files
+    bad = ["{", "[1]", '{"text": ""}', '{"label": "billing"}', '{"text": "sum", "label": "x"}']
+    stream.write_text("\n".join([*bad, json.dumps(rows(1)[0])]) + "\n")
+    report = run_stream(cascade, stream, out, progress=False)
+    assert report.inputs == 2
+    assert report.refused == {
+        "key `text` is missing, empty or not a string": 2,
+        "not valid JSON": 1,
+        "not a JSON object": 1,
+    }
+    lines = [json.loads(line) for line in (out / DECISIONS).read_text().splitlines()]
+    assert [line["line"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[4]["unknown_label"] == "x"
+    assert "right" in lines[5]
+
+
+def test_a_server_that_fails_now_and_then_never_costs_the_stream(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    calls = []
+
+    def moody(text: str) -> Any:
+        calls.append(text)
+        return b"rubbish" if len(calls) % 7 in (0, 1) else rule(text)
+
+    server.rule = moody
+    report = run_stream(*files, progress=False)
+    assert report.inputs == 900
+    assert sum(report.failures.values()) > 0
+    assert report.accuracy is not None
+    assert report.accuracy > 80
+
+
+def test_a_killed_stream_ends_as_one_that_was_not(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    cascade, stream, out = files
+    whole = run_stream(cascade, stream, out, progress=False)
+    killed = out.parent / "killed"
+    command = [sys.executable, "-m", "telltune", "cascade", str(cascade), "--stream", str(stream)]
+    before = len(server.seen)
+    process = subprocess.Popen(
+        [*command, "--out", str(killed), "--json"], stdout=subprocess.DEVNULL
+    )
+    while len(server.seen) < before + 60 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # The lock ends with the process.
+    found = run_stream(cascade, stream, killed, progress=False)
+    assert found.by == whole.by
+    assert decided(killed) == decided(out)
+
+
+def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
+    cascade, stream, out = files
+    run_stream(cascade, stream, out, progress=False)
+    (out / "state.pt").write_bytes(b"no state")
+    with pytest.raises(StorageError, match=r"state\.pt is damaged"):
+        run_stream(cascade, stream, out, progress=False)
+    with pytest.raises(DataError, match="cannot be read"):
+        run_stream(cascade, out.parent / "none.jsonl", out.parent / "new", progress=False)
+    text = cascade.read_text()
+    for change, message in (
+        ("kind: linear\n  path: x", "not allowed for `linear`"),
+        ("kind: encoder", "required for `encoder`"),
+        ("kind: linaer", "levels"),
+    ):
+        cascade.write_text(text.replace("kind: linear", change))
+        with pytest.raises(RecipeError, match=message):
+            run_stream(cascade, stream, out.parent / "new", progress=False)

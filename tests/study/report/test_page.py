@@ -1,0 +1,289 @@
+"""The page that a study becomes: its numbers are those of the rows, and text stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.errors import StorageError
+from telltune.study.report.page import REPORT, write_report
+from telltune.study.results import ANSWERS, RESULTS, Results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from telltune.study.results import Row
+
+HOSTILE = "</script><img src=http://evil.example/x onerror=alert(1)> & {{ 7 * 7 }}<b>"
+
+
+class Page(HTMLParser):
+    """The cells of tables, the text of sections, the specifications of charts, what is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.text: dict[str, str] = {}
+        self.specs: dict[str, list[dict[str, Any]]] = {}
+        self.loads: list[str] = []
+        self.tags: set[str] = set()
+        self._section, self._cell, self._tag = "", False, ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.loads += [values[name] or "" for name in ("src", "href") if name in values]
+        if tag == "section":
+            self._section = values["id"] or ""
+            self.text[self._section] = ""
+        if tag == "tr":
+            self.rows.setdefault(self._section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self._section][-1].append("")
+        self._cell = self._cell or tag in ("td", "th")
+        self._tag = "spec" if values.get("type") == "application/json" else tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = self._cell and tag not in ("td", "th")
+        self._tag = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._tag == "spec":
+            self.specs.setdefault(self._section, []).append(json.loads(data))
+        elif self._tag not in ("script", "style"):
+            self.text[self._section] = self.text.get(self._section, "") + data
+        if self._cell:
+            self.rows[self._section][-1][-1] += data.strip()
+
+
+def report(folder: Path) -> Page:
+    write_report(folder, resamples=200)
+    return Page(folder / REPORT)
+
+
+@pytest.fixture(scope="module")
+def study(
+    write_study: Callable[..., list[Row]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Row], Page]:
+    folder = tmp_path_factory.mktemp("study")
+    rows = write_study(folder)
+    return folder, rows, report(folder)
+
+
+def test_the_verdict_comes_first_and_says_who_wins_where(study: Any) -> None:
+    _, _, page = study
+    assert list(page.text)[:3] == ["", "verdict", "efficiency"]
+    verdict = " ".join(page.text["verdict"].split())
+    assert re.search(
+        r"With 3,000 task tokens, tell at ratio 20 is clearly better than sft_anchor on 2 of "
+        r"2 tasks: \+[\d.]+ points on \w+ \(95% interval [\d.]+ to [\d.]+, p = 0.\d+ after "
+        r"Holm\) and",
+        verdict,
+    )
+    assert re.search(r"factor at this size .* is [\d.]+ \([\d.]+ to [\d.]+\) on \w+ and", verdict)
+    assert "tie for the most net clear gains, so none is the winner" in verdict
+
+
+def test_every_number_of_the_table_comes_from_rows(study: Any) -> None:
+    folder, rows, page = study
+    tables = (row for row in page.rows["methods"] if len(row) == 11)
+    cells = next(row for row in tables if row[0] == "tell at ratio 20")
+    own = [
+        row
+        for row in rows
+        if (row.task, row.name, row.size, row.leverage_ratio) == ("routing", "tell", 3000, 20)
+    ]
+    reference = [
+        row for row in rows if (row.task, row.name, row.size) == ("routing", "sft_anchor", 3000)
+    ]
+    assert len(own) == len(reference) == 3
+    scores = [row.score for row in own]
+    assert cells[1] == f"{fmean(scores):.1f}"
+    assert cells[3] == f"{stdev(scores):.1f} (3)"
+    assert cells[4] == f"{fmean(scores) - fmean(row.score for row in reference):+.1f}"
+    assert cells[8] == "2.400 → 2.420"
+    assert cells[9] == "0.0% → 5.0%"
+    assert cells[10] == f"{own[0].seconds['training']:.0f}"
+    summary = json.loads((folder / "summary.json").read_text())
+    [saved] = [
+        s
+        for s in summary["saved"]
+        if (s["task"], s["size"], s["leverage_ratio"]) == ("routing", 3000, 20)
+    ]
+    assert cells[7] == saved["text"]
+    assert 1 < saved["low"] < saved["data_saving_factor"]
+
+
+def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
+    _, rows, page = study
+    assert [len(page.specs[name]) for name in page.specs] == [2, 6, 2, 2, 2]
+    spec = page.specs["efficiency"][0]
+    dots = [v for values in spec["datasets"].values() for v in values if v["size"] == "3,000"]
+    told = {(v["method"], v["score"], v["seeds"], v["general"]) for v in dots}
+    score = fmean(r.score for r in rows if r.key.startswith("routing_tell_3000_20"))
+    assert ("tell at ratio 20", f"{score:.1f}", 3, "59,600") in told
+    curve = page.specs["curves"][0]
+    sources = {v["source"] for values in curve["datasets"].values() for v in values}
+    assert sources == {"task", "general"}
+    weights = [v for values in page.specs["weights"][0]["datasets"].values() for v in values]
+    assert {v["source"] for v in weights} == {"task", "general"}
+    assert {v["method"].split()[0] for v in weights} == {"tell"}
+
+
+def test_items_are_shown_one_by_one_where_general_data_grow(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    rows = write_study(tmp_path, **small(ratios=(0.0, 1.0, 5.0, 20.0), sizes=(3000,)))
+    page = report(tmp_path)
+    _, items = page.specs["emergence"]
+    [shown] = items["datasets"].values()
+    assert sorted(value["item"] for value in shown) == list(range(1, 41))
+    seventh = next(value for value in shown if value["item"] == 7)
+    assert seventh["prompt"] == "item 6"
+    assert seventh["general"] == [0, 2980, 14900, 59600]
+    own = [r for r in rows if (r.name, r.leverage_ratio) == ("tell", 5.0)]
+    scores = [row.per_item["accuracy"][6] for row in own]
+    assert seventh["score"][2] == pytest.approx(fmean(scores), abs=0.1)
+    assert seventh["seeds"][2] == ", ".join(f"{s}: {v:.1f}" for s, v in enumerate(scores))
+    [told] = json.loads((tmp_path / "summary.json").read_text())["general_curves"]
+    assert sum(told["items"].values()) == 40
+    assert f"{told['items']['wavering']} more than once" in page.text["emergence"]
+
+
+def test_of_many_items_some_are_shown_and_it_says_so(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(
+        tmp_path,
+        {"tell": 1.0},
+        **small(ratios=(0.0, 1.0, 5.0, 20.0), sizes=(3000,), seeds=(0,), items=450),
+    )
+    page = report(tmp_path)
+    [shown] = page.specs["emergence"][1]["datasets"].values()
+    assert len(shown) == 150
+    assert "150 of 450 items are drawn" in page.text["emergence"]
+
+
+def test_it_says_where_the_time_went(study: Any) -> None:
+    _, rows, page = study
+    whole = sum(sum(row.seconds.values()) for row in rows)
+    other = sum(row.seconds["other"] for row in rows)
+    assert f"Overhead is {100 * other / whole:.1f}% of" in " ".join(page.text["costs"].split())
+
+
+def test_answers_are_those_on_which_methods_differ(study: Any) -> None:
+    _, _, page = study
+    assert page.text["answers"].count("✓ right") > 5
+    assert page.text["answers"].count("✗ wrong") > 5
+    assert "seed 0" in page.text["answers"]
+
+
+def test_it_says_how_it_was_made(study: Any) -> None:
+    folder, _, page = study
+    text = " ".join(page.text["made"].split())
+    for told in (f"--out {folder.name}", "2.13.0", "train-shapes-2", "0123abcd", "method: tell"):
+        assert told in text
+
+
+def test_a_page_loads_nothing_and_is_the_same_again(study: Any) -> None:
+    folder, _, page = study
+    assert page.loads == ["data:,"]
+    before = (folder / "report.html").read_bytes()
+    assert before.count(b"window.vegaEmbed=") == 1
+    report(folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+def small(**values: Any) -> dict[str, Any]:
+    return {"tasks": ("routing",), "sizes": (3000, 10000), "ratios": (5.0,), "items": 40} | values
+
+
+def test_hostile_text_stays_text(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+    names = {HOSTILE: 0.5, "sft": 0.0}
+    write_study(
+        tmp_path, names, **small(tasks=(HOSTILE,), seeds=(0,), sizes=(3000,), prompt=HOSTILE)
+    )
+    page = report(tmp_path)
+    assert page.loads == ["data:,"]
+    assert not {"img", "b"} & page.tags
+    assert HOSTILE in page.text["answers"]
+    assert any(HOSTILE in json.dumps(spec, ensure_ascii=False) for spec in page.specs["efficiency"])
+
+
+def test_one_seed_is_no_certainty(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+    write_study(tmp_path, **small(seeds=(0,)))
+    verdict = report(tmp_path).text["verdict"]
+    assert "one seed: this holds for these runs only" in verdict
+    assert "There is only one seed" in verdict
+
+
+@pytest.mark.parametrize(
+    ("tell", "said"),
+    [(0.0, "is neither clearly better nor worse"), (-2.5, "is clearly worse on 1 of 1 task:")],
+)
+def test_no_gain_is_told_as_it_is(
+    write_study: Callable[..., list[Row]], tmp_path: Path, tell: float, said: str
+) -> None:
+    write_study(tmp_path, {"sft": 0.0, "tell": tell}, **small(items=80))
+    verdict = " ".join(report(tmp_path).text["verdict"].split())
+    assert "No method is clearly ahead of sft: the closest, tell with" in verdict
+    assert said in verdict
+
+
+def test_one_method_alone_is_no_comparison(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"tell": 1.0}, **small())
+    page = report(tmp_path)
+    assert "Data saving and TELL's gain over SFT" in page.text["verdict"]
+    assert "Highest scores: tell with 10,000" in page.text["verdict"]
+
+
+def test_failed_cells_are_named(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+    write_study(
+        tmp_path, {"sft": 0.0, "tell": 1.0, "few_shot": 0.0}, failed=["few_shot"], **small()
+    )
+    page = report(tmp_path)
+    assert "6 cells failed" in page.text["verdict"]
+    assert ["few_shot", "routing", "3,000", "0", "few_shot: no memory"] in page.rows["made"]
+
+
+def test_warnings_are_listed_with_their_cells(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"sft": 0.0, "tell": 1.0}, **small(seeds=(0,)))
+    assert "warnings" not in report(tmp_path).text
+    results = Results(tmp_path)
+    doubtful = [row for row in results.rows if row.name == "sft"]
+    for row in doubtful:
+        results.append(replace(row, warnings=["4 of 40 answers are empty."]))
+    told = " ".join(report(tmp_path).text["warnings"].split())
+    assert told.count("4 of 40 answers are empty.") == 1
+    assert "2 of 4 cells" in told
+    assert "routing, sft, 3,000 task tokens, seed 0; routing, sft, 10,000" in told
+
+
+def test_nothing_finished_is_no_report(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"tell": 1.0}, failed=["tell"], **small())
+    with pytest.raises(StorageError, match="no finished cell"):
+        write_report(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {RESULTS}
+
+
+def test_a_missing_file_of_answers_is_named(
+    write_study: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    row = write_study(tmp_path, {"tell": 1.0}, **small())[0]
+    (tmp_path / ANSWERS / f"{row.key}.jsonl").unlink()
+    with pytest.raises(StorageError, match=rf"{row.key}\.jsonl: the answers of a finished cell"):
+        write_report(tmp_path)
