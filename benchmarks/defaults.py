@@ -30,7 +30,7 @@ from telltune.recipe import as_recipe
 from telltune.training.defaults import resolve
 
 if TYPE_CHECKING:
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 ROWS = Path(__file__).with_name("defaults_rows.jsonl")
@@ -82,7 +82,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def measure(cell: dict[str, Any], model: str, base: BaseModel) -> dict[str, Any]:
+def measure(cell: dict[str, Any], model: str, base: LoadedModel) -> dict[str, Any]:
     """Fit one cell and score it on dev items."""
     recipe = as_recipe(
         {

@@ -53,7 +53,7 @@ def inject(fault: Fault) -> None:
     """Run a program that fails, and keep what it says."""
     with tempfile.TemporaryDirectory() as folder:
         work, small = Path(folder) / "run", Path(folder) / "small"
-        prepare(work)
+        build_run_plan(work)
         small.mkdir()
         (work / "locked").mkdir(mode=0o000)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
@@ -93,7 +93,7 @@ def inject(fault: Fault) -> None:
     print(f"{fault.name}: {len(said.splitlines())} lines, {told}", flush=True)
 
 
-def prepare(work: Path) -> None:
+def build_run_plan(work: Path) -> None:
     """A folder with a tiny model, data and a recipe."""
     made = HERE.parent / "runs" / "diagnosis"
     if not made.exists():

@@ -26,7 +26,7 @@ from telltune.study.runner import CellWorker, run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 
 if TYPE_CHECKING:
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -48,19 +48,19 @@ STUDY: dict[str, Any] = {
 }
 
 
-def decoupled(cells: list[Cell], address: str, out: Path) -> list[Row]:
+def decoupled(cells: list[Cell], address: str, out: Path) -> list[ResultRow]:
     """As `tell study --ray`."""
     return run_cells(cells, NONE, out, cluster=connect(address), progress=False)
 
 
-def coupled(cells: list[Cell], address: str, _: Path) -> list[Row]:
+def coupled(cells: list[Cell], address: str, _: Path) -> list[ResultRow]:
     """A process a cell."""
     connect(address)
     alone = ray.remote(num_cpus=1, max_calls=1)(_whole)
     return ray.get([alone.remote(cell) for cell in cells])
 
 
-def _whole(cell: Cell) -> Row:
+def _whole(cell: Cell) -> ResultRow:
     with tempfile.TemporaryDirectory() as folder:
         return CellWorker(Path(folder), NONE, "test", None).run(cell, "key")
 

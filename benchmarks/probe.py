@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 TASKS = ("medical_specialty", "answer_kind")
 POOLS = ("last token", "all tokens", "from the text on")
@@ -42,7 +42,7 @@ LABELS, ITEMS = 60, 100
 States = dict[tuple[str, int], dict[str, "NDArray[np.float64]"]]
 
 
-def states_of(base: BaseModel, tokenizer: Any, texts: Sequence[str]) -> States:
+def states_of(base: LoadedModel, tokenizer: Any, texts: Sequence[str]) -> States:
     """The vector of each text, by pooling and layer; one pass of transformers' own a text."""
     prompts = Encoder(tokenizer).prompts([Example(text, "") for text in texts])
     before = shared_length(prompts)

@@ -62,9 +62,9 @@ def steps_left(study: Path, out: Path) -> dict[int, int]:
     Converts the model and encodes the data once, and not in every process.
     """
     from telltune.data.task import load_general, load_task
-    from telltune.fitting.build_plan import prepare
-    from telltune.fitting.model_info import known_model
-    from telltune.fitting.trained_method import Trained
+    from telltune.fitting.build_plan import build_run_plan
+    from telltune.fitting.model_info import load_model_info
+    from telltune.fitting.trained_method import TrainedMethod
     from telltune.methods.registry import get_method
     from telltune.study.results import Results, is_finished
     from telltune.study.spec import load_study
@@ -74,18 +74,18 @@ def steps_left(study: Path, out: Path) -> dict[int, int]:
         (row.task, row.name, row.size, row.leverage_ratio, row.seed): row
         for row in Results(out).rows
     }
-    aside = spec.forgetting.examples > 0
+    needs_forgetting = spec.forgetting.examples > 0
     left = {}
     for place, cell in enumerate(cells):
         row = rows.get((cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed))
-        if row is not None and is_finished(row, aside=aside):
+        if row is not None and is_finished(row, needs_forgetting=needs_forgetting):
             continue
         method, recipe = get_method(cell.method), cell.recipe
         left[place] = 0
-        if isinstance(method, Trained):
+        if isinstance(method, TrainedMethod):
             task, general = load_task(recipe), load_general(recipe)
-            prepared = prepare(method, task, general, known_model(recipe.model), recipe)
-            left[place] = prepared.counts.optimizer_steps
+            run_plan = build_run_plan(method, task, general, load_model_info(recipe.model), recipe)
+            left[place] = run_plan.counts.optimizer_steps
     return left
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import telltune
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, RecipeError
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import known_model
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import load_model_info
 from telltune.fitting.provenance import provenance
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
@@ -75,9 +75,11 @@ def folder(fitted: Path, tmp_path: Path) -> Path:
         path = folder / "out" / name
         path.write_text(path.read_text().replace(str(fitted), str(folder)))
     recipe = recipe_from_dict(recipe_in(folder))
-    model = known_model(recipe.model)
-    prepared = prepare(get_method("tell"), load_task(recipe), load_general(recipe), model, recipe)
-    claim(folder, lambda record: record.update(provenance(prepared, model.shape, recipe)))
+    model = load_model_info(recipe.model)
+    run_plan = build_run_plan(
+        get_method("tell"), load_task(recipe), load_general(recipe), model, recipe
+    )
+    claim(folder, lambda record: record.update(provenance(run_plan, model.shape, recipe)))
     claim(folder, lambda record: record["base"].update(name=str(folder / "model")))
     return folder
 

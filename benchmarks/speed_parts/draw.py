@@ -30,34 +30,34 @@ GUIDE = (
 def workload(steps: int, overrides: list[str], path: Path) -> None:
     """The first steps of the demo recipe's mixture, encoded and ordered as `tell fit` does."""
     from telltune.data.task import load_general, load_task
-    from telltune.fitting.build_plan import prepare
-    from telltune.fitting.model_info import known_model
+    from telltune.fitting.build_plan import build_run_plan
+    from telltune.fitting.model_info import load_model_info
     from telltune.methods.registry import get_method
     from telltune.recipe import load_recipe
     from telltune.training.steps import StepSampler
 
     recipe = load_recipe(RECIPE, overrides)
-    prepared = prepare(
+    run_plan = build_run_plan(
         get_method("tell"),
         load_task(recipe),
         load_general(recipe),
-        known_model(recipe.model),
+        load_model_info(recipe.model),
         recipe,
     )
     numbers: dict[tuple[bool, int], int] = {}
     drawn: list[list[int]] = []
-    for step in StepSampler(prepared.mixture, prepared.epochs):
+    for step in StepSampler(run_plan.mixture, run_plan.epochs):
         if len(drawn) == steps or len(step) < recipe.training.batch_size:
             break
         drawn.append([numbers.setdefault((bool(t), int(i)), len(numbers)) for t, i in step])
-    rows = [(prepared.task if task else prepared.general)[index] for task, index in numbers]
+    rows = [(run_plan.task if task else run_plan.general)[index] for task, index in numbers]
     Workload(
         np.concatenate([ids for ids, _ in rows]).astype(np.int32),
         np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])]).astype(np.int64),
         np.array([prompt for _, prompt in rows], np.int32),
         np.array([task for task, _ in numbers], bool),
         np.array(drawn, np.int64),
-        prepared.weights.task_share,
+        run_plan.weights.task_share,
     ).save(path)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.checked_run import get_ready, get_ready_baseline, trained_method
+from telltune.checked_run import check_baseline, check_run, trained_method
 from telltune.data.examples import Example
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
@@ -27,10 +27,10 @@ from telltune.evaluation.score import (
 from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
 from telltune.fitting.baseline_folder import load_folder
-from telltune.fitting.describe_pre_training import beforehand
+from telltune.fitting.describe_pre_training import describe_pre_training
 from telltune.fitting.forecast import forecast
 from telltune.fitting.learning_warnings import warnings_after
-from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.protocol import Settings
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
@@ -46,7 +46,7 @@ from telltune.training.speed import remember, training_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from telltune.checked_run import Ready, ReadyBaseline
+    from telltune.checked_run import CheckedBaseline, CheckedRun
     from telltune.data.checks import Finding
     from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Predictor
     from telltune.recipe import Columns, Recipe
     from telltune.study.recommend import Recommendation
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Summary
     from telltune.verify import Verification
 
@@ -122,8 +122,8 @@ def plan(recipe: AnyRecipe, *, measure: bool = True) -> dict[str, Any]:
     recipe = as_recipe(recipe)
     method = get_method(recipe.method)
     if isinstance(method, Baseline):
-        return _baseline_plan(get_ready_baseline(recipe, method))
-    return _plan(recipe, get_ready(recipe), measure=measure)
+        return _baseline_plan(check_baseline(recipe, method))
+    return _plan(recipe, check_run(recipe), measure=measure)
 
 
 def show(recipe: AnyRecipe, n: int = 3, *, split: str = "train") -> list[dict[str, Any]]:
@@ -181,13 +181,13 @@ def fit(
     trained_method(recipe)
     together = processes()
     shown = progress and together.first
-    with together.noticing_loss(), alone(out) if together.first else nullcontext():
+    with together.noticing_loss(), lock_folder(out) if together.first else nullcontext():
         if together.first:
-            claim(out, recipe, overwrite=overwrite)
+            check_resumable(out, recipe, overwrite=overwrite)
         # The first process encodes and converts; the others read the results from disk.
         with together.first_before_others():
             with phase("reading and encoding the data", shown=shown):
-                ready = get_ready(recipe)
+                ready = check_run(recipe)
             if on_plan is not None and together.first:
                 on_plan(_plan(recipe, ready, measure=False))
             with phase("loading the model", shown=shown):
@@ -202,11 +202,11 @@ def fit(
             recipe,
             out,
             shown,
-            ready.prepared,
+            ready.run_plan,
             score=answer_score(ready.answers.metrics[0], ready.task.dev, base.tokenizer),
         )
         with ready.method.run(ready.task, ready.general, base, settings) as predictor:
-            warnings = warnings_after(ready.prepared, ready.task.train, read_log(out / LOG))
+            warnings = warnings_after(ready.run_plan, ready.task.train, read_log(out / LOG))
             if together.count == 1:
                 warnings += _ask(predictor, ready)
         record = read_tell(out)
@@ -232,10 +232,10 @@ def _fit_baseline(
             f"method `{method.name}` runs in one process only; start it without torchrun or "
             "accelerate."
         )
-    with alone(out):
-        claim(out, recipe, overwrite=overwrite)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=overwrite)
         with phase("reading the data", shown=progress):
-            ready = get_ready_baseline(recipe, method)
+            ready = check_baseline(recipe, method)
         if on_plan is not None:
             on_plan(_baseline_plan(ready))
         record_recipe(out, recipe, overwrite=overwrite)
@@ -244,7 +244,7 @@ def _fit_baseline(
         return Fit(out, read_tell(out))
 
 
-def _baseline_plan(ready: ReadyBaseline) -> dict[str, Any]:
+def _baseline_plan(ready: CheckedBaseline) -> dict[str, Any]:
     return {
         "method": ready.method.name,
         "task": ready.task.name,
@@ -254,7 +254,7 @@ def _baseline_plan(ready: ReadyBaseline) -> dict[str, Any]:
     }
 
 
-def _ask(predictor: Predictor, ready: Ready) -> list[str]:
+def _ask(predictor: Predictor, ready: CheckedRun) -> list[str]:
     """Answer a few examples, and return warnings about the answers as a whole."""
     count = min(_ASKED, _ASKED_TOKENS // predictor.max_new_tokens)
     examples = (ready.task.dev or ready.task.train)[:count]
@@ -264,23 +264,23 @@ def _ask(predictor: Predictor, ready: Ready) -> list[str]:
     return answer_warnings(predictor, answers, references, ready.answers.labels)
 
 
-def _plan(recipe: Recipe, ready: Ready, *, measure: bool) -> dict[str, Any]:
-    expected = forecast(ready.prepared, ready.shape, measure=measure, ready_seconds=ready.seconds)
+def _plan(recipe: Recipe, ready: CheckedRun, *, measure: bool) -> dict[str, Any]:
+    expected = forecast(ready.run_plan, ready.shape, measure=measure, ready_seconds=ready.seconds)
     bf16 = compute_dtype(recipe.training.precision).itemsize == 2
     return {
         "method": ready.method.name,
         "task": ready.task.name,
-        **ready.prepared.counts.to_dict(),
+        **ready.run_plan.counts.to_dict(),
         "unlabeled_examples": ready.unlabeled,
-        "learning_rate": ready.prepared.recipe.training.learning_rate,
-        "schedule": ready.prepared.recipe.training.schedule,
-        "batch_size": ready.prepared.recipe.training.batch_size,
-        "auto": sorted(ready.prepared.settings),
+        "learning_rate": ready.run_plan.recipe.training.learning_rate,
+        "schedule": ready.run_plan.recipe.training.schedule,
+        "batch_size": ready.run_plan.recipe.training.batch_size,
+        "auto": sorted(ready.run_plan.settings),
         "computed_tokens": expected.computed_tokens,
         "precision": "bf16" if bf16 else "fp32",
         "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),
         "estimated_memory_gib": round(expected.memory_gib, 2),
-        "before_training": beforehand(ready.method, recipe),
+        "before_training": describe_pre_training(ready.method, recipe),
         "warnings": list(ready.warnings),
     }
 
@@ -476,7 +476,7 @@ def run_study(
     ray: str | None = None,
     cpus: float = 1.0,
     gpus: float | None = None,
-) -> tuple[Summary, list[Row]]:
+) -> tuple[Summary, list[ResultRow]]:
     """Run methods x sizes x seeds on tasks: every cell without a finished row in `out`.
 
     Args:
@@ -559,14 +559,14 @@ def plan_study(
         been run yet) and problems, with the title and reason of each cell that cannot run.
     """
     from telltune.study.planning import plan_cells
-    from telltune.study.spec import asks_aside, load_study
+    from telltune.study.spec import load_study, measures_forgetting
 
     spec, cells = load_study(study)
     planned = plan_cells(
         cells,
         None if out is None else Path(out),
         measure=measure,
-        aside=asks_aside(cells, spec.forgetting),
+        needs_forgetting=measures_forgetting(cells, spec.forgetting),
     )
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]

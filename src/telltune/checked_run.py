@@ -13,11 +13,11 @@ from telltune.evaluation.answer_warnings import data_warnings, warnings_before_t
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics
-from telltune.fitting.build_plan import prepare
+from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.learning_warnings import warnings_before
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.fitting.protocol import check_labels
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.registry import get_method
 from telltune.models import layers_left_out
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.model_info import KnownModel
+    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.run_plan import RunPlan
     from telltune.methods.baselines import Baseline, BaselineData
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["Ready", "ReadyBaseline", "get_ready", "get_ready_baseline", "trained_method"]
+__all__ = ["CheckedBaseline", "CheckedRun", "check_baseline", "check_run", "trained_method"]
 
 
 @dataclass(frozen=True)
-class Ready:
+class CheckedRun:
     """Everything that a run needs except the model's weights.
 
     Attributes:
@@ -53,18 +53,18 @@ class Ready:
         warnings: Warnings for the user before training, one sentence each.
     """
 
-    method: Trained
+    method: TrainedMethod
     task: TaskData
     general: GeneralData | None
     shape: ModelShape
-    prepared: RunPlan
+    run_plan: RunPlan
     unlabeled: int
     seconds: float
     answers: TaskAnswers
     warnings: tuple[str, ...]
 
 
-def get_ready(recipe: Recipe) -> Ready:
+def check_run(recipe: Recipe) -> CheckedRun:
     """Load, check and encode the training data of a run.
 
     Raises:
@@ -75,10 +75,10 @@ def get_ready(recipe: Recipe) -> Ready:
     method = trained_method(recipe)
     task = load_task(recipe)
     check_metrics(task.metrics)
-    general = load_general(recipe) if method.mixes else None
-    model = known_model(recipe.model)
-    prepared = prepare(method, task, general, model, recipe)
-    trained_on = task.train[: prepared.counts.task_examples]
+    general = load_general(recipe) if method.uses_general else None
+    model = load_model_info(recipe.model)
+    run_plan = build_run_plan(method, task, general, model, recipe)
+    trained_on = task.train[: run_plan.counts.task_examples]
     check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
     seconds = time.perf_counter() - began
     answers = task_answers(recipe, task)
@@ -88,18 +88,18 @@ def get_ready(recipe: Recipe) -> Ready:
         *answers.notes,
         *(general.warnings if general else ()),
         *_layer_warnings(model, recipe),
-        *prepared.warnings,
-        *warnings_before(prepared),
-        *warnings_before_training(recipe, answers, prepared, model.tokenizer),
+        *run_plan.warnings,
+        *warnings_before(run_plan),
+        *warnings_before_training(recipe, answers, run_plan, model.tokenizer),
     )
     unlabeled = len(unlabeled_beside(task, trained_on))
-    return Ready(
-        method, task, general, model.shape, prepared, unlabeled, seconds, answers, warnings
+    return CheckedRun(
+        method, task, general, model.shape, run_plan, unlabeled, seconds, answers, warnings
     )
 
 
 @dataclass(frozen=True)
-class ReadyBaseline:
+class CheckedBaseline:
     """Everything that the fit of a baseline needs.
 
     Attributes:
@@ -117,7 +117,7 @@ class ReadyBaseline:
     warnings: tuple[str, ...]
 
 
-def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
+def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
     """Load and check the training data of a baseline.
 
     Args:
@@ -130,7 +130,7 @@ def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
     check_recipe(recipe)
     task = load_task(recipe)
     check_metrics(task.metrics)
-    tokenizer = known_model(recipe.model).tokenizer.load()
+    tokenizer = load_model_info(recipe.model).tokenizer.load()
     data = method.data(task, tokenizer, recipe)
     answers = task_answers(recipe, task)
     warnings = (
@@ -139,10 +139,10 @@ def get_ready_baseline(recipe: Recipe, method: Baseline) -> ReadyBaseline:
         *answers.notes,
         *data_warnings(answers, len(data.labeled)),
     )
-    return ReadyBaseline(method, task, tokenizer, data, warnings)
+    return CheckedBaseline(method, task, tokenizer, data, warnings)
 
 
-def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
+def _layer_warnings(model: ModelInfo, recipe: Recipe) -> tuple[str, ...]:
     """Return a warning that names the layers without an adapter, if there are any."""
     if model.layers is None or recipe.training.full_parameters:
         return ()
@@ -150,14 +150,14 @@ def _layer_warnings(model: KnownModel, recipe: Recipe) -> tuple[str, ...]:
     return () if told is None else (told,)
 
 
-def trained_method(recipe: Recipe) -> Trained:
+def trained_method(recipe: Recipe) -> TrainedMethod:
     """Return the recipe's method, which must be a trained one.
 
     Raises:
         RecipeError: The method trains nothing.
     """
     method = get_method(recipe.method)
-    if not isinstance(method, Trained):
+    if not isinstance(method, TrainedMethod):
         raise RecipeError(
             f"method `{method.name}` trains nothing, so there is nothing to plan or fit; "
             "`tell compare` can score it."

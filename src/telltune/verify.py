@@ -18,13 +18,13 @@ from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.fitting.adapter_folder import CHAT_TEMPLATE, TELL_JSON, read_tell, versions
 from telltune.fitting.baseline_folder import BASELINE, baseline_versions, is_baseline
-from telltune.fitting.build_plan import prepare
+from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_card import CARD, SCORES
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import RECIPE_FILE
 from telltune.fitting.provenance import order_hash
 from telltune.fitting.selection import Selection
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.models import base_revision, base_weights, without_rights
@@ -173,7 +173,7 @@ def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[
     try:
         if not isinstance(method, Baseline):
             raise ModelError(f"method `{method.name}` is not a baseline.")
-        tokenizer = known_model(recipe.model).tokenizer.load()
+        tokenizer = load_model_info(recipe.model).tokenizer.load()
         data = method.data(load_task(recipe), tokenizer, recipe)
     except TellError as error:
         yield _unknown("task data", str(error))
@@ -196,7 +196,7 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     """Check the training data and their order."""
     method = get_method(recipe.method)
     try:
-        if not isinstance(method, Trained):
+        if not isinstance(method, TrainedMethod):
             raise ModelError(f"method `{method.name}` does not train.")
         if method.configured(recipe).synthesis is not None or record.get("answer_after"):
             raise ModelError("the model made task data or rationales in the run.")
@@ -206,23 +206,23 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
         if record.get("selection"):
             # The selection is taken from tell.json, because repeating it would require training.
             task, recipe = Selection.of(record["selection"]).apply(task, recipe)
-        general = load_general(recipe) if method.mixes else None
+        general = load_general(recipe) if method.uses_general else None
         data = list(_data(record, task, general))
         yield from data
         if data[-1].held is None:
             raise ModelError("the general data cannot be checked.")
-        prepared = prepare(method, task, general, known_model(recipe.model), recipe)
+        run_plan = build_run_plan(method, task, general, load_model_info(recipe.model), recipe)
     except TellError as error:
         yield _unknown("order of the examples", str(error))
         return
     stopped = _inside(record, "early_stopping", "looks")
     if stopped:
-        prepared = prepared.stopped_after(stopped[-1]["step"])
-    counts = json.loads(json.dumps(prepared.counts.to_dict()))
+        run_plan = run_plan.stopped_after(stopped[-1]["step"])
+    counts = json.loads(json.dumps(run_plan.counts.to_dict()))
     yield _compare("counts", record.get("counts"), counts)
-    yield _compare("order", record.get("order"), order_hash(prepared.mixture, prepared.epochs))
-    yield _log(folder, prepared)
-    yield from _anchor(folder, record, prepared, recipe)
+    yield _compare("order", record.get("order"), order_hash(run_plan.mixture, run_plan.epochs))
+    yield _log(folder, run_plan)
+    yield from _anchor(folder, record, run_plan, recipe)
 
 
 def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -> Iterator[Check]:
@@ -240,16 +240,16 @@ def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -
         yield _compare("general data", digest, contents_of(general).digest)
 
 
-def _log(folder: Path, prepared: RunPlan) -> Check:
+def _log(folder: Path, run_plan: RunPlan) -> Check:
     """Check that each logged step has as many tokens as its examples in the recomputed order."""
     rows = read_log(folder / LOG)
     if not rows:
         return _unknown(LOG, "there is no log, so the order can only be recomputed")
-    steps = prepared.counts.optimizer_steps
+    steps = run_plan.counts.optimizer_steps
     if [row.get("step") for row in rows] != list(range(1, steps + 1)):
         return Check(LOG, held=False, reason=f"it must contain each step from 1 to {steps} once")
     for row in rows:
-        wanted = _tokens(prepared, row["step"] - 1)
+        wanted = _tokens(run_plan, row["step"] - 1)
         if "skipped" not in row and row.get("tokens") != wanted:
             reason = (
                 f"step {row['step']} has {row.get('tokens')} tokens, but its examples have {wanted}"
@@ -258,19 +258,19 @@ def _log(folder: Path, prepared: RunPlan) -> Check:
     return Check(LOG, held=True)
 
 
-def _tokens(prepared: RunPlan, step: int) -> float:
+def _tokens(run_plan: RunPlan, step: int) -> float:
     total = 0
-    for is_task, index in step_places(prepared.mixture, step):
-        source = prepared.task if is_task else prepared.general
+    for is_task, index in step_places(run_plan.mixture, step):
+        source = run_plan.task if is_task else run_plan.general
         assert source is not None  # The mixture has no general slots without general data.
         total += int(source.lengths[index])
     return float(total)
 
 
 def _anchor(
-    folder: Path, record: dict[str, Any], prepared: RunPlan, recipe: Recipe
+    folder: Path, record: dict[str, Any], run_plan: RunPlan, recipe: Recipe
 ) -> Iterator[Check]:
-    anchor = prepared.anchor
+    anchor = run_plan.anchor
     found = anchor and {
         "prompt": anchor.prompt,
         "response": anchor.response,
@@ -281,7 +281,7 @@ def _anchor(
     if not path.is_file():
         yield _unknown("chat template", f"{path} is missing")
         return
-    plain = known_model(recipe.model).tokenizer.chat_template
+    plain = load_model_info(recipe.model).tokenizer.chat_template
     wanted = plain if anchor is None else anchor.write_into(plain)
     held = path.read_text(encoding="utf-8") == wanted
     reason = "" if held else "it differs from the base's template with the anchor"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from telltune.data import delimited
 from telltune.data.examples import Problem
-from telltune.data.formats import Row, read_rows
+from telltune.data.formats import ParsedRow, read_rows
 from telltune.data.loaders import read_examples, scan
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
@@ -25,29 +25,29 @@ tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
 plain = st.text('ab" ,;|', min_size=1).filter(str.strip)
 
 
-def rows_of(path: Path, content: str, quoting: Any = "auto") -> list[Row | Problem]:
+def rows_of(path: Path, content: str, quoting: Any = "auto") -> list[ParsedRow | Problem]:
     path.write_bytes(content.encode())
     return list(read_rows(path, quoting))
 
 
-def values_of(rows: list[Row | Problem]) -> list[Any]:
-    return [row.values if isinstance(row, Row) else row for row in rows]
+def values_of(rows: list[ParsedRow | Problem]) -> list[Any]:
+    return [row.values if isinstance(row, ParsedRow) else row for row in rows]
 
 
 def test_rows_of_many_lines_carry_the_line_they_begin_on(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.csv", 'p,c\n"one\ntwo","say ""hi"", twice"\n\nthree,four\n')
     assert rows == [
-        Row(2, {"p": "one\ntwo", "c": 'say "hi", twice'}),
-        Row(5, {"p": "three", "c": "four"}),
+        ParsedRow(2, {"p": "one\ntwo", "c": 'say "hi", twice'}),
+        ParsedRow(5, {"p": "three", "c": "four"}),
     ]
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 def test_the_separator_of_csv_is_found_in_its_header(tmp_path: Path, mark: str) -> None:
     rows = rows_of(tmp_path / "a.csv", f"p{mark}c\n1{mark}x\n")
-    assert rows == [Row(2, {"p": "1", "c": "x"})]
+    assert rows == [ParsedRow(2, {"p": "1", "c": "x"})]
     rows = rows_of(tmp_path / "a.csv", f'"p, q"{mark}c\n1{mark}x\n')
-    assert rows == [Row(2, {"p, q": "1", "c": "x"})]
+    assert rows == [ParsedRow(2, {"p, q": "1", "c": "x"})]
 
 
 @pytest.mark.parametrize("line", ["sep=;", "SEP=;\r", '"sep=;"', "\ufeffsep=;"])
@@ -56,12 +56,12 @@ def test_excels_line_names_the_separator_and_is_no_header(
     tmp_path: Path, name: str, line: str
 ) -> None:
     rows = rows_of(tmp_path / name, f"{line}\np;c,d\n1,5;x\n")
-    assert rows == [Row(3, {"p": "1,5", "c,d": "x"})]
+    assert rows == [ParsedRow(3, {"p": "1,5", "c,d": "x"})]
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_allows_by_default(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "a.csv", "p,c\n" + "x" * 300_000 + ",y\n")
-    assert isinstance(row, Row)
+    assert isinstance(row, ParsedRow)
     assert len(str(row.values["p"])) == 300_000
 
 
@@ -78,7 +78,7 @@ def test_a_row_with_another_number_of_cells_is_a_problem(
 
 
 def test_separators_at_the_end_of_lines_are_no_cells(tmp_path: Path) -> None:
-    wanted = [Row(2, {"p": "a", "c": "b"})]
+    wanted = [ParsedRow(2, {"p": "a", "c": "b"})]
     assert rows_of(tmp_path / "a.csv", "p,c\na,b,,\n") == wanted
     assert rows_of(tmp_path / "a.csv", "p,c,,\na,b\n") == wanted
     assert rows_of(tmp_path / "a.csv", "p,c,,\na,b,,\n") == wanted
@@ -95,12 +95,12 @@ def test_a_column_without_a_name_keeps_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("quoting", ["auto", "none"])
 def test_blank_lines_are_no_rows(tmp_path: Path, quoting: str) -> None:
     rows = rows_of(tmp_path / "a.csv", "\n \r\np,c\r\n\r\n   \na,b\r\n\n", quoting)
-    assert rows == [Row(6, {"p": "a", "c": "b"})]
+    assert rows == [ParsedRow(6, {"p": "a", "c": "b"})]
 
 
 def test_a_quote_that_never_closes_is_a_problem_that_names_its_lines(tmp_path: Path) -> None:
     row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\nx,"y\nz,w\n')
-    assert row == Row(2, {"p": "a", "c": "b"})
+    assert row == ParsedRow(2, {"p": "a", "c": "b"})
     assert isinstance(problem, Problem)
     assert problem.line == 3
     assert "the row (lines 3 to 4) has invalid quoting" in problem.reason
@@ -113,7 +113,7 @@ def test_a_record_over_the_longest_length_ends_the_file(
     monkeypatch.setattr(delimited, "MAX_ROW_BYTES", 100)
     # Each line closes a cell and opens the next: no cell is long, and the record never ends.
     row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\n"x' + '\n","' * 1000)
-    assert row == Row(2, {"p": "a", "c": "b"})
+    assert row == ParsedRow(2, {"p": "a", "c": "b"})
     assert isinstance(problem, Problem)
     assert problem.line == 3
     assert "close an open quote" in problem.reason
@@ -178,7 +178,7 @@ def test_lines_that_look_like_rows_are_refused(tmp_path: Path, mark: str, swallo
     assert isinstance(problem, Problem)
     assert problem.line == 2
     assert "look like rows of their own" in problem.reason
-    assert isinstance(row, Row)
+    assert isinstance(row, ParsedRow)
 
 
 def test_a_header_may_show_that_spaces_follow_separators(tmp_path: Path) -> None:

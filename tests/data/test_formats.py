@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from telltune.data import json_document, row
 from telltune.data.examples import Problem
-from telltune.data.formats import SUFFIXES, Row, format_of, read_rows, stem_of
+from telltune.data.formats import SUFFIXES, ParsedRow, format_of, read_rows, stem_of
 from telltune.errors import DataError
 
 on_files = settings(max_examples=60)
@@ -29,7 +29,7 @@ def rows_of(path, content=None):
 
 def test_jsonl_rows_carry_their_line_and_blank_lines_are_no_rows(tmp_path):
     rows = rows_of(tmp_path / "a.jsonl", '{"a": "x"}\r\n\n   \n{"a": "y"}')
-    assert rows == [Row(1, {"a": "x"}), Row(4, {"a": "y"})]
+    assert rows == [ParsedRow(1, {"a": "x"}), ParsedRow(4, {"a": "y"})]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json", "a.csv", "a.tsv"])
@@ -49,7 +49,7 @@ def test_broken_json_line_is_a_problem_and_reading_goes_on(tmp_path):
     bad, good = rows_of(tmp_path / "a.jsonl", '{"a": \n{"a": 1}\n')
     assert bad.line == 1
     assert "not JSON" in bad.reason
-    assert good == Row(2, {"a": "1"})
+    assert good == ParsedRow(2, {"a": "1"})
 
 
 @pytest.mark.parametrize("line", ["[1]", "3", '"text"', "null", "true"])
@@ -82,13 +82,16 @@ def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch)
     rows = rows_of(tmp_path / "a.jsonl", '{"a": "' + "x" * 1000 + '"}\n{"a": "y"}\n')
     assert isinstance(rows[0], Problem)
     assert "split it" in rows[0].reason
-    assert rows[1:] == [Row(2, {"a": "y"})]
+    assert rows[1:] == [ParsedRow(2, {"a": "y"})]
 
 
 def test_line_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
     line = '{"a": "x"}\n'
     monkeypatch.setattr(row, "MAX_ROW_BYTES", len(line))
-    assert rows_of(tmp_path / "a.jsonl", line * 2) == [Row(1, {"a": "x"}), Row(2, {"a": "x"})]
+    assert rows_of(tmp_path / "a.jsonl", line * 2) == [
+        ParsedRow(1, {"a": "x"}),
+        ParsedRow(2, {"a": "x"}),
+    ]
 
 
 def test_key_that_stands_twice_is_a_problem_not_a_loss(tmp_path):
@@ -106,7 +109,7 @@ def test_json_array_elements_carry_the_line_they_begin_on(tmp_path):
 
 def test_json_object_with_one_list_is_read_through(tmp_path):
     document = '{"version": "[1]", "data":\n [{"a": "x"}], "n": {"b": [1]}}'
-    assert rows_of(tmp_path / "a.json", document) == [Row(2, {"a": "x"})]
+    assert rows_of(tmp_path / "a.json", document) == [ParsedRow(2, {"a": "x"})]
 
 
 @pytest.mark.parametrize("document", ["{}", '{"a": [], "b": []}', "3", '"[]"', '{"a": "x"}'])
@@ -128,7 +131,7 @@ def test_json_row_over_the_longest_length_is_a_problem_and_not_held(tmp_path, mo
     end = "]" if opening == "[" else "]}"
     document = opening + '{"a":\n"' + "x" * 1000 + '"},\n{"a": "y"}' + end
     problem, row = rows_of(tmp_path / "a.json", document)
-    assert (problem.line, row) == (1, Row(3, {"a": "y"}))
+    assert (problem.line, row) == (1, ParsedRow(3, {"a": "y"}))
     assert "split it" in problem.reason
 
 
@@ -230,5 +233,5 @@ def test_any_text_survives_the_round_trip(tmp_path, suffix, table):
 def test_any_bytes_give_only_rows_and_problems(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
     for found in rows_of(path, content):
-        assert isinstance(found, Row | Problem)
+        assert isinstance(found, ParsedRow | Problem)
         assert found.line >= 1

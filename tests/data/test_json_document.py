@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from telltune.data import json_document
 from telltune.data.json_document import json_rows
-from telltune.data.parsed_row import Fault, Row, StopReadingError
+from telltune.data.parsed_row import Fault, ParsedRow, StopReadingError
 
 
-def read(document: str | bytes) -> list[Row | Fault]:
+def read(document: str | bytes) -> list[ParsedRow | Fault]:
     raw = document if isinstance(document, bytes) else document.encode()
-    found: list[Row | Fault] = []
+    found: list[ParsedRow | Fault] = []
     try:
         found += json_rows(io.BytesIO(raw))
     except StopReadingError as stop:
@@ -52,7 +52,7 @@ def test_rows_are_those_of_the_decoder_wherever_chunks_end(
             except UnicodeEncodeError:
                 continue
             found = read(raw)
-            assert [row.values for row in found if isinstance(row, Row)] == rows
+            assert [row.values for row in found if isinstance(row, ParsedRow)] == rows
             assert len(found) == len(rows)
 
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_is_named_where_it_stands(document: str, line: int, said: 
 
 def test_a_faulty_row_does_not_end_the_document() -> None:
     found = read(b'[{"a": "x"},\n{"a": \xff},\n{"a" 1},\n{"a": "y"}]')
-    assert [type(row) for row in found] == [Row, Fault, Fault, Row]
+    assert [type(row) for row in found] == [ParsedRow, Fault, Fault, ParsedRow]
     assert [row.line for row in found] == [1, 2, 3, 4]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from telltune.data import parquet
 from telltune.data.examples import Problem
-from telltune.data.formats import Row, read_rows
+from telltune.data.formats import ParsedRow, read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def test_every_type_is_read_as_text_that_spells_it(tmp_path: Path, name: str, fo
         path = write_arrow(tmp_path / "a.arrow", table, stream=form == "stream")
     else:
         path = write(tmp_path / "a.parquet", table, store_schema=form == "arrow's types")
-    assert [row.values["x"] for row in read_rows(path) if isinstance(row, Row)] == spelled
+    assert [row.values["x"] for row in read_rows(path) if isinstance(row, ParsedRow)] == spelled
 
 
 @settings(max_examples=100)
@@ -99,7 +99,7 @@ def test_a_float_is_read_as_text_that_gives_the_same_float(tmp_path: Path, numbe
         stored = pa.array([number], kind, safe=False)
         path = write(tmp_path / "a.parquet", pa.table({"x": stored}))
         [row] = read_rows(path)
-        assert isinstance(row, Row)
+        assert isinstance(row, ParsedRow)
         assert pa.array([float(str(row.values["x"]))], kind) == stored
 
 
@@ -111,7 +111,7 @@ def test_classes_are_read_by_their_names(tmp_path: Path, suffix: str) -> None:
     )
     write_here = write if suffix == ".parquet" else write_arrow
     path = write_here(tmp_path / f"a{suffix}", table)
-    read = [row.values["y"] for row in read_rows(path) if isinstance(row, Row)]
+    read = [row.values["y"] for row in read_rows(path) if isinstance(row, ParsedRow)]
     assert read == ["pos", "neg", None, "2", None]
 
 
@@ -133,7 +133,7 @@ def test_arrow_bytes_that_were_changed_give_only_rows_and_problems(
     for at in range(0, len(whole), 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         for found in read_rows(path):
-            assert isinstance(found, Row | Problem)
+            assert isinstance(found, ParsedRow | Problem)
 
 
 def test_arrow_rows_are_numbered_over_batches(
@@ -141,7 +141,9 @@ def test_arrow_rows_are_numbered_over_batches(
 ) -> None:
     monkeypatch.setattr(parquet, "BATCH_ROWS", 2)
     path = write_arrow(tmp_path / "a.arrow", pa.table({"a": list("abcdefg")}), rows=3)
-    assert list(read_rows(path)) == [Row(i, {"a": a}) for i, a in enumerate("abcdefg", start=1)]
+    assert list(read_rows(path)) == [
+        ParsedRow(i, {"a": a}) for i, a in enumerate("abcdefg", start=1)
+    ]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
@@ -152,13 +154,17 @@ def test_arrow_texts_are_written_out_only_as_far_as_they_fit(
     texts = ["a" * 300] * 5 + ["c" * 1001, "b" * 900]
     path = write_arrow(tmp_path / "a.arrow", pa.table({"x": pa.array(texts, kind)}))
     rows = list(read_rows(path))
-    assert [isinstance(row, Row) for row in rows] == [len(text) <= 1000 for text in texts]
+    assert [isinstance(row, ParsedRow) for row in rows] == [len(text) <= 1000 for text in texts]
 
 
 def test_rows_are_numbered_over_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "BATCH_ROWS", 2)
     path = write(tmp_path / "a.parquet", pa.table({"a": ["x", None, "z"]}))
-    assert list(read_rows(path)) == [Row(1, {"a": "x"}), Row(2, {"a": None}), Row(3, {"a": "z"})]
+    assert list(read_rows(path)) == [
+        ParsedRow(1, {"a": "x"}),
+        ParsedRow(2, {"a": None}),
+        ParsedRow(3, {"a": "z"}),
+    ]
 
 
 def test_damaged_bytes_are_a_problem(tmp_path: Path) -> None:
@@ -179,9 +185,9 @@ def test_texts_are_written_out_only_as_far_as_they_fit(
     column = [[{"x": text}] for text in texts] if nested else texts
     path = write(tmp_path / "a.parquet", pa.table({"x": column}))
     rows = list(read_rows(path))
-    assert [isinstance(row, Row) for row in rows] == [text != over for text in texts]
+    assert [isinstance(row, ParsedRow) for row in rows] == [text != over for text in texts]
     assert [row.line for row in rows] == list(range(1, 10))
-    assert [row.values["x"] for row in rows if isinstance(row, Row)] == [
+    assert [row.values["x"] for row in rows if isinstance(row, ParsedRow)] == [
         value for value, text in zip(column, texts, strict=True) if text != over
     ]
 
@@ -202,4 +208,4 @@ def test_a_small_file_of_many_references_does_not_swell(tmp_path: Path, nested: 
     # 16 GB of text in all. One row of it at a time fits, and a list of all of it does not.
     first = next(iter(read_rows(path)))
     assert pa.total_allocated_bytes() < 2**28
-    assert isinstance(first, Problem if nested else Row)
+    assert isinstance(first, Problem if nested else ParsedRow)

@@ -12,7 +12,7 @@ import pytest
 
 from telltune.data import safe_open as opening
 from telltune.data.examples import Problem
-from telltune.data.formats import Row, read_rows
+from telltune.data.formats import ParsedRow, read_rows
 from telltune.data.loaders import read_examples
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
@@ -44,7 +44,7 @@ def test_what_merely_packs_well_is_read(
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     rows = list(read_rows(tmp_path / name))
     assert len(rows) == 3000
-    assert all(isinstance(row, Row) for row in rows)
+    assert all(isinstance(row, ParsedRow) for row in rows)
 
 
 @pytest.mark.timeout(20)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data.formats import Row, read_rows
+from telltune.data.formats import ParsedRow, read_rows
 from telltune.data.parsed_row import Number
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import StorageError
@@ -23,7 +23,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def read(path: Path) -> list[Any]:
-    return [row.values if isinstance(row, Row) else row for row in read_rows(path, "minimal")]
+    return [row.values if isinstance(row, ParsedRow) else row for row in read_rows(path, "minimal")]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -10,14 +10,14 @@ import pytest
 from telltune.data.mixture import Mixture
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError
-from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
+from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
 
 if TYPE_CHECKING:
     from telltune.data.general import GeneralData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_free_text_has_no_format_that_could_be_told() -> None:
 
 
 def test_a_trained_model_is_asked_without_its_anchor(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any], general: GeneralData
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any], general: GeneralData
 ) -> None:
     toy_recipe["mixture"] = {"passes": 8}
     recipe = recipe_from_dict(toy_recipe)
@@ -79,7 +79,7 @@ def test_a_trained_model_is_asked_without_its_anchor(
     looks = task_format([example.completion for example in task.train])
 
     def asked(predictor: Any) -> Any:
-        return measure_aside(predictor, tiny_base.tokenizer, held_out, 4, looks)
+        return measure_forgetting(predictor, tiny_base.tokenizer, held_out, 4, looks)
 
     base = asked(get_method("base").run(task, None, tiny_base, Settings(recipe)))
     anchored = asked(get_method("base_anchor").run(task, None, tiny_base, Settings(recipe)))
@@ -92,4 +92,4 @@ def test_a_trained_model_is_asked_without_its_anchor(
     nll, tokens = trained.beside_its_task(tiny_base.tokenizer).nll(held_out)
     assert math.isclose(after.general_nll, float(nll.sum() / tokens.sum()), rel_tol=1e-6)
     trained.release()
-    assert measure_aside(trained, tiny_base.tokenizer, held_out, 0, looks).leakage is None
+    assert measure_forgetting(trained, tiny_base.tokenizer, held_out, 0, looks).leakage is None

@@ -12,7 +12,7 @@ from victim import Left
 import telltune
 from telltune.errors import StorageError
 from telltune.fitting import trained_method as trained
-from telltune.study.results import Results, Row
+from telltune.study.results import ResultRow, Results
 from telltune.training.callbacks import LogCallback
 from telltune.training.checkpoints import Checkpoints
 from telltune.training.trainer import MixtureTrainer
@@ -106,11 +106,11 @@ def test_a_log_that_has_no_room_is_named(
 
 def test_a_row_that_has_no_room_leaves_the_rows_before(small_disk: Path) -> None:
     results = Results(small_disk)
-    rows = [Row(f"key {n}", "failed", "task", "tell", "tell", n, 1.0, 0) for n in range(3)]
+    rows = [ResultRow(f"key {n}", "failed", "task", "tell", "tell", n, 1.0, 0) for n in range(3)]
     results.append(rows[0])
     fill(small_disk)
     # A page is the least that a disk gives: what is left of it may hold a row.
-    long = Row("long", "failed", "task", "tell", "tell", 9, 1.0, 0, reason="x" * 5000)
+    long = ResultRow("long", "failed", "task", "tell", "tell", 9, 1.0, 0, reason="x" * 5000)
     with pytest.raises(StorageError, match=f"results.jsonl: {ROOM}"):
         results.append(long)
     (small_disk / "filler").unlink()

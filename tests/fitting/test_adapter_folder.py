@@ -26,7 +26,7 @@ from telltune.recipe import recipe_from_dict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import ModelSpec
 
 PLAIN = """
@@ -206,7 +206,7 @@ def test_a_folder_cannot_let_its_base_run_code(
     (out / "tell.json").write_text(json.dumps(record))
     asked = []
 
-    def spied(spec: ModelSpec, precision: str) -> BaseModel:
+    def spied(spec: ModelSpec, precision: str) -> LoadedModel:
         asked.append((spec.trust_remote_code, spec.allow_pickle))
         return load_base(spec, precision)
 

@@ -10,19 +10,19 @@ import pytest
 
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError
-from telltune.fitting.build_plan import RunPlan, answer_budget, prepare
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.build_plan import RunPlan, answer_budget, build_run_plan
+from telltune.fitting.model_info import ModelInfo
 from telltune.methods.registry import get_method
 from telltune.models import load_config
 from telltune.recipe import recipe_from_dict
 
 
-def prepared(values: dict[str, Any], tokenizer: Any) -> RunPlan:
+def run_plan(values: dict[str, Any], tokenizer: Any) -> RunPlan:
     recipe = recipe_from_dict(values)
     method = get_method(recipe.method)
     general = load_general(recipe)
-    model = KnownModel.of(load_config(recipe.model), tokenizer)
-    return prepare(method, load_task(recipe), general, model, recipe)
+    model = ModelInfo.of(load_config(recipe.model), tokenizer)
+    return build_run_plan(method, load_task(recipe), general, model, recipe)
 
 
 def tokens(tokenizer: Any, prompt: str, completion: str) -> int:
@@ -33,7 +33,7 @@ def tokens(tokenizer: Any, prompt: str, completion: str) -> int:
 
 def test_tell_counts(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
     toy_recipe["mixture"] = {"general_examples": 30, "passes": 2}
-    ready = prepared(toy_recipe, tiny_tokenizer)
+    ready = run_plan(toy_recipe, tiny_tokenizer)
     task = load_task(recipe_from_dict(toy_recipe)).train
     counts = ready.counts
     # Counted without the anchor, so that methods compare.
@@ -58,7 +58,7 @@ def test_tell_counts(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
 def test_passes_are_epochs_where_nothing_is_mixed(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any
 ) -> None:
-    ready = prepared({**toy_recipe, "method": "sft"}, tiny_tokenizer)
+    ready = run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
     assert ready.anchor is None
     assert (ready.general, ready.counts.general_examples, ready.counts.general_tokens) == (
         None,
@@ -76,7 +76,7 @@ def test_a_leverage_ratio_is_kept_to_the_nearest_example(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any
 ) -> None:
     toy_recipe["mixture"] = {"leverage_ratio": 3.0}
-    ready = prepared(toy_recipe, tiny_tokenizer)
+    ready = run_plan(toy_recipe, tiny_tokenizer)
     assert ready.general is not None
     half = ready.general.lengths.max() / 2
     assert abs(ready.counts.general_tokens - 3 * ready.counts.task_tokens) <= half
@@ -86,7 +86,7 @@ def test_general_data_is_not_asked_for_at_a_ratio_of_nothing(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any
 ) -> None:
     toy_recipe["mixture"] = {"leverage_ratio": 0, "passes": 3}
-    ready = prepared(toy_recipe, tiny_tokenizer)
+    ready = run_plan(toy_recipe, tiny_tokenizer)
     assert (ready.counts.general_examples, ready.epochs, ready.mixture.passes) == (0, 3, 1)
 
 
@@ -96,31 +96,31 @@ def test_a_missing_anchor_is_named(
 ) -> None:
     toy_recipe |= {"anchor": None, "method": method}
     with pytest.raises(RecipeError, match=rf"method `{method}` needs an anchor; set `anchor:"):
-        prepared(toy_recipe, tiny_tokenizer)
+        run_plan(toy_recipe, tiny_tokenizer)
 
 
 def test_missing_general_data_is_named(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
     with pytest.raises(RecipeError, match=r"`tell` needs general data; set `general: embedded`"):
-        prepared({**toy_recipe, "general": None}, tiny_tokenizer)
+        run_plan({**toy_recipe, "general": None}, tiny_tokenizer)
 
 
 def test_too_little_general_data_says_how_much_is_short_and_what_would_do(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any
 ) -> None:
     toy_recipe["mixture"] = {"leverage_ratio": 1.0}
-    ready = prepared(toy_recipe, tiny_tokenizer)
+    ready = run_plan(toy_recipe, tiny_tokenizer)
     assert ready.general is not None
     there, task = int(ready.general.lengths.sum()), ready.counts.task_tokens
     toy_recipe["mixture"] = {"leverage_ratio": 50}
     with pytest.raises(DataError) as refusal:
-        prepared(toy_recipe, tiny_tokenizer)
+        run_plan(toy_recipe, tiny_tokenizer)
     message = str(refusal.value)
     assert f"there are {there}: {50 * task - there} are short" in message
     largest = re.search(r"to (\d+\.\d\d) at most", message)
     assert largest is not None
     assert float(largest[1]) == pytest.approx(there / task, abs=0.01)
     toy_recipe["mixture"] = {"leverage_ratio": float(largest[1])}
-    assert prepared(toy_recipe, tiny_tokenizer).counts.general_examples == 200
+    assert run_plan(toy_recipe, tiny_tokenizer).counts.general_examples == 200
 
 
 def test_more_general_examples_than_there_are(
@@ -128,7 +128,7 @@ def test_more_general_examples_than_there_are(
 ) -> None:
     toy_recipe["mixture"] = {"general_examples": 203}
     with pytest.raises(DataError, match=r"= 203, but .* has 200 examples, 3 short"):
-        prepared(toy_recipe, tiny_tokenizer)
+        run_plan(toy_recipe, tiny_tokenizer)
 
 
 def test_max_tokens_takes_as_many_examples_as_fit(
@@ -137,19 +137,19 @@ def test_max_tokens_takes_as_many_examples_as_fit(
     first = load_task(recipe_from_dict(toy_recipe)).train[:3]
     exactly = sum(tokens(tiny_tokenizer, e.prompt, e.completion) for e in first)
     toy_recipe["task"]["max_tokens"] = exactly
-    assert prepared(toy_recipe, tiny_tokenizer).counts.task_examples == 3
+    assert run_plan(toy_recipe, tiny_tokenizer).counts.task_examples == 3
     toy_recipe["task"]["max_tokens"] = exactly - 1
-    assert prepared(toy_recipe, tiny_tokenizer).counts.task_examples == 2
+    assert run_plan(toy_recipe, tiny_tokenizer).counts.task_examples == 2
     toy_recipe["task"]["max_tokens"] = 1
     with pytest.raises(DataError, match=r"task\.max_tokens = 1 is too low"):
-        prepared(toy_recipe, tiny_tokenizer)
+        run_plan(toy_recipe, tiny_tokenizer)
 
 
 def test_what_loses_its_end_is_named(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
-    whole = prepared({**toy_recipe, "method": "sft"}, tiny_tokenizer)
+    whole = run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
     limit = int(whole.task.lengths.max()) - 1
     toy_recipe["training"] |= {"max_length": limit, "too_long": "truncate"}
-    cut = prepared({**toy_recipe, "method": "sft"}, tiny_tokenizer)
+    cut = run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
     task = load_task(recipe_from_dict(toy_recipe)).train
     expected = [e.origin for e, n in zip(task, whole.task.lengths, strict=True) if n > limit]
     assert sorted(cut.counts.truncated) == sorted(expected)
@@ -163,7 +163,7 @@ def test_no_example_is_longer_than_the_models_context(
     with toy_task["train"].open("a", encoding="utf-8") as file:
         file.write('{"prompt": "' + "item " * 600 + '", "completion": "ball"}\n')
     with pytest.raises(DataError, match=r"training\.max_length = 512: .*train\.jsonl:25"):
-        prepared({**toy_recipe, "method": "sft"}, tiny_tokenizer)
+        run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
 
 
 def test_answers_may_be_a_little_longer_than_any_seen(toy_recipe: dict[str, Any]) -> None:

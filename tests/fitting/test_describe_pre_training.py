@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from telltune.api import plan
-from telltune.fitting.describe_pre_training import beforehand
+from telltune.fitting.describe_pre_training import describe_pre_training
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
 
@@ -34,7 +34,7 @@ def test_each_thing_is_named_where_it_happens(
     method: str, keys: dict[str, Any], said: list[str]
 ) -> None:
     recipe = recipe_from_dict({"task": "medical_specialty", "general": "embedded", **keys})
-    found = beforehand(get_method(method), recipe)  # type: ignore[arg-type]
+    found = describe_pre_training(get_method(method), recipe)  # type: ignore[arg-type]
     assert len(found) == len(said)
     for clause, part in zip(found, said, strict=True):
         assert part in clause

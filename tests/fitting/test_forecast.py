@@ -10,9 +10,9 @@ import pytest
 import telltune
 from telltune.data.task import load_general, load_task
 from telltune.fitting import forecast as module
-from telltune.fitting.build_plan import prepare
+from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.forecast import Forecast, estimated_memory_gib, forecast
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.methods.registry import get_method
 from telltune.models.kernels.packing import pack
 from telltune.recipe import TrainingSpec, recipe_from_dict
@@ -44,9 +44,9 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ready(values: dict[str, Any]) -> tuple[RunPlan, ModelShape]:
     recipe = recipe_from_dict(values)
-    method, model = get_method(recipe.method), known_model(recipe.model)
-    general = load_general(recipe) if method.mixes else None
-    return prepare(method, load_task(recipe), general, model, recipe), model.shape
+    method, model = get_method(recipe.method), load_model_info(recipe.model)
+    general = load_general(recipe) if method.uses_general else None
+    return build_run_plan(method, load_task(recipe), general, model, recipe), model.shape
 
 
 def forecast_of(values: dict[str, Any], *, measure: bool = False) -> Forecast:
@@ -55,7 +55,7 @@ def forecast_of(values: dict[str, Any], *, measure: bool = False) -> Forecast:
 
 def know(values: dict[str, Any], *, source: Any = "fit", **seconds: float) -> None:
     recipe = recipe_from_dict(values)
-    shape = training_shape(known_model(recipe.model).shape, recipe)
+    shape = training_shape(load_model_info(recipe.model).shape, recipe)
     remember(shape, source, packed=True, **seconds)
 
 
@@ -68,15 +68,15 @@ def seconds_of(values: dict[str, Any]) -> float:
 def test_computed_tokens_are_those_that_training_packs(toy_recipe: dict[str, Any]) -> None:
     toy_recipe["mixture"] = {"general_examples": 12, "passes": 1}
     toy_recipe["training"]["micro_batch_tokens"] = 256
-    prepared, model = ready(toy_recipe)
-    assert prepared.general is not None
+    run_plan, model = ready(toy_recipe)
+    assert run_plan.general is not None
     expected = 0
-    for step in StepSampler(prepared.mixture, prepared.epochs):  # nine: all are looked at
-        rows = [(prepared.task if is_task else prepared.general)[index] for is_task, index in step]
+    for step in StepSampler(run_plan.mixture, run_plan.epochs):  # nine: all are looked at
+        rows = [(run_plan.task if is_task else run_plan.general)[index] for is_task, index in step]
         batches = pack(rows, 256, sources=[is_task for is_task, _ in step])
         expected += sum(batch.tokens for batch in batches)
-    got = forecast(prepared, model, measure=False).computed_tokens
-    assert got == expected < prepared.counts.trained_tokens
+    got = forecast(run_plan, model, measure=False).computed_tokens
+    assert got == expected < run_plan.counts.trained_tokens
 
 
 def test_sampled_steps_stand_for_a_long_run(
@@ -193,7 +193,7 @@ def test_fits_count_before_a_rehearsal_and_the_quickest_of_the_last_three(
     toy_recipe: dict[str, Any],
 ) -> None:
     recipe = recipe_from_dict(toy_recipe)
-    shape = training_shape(known_model(recipe.model).shape, recipe)
+    shape = training_shape(load_model_info(recipe.model).shape, recipe)
     remember(shape, "rehearsal", packed=False, seconds_per_tflop=0.5, load_seconds=7.0)
     speed = recall(shape)
     assert speed is not None
@@ -206,7 +206,7 @@ def test_fits_count_before_a_rehearsal_and_the_quickest_of_the_last_three(
 
 
 def test_memory_grows_with_rows_and_with_what_is_trained(toy_recipe: dict[str, Any]) -> None:
-    model = known_model(recipe_from_dict(toy_recipe).model).shape
+    model = load_model_info(recipe_from_dict(toy_recipe).model).shape
 
     def memory(tokens: int = 64, responses: int = 0, **spec: Any) -> float:
         settings = TrainingSpec(precision="fp32", **spec)

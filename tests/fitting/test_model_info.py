@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from telltune.data.tokenizer import KnownTokenizer
 from telltune.errors import ModelError
 from telltune.fitting import model_info as module
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.models import model_files, model_shape
 from telltune.recipe import ModelSpec
 
@@ -47,9 +47,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_model_is_looked_at_once(folder: Path, loaded: list[str]) -> None:
-    first = known_model(ModelSpec(name=str(folder)))
+    first = load_model_info(ModelSpec(name=str(folder)))
     assert sorted(loaded) == ["config", "tokenizer"]
-    again = known_model(ModelSpec(name=str(folder)))
+    again = load_model_info(ModelSpec(name=str(folder)))
     assert len(loaded) == 2
     assert again.shape == first.shape == model_shape(AutoConfig.from_pretrained(folder))
     tokenizer = again.tokenizer.load()
@@ -67,32 +67,32 @@ def test_defaults_that_a_configuration_leaves_out_are_known(folder: Path) -> Non
     values = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64}
     (folder / "config.json").write_text(json.dumps(values))
     for _ in range(2):
-        shape = known_model(ModelSpec(name=str(folder))).shape
+        shape = load_model_info(ModelSpec(name=str(folder))).shape
         assert (shape.hidden, shape.layers, shape.mlp_width) == (64, 32, 11008)
         assert (shape.vocabulary, shape.context_length) == (32000, 2048)
         assert shape.sizes["num_key_value_heads"] == 32
 
 
 def test_a_changed_tokenizer_is_another(folder: Path, loaded: list[str]) -> None:
-    before = known_model(ModelSpec(name=str(folder)))
+    before = load_model_info(ModelSpec(name=str(folder)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<extra>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
-    after = known_model(ModelSpec(name=str(folder)))
+    after = load_model_info(ModelSpec(name=str(folder)))
     assert after.tokenizer.identity != before.tokenizer.identity
     assert after.shape == before.shape
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    last = known_model(ModelSpec(name=str(folder)))
+    last = load_model_info(ModelSpec(name=str(folder)))
     assert last.tokenizer.chat_template == "{{ messages[0]['content'] }}"
     assert last.tokenizer.identity == after.tokenizer.identity
     assert len(loaded) == 6
 
 
 def test_a_changed_configuration_is_another(folder: Path) -> None:
-    before = known_model(ModelSpec(name=str(folder)))
+    before = load_model_info(ModelSpec(name=str(folder)))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
-    after = known_model(ModelSpec(name=str(folder)))
+    after = load_model_info(ModelSpec(name=str(folder)))
     assert (before.shape.layers, after.shape.layers) == (2, 5)
     assert after.tokenizer.identity == before.tokenizer.identity
 
@@ -100,16 +100,16 @@ def test_a_changed_configuration_is_another(folder: Path) -> None:
 def test_another_version_of_the_libraries_looks_anew(
     folder: Path, loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known_model(ModelSpec(name=str(folder)))
+    load_model_info(ModelSpec(name=str(folder)))
     monkeypatch.setattr(module, "tokenizing_code", lambda: "of tomorrow")
-    known_model(ModelSpec(name=str(folder)))
+    load_model_info(ModelSpec(name=str(folder)))
     assert len(loaded) == 4
 
 
 def test_weights_are_not_read(folder: Path, loaded: list[str]) -> None:
-    known_model(ModelSpec(name=str(folder)))
+    load_model_info(ModelSpec(name=str(folder)))
     (folder / "model.safetensors").write_bytes(b"other")
-    known_model(ModelSpec(name=str(folder)))
+    load_model_info(ModelSpec(name=str(folder)))
     assert len(loaded) == 2
 
 
@@ -125,7 +125,7 @@ def test_what_changes_while_it_is_read_is_not_remembered(
 
     monkeypatch.setattr(module, "load_config", slow)
     for expected in (2, 4):
-        known_model(ModelSpec(name=str(folder)))
+        load_model_info(ModelSpec(name=str(folder)))
         assert len(loaded) == expected
 
 
@@ -135,12 +135,12 @@ def test_a_model_that_is_refused_is_refused_every_time(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     for _ in range(2):
         with pytest.raises(ModelError, match="is a LlamaForSequenceClassification, not a causal"):
-            known_model(ModelSpec(name=str(folder)))
+            load_model_info(ModelSpec(name=str(folder)))
 
 
 def test_a_model_with_its_own_code_is_looked_at_every_time(folder: Path, loaded: list[str]) -> None:
     for expected in (2, 4):
-        known_model(ModelSpec(name=str(folder), trust_remote_code=True))
+        load_model_info(ModelSpec(name=str(folder), trust_remote_code=True))
         assert len(loaded) == expected
 
 

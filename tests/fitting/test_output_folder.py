@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.errors import StorageError
-from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.recipe import recipe_from_dict
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 def test_nobody_else_may_have_it_meanwhile(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with alone(out):
+    with lock_folder(out):
         whose = f"in use by process {os.getpid()} on {socket.gethostname()}; wait for it, or stop"
-        with pytest.raises(StorageError, match=whose), alone(out):
+        with pytest.raises(StorageError, match=whose), lock_folder(out):
             pytest.fail("two at once")
-    with alone(out):
+    with lock_folder(out):
         pass
 
 
 def test_a_folder_that_nothing_came_into_is_not_left_behind(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), alone(tmp_path / "out"):
+    with pytest.raises(KeyError), lock_folder(tmp_path / "out"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
-    with alone(tmp_path / "mine"):
+    with lock_folder(tmp_path / "mine"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
     assert list((tmp_path / "mine").iterdir()) == []
@@ -41,7 +41,7 @@ def test_a_folder_that_nothing_came_into_is_not_left_behind(tmp_path: Path) -> N
 def test_what_the_dead_left_of_a_lock_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".process.json").write_text(json.dumps({"process": 1, "host": "elsewhere"}))
-    with alone(tmp_path):
+    with lock_folder(tmp_path):
         held = json.loads((tmp_path / ".process.json").read_text())
         assert held == {"process": os.getpid(), "host": socket.gethostname()}
     assert list(tmp_path.iterdir()) == []
@@ -49,7 +49,10 @@ def test_what_the_dead_left_of_a_lock_is_nobodys(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(StorageError, match="is a file; choose a folder"), alone(tmp_path / "out"):
+    with (
+        pytest.raises(StorageError, match="is a file; choose a folder"),
+        lock_folder(tmp_path / "out"),
+    ):
         pytest.fail("not a folder")
 
 
@@ -57,17 +60,17 @@ def test_to_overwrite_keeps_the_lock_and_nothing_else(
     tmp_path: Path, toy_recipe: dict[str, Any]
 ) -> None:
     recipe, out = recipe_from_dict(toy_recipe), tmp_path / "out"
-    with alone(out):
-        claim(out, recipe, overwrite=False)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=False)
         record_recipe(out, recipe, overwrite=False)
         (out / "checkpoints").mkdir()
         (out / ".adapter.12345678.unfinished").mkdir()
-    with alone(out):
-        claim(out, recipe, overwrite=True)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=True)
         record_recipe(out, recipe, overwrite=True)
         names = {path.name for path in out.iterdir()}
         assert names == {".lock", ".process.json", "recipe.yaml"}
-        with pytest.raises(StorageError, match="in use"), alone(out):
+        with pytest.raises(StorageError, match="in use"), lock_folder(out):
             pytest.fail("two at once")
 
 
@@ -79,7 +82,7 @@ def test_what_a_kill_left_half_written_is_removed_by_the_run_that_goes_on(
     (out / ".adapter.12345678.unfinished").mkdir()
     (out / ".tell.json.12345678.unfinished").touch()
     (out / "training_log.jsonl").touch()
-    claim(out, recipe, overwrite=False)
+    check_resumable(out, recipe, overwrite=False)
     record_recipe(out, recipe, overwrite=False)
     assert {path.name for path in out.iterdir()} == {"recipe.yaml", "training_log.jsonl"}
 
@@ -90,8 +93,8 @@ def test_a_lock_does_not_make_a_strangers_folder_ours(
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.tex").touch()
-    with alone(folder), pytest.raises(StorageError, match="did not write"):
-        claim(folder, recipe_from_dict(toy_recipe), overwrite=True)
+    with lock_folder(folder), pytest.raises(StorageError, match="did not write"):
+        check_resumable(folder, recipe_from_dict(toy_recipe), overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
@@ -104,8 +107,8 @@ def test_a_run_goes_on_that_was_begun_before_a_key_existed(
     text = saved.read_text().replace("pseudo_label: null\n", "").replace("  unlabeled: null\n", "")
     assert text != saved.read_text()
     saved.write_text(text)
-    claim(out, recipe, overwrite=False)
+    check_resumable(out, recipe, overwrite=False)
     for other in (text.replace("seed: 0", "seed: 1"), "# Written by telltune, which may\n", "["):
         saved.write_text(other)
         with pytest.raises(StorageError, match=r"another recipe|did not write"):
-            claim(out, recipe, overwrite=False)
+            check_resumable(out, recipe, overwrite=False)

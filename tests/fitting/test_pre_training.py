@@ -12,8 +12,8 @@ import telltune
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.fitting import teacher
-from telltune.fitting.model_info import KnownModel
-from telltune.fitting.pre_training import lay
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.pre_training import run_pre_training
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
@@ -21,7 +21,7 @@ from telltune.recipe import as_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.fitting.pre_training import Groundwork
+    from telltune.fitting.pre_training import PreTraining
 
 SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
 
@@ -33,17 +33,17 @@ def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return toy_recipe | {"task": task, "pseudo_label": {"by": "tfidf", "examples": 6}}
 
 
-def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> Groundwork:
+def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> PreTraining:
     from telltune.data.general import GeneralData
 
     read = as_recipe(recipe)
-    known = KnownModel.of(base.model.config, base.tokenizer)
+    known = ModelInfo.of(base.model.config, base.tokenizer)
     general = None
-    if get_method(method).mixes:
+    if get_method(method).uses_general:
         assert read.general is not None
         general = GeneralData("toy", tuple(read.general.sources))
     settings = Settings(read, progress=False)
-    return lay(get_method(method), load_task(read), general, base, settings, known)
+    return run_pre_training(get_method(method), load_task(read), general, base, settings, known)
 
 
 def test_made_examples_come_once_and_labeled_ones_in_every_pass(

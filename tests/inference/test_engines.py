@@ -105,7 +105,7 @@ def passes(tiny_base: Any) -> list[int]:
     return counted
 
 
-def prepared(model: Any, passes: list[int]) -> PackedGenerator:
+def run_plan(model: Any, passes: list[int]) -> PackedGenerator:
     """An engine that has looked at the model, which takes a pass."""
     engine = PackedGenerator(model)
     engine.generate([[3, 4]], max_new_tokens=1, stop_ids=set())
@@ -114,7 +114,7 @@ def prepared(model: Any, passes: list[int]) -> PackedGenerator:
 
 
 def test_a_shared_start_is_computed_once_for_all_calls(tiny_base: Any, passes: list[int]) -> None:
-    engine = prepared(tiny_base.model, passes)
+    engine = run_plan(tiny_base.model, passes)
     prompts = [OPENING + prompt for prompt in PROMPTS]
     first = engine.generate(prompts, max_new_tokens=1, stop_ids={END})
     own = sum(map(len, PROMPTS))
@@ -152,7 +152,7 @@ def test_drafts_spare_passes_and_change_nothing(
     tiny_base: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = PROMPTS[0]
-    engine = prepared(tiny_base.model, passes)
+    engine = run_plan(tiny_base.model, passes)
     with monkeypatch.context() as patch:
         patch.setattr("telltune.inference.packed_engine.draft", lambda *_: [])
         plain = engine.generate([prompt], max_new_tokens=40, stop_ids=set())

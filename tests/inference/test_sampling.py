@@ -13,7 +13,7 @@ from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:
     from telltune.inference.generator import Generator
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -52,7 +52,7 @@ def test_rare_tokens_behind_many_others_are_drawn_too(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("engine", ["packed", "transformers"])
-def test_a_seed_repeats_what_is_drawn(tiny_base: BaseModel, engine: str) -> None:
+def test_a_seed_repeats_what_is_drawn(tiny_base: LoadedModel, engine: str) -> None:
     model, pad = tiny_base.model, int(tiny_base.tokenizer.pad_token_id or 0)
     made: Generator = (
         PackedGenerator(model) if engine == "packed" else TransformersGenerator(model, pad)

@@ -16,7 +16,7 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
 from telltune.fitting.adapter_folder import load_predictor
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.models.loading import PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec, load_recipe
 
@@ -120,9 +120,9 @@ def test_the_chosen_template_goes_with_the_adapter(
     assert record["recipe"]["model"]["chat_template"] == str(template)
     assert telltune.verify(out).held
     # Another text in the same file is another template, and the adapter keeps its own.
-    known = known_model(recipe.model).tokenizer.chat_template
+    known = load_model_info(recipe.model).tokenizer.chat_template
     template.write_text(known + "{{ '' }}")
-    assert known_model(recipe.model).tokenizer.chat_template == known + "{{ '' }}"
+    assert load_model_info(recipe.model).tokenizer.chat_template == known + "{{ '' }}"
     assert telltune.verify(out).held is False
     template.unlink()
     assert load_predictor(out).tokenizer.chat_template == known
@@ -132,7 +132,7 @@ def test_a_model_without_a_template_is_told(toy_recipe: dict[str, Any], tmp_path
     bare = tmp_path / "bare"
     shutil.copytree(toy_recipe["model"], bare)
     (bare / "chat_template.jinja").unlink()
-    assert known_model(ModelSpec(name=str(bare))).tokenizer.chat_template == PLAIN_TEMPLATE
+    assert load_model_info(ModelSpec(name=str(bare))).tokenizer.chat_template == PLAIN_TEMPLATE
     toy_recipe["model"] = str(bare)
     [warning] = told(toy_recipe)
     assert "has no chat template" in warning

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.fitting.protocol import Predictor
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 SHAPES = ("round", "square", "flat")
 
 
-def few_shot(base: BaseModel, recipe: dict[str, Any], **changes: Any) -> Predictor:
+def few_shot(base: LoadedModel, recipe: dict[str, Any], **changes: Any) -> Predictor:
     checked = recipe_from_dict(recipe | changes)
     return get_method("few_shot").run(load_task(checked), None, base, Settings(checked))
 
@@ -39,7 +39,7 @@ def asked(predictor: Predictor, example: Example) -> str:
 
 
 def test_examples_are_turns_behind_the_anchor(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     predictor = few_shot(tiny_base, toy_recipe, few_shot={"examples": 2})
     train = load_task(recipe_from_dict(toy_recipe)).train
@@ -60,14 +60,14 @@ def test_examples_are_turns_behind_the_anchor(
     assert predictor.cost.task_examples == 2
 
 
-def test_a_system_turn_stays_first(tiny_base: BaseModel, toy_recipe: dict[str, Any]) -> None:
+def test_a_system_turn_stays_first(tiny_base: LoadedModel, toy_recipe: dict[str, Any]) -> None:
     predictor = few_shot(tiny_base, toy_recipe, few_shot={"examples": 1})
     example = Example("item 99 is flat", "", history=(Message("system", "system user"),))
     text = asked(predictor, example)
     assert text.index("system user") < text.index(predictor.shots[0].content)
 
 
-def test_as_many_as_the_context_holds(tiny_base: BaseModel, toy_recipe: dict[str, Any]) -> None:
+def test_as_many_as_the_context_holds(tiny_base: LoadedModel, toy_recipe: dict[str, Any]) -> None:
     everything = few_shot(tiny_base, toy_recipe)
     context = tiny_base.model.config.max_position_embeddings
     [ids] = everything._prompts([Example("item 99 is flat", "")], [everything.shots])
@@ -75,13 +75,13 @@ def test_as_many_as_the_context_holds(tiny_base: BaseModel, toy_recipe: dict[str
     assert context * 0.8 < len(ids) + everything.max_new_tokens <= context
 
 
-def test_task_tokens_bound_them(tiny_base: BaseModel, toy_recipe: dict[str, Any]) -> None:
+def test_task_tokens_bound_them(tiny_base: LoadedModel, toy_recipe: dict[str, Any]) -> None:
     task = toy_recipe["task"] | {"max_tokens": 150}
     predictor = few_shot(tiny_base, toy_recipe, task=task)
     assert 0 < predictor.cost.task_tokens <= 150
 
 
-def test_a_long_question_is_shown_fewer(tiny_base: BaseModel, toy_recipe: dict[str, Any]) -> None:
+def test_a_long_question_is_shown_fewer(tiny_base: LoadedModel, toy_recipe: dict[str, Any]) -> None:
     predictor = few_shot(tiny_base, toy_recipe)
     context = tiny_base.model.config.max_position_embeddings
     questions = [Example("item 7 is round, " * 20, ""), Example("item 99 is flat", "")]
@@ -93,13 +93,13 @@ def test_a_long_question_is_shown_fewer(tiny_base: BaseModel, toy_recipe: dict[s
     assert len(predictor.predict(questions)) == 2
 
 
-def test_no_room_for_one_is_an_error(tiny_base: BaseModel, toy_recipe: dict[str, Any]) -> None:
+def test_no_room_for_one_is_an_error(tiny_base: LoadedModel, toy_recipe: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"train\.jsonl:\d+: one example .* does not fit"):
         few_shot(tiny_base, toy_recipe, evaluation={"max_new_tokens": 470})
 
 
 def test_beside_its_task_it_is_the_plain_model(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     predictor = few_shot(tiny_base, toy_recipe)
     plain = predictor.beside_its_task(tiny_base.tokenizer)
@@ -108,7 +108,7 @@ def test_beside_its_task_it_is_the_plain_model(
     assert "Name the shape" not in text
 
 
-def nearest(base: BaseModel, recipe: dict[str, Any], **changes: Any) -> Predictor:
+def nearest(base: LoadedModel, recipe: dict[str, Any], **changes: Any) -> Predictor:
     checked = recipe_from_dict(recipe | changes)
     return get_method("few_shot_nearest").run(load_task(checked), None, base, Settings(checked))
 
@@ -127,7 +127,7 @@ def topics(tmp_path: Path, write_jsonl: Callable[..., Path], **task: Any) -> dic
 
 
 def test_each_question_is_shown_its_nearest_the_nearest_last(
-    tiny_base: BaseModel,
+    tiny_base: LoadedModel,
     toy_recipe: dict[str, Any],
     tmp_path: Path,
     write_jsonl: Callable[..., Path],
@@ -154,7 +154,7 @@ def test_each_question_is_shown_its_nearest_the_nearest_last(
 
 
 def test_the_recipe_can_say_so_as_well(
-    tiny_base: BaseModel,
+    tiny_base: LoadedModel,
     toy_recipe: dict[str, Any],
     tmp_path: Path,
     write_jsonl: Callable[..., Path],
@@ -173,7 +173,7 @@ def test_the_recipe_can_say_so_as_well(
 
 
 def test_a_long_question_is_shown_the_nearer_half(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     predictor = nearest(tiny_base, toy_recipe, few_shot={"examples": 4})
     context = tiny_base.model.config.max_position_embeddings
@@ -190,7 +190,7 @@ def test_a_long_question_is_shown_the_nearer_half(
 
 
 def test_nearest_examples_of_any_choice_fit(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     task = load_task(recipe_from_dict(toy_recipe))
     predictor = nearest(tiny_base, toy_recipe, few_shot={"examples": 24})
@@ -203,7 +203,7 @@ def test_nearest_examples_of_any_choice_fit(
 
 
 def test_beside_its_task_no_neighbors_are_shown(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     plain = nearest(tiny_base, toy_recipe).beside_its_task(tiny_base.tokenizer)
     assert "Name the shape" not in asked(plain, Example("item 99 is flat", ""))
@@ -227,7 +227,7 @@ def test_a_constant_in_favor_of_a_label_is_taken_out() -> None:
 
 
 def test_calibrated_answers_are_labels_that_their_question_makes_likelier(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     # A model that says "sheet" whatever is asked.
     [sheet] = Encoder(tiny_base.tokenizer).completions([Example("", "sheet")])
@@ -253,7 +253,7 @@ def test_calibrated_answers_are_labels_that_their_question_makes_likelier(
 
 
 def test_calibration_needs_labels(
-    tiny_base: BaseModel,
+    tiny_base: LoadedModel,
     toy_recipe: dict[str, Any],
     tmp_path: Path,
     write_jsonl: Callable[..., Path],
@@ -272,7 +272,7 @@ def test_calibration_needs_labels(
 
 
 def test_beside_its_task_nothing_is_chosen_among_labels(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     checked = recipe_from_dict(toy_recipe)
     run = get_method("few_shot_calibrated").run

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.general import GeneralData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def general(toy_recipe: dict[str, Any]) -> GeneralData:
 
 
 def test_prompts_stay_and_responses_are_the_models(
-    tiny_base: BaseModel, general: GeneralData
+    tiny_base: LoadedModel, general: GeneralData
 ) -> None:
     sampled = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
     by_prompt = {example.prompt: example for example in general}
@@ -49,7 +49,7 @@ def test_prompts_stay_and_responses_are_the_models(
 
 
 def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
-    tiny_base: BaseModel, general: GeneralData
+    tiny_base: LoadedModel, general: GeneralData
 ) -> None:
     small = list(sample_responses(tiny_base, general, 5, seed=0, max_length=256))
     large = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
@@ -58,7 +58,7 @@ def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
 
 
 def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_long(
-    tiny_base: BaseModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
+    tiny_base: LoadedModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says = ["short", "ü" * 300]
 
@@ -73,7 +73,7 @@ def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_l
 
 
 def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
-    tiny_base: BaseModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
+    tiny_base: LoadedModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[int] = []
     answered = self_sampled._answered
@@ -92,7 +92,7 @@ def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
 
 
 def test_training_sees_the_sampled_responses(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any], tmp_path: Path
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = recipe_from_dict(toy_recipe)
     method = get_method("tell_self_sampled")
@@ -110,7 +110,7 @@ def test_training_sees_the_sampled_responses(
 
 
 def test_sampling_is_a_part_of_what_the_method_cost(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[float] = []
 
@@ -132,7 +132,7 @@ def test_sampling_is_a_part_of_what_the_method_cost(
 
 
 def test_without_general_data_it_is_refused(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     from telltune.errors import RecipeError
 

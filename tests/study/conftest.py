@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from telltune.evaluation.metrics import mean_of
-from telltune.study.results import ANSWERS, Results, Row
+from telltune.study.results import ANSWERS, ResultRow, Results
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def write_study():
             ):
                 # Of a name that a file can have, whatever tasks and methods are called.
                 key = re.sub(r"\W", "_", f"{task}-{name}-{size}-{ratio}-{seed}")
-                row = Row(
+                row = ResultRow(
                     key, "failed", task, name, name, size, ratio, seed, reason=f"{name}: no memory"
                 )
                 if name in failed:

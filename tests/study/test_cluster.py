@@ -13,7 +13,7 @@ import torch
 from telltune.errors import RecipeError
 from telltune.study import cluster as cluster_module
 from telltune.study.cluster import connect
-from telltune.study.results import ANSWERS, RESULTS, Row
+from telltune.study.results import ANSWERS, RESULTS, ResultRow
 from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 
@@ -39,7 +39,7 @@ def nodes() -> Iterator[Any]:
     made.shutdown()
 
 
-def told(row: Row) -> dict[str, Any]:
+def told(row: ResultRow) -> dict[str, Any]:
     return {name: value for name, value in vars(row).items() if name != "seconds"}
 
 
@@ -79,7 +79,7 @@ def test_a_node_that_is_lost_loses_no_cell(
         torch.set_num_threads(threads)
     joined = connect(nodes.address)
     out = tmp_path / "there"
-    found: list[Row] = []
+    found: list[ResultRow] = []
 
     def run() -> None:
         found.extend(run_cells(cells, FEW, out, progress=False, cluster=joined))

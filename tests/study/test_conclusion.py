@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from telltune.study.compare import Row
+from telltune.study.compare import ComparisonRow
 from telltune.study.conclusion import best_trained, conclusion
 
 
-def row(method: str, score: float, **more: Any) -> Row:
+def row(method: str, score: float, **more: Any) -> ComparisonRow:
     values = {"low": score - 6, "high": score + 6, "metric": "accuracy", "task_tokens": 2700}
     values |= {"general_tokens": 0, "seconds": 90.0, "items": 200}
-    return Row(method, score, **(values | more))
+    return ComparisonRow(method, score, **(values | more))
 
 
 BASE = row("base", 0.0, general_loss=1.91, leakage=0.0)

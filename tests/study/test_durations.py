@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from telltune.recipe import recipe_from_dict
 from telltune.study.durations import expected_seconds
-from telltune.study.results import Row
+from telltune.study.results import ResultRow
 from telltune.study.spec import Cell
 
 RECIPE = recipe_from_dict({"task": {"embedded": "answer_kind"}})
@@ -14,9 +14,9 @@ def cell(name: str, size: int | None, *, task: str = "routing", ratio: float = 0
     return Cell(task, name, name, size, ratio, 1, RECIPE)
 
 
-def row(name: str, size: int | None, seconds: float, *, task: str = "routing") -> Row:
+def row(name: str, size: int | None, seconds: float, *, task: str = "routing") -> ResultRow:
     spent = {"training": seconds - 1, "other": 1.0}
-    return Row("key", "done", task, name, name, size, None, 0, seconds=spent)
+    return ResultRow("key", "done", task, name, name, size, None, 0, seconds=spent)
 
 
 def test_with_no_finished_cell_what_trains_on_most_takes_longest() -> None:
@@ -39,5 +39,7 @@ def test_another_task_tells_where_the_same_has_no_row_and_any_method_where_none_
 
 
 def test_a_cell_that_failed_tells_nothing() -> None:
-    failed = Row("key", "failed", "routing", "sft", "sft", 500, None, 0, seconds={"other": 1.0})
+    failed = ResultRow(
+        "key", "failed", "routing", "sft", "sft", 500, None, 0, seconds={"other": 1.0}
+    )
     assert expected_seconds([cell("sft", 500)], [failed]) == [500]

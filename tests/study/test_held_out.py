@@ -14,7 +14,7 @@ from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
 SPEECHLESS = {"self_guide", "tell_self_guide"}
@@ -51,7 +51,7 @@ def test_training_is_the_same_whatever_the_test_items_say(
         for name in TRAINED
     ]
 
-    def rows(test: Path, out: Path) -> dict[str, Row]:
+    def rows(test: Path, out: Path) -> dict[str, ResultRow]:
         task = toy_recipe["task"] | {"test": str(test), "unlabeled": "rest"}
         mixture = {"leverage_ratio": 1.0, "passes": 1}
         spec = StudySpec(
@@ -82,5 +82,5 @@ def test_training_is_the_same_whatever_the_test_items_say(
 
 def fits(name: str, key: str) -> bool:
     """Whether a method has that part of a recipe, by what it sets itself."""
-    sets = getattr(get_method(name), "sets", ())
+    sets = getattr(get_method(name), "overrides", ())
     return any(own.split(".")[0] == key.split(".")[0] for own, _ in sets)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from telltune.errors import StorageError
-from telltune.study.results import RESULTS, Results, Row, cell_key
+from telltune.study.results import RESULTS, ResultRow, Results, cell_key
 from telltune.study.spec import Cell, StudySpec, cells_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROW = Row("k1", "done", "routing", "sft", "sft", 3000, None, 0, metric="accuracy")
+ROW = ResultRow("k1", "done", "routing", "sft", "sft", 3000, None, 0, metric="accuracy")
 
 
 def cells(**values: object) -> list[Cell]:
@@ -99,7 +99,7 @@ def test_an_edited_cell_stands_for_what_it_was_and_an_undone_edit_finds_its_row(
 ) -> None:
     [cell] = cells()
     results = Results(tmp_path)
-    old = Row("old", "done", cell.task, "sft", "sft", 3000, None, 0)
+    old = ResultRow("old", "done", cell.task, "sft", "sft", 3000, None, 0)
     results.append(old)
     results.append(replace(old, key="new"))
     again = Results(tmp_path)

@@ -16,11 +16,11 @@ import pytest
 
 from telltune.errors import StorageError
 from telltune.evaluation.score import Answers
-from telltune.fitting.output_folder import alone
+from telltune.fitting.output_folder import lock_folder
 from telltune.study import runner
 from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
-from telltune.study.results import RESULTS, Results, Row
+from telltune.study.results import RESULTS, ResultRow, Results
 from telltune.study.runner import run_cells
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 
@@ -54,7 +54,7 @@ def cells(study: dict[str, Any], **changes: Any) -> list[Cell]:
     return cells_of(StudySpec.model_validate(study | changes))
 
 
-def without_time(row: Row) -> dict[str, Any]:
+def without_time(row: ResultRow) -> dict[str, Any]:
     return {name: value for name, value in vars(row).items() if name != "seconds"}
 
 
@@ -103,13 +103,13 @@ def test_a_cell_that_was_run_without_general_data_is_asked_about_them_later(
     study: dict[str, Any], tmp_path: Path
 ) -> None:
     study["seeds"], study["sizes"] = [0], [300]
-    alone = cells(study, methods=["sft"])
-    [first] = run_cells(alone, FEW, tmp_path, progress=False)
+    lock_folder = cells(study, methods=["sft"])
+    [first] = run_cells(lock_folder, FEW, tmp_path, progress=False)
     assert first.forgetting == {}
     both = cells(study, methods=["sft", "tell"])
-    assert {one.cell.name for one in plan_cells(both, tmp_path, measure=False, aside=True)} == {
-        *("sft", "tell")
-    }
+    assert {
+        one.cell.name for one in plan_cells(both, tmp_path, measure=False, needs_forgetting=True)
+    } == {*("sft", "tell")}
     again = run_cells(both, FEW, tmp_path, progress=False)
     assert [row.name for row in again] == ["sft", "tell"]
     assert again[0].key == first.key
@@ -117,7 +117,7 @@ def test_a_cell_that_was_run_without_general_data_is_asked_about_them_later(
     assert again[0].score == first.score
     assert run_cells(both, FEW, tmp_path, progress=False) == again
     # Asked for less, it stays.
-    assert run_cells(alone, FEW, tmp_path, progress=False) == again[:1]
+    assert run_cells(lock_folder, FEW, tmp_path, progress=False) == again[:1]
 
 
 def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(
@@ -126,7 +126,7 @@ def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(
     ran: list[str] = []
     run = runner.CellWorker.run
 
-    def counted(self: Any, cell: Cell, key: str) -> Row:
+    def counted(self: Any, cell: Cell, key: str) -> ResultRow:
         ran.append(cell.title)
         return run(self, cell, key)
 
@@ -177,7 +177,7 @@ def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study["seeds"], study["sizes"], study["methods"] = [0], [300], ["tell", "sft"]
-    [_, alone] = run_cells(cells(study), FEW, tmp_path / "a", progress=False)
+    [_, lock_folder] = run_cells(cells(study), FEW, tmp_path / "a", progress=False)
     evaluate = runner.answer_items
 
     def breaks(predictor: Any, *rest: Any, **more: Any) -> Any:
@@ -188,7 +188,7 @@ def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
     monkeypatch.setattr(runner, "answer_items", breaks)
     [broken, after] = run_cells(cells(study), FEW, tmp_path / "b", progress=False)
     assert broken.reason == "MemoryError: no room"
-    assert without_time(after) == without_time(alone)
+    assert without_time(after) == without_time(lock_folder)
 
 
 def test_answers_that_cannot_be_scored_are_a_failed_cell(
@@ -234,7 +234,7 @@ def test_a_cluster_begins_with_the_longest_and_gets_only_what_is_left(
 
 def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
     with (
-        alone(tmp_path),
+        lock_folder(tmp_path),
         pytest.raises(StorageError, match=f"in use by process {os.getpid()} on "),
     ):
         run_cells(cells(study), FEW, tmp_path, progress=False)

@@ -12,12 +12,12 @@ from telltune.recipe import recipe_from_dict
 from telltune.training.adapter import set_trained_weights, trainable, trained_weights
 
 if TYPE_CHECKING:
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_trained_weights_are_copied_and_set_again(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any], full: bool
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any], full: bool
 ) -> None:
     toy_recipe["training"]["full_parameters"] = full
     model = trainable(tiny_base, recipe_from_dict(toy_recipe))
@@ -35,7 +35,7 @@ def test_trained_weights_are_copied_and_set_again(
 
 
 def test_weights_of_another_shape_are_refused(
-    tiny_base: BaseModel, toy_recipe: dict[str, Any]
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
     adapter = trainable(tiny_base, recipe_from_dict(toy_recipe))
     weights = trained_weights(adapter)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.task import load_task
-from telltune.fitting.build_plan import prepare
+from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.forecast import forecast
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.models.kernels.packing import pack
@@ -194,8 +194,8 @@ def test_a_step_that_is_packed_again_for_memory_stays_the_same(
 def test_a_plan_counts_prompts_that_cannot_be_shared(toy_recipe: dict[str, Any]) -> None:
     def computed_tokens(**changes: Any) -> int:
         recipe = recipe_from_dict(toy_recipe | {"method": "sft_anchor", "general": None} | changes)
-        known = known_model(recipe.model)
-        ready = prepare(get_method(recipe.method), load_task(recipe), None, known, recipe)
+        known = load_model_info(recipe.model)
+        ready = build_run_plan(get_method(recipe.method), load_task(recipe), None, known, recipe)
         return forecast(ready, known.shape, measure=False).computed_tokens
 
     shared = computed_tokens()

@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 
 from telltune.data.task import load_task
 from telltune.fitting import trained_method as trained
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 
 class Raises(TrainerCallback):
@@ -36,7 +36,7 @@ class Raises(TrainerCallback):
             raise self.error
 
 
-def state(base: BaseModel) -> dict[str, Any]:
+def state(base: LoadedModel) -> dict[str, Any]:
     """Hash of the weights by name, kinds of modules, hooks."""
     model = base.model
     hooks = [m._forward_hooks or m._forward_pre_hooks for m in model.modules()]
@@ -65,8 +65,8 @@ def test_a_training_that_fails_leaves_the_base_as_it_was(
     recipe = as_recipe(toy_recipe | {"training": training})
     base = load_base(recipe.model, "fp32", trainable=full)
     before = state(base)
-    known = KnownModel.of(base.model.config, base.tokenizer)
-    plan = prepare(sft, load_task(recipe), None, known, recipe)
+    known = ModelInfo.of(base.model.config, base.tokenizer)
+    plan = build_run_plan(sft, load_task(recipe), None, known, recipe)
     with pytest.raises(type(error)):
         train(base, plan.recipe, plan, TrainingOptions(callbacks=[Raises(error)]))
     assert state(base) == before

@@ -15,12 +15,12 @@ import torch
 
 from telltune.data.task import load_general, load_task
 from telltune.fitting.adapter_folder import load_predictor
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Predictor, Settings
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.methods.registry import get_method
-from telltune.models import BaseModel, load_base
+from telltune.models import LoadedModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
 from telltune.training import run as training_run
 from telltune.training.adapter import add_lora
@@ -61,18 +61,18 @@ def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return toy_recipe
 
 
-def prepared(recipe: Recipe, base: BaseModel) -> RunPlan:
+def run_plan(recipe: Recipe, base: LoadedModel) -> RunPlan:
     method = get_method(recipe.method)
-    return prepare(
+    return build_run_plan(
         method,
         load_task(recipe),
-        load_general(recipe) if method.mixes else None,
-        KnownModel.of(base.model.config, base.tokenizer),
+        load_general(recipe) if method.uses_general else None,
+        ModelInfo.of(base.model.config, base.tokenizer),
         recipe,
     )
 
 
-def run(values: dict[str, Any], out: Path | None, base: BaseModel | None = None) -> Predictor:
+def run(values: dict[str, Any], out: Path | None, base: LoadedModel | None = None) -> Predictor:
     recipe = recipe_from_dict(values)
     base = base or load_base(recipe.model, "fp32")
     general = load_general(recipe)
@@ -101,9 +101,9 @@ def test_the_loss_falls(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_each_step_sees_the_mixtures_examples(
-    short: dict[str, Any], tiny_base: BaseModel, steps: list[Step]
+    short: dict[str, Any], tiny_base: LoadedModel, steps: list[Step]
 ) -> None:
-    ready = prepared(recipe_from_dict(short), tiny_base)
+    ready = run_plan(recipe_from_dict(short), tiny_base)
     run(short, None, tiny_base)
     batches = list(ready.mixture.batches(0))
     assert len(steps) == len(batches) == 6
@@ -117,7 +117,7 @@ def test_each_step_sees_the_mixtures_examples(
 
 
 def test_passes_without_general_data_are_epochs(
-    short: dict[str, Any], tiny_base: BaseModel, steps: list[Step]
+    short: dict[str, Any], tiny_base: LoadedModel, steps: list[Step]
 ) -> None:
     short |= {"method": "sft", "mixture": {"passes": 3}}
     run(short, None, tiny_base)
@@ -147,9 +147,9 @@ def test_the_log_has_one_whole_line_a_step(
         assert row["loss"] == pytest.approx(total / sum(counts.values()), abs=1e-3)
 
 
-def one_step(base: BaseModel, recipe: Recipe, out: Path, budget: int) -> tuple[Any, Step, float]:
+def one_step(base: LoadedModel, recipe: Recipe, out: Path, budget: int) -> tuple[Any, Step, float]:
     """The model with the gradients of a mixture's first step, the step and its loss."""
-    ready = prepared(recipe, base)
+    ready = run_plan(recipe, base)
     model = add_lora(base, recipe.lora, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # they start at zero, where the other half has no gradient
@@ -182,7 +182,7 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
 
 @pytest.mark.parametrize("budget", [1, 150, 4096])
 def test_a_steps_gradient_is_the_plain_one_whatever_the_packing(
-    short: dict[str, Any], tiny_base: BaseModel, tmp_path: Path, budget: int
+    short: dict[str, Any], tiny_base: LoadedModel, tmp_path: Path, budget: int
 ) -> None:
     recipe = recipe_from_dict(short)
     model, step, loss = one_step(tiny_base, recipe, tmp_path, budget)
@@ -292,7 +292,7 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed(
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_the_base_stays_as_it_was(short: dict[str, Any], tiny_base: BaseModel) -> None:
+def test_the_base_stays_as_it_was(short: dict[str, Any], tiny_base: LoadedModel) -> None:
     before = fingerprint(tiny_base.model)
     predictor = run(short, None, tiny_base)
     trained = {n: p for n, p in predictor.model.named_parameters() if p.requires_grad}

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 # The same words twice, one that is empty, and two that begin alike.
 TEXTS = ["item 7 is round", "the rain falls " * 20, "item 7 is flat", "What is it?", "", "item 7"]
 
 
-def plainly(base: BaseModel, tokenizer: Any, text: str) -> NDArray[np.float32]:
+def plainly(base: LoadedModel, tokenizer: Any, text: str) -> NDArray[np.float32]:
     """One pass of transformers' own for a prompt, without what stands before the text."""
     one, other, ids = Encoder(tokenizer).prompts([Example(t, "") for t in ("?", "0", text)])
     before = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
@@ -39,7 +39,7 @@ def plainly(base: BaseModel, tokenizer: Any, text: str) -> NDArray[np.float32]:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("anchor", [None, Anchor("Name the shape, nothing else.", "")])
 def test_a_prompt_has_the_vector_of_a_pass_of_its_own(
-    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch, anchor: Anchor | None, packed: bool
+    tiny_base: LoadedModel, monkeypatch: pytest.MonkeyPatch, anchor: Anchor | None, packed: bool
 ) -> None:
     weights = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
     tokenizer = anchored_tokenizer(tiny_base.tokenizer, anchor)
@@ -57,7 +57,7 @@ def test_a_prompt_has_the_vector_of_a_pass_of_its_own(
 
 
 def test_a_text_that_grows_together_with_the_template_keeps_its_own_tokens(
-    tiny_base: BaseModel,
+    tiny_base: LoadedModel,
 ) -> None:
     row = module._Row([5, 6, 7])
     prompts = [[5, 6, 7, 8, 9], [5, 6, 10, 9], [5, 6, 7], [5, 6, 7, 11]]
@@ -73,7 +73,7 @@ def test_a_text_that_grows_together_with_the_template_keeps_its_own_tokens(
         )
 
 
-def test_a_prompt_that_the_context_cannot_hold_loses_its_end(tiny_base: BaseModel) -> None:
+def test_a_prompt_that_the_context_cannot_hold_loses_its_end(tiny_base: LoadedModel) -> None:
     long = "item 7 is round, " * 200
     [vector] = prompt_states(tiny_base.model, tiny_base.tokenizer, [long])
     np.testing.assert_allclose(vector, plainly(tiny_base, tiny_base.tokenizer, long), atol=1e-4)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = [
     "EncoderFeatures",
@@ -188,11 +188,11 @@ class StateFeatures:
     anchor: Anchor | None
     revision: str
     width: int
-    base: BaseModel | None = field(default=None, repr=False, compare=False)
+    base: LoadedModel | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, model: ModelSpec, anchor: Anchor | None, base: BaseModel | None = None
+        cls, model: ModelSpec, anchor: Anchor | None, base: LoadedModel | None = None
     ) -> StateFeatures:
         """Create the features of a base model.
 

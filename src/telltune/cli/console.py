@@ -10,11 +10,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from telltune.preview import Shown
+    from telltune.preview import ExamplePreview
     from telltune.research.continual.page import ContinualReport
     from telltune.research.quanta.report import QuantaReport
     from telltune.research.streams.page import StreamReport
-    from telltune.study.compare import Row as CompareRow
+    from telltune.study.compare import ComparisonRow as CompareRow
     from telltune.study.example_scores import ExampleScores
     from telltune.study.recommend import Recommendation
     from telltune.study.statistics.summary import Summary
@@ -103,7 +103,7 @@ def print_plan(values: dict[str, Any]) -> None:
     print_warnings(values["warnings"])
 
 
-def print_examples(shown: Sequence[Shown]) -> None:
+def print_examples(shown: Sequence[ExamplePreview]) -> None:
     """Print examples as the model sees them.
 
     The text that carries loss is green. If the output is not a terminal, it is between [[ and ]].

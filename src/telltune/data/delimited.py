@@ -11,8 +11,8 @@ from telltune.data.parsed_row import (
     MAX_ROW_BYTES,
     TOO_LONG,
     Fault,
+    ParsedRow,
     Place,
-    Row,
     StopReadingError,
     lines_of,
     utf8_text,
@@ -39,7 +39,7 @@ _BARE_RETURN = "the line contains a bare carriage return: end lines with a line 
 
 def delimited_rows(
     stream: BinaryIO, *, separator: str | None, quoting: Quoting
-) -> Iterator[Row | Fault]:
+) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of a file whose first line names the columns.
 
     Args:
@@ -101,7 +101,7 @@ class _Columns:
                 line, f"the header contains `{shown(twice)}` twice: rename one column"
             )
 
-    def row(self, line: int, cells: list[str]) -> Row | Fault:
+    def row(self, line: int, cells: list[str]) -> ParsedRow | Fault:
         """Return the row at a line, without empty cells outside of named columns."""
         missing = len(cells) < self._needed
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
@@ -111,7 +111,7 @@ class _Columns:
         for name in self._unnamed:
             if not values.get(name, "").strip():
                 values.pop(name, None)
-        return Row(line, values)
+        return ParsedRow(line, values)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Example", "Message", "Problem", "as_turns", "behind"]
+__all__ = ["Example", "Message", "Problem", "as_turns", "prepend_shots"]
 
 
 class Message(NamedTuple):
@@ -72,7 +72,7 @@ def as_turns(examples: Iterable[Example]) -> tuple[Message, ...]:
     )
 
 
-def behind(shots: tuple[Message, ...], example: Example) -> Example:
+def prepend_shots(shots: tuple[Message, ...], example: Example) -> Example:
     """Return an example with shots inserted after its system turn and before its other turns."""
     if not shots:
         return example

@@ -19,8 +19,8 @@ from telltune.data.parquet import arrow_rows, parquet_rows
 from telltune.data.parsed_row import (
     TOO_LONG,
     Fault,
+    ParsedRow,
     Place,
-    Row,
     StopReadingError,
     lines_of,
     parse_row,
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Quoting
 
-__all__ = ["DELIMITED", "SUFFIXES", "Row", "format_of", "read_rows", "stem_of"]
+__all__ = ["DELIMITED", "SUFFIXES", "ParsedRow", "format_of", "read_rows", "stem_of"]
 
-Rows = Iterator[Row | Fault]
+Rows = Iterator[ParsedRow | Fault]
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
-def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
+def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[ParsedRow | Problem]:
     """Read one data file, one row at a time.
 
     Args:
@@ -60,7 +60,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[Row | Problem]:
             f"{', '.join(SUFFIXES)} (text formats may end in .gz)."
         )
     for row in _guarded(path, suffix, quoting):
-        yield row if isinstance(row, Row) else Problem(str(path), row.line, row.reason)
+        yield row if isinstance(row, ParsedRow) else Problem(str(path), row.line, row.reason)
 
 
 def format_of(path: Path) -> str | None:

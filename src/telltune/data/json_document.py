@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from telltune.data.parsed_row import Row
+    from telltune.data.parsed_row import ParsedRow
 
 __all__ = ["json_rows"]
 
@@ -47,7 +47,7 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 """UTF-8 continuation bytes, which do not start a character."""
 
 
-def json_rows(stream: BinaryIO) -> Iterator[Row | Fault]:
+def json_rows(stream: BinaryIO) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of a document.
 
     Raises:
@@ -69,7 +69,7 @@ def json_rows(stream: BinaryIO) -> Iterator[Row | Fault]:
         raise _neither()
 
 
-def _elements(document: _Document) -> Iterator[Row | Fault]:
+def _elements(document: _Document) -> Iterator[ParsedRow | Fault]:
     """Yield the elements of the list that starts at the current position."""
     document.take()
     if document.peek() == b"]":

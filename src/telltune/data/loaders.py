@@ -14,7 +14,7 @@ from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields
 from telltune.data.files import Split, files_of, suggestion
-from telltune.data.formats import Row, read_rows, stem_of
+from telltune.data.formats import ParsedRow, read_rows, stem_of
 from telltune.data.parquet import as_spelled, class_name
 from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
     name: str
     source: str
-    rows: Iterator[Row | Problem]
+    rows: Iterator[ParsedRow | Problem]
 
 
 def read_examples(
@@ -189,7 +189,7 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
         yield Table(str(file), stem_of(file), read_rows(file, spec.quoting))
 
 
-def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
+def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
     # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
     _, stop = spec.rows or (0, None)
     part = {} if stop is None else {"streaming": True}
@@ -202,7 +202,7 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[Row | Problem]:
         features = getattr(rows, "features", None) or {}
         classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
         for number, values in enumerate(islice(rows, stop), start=1):
-            yield Row(
+            yield ParsedRow(
                 number,
                 {
                     key: class_name(value, classes[key]) if key in classes else as_spelled(value)

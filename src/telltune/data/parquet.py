@@ -14,7 +14,14 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from telltune.data.parsed_row import MAX_ROW_BYTES, TOO_LONG, Fault, Number, Row, StopReadingError
+from telltune.data.parsed_row import (
+    MAX_ROW_BYTES,
+    TOO_LONG,
+    Fault,
+    Number,
+    ParsedRow,
+    StopReadingError,
+)
 from telltune.errors import shown
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ BATCH_ROWS = 1024
 _ARROW_FILE = b"ARROW1"
 
 
-def parquet_rows(path: Path) -> Iterator[Row | Fault]:
+def parquet_rows(path: Path) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of a Parquet file, numbered from 1.
 
     Raises:
@@ -38,7 +45,7 @@ def parquet_rows(path: Path) -> Iterator[Row | Fault]:
     return _rows(_parquet_batches(path), "Parquet")
 
 
-def arrow_rows(path: Path) -> Iterator[Row | Fault]:
+def arrow_rows(path: Path) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of an Arrow file, such as `datasets` saves, numbered from 1.
 
     Raises:
@@ -71,7 +78,7 @@ def as_spelled(value: object) -> object:
     return value
 
 
-def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[Row | Fault]:
+def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of pairs (batch, schema of its values)."""
     import pyarrow as pa
 
@@ -84,7 +91,7 @@ def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[Row | Fault
                     line += 1
                     continue
                 for values in _values(part, schema):
-                    yield Row(line, values)
+                    yield ParsedRow(line, values)
                     line += 1
     # Arrow also raises OSError for damaged bytes, and ValueError for values outside Python's range.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:

@@ -19,8 +19,8 @@ __all__ = [
     "TOO_LONG",
     "Fault",
     "Number",
+    "ParsedRow",
     "Place",
-    "Row",
     "StopReadingError",
     "lines_of",
     "not_json",
@@ -39,7 +39,7 @@ TOO_DEEP = "the JSON is nested too deeply: flatten the row"
 BOM = b"\xef\xbb\xbf"
 
 
-class Row(NamedTuple):
+class ParsedRow(NamedTuple):
     """Row of a data file: its first line, counted from 1, and its values by key."""
 
     line: int
@@ -130,7 +130,7 @@ def utf8_text(raw: bytes, place: Place) -> str:
         ) from None
 
 
-def parse_row(raw: bytes, place: Place) -> Row | Fault:
+def parse_row(raw: bytes, place: Place) -> ParsedRow | Fault:
     """Parse the JSON of one row.
 
     Args:
@@ -151,7 +151,7 @@ def parse_row(raw: bytes, place: Place) -> Row | Fault:
     except RecursionError:
         return Fault(place.line, TOO_DEEP)
     if isinstance(value, dict):
-        return Row(place.line, value)
+        return ParsedRow(place.line, value)
     return Fault(
         place.line, 'the row is not a JSON object: write {"prompt": ..., "completion": ...}'
     )

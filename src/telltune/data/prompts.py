@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields, is_blank
-from telltune.data.formats import Row, format_of, read_rows, stem_of
+from telltune.data.formats import ParsedRow, format_of, read_rows, stem_of
 from telltune.data.loaders import Table, tables
 from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
 from telltune.data.turns import asks
@@ -106,7 +106,7 @@ def scan_unlabeled(
 class _Prompts(NamedTuple):
     """Prompts of one row: several if a conversation has several answers."""
 
-    row: Row
+    row: ParsedRow
     examples: list[Example]
     answered: bool
     unread: set[str]

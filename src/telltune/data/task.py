@@ -35,12 +35,12 @@ __all__ = [
     "Split",
     "TaskData",
     "check_unlabeled",
+    "count_within_budget",
     "load_general",
     "load_split",
     "load_task",
     "named_data",
     "unlabeled_beside",
-    "within",
 ]
 
 
@@ -247,7 +247,7 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
     return [(spec, split) for spec, split in named if spec.path not in (EMBEDDED, REST)]
 
 
-def within(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
+def count_within_budget(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
     """Return the number of examples, counted from the first, that fit in `max_tokens`.
 
     Args:

@@ -40,7 +40,7 @@ _STEP = 8
 def warnings_before_training(
     recipe: Recipe,
     answers: TaskAnswers,
-    prepared: RunPlan,
+    run_plan: RunPlan,
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
     """Return warnings about this run's scores that follow from the data alone.
@@ -48,18 +48,18 @@ def warnings_before_training(
     Args:
         recipe: Recipe of the run.
         answers: Answers of its task.
-        prepared: Training plan of the run.
+        run_plan: Training plan of the run.
         tokenizer: Tokenizer of the model.
     """
-    found = data_warnings(answers, prepared.counts.task_examples)
+    found = data_warnings(answers, run_plan.counts.task_examples)
     if answers.test and recipe.evaluation.answers == "generate":
         items = answers.test[: recipe.evaluation.max_items]
         try:
-            lengths = EncodingCache(tokenizer, prepared.anchor).encode(items).response_lengths
+            lengths = EncodingCache(tokenizer, run_plan.anchor).encode(items).response_lengths
         except TellError as error:
             found.append(f"the test data cannot be encoded, so they will not be scored: {error}")
         else:
-            found += _budget(lengths, answer_budget(prepared.task.response_lengths, recipe))
+            found += _budget(lengths, answer_budget(run_plan.task.response_lengths, recipe))
     return tuple(found)
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.fitting.protocol import Predictor
 
-__all__ = ["Aside", "held_out_general", "measure_aside", "task_format"]
+__all__ = ["Forgetting", "held_out_general", "measure_forgetting", "task_format"]
 
 
 @dataclass(frozen=True)
-class Aside:
+class Forgetting:
     """Behavior of a model outside its task, without the anchor.
 
     Attributes:
@@ -87,13 +87,13 @@ def task_format(completions: Sequence[str]) -> Callable[[str], bool] | None:
     return None
 
 
-def measure_aside(
+def measure_forgetting(
     predictor: Predictor,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     prompts: int,
     looks_like_the_task: Callable[[str], bool] | None,
-) -> Aside:
+) -> Forgetting:
     """Measure a predictor's model on general examples, without the anchor.
 
     Args:
@@ -109,7 +109,7 @@ def measure_aside(
     if looks_like_the_task is not None and prompts:
         answers = plain.predict(examples[:prompts])
         leakage = sum(map(looks_like_the_task, answers)) / len(answers)
-    return Aside(float(nll.sum() / tokens.sum()), leakage)
+    return Forgetting(float(nll.sum() / tokens.sum()), leakage)
 
 
 def _plain(text: str) -> str:

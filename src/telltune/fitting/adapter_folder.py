@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.fitting.pre_training import Groundwork
+    from telltune.fitting.pre_training import PreTraining
     from telltune.fitting.run_plan import RunPlan
-    from telltune.models import BaseModel, Origin
+    from telltune.models import LoadedModel, Origin
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
@@ -93,8 +93,8 @@ class FinishedRun:
 
     method: AdapterMethod
     recipe: Recipe
-    base: BaseModel
-    ground: Groundwork
+    base: LoadedModel
+    ground: PreTraining
     plan: RunPlan
     stopping: EarlyStopping | None
     model: Any
@@ -142,7 +142,7 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": (
                 {"name": general.name, "sha256": general.contents.digest}
-                if method.mixes and general is not None
+                if method.uses_general and general is not None
                 else None
             ),
         },

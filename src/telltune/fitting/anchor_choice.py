@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.task import TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
 
@@ -71,7 +71,7 @@ class Ranking:
     warnings: list[str]
 
 
-def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> list[Anchor]:
+def propose_anchors(base: LoadedModel, task: TaskData, count: int, seed: int) -> list[Anchor]:
     """Ask the base model for instructions that fit the task's examples.
 
     Args:
@@ -107,7 +107,7 @@ def propose_anchors(base: BaseModel, task: TaskData, count: int, seed: int) -> l
 
 
 def rank_anchors(
-    base: BaseModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
+    base: LoadedModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
 ) -> Ranking:
     """Rank the recipe's anchor, no anchor, and the proposals, best first.
 

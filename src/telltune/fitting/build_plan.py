@@ -9,9 +9,9 @@ import numpy as np
 
 from telltune.data.choice import drawn_tokens, size_general
 from telltune.data.encoding_cache import EncodingCache
-from telltune.data.examples import behind
+from telltune.data.examples import prepend_shots
 from telltune.data.mixture import Mixture
-from telltune.data.task import check_unlabeled, within
+from telltune.data.task import check_unlabeled, count_within_budget
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.fitting.model_info import KnownModel
+    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.protocol import Method
     from telltune.recipe import Recipe
 
 __all__ = [
     "answer_budget",
+    "build_run_plan",
     "check_needs",
     "encoding",
     "longest_example",
+    "max_general_index",
     "plan_looks",
-    "prepare",
-    "reach",
 ]
 
 
@@ -55,11 +55,11 @@ _SHARE = 0.25
 _FORWARD = 1 / 3
 
 
-def prepare(
+def build_run_plan(
     method: AdapterMethod,
     task: TaskData,
     general: GeneralData | None,
-    model: KnownModel,
+    model: ModelInfo,
     recipe: Recipe,
 ) -> RunPlan:
     """Encode, size and order the training data of a method.
@@ -82,19 +82,19 @@ def prepare(
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
     # Sizes are counted without the anchor, so that methods are compared at equal task tokens.
     counted = plain.encode(task.train)
-    used = within(counted.lengths, recipe.task.max_tokens)
+    used = count_within_budget(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
     if recipe.product_of_experts is not None:
         labels = closed_set(example.completion for example in task.train[:used])
         need_labels(labels, "`product_of_experts`", "remove it")
-    encoded = anchored.encode([behind(task.shots, example) for example in task.train[:used]])
+    encoded = anchored.encode([prepend_shots(task.shots, example) for example in task.train[:used]])
 
     chosen = auto_settings(recipe, used, model.shape)
     recipe = resolve(recipe, used, model.shape)
     settings, spec = recipe.training, recipe.mixture
     passes, batch_size = as_number(spec.passes), as_number(settings.batch_size)
     pool = None
-    if method.mixes and general is not None:
+    if method.uses_general and general is not None:
         pool = plain.encode(general, general.contents)
     wanted = _general_count(recipe, task_tokens, pool)
     if method.equal_steps:
@@ -118,7 +118,7 @@ def prepare(
     truncated = tuple(dict.fromkeys(plain.truncated + anchored.truncated))
     dev = None
     if looks_at_dev(recipe, task):
-        shown = [behind(task.shots, example) for example in task.dev[:_MOST_DEV_ITEMS]]
+        shown = [prepend_shots(task.shots, example) for example in task.dev[:_MOST_DEV_ITEMS]]
         budget = answer_budget(encoded.response_lengths, recipe)
         dev = plan_looks(
             anchored.encode(shown), trained_tokens=trained_tokens, answer_tokens=budget
@@ -187,7 +187,7 @@ def looks_at_dev(recipe: Recipe, task: TaskData) -> bool:
 
 
 def _template_warnings(
-    model: KnownModel, recipe: Recipe, unthought: int, examples: int
+    model: ModelInfo, recipe: Recipe, unthought: int, examples: int
 ) -> tuple[str, ...]:
     """Return warnings about unexpected effects of the chat template on the data.
 
@@ -215,7 +215,7 @@ def _template_warnings(
     return tuple(found)
 
 
-def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
+def encoding(model: ModelInfo, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
     """Return the encoder of a run's data, which caches on disk.
 
     Args:
@@ -228,15 +228,15 @@ def encoding(model: KnownModel, recipe: Recipe, anchor: Anchor | None = None) ->
     return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
 
 
-def longest_example(model: KnownModel, recipe: Recipe) -> int:
+def longest_example(model: ModelInfo, recipe: Recipe) -> int:
     """Return the maximum number of tokens in an example."""
     return min(recipe.training.max_length, model.shape.context_length)
 
 
-def reach(method: AdapterMethod, recipe: Recipe, prepared: RunPlan) -> int:
+def max_general_index(method: AdapterMethod, recipe: Recipe, run_plan: RunPlan) -> int:
     """Return how many of the first drawn general examples training may have used."""
     choice = method.configured(recipe).general_choice
-    drawn = prepared.counts.general_examples
+    drawn = run_plan.counts.general_examples
     return drawn if choice is None else max(drawn, choice.candidates)
 
 
@@ -256,7 +256,7 @@ def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
             f"method `{method.name}` needs an anchor; set `anchor: ...` in the recipe, or let "
             "`tell anchor RECIPE` propose one."
         )
-    if method.mixes and not general:
+    if method.uses_general and not general:
         raise RecipeError(
             f"method `{method.name}` needs general data; set `general: embedded`, or name files."
         )

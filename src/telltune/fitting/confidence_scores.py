@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from telltune.errors import RecipeError
-from telltune.fitting.selection import usable
+from telltune.fitting.selection import examples_in_budget
 from telltune.recipe import SelectionSpec
 from telltune.valuation.fold_models import pvi_scores
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.task import TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import ConfidenceSpec, Recipe
 
-__all__ = ["from_bits", "trust"]
+__all__ = ["add_confidence_scores", "from_bits"]
 
 
-def trust(
+def add_confidence_scores(
     task: TaskData,
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: ConfidenceSpec,
     *,
@@ -48,7 +48,7 @@ def trust(
         RecipeError: No data set names its confidence column; or see `pvi_scores`.
         DataError: See `pvi_scores`.
     """
-    examples = usable(task, base, recipe)
+    examples = examples_in_budget(task, base, recipe)
     if spec.by == "column":
         named = any(d.columns and d.columns.confidence for d in recipe.task.train or ())
         # Synthetic examples carry their own confidence, so no column is needed.

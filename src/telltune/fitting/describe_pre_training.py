@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from telltune.fitting.adapter_method import AdapterMethod
     from telltune.recipe import Recipe
 
-__all__ = ["beforehand"]
+__all__ = ["describe_pre_training"]
 
 
-def beforehand(method: AdapterMethod, recipe: Recipe) -> list[str]:
+def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
     """Return one clause per step before training; an empty list if there are none.
 
     Args:
@@ -53,6 +53,6 @@ def beforehand(method: AdapterMethod, recipe: Recipe) -> list[str]:
             f"initial weights are learned by {recipe.meta.algorithm} in {recipe.meta.steps} steps"
         )
     choice = recipe.general_choice
-    if method.mixes and choice is not None:
+    if method.uses_general and choice is not None:
         said.append(f"general examples are chosen from {choice.candidates:,} by {choice.by}")
     return said

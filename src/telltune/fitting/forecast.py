@@ -44,7 +44,7 @@ class Forecast:
 
 
 def forecast(
-    prepared: RunPlan,
+    run_plan: RunPlan,
     model: ModelShape,
     *,
     measure: bool,
@@ -53,7 +53,7 @@ def forecast(
     """Forecast duration and memory of a fit from the recorded training speed of this machine.
 
     Args:
-        prepared: Run plan.
+        run_plan: Run plan.
         model: Sizes of the model.
         measure: Whether to load the model and train for a few seconds if no speed is recorded.
         ready_seconds: Preparation time in seconds, recorded with the measurement as a part of a
@@ -62,19 +62,19 @@ def forecast(
     Raises:
         ModelError: The model cannot be loaded.
     """
-    recipe = prepared.recipe
+    recipe = run_plan.recipe
     shape = training_shape(model, recipe)
     speed = recall(shape)
     if speed is None and measure:
-        _rehearse(prepared, ready_seconds)
+        _rehearse(run_plan, ready_seconds)
         speed = recall(shape)
     settings = recipe.training
-    steps = sampled_steps(prepared.mixture, prepared.epochs, _LOOKED_AT)
+    steps = sampled_steps(run_plan.mixture, run_plan.epochs, _LOOKED_AT)
     works = [
         step_work(
             examples,
-            prepared.task,
-            prepared.general,
+            run_plan.task,
+            run_plan.general,
             settings.micro_batch_tokens,
             packed=speed is None or speed.packed,
             own_prompts=recipe.confidence is not None and recipe.confidence.scale != "output",
@@ -82,19 +82,19 @@ def forecast(
         for _, examples in steps
     ]
     # Scaling is by tokens rather than by steps, because steps differ in length.
-    scale = prepared.counts.trained_tokens / sum(work.tokens for work in works)
+    scale = run_plan.counts.trained_tokens / sum(work.tokens for work in works)
     computed = scale * sum(work.computed for work in works)
     seconds = training = None
     if speed is not None:
         tflop = sum(flop(work, model, settings) for work in works) / 1e12
         training = scale * (tflop * speed.seconds_per_tflop + len(works) * speed.step_seconds)
-        if prepared.dev is not None:
-            training *= 1 + prepared.dev.work
+        if run_plan.dev is not None:
+            training *= 1 + run_plan.dev.work
         seconds = speed.start_seconds + training
     memory = estimated_memory_gib(
         model,
         settings,
-        row_tokens=_row_tokens(prepared, works),
+        row_tokens=_row_tokens(run_plan, works),
         row_responses=max(work.row_responses for work in works),
     )
     return Forecast(round(computed), seconds, training, memory)
@@ -124,11 +124,11 @@ def estimated_memory_gib(
     return float((kept + row_tokens * each + logits) / 2**30 + _LIBRARIES_GIB)
 
 
-def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
+def _rehearse(run_plan: RunPlan, ready_seconds: float) -> None:
     """Load the model, train on a few rows, record the speed, and release the model."""
-    from telltune.training.calibration import rehearse
+    from telltune.training.calibration import calibrate
 
-    recipe = prepared.recipe
+    recipe = run_plan.recipe
 
     logging.getLogger(__name__).warning(
         "Measuring how fast this machine trains %s, once (about 15 seconds).", recipe.model.name
@@ -137,25 +137,25 @@ def _rehearse(prepared: RunPlan, ready_seconds: float) -> None:
     base = load_base(
         recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
     )
-    rehearse(
+    calibrate(
         base,
         recipe,
-        task=prepared.task,
-        general=prepared.general,
-        mixture=prepared.mixture,
-        epochs=prepared.epochs,
-        weights=prepared.weights,
+        task=run_plan.task,
+        general=run_plan.general,
+        mixture=run_plan.mixture,
+        epochs=run_plan.epochs,
+        weights=run_plan.weights,
         load_seconds=ready_seconds + time.perf_counter() - began,
     )
     del base
     gc.collect()
 
 
-def _row_tokens(prepared: RunPlan, works: list[Work]) -> int:
+def _row_tokens(run_plan: RunPlan, works: list[Work]) -> int:
     """Return the tokens of the longest row; unsampled rows may hold the longest example."""
     longest = max(work.row_tokens for work in works)
-    if len(works) < prepared.counts.optimizer_steps:
-        longest = max(longest, prepared.task.longest)
-        if prepared.general is not None and prepared.counts.general_examples:
-            longest = max(longest, prepared.general.longest)
+    if len(works) < run_plan.counts.optimizer_steps:
+        longest = max(longest, run_plan.task.longest)
+        if run_plan.general is not None and run_plan.counts.general_examples:
+            longest = max(longest, run_plan.general.longest)
     return longest

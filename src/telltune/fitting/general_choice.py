@@ -13,7 +13,7 @@ from telltune.data.contents import Contents, contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.general import GeneralData
 from telltune.errors import DataError
-from telltune.fitting.selection import usable
+from telltune.fitting.selection import examples_in_budget
 from telltune.storage import atomic_folder, cache_folder
 from telltune.valuation.nearness import (
     embeddings_of,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import GeneralChoiceSpec, Recipe
 
 __all__ = ["ChosenData", "choose_general", "first_drawn"]
@@ -61,7 +61,7 @@ class ChosenData(GeneralData):
 def choose_general(
     task: TaskData,
     general: GeneralData,
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: GeneralChoiceSpec,
     *,
@@ -84,7 +84,7 @@ def choose_general(
         DataError: There are fewer candidates than the recipe asks for.
         ModelError: The embedding model cannot be loaded.
     """
-    examples = usable(task, base, recipe)
+    examples = examples_in_budget(task, base, recipe)
     candidates = first_drawn(general, spec.candidates, recipe.seed)
     encoder = Encoder(base.tokenizer)
     lengths = encoder.encode(candidates).lengths
@@ -123,7 +123,7 @@ def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
 def _ranked(
     examples: Sequence[Example],
     candidates: Sequence[Example],
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: GeneralChoiceSpec,
     progress: bool,
@@ -137,7 +137,7 @@ def _ranked(
 
 def _vectors(
     examples: Sequence[Example],
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: GeneralChoiceSpec,
     progress: bool,

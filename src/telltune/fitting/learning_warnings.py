@@ -26,9 +26,9 @@ _WORSE_THAN_GUESSING = 1.2
 _HARDLY_MOVED = 0.9
 
 
-def warnings_before(prepared: RunPlan) -> list[str]:
+def warnings_before(run_plan: RunPlan) -> list[str]:
     """Return a warning if a run has too few optimizer steps to learn a task."""
-    counts = prepared.counts
+    counts = run_plan.counts
     if counts.optimizer_steps >= _FEW_STEPS:
         return []
     passes = math.ceil(counts.passes * _ENOUGH_STEPS / counts.optimizer_steps)
@@ -59,12 +59,12 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
 
 
 def warnings_after(
-    prepared: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+    run_plan: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
 ) -> list[str]:
     """Return a warning if the task loss shows that a run did not learn.
 
     Args:
-        prepared: Run plan.
+        run_plan: Run plan.
         examples: Training examples.
         log: Rows of training_log.jsonl.
     """
@@ -74,7 +74,7 @@ def warnings_after(
     last = losses[-max(1, len(losses) // 5) :]
     first, final = losses[0], fmean(last)
     guessing = guessing_loss(
-        [example.completion for example in examples], float(prepared.task.response_lengths.mean())
+        [example.completion for example in examples], float(run_plan.task.response_lengths.mean())
     )
     # With a single label the guessing loss is 0, so the loss is compared with its first value.
     if guessing and final > _WORSE_THAN_GUESSING * guessing:
@@ -89,16 +89,16 @@ def warnings_after(
         )
     else:
         return []
-    return [f"{found}; {_help(prepared)}."]
+    return [f"{found}; {_help(run_plan)}."]
 
 
-def _help(prepared: RunPlan) -> str:
+def _help(run_plan: RunPlan) -> str:
     """Return the settings that would let the run learn more."""
     given = [
         key
         for key in ("training.learning_rate", "mixture.passes", "training.batch_size")
-        if key not in prepared.settings
+        if key not in run_plan.settings
     ]
     if given:
         return "try " + " ".join(f"--set {key}=auto" for key in given)
-    return f"try --set mixture.passes={2 * prepared.counts.passes}"
+    return f"try --set mixture.passes={2 * run_plan.counts.passes}"

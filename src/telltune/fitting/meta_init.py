@@ -23,7 +23,7 @@ from telltune.models import compute_dtype, context_length
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.lora import FusedLora
-from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.norms import FusedRMSNorm
 from telltune.models.kernels.packing import can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.models.kernels.packing import PackedBatch
     from telltune.recipe import MetaSpec, Recipe
 
@@ -51,7 +51,12 @@ _VERSION = 3
 
 
 def meta_start(
-    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, *, progress: bool = False
+    base: LoadedModel,
+    general: GeneralData,
+    recipe: Recipe,
+    spec: MetaSpec,
+    *,
+    progress: bool = False,
 ) -> dict[str, Tensor]:
     """Learn initial adapter weights, and cache them on disk.
 
@@ -82,7 +87,7 @@ def meta_start(
 
 
 def _learn(
-    base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, progress: bool
+    base: LoadedModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, progress: bool
 ) -> dict[str, Tensor]:
     visits = _Visits(base, general, recipe, spec)
     lora = recipe.lora.model_copy(update={"dropout": 0.0})
@@ -125,7 +130,7 @@ class _Visits:
     """Episodes of meta-learning, a pure function of seed, step and visit."""
 
     def __init__(
-        self, base: BaseModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
+        self, base: LoadedModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
     ) -> None:
         self._spec, self._seed = spec, recipe.seed
         self._together = can_pack(base.model) and spec.algorithm != "maml"
@@ -175,7 +180,7 @@ class _Loss:
         self._nll = _Nll(model)
         self._trained = [value for value in model.parameters() if value.requires_grad]
         self._quick: list[AbstractContextManager[Any]] = (
-            [] if second_order else [FusedLora(model), QuickNorms(model)]
+            [] if second_order else [FusedLora(model), FusedRMSNorm(model)]
         )
         self._cut = None if second_order else cut_loss(model)
         dtype = compute_dtype(recipe.training.precision)

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from telltune.recipe import ModelSpec
 
-__all__ = ["KnownModel", "known_model"]
+__all__ = ["ModelInfo", "load_model_info"]
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class ModelInfo:
     """Facts about a causal language model that is not loaded.
 
     Attributes:
@@ -50,12 +50,12 @@ class KnownModel:
     layers: Layers | None = None
 
     @classmethod
-    def of(cls, config: Any, tokenizer: PreTrainedTokenizerBase) -> KnownModel:
+    def of(cls, config: Any, tokenizer: PreTrainedTokenizerBase) -> ModelInfo:
         """Return the facts from a loaded configuration and tokenizer."""
         return cls(model_shape(config), KnownTokenizer.of(tokenizer))
 
 
-def known_model(spec: ModelSpec) -> KnownModel:
+def load_model_info(spec: ModelSpec) -> ModelInfo:
     """Return the facts about a recipe's model without loading its weights.
 
     Raises:
@@ -69,7 +69,7 @@ def known_model(spec: ModelSpec) -> KnownModel:
     remembered = read_cached_json(memory)
     if isinstance(remembered, dict) and "layers" in remembered:
         load = cache(partial(load_tokenizer, spec))
-        return KnownModel(
+        return ModelInfo(
             ModelShape(**remembered["shape"]),
             KnownTokenizer(**remembered["tokenizer"], load=load),
             remembered["layers"] and Layers(**remembered["layers"]),
@@ -86,10 +86,10 @@ def known_model(spec: ModelSpec) -> KnownModel:
     return model
 
 
-def _looked_at(spec: ModelSpec) -> KnownModel:
+def _looked_at(spec: ModelSpec) -> ModelInfo:
     tokenizer, config = load_tokenizer(spec), load_config(spec)
     check_vocabulary(tokenizer, config.get_text_config().vocab_size, spec.name)
-    return replace(KnownModel.of(config, tokenizer), layers=layers_of(spec))
+    return replace(ModelInfo.of(config, tokenizer), layers=layers_of(spec))
 
 
 def _fingerprint(spec: ModelSpec) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Recipe
 
-__all__ = ["RECIPE_FILE", "alone", "claim", "record_recipe"]
+__all__ = ["RECIPE_FILE", "check_resumable", "lock_folder", "record_recipe"]
 
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"
@@ -31,7 +31,7 @@ _MARK = "# Written by telltune, which may replace this folder.\n"
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Lock an output folder for this process.
 
     The operating system releases the lock when the process ends, even after a crash. The holder is
@@ -72,7 +72,7 @@ def _holder(out: Path) -> str:
     return f"process {found['process']} on {found['host']}"
 
 
-def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+def check_resumable(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     """Check that an output folder is new or holds an unfinished run of the same recipe.
 
     Raises:

@@ -13,8 +13,8 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
-from telltune.fitting.build_plan import longest_example, prepare
-from telltune.fitting.confidence_scores import trust
+from telltune.fitting.build_plan import build_run_plan, longest_example
+from telltune.fitting.confidence_scores import add_confidence_scores
 from telltune.fitting.general_choice import choose_general
 from telltune.fitting.meta_init import meta_start
 from telltune.fitting.selection import Selection, select
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.fitting.model_info import KnownModel
+    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.protocol import Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
-__all__ = ["Groundwork", "lay"]
+__all__ = ["PreTraining", "run_pre_training"]
 
 
 @dataclass
-class Groundwork:
+class PreTraining:
     """Results of the steps before training.
 
     Attributes:
@@ -67,7 +67,7 @@ class Groundwork:
     task: TaskData
     general: GeneralData | None
     recipe: Recipe
-    prepared: RunPlan | None = None
+    run_plan: RunPlan | None = None
     labeled: tuple[Example, ...] | None = None
     labeled_tokens: int = 0
     selection: Selection | None = None
@@ -92,14 +92,14 @@ class Groundwork:
         return found | unlabeled if found or self.unlabeled else {}
 
 
-def lay(
+def run_pre_training(
     method: AdapterMethod,
     task: TaskData,
     general: GeneralData | None,
-    base: BaseModel,
+    base: LoadedModel,
     settings: Settings,
-    known: KnownModel,
-) -> Groundwork:
+    known: ModelInfo,
+) -> PreTraining:
     """Run the steps before training that the recipe and the method ask for.
 
     Args:
@@ -114,22 +114,22 @@ def lay(
         TellError: A step is not possible with this data or model.
     """
     recipe = method.configured(settings.recipe)
-    found = Groundwork(task, general, recipe, settings.prepared, start=settings.start)
+    found = PreTraining(task, general, recipe, settings.run_plan, start=settings.start)
     if recipe.meta is not None:
         _learn_start(found, general, base, settings)
     if recipe.synthesis is not None:
-        counts = (found.prepared or prepare(method, task, general, known, recipe)).counts
+        counts = (found.run_plan or build_run_plan(method, task, general, known, recipe)).counts
         _make(found, base, counts.general_examples, settings)
     _score(found, base, settings, anchored=method.anchored)
     if recipe.pseudo_label is not None or recipe.product_of_experts is not None:
         _look_beside(found, method, general, base, settings, known)
-    if method.mixes and not method.equal_steps:
+    if method.uses_general and not method.equal_steps:
         _choose_general(found, base, settings)
     return found
 
 
 def _learn_start(
-    found: Groundwork, general: GeneralData | None, base: BaseModel, settings: Settings
+    found: PreTraining, general: GeneralData | None, base: LoadedModel, settings: Settings
 ) -> None:
     spec = found.recipe.meta
     assert spec is not None  # The caller has checked this.
@@ -145,7 +145,7 @@ def _learn_start(
     found.seconds += time.perf_counter() - began
 
 
-def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: Settings) -> None:
+def _make(found: PreTraining, base: LoadedModel, general_examples: int, settings: Settings) -> None:
     spec = found.recipe.synthesis
     assert spec is not None  # The caller has checked this.
     made = with_synthetic(
@@ -158,22 +158,22 @@ def _make(found: Groundwork, base: BaseModel, general_examples: int, settings: S
         progress=settings.progress,
     )
     found.task, found.general, found.recipe = made.task, made.general, made.recipe
-    found.labeled, found.labeled_tokens, found.prepared = made.real, made.tokens, None
+    found.labeled, found.labeled_tokens, found.run_plan = made.real, made.tokens, None
     found.seconds += made.seconds
 
 
-def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: bool) -> None:
+def _score(found: PreTraining, base: LoadedModel, settings: Settings, *, anchored: bool) -> None:
     """Select among the task's examples, and compute the confidence in each selected example."""
     task, recipe = found.task, found.recipe
     how = {"anchored": anchored, "progress": settings.progress}
     if recipe.confidence is not None:
-        values, seconds = trust(task, base, recipe, recipe.confidence, **how)
+        values, seconds = add_confidence_scores(task, base, recipe, recipe.confidence, **how)
         found.confidence = Confidence(values, recipe.confidence.scale)
         found.seconds += seconds
     if recipe.selection is not None:
         chosen = select(task, base, recipe, recipe.selection, **how)
         found.task, found.recipe = chosen.apply(task, recipe)
-        found.selection, found.prepared = chosen, None
+        found.selection, found.run_plan = chosen, None
         found.seconds += chosen.seconds
         if found.confidence is not None:
             kept = found.confidence.values[list(chosen.chosen)]
@@ -181,17 +181,17 @@ def _score(found: Groundwork, base: BaseModel, settings: Settings, *, anchored: 
 
 
 def _look_beside(
-    found: Groundwork,
+    found: PreTraining,
     method: AdapterMethod,
     general: GeneralData | None,
-    base: BaseModel,
+    base: LoadedModel,
     settings: Settings,
-    known: KnownModel,
+    known: ModelInfo,
 ) -> None:
     """Learn from unlabeled inputs: a classifier for the answers, and more training examples."""
     recipe = found.recipe
-    found.prepared = found.prepared or prepare(method, found.task, general, known, recipe)
-    counts = found.prepared.counts
+    found.run_plan = found.run_plan or build_run_plan(method, found.task, general, known, recipe)
+    counts = found.run_plan.counts
     trained_on = found.task.train[: counts.task_examples]
     found.unlabeled = unlabeled_beside(found.task, trained_on)
     found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(found.unlabeled)))
@@ -213,12 +213,12 @@ def _look_beside(
 
 
 def _pseudo_labels(
-    found: Groundwork,
+    found: PreTraining,
     lever: Lever,
     method: AdapterMethod,
-    base: BaseModel,
+    base: LoadedModel,
     settings: Settings,
-    known: KnownModel,
+    known: ModelInfo,
 ) -> Yield:
     """Label the unlabeled inputs that leave room for an answer."""
     labeled, inputs = found.labeled, found.unlabeled
@@ -238,7 +238,7 @@ def _pseudo_labels(
     return got
 
 
-def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
+def _lay_out(found: PreTraining, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
     """Add made examples to the training data once each; labeled examples appear in every pass.
 
     Args:
@@ -253,7 +253,7 @@ def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: 
     values = np.concatenate([np.tile(values, counts.passes), made_values])
     found.confidence = Confidence(values, found.confidence.scale if found.confidence else "output")
     found.task = replace(found.task, train=(*(tuple(labeled) * counts.passes), *got.examples))
-    found.prepared = None
+    found.run_plan = None
     recipe = found.recipe
     task = recipe.task.model_copy(update={"max_tokens": None})
     mixture = recipe.mixture.model_copy(
@@ -262,7 +262,7 @@ def _lay_out(found: Groundwork, labeled: Sequence[Example], got: Yield, counts: 
     found.recipe = recipe.model_copy(update={"task": task, "mixture": mixture})
 
 
-def _choose_general(found: Groundwork, base: BaseModel, settings: Settings) -> None:
+def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -> None:
     spec = found.recipe.general_choice
     if spec is None or found.general is None:
         return
@@ -272,5 +272,5 @@ def _choose_general(found: Groundwork, base: BaseModel, settings: Settings) -> N
     )
     mixture = found.recipe.mixture.model_copy(update={"general_examples": len(chosen.chosen)})
     found.recipe = found.recipe.model_copy(update={"mixture": mixture})
-    found.general, found.prepared = chosen, None
+    found.general, found.run_plan = chosen, None
     found.seconds += time.perf_counter() - began

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from telltune.data.encoding import Encoder
-from telltune.data.examples import behind
+from telltune.data.examples import prepend_shots
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import label_nll, need_labels
 from telltune.inference.scoring import response_nll
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.run_plan import RunPlan
     from telltune.inference.generator import Generator
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 __all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels"]
@@ -196,7 +196,7 @@ class Predictor:
             examples: Examples to ask about.
             shots: Turns before each of them, (examples,).
         """
-        prompts = self._encoder.prompts(map(behind, shots, examples))
+        prompts = self._encoder.prompts(map(prepend_shots, shots, examples))
         room = context_length(self.model.config) - self.max_new_tokens
         long = [i for i, prompt in enumerate(prompts) if shots[i] and len(prompt) > room]
         if long:
@@ -259,7 +259,7 @@ class Predictor:
         """
         import torch
 
-        encoded = self._encoder.encode(map(behind, self._shots_for(examples), examples))
+        encoded = self._encoder.encode(map(prepend_shots, self._shots_for(examples), examples))
         return response_nll(self.model, encoded), torch.from_numpy(encoded.response_lengths.copy())
 
 
@@ -285,7 +285,7 @@ class Settings:
         recipe: The recipe.
         out: Folder for checkpoints, log and trained adapter; None keeps them in memory.
         progress: Whether to show a progress bar.
-        prepared: Result of `prepare` for the same recipe and data, if available.
+        run_plan: Result of `build_run_plan` for the same recipe and data, if available.
         save: Whether to save the adapter in `out`; else the last checkpoint stays there.
         start: Initial weights. None uses a new adapter, or the base's weights in full-parameter
             training.
@@ -296,7 +296,7 @@ class Settings:
     recipe: Recipe
     out: Path | None = None
     progress: bool = True
-    prepared: RunPlan | None = None
+    run_plan: RunPlan | None = None
     save: bool = True
     start: Mapping[str, torch.Tensor] | None = None
     score: Callable[[Sequence[str]], float] | None = None
@@ -321,7 +321,7 @@ class Method(Protocol):
         ...
 
     @property
-    def mixes(self) -> bool:
+    def uses_general(self) -> bool:
         """Whether the method uses general data."""
         ...
 
@@ -331,12 +331,12 @@ class Method(Protocol):
         ...
 
     @property
-    def sized(self) -> bool:
+    def depends_on_size(self) -> bool:
         """Whether the method depends on the number and the draw of the task examples."""
         ...
 
     def run(
-        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+        self, task: TaskData, general: GeneralData | None, base: LoadedModel, settings: Settings
     ) -> Predictor:
         """Return a predictor. Methods never receive test data."""
         ...

@@ -30,11 +30,11 @@ __all__ = ["order_hash", "provenance"]
 _DECISIVE = ("machine", "instructions", "threads", "torch", "precision")
 
 
-def provenance(prepared: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
+def provenance(run_plan: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
     """Return the provenance of a run besides its recipe, data and counts.
 
     Args:
-        prepared: Run plan.
+        run_plan: Run plan.
         shape: Sizes of the model.
         recipe: Recipe of the run.
 
@@ -49,7 +49,7 @@ def provenance(prepared: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str
     except ModelError:
         weights = None  # The weights were removed during training.
     return {
-        "order": order_hash(prepared.mixture, prepared.epochs),
+        "order": order_hash(run_plan.mixture, run_plan.epochs),
         "base_weights": weights,
         "computed_with": {
             "system": platform.platform(),

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.task import within
+from telltune.data.task import count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import encoding
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.model_info import ModelInfo
 from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SelectionSpec
     from telltune.valuation.scores import Scores
 
-__all__ = ["Selection", "choose", "select", "usable"]
+__all__ = ["Selection", "choose", "examples_in_budget", "select"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Selection:
 
 def select(
     task: TaskData,
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: SelectionSpec,
     *,
@@ -83,7 +83,7 @@ def select(
         RecipeError: See `score`.
         DataError: See `score`; or no example has a level that the recipe names.
     """
-    examples = usable(task, base, recipe)
+    examples = examples_in_budget(task, base, recipe)
     anchor = task.anchor if anchored else None
     found = score(base, examples, anchor, recipe, spec, progress=progress)
     chosen = choose(found, spec)
@@ -91,11 +91,11 @@ def select(
     return Selection(spec.by, len(examples), tuple(chosen.tolist()), seconds)
 
 
-def usable(task: TaskData, base: BaseModel, recipe: Recipe) -> Sequence[Example]:
+def examples_in_budget(task: TaskData, base: LoadedModel, recipe: Recipe) -> Sequence[Example]:
     """Return the training examples within the recipe's budget of task tokens."""
-    known = KnownModel.of(base.model.config, base.tokenizer)
+    known = ModelInfo.of(base.model.config, base.tokenizer)
     lengths = encoding(known, recipe).encode(task.train).lengths
-    return task.train[: within(lengths, recipe.task.max_tokens)]
+    return task.train[: count_within_budget(lengths, recipe.task.max_tokens)]
 
 
 def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:

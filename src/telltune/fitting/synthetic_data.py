@@ -10,7 +10,7 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import as_turns
 from telltune.errors import RecipeError
 from telltune.fitting.general_choice import ChosenData, first_drawn
-from telltune.fitting.selection import usable
+from telltune.fitting.selection import examples_in_budget
 from telltune.synthesis import synthesize
 from telltune.synthesis.auxiliary import auxiliary_examples, refine
 from telltune.synthesis.self_guide import SOURCE, instruction_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SynthesisSpec
 
 __all__ = ["Made", "with_synthetic"]
@@ -51,7 +51,7 @@ class Made:
 def with_synthetic(
     task: TaskData,
     general: GeneralData | None,
-    base: BaseModel,
+    base: LoadedModel,
     recipe: Recipe,
     spec: SynthesisSpec,
     general_examples: int,
@@ -75,7 +75,7 @@ def with_synthetic(
         RecipeError: Synthetic examples are to be mixed with general data, and there are none.
     """
     began = time.perf_counter()
-    real = usable(task, base, recipe)
+    real = examples_in_budget(task, base, recipe)
     anchor = task.anchor.prompt if task.anchor else None
     made = made_examples(base, real, instruction_of(anchor), spec, recipe.seed, progress=progress)
     all_used = recipe.task.model_copy(update={"max_tokens": None})
@@ -104,7 +104,7 @@ def with_synthetic(
 
 
 def made_examples(
-    base: BaseModel,
+    base: LoadedModel,
     real: Sequence[Example],
     instruction: str,
     spec: SynthesisSpec,

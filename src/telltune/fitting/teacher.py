@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
     from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 __all__ = ["Teacher"]
@@ -48,7 +48,7 @@ class Teacher:
 
     method: AdapterMethod
     task: TaskData
-    base: BaseModel
+    base: LoadedModel
     recipe: Recipe
     progress: bool
 
@@ -86,10 +86,10 @@ class Teacher:
         method = replace(
             self.method,
             label=f"adapter {seed} for pseudo-labels",
-            mixes=False,
+            uses_general=False,
             order=None,
             equal_steps=False,
-            sets=(),
+            overrides=(),
         )
         settings = Settings(recipe, progress=self.progress, save=False)
         task = replace(self.task, dev=())

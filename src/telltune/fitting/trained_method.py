@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.anchor import anchored_tokenizer
 from telltune.fitting.adapter_folder import FinishedRun, save_adapter
 from telltune.fitting.adapter_method import AdapterMethod
-from telltune.fitting.build_plan import answer_budget, prepare
-from telltune.fitting.model_info import KnownModel
-from telltune.fitting.pre_training import lay
+from telltune.fitting.build_plan import answer_budget, build_run_plan
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.pre_training import run_pre_training
 from telltune.fitting.protocol import Cost, Predictor, check_labels
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
@@ -21,36 +21,36 @@ from telltune.training.processes import processes
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
-__all__ = ["Trained"]
+__all__ = ["TrainedMethod"]
 
 
 @dataclass(frozen=True)
-class Trained(AdapterMethod):
+class TrainedMethod(AdapterMethod):
     """Method that trains an adapter as its flags specify; see `AdapterMethod`."""
 
     def run(
-        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+        self, task: TaskData, general: GeneralData | None, base: LoadedModel, settings: Settings
     ) -> Predictor:
         """Train, save the adapter in `settings.out` if given, and return a predictor."""
         from telltune.training.adapter import take_off, whole_weights
         from telltune.training.early_stopping import EarlyStopping
         from telltune.training.run import TrainingOptions, train
 
-        known = KnownModel.of(base.model.config, base.tokenizer)
+        known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
         with together.first_before_others():
-            ground = lay(self, task, general, base, settings, known)
+            ground = run_pre_training(self, task, general, base, settings, known)
             task, general, recipe = ground.task, ground.general, ground.recipe
-            prepared = ground.prepared or prepare(self, task, general, known, recipe)
-            recipe = prepared.recipe
-        tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
-        answered = task.train[: prepared.counts.task_examples]
+            run_plan = ground.run_plan or build_run_plan(self, task, general, known, recipe)
+            recipe = run_plan.recipe
+        tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
+        answered = task.train[: run_plan.counts.task_examples]
         if ground.labeled is not None:
             # Labels are taken from labeled examples only, not from made ones.
             answered = ground.labeled
-        budget = answer_budget(prepared.task.response_lengths, recipe)
+        budget = answer_budget(run_plan.task.response_lengths, recipe)
         labels = closed_set(example.completion for example in answered)
         check_labels(recipe.evaluation, labels)
 
@@ -58,7 +58,7 @@ class Trained(AdapterMethod):
             return Predictor(
                 model=model,
                 tokenizer=tokenizer,
-                anchor=prepared.anchor,
+                anchor=run_plan.anchor,
                 max_new_tokens=budget,
                 evaluation=recipe.evaluation,
                 labels=labels,
@@ -68,10 +68,10 @@ class Trained(AdapterMethod):
             )
 
         stopping = None
-        if prepared.dev is not None:
-            encoded = prepared.dev.encoded
+        if run_plan.dev is not None:
+            encoded = run_plan.dev.encoded
             dev, tokens = task.dev[: len(encoded)], encoded.response_lengths
-            score = settings.score if prepared.dev.answers else None
+            score = settings.score if run_plan.dev.answers else None
 
             def look(model: Any) -> tuple[float, float | None]:
                 loss = float((response_nll(model, encoded).numpy() / tokens).mean())
@@ -79,7 +79,7 @@ class Trained(AdapterMethod):
                     return loss, None
                 return loss, score(replace(predictor(model), in_process=True).predict(dev))
 
-            stopping = EarlyStopping(prepared.dev.looks, look)
+            stopping = EarlyStopping(run_plan.dev.looks, look)
         options = TrainingOptions(
             out=settings.out,
             description=self.label,
@@ -89,14 +89,14 @@ class Trained(AdapterMethod):
             start=ground.start,
             stopping=stopping,
         )
-        model, seconds = train(base, recipe, prepared, options)
+        model, seconds = train(base, recipe, run_plan, options)
         with ExitStack() as stack:
             release = partial(take_off, model)
             stack.callback(release)
             seconds += ground.seconds
             if stopping is not None:
-                prepared = prepared.stopped_after(stopping.looks[-1].step)
-            cost = replace(Cost.of(prepared.counts.to_dict(), seconds), **ground.counts)
+                run_plan = run_plan.stopped_after(stopping.looks[-1].step)
+            cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
                 run = FinishedRun(
@@ -104,7 +104,7 @@ class Trained(AdapterMethod):
                     settings.recipe,
                     base,
                     ground,
-                    prepared,
+                    run_plan,
                     stopping,
                     model,
                     weights,

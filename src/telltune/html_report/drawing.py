@@ -26,7 +26,7 @@ class Key(NamedTuple):
     """Legend entry of a series; a horizontal line has the shape "level"."""
 
     label: str
-    colour: str
+    color: str
     shape: str
 
 

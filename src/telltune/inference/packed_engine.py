@@ -17,8 +17,8 @@ import torch
 from telltune.inference.key_values import KeyValues, attend
 from telltune.inference.sampling import choose
 from telltune.models.kernels.attention import agrees, attention, tried_once
-from telltune.models.kernels.decoder_layers import QuickLayers
-from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.decoder_layers import FusedLayers
+from telltune.models.kernels.norms import FusedRMSNorm
 from telltune.models.kernels.packing import LEAST_SHARED
 from telltune.models.kernels.prepacked import Prepacked
 from telltune.models.threads import adapt_threads, shared_cores
@@ -66,7 +66,7 @@ class PackedGenerator:
         """Continue each prompt; see `Generator.generate`."""
         self.model.eval()
         if self._packed is None:
-            self._packed = Prepacked(self.model, quick=_way(self.model) == "quick")
+            self._packed = Prepacked(self.model, quick=_layer_backend(self.model) == "quick")
         attending = attention(self.model, NAME, attend)
         with shared_cores(), torch.inference_mode(), self._packed, attending:
             return self._generate(prompts, max_new_tokens, stop_ids, temperature, top_p, on_done)
@@ -202,11 +202,11 @@ class PackedGenerator:
 
 def can_generate_packed(model: Any) -> bool:
     """Return whether this engine reproduces the model's logits, by running both."""
-    return _way(model) is not None
+    return _layer_backend(model) is not None
 
 
 @tried_once
-def _way(model: Any) -> Literal["quick", "plain"] | None:
+def _layer_backend(model: Any) -> Literal["quick", "plain"] | None:
     """Return which decoder layers reproduce the model's logits: `quick`, `plain`, or None.
 
     `quick` layers are telltune's and `plain` layers the model's own. The engine computes two
@@ -243,7 +243,7 @@ def _with_quick_layers(model: Any) -> Iterator[None]:
     def beside(*layers: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.cat([layer(x) for layer in layers], -1)
 
-    with attention(model, NAME, attend), QuickNorms(model), QuickLayers(model, beside):
+    with attention(model, NAME, attend), FusedRMSNorm(model), FusedLayers(model, beside):
         yield
 
 

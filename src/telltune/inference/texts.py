@@ -12,13 +12,13 @@ from telltune.inference.engine import make_generator
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["sample_texts"]
 
 
 def sample_texts(
-    base: BaseModel,
+    base: LoadedModel,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,

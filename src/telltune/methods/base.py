@@ -15,7 +15,7 @@ from telltune.inference.labels import closed_set
 if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["BASE", "BASE_ANCHOR"]
 
@@ -27,15 +27,15 @@ class Untrained:
     name: str
     label: str
     anchored: bool
-    mixes: bool = False
+    uses_general: bool = False
     trains: bool = False
-    sized: bool = False
+    depends_on_size: bool = False
 
     def run(
         self,
         task: TaskData,
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
-        base: BaseModel,
+        base: LoadedModel,
         settings: Settings,
     ) -> Predictor:
         """Return a predictor of the base; task responses only set the answer length and labels."""

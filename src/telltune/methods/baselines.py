@@ -14,7 +14,7 @@ from telltune.classifiers.classifier import Classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
 from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
-from telltune.data.task import check_unlabeled, unlabeled_beside, within
+from telltune.data.task import check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.baseline_predictor import BaselinePredictor
 from telltune.fitting.protocol import Cost
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 __all__ = [
@@ -81,9 +81,9 @@ class Baseline:
     features: FeatureKind
     head: Head
     anchored: bool = False
-    mixes: bool = False
+    uses_general: bool = False
     trains: bool = False
-    sized: bool = True
+    depends_on_size: bool = True
 
     def data(
         self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
@@ -101,7 +101,7 @@ class Baseline:
         """
         encoder = Encoder(tokenizer)
         lengths = encoder.encode(task.train).lengths
-        used = within(lengths, recipe.task.max_tokens)
+        used = count_within_budget(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
         labels = closed_set(example.completion for example in labeled)
         if self.head != "nearest":
@@ -122,7 +122,7 @@ class Baseline:
         self,
         task: TaskData,
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
-        base: BaseModel,
+        base: LoadedModel,
         settings: Settings,
     ) -> BaselinePredictor:
         """Fit the classifier. Only `probe` uses the base model, the others just its tokenizer.
@@ -138,7 +138,7 @@ class Baseline:
         task: TaskData,
         tokenizer: PreTrainedTokenizerBase,
         settings: Settings,
-        base: BaseModel | None = None,
+        base: LoadedModel | None = None,
     ) -> BaselinePredictor:
         """Fit the classifier, and save it in `settings.out` if given; see `run`.
 

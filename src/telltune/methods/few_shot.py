@@ -17,8 +17,8 @@ import numpy as np
 from telltune.classifiers.features import prompt_text
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns, behind
-from telltune.data.task import within
+from telltune.data.examples import Example, as_turns, prepend_shots
+from telltune.data.task import count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.protocol import Cost, Predictor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Message
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["FEW_SHOT", "FEW_SHOT_CALIBRATED", "FEW_SHOT_NEAREST", "FewShot", "calibrated"]
 
@@ -53,17 +53,17 @@ class FewShot:
         name: Name in recipes and tables.
         label: Display name.
         calibrates: Whether to calibrate the label likelihoods; see `CalibratedPredictor`.
-        sets: Recipe keys, such as `few_shot.choose`, and values that override the recipe's.
+        overrides: Recipe keys, such as `few_shot.choose`, and values that override the recipe's.
     """
 
     name: str
     label: str
     calibrates: bool = False
-    sets: tuple[tuple[str, Any], ...] = ()
+    overrides: tuple[tuple[str, Any], ...] = ()
     anchored: bool = False
-    mixes: bool = False
+    uses_general: bool = False
     trains: bool = False
-    sized: bool = True
+    depends_on_size: bool = True
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """Return the labels; () if the answers are not a closed set.
@@ -80,7 +80,7 @@ class FewShot:
         self,
         task: TaskData,
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
-        base: BaseModel,
+        base: LoadedModel,
         settings: Settings,
     ) -> Predictor:
         """Return a predictor with the recipe's number of shots, or as many as the context holds.
@@ -91,9 +91,9 @@ class FewShot:
             ModelError: The recipe asks for nearest examples, and the sentence encoder is not
                 installed.
         """
-        recipe = settings.recipe.with_keys(self.sets)
+        recipe = settings.recipe.with_keys(self.overrides)
         encoded = Encoder(base.tokenizer).encode(task.train)
-        used = within(encoded.lengths, recipe.task.max_tokens)
+        used = count_within_budget(encoded.lengths, recipe.task.max_tokens)
         examples = task.train[:used]
         nearest = recipe.few_shot.choose == "nearest"
         order = np.arange(used)
@@ -109,7 +109,7 @@ class FewShot:
         room = context_length(base.model.config) - budget
 
         def length(count: int) -> int:
-            return len(encoder.prompts([behind(as_turns(shown[:count]), question)])[0])
+            return len(encoder.prompts([prepend_shots(as_turns(shown[:count]), question)])[0])
 
         fitting = bisect.bisect_right(range(1, used + 1), room, key=length)
         if fitting == 0:
@@ -206,11 +206,11 @@ def calibrated(nll: Tensor, content_free: Tensor) -> Tensor:
 
 FEW_SHOT = FewShot("few_shot", "few-shot in context")
 FEW_SHOT_NEAREST = FewShot(
-    "few_shot_nearest", "few-shot, nearest examples", sets=(("few_shot.choose", "nearest"),)
+    "few_shot_nearest", "few-shot, nearest examples", overrides=(("few_shot.choose", "nearest"),)
 )
 FEW_SHOT_CALIBRATED = FewShot(
     "few_shot_calibrated",
     "few-shot, calibrated labels",
     calibrates=True,
-    sets=(("few_shot.choose", "drawn"), ("evaluation.answers", "likelihood")),
+    overrides=(("few_shot.choose", "drawn"), ("evaluation.answers", "likelihood")),
 )

@@ -15,8 +15,8 @@ import torch
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns, behind
-from telltune.data.task import within
+from telltune.data.examples import Example, as_turns, prepend_shots
+from telltune.data.task import count_within_budget
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.protocol import Cost, Predictor
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["OVER_PROMPT", "GroupPredictor", "Usage"]
 
@@ -146,7 +146,7 @@ class GroupPredictor(Predictor):
 
     def _prompt(self, group: Sequence[Example]) -> list[int]:
         asked = Example(ask_group([e.prompt for e in group], self.spec.answers), "")
-        return self._encoder.prompts([behind(self.shots, asked)])[0]
+        return self._encoder.prompts([prepend_shots(self.shots, asked)])[0]
 
     def _room(self, count: int) -> int:
         return count * (self.max_new_tokens + _AROUND)
@@ -220,15 +220,15 @@ class OverPrompt:
     name: str
     label: str
     anchored: bool = False
-    mixes: bool = False
+    uses_general: bool = False
     trains: bool = False
-    sized: bool = True
+    depends_on_size: bool = True
 
     def run(
         self,
         task: TaskData,
         general: GeneralData | None,  # noqa: ARG002 - the protocol of methods
-        base: BaseModel,
+        base: LoadedModel,
         settings: Settings,
     ) -> GroupPredictor:
         """Return a predictor with solved groups in the prompt, and the anchor if the task has one.
@@ -240,7 +240,7 @@ class OverPrompt:
         recipe = settings.recipe
         spec = recipe.over_prompt or OverPromptSpec()
         encoded = Encoder(base.tokenizer).encode(task.train)
-        used = within(encoded.lengths, recipe.task.max_tokens)
+        used = count_within_budget(encoded.lengths, recipe.task.max_tokens)
         count = spec.inputs * spec.shots
         if count > used:
             raise DataError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
-from telltune.fitting.selection import usable
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.selection import examples_in_budget
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.synthesis.auxiliary import refine
 from telltune.synthesis.self_guide import instruction_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Predictor, Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 __all__ = ["RCL", "can_reason", "with_reasons"]
@@ -28,11 +28,11 @@ _ANSWER = "Answer:"
 
 
 @dataclass(frozen=True)
-class Reasoned(Trained):
+class Reasoned(TrainedMethod):
     """Trains on completions with a rationale before the answer."""
 
     def run(
-        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+        self, task: TaskData, general: GeneralData | None, base: LoadedModel, settings: Settings
     ) -> Predictor:
         """Train on completions with rationales; the predictor returns only the answers.
 
@@ -40,9 +40,9 @@ class Reasoned(Trained):
             DataError: The data have no rationales, and the answers are not a closed set, so
                 rationales from the model cannot be checked.
         """
-        given = usable(task, base, settings.recipe)
+        given = examples_in_budget(task, base, settings.recipe)
         task, recipe = with_reasons(task, base, settings.recipe)
-        settings = replace(settings, recipe=recipe, prepared=None)
+        settings = replace(settings, recipe=recipe, run_plan=None)
         found = super().run(task, general, base, settings)
         tokens = int(Encoder(base.tokenizer).encode(given).lengths.sum())
         return replace(
@@ -53,7 +53,7 @@ class Reasoned(Trained):
         )
 
 
-def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskData, Recipe]:
+def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[TaskData, Recipe]:
     """Return a task whose completions have a rationale before the answer.
 
     Rationales come from the data. If no example has one, the model writes them and they are checked
@@ -71,7 +71,7 @@ def with_reasons(task: TaskData, base: BaseModel, recipe: Recipe) -> tuple[TaskD
     Raises:
         DataError: The data have no rationales, and the model's cannot be checked.
     """
-    examples = usable(task, base, recipe)
+    examples = examples_in_budget(task, base, recipe)
     if not can_reason(examples):
         raise DataError(
             "method `rcl` needs rationales, or a closed set of labels (at most 100, each twice on "
@@ -97,4 +97,4 @@ def can_reason(examples: Sequence[Example]) -> bool:
     return any(e.rationale for e in examples) or bool(closed_set(e.completion for e in examples))
 
 
-RCL = Reasoned("rcl", "reason, then answer (RCL)", anchored=True, mixes=False)
+RCL = Reasoned("rcl", "reason, then answer (RCL)", anchored=True, uses_general=False)

@@ -3,14 +3,14 @@
 The demonstrations stay in the prompt during and after training. The anchor is the instruction.
 """
 
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 
 __all__ = ["SELF_GUIDE"]
 
-SELF_GUIDE = Trained(
+SELF_GUIDE = TrainedMethod(
     "self_guide",
     "SELF-GUIDE",
     anchored=True,
-    mixes=False,
-    sets=(("synthesis.use_as", "only"),),
+    uses_general=False,
+    overrides=(("synthesis.use_as", "only"),),
 )

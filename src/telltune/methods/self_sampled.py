@@ -19,10 +19,10 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.general import GeneralData
 from telltune.errors import RecipeError
-from telltune.fitting.build_plan import longest_example, prepare
+from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import first_drawn
-from telltune.fitting.model_info import KnownModel
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, write_text
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from telltune.data.task import TaskData
     from telltune.fitting.protocol import Predictor, Settings
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["TELL_SELF_SAMPLED", "sample_responses"]
 
@@ -67,11 +67,11 @@ class SampledData(GeneralData):
 
 
 @dataclass(frozen=True)
-class SelfSampled(Trained):
+class SelfSampled(TrainedMethod):
     """Trains on general prompts with the base model's own responses."""
 
     def run(
-        self, task: TaskData, general: GeneralData | None, base: BaseModel, settings: Settings
+        self, task: TaskData, general: GeneralData | None, base: LoadedModel, settings: Settings
     ) -> Predictor:
         """Sample responses to the general examples that TELL would use, and mix these in."""
         recipe = settings.recipe
@@ -80,17 +80,17 @@ class SelfSampled(Trained):
                 f"method `{self.name}` answers the general prompts drawn by its seed; remove "
                 "`general_choice`, or use `tell`."
             )
-        known = KnownModel.of(base.model.config, base.tokenizer)
-        # `prepare` raises an error if the recipe has no general data.
-        counts = prepare(self, task, general, known, recipe).counts
-        assert general is not None  # `prepare` has checked this.
+        known = ModelInfo.of(base.model.config, base.tokenizer)
+        # `build_run_plan` raises an error if the recipe has no general data.
+        counts = build_run_plan(self, task, general, known, recipe).counts
+        assert general is not None  # `build_run_plan` has checked this.
         began = time.perf_counter()
         longest = longest_example(known, recipe)
         sampled = sample_responses(base, general, counts.general_examples, recipe.seed, longest)
         sampling = time.perf_counter() - began
         spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
         settings = replace(
-            settings, recipe=recipe.model_copy(update={"mixture": spec}), prepared=None
+            settings, recipe=recipe.model_copy(update={"mixture": spec}), run_plan=None
         )
         found = super().run(task, sampled, base, settings)
         # Sampling is a part of this method's training time; cached responses take almost none.
@@ -99,7 +99,7 @@ class SelfSampled(Trained):
 
 
 def sample_responses(
-    base: BaseModel, general: GeneralData, count: int, seed: int, max_length: int
+    base: LoadedModel, general: GeneralData, count: int, seed: int, max_length: int
 ) -> SampledData:
     """Return the general examples that a mixture draws first, with the model's own responses.
 
@@ -133,7 +133,7 @@ def _read(file: Path) -> Iterator[Example]:
         yield Example(**values, history=history)
 
 
-def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed: int) -> str:
+def _answered(base: LoadedModel, examples: list[Example], max_length: int, *, seed: int) -> str:
     """Return JSON lines; an empty answer or a prompt without room keeps the given response."""
     encoder = Encoder(base.tokenizer)
     prompts = encoder.prompts(examples)
@@ -171,5 +171,5 @@ def _answered(base: BaseModel, examples: list[Example], max_length: int, *, seed
 
 
 TELL_SELF_SAMPLED = SelfSampled(
-    "tell_self_sampled", "TELL, self-sampled general data", anchored=True, mixes=True
+    "tell_self_sampled", "TELL, self-sampled general data", anchored=True, uses_general=True
 )

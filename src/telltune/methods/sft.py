@@ -1,30 +1,30 @@
 """Supervised fine-tuning on the task data alone, and its variants."""
 
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 
 __all__ = ["SFT", "SFT_ANCHOR", "SFT_ANCHOR_STEPS", "SFT_PRODUCT", "SFT_PSEUDO_LABEL"]
 
-SFT = Trained("sft", "SFT", anchored=False, mixes=False)
-SFT_ANCHOR = Trained("sft_anchor", "SFT + anchor", anchored=True, mixes=False)
-SFT_PSEUDO_LABEL = Trained(
+SFT = TrainedMethod("sft", "SFT", anchored=False, uses_general=False)
+SFT_ANCHOR = TrainedMethod("sft_anchor", "SFT + anchor", anchored=True, uses_general=False)
+SFT_PSEUDO_LABEL = TrainedMethod(
     "sft_pseudo_label",
     "SFT with pseudo-labels",
     anchored=False,
-    mixes=False,
-    sets=(("pseudo_label", None),),
+    uses_general=False,
+    overrides=(("pseudo_label", None),),
 )
-SFT_PRODUCT = Trained(
+SFT_PRODUCT = TrainedMethod(
     "sft_product",
     "SFT, product of experts",
     anchored=False,
-    mixes=False,
-    sets=(("product_of_experts", None),),
+    uses_general=False,
+    overrides=(("product_of_experts", None),),
 )
 # General data also add optimizer steps. This control separates the two effects.
-SFT_ANCHOR_STEPS = Trained(
+SFT_ANCHOR_STEPS = TrainedMethod(
     "sft_anchor_steps",
     "SFT + anchor, TELL's steps",
     anchored=True,
-    mixes=True,
+    uses_general=True,
     equal_steps=True,
 )

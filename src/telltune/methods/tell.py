@@ -3,7 +3,7 @@
 The other methods are its controls, each without one part of TELL.
 """
 
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.recipe import Order
 
 __all__ = ["GENERAL_ONLY", "MIX", "TELL", "TELL_ORDERS"]
@@ -14,16 +14,16 @@ _ORDERS: tuple[tuple[Order, str], ...] = (
     ("general_first", "general first"),
 )
 
-TELL = Trained("tell", "TELL", anchored=True, mixes=True)
-MIX = Trained("mix", "TELL without anchor", anchored=False, mixes=True)
-GENERAL_ONLY = Trained(
+TELL = TrainedMethod("tell", "TELL", anchored=True, uses_general=True)
+MIX = TrainedMethod("mix", "TELL without anchor", anchored=False, uses_general=True)
+GENERAL_ONLY = TrainedMethod(
     "general_only",
     "general data only, evaluated with anchor",
     anchored=True,
-    mixes=True,
+    uses_general=True,
     learns=False,
 )
 TELL_ORDERS = tuple(
-    Trained(f"tell_{order}", f"TELL, {label}", anchored=True, mixes=True, order=order)
+    TrainedMethod(f"tell_{order}", f"TELL, {label}", anchored=True, uses_general=True, order=order)
     for order, label in _ORDERS
 )

@@ -1,12 +1,14 @@
 """Variants of TELL that select, order, weight or add task and general data."""
 
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 
 __all__ = ["TELL_VALUED"]
 
 
-def _tell(name: str, label: str, *sets: tuple[str, object]) -> Trained:
-    return Trained(f"tell_{name}", f"TELL, {label}", anchored=True, mixes=True, sets=sets)
+def _tell(name: str, label: str, *overrides: tuple[str, object]) -> TrainedMethod:
+    return TrainedMethod(
+        f"tell_{name}", f"TELL, {label}", anchored=True, uses_general=True, overrides=overrides
+    )
 
 
 # Pointwise V-information, from models trained on the other examples (arXiv 2110.08420).

@@ -1,7 +1,7 @@
 """Base models, adapters, and the packed computation shared by training and scoring."""
 
 from telltune.models.loading import (
-    BaseModel,
+    LoadedModel,
     base_revision,
     base_weights,
     check_named,
@@ -28,8 +28,8 @@ from telltune.models.targets import (
 
 __all__ = [
     "LOCAL",
-    "BaseModel",
     "Layers",
+    "LoadedModel",
     "ModelShape",
     "Origin",
     "adapter_targets",

@@ -30,7 +30,7 @@ __all__ = [
     "EMBEDDED_ORIGIN",
     "EMBEDDED_PACKAGE",
     "PLAIN_TEMPLATE",
-    "BaseModel",
+    "LoadedModel",
     "base_revision",
     "base_weights",
     "check_named",
@@ -75,7 +75,7 @@ PLAIN_TEMPLATE = (
 
 
 @dataclass
-class BaseModel:
+class LoadedModel:
     """A loaded base model, shared by all methods that run on it.
 
     Attributes:
@@ -120,7 +120,7 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = False) -> BaseModel:
+def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = False) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
@@ -160,7 +160,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     tokenizer = load_tokenizer(spec)
     embedding: Any = model.get_input_embeddings()
     check_vocabulary(tokenizer, embedding.weight.shape[0], spec.name)
-    return BaseModel(model, tokenizer, spec.name, _revision(spec, model.config, folder))
+    return LoadedModel(model, tokenizer, spec.name, _revision(spec, model.config, folder))
 
 
 def base_revision(spec: ModelSpec) -> str:
@@ -310,7 +310,7 @@ def template_file(spec: ModelSpec) -> Path | None:
         return None
 
 
-def load_adapter(base: BaseModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """Load an adapter folder onto its base model; its chat template includes the anchor.
 
     Raises:

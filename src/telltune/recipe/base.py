@@ -8,10 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from telltune.masking import holds_secret
 
-__all__ = ["Part", "short"]
+__all__ = ["ConfigModel", "short"]
 
 
-class Part(BaseModel):
+class ConfigModel(BaseModel):
     """Part of a recipe: immutable, without unknown keys, infinite numbers or secrets."""
 
     model_config = ConfigDict(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from telltune.recipe.base import Part
+from telltune.recipe.base import ConfigModel
 
 __all__ = [
     "ConfidenceSpec",
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class GeneralChoiceSpec(Part):
+class GeneralChoiceSpec(ConfigModel):
     """Choice of general examples for the mixture; by default they are random."""
 
     take: Literal["nearest", "diverse"] = "nearest"
@@ -34,7 +34,7 @@ class GeneralChoiceSpec(Part):
     """`embedded` (all-MiniLM-L6-v2 from PyPI), a hub id, or a folder."""
 
 
-class SynthesisSpec(Part):
+class SynthesisSpec(ConfigModel):
     """Generation of task data by the model itself, from the given examples."""
 
     make: Literal["examples", "auxiliary"] = "examples"
@@ -57,7 +57,7 @@ class SynthesisSpec(Part):
     third source. `only` trains on them alone, with demonstrations in the prompt, as published."""
 
 
-class PseudoLabelSpec(Part):
+class PseudoLabelSpec(ConfigModel):
     """Pseudo-labeled training examples from the inputs in `task.unlabeled`."""
 
     by: Literal["auto", "encoder", "tfidf", "model"] = "auto"
@@ -72,7 +72,7 @@ class PseudoLabelSpec(Part):
     agree are kept."""
 
 
-class ProductSpec(Part):
+class ProductSpec(ConfigModel):
     """Product of experts: the label that is most likely under adapter and classifier together."""
 
     by: Literal["auto", "encoder", "tfidf"] = "auto"
@@ -80,7 +80,7 @@ class ProductSpec(Part):
     by cross-validation on the labeled examples."""
 
 
-class SelectionSpec(Part):
+class SelectionSpec(ConfigModel):
     """Selection and order of task examples by score."""
 
     by: Literal["pvi", "memory"] = "pvi"
@@ -134,7 +134,7 @@ class SelectionSpec(Part):
         return share
 
 
-class ConfidenceSpec(Part):
+class ConfidenceSpec(ConfigModel):
     """Weighting of task examples by their confidence c; by default there is none."""
 
     by: Literal["column", "pvi"] = "column"
@@ -144,7 +144,7 @@ class ConfidenceSpec(Part):
     does both."""
 
 
-class MetaSpec(Part):
+class MetaSpec(ConfigModel):
     """Meta-learned initial weights of the adapter, with each general source as one task."""
 
     algorithm: Literal["maml", "fomaml", "reptile"] = "reptile"

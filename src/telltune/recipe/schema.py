@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from telltune.recipe.base import Part, short
+from telltune.recipe.base import ConfigModel, short
 from telltune.recipe.data_selection import (
     ConfidenceSpec,
     GeneralChoiceSpec,
@@ -78,7 +78,7 @@ def as_number(value: T | Literal["auto"]) -> T:
     return value
 
 
-class ModelSpec(Part):
+class ModelSpec(ConfigModel):
     """Base model."""
 
     name: str = "embedded"
@@ -97,7 +97,7 @@ class ModelSpec(Part):
     `quantized`."""
 
 
-class Columns(Part):
+class Columns(ConfigModel):
     """Columns of data whose schema telltune does not recognize."""
 
     prompt: str
@@ -112,7 +112,7 @@ class Columns(Part):
     """Column with the reason why the answer is right, for the method `rcl`."""
 
 
-class DataSpec(Part):
+class DataSpec(ConfigModel):
     """Location and format of one data set."""
 
     path: str
@@ -148,7 +148,7 @@ DataList = Annotated[
 ]
 
 
-class TaskSpec(Part):
+class TaskSpec(ConfigModel):
     """Task data, which are scarce."""
 
     embedded: str | None = None
@@ -190,7 +190,7 @@ class TaskSpec(Part):
         return share
 
 
-class GeneralSpec(Part):
+class GeneralSpec(ConfigModel):
     """General data, which are abundant: instructions and answers."""
 
     sources: DataList
@@ -203,7 +203,7 @@ def _as_sources(value: Any) -> Any:
     return {"sources": value} if one else value
 
 
-class AnchorSpec(Part):
+class AnchorSpec(ConfigModel):
     """Anchor: a fixed text added to every task example in training and at inference."""
 
     prompt: str
@@ -215,7 +215,7 @@ class AnchorSpec(Part):
     """Turn that contains `prompt`: `user` or `system`."""
 
 
-class MixtureSpec(Part):
+class MixtureSpec(ConfigModel):
     """Proportions and order of task and general data."""
 
     leverage_ratio: float = Field(default=8.0, ge=0)
@@ -228,7 +228,7 @@ class MixtureSpec(Part):
     """Order of the examples. TELL uses `shuffled`; the others are controls."""
 
 
-class LoraSpec(Part):
+class LoraSpec(ConfigModel):
     """LoRA adapter (arXiv 2106.09685), with the values of arXiv 2408.10841."""
 
     rank: PositiveInt = 16
@@ -241,7 +241,7 @@ class LoraSpec(Part):
     """PEFT's `target_modules`."""
 
 
-class TrainingSpec(Part):
+class TrainingSpec(ConfigModel):
     """Training settings."""
 
     full_parameters: bool = False
@@ -287,7 +287,7 @@ class TrainingSpec(Part):
     """Number of steps between checkpoints; by default ten checkpoints per run."""
 
 
-class EvaluationSpec(Part):
+class EvaluationSpec(ConfigModel):
     """Evaluation settings."""
 
     metrics: list[str] | None = None
@@ -309,7 +309,7 @@ class EvaluationSpec(Part):
     """Confidence level of the intervals, e.g. 0.95."""
 
 
-class FewShotSpec(Part):
+class FewShotSpec(ConfigModel):
     """Task examples shown in the prompt, for the method `few_shot`."""
 
     examples: PositiveInt | None = None
@@ -320,7 +320,7 @@ class FewShotSpec(Part):
     similar to each question, the most similar last."""
 
 
-class OverPromptSpec(Part):
+class OverPromptSpec(ConfigModel):
     """Many inputs in one prompt, for the method `over_prompt`."""
 
     inputs: PositiveInt = 10
@@ -334,7 +334,7 @@ class OverPromptSpec(Part):
     """Number of solved groups of task examples before the question."""
 
 
-class Recipe(Part):
+class Recipe(ConfigModel):
     """Recipe of a run.
 
     Example:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
 from telltune.storage import write_text
-from telltune.study.results import ANSWERS, Row
+from telltune.study.results import ANSWERS, ResultRow
 from telltune.study.runner import FAILURES, Answered, CellWorker, score_cell
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Cluster:
         out: Path,
         split: Split,
         mixing: Recipe | None,
-    ) -> Iterator[tuple[Cell, Row]]:
+    ) -> Iterator[tuple[Cell, ResultRow]]:
         """Start cells in the given order and yield each with its row as it finishes.
 
         Args:
@@ -161,7 +161,7 @@ def _answer(
     split: Split,
     mixing: Recipe | None,
     folder: str,
-) -> tuple[Answered | Row, str | None]:
+) -> tuple[Answered | ResultRow, str | None]:
     """Train and answer a cell on a node; also return the traceback if it failed."""
     if Path(folder).is_dir():
         os.chdir(folder)  # relative paths in recipes start here
@@ -173,10 +173,12 @@ def _answer(
         return worker.answer(cell, key), _text(out / FAILURES / f"{key}.txt")
 
 
-def _score(answered: tuple[Answered | Row, str | None]) -> tuple[Row, str | None, str | None]:
+def _score(
+    answered: tuple[Answered | ResultRow, str | None],
+) -> tuple[ResultRow, str | None, str | None]:
     """Score a cell on a node; return its row, its answers file and the traceback of a failure."""
     found, failure = answered
-    if isinstance(found, Row):
+    if isinstance(found, ResultRow):
         return found, None, failure
     with tempfile.TemporaryDirectory() as name:
         row = score_cell(found, Path(name))
@@ -188,7 +190,7 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def _lost(cell: Cell, key: str, split: Split, error: Exception) -> Row:
+def _lost(cell: Cell, key: str, split: Split, error: Exception) -> ResultRow:
     """Return the row of a cell whose node or process was lost in every attempt."""
     reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return replace(CellWorker.blank(cell, key, split), reason=reason)

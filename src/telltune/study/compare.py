@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import DataError, RecipeError
-from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
+from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.metrics import get_metric
 from telltune.evaluation.score import (
@@ -22,11 +22,11 @@ from telltune.evaluation.score import (
     keep_scores,
     write_predictions,
 )
-from telltune.fitting.build_plan import prepare, reach
-from telltune.fitting.model_info import known_model
-from telltune.fitting.output_folder import alone, claim, record_recipe
+from telltune.fitting.build_plan import build_run_plan, max_general_index
+from telltune.fitting.model_info import load_model_info
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.protocol import Settings
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline, suitable_baselines
 from telltune.methods.few_shot import FewShot
 from telltune.methods.registry import get_method
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Method
     from telltune.recipe import AnyRecipe, Recipe
 
-__all__ = ["Row", "compare", "default_methods"]
+__all__ = ["ComparisonRow", "compare", "default_methods"]
 
 _ASIDE = ForgettingSpec(examples=32, prompts=16)
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One method's result.
 
     Attributes:
@@ -122,7 +122,7 @@ def compare(
     out: str | Path,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Run each method and score it on the task's test items.
 
     All methods are checked before the first one runs. Adapters and baselines are saved to
@@ -145,26 +145,26 @@ def compare(
     chosen = [get_method(name) for name in names]
     if not chosen:
         raise RecipeError("no method is named; name at least one, e.g. --method sft,tell.")
-    with alone(out):
+    with lock_folder(out):
         return _compare(recipe, chosen, out, overwrite=overwrite, progress=progress)
 
 
 def _compare(
     recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
-) -> list[Row]:
-    claim(out, recipe, overwrite=overwrite)
+) -> list[ComparisonRow]:
+    check_resumable(out, recipe, overwrite=overwrite)
     task = load_task(recipe)
     items = load_split(recipe, "test")
     test = items[: recipe.evaluation.max_items]
     answers = task_answers(recipe, task, items)
     check_metrics(answers.metrics)
-    general = load_general(recipe) if any(method.mixes for method in chosen) else None
-    model = known_model(recipe.model)
+    general = load_general(recipe) if any(method.uses_general for method in chosen) else None
+    model = load_model_info(recipe.model)
     used = 0
     for method in chosen:
-        if isinstance(method, Trained):
-            prepared = prepare(method, task, general, model, recipe)
-            used = max(used, reach(method, recipe, prepared))
+        if isinstance(method, TrainedMethod):
+            run_plan = build_run_plan(method, task, general, model, recipe)
+            used = max(used, max_general_index(method, recipe, run_plan))
         elif isinstance(method, Baseline):
             method.data(task, model.tokenizer.load(), recipe)
         elif isinstance(method, FewShot):
@@ -176,7 +176,11 @@ def _compare(
     looks = task_format([example.completion for example in task.train])
     base = None
     summary = out / "summary.json"
-    rows = [Row(**row) for row in json.loads(summary.read_text())] if summary.exists() else []
+    rows = (
+        [ComparisonRow(**row) for row in json.loads(summary.read_text())]
+        if summary.exists()
+        else []
+    )
     done = {row.method for row in rows}
     for method in [method for method in chosen if method.name not in done]:
         if base is None or recipe.training.full_parameters:
@@ -217,13 +221,15 @@ def _compare(
                     of=len(items),
                     confidence=recipe.evaluation.confidence,
                 )
-            aside = None
+            forgetting = None
             if held_out and predictor.model is not None:
-                aside = measure_aside(predictor, base.tokenizer, held_out, _ASIDE.prompts, looks)
+                forgetting = measure_forgetting(
+                    predictor, base.tokenizer, held_out, _ASIDE.prompts, looks
+                )
         gc.collect()
         name, interval = evaluation.headline
         cost = predictor.cost
-        row = Row(
+        row = ComparisonRow(
             method.name,
             round(interval.score, 3),
             round(interval.low, 3),
@@ -234,8 +240,10 @@ def _compare(
             round(cost.seconds, 1),
             evaluation.items,
             list(evaluation.warnings),
-            None if aside is None else round(aside.general_nll, 3),
-            None if aside is None or aside.leakage is None else round(aside.leakage, 3),
+            None if forgetting is None else round(forgetting.general_nll, 3),
+            None
+            if forgetting is None or forgetting.leakage is None
+            else round(forgetting.leakage, 3),
             unlabeled_examples=cost.unlabeled_examples,
         )
         rows.append(row)
@@ -257,10 +265,10 @@ def _held_out(general: GeneralData | None, used: int, seed: int) -> list[Example
         return []
 
 
-def _against_sft(rows: list[Row], out: Path, confidence: float) -> list[Row]:
+def _against_sft(rows: list[ComparisonRow], out: Path, confidence: float) -> list[ComparisonRow]:
     """Return the rows with paired differences to `sft`, computed from the saved answers."""
 
-    def run(row: Row) -> Scored:
+    def run(row: ComparisonRow) -> Scored:
         path = out / "predictions" / f"{row.method}.jsonl"
         items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))

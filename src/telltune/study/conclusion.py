@@ -11,12 +11,12 @@ from telltune.methods.registry import get_method
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.study.compare import Row
+    from telltune.study.compare import ComparisonRow
 
 __all__ = ["best_trained", "conclusion"]
 
 
-def best_trained(rows: Sequence[Row]) -> Row | None:
+def best_trained(rows: Sequence[ComparisonRow]) -> ComparisonRow | None:
     """Return the row of the trained method with the highest score; the first of equals.
 
     Return None if no method was trained or the score is a perplexity.
@@ -25,7 +25,7 @@ def best_trained(rows: Sequence[Row]) -> Row | None:
     return max(trained, key=lambda row: row.score, default=None)
 
 
-def conclusion(rows: Sequence[Row]) -> list[str]:
+def conclusion(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return the findings of a comparison as sentences."""
     best, said = best_trained(rows), []
     sft = next((row for row in rows if row.method == "sft"), None)
@@ -37,11 +37,11 @@ def conclusion(rows: Sequence[Row]) -> list[str]:
     return [*said, *_forgotten(rows)]
 
 
-def _trained(rows: Sequence[Row]) -> list[Row]:
+def _trained(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return [row for row in rows if get_method(row.method).trains]
 
 
-def _gain(best: Row, sft: Row) -> str:
+def _gain(best: ComparisonRow, sft: ComparisonRow) -> str:
     if best is sft:
         return f"No other trained method scores higher than sft ({sft.score:.1f})."
     told = f"{best.method} scores {best.score:.1f} with {best.task_tokens:,} labeled tokens"
@@ -52,14 +52,14 @@ def _gain(best: Row, sft: Row) -> str:
     return f"{told}: {'a clear gain' if clear else 'no clear difference on these items'}."
 
 
-def _quick(quick: Row, best: Row) -> str:
+def _quick(quick: ComparisonRow, best: ComparisonRow) -> str:
     told = f"The baseline {quick.method} scores {quick.score:.1f} after {quick.seconds:,.0f} s"
     if quick.high < best.score:
         return f"{told}, less than {best.method}."
     return f"{told}; for this task alone, an adapter may not be needed."
 
 
-def _forgotten(rows: Sequence[Row]) -> list[str]:
+def _forgotten(rows: Sequence[ComparisonRow]) -> list[str]:
     known = [row for row in rows if row.general_loss is not None]
     base, trained = [row for row in known if row.method == "base"], _trained(known)
     if not base or not trained:

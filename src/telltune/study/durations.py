@@ -9,13 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
 __all__ = ["expected_seconds"]
 
 
-def expected_seconds(cells: Sequence[Cell], rows: Iterable[Row]) -> list[float]:
+def expected_seconds(cells: Sequence[Cell], rows: Iterable[ResultRow]) -> list[float]:
     """Estimate the seconds of each cell, accurately enough to start with the longest.
 
     The estimate interpolates over the trained tokens of finished cells of the same method and task,
@@ -32,7 +32,7 @@ def expected_seconds(cells: Sequence[Cell], rows: Iterable[Row]) -> list[float]:
     return [_expected(cell, finished) for cell in cells]
 
 
-def _expected(cell: Cell, finished: list[Row]) -> float:
+def _expected(cell: Cell, finished: list[ResultRow]) -> float:
     alike = (
         [row for row in finished if (row.task, row.name) == (cell.task, cell.name)]
         or [row for row in finished if row.name == cell.name]
@@ -45,6 +45,6 @@ def _expected(cell: Cell, finished: list[Row]) -> float:
     return float(np.interp(_tokens(cell), [_tokens(row) for row in alike], known))
 
 
-def _tokens(cell: Cell | Row) -> float:
+def _tokens(cell: Cell | ResultRow) -> float:
     """Return the approximate number of tokens that a cell trains on in one pass."""
     return (cell.size or 0) * (1 + (cell.leverage_ratio or 0.0))

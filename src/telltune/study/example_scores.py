@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import load_task
-from telltune.fitting.output_folder import alone, claim, record_recipe
-from telltune.fitting.selection import usable
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
+from telltune.fitting.selection import examples_in_budget
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, as_recipe
 from telltune.storage import write_json, write_text
@@ -79,12 +79,12 @@ def score_examples(
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)
     spec = recipe.selection or SelectionSpec()
-    with alone(out):
-        claim(out, recipe, overwrite=overwrite)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
         with phase("loading the model", shown=progress):
             base = load_base(recipe.model, recipe.training.precision)
-        examples = usable(task, base, recipe)
+        examples = examples_in_budget(task, base, recipe)
         record_recipe(out, recipe, overwrite=overwrite)
         found = score(base, examples, task.anchor, recipe, spec, progress=progress)
         rows = _rows(examples, found)

@@ -13,9 +13,9 @@ from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import known_model
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import load_model_info
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.evaluation.registry import Floats
     from telltune.recipe import AnyRecipe, Recipe, TaskSpec
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
 
 __all__ = ["RECOMMENDED", "Estimate", "Recommendation", "gain_of_more", "optimism", "recommend"]
@@ -151,11 +151,11 @@ def recommend(
     quick = suitable_baselines(task, [metric])
     methods = _methods(recipe, task, labels="tfidf_linear" in quick)
     plain = get_method("sft")
-    assert isinstance(plain, Trained)  # by its name
-    prepared = prepare(plain, task, None, known_model(recipe.model), recipe)
-    counts = prepared.counts
+    assert isinstance(plain, TrainedMethod)  # by its name
+    run_plan = build_run_plan(plain, task, None, load_model_info(recipe.model), recipe)
+    counts = run_plan.counts
     found = search(
-        prepared.recipe,
+        run_plan.recipe,
         methods,
         counts.task_tokens,
         out,
@@ -174,10 +174,10 @@ def recommend(
 
 
 def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
-    mixes, anchored = recipe.general is not None, task.anchor is not None
+    uses_general, anchored = recipe.general is not None, task.anchor is not None
     found = ["sft_anchor", "sft"] if anchored else ["sft"]
-    best = "tell" if mixes and anchored else "sft"
-    if mixes and not (anchored and labels):
+    best = "tell" if uses_general and anchored else "sft"
+    if uses_general and not (anchored and labels):
         found.insert(0, "tell" if anchored else "mix")
     if task.unlabeled:
         found.insert(0, f"{best}_pseudo_label")
@@ -191,7 +191,7 @@ def _judge(
 ) -> Recommendation:
     """Choose among the finalists and the methods without training."""
     last = found.rungs[-1]
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[ResultRow]] = {}
     quick = [row for row in found.quick if row.size == last.size]
     for row in [*last.rows, *found.untrained, *quick]:
         if row.status == "done":
@@ -267,7 +267,7 @@ def _choose(
     return min((i for i in alike if names[i] in losses), key=lambda i: losses[names[i]])
 
 
-def _beside(rows: list[Row]) -> dict[str, float]:
+def _beside(rows: list[ResultRow]) -> dict[str, float]:
     kinds = rows[0].forgetting
     return {kind: fmean(row.forgetting[kind] for row in rows) for kind in kinds}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from telltune.data.task import Split
     from telltune.study.spec import Cell
 
-__all__ = ["ANSWERS", "RESULTS", "Results", "Row", "cell_key", "is_finished", "read_answers"]
+__all__ = ["ANSWERS", "RESULTS", "ResultRow", "Results", "cell_key", "is_finished", "read_answers"]
 
 RESULTS = "results.jsonl"
 ANSWERS = "answers"
@@ -25,7 +25,7 @@ ANSWERS = "answers"
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """A finished or failed cell.
 
     Attributes:
@@ -102,7 +102,7 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_answers(folder: Path, row: Row) -> list[dict[str, Any]]:
+def read_answers(folder: Path, row: ResultRow) -> list[dict[str, Any]]:
     """Read the answers of a finished cell, one dictionary per item; see `write_predictions`.
 
     Args:
@@ -136,8 +136,8 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RESULTS
-        self._by_key: dict[str, Row] = {}
-        self._latest: dict[tuple[Any, ...], Row] = {}
+        self._by_key: dict[str, ResultRow] = {}
+        self._latest: dict[tuple[Any, ...], ResultRow] = {}
         if not self.path.exists():
             return
         with writing(self.path):
@@ -150,7 +150,7 @@ class Results:
             with writing(self.path), self.path.open("r+b") as file:
                 file.truncate(sum(len(line) + 1 for line in whole))
 
-    def append(self, row: Row) -> None:
+    def append(self, row: ResultRow) -> None:
         """Append a row and sync it to disk before returning.
 
         Raises:
@@ -166,43 +166,45 @@ class Results:
         self._keep(row)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         """Latest row of each cell; an edited cell replaces its earlier version."""
         return list(self._latest.values())
 
-    def find(self, cell: Cell, key: str) -> Row | None:
+    def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
         named = self._latest.get(_place(cell))
         return named if named is not None and named.key == key else self._by_key.get(key)
 
-    def is_latest(self, cell: Cell, row: Row) -> bool:
+    def is_latest(self, cell: Cell, row: ResultRow) -> bool:
         """Return whether a row is the one that `rows` contains for a cell."""
         return self._latest.get(_place(cell)) is row
 
-    def _keep(self, row: Row) -> None:
+    def _keep(self, row: ResultRow) -> None:
         self._by_key[row.key] = self._latest[_place(row)] = row
 
-    def _row(self, number: int, line: bytes) -> Row:
+    def _row(self, number: int, line: bytes) -> ResultRow:
         try:
             values = json.loads(line)
-            return Row(**{f.name: values[f.name] for f in fields(Row) if f.name in values})
+            return ResultRow(
+                **{f.name: values[f.name] for f in fields(ResultRow) if f.name in values}
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{self.path}:{number}: not a study row ({error}); fix or remove the line."
             ) from None
 
 
-def is_finished(row: Row, *, aside: bool) -> bool:
+def is_finished(row: ResultRow, *, needs_forgetting: bool) -> bool:
     """Return whether a cell does not need to run again.
 
     Args:
         row: Row of the cell.
-        aside: Whether the study measures forgetting. A row from an earlier edit without general
-            data lacks these measurements.
+        needs_forgetting: Whether the study measures forgetting. A row from an earlier edit without
+            general data lacks these measurements.
     """
-    return row.status == "done" and (bool(row.forgetting) or not aside)
+    return row.status == "done" and (bool(row.forgetting) or not needs_forgetting)
 
 
-def _place(cell: Cell | Row) -> tuple[Any, ...]:
+def _place(cell: Cell | ResultRow) -> tuple[Any, ...]:
     """Return the position of a cell in tables."""
     return (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed)

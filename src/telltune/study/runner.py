@@ -15,7 +15,12 @@ from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import TellError
-from telltune.evaluation.forgetting import Aside, held_out_general, measure_aside, task_format
+from telltune.evaluation.forgetting import (
+    Forgetting,
+    held_out_general,
+    measure_forgetting,
+    task_format,
+)
 from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     Answers,
@@ -25,17 +30,17 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.fitting.adapter_folder import versions
-from telltune.fitting.build_plan import prepare, reach
-from telltune.fitting.model_info import KnownModel
-from telltune.fitting.output_folder import alone
+from telltune.fitting.build_plan import build_run_plan, max_general_index
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.output_folder import lock_folder
 from telltune.fitting.protocol import Predictor, Settings
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.masking import masked
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.storage import write_text
 from telltune.study.durations import expected_seconds
-from telltune.study.results import ANSWERS, Results, Row, cell_key, is_finished
+from telltune.study.results import ANSWERS, ResultRow, Results, cell_key, is_finished
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
 
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import Split, TaskData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
 
@@ -66,7 +71,7 @@ class Cells(Protocol):
         out: Path,
         split: Split,
         mixing: Recipe | None,
-    ) -> Iterator[tuple[Cell, Row]]:
+    ) -> Iterator[tuple[Cell, ResultRow]]:
         """Run cells and yield each as it finishes; see `telltune.study.cluster.Cluster`."""
 
 
@@ -79,7 +84,7 @@ def run_cells(
     general: Recipe | None = None,
     progress: bool = True,
     cluster: Cells | None = None,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Run the cells that have no finished row in `out` yet, in order.
 
     A failed cell gets a row with the reason and is retried by the next call. An interrupted cell
@@ -101,17 +106,17 @@ def run_cells(
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
     """
-    with alone(out):
+    with lock_folder(out):
         results = Results(out)
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
         worker = CellWorker(out, forgetting, split, mixing)
-        aside = mixing is not None and forgetting.examples > 0
+        needs_forgetting = mixing is not None and forgetting.examples > 0
         with phase("reading the data", shown=progress):
             keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
         left: dict[str, Cell] = {}
         for cell, key in keys.items():
             row = results.find(cell, key)
-            if row is None or not is_finished(row, aside=aside):
+            if row is None or not is_finished(row, needs_forgetting=needs_forgetting):
                 left.setdefault(key, cell)
         with bar(shown=progress) as shown:
             task = shown.add_task(
@@ -155,13 +160,13 @@ class Answered:
         confidence: Confidence level of the intervals.
     """
 
-    row: Row
+    row: ResultRow
     answers: Answers
     items: list[Example]
     confidence: float
 
 
-def score_cell(found: Answered, out: Path) -> Row:
+def score_cell(found: Answered, out: Path) -> ResultRow:
     """Score a cell's answers and write them to `out`; a failure also returns a row."""
     began = time.perf_counter()
     row = found.row
@@ -198,10 +203,10 @@ class CellWorker:
     split: Split
     mixing: Recipe | None
     """Recipe with the general data for forgetting measurements; None if no cell has any."""
-    _loaded: tuple[Any, BaseModel] | None = None
+    _loaded: tuple[Any, LoadedModel] | None = None
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
-    _asked: dict[tuple[str, str, int], Aside | None] = field(default_factory=dict)
+    _asked: dict[tuple[str, str, int], Forgetting | None] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Return the hashes of all data that a cell reads, except its base."""
@@ -240,16 +245,16 @@ class CellWorker:
 
     def run_all(
         self, cells: Mapping[str, Cell], on_start: Callable[[Cell], None]
-    ) -> Iterator[tuple[Cell, Row]]:
+    ) -> Iterator[tuple[Cell, ResultRow]]:
         """Run cells, given by key, one after another."""
         for key, cell in cells.items():
             on_start(cell)
             yield cell, self.run(cell, key)
 
     @staticmethod
-    def blank(cell: Cell, key: str, split: Split) -> Row:
+    def blank(cell: Cell, key: str, split: Split) -> ResultRow:
         """Return the row of a cell without results."""
-        return Row(
+        return ResultRow(
             key=key,
             status="failed",
             task=cell.task,
@@ -263,12 +268,12 @@ class CellWorker:
             versions=versions() | {"code": _CODE},
         )
 
-    def run(self, cell: Cell, key: str) -> Row:
+    def run(self, cell: Cell, key: str) -> ResultRow:
         """Train, answer, measure forgetting and score; a failure also returns a row."""
         found = self.answer(cell, key)
         return score_cell(found, self.out) if isinstance(found, Answered) else found
 
-    def answer(self, cell: Cell, key: str) -> Answered | Row:
+    def answer(self, cell: Cell, key: str) -> Answered | ResultRow:
         """Run all parts of a cell that need the model: train, answer and measure forgetting.
 
         Returns:
@@ -294,13 +299,13 @@ class CellWorker:
         task, items, of_task = self.task(recipe)
         general = self.general(recipe)
         base = self._base(recipe)
-        work = prepared = None
+        work = run_plan = None
         used = 0
-        if isinstance(method, Trained):
+        if isinstance(method, TrainedMethod):
             work = self.out / _WORK / key
-            known = KnownModel.of(base.model.config, base.tokenizer)
-            prepared = prepare(method, task, general, known, recipe)
-            used = reach(method, recipe, prepared)
+            known = ModelInfo.of(base.model.config, base.tokenizer)
+            run_plan = build_run_plan(method, task, general, known, recipe)
+            used = max_general_index(method, recipe, run_plan)
         # This runs before training, because it fails if there are too few general examples.
         held_out = self._held_out(cell, used)
         began = time.perf_counter()
@@ -311,7 +316,7 @@ class CellWorker:
             recipe,
             work,
             progress=False,
-            prepared=prepared,
+            run_plan=run_plan,
             save=False,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
         )
@@ -349,16 +354,18 @@ class CellWorker:
         return held_out_general(general, self.forgetting.examples, used, cell.seed)
 
     def _aside(
-        self, predictor: Predictor, task: TaskData, base: BaseModel, held_out: Sequence[Example]
-    ) -> Aside | None:
+        self, predictor: Predictor, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
+    ) -> Forgetting | None:
         if not held_out or predictor.model is None:
             return None
         looks = task_format([example.completion for example in task.train])
-        return measure_aside(predictor, base.tokenizer, held_out, self.forgetting.prompts, looks)
+        return measure_forgetting(
+            predictor, base.tokenizer, held_out, self.forgetting.prompts, looks
+        )
 
     def _before(
-        self, cell: Cell, task: TaskData, base: BaseModel, held_out: Sequence[Example]
-    ) -> Aside | None:
+        self, cell: Cell, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
+    ) -> Forgetting | None:
         """Return the forgetting measurements of the base, taken once per task and seed."""
         key = (base.revision, cell.task, cell.seed)
         if key not in self._asked:
@@ -366,7 +373,7 @@ class CellWorker:
             self._asked[key] = self._aside(predictor, task, base, held_out)
         return self._asked[key]
 
-    def _base(self, recipe: Recipe) -> BaseModel:
+    def _base(self, recipe: Recipe) -> LoadedModel:
         training = recipe.training
         wanted = (recipe.model, training.precision, training.full_parameters)
         if self._loaded is None or self._loaded[0] != wanted:
@@ -376,7 +383,7 @@ class CellWorker:
         return self._loaded[1]
 
 
-def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> Row:
+def _failed(row: ResultRow, error: Exception, began: float, out: Path, title: str) -> ResultRow:
     """Return the row of a cell that failed with an error, and write the traceback to `out`."""
     write_text(out / FAILURES / f"{row.key}.txt", masked(traceback.format_exc()))
     kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
@@ -385,19 +392,19 @@ def _failed(row: Row, error: Exception, began: float, out: Path, title: str) -> 
     return replace(row, reason=masked(f"{kind}{error}"), seconds=seconds)
 
 
-def _outcome(row: Row) -> str:
+def _outcome(row: ResultRow) -> str:
     if row.status == "failed":
         return f"failed: {row.reason}"
     scored = f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
     return "; ".join([scored, *row.warnings])
 
 
-def _told(before: Aside | None, after: Aside | None) -> dict[str, float]:
+def _told(before: Forgetting | None, after: Forgetting | None) -> dict[str, float]:
     return {
         f"{name}_{when}": round(value, 5)
-        for when, aside in (("before", before), ("after", after))
-        if aside is not None
-        for name, value in asdict(aside).items()
+        for when, needs_forgetting in (("before", before), ("after", after))
+        if needs_forgetting is not None
+        for name, value in asdict(needs_forgetting).items()
         if value is not None
     }
 

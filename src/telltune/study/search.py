@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.recipe import Recipe
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
 __all__ = ["Candidate", "Rung", "Search", "candidates_of", "search"]
@@ -100,7 +100,7 @@ class Rung:
 
     size: int
     seeds: tuple[int, ...]
-    rows: list[Row]
+    rows: list[ResultRow]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -127,12 +127,12 @@ class Search:
 
     rungs: list[Rung]
     candidates: dict[str, Candidate]
-    untrained: list[Row]
-    quick: list[Row]
+    untrained: list[ResultRow]
+    quick: list[ResultRow]
 
-    def rows(self, name: str) -> dict[int, list[Row]]:
+    def rows(self, name: str) -> dict[int, list[ResultRow]]:
         """Return the scored rows of a candidate or baseline by requested task tokens."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[ResultRow]] = {}
         for size in (rung.size for rung in self.rungs):
             rows = [*(r for rung in self.rungs for r in rung.rows), *self.quick]
             done = [r for r in rows if r.name == name and r.size == size and r.status == "done"]
@@ -173,7 +173,7 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
 def _mixes(method: str) -> bool:
     from telltune.methods.registry import get_method
 
-    return get_method(method).mixes
+    return get_method(method).uses_general
 
 
 def search(
@@ -214,7 +214,7 @@ def search(
         size: int,
         seeds: tuple[int, ...],
         beside: ForgettingSpec = _NOTHING,
-    ) -> list[Row]:
+    ) -> list[ResultRow]:
         return run_cells(
             _cells(recipe, names, size, seeds),
             beside,
@@ -252,7 +252,7 @@ def search(
     return Search(rungs, known, run(plain, sizes[-1], _SEEDS[:1]), quick)
 
 
-def _some_done(rows: list[Row]) -> list[Row]:
+def _some_done(rows: list[ResultRow]) -> list[ResultRow]:
     """Return the rows unchanged if at least one is done.
 
     Raises:
@@ -322,7 +322,7 @@ class _Costs:
     besides: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row], known: dict[str, Candidate]) -> _Costs:
+    def of(cls, rows: Sequence[ResultRow], known: dict[str, Candidate]) -> _Costs:
         done = [row for row in rows if row.status == "done"]
         return cls(
             {row.method: row.seconds["training"] / known[row.name].work for row in done},

@@ -34,9 +34,9 @@ __all__ = [
     "StudySpec",
     "TaskEntry",
     "Tasks",
-    "asks_aside",
     "cells_of",
     "load_study",
+    "measures_forgetting",
     "merged_keys",
     "read_spec",
 ]
@@ -217,7 +217,7 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
         raise RecipeError(f"{path}: {'; '.join(explain(error, kind, what))}.") from None
 
 
-def asks_aside(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
+def measures_forgetting(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
     """Return whether forgetting is measured, which needs a cell with general data."""
     return forgetting.examples > 0 and any(cell.recipe.general for cell in cells)
 
@@ -268,10 +268,10 @@ def _cell(
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
     overrides = [f"{key}={yaml.safe_dump(v).strip()}" for key, v in entry.set.items()]
-    values["seed"] = seed if method.sized else 0
-    if method.sized:
+    values["seed"] = seed if method.depends_on_size else 0
+    if method.depends_on_size:
         overrides.append(f"task.max_tokens={size}")
-    if not method.mixes:
+    if not method.uses_general:
         values["general"] = None
     elif ratio is not None and "mixture.leverage_ratio" not in entry.set:
         overrides.append(f"mixture.leverage_ratio={ratio}")
@@ -285,8 +285,8 @@ def _cell(
         task.name or _name_of(recipe),
         method.name,
         entry.name,
-        size if method.sized else None,
-        recipe.mixture.leverage_ratio if method.mixes else None,
+        size if method.depends_on_size else None,
+        recipe.mixture.leverage_ratio if method.uses_general else None,
         recipe.seed,
         recipe,
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_task
-from telltune.fitting.output_folder import alone, claim, record_recipe
-from telltune.fitting.selection import usable
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
+from telltune.fitting.selection import examples_in_budget
 from telltune.models import load_base
 from telltune.recipe import SynthesisSpec, as_recipe
 from telltune.storage import write_json, write_text
@@ -58,13 +58,13 @@ def write_synthetic(
     """
     recipe, out = as_recipe(recipe), Path(out)
     spec = recipe.synthesis or SynthesisSpec()
-    with alone(out):
-        claim(out, recipe, overwrite=overwrite)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
         with phase("loading the model", shown=progress):
             base = load_base(recipe.model, recipe.training.precision)
         record_recipe(out, recipe, overwrite=overwrite)
-        real = usable(task, base, recipe)
+        real = examples_in_budget(task, base, recipe)
         instruction = instruction_of(task.anchor.prompt if task.anchor else None)
         if spec.make == "auxiliary":
             chains = refine(base, real, instruction, seed=recipe.seed)

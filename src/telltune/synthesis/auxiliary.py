@@ -27,7 +27,7 @@ from telltune.storage import cache_folder, read_cached_json, write_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = ["AUXILIARY", "Chain", "Refined", "auxiliary_examples", "refine"]
 
@@ -92,7 +92,7 @@ class Refined:
 
 
 def refine(
-    base: BaseModel, examples: Sequence[Example], instruction: str, *, seed: int = 0
+    base: LoadedModel, examples: Sequence[Example], instruction: str, *, seed: int = 0
 ) -> list[Chain]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
@@ -157,7 +157,7 @@ class _Asker:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: LoadedModel,
         examples: Sequence[Example],
         labels: Sequence[str],
         instruction: str,

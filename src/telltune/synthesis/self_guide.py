@@ -33,7 +33,7 @@ from telltune.training.progress import bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
 
 __all__ = ["Synthetic", "Yield", "instruction_of", "synthesize"]
@@ -97,7 +97,7 @@ class Synthetic:
 
 
 def synthesize(
-    base: BaseModel,
+    base: LoadedModel,
     demonstrations: Sequence[Example],
     instruction: str,
     spec: SynthesisSpec,
@@ -176,7 +176,7 @@ class _Writer:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: LoadedModel,
         demonstrations: Sequence[Example],
         instruction: str,
         spec: SynthesisSpec,

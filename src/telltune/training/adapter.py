@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec, Recipe
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def add_lora(base: BaseModel, spec: LoraSpec, seed: int) -> Any:
+def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
     """Wrap the base in a new LoRA adapter (arXiv 2106.09685), initialized with `seed`.
 
     Raises:
@@ -79,7 +79,7 @@ def trained_bytes(model: Any) -> int:
     return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
 
 
-def trainable(base: BaseModel, recipe: Recipe) -> Any:
+def trainable(base: LoadedModel, recipe: Recipe) -> Any:
     """Prepare a base for training as the recipe says, initialized with the recipe's seed."""
     from transformers import set_seed
 

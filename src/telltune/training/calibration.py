@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.mixture import Mixture
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.loss import LossWeights
 
-__all__ = ["rehearse"]
+__all__ = ["calibrate"]
 
 _ROWS = 6
 _SECONDS = 10.0
 
 
-def rehearse(
-    base: BaseModel,
+def calibrate(
+    base: LoadedModel,
     recipe: Recipe,
     *,
     task: EncodedSet,

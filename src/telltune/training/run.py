@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.confidence import Confidence
     from telltune.training.early_stopping import EarlyStopping
@@ -75,7 +75,7 @@ class TrainingOptions:
 
 
 def train(
-    base: BaseModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
+    base: LoadedModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
 ) -> tuple[Any, float]:
     """Train an adapter (or every weight) on a mixture.
 
@@ -231,7 +231,7 @@ def train(
 
 
 def _inputs(
-    base: BaseModel,
+    base: LoadedModel,
     data: TrainingData,
     general: GeneralData | None,
     start: Mapping[str, Tensor] | None,
@@ -259,7 +259,7 @@ def _inputs(
 
 
 @contextmanager
-def _restored_on_error(base: BaseModel, model: Any, recipe: Recipe) -> Iterator[None]:
+def _restored_on_error(base: LoadedModel, model: Any, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -268,7 +268,7 @@ def _restored_on_error(base: BaseModel, model: Any, recipe: Recipe) -> Iterator[
         raise
 
 
-def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
+def _restore(base: LoadedModel, model: Any, recipe: Recipe) -> None:
     """Restore a base to its state before `trainable`."""
     _forget_checkpointing(base, recipe)
     if recipe.training.full_parameters:
@@ -278,7 +278,7 @@ def _restore(base: BaseModel, model: Any, recipe: Recipe) -> None:
         model.unload()
 
 
-def _forget_checkpointing(base: BaseModel, recipe: Recipe) -> None:
+def _forget_checkpointing(base: LoadedModel, recipe: Recipe) -> None:
     """Turn off gradient checkpointing, because the base is shared with other methods."""
     if recipe.training.gradient_checkpointing:
         base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from telltune.errors import RecipeError
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.lora import FusedLora
-from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.norms import FusedRMSNorm
 from telltune.models.kernels.packing import PackedBatch, can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
@@ -153,7 +153,7 @@ class MixtureTrainer(Trainer):
         # weights before that or keep copies, so they are not used.
         spread = plugin is not None
         self._quick: list[AbstractContextManager[Any]] = (
-            [] if spread else [FusedLora(model), QuickNorms(model)]
+            [] if spread else [FusedLora(model), FusedRMSNorm(model)]
         )
         self._cut = None if spread else cut_loss(model)
         self.step_record: dict[str, Any] = {}

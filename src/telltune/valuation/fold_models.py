@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
     from telltune.data.examples import Example
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SelectionSpec
 
 __all__ = ["pvi_scores"]
@@ -49,7 +49,7 @@ _VERSION = 1
 
 
 def pvi_scores(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     anchor: Anchor | None,
     recipe: Recipe,
@@ -107,7 +107,7 @@ def pvi_scores(
 class _Scorer:
     """Trains and scores fold by fold on one base; finished folds are cached on disk."""
 
-    base: BaseModel
+    base: LoadedModel
     recipe: Recipe
     fold: NDArray[np.int64]
     trains: bool

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
 
 __all__ = [
     "LEVELS",
@@ -95,7 +95,7 @@ class Memory:
 
 
 def memory_of(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     templates: Sequence[str] = TEMPLATES,
     *,
@@ -140,7 +140,7 @@ def memory_of(
     return Memory(np.array(hits, np.int64).T, samples, seconds)
 
 
-def propose_templates(base: BaseModel, count: int, seed: int) -> list[str]:
+def propose_templates(base: LoadedModel, count: int, seed: int) -> list[str]:
     """Let a model write question templates: an instruction followed by the question.
 
     Args:
@@ -185,7 +185,7 @@ def read_aliases(path: str) -> dict[str, list[str]]:
 
 
 def _ask(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     known: Sequence[Sequence[str]],
     template: str,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec
 
 __all__ = ["embeddings_of", "gradients_of", "nearest_first", "spread_first"]
@@ -42,7 +42,7 @@ def embeddings_of(examples: Sequence[Example], model: str) -> NDArray[np.float32
 
 
 def gradients_of(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     lora: LoraSpec,
     seed: int,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from telltune.data.anchor import Anchor
     from telltune.data.examples import Example
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SelectionSpec
 
 __all__ = ["Scores", "score"]
@@ -55,7 +55,7 @@ class Scores:
 
 
 def score(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     anchor: Anchor | None,
     recipe: Recipe,
@@ -101,7 +101,7 @@ def score(
 
 
 def _by_memory(
-    base: BaseModel,
+    base: LoadedModel,
     examples: Sequence[Example],
     recipe: Recipe,
     spec: SelectionSpec,

@@ -9,9 +9,9 @@ import torch
 from test_packing import SMALL, random_model
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.packed_engine import PackedGenerator, _way, _with_quick_layers
+from telltune.inference.packed_engine import PackedGenerator, _layer_backend, _with_quick_layers
 from telltune.models.kernels.attention import attention
-from telltune.models.kernels.decoder_layers import QuickLayers
+from telltune.models.kernels.decoder_layers import FusedLayers
 
 USUAL = ["LlamaConfig", "Qwen2Config", "MistralConfig"]
 # Its layers have the same parts, and scale what they add.
@@ -69,21 +69,21 @@ def test_a_pass_over_many_tokens_is_the_models_own() -> None:
 
 def test_layers_of_another_make_compute_as_they_are() -> None:
     for kind, values in (("Qwen3Config", {"head_dim": 8}), ("GPT2Config", {})):
-        with QuickLayers(model_of(kind, **values), beside) as quick:
+        with FusedLayers(model_of(kind, **values), beside) as quick:
             assert quick._layers == []
     # Without its product a layer is left alone.
-    with QuickLayers(model_of("LlamaConfig"), lambda *layers: None) as quick:
+    with FusedLayers(model_of("LlamaConfig"), lambda *layers: None) as quick:
         assert quick._layers == []
 
 
 def test_layers_that_only_look_the_same_are_found_by_the_trial() -> None:
-    assert _way(model_of("LlamaConfig")) == "quick"
+    assert _layer_backend(model_of("LlamaConfig")) == "quick"
     granite = model_of("GraniteConfig", **GRANITE)
-    with QuickLayers(granite, beside) as quick:
+    with FusedLayers(granite, beside) as quick:
         assert quick._layers
-    assert _way(granite) == "plain"
+    assert _layer_backend(granite) == "plain"
 
 
 def test_layers_that_do_not_tell_of_a_window_leave_models_with_one_alone() -> None:
     # The trial's texts are too short to show it.
-    assert _way(model_of("MistralConfig", sliding_window=1000)) == "plain"
+    assert _layer_backend(model_of("MistralConfig", sliding_window=1000)) == "plain"

@@ -11,7 +11,7 @@ from test_packing import SMALL, random_model
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.norms import FusedRMSNorm
 
 
 def layer(kind: Any = LlamaRMSNorm, dtype: torch.dtype = torch.float32) -> Any:
@@ -31,7 +31,7 @@ def test_result_and_gradient_are_the_layers() -> None:
     model = layer()
     x = torch.randn(2, 5, 16)
     wanted = computed(model, x)
-    with QuickNorms(model):
+    with FusedRMSNorm(model):
         assert "forward" in vars(model[0])
         found = computed(model, x)
     assert "forward" not in vars(model[0])
@@ -44,7 +44,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_the_layer_is() -> None:
     exact = computed(layer(), x.float())
     model = layer(dtype=torch.bfloat16)
     theirs = computed(model, x)
-    with QuickNorms(model):
+    with FusedRMSNorm(model):
         ours = computed(model, x)
     for mine, their, wanted in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == torch.bfloat16
@@ -54,9 +54,9 @@ def test_in_bf16_it_is_as_near_to_fp32_as_the_layer_is() -> None:
 @pytest.mark.parametrize("trained", [False, True])
 def test_other_formulas_and_trained_layers_compute_as_they_are(trained: bool) -> None:
     model = layer(LlamaRMSNorm if trained else GemmaRMSNorm).requires_grad_(trained)
-    with QuickNorms(model):
+    with FusedRMSNorm(model):
         assert "forward" not in vars(model[0])
-    with QuickNorms(torch.nn.LayerNorm(4).requires_grad_(False)):
+    with FusedRMSNorm(torch.nn.LayerNorm(4).requires_grad_(False)):
         pass
 
 
@@ -69,5 +69,5 @@ def test_models_give_the_same_logits(kind: str) -> None:
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         wanted = model(ids).logits
-        with QuickNorms(model):
+        with FusedRMSNorm(model):
             torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-4)

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.data.task import load_general, load_task
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import ModelInfo
 from telltune.methods.tell import TELL
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
@@ -85,8 +85,8 @@ def values(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 def trained(values: dict[str, Any], out: Path, callbacks: list[TrainerCallback]) -> Any:
     recipe = recipe_from_dict(values)
     base = load_base(recipe.model, "fp32")
-    known = KnownModel.of(base.model.config, base.tokenizer)
-    ready = prepare(TELL, load_task(recipe), load_general(recipe), known, recipe)
+    known = ModelInfo.of(base.model.config, base.tokenizer)
+    ready = build_run_plan(TELL, load_task(recipe), load_general(recipe), known, recipe)
     model, _ = train(base, recipe, ready, TrainingOptions(out=out, callbacks=callbacks))
     return {name: w.clone() for name, w in model.named_parameters() if w.requires_grad}
 

@@ -11,7 +11,7 @@ import pytest
 from telltune.errors import RecipeError
 from telltune.research.streams.cascade import TOP, Cascade, Decision, Rung
 from telltune.research.streams.levels import LinearLevel
-from telltune.research.streams.top import Labelled
+from telltune.research.streams.top import LabeledItem
 
 LABELS = ("fruit", "metal")
 WORDS = {"fruit": ("apple", "pear"), "metal": ("iron", "zinc")}
@@ -34,11 +34,13 @@ class Oracle:
         self.asked: list[str] = []
         self.fails = fails
 
-    def label(self, text: str) -> Labelled:
+    def label(self, text: str) -> LabeledItem:
         self.asked.append(text)
         if self.fails(len(self.asked)):
-            return Labelled(None, 5, 0.01, "it timed out")
-        return Labelled(next(k for k, words in WORDS.items() if text.split()[0] in words), 9, 0.01)
+            return LabeledItem(None, 5, 0.01, "it timed out")
+        return LabeledItem(
+            next(k for k, words in WORDS.items() if text.split()[0] in words), 9, 0.01
+        )
 
 
 class Watched(LinearLevel):
@@ -87,10 +89,10 @@ def test_it_hands_on_what_it_cannot_know_and_a_dear_top_is_asked_less() -> None:
     texts = [text if n % 2 else f"fog w{rng.integers(0, 50)}" for n, text in enumerate(plain_texts)]
 
     class Knows(Oracle):
-        def label(self, text: str) -> Labelled:
+        def label(self, text: str) -> LabeledItem:
             self.asked.append(text)
             if text.startswith("fog"):
-                return Labelled(LABELS[rng.integers(0, 2)], 9, 0.01)
+                return LabeledItem(LABELS[rng.integers(0, 2)], 9, 0.01)
             return super().label(text)
 
     asked = {}

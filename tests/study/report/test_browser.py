@@ -103,10 +103,10 @@ def test_it_fits_the_screen_in_light_and_dark(
     box = f"document.querySelector('.chart svg').getBoundingClientRect().right <= {size['width']}"
     page.wait_for_function(box)
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
-    assert colour(page, "body", "background-color") == (DARK if scheme == "dark" else LIGHT)
+    assert color(page, "body", "background-color") == (DARK if scheme == "dark" else LIGHT)
     # Charts take part without being drawn again.
     axis = "rgb(163, 172, 184)" if scheme == "dark" else "rgb(87, 96, 106)"
-    assert colour(page, ".chart svg .role-axis-label text", "fill") == axis
+    assert color(page, ".chart svg .role-axis-label text", "fill") == axis
     assert page.evaluate(OVERLAPS) == []
     largest = page.locator("#emergence .role-axis-label text", has_text="60k").first
     assert largest.evaluate("label => getComputedStyle(label).opacity") == "1"
@@ -131,11 +131,11 @@ def test_wide_tables_scroll_in_their_own_box(page: Any) -> None:
 
 def test_paper_is_white(page: Any) -> None:
     page.emulate_media(color_scheme="dark", media="print")
-    assert colour(page, "body", "background-color") == LIGHT
+    assert color(page, "body", "background-color") == LIGHT
     page.emulate_media(media="screen")
 
 
-def colour(page: Any, selector: str, what: str) -> str:
+def color(page: Any, selector: str, what: str) -> str:
     found: str = page.locator(selector).first.evaluate(
         f"element => getComputedStyle(element)['{what}']"
     )

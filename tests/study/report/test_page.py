@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
 
 HOSTILE = "</script><img src=http://evil.example/x onerror=alert(1)> & {{ 7 * 7 }}<b>"
 
@@ -71,8 +71,8 @@ def report(folder: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def study(
-    write_study: Callable[..., list[Row]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Row], Page]:
+    write_study: Callable[..., list[ResultRow]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[ResultRow], Page]:
     folder = tmp_path_factory.mktemp("study")
     rows = write_study(folder)
     return folder, rows, report(folder)
@@ -139,7 +139,7 @@ def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
 
 
 def test_items_are_shown_one_by_one_where_general_data_grow(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     rows = write_study(tmp_path, **small(ratios=(0.0, 1.0, 5.0, 20.0), sizes=(3000,)))
     page = report(tmp_path)
@@ -159,7 +159,7 @@ def test_items_are_shown_one_by_one_where_general_data_grow(
 
 
 def test_of_many_items_some_are_shown_and_it_says_so(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     write_study(
         tmp_path,
@@ -206,7 +206,9 @@ def small(**values: Any) -> dict[str, Any]:
     return {"tasks": ("routing",), "sizes": (3000, 10000), "ratios": (5.0,), "items": 40} | values
 
 
-def test_hostile_text_stays_text(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+def test_hostile_text_stays_text(
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
+) -> None:
     names = {HOSTILE: 0.5, "sft": 0.0}
     write_study(
         tmp_path, names, **small(tasks=(HOSTILE,), seeds=(0,), sizes=(3000,), prompt=HOSTILE)
@@ -218,7 +220,9 @@ def test_hostile_text_stays_text(write_study: Callable[..., list[Row]], tmp_path
     assert any(HOSTILE in json.dumps(spec, ensure_ascii=False) for spec in page.specs["efficiency"])
 
 
-def test_one_seed_is_no_certainty(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+def test_one_seed_is_no_certainty(
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
+) -> None:
     write_study(tmp_path, **small(seeds=(0,)))
     verdict = report(tmp_path).text["verdict"]
     assert "one seed: this holds for these runs only" in verdict
@@ -230,7 +234,7 @@ def test_one_seed_is_no_certainty(write_study: Callable[..., list[Row]], tmp_pat
     [(0.0, "is neither clearly better nor worse"), (-2.5, "is clearly worse on 1 of 1 task:")],
 )
 def test_no_gain_is_told_as_it_is(
-    write_study: Callable[..., list[Row]], tmp_path: Path, tell: float, said: str
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path, tell: float, said: str
 ) -> None:
     write_study(tmp_path, {"sft": 0.0, "tell": tell}, **small(items=80))
     verdict = " ".join(report(tmp_path).text["verdict"].split())
@@ -239,7 +243,7 @@ def test_no_gain_is_told_as_it_is(
 
 
 def test_one_method_alone_is_no_comparison(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     write_study(tmp_path, {"tell": 1.0}, **small())
     page = report(tmp_path)
@@ -247,7 +251,9 @@ def test_one_method_alone_is_no_comparison(
     assert "Highest scores: tell with 10,000" in page.text["verdict"]
 
 
-def test_failed_cells_are_named(write_study: Callable[..., list[Row]], tmp_path: Path) -> None:
+def test_failed_cells_are_named(
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
+) -> None:
     write_study(
         tmp_path, {"sft": 0.0, "tell": 1.0, "few_shot": 0.0}, failed=["few_shot"], **small()
     )
@@ -257,7 +263,7 @@ def test_failed_cells_are_named(write_study: Callable[..., list[Row]], tmp_path:
 
 
 def test_warnings_are_listed_with_their_cells(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     write_study(tmp_path, {"sft": 0.0, "tell": 1.0}, **small(seeds=(0,)))
     assert "warnings" not in report(tmp_path).text
@@ -272,7 +278,7 @@ def test_warnings_are_listed_with_their_cells(
 
 
 def test_nothing_finished_is_no_report(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     write_study(tmp_path, {"tell": 1.0}, failed=["tell"], **small())
     with pytest.raises(StorageError, match="no finished cell"):
@@ -281,7 +287,7 @@ def test_nothing_finished_is_no_report(
 
 
 def test_a_missing_file_of_answers_is_named(
-    write_study: Callable[..., list[Row]], tmp_path: Path
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     row = write_study(tmp_path, {"tell": 1.0}, **small())[0]
     (tmp_path / ANSWERS / f"{row.key}.jsonl").unlink()

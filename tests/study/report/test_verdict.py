@@ -8,7 +8,7 @@ from telltune.study.report.verdict import Verdict, give_verdict, tell_emergence,
 from telltune.study.statistics.emergence import Emergence
 from telltune.study.statistics.item_changes import ItemChanges
 from telltune.study.statistics.summary import Comparison, GeneralCurve, Point, SavedData, Summary
-from telltune.study.statistics.time_breakdown import Spent
+from telltune.study.statistics.time_breakdown import TimeBreakdown
 
 CLEAR, UNCLEAR = 0.01, 0.4
 
@@ -30,7 +30,7 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
         ],
         general_curves=[],
         failed=[],
-        spent=Spent(1.0, 1.0, 1.0, 0.1, 0.0, 0.03),
+        spent=TimeBreakdown(1.0, 1.0, 1.0, 0.1, 0.0, 0.03),
     )
 
 

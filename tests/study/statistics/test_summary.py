@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from telltune.errors import StorageError
-from telltune.study.results import ANSWERS, Results, Row
+from telltune.study.results import ANSWERS, ResultRow, Results
 from telltune.study.statistics.item_changes import ItemChanges
 from telltune.study.statistics.summary import summarize
 
@@ -30,7 +30,7 @@ def put(
     size: int | None = 1000,
     seed: int = 0,
     ratio: float | None = None,
-) -> Row:
+) -> ResultRow:
     """A finished cell in which a share of the items is right, the first ones."""
     right = round(share * ITEMS)
     answers = ["yes"] * right + ["no"] * (ITEMS - right)
@@ -41,7 +41,7 @@ def put(
     ]
     (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
     (folder / ANSWERS / f"{key}.jsonl").write_text("\n".join(lines) + "\n")
-    row = Row(
+    row = ResultRow(
         key,
         "done",
         task,
@@ -178,7 +178,7 @@ def test_general_data_alone_has_a_curve_too(tmp_path: Path) -> None:
 def test_failed_cells_are_listed(tmp_path: Path) -> None:
     put(tmp_path, "sft", 0.5)
     Results(tmp_path).append(
-        Row("k", "failed", "routing", "tell", "tell", 1000, 8, 0, reason="no memory")
+        ResultRow("k", "failed", "routing", "tell", "tell", 1000, 8, 0, reason="no memory")
     )
     summary = summarize(tmp_path)
     assert [(one["name"], one["reason"]) for one in summary.failed] == [("tell", "no memory")]

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from telltune.study.results import Row
+from telltune.study.results import ResultRow
 from telltune.study.statistics.time_breakdown import time_spent
 
 
-def row(key: str, status: str = "done", **seconds: float) -> Row:
+def row(key: str, status: str = "done", **seconds: float) -> ResultRow:
     name = f"method {key}"
-    return Row(key, status, "routing", name, name, 1000, None, 0, seconds=seconds)  # type: ignore[arg-type]
+    return ResultRow(key, status, "routing", name, name, 1000, None, 0, seconds=seconds)  # type: ignore[arg-type]
 
 
 def test_overhead_is_what_is_neither_training_nor_asking() -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import Row, read_jsonl
+from telltune.data.embedded.rows import SourceRow, read_jsonl
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
 
@@ -66,7 +66,7 @@ _SETS = (
 )
 
 
-def _parse(row: Row) -> _Choice | None:
+def _parse(row: SourceRow) -> _Choice | None:
     question = row.text("question").split("\nPlease choose the correct option")[0].strip()
     passage = row.text("passage") if "passage" in row.fields else ""
     found = [_OPTION.match(line) for line in row.text("options").splitlines()]

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import Row, read_jsonl
+from telltune.data.embedded.rows import SourceRow, read_jsonl
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.examples import Example
 
@@ -209,7 +209,7 @@ _QUESTIONS_A_QUIZ = 5
 
 
 def _stories() -> Iterator[Example]:
-    by_story: dict[str, list[Row]] = defaultdict(list)
+    by_story: dict[str, list[SourceRow]] = defaultdict(list)
     for row in read_jsonl("NarrativeQA/test.jsonl"):
         by_story[row.fields["passage"]].append(row)
     for rows in by_story.values():
@@ -222,7 +222,7 @@ def _stories() -> Iterator[Example]:
             yield from _story_examples(story, group, number=start // _QUESTIONS_A_QUIZ)
 
 
-def _story_examples(story: str, group: list[Row], *, number: int) -> Iterator[Example]:
+def _story_examples(story: str, group: list[SourceRow], *, number: int) -> Iterator[Example]:
     first, *others = group
     question, answer = _as_sentence(first.text("question")), _story_answer(first)
     prompt = pick(
@@ -247,7 +247,7 @@ def _story_examples(story: str, group: list[Row], *, number: int) -> Iterator[Ex
         yield Example(prompt, solved, "narrative_qa", others[0].origin)
 
 
-def _story_answer(row: Row) -> str:
+def _story_answer(row: SourceRow) -> str:
     answers: list[str] = row.fields["answer"]
     return _as_sentence(max((" ".join(answer.split()) for answer in answers), key=len), end=".")
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Row", "read_csv", "read_jsonl"]
+__all__ = ["SourceRow", "read_csv", "read_jsonl"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One record of a data set.
 
     Attributes:
@@ -35,7 +35,7 @@ class Row:
         return "\n".join(" ".join(line.split()) for line in lines)
 
 
-def read_jsonl(relative: str) -> Iterator[Row]:
+def read_jsonl(relative: str) -> Iterator[SourceRow]:
     """Yield the rows of a JSON-lines file, such as "MMLU/test.jsonl".
 
     Raises:
@@ -47,13 +47,13 @@ def read_jsonl(relative: str) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield Row(json.loads(line), _origin(relative, number))
+                yield SourceRow(json.loads(line), _origin(relative, number))
             except json.JSONDecodeError as error:
                 message = f"{path}:{number} is not valid JSON; {_REINSTALL}."
                 raise DataError(message) from error
 
 
-def read_csv(relative: str) -> Iterator[Row]:
+def read_csv(relative: str) -> Iterator[SourceRow]:
     """Yield the rows of a CSV file with a header line.
 
     Raises:
@@ -62,7 +62,7 @@ def read_csv(relative: str) -> Iterator[Row]:
     with _existing(relative).open(encoding="utf-8", newline="") as lines:
         records = csv.DictReader(lines)
         for record in records:
-            yield Row(dict(record), _origin(relative, records.line_num))
+            yield SourceRow(dict(record), _origin(relative, records.line_num))
 
 
 _REINSTALL = (

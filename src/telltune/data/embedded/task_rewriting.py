@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from telltune.data.embedded.near import normal_words
-from telltune.data.embedded.rows import Row, read_jsonl
+from telltune.data.embedded.rows import SourceRow, read_jsonl
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.embedded.task import EmbeddedTask, split
 from telltune.data.examples import Example
@@ -86,7 +86,7 @@ def _disfluent_questions() -> Iterator[Example]:
         yield Example(_with_slip(question, rows), question, "healthsearchqa", row.origin)
 
 
-def _with_slip(question: str, rows: list[Row]) -> str:
+def _with_slip(question: str, rows: list[SourceRow]) -> str:
     """Insert a disfluency of a Disfl-QA kind: restart, replacement or repetition."""
     words = question.rstrip("?").split()
     # Spellings of one question get the same slip, so that they are detected as duplicates.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Product = Callable[[Tensor], Tensor]
 
-__all__ = ["QuickLayers"]
+__all__ = ["FusedLayers"]
 
 # Maximum number of tokens in a pass. With more, operations take longer than their overhead.
 _FEW = 16
@@ -27,7 +27,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-class QuickLayers:
+class FusedLayers:
     """A context in which a model computes its decoder layers with few operations.
 
     It supports the layers of Llama, Mistral and Qwen2: attention with rotated halves and a gated
@@ -58,7 +58,7 @@ class QuickLayers:
             if all(products):
                 self._layers.append((module, _quick(module, rotation, *products)))  # type: ignore[arg-type]
 
-    def __enter__(self) -> QuickLayers:
+    def __enter__(self) -> FusedLayers:
         for layer, forward in self._layers:
             layer.forward = forward
         return self

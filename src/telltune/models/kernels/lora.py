@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FusedLora", "Wide", "is_plain_lora"]
+__all__ = ["AugmentedWeights", "FusedLora", "is_plain_lora"]
 
 
 class FusedLora:
@@ -131,7 +131,7 @@ class _Group:
         dropout = layers[0].lora_dropout[self.name]
         self.probability = float(getattr(dropout, "p", 0.0))
         weights = [layer.base_layer.weight for layer in layers]
-        self._wide = Wide(weights, self._ups) if wide else None
+        self._wide = AugmentedWeights(weights, self._ups) if wide else None
         self._shared = SharedInput(layers, self._compute)
 
     @property
@@ -168,7 +168,7 @@ class _Group:
         )
 
 
-class Wide:
+class AugmentedWeights:
     """Weights extended by LoRA's second factors: one product instead of two, rounded once.
 
     In bf16 a small addition to an already rounded product is lost, as at the start of training.
@@ -255,7 +255,7 @@ class _LoraProducts(Function):
 
 
 class _WideProducts(Function):
-    """The same products from the weights of `Wide`: [x, A (k ∘ x)] [W, s B]^T."""
+    """The same products from the weights of `AugmentedWeights`: [x, A (k ∘ x)] [W, s B]^T."""
 
     @staticmethod
     def forward(

@@ -17,12 +17,12 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["QuickNorms"]
+__all__ = ["FusedRMSNorm"]
 
 _EPSILONS = ("variance_epsilon", "eps")
 
 
-class QuickNorms:
+class FusedRMSNorm:
     """A context in which a model's frozen RMSNorm layers compute with few operations.
 
     Some architectures use another formula, e.g. 1 + weight or a subtracted mean. A layer whose
@@ -46,7 +46,7 @@ class QuickNorms:
             if known[kind]:
                 self._norms.append((module, epsilon))
 
-    def __enter__(self) -> QuickNorms:
+    def __enter__(self) -> FusedRMSNorm:
         for module, epsilon in self._norms:
             module.forward = partial(_normalized, module, epsilon)
         return self

@@ -14,9 +14,9 @@ import psutil
 import torch
 from torch import nn
 
-from telltune.models.kernels.decoder_layers import QuickLayers
-from telltune.models.kernels.lora import FusedLora, Wide, is_plain_lora
-from telltune.models.kernels.norms import QuickNorms
+from telltune.models.kernels.decoder_layers import FusedLayers
+from telltune.models.kernels.lora import AugmentedWeights, FusedLora, is_plain_lora
+from telltune.models.kernels.norms import FusedRMSNorm
 from telltune.models.kernels.shared_input import SharedInput, same_input
 from telltune.models.loading import native_bf16
 
@@ -42,7 +42,7 @@ class Prepacked:
 
     Args:
         model: Model whose weights must not change afterwards.
-        quick: Whether its decoder layers may use `QuickLayers`.
+        quick: Whether its decoder layers may use `FusedLayers`.
     """
 
     def __init__(self, model: nn.Module, *, quick: bool = False) -> None:
@@ -71,10 +71,10 @@ class Prepacked:
         if not self._products:
             self._others = [FusedLora(self.model)]
             return
-        self._others = [QuickNorms(self.model)]
+        self._others = [FusedRMSNorm(self.model)]
         if self.quick:
             known = {tuple(product.shared.layers): product for product in self._products}
-            self._others.append(QuickLayers(self.model, lambda *layers: known.get(layers)))
+            self._others.append(FusedLayers(self.model, lambda *layers: known.get(layers)))
 
 
 class _Product:
@@ -129,7 +129,7 @@ class _Product:
                 weight.new_zeros(len(weight), 0) if name is None else layer.lora_B[name].weight
             )
             scales.append(1.0 if name is None else layer.scaling[name])
-        wide = Wide(weights, ups)
+        wide = AugmentedWeights(weights, ups)
         wide.renew(ups, scales)
         self._down = torch.cat(downs).to(weights[0].dtype).t()
         return wide.weights

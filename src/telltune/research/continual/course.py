@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from telltune.errors import RecipeError
-from telltune.fitting.output_folder import alone
-from telltune.recipe.base import Part
+from telltune.fitting.output_folder import lock_folder
+from telltune.recipe.base import ConfigModel
 from telltune.research.continual.learner import STRATEGIES, Learner, Step, Strategy
 from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
@@ -33,7 +33,7 @@ _ROWS = "continual.jsonl"
 _SUMMARY = "summary.json"
 
 
-class ContinualSpec(Part):
+class ContinualSpec(ConfigModel):
     """Specification of a continual-learning run: ordered tasks, strategies and seeds.
 
     Example:
@@ -87,7 +87,7 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
     """
     order, out = Path(order), Path(out)
     spec = load_continual(order)
-    with alone(out):
+    with lock_folder(out):
         steps = _read(out)
         with phase("reading the tasks", shown=progress):
             learner = Learner(

@@ -11,15 +11,15 @@ from safetensors.torch import load, save
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError, StorageError
-from telltune.evaluation.forgetting import held_out_general, measure_aside, task_format
+from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import evaluate_predictor
-from telltune.fitting.build_plan import prepare
+from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.general_choice import ChosenData, first_drawn
-from telltune.fitting.model_info import KnownModel
+from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings
-from telltune.fitting.selection import usable
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.selection import examples_in_budget
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.rcl import can_reason
 from telltune.methods.registry import get_method
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
     from telltune.fitting.protocol import Method, Predictor
-    from telltune.models import BaseModel
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.study.spec import TaskEntry
 
@@ -170,7 +170,7 @@ class Learner:
     ) -> None:
         self._recipe, self._tasks, self._general_items = recipe, tasks, general_items
         self._out, self._name, self._folder = out, name, folder
-        self._base: BaseModel | None = None
+        self._base: LoadedModel | None = None
 
     def check(self, strategies: Sequence[Strategy], seeds: Sequence[int]) -> None:
         """Check all tasks before the first one is learned.
@@ -179,7 +179,7 @@ class Learner:
             RecipeError: A task lacks test data, or the anchor or general data that a strategy
                 needs; or some tasks train all weights and others an adapter.
         """
-        mixes = {"replay", "tell", "adapters"} & set(strategies)
+        uses_general = {"replay", "tell", "adapters"} & set(strategies)
         order = self._order(seeds[0])
         if len({known.recipe.training.full_parameters for known in order}) > 1:
             raise RecipeError(
@@ -192,9 +192,9 @@ class Learner:
                     f"{self._name}: task `{known.name}` has no anchor, which the model needs to "
                     "distinguish the tasks; add `anchor: ...` to it."
                 )
-            if mixes and known.recipe.general is None:
+            if uses_general and known.recipe.general is None:
                 raise RecipeError(
-                    f"{self._name}: strategy `{min(mixes)}` needs general data; set "
+                    f"{self._name}: strategy `{min(uses_general)}` needs general data; set "
                     "`general: embedded` in the recipe, or name files."
                 )
 
@@ -233,11 +233,11 @@ class Learner:
         general = self._general(strategy, order[:-1], known, base)
         recipe = self._with_general(known.recipe, general)
         settings = Settings(recipe, progress=False, save=False, start=progress.start)
-        method = _method(strategy, usable(known.task, base, recipe))
+        method = _method(strategy, examples_in_budget(known.task, base, recipe))
         held = self._held_out(known)
         # This must run before the base is changed or gets an adapter.
         base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
-        predictor = method.run(known.task, general if method.mixes else None, base, settings)
+        predictor = method.run(known.task, general if method.uses_general else None, base, settings)
         progress.forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
         for other in [known] if own else order:
             tokens, after = progress.forms[other.name]
@@ -284,7 +284,7 @@ class Learner:
             found.append(_Known(entry.name, recipe, task, items, answers))
         return found
 
-    def _loaded(self, recipe: Recipe) -> BaseModel:
+    def _loaded(self, recipe: Recipe) -> LoadedModel:
         if self._base is None:
             settings = recipe.training
             self._base = load_base(
@@ -293,19 +293,21 @@ class Learner:
         return self._base
 
     def _general(
-        self, strategy: Strategy, earlier: Sequence[_Known], known: _Known, base: BaseModel
+        self, strategy: Strategy, earlier: Sequence[_Known], known: _Known, base: LoadedModel
     ) -> GeneralData | None:
         """Return the data to mix in; replayed examples contain their own task's anchor as text."""
         general = load_general(known.recipe)
         if strategy != "replay" or general is None:
             return general
         method = get_method(STRATEGIES[strategy])
-        assert isinstance(method, Trained)  # TELL
-        model = KnownModel.of(base.model.config, base.tokenizer)
-        count = prepare(method, known.task, general, model, known.recipe).counts.general_examples
+        assert isinstance(method, TrainedMethod)  # TELL
+        model = ModelInfo.of(base.model.config, base.tokenizer)
+        count = build_run_plan(
+            method, known.task, general, model, known.recipe
+        ).counts.general_examples
         replayed: list[Example] = []
         for other in earlier:
-            examples = usable(other.task, base, other.recipe)
+            examples = examples_in_budget(other.task, base, other.recipe)
             anchor = other.task.anchor
             assert anchor is not None  # by `check`
             kept = examples[: max(1, round(_REPLAYED * len(examples)))]
@@ -361,7 +363,7 @@ def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:
 
 
 def _aside(
-    predictor: Predictor, base: BaseModel, examples: Sequence[Example], learned: Sequence[_Known]
+    predictor: Predictor, base: LoadedModel, examples: Sequence[Example], learned: Sequence[_Known]
 ) -> tuple[float, float | None]:
     """Return the loss of general examples and the leakage in the formats of learned tasks."""
     if not examples:
@@ -369,11 +371,11 @@ def _aside(
     forms = [task_format([e.completion for e in known.task.train]) for known in learned]
     told = [form for form in forms if form is not None]
     looks = (lambda answer: any(form(answer) for form in told)) if told else None
-    found = measure_aside(predictor, base.tokenizer, examples, _PROMPTS, looks)
+    found = measure_forgetting(predictor, base.tokenizer, examples, _PROMPTS, looks)
     return found.general_nll, found.leakage
 
 
-def _score(predictor: Predictor, known: _Known, base: BaseModel) -> Evaluation:
+def _score(predictor: Predictor, known: _Known, base: LoadedModel) -> Evaluation:
     """Score the items of a task, using its own anchor."""
     asked = replace(
         predictor,

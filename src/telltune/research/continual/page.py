@@ -120,7 +120,7 @@ def _courses(report: ContinualReport) -> Figure:
         tooltip=tooltip_of({"strategy": "strategy", "task": "last task", "overall": "mean score"}),
     )
     dots = lines.mark_point(size=60, filled=True)
-    keys = [Key(name, colour, "circle") for name, colour in zip(names, COLOURS, strict=False)]
+    keys = [Key(name, color, "circle") for name, color in zip(names, COLOURS, strict=False)]
     return Figure("All tasks so far", spec_of(layers_of(lines.mark_line(), dots)), keys)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from telltune.errors import RecipeError
-from telltune.recipe.base import Part
+from telltune.recipe.base import ConfigModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ Side = Literal["user", "infrastructure", "unknown"]
 _OURS = Path(__file__).parent / "rules.yaml"
 
 
-class Rule(Part):
+class Rule(ConfigModel):
     """A known cause."""
 
     cause: str = Field(pattern=r"^[a-z][a-z_]*$")

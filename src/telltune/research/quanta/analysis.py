@@ -21,12 +21,12 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import DataError, RecipeError, StorageError
-from telltune.fitting.build_plan import prepare
-from telltune.fitting.model_info import known_model
-from telltune.fitting.output_folder import alone, claim, record_recipe
-from telltune.fitting.trained_method import Trained
+from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.model_info import load_model_info
+from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
-from telltune.models import BaseModel, context_length, load_base
+from telltune.models import LoadedModel, context_length, load_base
 from telltune.recipe import as_recipe
 from telltune.research.quanta.clusters import cluster_gradients
 from telltune.research.quanta.losses import LossCurves, LossRecorder
@@ -98,8 +98,8 @@ def quanta(
     recipe, out = as_recipe(recipe), Path(out)
     if min(items, clusters - 1, moments) < 1:
         raise RecipeError("quanta need at least one item, two clusters and one moment.")
-    with alone(out):
-        claim(out, recipe, overwrite=overwrite)
+    with lock_folder(out):
+        check_resumable(out, recipe, overwrite=overwrite)
         jobs = _jobs(recipe, methods, reference_tokens)
         held_out = jobs[0].task.dev[:items]
         if not held_out:
@@ -127,11 +127,11 @@ class _Job:
     """A training to record."""
 
     name: str
-    method: Trained
+    method: TrainedMethod
     recipe: Recipe
     task: TaskData
     general: GeneralData | None
-    prepared: RunPlan
+    run_plan: RunPlan
 
 
 def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list[_Job]:
@@ -140,19 +140,19 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
         raise RecipeError("no method is named; name at least one, e.g. --method tell.")
     wider = {"max_tokens": reference_tokens, "max_examples": None}
     plentiful = recipe.model_copy(update={"task": recipe.task.model_copy(update=wider)})
-    model, general = known_model(recipe.model), load_general(recipe)
+    model, general = load_model_info(recipe.model), load_general(recipe)
     jobs = []
     for name in (_REFERENCE, *methods):
         method = get_method(_REFERENCE_METHOD if name == _REFERENCE else name)
-        if not isinstance(method, Trained):
+        if not isinstance(method, TrainedMethod):
             raise RecipeError(
                 f"method `{name}` has no training to record; use a method such as `sft` or `tell`."
             )
         its_recipe = plentiful if name == _REFERENCE else recipe
-        task, mixed = load_task(its_recipe), general if method.mixes else None
-        prepared = prepare(method, task, mixed, model, its_recipe)
-        jobs.append(_Job(name, method, its_recipe, task, mixed, prepared))
-    there, used = (job.prepared.counts.task_tokens for job in jobs[:2])
+        task, mixed = load_task(its_recipe), general if method.uses_general else None
+        run_plan = build_run_plan(method, task, mixed, model, its_recipe)
+        jobs.append(_Job(name, method, its_recipe, task, mixed, run_plan))
+    there, used = (job.run_plan.counts.task_tokens for job in jobs[:2])
     if there <= used:
         raise RecipeError(
             f"the reference has {there} task tokens, no more than the methods ({used}); lower "
@@ -181,7 +181,7 @@ def _records(
     progress: bool,
 ) -> list[dict[str, Any]]:
     """Return the record of each training, read from its file if it is already finished."""
-    base: BaseModel | None = None
+    base: LoadedModel | None = None
     records = []
     for job in jobs:
         path = out / f"{job.name}.json"
@@ -203,7 +203,7 @@ def _records(
 
 def _train(
     job: _Job,
-    base: BaseModel,
+    base: LoadedModel,
     held_out: Sequence[Example],
     work: Path,
     clusters: int,
@@ -212,8 +212,8 @@ def _train(
     progress: bool,
 ) -> dict[str, Any]:
     """Train and record token losses; also find the quanta if `clusters` is above 0."""
-    prepared = job.prepared
-    tokenizer = anchored_tokenizer(base.tokenizer, prepared.anchor)
+    run_plan = job.run_plan
+    tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
     encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
     encoded = encoder.encode(held_out)
     recorder = LossRecorder(work / "losses.jsonl", encoded, moments)
@@ -224,13 +224,13 @@ def _train(
         callbacks=[recorder],
         texts=(job.task.train, job.general),
     )
-    model, seconds = train(base, prepared.recipe, prepared, options)
+    model, seconds = train(base, run_plan.recipe, run_plan, options)
     with borrowing(model):
         curves = recorder.curves()
         found = {
             "method": job.name,
             "label": job.method.label,
-            "counts": prepared.counts.to_dict(),
+            "counts": run_plan.counts.to_dict(),
             "seconds": round(seconds, 1),
             "steps": curves.steps.tolist(),
             "losses": curves.losses.tolist(),

@@ -17,7 +17,7 @@ from pydantic import (
 
 from telltune.errors import RecipeError
 from telltune.recipe import explain, read_yaml
-from telltune.recipe.base import Part
+from telltune.recipe.base import ConfigModel
 
 if TYPE_CHECKING:
     from telltune.research.streams.cascade import Cascade, Rung
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CascadeSpec", "load_cascade", "make_cascade"]
 
 
-class LevelSpec(Part):
+class LevelSpec(ConfigModel):
     """One level below the top model."""
 
     kind: Literal["linear", "encoder", "adapter"]
@@ -50,7 +50,7 @@ class LevelSpec(Part):
         return path
 
 
-class TopSpec(Part):
+class TopSpec(ConfigModel):
     """Top model, which labels the inputs that no level answers."""
 
     endpoint: str | None = None
@@ -65,7 +65,7 @@ class TopSpec(Part):
     """Environment variable that holds the server's API key."""
 
 
-class CascadeSpec(Part):
+class CascadeSpec(ConfigModel):
     """Configuration of a cascade.
 
     Example:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from telltune.errors import DataError, StorageError
-from telltune.fitting.output_folder import alone
+from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.research.streams.cascade import TOP
 from telltune.research.streams.page import StreamReport, write_page
@@ -61,7 +61,7 @@ def run_stream(
         StorageError: The folder is in use, its state is damaged, or it cannot be written.
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
-    with alone(out):
+    with lock_folder(out):
         with phase("loading the models", shown=progress):
             made = make_cascade(spec)
             decided = _resume(made, out)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from telltune.data.examples import Message
     from telltune.fitting.protocol import Predictor
 
-__all__ = ["Endpoint", "Labelled", "LocalModel", "Top", "local_model"]
+__all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
 
 _LONGEST = 32
 """Maximum number of tokens of an answer: a label and a few words around it."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledItem:
     """Answer of the top model to one input.
 
     Attributes:
@@ -45,7 +45,7 @@ class Labelled:
 class Top(Protocol):
     """A model that labels the inputs that no lower level answers."""
 
-    def label(self, text: str) -> Labelled:
+    def label(self, text: str) -> LabeledItem:
         """Label one input; a failure is returned, not raised."""
         ...
 
@@ -62,7 +62,7 @@ class LocalModel:
     predictor: Predictor
     labels: Sequence[str]
 
-    def label(self, text: str) -> Labelled:
+    def label(self, text: str) -> LabeledItem:
         """Return the label that the predictor's answer names."""
         from telltune.data.examples import Example
 
@@ -74,7 +74,7 @@ class LocalModel:
         tokens = len(self.predictor.tokenizer(text + answer)["input_ids"]) if read else 0
         label = read_label(answer, self.labels)
         failure = "" if label is not None else f"no label in `{answer[:80]}`"
-        return Labelled(label, tokens, spent, failure)
+        return LabeledItem(label, tokens, spent, failure)
 
 
 def local_model(
@@ -134,7 +134,7 @@ class Endpoint:
         if not self.url.startswith(("http://", "https://")):
             raise RecipeError(f"endpoint {self.url} is not an HTTP address; use http://HOST/v1.")
 
-    def label(self, text: str) -> Labelled:
+    def label(self, text: str) -> LabeledItem:
         """Label one input; retry once if the call fails or gives no label."""
         began = time.perf_counter()
         tokens, failure = 0, ""
@@ -148,9 +148,9 @@ class Endpoint:
             tokens += used
             label = read_label(answer, self.labels)
             if label is not None:
-                return Labelled(label, tokens, time.perf_counter() - began)
+                return LabeledItem(label, tokens, time.perf_counter() - began)
             failure = f"no label in `{answer[:80]}`"
-        return Labelled(None, tokens, time.perf_counter() - began, failure)
+        return LabeledItem(None, tokens, time.perf_counter() - began, failure)
 
     def _call(self, text: str) -> tuple[str, int]:
         turns = [{"role": "system", "content": self.instruction}]

@@ -213,7 +213,7 @@ def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
     """Draw points with their intervals, joined by one line per method."""
     import altair as alt
 
-    base = chart_of(values).encode(x, palette.colour())
+    base = chart_of(values).encode(x, palette.color())
     y = alt.Y("y:Q").title(values[0]["metric"]).scale(zero=False)
     return layers_of(
         base.mark_rule(strokeWidth=1.25, opacity=0.6).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
@@ -228,7 +228,7 @@ def _levels(values: Values, palette: Palette) -> alt.LayerChart:
     """Draw one horizontal line per method."""
     import altair as alt
 
-    rule = chart_of(values).encode(alt.Y("y:Q"), palette.colour(), tooltip=tooltip_of(_TOLD))
+    rule = chart_of(values).encode(alt.Y("y:Q"), palette.color(), tooltip=tooltip_of(_TOLD))
     return layers_of(
         rule.mark_rule(strokeDash=[6, 4], strokeWidth=1.5),
         # This invisible rule is wide enough to hover over.
@@ -245,7 +245,7 @@ def _changes(values: Values, palette: Palette) -> dict[str, Any]:
     dots = chart_of(values).encode(
         alt.X("x:Q").title(None),
         alt.Y("method:N").title(None).sort(methods).axis(**_TWO_LINES),
-        palette.colour(),
+        palette.color(),
         palette.shape(),
         tooltip=tooltip_of({name: _TOLD.get(name, name) for name in names}),
     )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.study.report.series import Series
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
 
 __all__ = ["REPORT", "SUMMARY", "write_report"]
@@ -64,7 +64,7 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
     return summary
 
 
-def _page(out: Path, summary: Summary, rows: list[Row]) -> str:
+def _page(out: Path, summary: Summary, rows: list[ResultRow]) -> str:
     done = [row for row in rows if row.status == "done"]
     palette = Palette(summary.points)
     return render(
@@ -128,7 +128,7 @@ def _tables(
     return tables
 
 
-def _warnings(done: Sequence[Row]) -> dict[str, list[str]]:
+def _warnings(done: Sequence[ResultRow]) -> dict[str, list[str]]:
     """Return the affected cells by warning."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in done:
@@ -155,10 +155,10 @@ class Cost:
     counts: dict[str, float]
 
 
-def _costs(done: Sequence[Row]) -> list[Cost]:
+def _costs(done: Sequence[ResultRow]) -> list[Cost]:
     phases = dict.fromkeys(chain.from_iterable(row.seconds for row in done))
     counted = dict.fromkeys(chain.from_iterable(row.counts for row in done))
-    by_name: dict[str, list[Row]] = defaultdict(list)
+    by_name: dict[str, list[ResultRow]] = defaultdict(list)
     for row in done:
         by_name[row.name].append(row)
     return [
@@ -185,11 +185,11 @@ class Made:
 
     versions: dict[str, list[str]]
     hashes: dict[str, dict[str, list[str]]]
-    example: Row
+    example: ResultRow
     recipe: str
 
 
-def _made(done: Sequence[Row]) -> Made:
+def _made(done: Sequence[ResultRow]) -> Made:
     example = max(done, key=lambda row: row.seconds["training"])
     tasks = dict.fromkeys(row.task for row in done)
     return Made(

@@ -34,7 +34,7 @@ class Palette:
         names = [point.name for point in points]
         self._domain = list(dict.fromkeys([*self.labels.values(), *names]))
 
-    def colour(self) -> alt.Color:
+    def color(self) -> alt.Color:
         """Return the color encoding of the field `method`."""
         import altair as alt
 

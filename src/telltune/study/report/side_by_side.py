@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Point
 
 __all__ = ["Answer", "Item", "SideBySide", "fullest_cells", "side_by_side"]
@@ -77,7 +77,7 @@ class SideBySide:
     items: list[Item]
 
 
-def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, list[Row]]:
+def fullest_cells(rows: Sequence[ResultRow], points: Sequence[Point]) -> dict[str, list[ResultRow]]:
     """Return finished cells by task, at the smallest size and seed that most methods have.
 
     Methods without task data are included. Leverage ratios are limited to those that `main_points`
@@ -87,7 +87,7 @@ def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, lis
     done = [r for r in rows if r.status == "done" and (r.task, series_of(r)) in kept]
     found = {}
     for task in dict.fromkeys(row.task for row in done):
-        cells: dict[tuple[int, int], list[Row]] = defaultdict(list)
+        cells: dict[tuple[int, int], list[ResultRow]] = defaultdict(list)
         unsized = [row for row in done if row.task == task and row.size is None]
         for row in done:
             if row.task == task and row.size is not None:
@@ -97,7 +97,7 @@ def fullest_cells(rows: Sequence[Row], points: Sequence[Point]) -> dict[str, lis
     return found
 
 
-def side_by_side(out: Path, rows: Sequence[Row], points: Sequence[Point]) -> list[SideBySide]:
+def side_by_side(out: Path, rows: Sequence[ResultRow], points: Sequence[Point]) -> list[SideBySide]:
     """Choose the items of each task on which the scores of methods vary most; the first of equals.
 
     Args:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     import altair as alt
 
     from telltune.study.report.palette import Palette
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Point
 
 __all__ = ["curve_figures", "weight_figures"]
 
 
-def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
+def curve_figures(
+    rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
+) -> list[Figure]:
     """Plot training loss by step and source, one figure per task.
 
     Each figure shows the size and seed that most methods have.
@@ -36,14 +38,16 @@ def curve_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette
     )
 
 
-def weight_figures(rows: Sequence[Row], points: Sequence[Point], palette: Palette) -> list[Figure]:
+def weight_figures(
+    rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
+) -> list[Figure]:
     """Plot learned source weights by step like `curve_figures`; empty if no method learns them."""
     learned = {name: None for row in rows for name in row.curve if name.startswith(WEIGHT)}
     return _by_step(rows, points, palette, "weight", "weight of the source", tuple(learned))
 
 
 def _by_step(
-    rows: Sequence[Row],
+    rows: Sequence[ResultRow],
     points: Sequence[Point],
     palette: Palette,
     what: str,
@@ -76,7 +80,7 @@ def _by_step(
         lines = chart_of(values).encode(
             alt.X("step:Q").title("optimizer step"),
             alt.Y("y:Q").title(title).scale(zero=False),
-            palette.colour(),
+            palette.color(),
             dash if dashes is None else dash.scale(dashes),
             tooltip=[
                 *tooltip_of({name: name for name in ("method", "source", "step")}),

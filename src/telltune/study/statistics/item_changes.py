@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Floats
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.emergence import Emergence
 
 __all__ = [
@@ -145,7 +145,7 @@ class ItemCourses:
 
 
 def item_courses(
-    out: Path, rows: Sequence[Row], curves: Sequence[GeneralCurve]
+    out: Path, rows: Sequence[ResultRow], curves: Sequence[GeneralCurve]
 ) -> list[ItemCourses]:
     """Return the item scores behind the counts of a summary.
 
@@ -160,8 +160,8 @@ def item_courses(
     return [_courses(out, rows, curve) for curve in curves if curve.items is not None]
 
 
-def _courses(out: Path, rows: Sequence[Row], curve: GeneralCurve) -> ItemCourses:
-    cells: dict[float | None, list[Row]] = defaultdict(list)
+def _courses(out: Path, rows: Sequence[ResultRow], curve: GeneralCurve) -> ItemCourses:
+    cells: dict[float | None, list[ResultRow]] = defaultdict(list)
     for row in rows:
         if row.status == "done" and (row.task, row.size, row.name) == (
             curve.task,

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
-    from telltune.study.statistics.time_breakdown import Spent
+    from telltune.study.statistics.time_breakdown import TimeBreakdown
 
 __all__ = [
     "REFERENCES",
@@ -171,7 +171,7 @@ class Summary:
     saved: list[SavedData]
     general_curves: list[GeneralCurve]
     failed: list[dict[str, Any]]
-    spent: Spent
+    spent: TimeBreakdown
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -193,7 +193,7 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
     done = [row for row in rows if row.status == "done"]
     if not done:
         raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
-    groups: dict[Group, list[Row]] = defaultdict(list)
+    groups: dict[Group, list[ResultRow]] = defaultdict(list)
     for row in sorted(done, key=lambda row: row.seed):
         groups[Group(row.task, row.name, row.size, row.leverage_ratio)].append(row)
     runs: dict[Group, Runs] = {
@@ -215,7 +215,7 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
     )
 
 
-def scored_run(out: Path, row: Row) -> Scored:
+def scored_run(out: Path, row: ResultRow) -> Scored:
     """Return the headline metric of a row's answers in a form for resampling."""
     if row.metric == PERPLEXITY:
         return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
@@ -224,7 +224,7 @@ def scored_run(out: Path, row: Row) -> Scored:
     return get_metric(row.metric)(*columns)
 
 
-def _point(group: Group, rows: list[Row], runs: Runs, drawn: dict[str, Any]) -> Point:
+def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any]) -> Point:
     spread = spread_over_seeds(runs, **drawn)
     kinds = sorted({kind for row in rows for kind in row.forgetting})
     return Point(
@@ -252,7 +252,7 @@ def _point(group: Group, rows: list[Row], runs: Runs, drawn: dict[str, Any]) -> 
 
 
 def _comparisons(
-    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
 ) -> list[Comparison]:
     families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
@@ -283,7 +283,7 @@ def _comparisons(
 
 
 def _saved(
-    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
 ) -> list[SavedData]:
     saved = []
     for reference, method in _pairs(groups):
@@ -316,7 +316,7 @@ def _saved(
 
 
 def _general_curves(
-    groups: dict[Group, list[Row]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
 ) -> list[GeneralCurve]:
     curves: dict[tuple[str, int, str], dict[float, Runs]] = defaultdict(dict)
     for group, rows in groups.items():
@@ -342,20 +342,20 @@ def _general_curve(
     return GeneralCurve(*key, found, items)
 
 
-def _seeds(rows: list[Row]) -> set[int]:
+def _seeds(rows: list[ResultRow]) -> set[int]:
     return {row.seed for row in rows}
 
 
-def _of(seeds: set[int], rows: list[Row], runs: Runs) -> Runs:
+def _of(seeds: set[int], rows: list[ResultRow], runs: Runs) -> Runs:
     """Return the runs of the given seeds."""
     return [run for row, run in zip(rows, runs, strict=True) if row.seed in seeds]
 
 
-def _task_tokens(seeds: set[int], rows: list[Row]) -> float:
+def _task_tokens(seeds: set[int], rows: list[ResultRow]) -> float:
     return fmean(row.counts["task_tokens"] for row in rows if row.seed in seeds)
 
 
-def _pairs(groups: dict[Group, list[Row]]) -> list[tuple[Group, Group]]:
+def _pairs(groups: dict[Group, list[ResultRow]]) -> list[tuple[Group, Group]]:
     """Pair each reference with each method at the same task and size that shares a seed.
 
     Perplexity is shown but not compared, because lower is better.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.study.results import Row
+    from telltune.study.results import ResultRow
 
-__all__ = ["Spent", "time_spent"]
+__all__ = ["TimeBreakdown", "time_spent"]
 
 
 @dataclass(frozen=True)
-class Spent:
+class TimeBreakdown:
     """Time breakdown of a study, in seconds.
 
     The time of a cell is measured from its start to its row. Work with rows under two names counts
@@ -45,7 +45,7 @@ class Spent:
         return self.training + self.answering + self.general + self.other
 
 
-def time_spent(rows: Sequence[Row]) -> Spent:
+def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
     """Add up the time of a study's cells.
 
     Args:
@@ -55,7 +55,7 @@ def time_spent(rows: Sequence[Row]) -> Spent:
     done = [row.seconds for row in work if row.status == "done"]
     phases = ("training", "answering", "general", "other")
     by_phase = {phase: sum(seconds[phase] for seconds in done) for phase in phases}
-    return Spent(
+    return TimeBreakdown(
         **by_phase,
         failed=sum(sum(row.seconds.values()) for row in work if row.status == "failed"),
         overhead=by_phase["other"] / sum(by_phase.values()),
