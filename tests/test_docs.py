@@ -101,7 +101,9 @@ def test_verbs_and_flags_in_the_docs_exist(page: str) -> None:
     }
     text = DOCS[page].replace("\\\n", " ")
     unknown = []
-    for verb, rest in re.findall(r"^(?:\$ )?tell ([a-z-]+)([^\n#|&;]*)", text, re.MULTILINE):
+    for verb, rest in re.findall(
+        r"^(?:\$ )?tell (?:--plugin \w+ )?([a-z-]+)([^\n#|&;]*)", text, re.MULTILINE
+    ):
         flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest)
         unknown += [f"tell {verb} {f}" for f in flags if f not in verbs.get(verb, ())]
         unknown += [] if verb in verbs else [f"tell {verb}"]

@@ -43,7 +43,8 @@ def load_plugins() -> None:
     Raises:
         RecipeError: A plugin cannot be imported.
     """
-    for module in (*(point.module for point in entry_points(group=_GROUP)), *_named_modules()):
+    installed = [point.value for point in entry_points(group=_GROUP)]
+    for module in (*installed, *_named_modules()):
         _load(module)
 
 
@@ -58,6 +59,6 @@ def _load(module: str) -> None:
         raise
     except Exception as error:
         raise RecipeError(
-            f"the plugin `{module}` cannot be loaded ({type(error).__name__}: {error}); mend or "
-            f"uninstall it, or take it out of --plugin and {_VARIABLE}."
+            f"the plugin `{module}` cannot be loaded ({type(error).__name__}: {error}); fix or "
+            f"uninstall it, or remove it from --plugin and {_VARIABLE}."
         ) from error

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from telltune.data import json_document, row
 from telltune.data.examples import Problem
-from telltune.data.formats import SUFFIXES, ParsedRow, format_of, read_rows, stem_of
+from telltune.data.formats import ParsedRow, format_of, known_suffixes, read_rows, stem_of
 from telltune.errors import DataError
 
 on_files = settings(max_examples=60)
@@ -216,7 +216,7 @@ def written(table, suffix):
     return stream.getvalue().encode()
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", known_suffixes())
 @on_files
 @given(table=tables)
 def test_any_text_survives_the_round_trip(tmp_path, suffix, table):
@@ -227,7 +227,7 @@ def test_any_text_survives_the_round_trip(tmp_path, suffix, table):
     assert [(row.values["p"], row.values["c"]) for row in rows] == table
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", [*known_suffixes(), ".jsonl.gz"])
 @on_files
 @given(content=st.binary() | st.text('[]{}",:\\\n\r\t;a1\0').map(str.encode))
 def test_any_bytes_give_only_rows_and_problems(tmp_path, suffix, content):

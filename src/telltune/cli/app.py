@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from telltune.errors import RecipeError
+from telltune.plugins import add_plugin
+from telltune.version import VERSION
 
 __all__ = ["AsJson", "ColumnNames", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
 
 app = typer.Typer(
     name="tell",
-    help="Adapt a language model with few labeled data, and compare TELL with baselines.",
+    help="Adapt a language model with few labeled examples, and compare TELL with baselines.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -48,9 +50,29 @@ TrustModel = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"telltune {VERSION}")
+        raise typer.Exit
+
+
 @app.callback(help=app.info.help)
-def _one_process(context: typer.Context) -> None:
-    """Refuse torchrun and `accelerate launch` for every verb but `fit`."""
+def _before_every_verb(
+    context: typer.Context,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Load a module with methods, metrics or formats."),
+    ] = None,
+    version: Annotated[  # noqa: ARG001 - its callback prints and exits
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    for module in plugin or []:
+        add_plugin(module)
+    # Only `fit` shares its work among the processes of torchrun or `accelerate launch`.
     launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched and context.invoked_subcommand != "fit":
         raise RecipeError(

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from telltune.data.formats import DELIMITED, SUFFIXES, format_of
+from telltune.data.formats import DELIMITED, format_of, known_suffixes
 from telltune.data.parsed_row import MAX_ROW_BYTES
 from telltune.data.safe_open import check_regular
 from telltune.errors import DataError, shown
@@ -184,7 +184,7 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     files = {path: _split_of(str(path.relative_to(folder))) for path, why in listed if not why}
     if not files:
         raise DataError(
-            f"the folder {folder} contains no data files ({', '.join(SUFFIXES)})"
+            f"the folder {folder} contains no data files ({', '.join(known_suffixes())})"
             f"{f', only {_names(rest)}' if rest else ''}: give a file or another folder."
         )
     told = sorted({of for of in files.values() if of is not None})

@@ -8,7 +8,7 @@ opened raises `DataError`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +26,23 @@ from telltune.data.parsed_row import (
     parse_row,
 )
 from telltune.data.safe_open import check_regular, open_data
-from telltune.errors import DataError
+from telltune.errors import DataError, RecipeError
+from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from telltune.recipe import Quoting
 
-__all__ = ["DELIMITED", "SUFFIXES", "ParsedRow", "format_of", "read_rows", "stem_of"]
+__all__ = [
+    "DELIMITED",
+    "ParsedRow",
+    "format_of",
+    "known_suffixes",
+    "read_rows",
+    "register_format",
+    "stem_of",
+]
 
 Rows = Iterator[ParsedRow | Fault]
 
@@ -44,7 +53,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[ParsedRow | Pro
     """Read one data file, one row at a time.
 
     Args:
-        path: File with one of `SUFFIXES`; text formats may end in `.gz`.
+        path: File with one of `known_suffixes`; text formats may end in `.gz`.
         quoting: Meaning of quotes in `DELIMITED` formats; see `DataSpec.quoting`.
 
     Yields:
@@ -57,18 +66,53 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[ParsedRow | Pro
     if suffix is None:
         raise DataError(
             f"{path} has an unsupported format: convert it to one of "
-            f"{', '.join(SUFFIXES)} (text formats may end in .gz)."
+            f"{', '.join(known_suffixes())} (text formats may end in .gz)."
         )
     for row in _guarded(path, suffix, quoting):
         yield row if isinstance(row, ParsedRow) else Problem(str(path), row.line, row.reason)
 
 
+def known_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of all formats, those of plugins last."""
+    load_plugins()
+    return (*_TEXT, *_BY_PATH)
+
+
+def register_format(suffix: str, reader: Callable[[Path], Iterable[Mapping[str, object]]]) -> None:
+    """Add a file format from a plugin.
+
+    Args:
+        suffix: Suffix of its files, such as ".xlsx".
+        reader: Takes a path and yields the rows of the file by key. If it raises an error, the
+            rows behind the error are reported as unreadable.
+
+    Raises:
+        RecipeError: The suffix has a format already, or is not a suffix.
+    """
+    if not re.fullmatch(r"\.[a-z0-9]+", suffix):
+        raise RecipeError(f"`{suffix}` is not a suffix in lower case, such as `.xlsx`.")
+    if suffix in (*_TEXT, *_BY_PATH):
+        raise RecipeError(f"files that end in `{suffix}` have a format already.")
+
+    def read(path: Path) -> Rows:
+        line = 0
+        try:
+            for line, values in enumerate(reader(path), start=1):
+                yield ParsedRow(line, values)
+        except OSError:
+            raise
+        except Exception as error:
+            yield Fault(line + 1, f"cannot be read ({type(error).__name__}: {error})")
+
+    _BY_PATH[suffix] = read
+
+
 def format_of(path: Path) -> str | None:
-    """Return the suffix in `SUFFIXES` of a path, without `.gz`, or None if unknown."""
+    """Return the suffix in `known_suffixes` of a path, without `.gz`, or None if unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".gz"]:
         return suffixes[-2] if len(suffixes) > 1 and suffixes[-2] in _TEXT else None
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+    return suffixes[-1] if suffixes and suffixes[-1] in known_suffixes() else None
 
 
 def stem_of(path: Path) -> str:
@@ -81,9 +125,9 @@ def stem_of(path: Path) -> str:
 
 def _guarded(path: Path, suffix: str, quoting: Quoting) -> Rows:
     try:
-        if suffix in _COLUMNAR:
+        if suffix in _BY_PATH:
             check_regular(path)
-            yield from _COLUMNAR[suffix](path)
+            yield from _BY_PATH[suffix](path)
             return
         with open_data(path) as stream:
             if suffix in DELIMITED:
@@ -111,6 +155,5 @@ _JSON: dict[str, Callable[[BinaryIO], Rows]] = {
 }
 DELIMITED = {".csv": None, ".tsv": "\t"}
 """Separator by suffix. None means that it is detected from the first line."""
-_COLUMNAR: dict[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".arrow": arrow_rows}
+_BY_PATH: dict[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".arrow": arrow_rows}
 _TEXT = (*_JSON, *DELIMITED)
-SUFFIXES = (*_TEXT, *_COLUMNAR)

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from telltune.errors import DataError, RecipeError
+from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,6 +209,7 @@ def get_metric(name: str) -> Metric:
     Raises:
         RecipeError: No metric has that name; the message suggests the closest one.
     """
+    load_plugins()
     if name in _METRICS:
         return _METRICS[name]
     near = difflib.get_close_matches(name, metric_names(), n=1)
@@ -219,4 +221,5 @@ def get_metric(name: str) -> Metric:
 
 def metric_names() -> list[str]:
     """Return the names of all registered metrics, sorted."""
+    load_plugins()
     return sorted(_METRICS)

@@ -25,11 +25,12 @@ from telltune.methods.self_sampled import TELL_SELF_SAMPLED
 from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PRODUCT, SFT_PSEUDO_LABEL
 from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
 from telltune.methods.tell_variants import TELL_VALUED
+from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
     from telltune.fitting.protocol import Method
 
-__all__ = ["get_method", "method_names"]
+__all__ = ["get_method", "method_names", "register_method"]
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, OVER_PROMPT),
@@ -41,8 +42,21 @@ _ALL: tuple[Method, ...] = (
 _METHODS = {method.name: method for method in _ALL}
 
 
+def register_method(method: Method) -> Method:
+    """Add a method from a plugin.
+
+    Raises:
+        RecipeError: Another method has its name.
+    """
+    if _METHODS.get(method.name, method) != method:
+        raise RecipeError(f"method `{method.name}` is already registered; choose another name.")
+    _METHODS[method.name] = method
+    return method
+
+
 def method_names() -> list[str]:
-    """Return the names of all methods, the simplest first."""
+    """Return the names of all methods, the simplest first and those of plugins last."""
+    load_plugins()
     return list(_METHODS)
 
 
@@ -52,6 +66,7 @@ def get_method(name: str) -> Method:
     Raises:
         RecipeError: There is no method of that name.
     """
+    load_plugins()
     if name not in _METHODS:
         near = difflib.get_close_matches(name, _METHODS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(_METHODS)}."

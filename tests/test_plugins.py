@@ -1,0 +1,116 @@
+"""Methods, metrics and formats of other packages, as docs/guides/plugins.md shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from telltune.data.formats import read_rows, register_format
+from telltune.errors import RecipeError
+from telltune.methods.registry import get_method, register_method
+from telltune.plugins import add_plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "plugins.md"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder of packages with the guide's plugin in it, installed as pip installs it."""
+    [code] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    [points] = re.findall(r"```toml\n\[project.entry-points.(.*?)```", GUIDE.read_text(), re.DOTALL)
+    site = tmp_path / "site"
+    info = site / "my_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "my_plugin.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugin\nVersion: 1.0\n")
+    group, _, names = points.partition("]\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{names}".replace('"', ""))
+    return site
+
+
+def test_an_installed_plugin_adds_a_method_a_metric_and_a_format(
+    site: Path, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    pairs = [line for item in range(12) for line in (f"What is item {item}?", "ball")]
+    (tmp_path / "mine.pairs").write_text("\n".join(pairs))
+    toy_recipe["method"] = "tell_one_pass"
+    toy_recipe["task"] = {"train": "mine.pairs", "test": "mine.pairs"}
+    toy_recipe["evaluation"] = {"metrics": ["same_length"]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_recipe))
+    ran = subprocess.run(
+        [sys.executable, "-m", "telltune", "plan", str(tmp_path / "recipe.yaml"), "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    plan = json.loads(ran.stdout)
+    assert (plan["method"], plan["passes"], plan["task_examples"]) == ("tell_one_pass", 1, 12)
+
+
+def test_a_module_named_on_the_command_line_is_loaded(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "only_named.py").write_text("loaded = True\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("TELLTUNE_PLUGINS", "json")
+    add_plugin("only_named")
+    assert "only_named" in sys.modules
+    # Processes that are started from here load it too.
+    assert os.environ["TELLTUNE_PLUGINS"] == "json,only_named"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_named(
+    code: str, reason: str, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(site)
+    with pytest.raises(RecipeError, match=rf"the plugin `broken` cannot be loaded \({reason}: "):
+        add_plugin("broken")
+
+
+def test_names_that_exist_are_refused() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(RecipeError, match="method `sft` is already registered"):
+        register_method(replace(get_method("sft"), label="mine"))  # type: ignore[type-var]
+    with pytest.raises(RecipeError, match=r"files that end in `\.csv` have a format already"):
+        register_format(".csv", lambda _: [])
+    with pytest.raises(RecipeError, match="`csv` is not a suffix"):
+        register_format("csv", lambda _: [])
+
+
+def test_an_error_in_a_reader_is_a_problem_of_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from telltune.data import formats
+
+    def rows(path: Path) -> Iterator[dict[str, Any]]:
+        yield {"prompt": "a", "completion": path.name}
+        raise ValueError("odd cell")
+
+    monkeypatch.setattr(formats, "_BY_PATH", dict(formats._BY_PATH))
+    register_format(".odd", rows)
+    (tmp_path / "a.odd").touch()
+    first, second = read_rows(tmp_path / "a.odd")
+    assert first.values == {"prompt": "a", "completion": "a.odd"}  # type: ignore[union-attr]
+    assert (second.line, second.reason) == (2, "cannot be read (ValueError: odd cell)")
