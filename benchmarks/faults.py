@@ -26,7 +26,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 TESTS = (
     "tests/faults",
     "tests/training/test_checkpoints.py",
-    "tests/methods/test_output_folder.py",
+    "tests/fitting/test_output_folder.py",
     "tests/fitting/test_adapter_folder.py::test_a_damaged_file_is_refused_by_name",
     "tests/study/test_runner.py::test_killed_at_a_random_moment_it_gives_the_same_rows",
     "tests/study/test_runner.py::test_two_at_once_are_refused",
