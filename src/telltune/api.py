@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from telltune.study.recommend import Recommendation
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Summary
-    from telltune.verify import Verification
+    from telltune.verification import Verification
 
 __all__ = [
     "anchor",
@@ -411,7 +411,7 @@ def verify(adapter: str | Path) -> Verification:
     Args:
         adapter: Folder of an adapter or baseline.
     """
-    from telltune.verify import verify as verified
+    from telltune.verification import verify as verified
 
     return verified(Path(adapter))
 

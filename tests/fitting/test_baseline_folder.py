@@ -22,7 +22,7 @@ from telltune.methods.registry import get_method
 from telltune.models import load_tokenizer
 from telltune.recipe import as_recipe
 from telltune.storage import checksum
-from telltune.verify import Verification, verify
+from telltune.verification import Verification, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,11 +181,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a word too few": (
         lambda f: change_record(f, lambda r: features(r)["vocabulary"].pop()),
-        "words and idf of shape",
+        "words but idf of shape",
     ),
     "a word that comes twice": (
         lambda f: change_record(f, lambda r: features(r)["vocabulary"].__setitem__(1, "flat")),
-        "words and idf of shape",
+        "words but idf of shape",
     ),
     "no features": (lambda f: change_record(f, lambda r: r["baseline"].pop("features")), "lack"),
     "unknown features": (

@@ -115,7 +115,7 @@ def test_too_little_general_data_says_how_much_is_short_and_what_would_do(
     with pytest.raises(DataError) as refusal:
         run_plan(toy_recipe, tiny_tokenizer)
     message = str(refusal.value)
-    assert f"there are {there}: {50 * task - there} are short" in message
+    assert f"there are {there}: {50 * task - there} are missing" in message
     largest = re.search(r"to (\d+\.\d\d) at most", message)
     assert largest is not None
     assert float(largest[1]) == pytest.approx(there / task, abs=0.01)

@@ -17,10 +17,10 @@ from telltune.fitting.model_card import model_card
 from telltune.models import Origin, model_origin
 from telltune.models.loading import EMBEDDED_GGUF
 from telltune.recipe import ModelSpec
-from telltune.verify import verify
+from telltune.verification import verify
 
 if TYPE_CHECKING:
-    from telltune.verify import Verification
+    from telltune.verification import Verification
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

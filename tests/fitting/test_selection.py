@@ -70,10 +70,10 @@ def test_none_is_taken_twice_and_no_easier_one_left_out_than_the_hardest_taken(
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ({"drop_easiest": 0.5, "drop_hardest": 0.5}, "leaves no example"),
+        ({"drop_easiest": 0.5, "drop_hardest": 0.5}, "to leave examples"),
         ({"levels": [1]}, "PVI has none"),
         ({"by": "memory", "levels": [5]}, "from 0 to 4"),
-        ({"by": "memory", "templates": ["Who?"]}, "no {prompt}"),
+        ({"by": "memory", "templates": ["Who?"]}, "must contain {prompt}"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(selection: dict[str, Any], message: str) -> None:

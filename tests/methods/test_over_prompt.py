@@ -146,7 +146,7 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     assert counts["prompts"] >= len(task.dev) / 3
     assert counts["input_tokens"] > counts["output_tokens"] > 0
     few = recipe_from_dict(toy_recipe | {"over_prompt": {"inputs": 20, "shots": 2}})
-    with pytest.raises(DataError, match="are 40 examples"):
+    with pytest.raises(DataError, match="need 40 examples"):
         OVER_PROMPT.run(task, None, tiny_base, Settings(few))
     likely = recipe_from_dict(toy_recipe | {"evaluation": {"answers": "likelihood"}})
     with pytest.raises(RecipeError, match="needs generated replies"):

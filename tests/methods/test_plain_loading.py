@@ -184,13 +184,24 @@ print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in cha
 """
 
 
+def codes_of_the_guide(folder: Path) -> list[str]:
+    """The Python code of docs/guides/serving.md, with the places of a folder's models."""
+    text = SERVING.read_text(encoding="utf-8")
+    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
+        assert f'"{name}"' in text
+        text = text.replace(f'"{name}"', repr(str(folder / path)))
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_code_in_the_guide_answers(folder: Path, answers: list[str]) -> None:
+    code = codes_of_the_guide(folder)[0].replace('"My invoice is wrong."', json.dumps(PROMPTS[0]))
+    assert run(code).strip() == answers[0]
+
+
 @pytest.fixture(scope="module")
 def merged(folder: Path) -> tuple[Path, list[str]]:
     """A folder made by the code in docs/guides/serving.md, and what `pipeline` answers with it."""
-    [code] = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), re.DOTALL)
-    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
-        assert f'"{name}"' in code
-        code = code.replace(f'"{name}"', repr(str(folder / path)))
+    _, code = codes_of_the_guide(folder)
     return folder / "merged", json.loads(
         run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
     )

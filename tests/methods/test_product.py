@@ -88,7 +88,7 @@ def test_answers_that_are_no_labels_are_refused_before_training(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     changed = recipe | {"task": {"train": str(path)}}
     with pytest.raises(
-        RecipeError, match=r"`product_of_experts` chooses among labels, but .* leave"
+        RecipeError, match=r"`product_of_experts` chooses among labels, but .* remove it"
     ):
         telltune.plan(changed) if verb == "plan" else telltune.fit(changed, tmp_path / "out")
 

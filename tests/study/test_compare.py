@@ -8,7 +8,7 @@ import pytest
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import recipe_from_dict
 from telltune.study.compare import compare, default_methods
-from telltune.verify import verify
+from telltune.verification import verify
 
 
 @pytest.fixture

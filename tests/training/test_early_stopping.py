@@ -16,7 +16,7 @@ from telltune.fitting.build_plan import plan_looks
 from telltune.recipe import as_recipe
 from telltune.training.early_stopping import PATIENCE, EarlyStopping
 from telltune.training.log import read_log
-from telltune.verify import verify
+from telltune.verification import verify
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.provenance import provenance
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
-from telltune.verify import Verification, verify
+from telltune.verification import Verification, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
