@@ -37,7 +37,7 @@ ENCODE = """
 import json, sys, time
 from telltune.data.encoding_cache import EncodingCache
 from telltune.data.task import load_general
-from telltune.fitting.model_info import known_model
+from telltune.fitting.model_info import load_model_info
 from telltune.recipe import as_recipe
 recipe = as_recipe(sys.argv[1])
 tokenizer = known_model(recipe.model).tokenizer

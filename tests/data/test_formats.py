@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data import json_document, row
+from telltune.data import json_document
+from telltune.data import parsed_row as row
 from telltune.data.examples import Problem
 from telltune.data.formats import ParsedRow, format_of, known_suffixes, read_rows, stem_of
 from telltune.errors import DataError

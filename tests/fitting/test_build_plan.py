@@ -116,7 +116,7 @@ def test_too_little_general_data_says_how_much_is_short_and_what_would_do(
         run_plan(toy_recipe, tiny_tokenizer)
     message = str(refusal.value)
     assert f"there are {there}: {50 * task - there} are missing" in message
-    largest = re.search(r"to (\d+\.\d\d) at most", message)
+    largest = re.search(r"to (\d+\.\d\d) or less", message)
     assert largest is not None
     assert float(largest[1]) == pytest.approx(there / task, abs=0.01)
     toy_recipe["mixture"] = {"leverage_ratio": float(largest[1])}

@@ -118,7 +118,8 @@ def test_unknown_method_is_refused_before_anything_is_run_or_written(
 ):
     ran = Counter()
     monkeypatch.setattr(
-        "telltune.fitting.trained_method.Trained.run", lambda *_, **__: ran.update(["a method"])
+        "telltune.fitting.trained_method.TrainedMethod.run",
+        lambda *_, **__: ran.update(["a method"]),
     )
     with pytest.raises(RecipeError):
         compare(recipe(), methods, out=tmp_path / "study", progress=False)
@@ -143,7 +144,7 @@ def test_missing_general_data_only_matters_to_methods_that_mix(recipe, tmp_path)
 
 
 def test_too_little_general_data_is_told_before_anything_is_run(recipe, tmp_path):
-    with pytest.raises(DataError, match="are short"):
+    with pytest.raises(DataError, match="are missing"):
         compare(
             recipe(mixture={"leverage_ratio": 500}),
             ["base", "sft", "tell"],

@@ -109,7 +109,7 @@ def computed(
     examples = [
         (item.is_task, i, np.array(item.ids, np.int32), prompts[i]) for i, item in enumerate(items)
     ]
-    trainer.packed = budget is not None
+    trainer.fast.packed = budget is not None
     trainer.micro_batch_tokens = budget or 1
     trainer.model.zero_grad()
     loss = float(trainer.training_step(trainer.model, dict(collator(examples))))

@@ -322,6 +322,17 @@ def test_gradient_checkpointing_changes_no_number(short: dict[str, Any], tmp_pat
         assert checkpointed["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-3)
 
 
+def test_kernels_off_changes_no_number(short: dict[str, Any], tmp_path: Path) -> None:
+    run(short, tmp_path / "auto")
+    short["training"]["kernels"] = "off"
+    run(short, tmp_path / "off")
+    logs = [read_log(tmp_path / name) for name in ("auto", "off")]
+    for auto, off in zip(*logs, strict=True):
+        assert off["loss"] == pytest.approx(auto["loss"], rel=1e-4)
+        # One example per row leaves nothing to fill up.
+        assert off["computed_tokens"] >= auto["computed_tokens"]
+
+
 def test_warm_up_is_at_most_a_tenth_of_a_run(short: dict[str, Any], tmp_path: Path) -> None:
     spec = recipe_from_dict(short).training
     for steps_, warm_up in ((6, 0), (100, 10), (10_000, 25)):

@@ -20,11 +20,8 @@ from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.fitting.general_choice import first_drawn
 from telltune.models import compute_dtype, context_length
-from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.cut_loss import cut_loss
-from telltune.models.kernels.lora import FusedLora
-from telltune.models.kernels.norms import FusedRMSNorm
-from telltune.models.kernels.packing import can_pack, pack, token_nll
+from telltune.models.kernels.fast_path import FastPath
+from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
 from telltune.training.adapter import add_lora, borrowing, trained_weights
@@ -33,7 +30,6 @@ from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -133,7 +129,8 @@ class _Visits:
         self, base: LoadedModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
     ) -> None:
         self._spec, self._seed = spec, recipe.seed
-        self._together = can_pack(base.model) and spec.algorithm != "maml"
+        fast = FastPath(base.model, recipe.training.kernels, fused=False)
+        self._together = fast.packed and spec.algorithm != "maml"
         groups: dict[str, list[int]] = defaultdict(list)
         examples = first_drawn(general, spec.examples, recipe.seed)
         self._encoded: EncodedSet = Encoder(base.tokenizer).encode(examples)
@@ -179,10 +176,7 @@ class _Loss:
         self._model, self._second_order = model, second_order
         self._nll = _Nll(model)
         self._trained = [value for value in model.parameters() if value.requires_grad]
-        self._quick: list[AbstractContextManager[Any]] = (
-            [] if second_order else [FusedLora(model), FusedRMSNorm(model)]
-        )
-        self._cut = None if second_order else cut_loss(model)
+        self._fast = FastPath(model, recipe.training.kernels, fused=not second_order)
         dtype = compute_dtype(recipe.training.precision)
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(
@@ -193,8 +187,7 @@ class _Loss:
     def __enter__(self) -> _Loss:
         # Fused attention kernels cannot be differentiated twice.
         plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
-        together = packed_attention(self._model) if can_pack(self._model) else nullcontext()
-        self._contexts.enter_context(plain if self._second_order else together)
+        self._contexts.enter_context(plain)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -216,10 +209,10 @@ class _Loss:
         with torch.no_grad():
             for own, value in zip(self._trained, weights, strict=True):
                 own.copy_(value)
-        with self._autocast, torch.enable_grad(), ExitStack() as stack:
-            for context in self._quick:
-                stack.enter_context(context)
-            loss = torch.cat([token_nll(self._model, row, self._cut) for row in batch]).mean()
+        with self._autocast, torch.enable_grad(), self._fast.active():
+            loss = torch.cat(
+                [token_nll(self._model, row, self._fast.cut_loss) for row in batch]
+            ).mean()
         return loss.detach(), torch.autograd.grad(loss, self._trained)
 
 

@@ -262,6 +262,9 @@ class TrainingSpec(ConfigModel):
     micro_batch_tokens: PositiveInt = 1024
     """Number of tokens computed at once. The examples of a step are packed into as many
     micro-batches as needed."""
+    kernels: Literal["auto", "off"] = "auto"
+    """Fast paths of training, such as packed rows and fused layers; `off` trains with the code of
+    transformers and PEFT alone, one example per row."""
     loss_average: LossAverage = "example"
     """Unit over which the loss is averaged: response tokens, examples or sources."""
     task_weight: PositiveFloat = 1.0

@@ -81,6 +81,7 @@ def calibrate(
             weights=weights,
             micro_batch_tokens=settings.micro_batch_tokens,
             args=args,
+            kernels=settings.kernels,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)
@@ -96,7 +97,7 @@ def calibrate(
         general=general,
         model=model_shape(base.model.config),
         recipe=recipe,
-        packed=trainer.packed,
+        packed=trainer.fast.packed,
         load_seconds=load_seconds,
         setup_seconds=spent - sum(step.whole for step in watch.steps.values()),
     )

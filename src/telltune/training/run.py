@@ -171,6 +171,7 @@ def train(
                 weights=data.weights,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
+                kernels=settings.kernels,
                 # The health check comes first, so that unhealthy steps are not logged.
                 callbacks=[*listening, *options.callbacks],
                 checkpoints=checkpoints,
@@ -221,7 +222,7 @@ def train(
             general=data.general,
             model=model_shape(base.model.config),
             recipe=recipe,
-            packed=trainer.packed,
+            packed=trainer.fast.packed,
             own_prompts=options.confidence is not None and options.confidence.scales_prompts,
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )

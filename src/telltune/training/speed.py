@@ -83,6 +83,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
         ),
         "precision": str(compute_dtype(training.precision)),
         "micro_batch_tokens": training.micro_batch_tokens,
+        "kernels": training.kernels,
         "gradient_checkpointing": training.gradient_checkpointing,
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
-from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.cut_loss import cut_loss
-from telltune.models.kernels.lora import FusedLora
-from telltune.models.kernels.norms import FusedRMSNorm
-from telltune.models.kernels.packing import PackedBatch, can_pack, pack, token_nll
+from telltune.models.kernels.fast_path import FastPath
+from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes
@@ -37,9 +34,9 @@ from telltune.training.steps import Collator, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
 
     from telltune.data.encoding import EncodedSet
+    from telltune.models.kernels.fast_path import Kernels
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
@@ -105,6 +102,7 @@ class MixtureTrainer(Trainer):
         weights: Weights of response tokens in the loss.
         micro_batch_tokens: Number of tokens computed at once.
         args: Settings from `training_arguments`.
+        kernels: Fast paths; see `FastPath`.
         callbacks: Callbacks of the Trainer.
         checkpoints: Checkpoints of the run; None to write none.
         left_out: Steps to skip, by number from 1, with the reason that is logged.
@@ -123,6 +121,7 @@ class MixtureTrainer(Trainer):
         weights: LossWeights,
         micro_batch_tokens: int,
         args: TrainingArguments,
+        kernels: Kernels = "auto",
         callbacks: list[Any],
         checkpoints: Checkpoints | None = None,
         left_out: Mapping[int, Any] | None = None,
@@ -148,14 +147,9 @@ class MixtureTrainer(Trainer):
         self._saved_beside = saved_beside
         self.micro_batch_tokens = micro_batch_tokens
         """Number of tokens computed at once: as given, or lower if memory was too small."""
-        self.packed = can_pack(model)
-        # With FSDP a layer has its full weights only while it computes. The fused layers read
-        # weights before that or keep copies, so they are not used.
-        spread = plugin is not None
-        self._quick: list[AbstractContextManager[Any]] = (
-            [] if spread else [FusedLora(model), FusedRMSNorm(model)]
-        )
-        self._cut = None if spread else cut_loss(model)
+        # FSDP gathers the full weights of a layer only while it computes. Fused layers read weights
+        # before that or keep copies, so they are not used.
+        self.fast = FastPath(model, kernels, fused=plugin is None)
         self.step_record: dict[str, Any] = {}
         """Measurements of the latest step: loss by source, tokens, seconds; or the reason why it
         was skipped."""
@@ -215,7 +209,7 @@ class MixtureTrainer(Trainer):
                 step.rows,
                 self.micro_batch_tokens,
                 sources=step.sources,
-                together=self.packed,
+                together=self.fast.packed,
             )
             try:
                 return self._compute(model, step, batches)
@@ -242,11 +236,7 @@ class MixtureTrainer(Trainer):
             total += self._regularize(step)
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         count = self._processes.most(len(batches))
-        with ExitStack() as stack:
-            for context in self._quick:
-                stack.enter_context(context)
-            if self.packed:
-                stack.enter_context(packed_attention(self.model))
+        with self.fast.active():
             for place in range(count):
                 adapt_threads()
                 # Gradients are averaged over processes after the last row. All processes compute
@@ -278,7 +268,7 @@ class MixtureTrainer(Trainer):
             else scaled_prompts(self.model, batch, step.input_scale)
         )
         with scaled, self.compute_loss_context_manager():
-            nll = token_nll(model, batch, self._cut)
+            nll = token_nll(model, batch, self.fast.cut_loss)
             if not counts:
                 return nll, 0.0 * nll.sum()
             weights = self._token_weights(step, batch.rows, self.args.device)
@@ -289,7 +279,7 @@ class MixtureTrainer(Trainer):
         """Return a row whose loss is not counted."""
         if batches:
             return batches[0]
-        return pack(step.spare, self.micro_batch_tokens, together=self.packed)[0]
+        return pack(step.spare, self.micro_batch_tokens, together=self.fast.packed)[0]
 
     def _record(
         self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
