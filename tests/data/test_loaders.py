@@ -298,7 +298,7 @@ def test_hub_failure_is_one_sentence(monkeypatch):
         raise ConnectionError("offline\nand much more")
 
     hub(monkeypatch, load_dataset)
-    with pytest.raises(DataError, match=r"cannot be loaded \(offline\)") as error:
+    with pytest.raises(DataError, match=r"cannot be loaded as a hub data set \(offline\)") as error:
         read_examples([DataSpec(path="owner/name")])
     assert "\n" not in str(error.value)
 
