@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +25,6 @@ __all__ = [
     "move_within",
     "paired_bootstrap",
     "resample_scores",
-    "wilson_interval",
 ]
 
 # Number of values in a block of resamples: 32 MB for any size of the test set.
@@ -56,34 +54,6 @@ class PairedDifference:
     low: float
     high: float
     p_value: float
-
-
-def wilson_interval(right: float, items: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share, as fractions in 0..1.
-
-    Args:
-        right: Number of right items, 0..items.
-        items: Number of items, at least 1.
-        confidence: Confidence level of the interval, between 0 and 1.
-
-    Raises:
-        DataError: There are no items.
-
-    Source: Wilson (1927); Brown, Cai and DasGupta (2001), equation 4.
-    """
-    _check(items, confidence)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / items
-    centre = (share + z * z / (2 * items)) / (1 + z * z / items)
-    half = (
-        z
-        * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-        / (1 + z * z / items)
-    )
-    # At the ends of the scale the bound is the end itself, which rounding could miss.
-    low = 0.0 if right == 0 else centre - half
-    high = 1.0 if right == items else centre + half
-    return low, high
 
 
 def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int = 0) -> Floats:
@@ -276,5 +246,7 @@ def _bounds(
         return min(float(low), value), max(float(high), value)
     if not np.isfinite(ends).all():
         return math.nan, math.nan
-    _, unseen = wilson_interval(0, items, confidence)
+    from scipy.stats import binomtest  # takes a second
+
+    unseen = float(binomtest(0, items).proportion_ci(confidence, "wilson").high)
     return value - unseen * (value - ends[0]), value + unseen * (ends[1] - value)

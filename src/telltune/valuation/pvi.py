@@ -76,11 +76,6 @@ class Pvi:
         """V-information of the data set: the mean PVI in bits per example."""
         return float(self.bits.mean())
 
-    @property
-    def suspects(self) -> NDArray[np.int64]:
-        """Indices of all examples by increasing PVI per token; likely label errors come first."""
-        return np.argsort(self.bits_per_token, kind="stable")
-
 
 def without_input(examples: Sequence[Example]) -> list[Example]:
     """Return the examples with empty prompts and histories, as g∅ requires."""
