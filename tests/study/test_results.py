@@ -84,6 +84,14 @@ def test_a_key_is_that_of_the_work() -> None:
         assert cell_key(changed[0], hashes) != key
 
 
+def test_rows_of_earlier_versions_are_found() -> None:
+    hashes = {"train": "a", "test": "b", "base": "c"}
+    assert cell_key(cells()[0], hashes) == "4417eaa5ac0c3a57"
+    off = cells(recipe={"task": "medical_specialty", "training": {"kernels": "off"}})
+    on = cells(recipe={"task": "medical_specialty"})
+    assert cell_key(off[0], hashes) == cell_key(on[0], hashes)
+
+
 def test_a_key_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
     keys = []
     for folder in ("a", "b"):
