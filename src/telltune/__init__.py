@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         show,
         verify,
     )
+    from telltune.classifiers.picking import pick
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load_recipe",
+    "pick",
     "plan",
     "plan_study",
     "predict",
@@ -72,6 +74,7 @@ _HOMES = {
     "TellError": "telltune.errors",
     "compare": "telltune.study.compare",
     "load_recipe": "telltune.recipe",
+    "pick": "telltune.classifiers.picking",
     "score_examples": "telltune.study.example_scores",
     "write_synthetic": "telltune.study.synthetic_file",
 }

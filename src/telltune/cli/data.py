@@ -120,3 +120,42 @@ def anchor(
     )
     print_warnings(ranking.warnings)
     typer.echo("Copy one of them into the recipe, under anchor.prompt.")
+
+
+@app.command(epilog="Example: tell pick inputs.csv --number 40 --out to-label.csv")
+def pick(
+    inputs: Annotated[
+        Path, typer.Argument(metavar="INPUTS", help="File of inputs; answers are ignored.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output file for the rows to label, the first first.")],
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=1, help="Number of inputs to pick.")
+    ] = 40,
+    labeled: Annotated[
+        Path | None, typer.Option(help="File of examples that are labeled already.")
+    ] = None,
+    columns: ColumnNames = None,
+    seed: Annotated[int, typer.Option(help="Seed of the subsample of large files.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Pick the inputs that are most worth labeling, with a sentence encoder and no label."""
+    from telltune.classifiers.picking import pick as picked_inputs
+    from telltune.data.writing import check_writable, write_rows
+    from telltune.recipe import columns_from_text
+    from telltune.training.progress import phase
+
+    check_writable(out)
+    named = None if columns is None else columns_from_text(columns, completion="completion")
+    with phase("encoding the inputs", shown=not as_json):
+        picked = picked_inputs(inputs, number, labeled=labeled, columns=named, seed=seed)
+    write_rows(out, picked.rows)
+    if as_json:
+        print_json({"out": str(out), **asdict(picked)})
+        return
+    shown = sorted({min(n, number) for n in (10, 20, 40, 80, number)})
+    print_table(
+        f"{number} of {picked.inputs:,} inputs in {out}",
+        ("labeled from the top", "mean similarity of an input to the closest"),
+        [(f"{n}", f"{picked.coverage[n - 1]:.2f}") for n in shown],
+    )
+    typer.echo("Label them from the top; `tell pick --labeled FILE` then picks the next.")
