@@ -40,15 +40,17 @@ $(VENV)/.docs: $(READY)
 	touch $@
 
 # The measured claim: says first how long the cells take that are missing, then runs them.
-study: $(READY)
-	$(BIN)/tell plan benchmarks/study.yaml --out benchmarks/study
-	$(BIN)/tell study benchmarks/study.yaml --out benchmarks/study
-	[ ! -d ../shared/data ] || $(BIN)/tell study benchmarks/study_paper.yaml --out benchmarks/study
+study: $(READY) runs/study
+	$(BIN)/tell plan benchmarks/study.yaml --out runs/study
+	$(BIN)/tell study benchmarks/study.yaml --out runs/study
+	[ ! -d ../shared/data ] || $(BIN)/tell study benchmarks/study_paper.yaml --out runs/study
+
+# Rows and answers of a study that has run, from where it goes on.
+runs/%: | benchmarks/%/rows.tar.xz
+	$(PYTHON) -m tarfile -e benchmarks/$*/rows.tar.xz $@
 
 # What levers make of few labels: cells that the rows lack, after how long they take.
-leverage: $(READY)
-	[ -e runs/leverage/results.jsonl ] || \
-		$(BIN)/python -m tarfile -e benchmarks/leverage/rows.tar.xz runs/leverage
+leverage: $(READY) runs/leverage runs/new_tasks
 	$(BIN)/tell plan benchmarks/leverage/leverage.yaml --out runs/leverage
 	$(BIN)/tell study benchmarks/leverage/leverage.yaml --out runs/leverage
 	$(BIN)/python benchmarks/leverage/summarize.py runs/leverage
@@ -69,6 +71,9 @@ bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-
 	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	.venv-setfit/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers-setfit.txt
 	touch $@
+
+runs/new_tasks: | .venv-tasks/.ready
+	.venv-tasks/bin/python benchmarks/leverage/new_tasks.py $@
 
 .venv-tasks/.ready: benchmarks/leverage/new_tasks.txt
 	$(PYTHON) -m venv .venv-tasks

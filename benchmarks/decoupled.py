@@ -78,7 +78,9 @@ def told(seconds: float, coupled: float) -> str:
 def measured() -> list[Trial]:
     """The finished cells of the study, in the order of its rows."""
     trials = []
-    for line in (HERE / "study" / "results.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (HERE.parent / "runs" / "study" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
         row = json.loads(line)
         if row["status"] == "done":
             spent = row["seconds"]

@@ -1,11 +1,12 @@
 """Fuzz what reads a user's files: no crash but a TellError, no hang, no swelling.
 
     pip install atheris
+    python -m tarfile -e benchmarks/fuzz_corpus.tar.xz runs
     python benchmarks/fuzz_readers.py --minutes 10
     python benchmarks/fuzz_readers.py --replay          # the corpus once; needs no atheris
 
 The first byte of an input chooses who reads the rest: a format of data, packed or not, a recipe, or
-a `--set`. The corpus in benchmarks/fuzz_corpus is where a run starts, and what it finds that
+a `--set`. The corpus in runs/fuzz_corpus is where a run starts, and what it finds that
 reaches new code is joined into it. An input that broke something is left in the working directory
 as `crash-*`, `timeout-*` or `oom-*`; `--replay FILE` shows what it does.
 """
@@ -34,7 +35,7 @@ with atheris.instrument_imports(include=["telltune"]) if atheris else nullcontex
     from telltune.errors import TellError
     from telltune.recipe import DataSpec, load_recipe, recipe_from_dict
 
-CORPUS = Path(__file__).parent / "fuzz_corpus"
+CORPUS = Path(__file__).parents[1] / "runs" / "fuzz_corpus"
 # Longer inputs than these find nothing that shorter ones do not, and take longer.
 MAX_INPUT_BYTES = 4096
 SECONDS_AN_INPUT = 10

@@ -5,7 +5,7 @@
 Two files are made of medical_specialty: `good.jsonl`, half of its training examples, and
 `noise.jsonl`, the other half with labels drawn at random. SFT + anchor trains on both at 6,324 task
 tokens, with equal weights, ALF1 and ALF2, and on the good half alone at half of the tokens: what a
-user would have who knew. Rows go to benchmarks/noise/, the weights' courses with them.
+user would have who knew. Rows go to runs/noise, the weights' courses with them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from telltune.cli.console import print_table
 from telltune.data.embedded import embedded_task
 
 HERE = Path(__file__).parent
-OUT = HERE / "noise"
-FILES = HERE.parent / "runs" / "noise"
+OUT = HERE.parent / "runs" / "noise"
+FILES = HERE.parent / "runs" / "noise_data"
 TASK = "medical_specialty"
 TOKENS = 3162
 

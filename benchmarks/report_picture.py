@@ -1,6 +1,6 @@
 """A picture of a study's report for the README: the first screen, on a desktop, in light.
 
-    python benchmarks/report_picture.py benchmarks/study
+    python benchmarks/report_picture.py runs/study
 
 Needs `pip install playwright` and a Chromium (`apt install chromium`). Writes
 docs/images/report.png.
