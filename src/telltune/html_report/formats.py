@@ -6,6 +6,7 @@ import math
 
 __all__ = [
     "FORMATS",
+    "NOTHING",
     "duration",
     "interval",
     "loss",
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 NOTHING = "–"
+"""What is shown instead of a value that is not known."""
 
 
 def score(value: float | None) -> str:

@@ -70,12 +70,15 @@ def test_no_script_of_the_data_runs_and_all_of_it_is_shown(
 ) -> None:
     page = open_page(folder / REPORT)
     page.on("dialog", lambda dialog: page.said.append(dialog.message))
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.locator(".training .chart svg").first.wait_for()
     # What waits for a pointer gets one, tooltips of charts among it.
     for mark in page.locator(".chart svg .mark-symbol path").all()[:5]:
         mark.hover(force=True)
     assert page.evaluate("document.documentElement.dataset.ran") is None
     assert page.locator("iframe, img, svg[onload], [onmouseover], [onerror]").count() == 0
     text = page.locator("body").inner_text()
+    assert page.locator("template").count() == 0
     assert page.locator("script").count() == page.locator("figure").count() + 2
     assert [part for part in HOSTILE[:9] if part not in text] == []
     assert page.said == []

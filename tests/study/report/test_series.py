@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from telltune.study.report.series import Series, label_series, main_points
+from dataclasses import replace
+
+from telltune.study.report.series import Series, label_series, main_points, main_series
 from telltune.study.statistics.summary import Point
 
 
@@ -32,3 +34,13 @@ def test_a_study_of_ratios_at_one_size_is_no_crowd_of_dots() -> None:
     base = [point("base", None, None)]
     assert main_points([*base, *ratios, *curve]) == [*base, *curve]
     assert main_points(ratios) == ratios
+
+
+def test_the_main_series_is_the_widest_of_its_own_name_near_the_default_ratio() -> None:
+    ratios = [point("tell", 3000, ratio) for ratio in (0, 5, 60)]
+    assert main_series([*ratios, point("mine", 3000, None)]) == {"tell": Series("tell", 5)}
+    wide = [*ratios, point("tell", 10000, 0)]
+    assert main_series(wide)["tell"] == Series("tell", 0)
+    renamed = [replace(one, name="tell, few steps") for one in ratios]
+    assert main_series(renamed) == {"tell": Series("tell, few steps", 5)}
+    assert main_series([*renamed, point("tell", 3000, 60)])["tell"] == Series("tell", 60)

@@ -1,13 +1,16 @@
-"""Two sentences that say no more than the numbers do."""
+"""At most four sentences that say no more than the numbers do."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from telltune.study.report.verdict import Verdict, give_verdict, tell_emergence, tell_items
+from telltune.study.report.matched import Estimate, Matched, Standing
+from telltune.study.report.series import Series
+from telltune.study.report.verdict import give_verdict, tell_emergence, tell_items
 from telltune.study.statistics.emergence import Emergence
-from telltune.study.statistics.item_changes import ItemChanges
-from telltune.study.statistics.summary import Comparison, GeneralCurve, Point, SavedData, Summary
+from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
+from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
 from telltune.study.statistics.time_breakdown import TimeBreakdown
 
 CLEAR, UNCLEAR = 0.01, 0.4
@@ -34,56 +37,80 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
     )
 
 
-def told(found: Summary) -> str:
-    return told_of(give_verdict(found))
+def standing(label: str, points: float, **values: Any) -> Standing:
+    around = Estimate(points, points - 4, points + 4)
+    found = Standing(Series(label, None), label, around, None, None, 20.0, 3000.0, 0.0)
+    return replace(found, **values)
 
 
-def told_of(verdict: Verdict) -> str:
-    return " ".join(verdict.sentences).replace("\u00a0", " ")
+SFT = standing("sft", 50.0, change=Estimate(50.0, 40.0, 60.0), leakage=0.5)
+TELL = standing(
+    "tell",
+    54.0,
+    change=Estimate(-10.0, -20.0, 0.0),
+    leakage=0.0,
+    seconds=90.0,
+    general_tokens=12000.0,
+)
+MATCHED = Matched(["a", "b"], 6, TELL, SFT, [], Estimate(4.0, 1.0, 7.0), [])
 
 
-def test_gains_and_losses_stand_in_one_sentence() -> None:
-    text = told(
-        summary(
-            ("a", 3000, "tell", 6.0, CLEAR),
-            ("b", 3000, "tell", 9.0, CLEAR),
-            ("c", 3000, "tell", -3.0, CLEAR),
-            ("a", 10000, "tell", -1.0, CLEAR),
-            ("a", 3000, "other", 1.0, UNCLEAR),
-        )
+def told(found: Summary, matched: Matched | None = MATCHED) -> str:
+    return " ".join(give_verdict(found, matched).sentences)
+
+
+def test_it_says_what_tell_gains_keeps_and_costs_against_sft() -> None:
+    found = summary(
+        ("a", 3000, "tell", 6.0, CLEAR),
+        ("b", 3000, "tell", 9.0, CLEAR),
+        ("c", 3000, "tell", -3.0, CLEAR),
+        ("a", 3000, "other", 1.0, UNCLEAR),
     )
-    assert text.startswith(
-        "With 3,000 task tokens, tell is clearly better than sft on 2 of 3 tasks: +6.0 points on a "
-        "(95% interval 4.0 to 8.0, p = 0.010 after Holm) and +9.0 on b (7.0 to 11.0, p = 0.010); "
-        "it is clearly worse on 1: −3.0 points on c"
+    assert give_verdict(found, MATCHED).sentences == (
+        (
+            "Over 6 cells of 2 tasks matched by task, size and seed, tell scores 54.0 against "
+            "50.0 for sft (+4.0 points, 95% interval 1.0 to 7.0; clearly better in 2 and clearly "
+            "worse in 1 of 3 single comparisons)."
+        ),
+        (
+            "It changes the loss on held-out general text by −10.0% against +50.0% and answers "
+            "0.0% of unrelated prompts in the task's format, against 50.0%."
+        ),
+        (
+            "It trains 90 s per cell against 20 s, on 12,000 general tokens against 0 beside the "
+            "same 3,000 task tokens."
+        ),
+        (
+            "Most clear gains over sft: tell, the best of 2 on these same test items (2 better and "
+            "1 worse of 3)."
+        ),
     )
-    assert "at its other sizes it is clearly better in 0 and clearly worse in 1 of 1" in text
 
 
-def test_many_tasks_are_told_by_their_extremes() -> None:
-    text = told(summary(*((task, 3000, "tell", ord(task) - 90.0, CLEAR) for task in "abcde")))
-    assert "on 5 of 5 tasks: from +7.0 points on a" in text
-    assert "to +11.0 on e (9.0 to 13.0, p = 0.010)." in text
-    assert "is from 7.0 (1.0 to >9.0) on a to 11.0 (1.0 to >9.0) on e (95% intervals)." in text
+def test_what_was_not_measured_is_not_told() -> None:
+    found = summary(("a", 3000, "tell", 6.0, CLEAR))
+    bare = replace(MATCHED, main=replace(TELL, change=None, leakage=None))
+    assert "general text" not in told(found, bare)
+    assert "unrelated" not in told(found, bare)
+    assert "by −10.0% against +50.0%." in told(
+        found, replace(bare, main=replace(TELL, leakage=None))
+    )
 
 
 def test_a_lone_gain_does_not_hide_that_a_method_loses_elsewhere() -> None:
     cells = [("a", 3000, "tell", 8.0, CLEAR), ("b", 3000, "tell", -8.0, CLEAR)]
     steady = [("a", 3000, "steady", 0.5, UNCLEAR), ("b", 3000, "steady", 0.5, UNCLEAR)]
-    verdict = give_verdict(summary(*cells, *steady))
-    assert verdict.sentences[0].startswith("No method is clearly ahead of sft: the closest")
-    assert "tell with 3,000 task tokens is clearly better than sft on 1 of 2" in told_of(verdict)
+    verdict = give_verdict(summary(*cells, *steady), MATCHED)
+    assert verdict.sentences[-1] == "No method is clearly ahead of sft."
+    assert "clearly better in 1 and clearly worse in 1 of 2" in verdict.sentences[0]
     tally = verdict.tallies[1]
     assert (tally.label, tally.better, tally.unclear, tally.worse) == ("tell", 1, 0, 1)
 
 
-def test_of_methods_alike_the_one_tried_on_most_tasks_is_told() -> None:
+def test_of_methods_alike_the_one_tried_on_most_tasks_comes_first() -> None:
     wide = [(task, 3000, "wide", 0.5, UNCLEAR) for task in "abc"]
     found = summary(*wide, ("a", 3000, "lucky", 6.0, UNCLEAR))
-    assert "the closest, wide with 3,000 task tokens" in told(found)
-    assert "TELL did not run at the same size of a task as sft." in told(found)
-    better = summary(*wide, ("a", 3000, "lucky", 6.0, CLEAR))
-    assert told(better).startswith("With 3,000 task tokens, lucky is clearly better than sft on 1")
+    assert [tally.label for tally in give_verdict(found, MATCHED).tallies] == ["wide", "lucky"]
 
 
 def test_a_jump_is_told_with_its_place_and_how_sure_it_is() -> None:
@@ -115,23 +142,24 @@ def test_items_are_told_by_how_they_change() -> None:
 
 def test_one_failed_cell_is_one_cell() -> None:
     failed = replace(summary(("a", 3000, "tell", 6.0, CLEAR)), failed=[{"name": "sft"}])
-    assert "1 cell failed; the results below exclude failed cells." in give_verdict(failed).notes
+    notes = give_verdict(failed, MATCHED).notes
+    assert notes == ["1 cell failed; the results below exclude failed cells."]
 
 
 def test_where_all_methods_tie_no_winner_is_named_and_tell_is() -> None:
     cells = [("a", 3000, "tell", 0.0, 1.0), ("a", 3000, "mix", 3.0, UNCLEAR)]
-    verdict = give_verdict(summary(*cells))
-    assert verdict.sentences[0].startswith(
-        "No method is clearly ahead of sft: all tie, and tell with 3,000 task tokens is "
-        "neither clearly better nor worse: +0.0 points on a"
-    )
-    assert "mix" not in " ".join([*verdict.sentences, *verdict.notes])
+    text = told(summary(*cells))
+    assert "tell scores 54.0 against 50.0 for sft" in text
+    assert "no clear difference in any of 1 single comparisons" in text
+    assert text.endswith("No method differs clearly from sft anywhere: all tie.")
+    assert "mix" not in text
 
 
 def test_methods_with_as_many_clear_gains_have_no_winner() -> None:
     cells = [("a", 3000, "tell", 6.0, CLEAR), ("a", 3000, "mix", 7.0, CLEAR)]
-    notes = " ".join(give_verdict(summary(*cells)).notes)
-    assert "mix and tell tie for the most net clear gains, so none is the winner" in notes
+    assert "mix and tell tie for the most net clear gains, so none is" in told(summary(*cells))
+    many = [("a", 3000, name, 6.0, CLEAR) for name in ("tell", "mix", "more", "most")]
+    assert "4 methods tie for the most net clear gains" in told(summary(*many))
 
 
 def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
@@ -141,70 +169,22 @@ def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
         for point, score in zip(found.points, (50.0, 52.0), strict=True)
     )
     alone = replace(found, comparisons=[], saved=[], points=[first, second])
-    assert "No method is clearly highest on a." in told(alone)
+    assert "No method is clearly highest on a." in told(alone, None)
     apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
-    assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart)
-    assert "TELL" in told(apart)
+    assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart, None)
+    assert "TELL" in told(apart, None)
 
 
 def test_tell_is_told_whatever_it_is_called_and_whoever_is_best() -> None:
     cells = [("a", 3000, "ours", -5.0, CLEAR), ("a", 3000, "mix", 7.0, CLEAR)]
     found = summary(*cells)
     points = [replace(p, method="tell") if p.name == "ours" else p for p in found.points]
-    text = told(replace(found, points=points))
-    assert text.startswith("With 3,000 task tokens, mix is clearly better than sft on 1 of 1 task")
-    assert "ours (TELL) with 3,000 task tokens is clearly worse than sft on 1 of 1 task" in text
-
-
-BEFORE = {"general_nll_before": 2.0, "leakage_before": 0.0}
-
-
-def aside(loss: float, leakage: float = 0.0) -> dict[str, float]:
-    return BEFORE | {"general_nll_after": loss, "leakage_after": leakage}
-
-
-def test_what_training_cost_beside_the_task_is_the_first_note() -> None:
-    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("a", 3000, "other", 0.0, UNCLEAR))
-    after = {"tell": aside(1.8), "other": aside(3.0, 0.5)}
-    points = [replace(point, forgetting=after[point.name]) for point in found.points]
-    assert give_verdict(replace(found, points=points)).notes[0] == (
-        "Forgetting: the loss on general examples changes by +50% after other and -10% after "
-        "tell; the share of unrelated prompts answered in the task's format is 50% after other "
-        "and 0% after tell. (Means over the 1 cell matched by task, size and seed.)"
-    )
-    assert not any("Forgetting" in note for note in give_verdict(found).notes)
-
-
-def test_what_training_cost_is_held_against_each_other_on_matched_cells_only() -> None:
-    """SFT ran on an easy task too, and with a seed more, where it forgot less."""
-    cells = [("a", 3000, "sft", 0.0, UNCLEAR), ("b", 3000, "sft", 0.0, UNCLEAR)]
-    found = summary(*cells, ("a", 3000, "tell", 0.0, UNCLEAR))
-    by_seed = {
-        ("a", "sft"): {0: aside(4.0), 1: aside(4.0), 2: aside(2.0)},
-        ("b", "sft"): {0: aside(2.0), 1: aside(2.0)},
-        ("a", "tell"): {0: aside(2.2), 1: aside(2.2)},
-    }
-    points = [replace(point, by_seed=by_seed[point.task, point.name]) for point in found.points]
-    note = give_verdict(replace(found, points=points)).notes[0]
-    assert "+100% after sft and +10% after tell" in note
-    assert "Means over the 2 cells" in note
-
-
-def test_a_method_that_shares_no_cell_is_left_out_by_name() -> None:
-    found = summary(("a", 3000, "tell", 0.0, UNCLEAR), ("b", 3000, "other", 0.0, UNCLEAR))
-    points = [replace(point, forgetting=aside(3.0)) for point in found.points]
-    note = give_verdict(replace(found, points=points)).notes[0]
-    assert "by +50% after tell;" in note
-    assert "no shared cell: other" in note
-
-
-def test_of_many_methods_the_first_note_names_tell_the_best_and_the_references() -> None:
-    names = ["sft", "sft_anchor", "tell", "mix", "few_shot"]
-    found = summary(*(("a", 3000, name, float(name == "mix"), UNCLEAR) for name in names))
-    beside = {"general_nll_before": 2.0, "general_nll_after": 1.0}
-    points = [replace(point, forgetting=beside) for point in found.points]
-    assert give_verdict(replace(found, points=points)).notes[0] == (
-        "Forgetting: the loss on general examples changes by -50% after tell, -50% after sft "
-        "and -50% after sft_anchor. (Means over the 1 cell matched by task, size and seed; the "
-        "table lists the other methods.)"
-    )
+    matched = replace(MATCHED, main=standing("ours", 45.0), difference=Estimate(-5.0, -7.0, -3.0))
+    text = told(replace(found, points=points), matched)
+    assert "ours (TELL) scores 45.0 against 50.0 for sft (−5.0 points" in text
+    assert "Most clear gains over sft: mix" in text
+    assert "TELL did not run" not in text
+    other = replace(MATCHED, main=standing("mix", 57.0), left_out=["ours"])
+    verdict = give_verdict(found, other)
+    assert verdict.sentences[0].startswith("TELL did not run on the same cells as sft. Over 6")
+    assert verdict.notes == ["Not on all of these cells, so not compared here: ours."]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.html_report.drawing import Figure, Values, chart_of, layers_of, spec_of, tooltip_of
-from telltune.html_report.formats import interval, loss, number, score, share, signed
+from telltune.html_report.formats import NOTHING, interval, loss, number, score, share, signed
 from telltune.study.report.series import main_points, series_of
 from telltune.study.report.verdict import tell_emergence, tell_items
 from telltune.study.statistics.item_changes import sort_items
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import altair as alt
 
+    from telltune.study.report.matched import Matched
     from telltune.study.report.palette import Palette
     from telltune.study.statistics.item_changes import ItemCourses
     from telltune.study.statistics.summary import Point, Summary
@@ -25,6 +26,7 @@ __all__ = [
     "efficiency_figures",
     "emergence_figures",
     "forgetting_figures",
+    "headline_figure",
 ]
 
 # A leverage ratio goes on a line of its own: truncated labels would look the same.
@@ -55,40 +57,108 @@ _TOLD = {
 """Tooltip labels of a score, by field."""
 
 
-def efficiency_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Plot score against task tokens, one figure per task.
+def headline_figure(matched: Matched | None, palette: Palette) -> Figure | None:
+    """Plot score against change of the general loss, one labeled point per main method.
 
-    Methods without task data are horizontal lines.
+    None if there are no matched cells or the general loss was not measured.
     """
     import altair as alt
 
-    figures = []
+    if matched is None:
+        return None
+    values: list[dict[str, Any]] = [
+        {
+            "method": one.label,
+            "score": score(one.score.mean),
+            "interval": interval(one.score.low, one.score.high),
+            "change": signed(one.change.mean),
+            "seeds": interval(one.change.low, one.change.high),
+            "leakage": NOTHING if one.leakage is None else share(one.leakage),
+            "x": one.change.mean,
+            "left": _known(one.change.low),
+            "right": _known(one.change.high),
+            "y": one.score.mean,
+            "low": _known(one.score.low),
+            "high": _known(one.score.high),
+        }
+        for one in (matched.main, matched.reference, *matched.others)
+        if one.change is not None and one.task_tokens
+    ]
+    if not values:
+        return None
+    xs = [0, *(v[name] for v in values for name in ("x", "left", "right") if v[name] is not None)]
+    beside = 0.05 * (max(xs) - min(xs)) or 1.0
+    # There is room for names on the right.
+    domain = [min(xs) - beside, max(xs) + 4 * beside]
+    x = alt.X("x:Q").title("change of general loss against the base, %")
+    x = x.scale(domain=domain, nice=False).axis(tickCount=6)
+    y = alt.Y("y:Q").title("mean score").scale(zero=False)
+    told = {name: _TOLD.get(name, name) for name in ("method", "score", "interval", "leakage")}
+    told |= {"change": "change of general loss, %", "seeds": "95% interval over seeds"}
+    # The base does not change. Its score may be far below, so it is written down instead.
+    scores = [f", score {score(o.score.mean)}" for o in matched.others if not o.task_tokens]
+    zero = chart_of([{"x": 0, "name": f"base{''.join(scores[:1])}"}])
+    base = palette.chart(values).encode(palette.color())
+    chart = layers_of(
+        zero.mark_rule(color="var(--muted)", strokeDash=[2, 3]).encode(alt.X("x:Q")),
+        zero.mark_text(color="var(--text)", align="left", dx=5, fontSize=12).encode(
+            x, alt.Text("name:N"), y=alt.value(8)
+        ),
+        base.mark_rule(opacity=0.6).encode(x, alt.Y("low:Q"), alt.Y2("high:Q")),
+        base.mark_rule(opacity=0.6).encode(alt.X("left:Q"), alt.X2("right:Q"), y),
+        base.mark_point(filled=True, size=90, opacity=1).encode(
+            x, y, palette.shape(), tooltip=tooltip_of(told)
+        ),
+        _names(_apart(values, values), x, palette, dy=-9),
+    )
+    title = f"Score and general loss, mean over {number(matched.cells)} matched cells"
+    return Figure(title, spec_of(chart, 280), [])
+
+
+def efficiency_figures(points: Sequence[Point], palette: Palette) -> dict[str, Figure]:
+    """Plot score against task tokens, one figure per task.
+
+    Methods without task data are horizontal lines. The main methods are labeled in the chart, and
+    the others have legend keys.
+    """
+    import altair as alt
+
+    figures = {}
     for task in dict.fromkeys(point.task for point in points):
         shown = main_points([point for point in points if point.task == task])
         sized = [point for point in shown if point.size is not None]
         if not sized:
             continue
         level = [_value(p, palette.labels[series_of(p)]) for p in shown if p.size is None]
-        values = _moved_apart([_value(p, palette.labels[series_of(p)]) for p in sized])
+        values = _moved_apart([_value(p, palette.labels[series_of(p)]) for p in sized], palette)
         smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
         beside = max(1.15, (largest / smallest) ** 0.05)
         x = (
             alt.X("x:Q")
-            .title("task tokens")
-            .scale(type="log", domain=[smallest / beside, largest * beside], nice=False)
+            .title("task tokens, log scale; points up to 2% aside")
+            # There is room for names on the right.
+            .scale(type="log", domain=[smallest / beside, largest * beside**7], nice=False)
             .axis(values=sorted({p.size for p in sized if p.size}), format=".3~s")
         )
-        chart = _scores(values, x, palette)
+        last = {v["method"]: v for v in sorted(values, key=lambda v: v["x"])}
+        main = [v for v in [*values, *level] if palette.is_main(v["method"])]
+        named = [
+            v | {"x": largest * beside**7} for v in last.values() if palette.is_main(v["method"])
+        ]
+        names = _names(_apart(named, main or values), x, palette, align="right")
+        chart = layers_of(_scores(values, x, palette), names)
         if level:
-            chart = layers_of(_levels(level, palette), chart)
-        figures.append(Figure(task, spec_of(chart), palette.keys(values, level)))
+            beneath = [v | {"x": smallest / beside, "at": v["y"]} for v in level]
+            chart = layers_of(_levels(level, palette), chart, _names(beneath, x, palette, dy=-8))
+        keys = [key for key in palette.keys(values, level) if not palette.is_main(key.label)]
+        figures[task] = Figure("Score against task tokens", spec_of(chart, 340), keys)
     return figures
 
 
 def emergence_figures(
     summary: Summary, courses: Sequence[ItemCourses], palette: Palette
-) -> list[Figure]:
-    """Plot score against general tokens, one figure per task and size.
+) -> dict[str, list[Figure]]:
+    """Plot score against general tokens, by task: one figure per size.
 
     Only methods that ran with several amounts of general data are drawn. Each figure is followed by
     one figure per method with its single test items.
@@ -99,7 +169,7 @@ def emergence_figures(
     for point in summary.points:
         if point.size is not None and point.leverage_ratio is not None:
             lines[point.task, point.size][point.name].append(point)
-    figures = []
+    figures: dict[str, list[Figure]] = defaultdict(list)
     for (task, size), by_name in lines.items():
         found = [p for line in by_name.values() if len(line) > 1 for p in line]
         if not found:
@@ -119,8 +189,8 @@ def emergence_figures(
             if (curve.task, curve.size) == (task, size)
         ]
         spec = spec_of(_scores(values, x, palette))
-        figures.append(Figure(title, spec, palette.keys(values), notes))
-        figures += [
+        figures[task].append(Figure(title, spec, palette.keys(values), notes))
+        figures[task] += [
             _item_figure(each)
             for each in courses
             if (each.curve.task, each.curve.size) == (task, size)
@@ -213,7 +283,7 @@ def _scores(values: Values, x: alt.X, palette: Palette) -> alt.LayerChart:
     """Draw points with their intervals, joined by one line per method."""
     import altair as alt
 
-    base = chart_of(values).encode(x, palette.color())
+    base = palette.chart(values).encode(x, palette.color())
     y = alt.Y("y:Q").title(values[0]["metric"]).scale(zero=False)
     return layers_of(
         base.mark_rule(strokeWidth=1.25, opacity=0.6).encode(alt.Y("low:Q"), alt.Y2("high:Q")),
@@ -228,7 +298,7 @@ def _levels(values: Values, palette: Palette) -> alt.LayerChart:
     """Draw one horizontal line per method."""
     import altair as alt
 
-    rule = chart_of(values).encode(alt.Y("y:Q"), palette.color(), tooltip=tooltip_of(_TOLD))
+    rule = palette.chart(values).encode(alt.Y("y:Q"), palette.color(), tooltip=tooltip_of(_TOLD))
     return layers_of(
         rule.mark_rule(strokeDash=[6, 4], strokeWidth=1.5),
         # This invisible rule is wide enough to hover over.
@@ -242,7 +312,7 @@ def _changes(values: Values, palette: Palette) -> dict[str, Any]:
 
     methods = [key.label for key in palette.keys(values)]
     names = ("task", "method", "tokens", "before", "after", "change")
-    dots = chart_of(values).encode(
+    dots = palette.chart(values).encode(
         alt.X("x:Q").title(None),
         alt.Y("method:N").title(None).sort(methods).axis(**_TWO_LINES),
         palette.color(),
@@ -251,7 +321,8 @@ def _changes(values: Values, palette: Palette) -> dict[str, Any]:
     )
     rule = chart_of([{"x": 0}]).mark_rule(color="var(--muted)").encode(alt.X("x:Q"))
     layers = layers_of(rule, dots.mark_point(filled=True, size=64, opacity=0.8))
-    return spec_of(layers, height=30 + 30 * len(methods))
+    # The page gives each chosen method a row of equal height.
+    return spec_of(layers, 30 * len(methods)) | {"usermeta": {"rows": methods}}
 
 
 def _value(point: Point, label: str) -> dict[str, Any]:
@@ -269,10 +340,49 @@ def _value(point: Point, label: str) -> dict[str, Any]:
         "general": number(point.general_tokens),
         "x": point.task_tokens,
         "y": point.score,
-        # JSON has no NaN, which marks a bound that the data do not determine.
-        "low": None if math.isnan(point.low) else point.low,
-        "high": None if math.isnan(point.high) else point.high,
+        "low": _known(point.low),
+        "high": _known(point.high),
     }
+
+
+def _known(bound: float) -> float | None:
+    # JSON has no NaN, which marks a bound that the data do not determine.
+    return None if math.isnan(bound) else bound
+
+
+def _apart(values: Values, drawn: Values) -> Values:
+    """Return the values with the height of each name, `at`, so that names do not overlap.
+
+    Args:
+        values: Values to name.
+        drawn: Values that determine the height of the chart.
+    """
+    numbers = [v[name] for v in drawn for name in ("y", "low", "high") if v[name] is not None]
+    gap = (max(numbers) - min(numbers)) / 14
+    placed: list[dict[str, Any]] = []
+    for value in sorted(values, key=lambda value: value["y"]):
+        lowest = placed[-1]["at"] + gap if placed else -math.inf
+        placed.append(value | {"at": max(value["y"], lowest)})
+    return placed
+
+
+def _names(
+    values: Values,
+    x: alt.X,
+    palette: Palette,
+    *,
+    align: Literal["left", "right"] = "left",
+    dy: int = 0,
+) -> alt.Chart:
+    """Write the names of the main methods beside the given points."""
+    import altair as alt
+
+    main = [value for value in values if palette.is_main(value["method"])]
+    named = palette.chart(main).encode(x, alt.Y("at:Q"), palette.color(), alt.Text("method:N"))
+    text: alt.Chart = named.mark_text(
+        align=align, dx=4 if align == "left" else 0, dy=dy, fontSize=12
+    )
+    return text
 
 
 def _beginning(text: str) -> str:
@@ -281,11 +391,10 @@ def _beginning(text: str) -> str:
     return line if len(line) <= _PROMPT_LENGTH else f"{line[: _PROMPT_LENGTH - 1]}…"
 
 
-def _moved_apart(values: Values) -> Values:
-    """Offset each method along x by a constant factor so that intervals do not overlap."""
-    methods = list(dict.fromkeys(value["method"] for value in values))
-    smallest, largest = min(v["x"] for v in values), max(v["x"] for v in values)
-    # At one size, task tokens still differ by a few percent between seeds.
-    step = 1.04 if largest < 1.5 * smallest else (largest / smallest) ** 0.012
-    middle = (len(methods) - 1) / 2
-    return [v | {"x": v["x"] * step ** (methods.index(v["method"]) - middle)} for v in values]
+def _moved_apart(values: Values, palette: Palette) -> Values:
+    """Move the main methods aside, by at most 2%, so that intervals overlap less."""
+    drawn = {value["method"] for value in values}
+    methods = [method for method in palette.main if method in drawn]
+    last = max(len(methods) - 1, 1)
+    steps = {method: 2 * i / last - 1 for i, method in enumerate(methods)}
+    return [v | {"x": v["x"] * 1.02 ** steps.get(v["method"], 0)} for v in values]

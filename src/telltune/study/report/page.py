@@ -17,7 +17,9 @@ from telltune.study.report.charts import (
     efficiency_figures,
     emergence_figures,
     forgetting_figures,
+    headline_figure,
 )
+from telltune.study.report.matched import match_cells
 from telltune.study.report.palette import Palette
 from telltune.study.report.series import series_of
 from telltune.study.report.side_by_side import side_by_side
@@ -30,7 +32,6 @@ from telltune.study.statistics.summary import summarize
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.study.report.series import Series
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
 
@@ -60,27 +61,30 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
     summary = summarize(out, resamples=resamples)
     rows = Results(out).rows
     write_json(out / SUMMARY, summary.to_dict())
-    write_text(out / REPORT, _page(out, summary, rows))
+    write_text(out / REPORT, _page(out, summary, rows, resamples))
     return summary
 
 
-def _page(out: Path, summary: Summary, rows: list[ResultRow]) -> str:
+def _page(out: Path, summary: Summary, rows: list[ResultRow], resamples: int) -> str:
     done = [row for row in rows if row.status == "done"]
     palette = Palette(summary.points)
+    matched = match_cells(out, rows, summary.points, resamples=resamples)
+    courses = item_courses(out, rows, summary.general_curves)
     return render(
         _TEMPLATE,
         title=out.resolve().name,
         summary=summary,
         rows=done,
-        verdict=give_verdict(summary),
+        verdict=give_verdict(summary, matched),
+        matched=matched,
+        headline=headline_figure(matched, palette),
+        choices=palette.choices,
         efficiency=efficiency_figures(summary.points, palette),
-        emergence=emergence_figures(
-            summary, item_courses(out, rows, summary.general_curves), palette
-        ),
+        emergence=emergence_figures(summary, courses, palette),
         reference=reference_of(summary),
-        tables=_tables(summary, palette.labels),
+        tables=_tables(summary, palette),
         forgetting=forgetting_figures(summary.points, palette),
-        tasks=side_by_side(out, rows, summary.points),
+        answers={one.task: one for one in side_by_side(out, rows, summary.points)},
         curves=curve_figures(rows, summary.points, palette),
         weights=weight_figures(rows, summary.points, palette),
         warnings=_warnings(done),
@@ -99,10 +103,8 @@ class TableRow(NamedTuple):
     clear: bool
 
 
-def _tables(
-    summary: Summary, labels: dict[Series, str]
-) -> dict[str, dict[int | None, list[TableRow]]]:
-    """Return table rows by task and size, with methods in the order of their labels."""
+def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, list[TableRow]]]:
+    """Return table rows by task and size, with the main methods first."""
     against = reference_of(summary)
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
@@ -111,14 +113,15 @@ def _tables(
     tables: dict[str, dict[int | None, list[TableRow]]] = {}
     for point in summary.points:
         tables.setdefault(point.task, {})
-    order = list(labels)
+    order = [choice.key.label for choice in palette.choices]
     for point in sorted(
-        summary.points, key=lambda point: (point.size or 0, order.index(series_of(point)))
+        summary.points,
+        key=lambda point: (point.size or 0, order.index(palette.labels[series_of(point)])),
     ):
         key = (point.task, point.size or 0, series_of(point))
         comparison = compared.get(key)
         row = TableRow(
-            labels[series_of(point)],
+            palette.labels[series_of(point)],
             point,
             comparison,
             saved.get(key),

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from telltune.recipe.schema import MixtureSpec
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.study.statistics.summary import Point
 
-__all__ = ["Series", "label_series", "main_points", "series_of"]
+__all__ = ["MAIN", "Series", "label_series", "main_points", "main_series", "series_of"]
+
+MAIN = (
+    "base",
+    "sft",
+    "sft_anchor",
+    "tell",
+    "tell_product",
+    "tell_pseudo_label",
+    "sft_pseudo_label",
+)
+"""Main methods of a report; the others are in the background until a reader chooses them."""
 
 
 class Series(NamedTuple):
@@ -62,3 +75,27 @@ def main_points(points: Sequence[Point]) -> list[Point]:
     for (task, series), count in sizes.items():
         most[task, series.name] = max(count, most[task, series.name])
     return [p for p in points if sizes[p.task, series_of(p)] == most[p.task, p.name]]
+
+
+def main_series(points: Sequence[Point]) -> dict[str, Series]:
+    """Return the series of each of `MAIN` in the study, by method.
+
+    A method under several names is the one with its own name. Of several leverage ratios it is the
+    one with most sizes and tasks, of equals the one nearest to the default, whatever the scores
+    are.
+    """
+    usual = MixtureSpec().leverage_ratio
+    cells: dict[str, dict[Series, int]] = {}
+    for point in points:
+        if point.method in MAIN:
+            its = cells.setdefault(point.method, {})
+            its[series_of(point)] = its.get(series_of(point), 0) + 1
+    return {
+        method: min(
+            its,
+            key=lambda s: (s.name != method, -its[s], abs((s.leverage_ratio or 0) - usual)),
+        )
+        for method in MAIN
+        for its in [cells.get(method, {})]
+        if its
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from telltune.html_report.drawing import Figure, chart_of, layers_of, spec_of, tooltip_of
+from telltune.html_report.drawing import Figure, layers_of, spec_of, tooltip_of
 from telltune.html_report.formats import number
 from telltune.study.report.series import series_of
 from telltune.study.report.side_by_side import fullest_cells
@@ -25,7 +25,7 @@ __all__ = ["curve_figures", "weight_figures"]
 
 def curve_figures(
     rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
-) -> list[Figure]:
+) -> dict[str, Figure]:
     """Plot training loss by step and source, one figure per task.
 
     Each figure shows the size and seed that most methods have.
@@ -40,7 +40,7 @@ def curve_figures(
 
 def weight_figures(
     rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
-) -> list[Figure]:
+) -> dict[str, Figure]:
     """Plot learned source weights by step like `curve_figures`; empty if no method learns them."""
     learned = {name: None for row in rows for name in row.curve if name.startswith(WEIGHT)}
     return _by_step(rows, points, palette, "weight", "weight of the source", tuple(learned))
@@ -54,41 +54,54 @@ def _by_step(
     title: str,
     names: Sequence[str],
     dashes: alt.Scale | None = None,
-) -> list[Figure]:
+) -> dict[str, Figure]:
     """Draw the curves of rows: colors are methods, dashes are sources."""
     import altair as alt
 
-    figures = []
+    figures = {}
     for task, cells in fullest_cells(rows, points).items():
         drawn = [row for row in cells if row.curve]
+        # One value per curve, which the browser unfolds, keeps the page small.
         values = [
             {
                 "method": palette.labels[series_of(row)],
                 "source": source.removeprefix(WEIGHT),
-                "step": step,
-                "y": value,
+                "step": [step for step, _ in known],
+                "y": [value for _, value in known],
             }
             for row in drawn
             for source, course in row.curve.items()
             if source in names
-            for step, value in zip(row.curve["step"], course, strict=True)
-            if value is not None and math.isfinite(value)
+            for known in [
+                [
+                    (step, value)
+                    for step, value in zip(row.curve["step"], course, strict=True)
+                    if value is not None and math.isfinite(value)
+                ]
+            ]
+            if known
         ]
         if not values:
             continue
         dash = alt.StrokeDash("source:N").legend(None)
-        lines = chart_of(values).encode(
-            alt.X("step:Q").title("optimizer step"),
-            alt.Y("y:Q").title(title).scale(zero=False),
-            palette.color(),
-            dash if dashes is None else dash.scale(dashes),
-            tooltip=[
-                *tooltip_of({name: name for name in ("method", "source", "step")}),
-                alt.Tooltip("y:Q").title(what).format(".3f"),
-            ],
+        lines = (
+            palette.chart(values)
+            .transform_flatten(["step", "y"])
+            .encode(
+                alt.X("step:Q").title("optimizer step"),
+                alt.Y("y:Q").title(title).scale(zero=False),
+                palette.color(),
+                dash if dashes is None else dash.scale(dashes),
+                tooltip=[
+                    *tooltip_of({name: name for name in ("method", "source", "step")}),
+                    alt.Tooltip("y:Q").title(what).format(".3f"),
+                ],
+            )
         )
         dots = lines.mark_point(size=60, opacity=0, filled=True)
         chart = layers_of(lines.mark_line(strokeWidth=1.75), dots)
-        named = f"{task}, {number(drawn[0].size or 0)} task tokens, seed {drawn[0].seed}"
-        figures.append(Figure(named, spec_of(chart), palette.keys(values)))
+        named = (
+            f"{what.capitalize()}: {number(drawn[0].size or 0)} task tokens, seed {drawn[0].seed}"
+        )
+        figures[task] = Figure(named, spec_of(chart), palette.keys(values))
     return figures

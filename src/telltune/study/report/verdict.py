@@ -1,4 +1,4 @@
-"""Verdict of a study: two or three sentences that claim no more than its numbers support."""
+"""Verdict of a study: at most four sentences that claim no more than its numbers support."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from telltune.html_report.formats import interval, number, p_value, score, share, signed
+from telltune.html_report.formats import (
+    interval,
+    number,
+    p_value,
+    score,
+    share,
+    signed,
+)
 from telltune.study.report.series import label_series, series_of
 from telltune.study.statistics.summary import REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from telltune.study.report.matched import Matched
     from telltune.study.report.series import Series
     from telltune.study.statistics.emergence import Emergence
     from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
@@ -31,7 +39,7 @@ __all__ = [
 _LEVEL = 0.05
 
 _SPELLED_OUT = 3
-"""Maximum number of items listed in a sentence; longer lists show only the extremes."""
+"""Maximum number of methods listed in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,8 @@ class Verdict:
     """Verdict of a study.
 
     Attributes:
-        sentences: Best method against the reference, TELL, and data saving. One of them names TELL.
+        sentences: At most four: the main method's score against SFT, what both forget and leak,
+            what they cost, and whether a method is clearly ahead.
         notes: Caveats.
         tallies: One tally per method, the best first.
     """
@@ -69,9 +78,9 @@ class Verdict:
 
 
 def reference_of(summary: Summary) -> str | None:
-    """Return the reference of comparisons: SFT with the anchor if the study has it, else SFT."""
+    """Return the reference of comparisons: SFT if the study has it, else SFT with the anchor."""
     known = {comparison.against for comparison in summary.comparisons}
-    return next((name for name in reversed(REFERENCES) if name in known), None)
+    return next((name for name in REFERENCES if name in known), None)
 
 
 def is_clear(comparison: Comparison) -> bool:
@@ -79,44 +88,39 @@ def is_clear(comparison: Comparison) -> bool:
     return comparison.p_adjusted < _LEVEL
 
 
-def give_verdict(summary: Summary) -> Verdict:
-    """Report the best method against the reference, the result of TELL, and the data saving.
+def give_verdict(summary: Summary, matched: Matched | None) -> Verdict:
+    """Report the main method against the reference on matched cells, and who is clearly ahead.
 
-    The best method has the most clear gains minus clear losses over all tasks and sizes. Ties are
-    broken by the number of tasks, then of comparisons, then by the mean difference. It is reported
-    at the size with the most net gains, the smallest of equals. If no difference is clear, all
-    methods tie: no winner is named, and the differences of TELL are reported.
+    A method is called the winner only if it alone has the most clear gains minus clear losses over
+    all tasks and sizes, and more gains than losses.
+
+    Args:
+        summary: Summary of the study.
+        matched: Main methods on matched cells; None if no method shares a cell with a reference.
     """
+    labels = label_series(summary.points)
     reference = reference_of(summary)
-    tells = {series_of(point) for point in summary.points if point.method == "tell"}
-    labels = {
-        series: f"{label} (TELL)" if series in tells and not label.startswith("tell") else label
-        for series, label in label_series(summary.points).items()
-    }
-    if reference is None:
-        return Verdict(_without_reference(summary, labels), _notes(summary, labels, []), [])
+    notes = _notes(summary)
+    if reference is None or matched is None:
+        return Verdict(_without_reference(summary, labels), notes, [])
     by_series: dict[Series, list[Comparison]] = {}
     for comparison in summary.comparisons:
         if comparison.against == reference:
             by_series.setdefault(series_of(comparison), []).append(comparison)
     ranked = sorted(by_series, key=lambda series: _merit(by_series[series]), reverse=True)
-    tell = next((series for series in ranked if series in tells), None)
-    tie = not any(is_clear(one) for found in by_series.values() for one in found)
-    best = tell if tie and tell is not None else ranked[0]
-    size = _best_size(by_series[best])
-    nearest = best == ranked[0]
-    sentences = [_first(by_series[best], size, labels[best], reference, nearest=nearest)]
-    if tell is None:
-        sentences.append(f"TELL did not run at the same size of a task as {reference}.")
-    elif tell != best:
-        there = _best_size(by_series[tell])
-        standing = _standing([c for c in by_series[tell] if c.size == there], f" than {reference}")
-        sentences.append(f"{labels[tell]} with {number(there)} task tokens is {standing}.")
-    sentences.append(_second(summary, best, size, reference, labels[best]))
+    sentences = [
+        _score(matched, by_series.get(matched.main.series, []), _is_tell(summary, matched)),
+        _beside(matched),
+        _cost(matched),
+        _winner(by_series, ranked, labels, reference),
+    ]
+    if matched.left_out:
+        notes.append(
+            f"Not on all of these cells, so not compared here: {_listed(matched.left_out)}."
+        )
     return Verdict(
-        tuple(sentences),
-        _notes(summary, labels, [best, *([tell] if tell else [])])
-        + _caution(by_series, ranked, labels, tie=tie),
+        tuple(sentence for sentence in sentences if sentence),
+        notes,
         [_tally(by_series[series], labels[series]) for series in ranked],
     )
 
@@ -164,34 +168,6 @@ def _merit(found: Sequence[Comparison]) -> tuple[int, int, int, float]:
     return _net(found), tasks, len(found), fmean(comparison.difference for comparison in found)
 
 
-def _best_size(found: Sequence[Comparison]) -> int:
-    sizes = sorted({comparison.size for comparison in found})
-    return max(sizes, key=lambda size: _net([c for c in found if c.size == size]))
-
-
-def _caution(
-    by_series: dict[Series, list[Comparison]],
-    ranked: Sequence[Series],
-    labels: dict[Series, str],
-    *,
-    tie: bool,
-) -> list[str]:
-    """Return the caveat that the best of several methods was selected on the same items."""
-    if tie or len(ranked) == 1:
-        return []
-    most = _net(by_series[ranked[0]])
-    alike = [labels[series] for series in ranked if _net(by_series[series]) == most]
-    found = (
-        f"{alike[0]} was chosen as the best of {len(ranked)} methods on these same test items"
-        if len(alike) == 1
-        else f"{_listed(alike)} tie for the most net clear gains, so none is the winner"
-    )
-    adjusted = (
-        "p-values are adjusted over the methods at one size of one task, not over sizes and tasks"
-    )
-    return [f"{found}; {adjusted}."]
-
-
 def _tally(found: Sequence[Comparison], label: str) -> Tally:
     better, worse = _clear(found)
     unclear = len(found) - len(better) - len(worse)
@@ -205,55 +181,80 @@ def _clear(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparis
     return [c for c in clear if c.difference > 0], [c for c in clear if c.difference < 0]
 
 
-def _first(
-    found: Sequence[Comparison], size: int, label: str, reference: str, *, nearest: bool
-) -> str:
-    there = [comparison for comparison in found if comparison.size == size]
-    elsewhere = [comparison for comparison in found if comparison.size != size]
-    clear = bool(_clear(there)[0])
-    standing = _standing(there, f" than {reference}" if clear else "")
-    if clear:
-        text = f"With {number(size)} task tokens, {label} is {standing}"
-    else:
-        told = f"{label} with {number(size)} task tokens"
-        text = f"No method is clearly ahead of {reference}: "
-        text += f"the closest, {told}, is" if nearest else f"all tie, and {told} is"
-        text += f" {standing}"
-    if elsewhere:
-        better, worse = _clear(elsewhere)
-        text += (
-            f"; at its other sizes it is clearly better in {len(better)} and clearly worse in "
-            f"{len(worse)} of {len(elsewhere)} comparisons"
-        )
-    return f"{text}."
-
-
-def _standing(there: Sequence[Comparison], than: str) -> str:
-    """Describe a method at one size, e.g. "clearly better than sft on 2 of 3 tasks: …"."""
-    better, worse = _clear(there)
-    if better:
-        text = f"clearly better{than} on {len(better)} of {_tasks(len(there))}: "
-        text += _differences(better)
-        return text + (
-            f"; it is clearly worse on {len(worse)}: {_differences(worse)}" if worse else ""
-        )
-    if worse:
-        return f"clearly worse{than} on {len(worse)} of {_tasks(len(there))}: {_differences(worse)}"
-    return f"neither clearly better nor worse{than}: {_differences(there)}"
-
-
-def _second(summary: Summary, best: Series, size: int, reference: str, label: str) -> str:
-    saved = sorted(
-        (s for s in summary.saved if (s.against, s.size, series_of(s)) == (reference, size, best)),
-        key=lambda saved: saved.data_saving_factor,
+def _is_tell(summary: Summary, matched: Matched) -> bool:
+    return any(
+        series_of(point) == matched.main.series and point.method.startswith("tell")
+        for point in summary.points
     )
-    factors = [f"{s.text} on {s.task}" for s in saved]
-    if len(factors) > _SPELLED_OUT:
-        factors = [f"from {factors[0]} to {factors[-1]}"]
-    caution = "; one seed: this holds for these runs only" if _one_seed(summary) else ""
+
+
+def _score(matched: Matched, compared: Sequence[Comparison], tell: bool) -> str:
+    main, reference, gap = matched.main, matched.reference, matched.difference
+    better, worse = _clear(compared)
+    cells = "the 1 cell" if matched.cells == 1 else f"{matched.cells} cells"
+    tasks = "1 task" if len(matched.tasks) == 1 else f"{len(matched.tasks)} tasks"
+    named = main.label if not tell or "tell" in main.label else f"{main.label} (TELL)"
+    clear = (
+        f"clearly better in {len(better)} and clearly worse in {len(worse)}"
+        if better or worse
+        else "no clear difference in any"
+    )
+    told = "" if tell else f"TELL did not run on the same cells as {reference.label}. "
+    return told + (
+        f"Over {cells} of {tasks} matched by task, size and seed, {named} scores "
+        f"{score(main.score.mean)} against {score(reference.score.mean)} for {reference.label} "
+        f"({signed(gap.mean)} points, 95% interval {interval(gap.low, gap.high)}; {clear} of "
+        f"{len(compared)} single comparisons)."
+    )
+
+
+def _beside(matched: Matched) -> str:
+    """Report forgetting and leakage; equal task scores may hide that one harms the model."""
+    main, reference = matched.main, matched.reference
+    told = []
+    if main.change is not None and reference.change is not None:
+        told.append(
+            f"changes the loss on held-out general text by {signed(main.change.mean)}% against "
+            f"{signed(reference.change.mean)}%"
+        )
+    if main.leakage is not None and reference.leakage is not None:
+        told.append(
+            f"answers {share(main.leakage)} of unrelated prompts in the task's format, against "
+            f"{share(reference.leakage)}"
+        )
+    return f"It {' and '.join(told)}." if told else ""
+
+
+def _cost(matched: Matched) -> str:
+    main, reference = matched.main, matched.reference
     return (
-        f"{label}'s data-saving factor at this size ({reference} task tokens needed to match one "
-        f"of its own) is {_listed(factors)} (95% intervals{caution})."
+        f"It trains {number(main.seconds)} s per cell against {number(reference.seconds)} s, on "
+        f"{number(main.general_tokens)} general tokens against {number(reference.general_tokens)} "
+        f"beside the same {number(main.task_tokens)} task tokens."
+    )
+
+
+def _winner(
+    by_series: dict[Series, list[Comparison]],
+    ranked: Sequence[Series],
+    labels: dict[Series, str],
+    reference: str,
+) -> str:
+    if not any(is_clear(one) for found in by_series.values() for one in found):
+        return f"No method differs clearly from {reference} anywhere: all tie."
+    most = _net(by_series[ranked[0]])
+    if most <= 0:
+        return f"No method is clearly ahead of {reference}."
+    alike = [labels[series] for series in ranked if _net(by_series[series]) == most]
+    if len(alike) > _SPELLED_OUT:
+        return f"{len(alike)} methods tie for the most net clear gains, so none is the winner."
+    if len(alike) > 1:
+        return f"{_listed(alike)} tie for the most net clear gains, so none is the winner."
+    among = f", the best of {len(ranked)} on these same test items" if len(ranked) > 1 else ""
+    better, worse = _clear(by_series[ranked[0]])
+    return (
+        f"Most clear gains over {reference}: {alike[0]}{among} ({len(better)} better and "
+        f"{len(worse)} worse of {len(by_series[ranked[0]])})."
     )
 
 
@@ -280,8 +281,8 @@ def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str
     return tuple(told)
 
 
-def _notes(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) -> list[str]:
-    notes = _beside(summary, labels, told)
+def _notes(summary: Summary) -> list[str]:
+    notes = []
     if _one_seed(summary):
         notes.append(
             "There is only one seed: intervals cover test-item variation only, and other seeds "
@@ -293,82 +294,15 @@ def _notes(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) 
     return notes
 
 
-def _beside(summary: Summary, labels: dict[Series, str], told: Sequence[Series]) -> list[str]:
-    """Report forgetting and leakage; equal task scores may hide that one method harms the model.
-
-    Means are over matched cells only: the same task, size and seed for all reported methods. A
-    method that shares no cell with the others is named as left out.
-
-    Args:
-        summary: Summary of the study.
-        labels: Labels of the series.
-        told: Series to report in addition to the references if there are too many to report all.
-    """
-    cells: dict[Series, dict[tuple[str, int, int], dict[str, float]]] = {}
-    for point in summary.points:
-        for seed, found in (point.by_seed or {0: point.forgetting}).items():
-            if point.size is not None and "general_nll_after" in found:
-                cells.setdefault(series_of(point), {})[point.task, point.size, seed] = found
-    references = [series for series in cells if series.name in REFERENCES]
-    wanted = [series for series in dict.fromkeys([*told, *references]) if series in cells]
-    if len(cells) <= _SPELLED_OUT or not wanted:
-        wanted += [series for series in cells if series not in wanted][: _SPELLED_OUT - len(wanted)]
-    matched: list[Series] = []
-    shared: set[tuple[str, int, int]] = set()
-    for series in wanted:
-        both = shared & set(cells[series]) if matched else set(cells[series])
-        if both:
-            matched, shared = [*matched, series], both
-    if not matched:
-        return []
-
-    def mean(series: Series, value: Callable[[dict[str, float]], float]) -> float:
-        return fmean(value(cells[series][cell]) for cell in sorted(shared))
-
-    changes = {
-        series: mean(series, lambda cell: cell["general_nll_after"] / cell["general_nll_before"])
-        for series in matched
-    }
-    most = sorted(matched, key=lambda series: -changes[series])
-    text = "Forgetting: the loss on general examples changes by " + _listed(
-        [f"{changes[series] - 1:+.0%} after {labels[series]}" for series in most]
-    )
-    if all("leakage_after" in cells[series][cell] for series in matched for cell in shared):
-        text += "; the share of unrelated prompts answered in the task's format is " + _listed(
-            [f"{mean(s, lambda cell: cell['leakage_after']):.0%} after {labels[s]}" for s in most]
-        )
-    count = "the 1 cell" if len(shared) == 1 else f"the {len(shared)} cells"
-    apart = [labels[series] for series in wanted if series not in matched]
-    more = f"; no shared cell: {_listed(apart)}" if apart else ""
-    more += "; the table lists the other methods" if len(wanted) < len(cells) else ""
-    return [f"{text}. (Means over {count} matched by task, size and seed{more}.)"]
-
-
 def _one_seed(summary: Summary) -> bool:
     """Return whether no method that trains on task data ran with several seeds."""
     return max((p.seeds for p in summary.points if p.size is not None), default=1) == 1
-
-
-def _differences(found: Sequence[Comparison]) -> str:
-    """List all differences, or only the extremes; the first one explains its numbers."""
-    ordered = sorted(found, key=lambda comparison: comparison.difference)
-    shown = ordered if len(ordered) <= _SPELLED_OUT else [ordered[0], ordered[-1]]
-    first, *others = [
-        (signed(c.difference), c.task, interval(c.low, c.high), _is(c.p_adjusted)) for c in shown
-    ]
-    texts = ["{} points on {} (95% interval {}, {} after Holm)".format(*first)]
-    texts += ["{} on {} ({}, {})".format(*other) for other in others]
-    return _listed(texts) if shown == ordered else f"from {' to '.join(texts)}"
 
 
 def _is(p: float) -> str:
     """Format a p-value as `p = 0.012`, with non-breaking spaces."""
     shown = p_value(p)
     return f"p\u00a0{shown}" if shown.startswith("<") else f"p\u00a0=\u00a0{shown}"
-
-
-def _tasks(number: int) -> str:
-    return f"{number} task" if number == 1 else f"{number} tasks"
 
 
 def _listed(parts: Sequence[str]) -> str:
