@@ -68,7 +68,6 @@ def test_a_node_that_is_lost_loses_no_cell(
         "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 2}},
         "methods": ["base", "sft_anchor", "tell"],
         "sizes": [300, 600],
-        "seeds": [0, 1],
     }
     cells = cells_of(StudySpec.model_validate(study))
     threads = torch.get_num_threads()
