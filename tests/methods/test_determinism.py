@@ -14,8 +14,8 @@ import pytest
 import telltune
 from telltune.data.task import load_split
 from telltune.fitting.adapter_folder import load_predictor
+from telltune.models.kernels import fast_path
 from telltune.recipe import recipe_from_dict
-from telltune.training import trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_same_run_gives_the_same_bytes(
     packed: bool,
 ) -> None:
     if not packed:
-        monkeypatch.setattr(trainer, "can_pack", lambda _: False)
+        monkeypatch.setattr(fast_path, "can_pack", lambda _: False)
     recipe["training"]["precision"] = precision
     first, second = (adapter(recipe, tmp_path / name) for name in ("first", "second"))
     assert first == second
