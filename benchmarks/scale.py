@@ -40,7 +40,7 @@ from telltune.data.task import load_general
 from telltune.fitting.model_info import load_model_info
 from telltune.recipe import as_recipe
 recipe = as_recipe(sys.argv[1])
-tokenizer = known_model(recipe.model).tokenizer
+tokenizer = load_model_info(recipe.model).tokenizer
 tokenizer.load()
 encodings = EncodingCache(tokenizer, max_length=recipe.training.max_length)
 general = load_general(recipe)

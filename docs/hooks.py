@@ -1,4 +1,4 @@
-"""What MkDocs does to pages: it writes the command line reference and resolves links to the source.
+"""Hooks of MkDocs: write the command line reference, and resolve links to the source.
 
 Links that leave docs/ work in the repository. On the site they lead to `repo_url`, if mkdocs.yml
 names one, and are plain text otherwise.

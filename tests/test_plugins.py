@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from telltune.cli import app
 from telltune.data.formats import read_rows, register_format
 from telltune.errors import RecipeError
 from telltune.methods.registry import get_method, register_method
@@ -84,8 +86,12 @@ def test_a_plugin_that_cannot_be_loaded_is_named(
 ) -> None:
     (site / "broken.py").write_text(code)
     monkeypatch.syspath_prepend(site)
-    with pytest.raises(RecipeError, match=rf"the plugin `broken` cannot be loaded \({reason}: "):
+    message = rf"the plugin `broken` cannot be loaded \({reason}: "
+    with pytest.raises(RecipeError, match=message):
         add_plugin("broken")
+    ran = CliRunner().invoke(app, ["--plugin", "broken", "report", str(site)])
+    assert isinstance(ran.exception, RecipeError)
+    assert re.match(message, str(ran.exception))
 
 
 def test_names_that_exist_are_refused() -> None:

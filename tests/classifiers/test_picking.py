@@ -16,6 +16,7 @@ from telltune.classifiers import picking
 from telltune.classifiers.picking import cover, pick
 from telltune.errors import DataError
 from telltune.recipe import Columns
+from telltune.valuation import embeddings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +76,6 @@ def test_equal_inputs_are_chosen_one_after_another() -> None:
 def test_large_pools_are_sampled_and_whole_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, owner = clusters([300, 200, 100])
     monkeypatch.setattr(picking, "CANDIDATES", 50)
-    monkeypatch.setattr(picking, "COVERED", 60)
     first, second = (cover(vectors, 3, seed=seed)[0] for seed in (0, 1))
     assert set(owner[first]) == set(owner[second]) == {0, 1, 2}
     assert first.tolist() != second.tolist()
@@ -90,6 +90,25 @@ def files(tmp_path: Path, tiny_encoder: Path) -> dict[str, Any]:
     (tmp_path / "inputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "labeled.csv").write_text("text,team\nitem 1 is round,ball\n")
     return {"folder": tmp_path, "encoder": str(tiny_encoder)}
+
+
+def test_no_more_inputs_are_encoded_than_are_covered(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+
+    def embed(texts: list[str], encoder: str) -> NDArray[np.float32]:
+        encoded.append(len(texts))
+        return embeddings.embed(texts, encoder)
+
+    monkeypatch.setattr(picking, "embed", embed)
+    monkeypatch.setattr(picking, "COVERED", 4)
+    columns = Columns(prompt="text", completion="team")
+    inputs = files["folder"] / "inputs.jsonl"
+    some, more = (pick(inputs, n, columns=columns, encoder=files["encoder"]) for n in (3, 5))
+    assert encoded == [4, 5]
+    assert (some.inputs, len({row["id"] for row in some.rows})) == (6, 3)
+    assert len({row["id"] for row in more.rows}) == 5
 
 
 def test_rows_come_back_whole_once_and_without_those_labeled(files: dict[str, Any]) -> None:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data import json_document
-from telltune.data import parsed_row as row
+from telltune.data import json_document, parsed_row
 from telltune.data.examples import Problem
 from telltune.data.formats import ParsedRow, format_of, known_suffixes, read_rows, stem_of
 from telltune.errors import DataError
@@ -79,7 +78,7 @@ def test_deep_nesting_is_a_problem_not_a_crash(tmp_path, name):
 
 
 def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(row, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(parsed_row, "MAX_ROW_BYTES", 100)
     rows = rows_of(tmp_path / "a.jsonl", '{"a": "' + "x" * 1000 + '"}\n{"a": "y"}\n')
     assert isinstance(rows[0], Problem)
     assert "split it" in rows[0].reason
@@ -88,7 +87,7 @@ def test_long_line_is_a_problem_and_is_not_held_in_memory(tmp_path, monkeypatch)
 
 def test_line_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
     line = '{"a": "x"}\n'
-    monkeypatch.setattr(row, "MAX_ROW_BYTES", len(line))
+    monkeypatch.setattr(parsed_row, "MAX_ROW_BYTES", len(line))
     assert rows_of(tmp_path / "a.jsonl", line * 2) == [
         ParsedRow(1, {"a": "x"}),
         ParsedRow(2, {"a": "x"}),

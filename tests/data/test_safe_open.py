@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from telltune.data import safe_open as opening
+from telltune.data import safe_open
 from telltune.data.examples import Problem
 from telltune.data.formats import ParsedRow, read_rows
 from telltune.data.loaders import read_examples
@@ -26,7 +26,7 @@ GIB = 2**30
 def test_a_bomb_is_stopped_long_before_it_has_swollen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(safe_open, "UNPACKED_BYTES", 2**20)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(bytes(16 * 2**20)))
     [problem] = read_rows(path)
@@ -38,7 +38,7 @@ def test_a_bomb_is_stopped_long_before_it_has_swollen(
 def test_what_merely_packs_well_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(opening, "UNPACKED_BYTES", 2**10)
+    monkeypatch.setattr(safe_open, "UNPACKED_BYTES", 2**10)
     lines = [f'{{"prompt": "Write the number {n} twice.", "a": "{"x" * 40}"}}' for n in range(3000)]
     text = "\n".join(lines) if ".jsonl" in name else f'{{"data": [{",".join(lines)}]}}'
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))

@@ -11,7 +11,7 @@ from victim import Left
 
 import telltune
 from telltune.errors import StorageError
-from telltune.fitting import trained_method as trained
+from telltune.fitting import trained_method
 from telltune.study.results import ResultRow, Results
 from telltune.training.callbacks import LogCallback
 from telltune.training.checkpoints import Checkpoints
@@ -60,14 +60,14 @@ def test_an_adapter_that_has_no_room_is_written_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = small_disk / "out"
-    save = trained.save_adapter
+    save = trained_method.save_adapter
 
     def full(*arguments: Any) -> None:
         fill(small_disk, 12)
         save(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trained, "save_adapter", full)
+        patched.setattr(trained_method, "save_adapter", full)
         with pytest.raises(StorageError, match=f"{out}.*: {ROOM}"):
             telltune.fit(short, out, progress=False)
     assert not (out / "tell.json").exists()

@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerCallback
 
 from telltune.data.task import load_task
-from telltune.fitting import trained_method as trained
+from telltune.fitting import trained_method
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings
@@ -85,7 +85,7 @@ def test_an_adapter_that_cannot_be_saved_leaves_the_base_as_it_was(
     def full(*_: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(trained, "save_adapter", full)
+    monkeypatch.setattr(trained_method, "save_adapter", full)
     with pytest.raises(OSError, match="no space"):
         sft.run(load_task(recipe), None, base, Settings(recipe, tmp_path / "out", progress=False))
     assert state(base) == before

@@ -329,8 +329,9 @@ def test_kernels_off_changes_no_number(short: dict[str, Any], tmp_path: Path) ->
     logs = [read_log(tmp_path / name) for name in ("auto", "off")]
     for auto, off in zip(*logs, strict=True):
         assert off["loss"] == pytest.approx(auto["loss"], rel=1e-4)
-        # One example per row leaves nothing to fill up.
-        assert off["computed_tokens"] >= auto["computed_tokens"]
+    # Rows of one example share no prefix, so more tokens are computed.
+    computed = [sum(step["computed_tokens"] for step in log) for log in logs]
+    assert computed[1] > computed[0]
 
 
 def test_warm_up_is_at_most_a_tenth_of_a_run(short: dict[str, Any], tmp_path: Path) -> None:

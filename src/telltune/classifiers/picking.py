@@ -24,7 +24,7 @@ __all__ = ["Picked", "cover", "pick"]
 CANDIDATES = 2000
 """Maximum number of inputs to choose from. More are subsampled, to bound memory."""
 COVERED = 20_000
-"""Maximum number of inputs that are covered. More are subsampled."""
+"""Maximum number of inputs to encode and to cover. More are subsampled, to bound time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def pick(
             those among them are left out.
         columns: Columns of both files.
         encoder: Sentence encoder; see `embed`.
-        seed: Seed of the subsample, if there are more than `CANDIDATES` inputs.
+        seed: Seed of the subsamples, if there are more than `CANDIDATES` inputs.
 
     Raises:
         DataError: A file cannot be read, or there are fewer inputs than `number`.
@@ -82,10 +82,12 @@ def pick(
             f"{inputs} has {len(rows)} distinct inputs without a label, but {number} are to be "
             "picked; lower the number."
         )
-    vectors = embed(texts, encoder)
+    kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[: max(COVERED, number)])
+    vectors = embed([texts[i] for i in kept], encoder)
     before = embed([prompt_text(example) for _, example in known], encoder) if known else None
     chosen, coverage = cover(vectors, number, labeled=before, seed=seed)
-    return Picked(tuple(rows[i] for i in chosen), tuple(coverage.tolist()), len(rows), len(known))
+    picked = tuple(rows[kept[i]] for i in chosen)
+    return Picked(picked, tuple(coverage.tolist()), len(rows), len(known))
 
 
 def cover(
@@ -105,7 +107,7 @@ def cover(
         vectors: Unit vectors to choose from, (inputs, width).
         number: Number of vectors to choose.
         labeled: Unit vectors that cover others already, (labeled, width).
-        seed: Seed of the subsamples.
+        seed: Seed of the subsample of more than `CANDIDATES` vectors.
 
     Returns:
         Indices in the order of choice, and the mean cosine after each, both (number,).
@@ -115,11 +117,10 @@ def cover(
     """
     rng = np.random.default_rng(seed)
     candidates = np.sort(rng.permutation(len(vectors))[: max(CANDIDATES, number)])
-    covered = vectors[np.sort(rng.permutation(len(vectors))[:COVERED])]
-    cosines = np.maximum(covered @ vectors[candidates].T, 0)
-    closest = np.zeros(len(covered), dtype=np.float32)
+    cosines = np.maximum(vectors @ vectors[candidates].T, 0)
+    closest = np.zeros(len(vectors), dtype=np.float32)
     if labeled is not None:
-        closest = np.maximum((covered @ labeled.T).max(axis=1), 0)
+        closest = np.maximum((vectors @ labeled.T).max(axis=1), 0)
     chosen, coverage = [], []
     free = np.ones(len(candidates), dtype=bool)
     for _ in range(number):

@@ -127,7 +127,7 @@ def pick(
     inputs: Annotated[
         Path, typer.Argument(metavar="INPUTS", help="File of inputs; answers are ignored.")
     ],
-    out: Annotated[Path, typer.Option(help="Output file for the rows to label, the first first.")],
+    out: Annotated[Path, typer.Option(help="Output file for the rows, most useful first.")],
     number: Annotated[
         int, typer.Option("-n", "--number", min=1, help="Number of inputs to pick.")
     ] = 40,

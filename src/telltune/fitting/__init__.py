@@ -1,1 +1,1 @@
-"""What a fit does: its plan, the steps before training, and the folder that it writes."""
+"""Parts of a fit: its plan, the steps before training, and the folder that it writes."""

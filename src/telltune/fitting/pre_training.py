@@ -242,7 +242,7 @@ def _lay_out(found: PreTraining, labeled: Sequence[Example], got: Yield, counts:
     """Add made examples to the training data once each; labeled examples appear in every pass.
 
     Args:
-        found: Groundwork to update.
+        found: Result so far, to update.
         labeled: Training examples so far.
         got: Result of a lever.
         counts: Counts of the run without the made examples. The number of general examples stays

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 NOTHING = "–"
-"""What is shown instead of a value that is not known."""
+"""Text in place of an unknown value."""
 
 
 def score(value: float | None) -> str:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ComparisonRow", "compare", "default_methods"]
 
-_ASIDE = ForgettingSpec(examples=32, prompts=16)
+_FORGETTING = ForgettingSpec(examples=32, prompts=16)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _compare(
             forgetting = None
             if held_out and predictor.model is not None:
                 forgetting = measure_forgetting(
-                    predictor, base.tokenizer, held_out, _ASIDE.prompts, looks
+                    predictor, base.tokenizer, held_out, _FORGETTING.prompts, looks
                 )
         gc.collect()
         name, interval = evaluation.headline
@@ -259,7 +259,7 @@ def _held_out(general: GeneralData | None, used: int, seed: int) -> list[Example
     if general is None:
         return []
     try:
-        return held_out_general(general, _ASIDE.examples, used, seed)
+        return held_out_general(general, _FORGETTING.examples, used, seed)
     except DataError as error:
         logging.getLogger(__name__).warning("Forgetting is not measured: %s", error)
         return []

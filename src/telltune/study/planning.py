@@ -55,7 +55,7 @@ def plan_cells(
         cells: Cells from `load_study`.
         out: Folder of the study, if it has one.
         measure: Whether to train on a few rows if the machine's speed is unknown.
-        needs_forgetting: Whether forgetting is measured; see `asks_aside`.
+        needs_forgetting: Whether forgetting is measured; see `measures_forgetting`.
     """
     rows = Results(out).rows if out is not None else []
     done = {

@@ -16,7 +16,7 @@ from telltune.errors import RecipeError, StorageError
 from telltune.fitting.protocol import Predictor
 from telltune.models import load_base
 from telltune.recipe import ModelSpec
-from telltune.research.continual import learner as continual_learner
+from telltune.research.continual import learner
 from telltune.research.continual.course import run_continual
 from telltune.training import run as trained
 
@@ -112,7 +112,7 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
 def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
     order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategies = list(continual_learner.STRATEGIES)
+    strategies = list(learner.STRATEGIES)
     report = run_continual(order(strategies=strategies), tmp_path / "out", progress=False)
     assert [row["strategy"] for row in report.rows] == strategies
     assert (tmp_path / "out" / "adapters" / "sequential-0-2.safetensors").exists()
@@ -131,13 +131,13 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     tasks = yaml.safe_load(order().read_text())["tasks"]
     tasks[1]["task"] = {"train": other, "test": other}
     asked: list[tuple[int, str, tuple[str, ...]]] = []
-    evaluate = continual_learner.evaluate_predictor
+    evaluate = learner.evaluate_predictor
 
     def recorded(predictor: Any, *arguments: Any, **options: Any) -> Any:
         asked.append((predictor.max_new_tokens, predictor.answer_after, predictor.labels))
         return evaluate(predictor, *arguments, **options)
 
-    monkeypatch.setattr(continual_learner, "evaluate_predictor", recorded)
+    monkeypatch.setattr(learner, "evaluate_predictor", recorded)
     run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
     first, first_again, last = asked
     assert first == first_again
@@ -158,7 +158,7 @@ def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
 ) -> None:
     path = order(strategies=["sequential"])
     whole = run_continual(path, tmp_path / "whole", progress=False)
-    keep = continual_learner.Learner._keep
+    keep = learner.Learner._keep
     kept: list[int] = []
 
     def stops(self: Any, *arguments: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(continual_learner.Learner, "_keep", stops)
+        patched.setattr(learner.Learner, "_keep", stops)
         with pytest.raises(KeyboardInterrupt):
             run_continual(path, tmp_path / "cut", progress=False)
     found = run_continual(path, tmp_path / "cut", progress=False)
@@ -226,7 +226,7 @@ def test_all_weights_can_be_trained_by_every_strategy(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    strategies = list(continual_learner.STRATEGIES)
+    strategies = list(learner.STRATEGIES)
     base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32").model.state_dict()
     begun: list[tuple[bool, bool]] = []
     train = trained.train

@@ -9,7 +9,7 @@ import pytest
 
 from telltune.data import task as task_module
 from telltune.errors import DataError, RecipeError, StorageError
-from telltune.research.quanta import analysis as quanta_module
+from telltune.research.quanta import analysis
 from telltune.research.quanta.analysis import QUANTA, quanta
 from telltune.research.quanta.losses import LossRecorder
 
@@ -36,13 +36,13 @@ def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained, by its bar's description."""
     seen: list[str] = []
-    train = quanta_module.train
+    train = analysis.train
 
     def spy(base: Any, recipe: Any, data: Any, options: Any) -> Any:
         seen.append(options.description.partition(":")[0])
         return train(base, recipe, data, options)
 
-    monkeypatch.setattr(quanta_module, "train", spy)
+    monkeypatch.setattr(analysis, "train", spy)
     return seen
 
 
@@ -101,7 +101,7 @@ def test_the_whole_way_and_again_for_another_method(
     assert len(sft.learned) == 3
     assert sft.difference == 0
 
-    monkeypatch.setattr(quanta_module, "LossRecorder", CutShort)
+    monkeypatch.setattr(analysis, "LossRecorder", CutShort)
     with pytest.raises(Stopped):
         run(recipe, ("sft_anchor", "tell"), out)
     CutShort.began.clear()
