@@ -1,4 +1,4 @@
-"""What baselines of seconds reach on the embedded tasks, over eight draws of the labeled examples.
+"""Measure fast baselines on the embedded tasks, over eight draws of the labeled examples.
 
 Prints the table of docs/guides/baselines.md. The vectors of a text are computed once.
 
@@ -36,7 +36,7 @@ encode = EncoderFeatures.__call__
 
 
 def remembered(features: EncoderFeatures, texts: Sequence[str]) -> Any:
-    """Embed the texts that were not embedded before."""
+    """Embed the texts that are not embedded yet."""
     new = [text for text in dict.fromkeys(texts) if text not in VECTORS]
     if new:
         VECTORS.update(zip(new, encode(features, new), strict=True))
@@ -44,7 +44,7 @@ def remembered(features: EncoderFeatures, texts: Sequence[str]) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200])
     given = parser.parse_args()

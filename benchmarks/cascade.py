@@ -1,13 +1,19 @@
-"""What an online cascade saves on real streams, in seconds and in errors, and what else would.
+"""Measure seconds and errors of online cascades on real streams, and of alternatives.
 
-    python benchmarks/cascade.py   # 8 and 16 minutes on two cores; what is done stays
+    python benchmarks/cascade.py   # 8 and 16 minutes on two cores; finished tasks are kept
 
-Of two embedded tasks 300 training examples make the top, TELL's adapter by `tell fit`; the others
-are the stream, in random order. `tell cascade` runs it, with hashed words below the top. Beside it:
-the top alone; the linear level alone, learned from the 300 examples; distillation (the top labels
-the first quarter, the linear level learns it and answers the rest); and a cascade that hands on
-what is less sure than a threshold. What the top says and takes is measured once, input by input,
-and the baselines are worked out with its labels and seconds; the cascade is run for real.
+For each of two embedded tasks, `tell fit` trains the top, TELL's adapter, on 300 training examples.
+The others are the stream, in random order. `tell cascade` answers it, with a linear level on hashed
+words below the top. The alternatives are:
+
+- the top alone;
+- the linear level alone, trained on the 300 examples;
+- distillation: the top labels the first quarter, and the linear level learns it and answers the
+  rest;
+- a cascade that asks the top if the linear level is less certain than a threshold.
+
+The top's labels and seconds are measured once for each input, and the alternatives are computed
+from them. The cascade itself is run.
 """
 
 from __future__ import annotations
@@ -41,7 +47,7 @@ PRICES = (0.1, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Told:
-    """What the top says of a stream, and how long each input takes it."""
+    """Labels that the top gives to a stream, and the seconds of each input."""
 
     labels: list[str | None]
     seconds: list[float]
@@ -75,7 +81,7 @@ def main() -> None:
 
 
 def measure(name: str) -> tuple[list[dict[str, Any]], float]:
-    """All ways on one task, and the linear level's inputs a second."""
+    """Return the rows of all ways on one task, and the linear level's inputs per second."""
     task = embedded_task(name)
     labels = sorted({example.completion for example in task.train})
     folder = WORK / name
@@ -112,7 +118,7 @@ def measure(name: str) -> tuple[list[dict[str, Any]], float]:
 
 
 def ask_all(adapter: Path, labels: list[str], texts: list[str]) -> Told:
-    """The top, input by input as a stream brings them."""
+    """Label the texts one by one with the top, as they come in a stream."""
     top = local_model("embedded", str(adapter), labels, "")
     top.label(texts[0])  # the first call also makes the engine
     said = [top.label(text) for text in texts]
@@ -122,7 +128,7 @@ def ask_all(adapter: Path, labels: list[str], texts: list[str]) -> Told:
 def cascade(
     name: str, folder: Path, labels: list[str], told: Told, truth: list[str], price: float
 ) -> dict[str, Any]:
-    """`tell cascade`, for real."""
+    """Run `tell cascade`, and return its row."""
     spec = {
         "labels": labels,
         "levels": [{"kind": "linear"}],
@@ -148,7 +154,7 @@ def by_threshold(
     truth: list[str],
     threshold: float,
 ) -> dict[str, Any]:
-    """Hand on what the linear level is less sure of; it learns what the top says, as ours does."""
+    """Ask the top below a threshold of confidence; the linear level learns from its labels."""
     level = LinearLevel(len(labels))
     kept: list[tuple[str, str]] = []
     said: list[str | None] = []
@@ -173,7 +179,7 @@ def by_threshold(
 def distilled(
     name: str, labels: list[str], texts: list[str], told: Told, truth: list[str]
 ) -> dict[str, Any]:
-    """The top labels a quarter, and the linear level that learned it answers the rest."""
+    """Label a quarter with the top; the linear level learns it and answers the rest."""
     first = len(texts) // 4
     level = LinearLevel(len(labels))
     pairs = [(t, k) for t, k in zip(texts[:first], told.labels[:first], strict=True) if k]
@@ -188,7 +194,7 @@ def distilled(
 
 
 def learn(level: LinearLevel, pairs: list[tuple[str, str]], labels: list[str]) -> None:
-    """Texts with their labels, in batches, as a cascade does."""
+    """Train on texts with their labels, in batches of the size that a cascade uses."""
     for start in range(0, len(pairs), BATCH):
         texts, said = zip(*pairs[start : start + BATCH], strict=True)
         level.learn(texts, [labels.index(label) for label in said])
@@ -197,7 +203,7 @@ def learn(level: LinearLevel, pairs: list[tuple[str, str]], labels: list[str]) -
 def answers_of(
     level: LinearLevel, texts: list[str], labels: list[str]
 ) -> tuple[list[str | None], float]:
-    """What it says, and the seconds that takes, 32 inputs together."""
+    """Return the level's answers and the seconds that they take, 32 inputs at a time."""
     began = time.perf_counter()
     said: list[str | None] = []
     for start in range(0, len(texts), 32):
@@ -216,7 +222,7 @@ def row(
     asked: list[bool] | None = None,
     spent: float | None = None,
 ) -> dict[str, Any]:
-    """What a way comes to; regret is its errors so far less the top's, at each quarter."""
+    """Return the row of a way; regret is its errors minus those of the top, by quarter."""
     asked = asked or [False] * len(said)
     like_top = np.array([s == t for s, t in zip(said, told.labels, strict=True)])
     wrong = np.array([s != t for s, t in zip(said, truth, strict=True)])
@@ -236,7 +242,7 @@ def row(
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """As JSONL."""
+    """Write rows as JSONL."""
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
 
 

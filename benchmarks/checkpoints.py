@@ -1,12 +1,12 @@
-"""What checkpoints cost a run, written in the midst of training or beside it.
+"""Measure what checkpoints cost a run, written by training itself or by a thread.
 
     python benchmarks/checkpoints.py   # 2 minutes on two cores
 
-The same SFT of the embedded model, thrice each in turn: without checkpoints, with one after every
-step that training waits for, and with one after every step that a thread writes. A rank-16 adapter
-and its moments are some 60 MB. Beside the seconds of a step stands how long training stood still:
-on these two cores the thread takes from training what it computes, which beside an accelerator it
-would not.
+The same SFT of the embedded model runs three times in each way, in turn: without checkpoints, with
+one after every step that training waits for, and with one after every step that a thread writes. A
+rank-16 adapter and its moments are some 60 MB. The table has the seconds of a step and the seconds
+that training waited. On these two cores the thread takes computing time from training; beside an
+accelerator it would not.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ RECIPE = {
 
 
 class Waited(Checkpoints):
-    """Training waits for each."""
+    """Checkpoints for which training waits."""
 
     @contextmanager
     def saving(self, step: int, needed: int) -> Iterator[None]:
-        """As before there was a thread."""
+        """Save as without a thread."""
         with super().saving(step, needed):
             yield
         self.wait()
@@ -59,7 +59,7 @@ WAYS: dict[str, tuple[int, type[Checkpoints]]] = {
 
 
 class Timed(MixtureTrainer):
-    """Knows how long training stood still."""
+    """Trainer that records how long training waits for checkpoints."""
 
     still: ClassVar[list[float]] = []
 

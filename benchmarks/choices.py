@@ -1,9 +1,9 @@
-"""What was tried on dev before the demo's task and settings were chosen.
+"""Score settings on dev items, to choose the demo's task and settings.
 
     python benchmarks/choices.py METHOD TASK key=value ...
 
 Fits one method on one embedded task, scores it on the task's dev items (never on test), and adds a
-row to choices.jsonl, unless that very row is there already.
+row to choices.jsonl, unless the same row exists.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""How long a study's evaluation takes by how it is laid out: a simulation on measured durations.
+"""Simulate how long a study's evaluation takes in several layouts, from measured durations.
 
     python benchmarks/decoupled.py   # a second
 
-Ways to run trials on nodes with one accelerator each, from arXiv 2403.07648:
+The layouts for nodes with one accelerator each are from arXiv 2403.07648:
 
-- coupled: a trial loads the base, generates, computes its metrics, and only then leaves the
-  accelerator; first come, first served.
-- loaded once: a node keeps the base from trial to trial.
-- metrics apart: an answered trial leaves the accelerator, and CPU workers compute its metrics.
-- longest first: as both, and what takes longest begins first, by known durations.
+- coupled: a trial loads the base, generates and computes its metrics before it leaves the
+  accelerator; trials run in their order.
+- loaded once: a node keeps the base for all its trials.
+- metrics apart: also, CPU workers compute the metrics after a trial has left the accelerator.
+- longest first: also, trials with known long durations start first.
 
-Durations are those of this repository's study (each finished cell: training and answering on the
-accelerator, `other` as metrics, an upper bound), and of 63 made trials of the shape that the paper
-shows: most short, few very long, a tenth with metrics by programs or judges that take as long as
-the generation. Loading takes a made trial a minute.
+The durations are those of this repository's study, and of 63 simulated trials. In the study, a
+finished cell occupies the accelerator for training and answering; `other` is an upper bound of its
+metrics. The simulated trials are distributed as in the paper: most are short and few very long. For
+a tenth of them, metrics (by programs or judges) take as long as generation. Loading takes a minute.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ HERE = Path(__file__).parent
 RESULTS = Path(__file__).with_suffix(".json")
 NODES = (1, 4)
 CPU_WORKERS = 4
-"""Beside each accelerator."""
+"""Number of CPU workers per accelerator."""
 LOADING = 0.5
-"""Seconds that the embedded model takes to load here, its file read before (0.41, 0.43, 0.64)."""
+"""Seconds to load the embedded model from a cached file (measured: 0.41, 0.43, 0.64)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Seconds of each part."""
+    """Durations of the parts of a trial in seconds."""
 
     load: float
     generate: float
@@ -71,12 +71,12 @@ def main() -> None:
 
 
 def told(seconds: float, coupled: float) -> str:
-    """With how many times quicker that is."""
+    """Return the seconds, and the speedup over `coupled`."""
     return f"{seconds:,.0f} s, {coupled / seconds:.2f}x"
 
 
 def measured() -> list[Trial]:
-    """The finished cells of the study, in the order of its rows."""
+    """Return the finished cells of the study, in the order of its rows."""
     trials = []
     for line in (
         (HERE.parent / "runs" / "study" / "results.jsonl").read_text(encoding="utf-8").splitlines()
@@ -90,7 +90,7 @@ def measured() -> list[Trial]:
 
 
 def made() -> list[Trial]:
-    """Trials of the published shape."""
+    """Return simulated trials of the published shape."""
     rng = np.random.default_rng(0)
     generate = np.exp(rng.normal(np.log(120), 1.0, 63))
     slow = rng.random(63) < 0.1
@@ -99,7 +99,7 @@ def made() -> list[Trial]:
 
 
 def coupled(trials: list[Trial], nodes: int) -> float:
-    """Each trial holds a node from its loading to its metrics."""
+    """Return the makespan if each trial occupies a node from loading to metrics."""
     free = [0.0] * nodes
     for trial in trials:
         heapq.heapreplace(free, free[0] + trial.load + trial.generate + trial.metrics)
@@ -107,9 +107,9 @@ def coupled(trials: list[Trial], nodes: int) -> float:
 
 
 def decoupled(trials: list[Trial], nodes: int, *, apart: bool, longest: bool) -> float:
-    """A node loads once; metrics are its own work, or that of CPU workers."""
+    """Return the makespan if nodes load once; CPU workers compute metrics if `apart`."""
     if longest:
-        # What has the longest metrics must be answered early; of the rest the longest goes first.
+        # Trials with the longest metrics are answered first; of the others, the longest.
         trials = sorted(trials, key=lambda t: (-t.metrics, -t.generate))
     free = [trials[0].load] * nodes
     workers = [0.0] * (nodes * CPU_WORKERS)

@@ -1,9 +1,8 @@
-"""Does the rule for `auto` settings hold? Dev scores beside those with one setting changed.
+"""Compare the dev scores of the `auto` settings with those of one changed setting.
 
 Each cell is a fit with SFT on some examples of an embedded task, with the rule's settings or with
-one of them changed. Writes one row a cell to benchmarks/defaults_rows.jsonl and skips cells that
-are there already, so that a run can be stopped and continued. docs/guides/defaults.md has the
-table.
+one of them changed. Writes one row per cell to benchmarks/defaults_rows.jsonl, and skips cells that
+have a row, so that a run can be stopped and continued. docs/guides/defaults.md has the table.
 
     python benchmarks/defaults.py --minutes 120
     python benchmarks/defaults.py --model gemma-3-270m.gguf --label gemma-3-270m
@@ -37,7 +36,7 @@ ROWS = Path(__file__).with_name("defaults_rows.jsonl")
 TASKS = ("medical_specialty", "mention_json")
 SIZES = (20, 60, 200, 600)
 DEV_ITEMS = 60
-# What is changed, the most telling first: the setting's key and what it is multiplied with.
+# Changes, the most informative first: the key of the setting and its factor.
 CHANGES: dict[str, tuple[str, float] | None] = {
     "rule": None,
     "passes x 2": ("mixture.passes", 2),
@@ -51,14 +50,14 @@ CHANGES: dict[str, tuple[str, float] | None] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded", help="`embedded`, a folder or a GGUF file.")
     parser.add_argument("--label", help="The model's name in the rows.")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--minutes", type=float, default=600.0, help="Begin no cell after these.")
+    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after these.")
     parser.add_argument("--table", action="store_true", help="Print the table and stop.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
@@ -130,7 +129,7 @@ def changed(recipe: Recipe, change: str) -> Recipe:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return mean dev scores as Markdown, and what a change brings against the rule."""
+    """Return mean dev scores as Markdown, with the gain of each change over the rule."""
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         some = [row for row in rows if row["model"] == model]

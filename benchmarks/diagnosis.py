@@ -1,10 +1,10 @@
-"""Failures injected for real, and how many of them `tell diagnose` names.
+"""Inject real failures, and count those that `tell diagnose` names.
 
-    python benchmarks/diagnosis.py logs     # 10 minutes, as root: writes tests/diagnosis/logs/
-    python benchmarks/diagnosis.py          # 5 s: the confusion table of those held apart
+    python benchmarks/diagnosis.py logs     # 10 minutes, as root: writes the logs of the tests
+    python benchmarks/diagnosis.py          # 5 s: the confusion table of the logs held apart
 
-Rules were written on the logs in `seen/`; those in `apart/` come from other programs, libraries and
-ways to fail, and were looked at for the table alone.
+The rules were written with the logs in `tests/research/diagnosis/logs/seen`. The logs in `apart/`
+come from other programs, libraries and kinds of failure, and were read for the table only.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ HERE = Path(__file__).parent
 LOGS = HERE.parent / "tests" / "diagnosis" / "logs"
 RESULTS = HERE / "diagnosis.json"
 RIGHTS = "-dac_override,-dac_read_search"
-"""Taken from root, who then may open no more than others."""
+"""Capabilities removed from root, so that it has no more access than other users."""
 
 
 def main() -> None:
     """Make the logs, or judge them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=["logs", "table"], default="table")
-    parser.add_argument("--only", help="the log with this name")
+    parser.add_argument("--only", help="Name of the only log.")
     options = parser.parse_args()
     if options.what == "logs":
         for fault in FAULTS:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def inject(fault: Fault) -> None:
-    """Run a program that fails, and keep what it says."""
+    """Run a program that fails, and keep its output."""
     with tempfile.TemporaryDirectory() as folder:
         work, small = Path(folder) / "run", Path(folder) / "small"
         build_run_plan(work)
@@ -82,7 +82,7 @@ def inject(fault: Fault) -> None:
             said = (error.stdout or b"").decode(errors="replace")
         finally:
             subprocess.run(["umount", small], check=True)
-    # Where it was made tells nothing.
+    # The folder has no meaning for a diagnosis.
     for path, name in ((folder, "/work"), (str(Path(sys.prefix).parent), "/home/ann")):
         said = said.replace(path, name)
     said = re.sub(r"/root/\.pyenv/versions/[\d.]+", "/usr", said)
@@ -94,7 +94,7 @@ def inject(fault: Fault) -> None:
 
 
 def build_run_plan(work: Path) -> None:
-    """A folder with a tiny model, data and a recipe."""
+    """Write a folder with a tiny model, data and a recipe."""
     made = HERE.parent / "runs" / "diagnosis"
     if not made.exists():
         sys.path.insert(0, str(HERE.parent / "tests"))
@@ -114,7 +114,7 @@ def build_run_plan(work: Path) -> None:
 
 
 def judge(*, apart: bool) -> dict[str, object]:
-    """What `diagnose` says of logs, against what was done."""
+    """Compare the diagnoses of logs with the injected faults."""
     from telltune.research.diagnosis.diagnose import diagnose
     from telltune.research.diagnosis.rules import load_rules
 

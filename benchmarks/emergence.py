@@ -1,12 +1,12 @@
-"""How often `find_jump` calls a jump on smooth curves, and how often on real jumps.
+"""Count how often `find_jump` reports a jump on smooth curves, and on real jumps.
 
     python benchmarks/emergence.py   # 4 minutes on one core
 
-Each simulated study draws a grid of 5 to 8 sizes of general data (spaced 2 to 10-fold, the first
-without any), 1 to 3 seeds, 100 to 400 items, and a rise of 15 to 70 points. Items differ in
-difficulty (a standard deviation of 1.5 logits), and their difficulty differs from size to size
-(0.7). Seeds differ by 0.2 logits (some 4 points) where a study has several; what one seed may hide
-is measured apart.
+Each simulated study has 5 to 8 sizes of general data (2 to 10-fold apart, the first is zero), 1 to
+3 seeds, 100 to 400 items, and a rise of 15 to 70 points. Items differ in difficulty (a standard
+deviation of 1.5 logits), and their difficulty differs between sizes (0.7). Seeds differ by 0.2
+logits (some 4 points) if a study has several. Studies with a single seed, whose luck is not
+visible, are measured separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from telltune.evaluation.registry import Floats
     from telltune.study.statistics.resampling import Runs
 
-    # General tokens and a random generator give 0 to 1 at every size.
+    # A function from general tokens and a random generator to values from 0 to 1.
     Shape = Callable[[Floats, np.random.Generator], Floats]
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -55,7 +55,7 @@ def _logistic(slope: float) -> Shape:
 
 
 def _exponential(general: Floats, rng: np.random.Generator) -> Floats:
-    """Saturating: a rate per token somewhere between the smallest and the largest size."""
+    """Return a saturating curve: a rate per token between the smallest and largest size."""
     return 1 - np.exp(-general / np.exp(rng.uniform(*np.log(general[[1, -1]]))))
 
 
@@ -64,12 +64,12 @@ def _power(general: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _curved(general: Floats, rng: np.random.Generator) -> Floats:
-    """A power of the share of log tokens: accelerating (above 1) or leveling off (below 1)."""
+    """Return a power of the share of log tokens: accelerating (above 1) or leveling off (below)."""
     return _logs(general) ** rng.uniform(0.4, 3)
 
 
 def _skills(general: Floats, rng: np.random.Generator) -> Floats:
-    """The mean of five skills, each a logistic curve with a place of its own."""
+    """Return the mean of five skills, each a logistic curve with its own midpoint."""
     return np.mean([_logistic(2.0)(general, rng) for _ in range(5)], axis=0)
 
 
@@ -86,12 +86,12 @@ SMOOTH: dict[str, Shape] = {
 
 
 def _step(general: Floats, rng: np.random.Generator) -> Floats:
-    """A jump with two sizes or more on either side."""
+    """Return a jump with at least two sizes on each side."""
     return (np.arange(len(general)) >= rng.integers(2, len(general) - 1)).astype(float)
 
 
 def _step_on_slope(general: Floats, rng: np.random.Generator) -> Floats:
-    """Four fifths of the rise at once, the rest linear in log tokens."""
+    """Return a jump of four fifths of the rise; the rest is linear in log tokens."""
     return 0.8 * _step(general, rng) + 0.2 * _logs(general)
 
 
@@ -121,10 +121,11 @@ def study(
 def called(
     shape: Shape, curves: int, *, rise: float | None = None, seeds: int | None = None
 ) -> dict[str, object]:
-    """Count what `find_jump` calls the shape's studies.
+    """Count the shapes that `find_jump` reports for simulated studies.
 
     Args:
-        seeds: 1 to 3 by chance if not given; one given seed keeps the luck that it cannot show.
+        seeds: Number of seeds, by default 1 to 3 at random. A given single seed has luck that the
+            study cannot show.
     """
     rng = np.random.default_rng(0)
     found: Counter[str] = Counter()

@@ -1,13 +1,12 @@
-"""Every fault that a long run has to survive, injected: a table, and faults.json.
+"""Inject every fault that a long run must survive; print a table and write faults.json.
 
     python benchmarks/faults.py              # 20 random kills and more; minutes on one core
     python benchmarks/faults.py --kills 100
 
-Each row is a test (most are in tests/faults), run as often as it has cases. `survived` are the
-tries that ended as docs/guides/reliability.md promises; `lost` counts what was gone after them:
-steps of the log, adapters that differ from the undisturbed run's, or, where a test tells no more,
-tries that did not survive. The model is a tiny random one, on the CPU in fp32; the processes that
-are killed are real.
+Each row is a test (most are in tests/faults), which runs once per case. `survived` counts the tries
+that ended as docs/guides/reliability.md promises. `lost` counts lost steps of the log and adapters
+that differ from the undisturbed run's; if a test does not report them, it counts tries that did not
+survive. The model is a tiny random one, on the CPU in fp32. The killed processes are real.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ TESTS = (
 
 
 class Outcomes:
-    """Counts what pytest reports, by test."""
+    """Counts of the outcomes that pytest reports, by test."""
 
     def __init__(self) -> None:
         self.tries, self.survived, self.lost = Counter(), Counter(), Counter()
         self.skipped: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a phase of a test into account."""
+        """Count a phase of a test."""
         fault = fault_of(report.nodeid)
         if report.skipped:
             self.skipped[fault] = str(report.longrepr[-1])
@@ -52,7 +51,7 @@ class Outcomes:
             self.lost[fault] += sum(known) if known else report.failed
 
     def rows(self) -> list[dict[str, str | int]]:
-        """A row a fault, in the order of the tests."""
+        """Return one row per fault, in the order of the tests."""
         return [
             {
                 "fault": fault,
@@ -65,20 +64,22 @@ class Outcomes:
 
 
 def fault_of(test: str) -> str:
-    """A test's name in words, and the file that it stands in."""
+    """Return the name of a test in words, after the name of its file."""
     file, _, name = test.partition("::")
     words = name.partition("[")[0].removeprefix("test_").replace("_", " ")
     return f"{Path(file).stem.removeprefix('test_').replace('_', ' ')}: {words}"
 
 
 def main() -> None:
-    """Run the tests, print the table, write the file."""
-    parser = argparse.ArgumentParser(description="Faults that a long run has to survive.")
-    parser.add_argument("--kills", type=int, default=20, help="random moments (default 20)")
+    """Run the tests, print the table, and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--kills", type=int, default=20, help="Number of random moments (default 20)."
+    )
     os.environ["TELLTUNE_KILLS"] = str(parser.parse_args().kills)
     outcomes = Outcomes()
     tests = [str(ROOT / test) for test in TESTS]
-    # A try may have to wait for other work on the machine.
+    # A try may have to wait if the machine is busy.
     code = pytest.main(["-q", f"--rootdir={ROOT}", "--timeout=1200", *tests], plugins=[outcomes])
     rows = outcomes.rows()
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")

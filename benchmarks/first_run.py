@@ -1,10 +1,10 @@
-"""Do the defaults learn? The README's recipe on three small data sets, beside searched settings.
+"""Compare the defaults with searched settings: the README's recipe on three small data sets.
 
-The data sets were written for this: support tickets to a team (CSV), orders to JSON (messages in
-JSONL), and blunt to polite sentences (Alpaca JSON). Each is fitted with the defaults and with
-twelve other settings, and scored on its test items. The best of the twelve is chosen on the test
-items with seed 0, which favors the search there; further seeds run it beside the defaults. Rows go
-to benchmarks/first_run.jsonl; cells that are there already are skipped.
+The data sets were written for this benchmark: support tickets to a team (CSV), orders to JSON
+(messages in JSONL), and blunt to polite sentences (Alpaca JSON). Each is fitted with the defaults
+and with twelve other settings, and scored on its test items. The best of the twelve is chosen on
+the test items with seed 0, which favors the search for that seed. Further seeds compare it with the
+defaults. Rows are written to benchmarks/first_run.jsonl; cells that have a row are skipped.
 
     python benchmarks/first_run.py --seeds 0           # the defaults and the twelve
     python benchmarks/first_run.py --seeds 1 --best 1  # the defaults and the best of them
@@ -45,7 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "anchor": "Say it politely.",
     },
 }
-# Passes, learning rate, batch size, leverage ratio, schedule. The last is what was the default.
+# Passes, learning rate, batch size, leverage ratio, schedule. The last was the default.
 SEARCHED = (
     (10, 2e-3, 16, 2, "constant"),
     (16, 1e-3, 8, 2, "linear"),
@@ -63,11 +63,13 @@ SEARCHED = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--minutes", type=float, default=600.0, help="Begin no cell after these.")
+    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after these.")
     parser.add_argument("--table", action="store_true", help="Print the table; run nothing.")
-    parser.add_argument("--best", type=int, help="Run only the defaults and so many leaders.")
+    parser.add_argument(
+        "--best", type=int, help="Run only the defaults and this many of the best settings."
+    )
     given = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     if given.table:
@@ -118,13 +120,13 @@ def run(task: str, seed: int, setting: tuple[Any, ...] | None) -> dict[str, Any]
 
 
 def leaders(rows: list[dict[str, Any]], task: str) -> list[list[Any]]:
-    """Return the searched settings of a task, the best score with seed 0 first."""
+    """Return the searched settings of a task, the one with the best score for seed 0 first."""
     searched = [r for r in rows if r["task"] == task and r["settings"] and r["seed"] == 0]
     return [row["settings"] for row in sorted(searched, key=lambda row: -row["score"])]
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print each task's default beside the best searched setting that did best with seed 0."""
+    """Print each task's default and the searched setting that was best with seed 0."""
     print("| task | metric | defaults, by seed | best of 12, by seed | its settings | share |")
     print("|---|---|---:|---:|---|---:|")
     for task in TASKS:

@@ -1,14 +1,14 @@
-"""Fuzz what reads a user's files: no crash but a TellError, no hang, no swelling.
+"""Fuzz the readers of user files: they must not crash, hang or use much memory.
 
     pip install atheris
     python -m tarfile -e benchmarks/fuzz_corpus.tar.xz runs
     python benchmarks/fuzz_readers.py --minutes 10
     python benchmarks/fuzz_readers.py --replay          # the corpus once; needs no atheris
 
-The first byte of an input chooses who reads the rest: a format of data, packed or not, a recipe, or
-a `--set`. The corpus in runs/fuzz_corpus is where a run starts, and what it finds that
-reaches new code is joined into it. An input that broke something is left in the working directory
-as `crash-*`, `timeout-*` or `oom-*`; `--replay FILE` shows what it does.
+The first byte of an input selects the reader of the rest: a data format, compressed or not, a
+recipe, or a `--set`. A run starts with the corpus in runs/fuzz_corpus, and adds inputs that reach
+new code to it. An input that breaks something is left in the working directory as `crash-*`,
+`timeout-*` or `oom-*`; `--replay FILE` runs it again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ with atheris.instrument_imports(include=["telltune"]) if atheris else nullcontex
     from telltune.recipe import DataSpec, load_recipe, recipe_from_dict
 
 CORPUS = Path(__file__).parents[1] / "runs" / "fuzz_corpus"
-# Longer inputs than these find nothing that shorter ones do not, and take longer.
+# Longer inputs find nothing new and take longer.
 MAX_INPUT_BYTES = 4096
 SECONDS_AN_INPUT = 10
 MEBIBYTES = 2048
@@ -48,15 +48,15 @@ TARGETS = (*FORMATS, *PACKED, *OTHERS)
 
 
 def read(data: bytes, folder: Path) -> None:
-    """Give an input to whom it is for.
+    """Give an input to the reader that its first byte selects.
 
     Args:
-        data: A byte that chooses, and the rest.
-        folder: To write it into.
+        data: The selecting byte, and the input.
+        folder: Folder for the input's file.
 
     Raises:
-        AssertionError: What was read is not what it should be.
-        Exception: Whatever a reader raises that is no TellError.
+        AssertionError: The reader returned a wrong result.
+        Exception: The reader raised an error other than a TellError.
     """
     if not data:
         return
@@ -82,7 +82,7 @@ def read(data: bytes, folder: Path) -> None:
 
 
 def fuzz(minutes: float, corpus: Path) -> None:
-    """Fuzz from a corpus, and join what reaches new code into it. Does not return."""
+    """Fuzz from a corpus, and add inputs that reach new code to it. Does not return."""
     assert atheris is not None
     folder = Path(tempfile.mkdtemp(prefix="telltune-fuzz-"))
     tries = 0
@@ -91,7 +91,7 @@ def fuzz(minutes: float, corpus: Path) -> None:
         nonlocal tries
         tries += 1
         read(bytes(data), folder)
-        # libFuzzer can only be told seconds of the clock, which on a busy machine are few.
+        # libFuzzer only takes wall time, and a busy machine gives little CPU time in it.
         if time.process_time() > minutes * 60:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(f"{tries:,} inputs in {minutes:g} CPU minutes, {peak} MiB at the most")
@@ -110,7 +110,7 @@ def fuzz(minutes: float, corpus: Path) -> None:
 
 
 def replay(paths: list[Path]) -> None:
-    """Read each file of inputs once, and say how long that took."""
+    """Read each input once, and print how long that took."""
     files = [
         file
         for path in paths
@@ -133,9 +133,9 @@ def replay(paths: list[Path]) -> None:
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the arguments, and fuzz or replay."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="Of CPU.")
+    parser.add_argument("--minutes", type=float, default=10, help="Minutes of CPU time.")
     parser.add_argument("--replay", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--corpus", type=Path, default=CORPUS)
     arguments = parser.parse_args()

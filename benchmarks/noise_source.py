@@ -1,11 +1,12 @@
-"""Half of a task's data is noise: do learned weights of sources find out, and does it help?
+"""Measure whether learned weights of sources find noise in a task's data, and help.
 
-    python benchmarks/noise_source.py      # 14 minutes on two cores; finished cells stay
+    python benchmarks/noise_source.py      # 14 minutes on two cores; finished cells are kept
 
-Two files are made of medical_specialty: `good.jsonl`, half of its training examples, and
-`noise.jsonl`, the other half with labels drawn at random. SFT + anchor trains on both at 6,324 task
-tokens, with equal weights, ALF1 and ALF2, and on the good half alone at half of the tokens: what a
-user would have who knew. Rows go to runs/noise, the weights' courses with them.
+medical_specialty is split into two files: `good.jsonl` has half of its training examples, and
+`noise.jsonl` the other half with random labels. SFT + anchor trains on both at 6,324 task tokens
+with equal weights, ALF1 and ALF2. It also trains on the good half alone at half of the tokens, the
+best that a user who knows the noise can do. Rows and the curves of the weights are written to
+runs/noise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TOKENS = 3162
 
 
 def main() -> None:
-    """Make the files, run what is missing, and print the table."""
+    """Write the files, run what is missing, and print the table."""
     task = embedded_task(TASK)
     FILES.mkdir(parents=True, exist_ok=True)
     half = len(task.train) // 2
@@ -55,13 +56,13 @@ def main() -> None:
 
 
 def write(name: str, pairs: list[tuple[str, str]]) -> None:
-    """A JSONL file."""
+    """Write a JSONL file."""
     lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in pairs]
     (FILES / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def study() -> dict[str, object]:
-    """Both halves, and the good one alone."""
+    """Return a study on both halves, and on the good half alone."""
     path = {name: str(FILES / f"{name}.jsonl") for name in ("good", "noise", "test")}
     task = embedded_task(TASK)
     anchor = {"prompt": task.anchor_prompt, "response": task.anchor_response}
@@ -84,7 +85,7 @@ def study() -> dict[str, object]:
     return {
         "recipe": {
             "task": TASK,
-            # Weights tell sources apart after some forty steps; these are twice as many.
+            # Weights differ between sources after some forty steps; these are twice as many.
             "mixture": {"passes": 8},
             "lora": {"dropout": 0},
             "training": {
@@ -97,7 +98,7 @@ def study() -> dict[str, object]:
         "methods": methods[:1],
         "sizes": [TOKENS],
         "seeds": [0, 1, 2],
-        # Of the data with noise as many tokens are good as `good half` has, and as many not.
+        # With the noise, as many tokens are good as in `good half`, and as many are noise.
         "more": [{"tasks": ["with noise"], "methods": methods, "sizes": [2 * TOKENS]}],
         "forgetting": {"examples": 0, "prompts": 0},
     }

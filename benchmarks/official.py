@@ -1,9 +1,9 @@
-"""The paper's own data, end to end on the embedded model: base + anchor against TELL.
+"""Run the paper's own data on the embedded model: base + anchor against TELL.
 
     python benchmarks/official.py            # all three recipes, about 20 minutes on two cores
     python benchmarks/official.py tell-halu  # one
 
-Rows already in official.json are kept and not run again.
+Rows in official.json are kept and not run again.
 """
 
 from __future__ import annotations

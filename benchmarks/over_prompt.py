@@ -1,10 +1,10 @@
-"""Many inputs in one prompt: tokens, seconds and accuracy against how many, form and grouping.
+"""Measure tokens, seconds and accuracy of several inputs per prompt.
 
-    python benchmarks/over_prompt.py     # 3 minutes on two cores; rows that exist stay
+    python benchmarks/over_prompt.py     # 3 minutes on two cores; existing rows are kept
 
-The embedded model answers 100 test items of two embedded tasks, behind the anchor and one solved
-group of training examples; n inputs at once, replies as lines or JSON, inputs as they come,
-shuffled, or like beside like.
+The embedded model answers 100 test items of two embedded tasks, after the anchor and one solved
+group of training examples. Settings are the number of inputs per prompt, the form of replies (lines
+or JSON), and the grouping of inputs (as given, shuffled, or by similarity).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure(task: str, inputs: int, answers: str, order: str) -> dict[str, Any]:
-    """One setting: what it scored and what it took."""
+    """Return the scores and costs of one setting."""
     values = {
         "task": task,
         "over_prompt": {"inputs": inputs, "answers": answers, "order": order},

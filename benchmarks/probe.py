@@ -1,4 +1,4 @@
-"""Which states of the base model a linear probe should read: layer, pooling, scale, anchor.
+"""Compare hidden states for a linear probe: layer, pooling, scaling, anchor.
 
 Prints the second table of docs/guides/baselines.md: the mean over draws of 60 labeled examples, on
 the first 100 dev items of two embedded tasks. The states of a text are computed once.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TASKS = ("medical_specialty", "answer_kind")
 POOLS = ("last token", "all tokens", "from the text on")
 SCALES = ("length 1", "standardized")
-# Of SmolLM2-135M's 30: the middle, and the last behind its norm.
+# Two of SmolLM2-135M's 30 layers: the middle one, and the last one after its norm.
 LAYERS = (15, 30)
 LABELS, ITEMS = 60, 100
 
@@ -43,7 +43,7 @@ States = dict[tuple[str, int], dict[str, "NDArray[np.float64]"]]
 
 
 def states_of(base: LoadedModel, tokenizer: Any, texts: Sequence[str]) -> States:
-    """The vector of each text, by pooling and layer; one pass of transformers' own a text."""
+    """Return each text's vector by pooling and layer, from one pass of plain transformers each."""
     prompts = Encoder(tokenizer).prompts([Example(text, "") for text in texts])
     before = shared_length(prompts)
     found: States = {key: {} for key in product(POOLS, LAYERS)}
@@ -59,7 +59,7 @@ def states_of(base: LoadedModel, tokenizer: Any, texts: Sequence[str]) -> States
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2)
     given = parser.parse_args()
     base = load_base(as_recipe({"task": TASKS[0]}).model)

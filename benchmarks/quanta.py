@@ -1,12 +1,12 @@
-"""Quanta: first on a toy whose quanta are known, then on a real task.
+"""Find quanta: first on a toy with known quanta, then on a real task.
 
     python benchmarks/quanta.py        # the toy: multitask sparse parity, about 5 minutes on a core
     python benchmarks/quanta.py task   # medical_specialty, about 20 minutes more
 
-The toy's rows: is each subtask a cluster of gradients (adjusted Rand index, and beside it the 99th
-percentile of it with labels permuted), are subtasks learned by frequency (Kendall's tau-b), and how
-does the loss fall. The task's row is what `tell quanta benchmarks/quanta.yaml` writes. Rows of the
-toy that are in quanta.json are not measured again, and the task goes on where it was.
+The toy's rows measure whether each subtask is a cluster of gradients (adjusted Rand index, with its
+99th percentile for permuted labels), whether subtasks are learned by frequency (Kendall's tau-b),
+and how the loss falls. The task's row is that of `tell quanta benchmarks/quanta.yaml`. Rows of the
+toy in quanta.json are not measured again, and the task resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESULTS = HERE / "quanta.json"
 RECIPE = HERE / "quanta.yaml"
 RUN = HERE.parent / "runs" / "quanta"
 HELD_OUT = 100
-# The paper's input has a 1 for the subtask; here it is as long as the string of bits, too.
+# The paper's input has a 1 for the subtask; here it may be as large as the bit string.
 SUBTASKS, BITS = 32, 16
 TOYS = [(control, seed) for control in (1.0, BITS**0.5) for seed in (0, 1, 2)]
 
@@ -46,7 +46,7 @@ def main() -> None:
             rows["toy"].append(toy(control, seed))
             RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     if sys.argv[1:] == ["task"]:
-        # Chosen for some 20 minutes on a core that trains 150 tokens a second.
+        # Chosen to take some 20 minutes on a core that trains 150 tokens per second.
         report = quanta(RECIPE, out=RUN, reference_tokens=8000, items=64, moments=6)
         rows["task"] = asdict(report) | {"machine": describe()}
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def toy(control: float, seed: int) -> dict[str, object]:
-    """Learn sparse parities, cluster gradients, and look at the order and at the loss."""
+    """Learn sparse parities, cluster gradients, and analyze the order and the loss."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     parity = SparseParity(SUBTASKS, BITS, control=control, seed=seed)
@@ -79,7 +79,7 @@ def toy(control: float, seed: int) -> dict[str, object]:
     }
     for name, answers in (("odd", (1,)), ("both", (0, 1))):
         gradients, subtasks = parity_gradients(network, parity, 40, answers=answers)
-        # A subtask that was not learned has no samples that were.
+        # A subtask that was not learned has no learned samples.
         labels = cluster_gradients(gradients, len(np.unique(subtasks)), seed)
         rng = np.random.default_rng(seed)
         null = [adjusted_rand_score(rng.permutation(subtasks), labels) for _ in range(200)]
@@ -95,11 +95,10 @@ def scaling(
     losses: np.ndarray,
     learned: np.ndarray,
 ) -> dict[str, float]:
-    """Exponents of power laws, measured and as theory has them for so few subtasks.
+    """Return exponents of power laws: measured, and from theory for this number of subtasks.
 
-    With n subtasks learned, the most frequent first, the loss is ln 2 times the frequency of the
-    others, which falls as n^-alpha where subtasks never end; of a few the tail is short, and it
-    falls faster.
+    If the n most frequent subtasks are learned, the loss is ln 2 times the frequency of the others.
+    It falls as n^-alpha for infinitely many subtasks, and faster for few.
     """
     loss = losses @ parity.frequencies
     count = (learned[None, :] <= steps[:, None]).sum(1)
@@ -116,12 +115,12 @@ def scaling(
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of the straight line that fits best."""
+    """Return the slope of the straight line with the best fit."""
     return round(float(np.polyfit(x, y, 1)[0]), 3)
 
 
 def print_rows(rows: dict[str, object]) -> None:
-    """The tables."""
+    """Print the tables."""
     heads = ("rand_odd", "null_odd", "rand_both", "learned", "order_tau", "loss_by_quanta")
     heads += ("loss_by_quanta_theory", "loss_by_steps", "steps_by_frequency", "seconds")
     print("control seed " + " ".join(heads))

@@ -1,4 +1,4 @@
-"""A picture of a study's report for the README: the first screen, on a desktop, in light.
+"""Write a picture of a study's report for the README: the first screen on a desktop.
 
     python benchmarks/report_picture.py runs/study
 
@@ -21,9 +21,9 @@ DRAWN = (
 
 
 def main() -> None:
-    """Take the picture and say how large it is."""
-    parser = argparse.ArgumentParser(description="A picture of a study's report.")
-    parser.add_argument("study", type=Path, help="a folder that `tell report` has written to")
+    """Write the picture and print its size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="Folder of a study, with its report.")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
     page = options.study.resolve() / "report.html"

@@ -1,13 +1,13 @@
-"""General data by the million: the first tokenizing, every `tell plan` after it, and the memory.
+"""Measure tokenizing, `tell plan` and memory with up to millions of general examples.
 
     python benchmarks/scale.py                # 10^4, 10^5 and 10^6 general examples
     python benchmarks/scale.py 7 --words 12   # 10^7 examples, prompts cut to 12 words
 
-Rows are the embedded general data, varied by a running number, in one JSONL file. Each step runs in
-a process of its own: `encode` reads, checks, hashes and tokenizes into an empty cache; `plan` does
-what `tell plan --json` does on a machine whose speed is known, the start of Python and all imports
-counted, three times, of which the quickest is kept. Seconds are of the clock and, where other work
-shares the machine, of the processor. Rows go to scale.json.
+Examples are the embedded general data with a running number, in one JSONL file. Each step runs in a
+separate process. `encode` reads, checks, hashes and tokenizes into an empty cache. `plan` does what
+`tell plan --json` does on a machine whose speed is known. Its time is the shortest of three runs,
+and includes the start of Python and all imports. Wall and CPU seconds are recorded, since other
+work may share the machine. Rows are written to scale.json.
 """
 
 from __future__ import annotations
@@ -66,9 +66,17 @@ print(json.dumps(plan(sys.argv[1], measure=False)))
 
 def main() -> None:
     """Measure each size and print the table."""
-    parser = argparse.ArgumentParser(description="General data by the million.")
-    parser.add_argument("powers", nargs="*", type=int, default=[4, 5, 6], help="of ten")
-    parser.add_argument("--words", type=int, help="cut prompts and completions to so many")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "powers",
+        nargs="*",
+        type=int,
+        default=[4, 5, 6],
+        help="Powers of ten: numbers of general examples.",
+    )
+    parser.add_argument(
+        "--words", type=int, help="Maximum number of words of prompts and completions."
+    )
     options = parser.parse_args()
     for power in options.powers:
         with tempfile.TemporaryDirectory(prefix="telltune-scale-") as folder:
@@ -95,13 +103,13 @@ def main() -> None:
 
 
 def measured(folder: Path, examples: int, words: int | None) -> dict[str, object]:
-    """One row of the table."""
+    """Return one row of the table."""
     data, recipe = folder / "general.jsonl", folder / "recipe.yaml"
     write_rows(data, examples, words)
     recipe.write_text(RECIPE.format(path=data))
-    # A file that has only just been written is hashed anew, as telltune cannot know its last word.
+    # A file that was just written is hashed again, since it may still change.
     time.sleep(3)
-    # Its own cache, with the model in it: unpacking the model is not what is measured.
+    # A separate cache that contains the model, whose unpacking is not measured.
     cache = folder / "cache"
     real = Path(os.environ.get("TELLTUNE_CACHE", Path.home() / ".cache" / "telltune"))
     ignored = shutil.ignore_patterns("encoded", "contents", "files")
@@ -126,7 +134,7 @@ def measured(folder: Path, examples: int, words: int | None) -> dict[str, object
 
 
 def write_rows(path: Path, count: int, words: int | None) -> None:
-    """Embedded general examples, over and over, each with its number in the prompt."""
+    """Write embedded general examples repeatedly, each with its number in the prompt."""
     from telltune.data.embedded import embedded_general
 
     pairs = [(cut(e.prompt, words), cut(e.completion, words)) for e in embedded_general()]
@@ -137,12 +145,12 @@ def write_rows(path: Path, count: int, words: int | None) -> None:
 
 
 def cut(text: str, words: int | None) -> str:
-    """The first words of a text, or all of it."""
+    """Return the first words of a text, or all of it."""
     return text if words is None else " ".join(text.split()[:words])
 
 
 def run(program: str, recipe: Path, environment: dict[str, str]) -> tuple[str, dict[str, float]]:
-    """What a program prints, and what it took: seconds of clock and processor, peak MiB."""
+    """Run a program; return its output, wall and CPU seconds, and peak MiB."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(recipe)],
@@ -152,7 +160,7 @@ def run(program: str, recipe: Path, environment: dict[str, str]) -> tuple[str, d
     )
     assert process.stdout is not None
     output = process.stdout.read()
-    # Unlike RUSAGE_CHILDREN, this is the peak of this child alone.
+    # Unlike RUSAGE_CHILDREN, this is the peak of this child only.
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"a measured program failed ({os.waitstatus_to_exitcode(status)}).")

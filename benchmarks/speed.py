@@ -1,13 +1,13 @@
-"""Speed and memory against what a user would run instead, in one run on the same work.
+"""Compare speed and memory with alternatives on the same work, in one run.
 
     python benchmarks/speed.py                  # everything that is not in speed_rows.jsonl yet
     python benchmarks/speed.py train evaluate   # these parts
     python benchmarks/speed.py --overwrite ours # measure ours again, keep the peers' rows
     python benchmarks/speed.py --quick          # try every part on very little, in runs/
 
-`make bench-speed` makes the peers' environments first. Every contestant runs in a process of its
-own, one at a time, and measures itself; leave the machine alone meanwhile. Rows are kept as they
-come in speed_rows.jsonl; the table, and speed.json, are made from all rows of this machine.
+`make bench-speed` makes the peers' environments first. The contestants run one at a time in
+separate processes, and measure themselves; the machine must be idle otherwise. Each row is added to
+speed_rows.jsonl. The table and speed.json are made from all rows of this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = HERE.parent
 
 @dataclass
 class Options:
-    """Of the command line."""
+    """Options of the command line."""
 
     chosen: list[str]
     overwrite: str
@@ -61,7 +61,7 @@ def main() -> None:
         rows.active = name in options.chosen
         if rows.active:
             print(f"{name}:", flush=True)
-        # Memory is looked up in the rows of training.
+        # Memory is read from the rows of training.
         elif not any(row["part"] == parts.ROWS_OF.get(name, name) for row in rows.known.values()):
             continue
         lines += part(rows, setting)
@@ -74,7 +74,9 @@ def _options() -> Options:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chosen", nargs="*", metavar="part", help=", ".join(parts.PARTS))
     parser.add_argument("--overwrite", choices=["none", "ours", "peers", "all"], default="none")
-    parser.add_argument("--quick", action="store_true", help="very little of everything, to try it")
+    parser.add_argument(
+        "--quick", action="store_true", help="Run each part with the smallest sizes."
+    )
     for peer in ("peers", "llama-factory", "llama-cpp"):
         parser.add_argument(f"--{peer}", type=Path, default=ROOT / f".venv-{peer}", metavar="VENV")
     options = Options(**vars(parser.parse_args()))
@@ -86,7 +88,7 @@ def _options() -> Options:
 
 
 def _python(venv: Path) -> Path:
-    # Not resolved: the link is what makes it that environment's python.
+    # Not resolved: the link makes it the python of that environment.
     return Path(os.path.abspath(venv)) / "bin" / "python"  # noqa: PTH100
 
 

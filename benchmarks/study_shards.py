@@ -1,11 +1,10 @@
-"""Run a study's cells in several processes at once, within a time, on a machine that has the room.
+"""Run a study's cells in several processes within a time limit, on a large machine.
 
     python benchmarks/study_shards.py benchmarks/study.yaml --out DIR --processes 12 --seconds 400
 
-For one GPU that a small model leaves idle most of the time: twelve processes train beside one
-another there. On a CPU use `tell study`; processes would slow each other down. Each process has a
-folder of its own; what is finished when the time is over is put together in DIR, and the rest is
-run the next time.
+It is for one GPU that a small model leaves idle most of the time: twelve processes share it. On a
+CPU use `tell study`, because processes would slow each other down. Each process has its own folder.
+When the time is over, finished cells are joined in DIR, and the next call runs the others.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from telltune.data.task import Split
 
 ANSWERING = 150
-"""Steps that answering 200 items and asking aside take as long as."""
+"""Number of optimizer steps that take as long as answering 200 items and measuring leakage."""
 
 
 def main() -> None:
-    """Start the processes, end them in time, and put their rows together."""
+    """Start the processes, end them in time, and join their rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -57,9 +56,9 @@ def main() -> None:
 
 
 def steps_left(study: Path, out: Path) -> dict[int, int]:
-    """Optimizer steps of each cell that has no finished row, by its place in the study.
+    """Return optimizer steps of each unfinished cell, by its index in the study.
 
-    Converts the model and encodes the data once, and not in every process.
+    It also converts the model and encodes the data, so that the processes need not do so.
     """
     from telltune.data.task import load_general, load_task
     from telltune.fitting.build_plan import build_run_plan
@@ -90,7 +89,7 @@ def steps_left(study: Path, out: Path) -> dict[int, int]:
 
 
 def share_out(steps: dict[int, int], processes: int) -> list[list[int]]:
-    """The longest cell goes to whoever has least to do so far, then the next."""
+    """Give the longest remaining cell to the process with the least work, until none is left."""
     shares: list[list[int]] = [[] for _ in range(processes)]
     load = [0] * processes
     for place in sorted(steps, key=steps.__getitem__, reverse=True):
@@ -101,7 +100,7 @@ def share_out(steps: dict[int, int], processes: int) -> list[list[int]]:
 
 
 def run(study: Path, folder: Path, share: list[int], split: Split) -> None:
-    """One process: its share of the cells."""
+    """Run a process's share of the cells."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -121,13 +120,13 @@ def run(study: Path, folder: Path, share: list[int], split: Split) -> None:
 
 
 def gather(folders: list[Path], out: Path) -> None:
-    """All rows in one file, all answers in one folder."""
+    """Join all rows in one file, and all answers in one folder."""
     (out / ANSWERS).mkdir(exist_ok=True)
     with (out / RESULTS).open("ab") as together:
         for folder in folders:
             rows = folder / RESULTS
             if rows.exists():
-                # A process that was ended in the midst of a row leaves a part of it.
+                # A killed process leaves an incomplete last row.
                 whole = rows.read_bytes().rpartition(b"\n")[0]
                 together.write(whole + b"\n" if whole else b"")
             for answers in folder.glob(f"{ANSWERS}/*.jsonl"):

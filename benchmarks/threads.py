@@ -1,19 +1,19 @@
-"""What sharing a machine costs a fit, by the number of threads and the way they wait.
+"""Measure the cost of a busy machine, by number of threads and way of waiting.
 
     python benchmarks/threads.py   # about 8 minutes on two cores that nobody else uses
 
-The same SFT of the embedded model in fp32, in a process of its own each time, alone and beside one
-and two processes that do nothing but compute, and in turns in each of these ways:
+The same SFT of the embedded model in fp32 runs in a separate process each time: alone, and beside
+one and two processes that only compute. These ways take turns:
 
-    all threads    one for each core, which spin while they wait (what PyTorch does)
-    bounded        the same, which sleep after a quarter of a millisecond of waiting
-    passive        the same, which sleep at once
+    all threads    one per core, which spin while they wait (PyTorch's default)
+    bounded        one per core, which sleep after waiting a quarter of a millisecond
+    passive        one per core, which sleep at once
     one thread
-    telltune       nothing set: as many threads as there are cores free
+    telltune       nothing set: as many threads as there are free cores
 
-Beside others a process's fair share is cores / processes, and the fair time is what one thread
-takes alone, divided by that share where it is below one core. Seconds are those of training, from
-tell.json. Arguments choose rounds, ways and loads: `python benchmarks/threads.py --rounds 2`.
+A process's fair share is cores / processes. The fair time is that of one thread alone, divided by
+the share if it is below one core. Seconds are those of training, from tell.json. Arguments choose
+rounds, ways and loads: `python benchmarks/threads.py --rounds 2`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ RECIPE = {
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Run so many processes that compute without end."""
+    """Run some processes that compute without end."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -74,7 +74,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def seconds(way: str) -> float:
-    """Train once, in a process of its own."""
+    """Train once in a separate process, and return the seconds of training."""
     unset = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     environment = {k: v for k, v in os.environ.items() if k not in unset} | WAYS[way]
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
@@ -86,7 +86,7 @@ def seconds(way: str) -> float:
 
 
 def fit(folder: str) -> None:
-    """What a process of its own does."""
+    """Train, and print the seconds."""
     from telltune.api import fit as fitted
 
     done = fitted(RECIPE, Path(folder) / "out", progress=False)

@@ -1,8 +1,8 @@
-"""SetFit with the encoder of our baselines, on the same draws and test items.
+"""Fit SetFit with the encoder of our baselines, on the same draws and test items.
 
-Fits with SetFit's own package and defaults (Tunstall et al. 2022, arXiv 2209.11055), in an
-environment of its own: `make .venv-setfit/.ready`. Writes one row a draw to
-benchmarks/setfit_rows.jsonl and skips those that are there.
+Fits with SetFit's own package and defaults (Tunstall et al. 2022, arXiv 2209.11055), in a
+separate environment: `make .venv-setfit/.ready`. Writes one row per draw to
+benchmarks/setfit_rows.jsonl, and skips draws that have a row.
 
     python benchmarks/with_setfit.py
     python benchmarks/with_setfit.py --table
@@ -31,8 +31,8 @@ FIT = Path(__file__).parent / "setfit_parts" / "answer.py"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", default=".venv-setfit/bin/python", help="Has setfit.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", default=".venv-setfit/bin/python", help="Python with setfit.")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))

@@ -1,4 +1,4 @@
-"""A tiny random model, toy data, and a cache of their own for the unit tests."""
+"""Fixtures for all tests: a tiny random model, toy data and a temporary cache."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Nothing here may need the network; read by huggingface_hub when it is imported.
+# Tests must not need the network; huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # A core for each worker, and for the commands that it starts.
+    # One core for each worker and for the commands that it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The same inputs at each run, and no judgement by the clock of a busy machine: what passed passes.
-# `pytest --hypothesis-profile=search` looks for inputs that were never tried.
+# The same inputs in each run, and no deadlines, which a busy machine would miss.
+# `pytest --hypothesis-profile=search` looks for new inputs.
 settings.register_profile("search", deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
 settings.load_profile("fixed")
@@ -37,7 +37,7 @@ CHATML = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""SmolLM2's own."""
+"""SmolLM2's chat template."""
 
 SENTENCES = [
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
@@ -58,9 +58,9 @@ def cache(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path | None:
-    """A cache folder that ends with the session; None for tests/e2e, which use the user's own.
+    """Use a cache folder that lasts for the session, except in tests/e2e (returns None there).
 
-    Converting the embedded model takes 20 seconds, so the end-to-end tests do it once for ever.
+    Converting the embedded model takes 20 seconds, so tests/e2e use the user's own cache.
     """
     if END_TO_END in request.node.path.parents:
         return None
@@ -71,9 +71,9 @@ def cache(
 
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The tiny model has nothing to share out, and threads that wait for one another are slow.
+    """Compute with one thread: the tiny model has no work for several.
 
-    Beside other work on the machine they made a test of seconds take minutes.
+    On a busy machine, threads that wait for one another made tests of seconds take minutes.
     """
     import torch
 
@@ -85,9 +85,9 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen() -> None:
-    """Keep the collector from walking through what is there for good, such as imported modules.
+    """Exclude existing objects, such as imported modules, from garbage collection.
 
-    Training ends with a full collection, and that took longer than training the tiny model.
+    Training ends with a full collection, which took longer than training the tiny model.
     """
     gc.collect()
     gc.freeze()
@@ -95,12 +95,12 @@ def frozen() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random two-layer Llama and a byte-level tokenizer with SmolLM2's template."""
+    """Return a folder with a random two-layer Llama and a tokenizer with SmolLM2's template."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """Fill a folder as `tiny_model` has it."""
+    """Write the model and the tokenizer of `tiny_model` to a folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -114,7 +114,7 @@ def make_tiny_model(folder: Path) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,
-        # Large enough for answers that depend on the prompt, and for something to learn.
+        # Large enough that answers depend on the prompt and that something can be learned.
         initializer_range=0.2,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
@@ -130,7 +130,7 @@ def make_tiny_model(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained() -> list[str]:
-    """Names of the methods that train nothing. tests/study/test_held_out.py runs all others."""
+    """Return the methods that train nothing. tests/study/test_held_out.py runs all others."""
     from telltune.methods.registry import get_method, method_names
 
     return [name for name in method_names() if not get_method(name).trains]
@@ -138,7 +138,7 @@ def untrained() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random sentence encoder of one layer, and the tiny model's tokenizer."""
+    """Return a folder with a random one-layer sentence encoder and the tiny model's tokenizer."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -162,7 +162,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_tokenizer(tiny_model: Path) -> Any:
-    """The tiny model's tokenizer, fresh, so that a test may change it."""
+    """Return a new copy of the tiny model's tokenizer, which the test may change."""
     from telltune.models import load_tokenizer
     from telltune.recipe import ModelSpec
 
@@ -171,7 +171,7 @@ def tiny_tokenizer(tiny_model: Path) -> Any:
 
 @pytest.fixture
 def tiny_base(tiny_model: Path) -> Any:
-    """The tiny model loaded in fp32, fresh."""
+    """Return a new copy of the tiny model in fp32, which the test may change."""
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 
@@ -179,7 +179,7 @@ def tiny_base(tiny_model: Path) -> Any:
 
 
 def byte_level_tokenizer() -> Any:
-    """A byte-level BPE of some 400 tokens, with SmolLM2's control tokens and chat template."""
+    """Return a byte-level BPE of some 400 tokens with SmolLM2's control tokens and template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -208,7 +208,7 @@ def byte_level_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def write_jsonl() -> Callable[[Path, list[dict[str, Any]]], Path]:
-    """Write rows to a JSONL file, whose path comes back."""
+    """Return a function that writes rows to a JSONL file and returns its path."""
 
     def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -219,7 +219,7 @@ def write_jsonl() -> Callable[[Path, list[dict[str, Any]]], Path]:
 
 
 def toy_rows(numbers: range) -> list[dict[str, str]]:
-    """Task rows whose answer is a function of the prompt: "item 7 is round" is a ball."""
+    """Return task rows whose answer follows from the prompt: "item 7 is round" is a ball."""
     kinds = list(SHAPES)
     return [
         {"prompt": f"item {n} is {kinds[n % 3]}", "completion": SHAPES[kinds[n % 3]]}
@@ -229,7 +229,7 @@ def toy_rows(numbers: range) -> list[dict[str, str]]:
 
 @pytest.fixture
 def toy_task(tmp_path: Path, write_jsonl: Callable[..., Path]) -> dict[str, Path]:
-    """Files by name: train (24 examples, 3 labels), dev and test (12 each), general (200)."""
+    """Return files: train (24 examples, 3 labels), dev and test (12 each), general (200)."""
     general = [
         {"prompt": f"Write the number {n} twice.", "completion": f"{n} and {n}"} for n in range(200)
     ]
@@ -243,7 +243,7 @@ def toy_task(tmp_path: Path, write_jsonl: Callable[..., Path]) -> dict[str, Path
 
 @pytest.fixture
 def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
-    """A recipe on the tiny model and the toy files, as YAML would give it; change it at will."""
+    """Return a recipe for the tiny model and toy files, as read from YAML; tests may change it."""
     return {
         "model": str(tiny_model),
         "task": {
@@ -262,7 +262,7 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
             "loss_average": "token",
             "max_length": 256,
             "precision": "fp32",
-            # The toy task has dev data, and few tests are about looking at them.
+            # The toy task has dev data, but few tests need early stopping.
             "early_stopping": False,
         },
     }
@@ -270,7 +270,7 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, through Playwright."""
+    """Yield Debian's Chromium, started by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ("chromium", "chromium-browser", "chrome")
     found = next(filter(None, map(shutil.which, names)), None)
@@ -284,7 +284,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def open_page(browser: Any) -> Callable[[Path], Any]:
-    """Open a report and wait until its charts are drawn; `page.said` is what went wrong or out."""
+    """Return a function that opens a report and waits for its charts; `said` has its errors."""
     drawn = (
         "document.querySelectorAll('.chart svg').length "
         "=== document.querySelectorAll('figure').length"

@@ -1,4 +1,4 @@
-"""Processes that run `tell` without doing its imports again, for tests to start and disturb."""
+"""Processes that run `tell` without repeating its imports; tests start and disturb them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _FORKS.set_forkserver_preload(
         *("telltune.training.stopping", "peft", "transformers.models.llama.modeling_llama"),
     ]
 )
-# Bounds every wait here; the machine may be busy with other work.
+# Limit of every wait; the machine may be busy.
 _PATIENCE = 200.0
 
 
 class Forked:
-    """`tell` with some arguments, in a process of its own.
+    """Process that runs `tell` with the given arguments.
 
-    It is forked from one that has done all imports, so that a try takes a second, and most moments
-    of it are those of training.
+    It is forked from a process that has done all imports. It therefore takes a second, most of
+    which is training.
 
     Args:
-        arguments: Of the command line.
-        said: A file for what it prints.
-        first: Called there first, such as to break something from inside.
-        environment: Set there.
+        arguments: Arguments of the command line.
+        said: File for its output.
+        first: Function that it calls first, for example to break something from inside.
+        environment: Environment variables to set in it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Forked:
         self.process.start()
 
     def wait(self) -> int:
-        """Its exit code; negative for a signal."""
+        """Return the exit code, which is negative for a signal."""
         self.process.join(_PATIENCE)
         assert self.process.exitcode is not None, f"it hangs: {self.said.read_text()}"
         return self.process.exitcode
@@ -61,7 +61,7 @@ class Forked:
         os.kill(self.process.pid, number)
 
     def until(self, happened: Callable[[], bool]) -> None:
-        """Wait for something that it does."""
+        """Wait until a condition holds."""
         end = time.monotonic() + _PATIENCE
         while not happened():
             assert self.process.exitcode is None, self.said.read_text()

@@ -1,4 +1,4 @@
-"""telltune from Python: the README's five lines, and an import that costs nothing."""
+"""telltune works from Python as in the README, and its import is cheap."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_the_readmes_five_lines(toy_recipe, tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The splits that are read, in order."""
+    """Return a list that gets the name of each split that is read."""
     found = []
 
     def recorded(specs, report=None, *, split):
@@ -82,7 +82,7 @@ def test_fit_learns_the_toy_task(toy_recipe, tmp_path):
         [row["loss_task"] for row in part if "loss_task" in row] for part in (rows[:8], rows[-8:])
     )
     assert sum(last) / len(last) < 0.5 * sum(first) / len(first)
-    # Prompts of the training data, in the words that it answers.
+    # Answers to training prompts are words of the training data.
     answers = telltune.predict(fitted.folder, ["item 3 is round", "item 4 is square"])
     assert set(answers) <= {"ball", "box", "sheet"}
 
@@ -136,7 +136,7 @@ def test_a_run_cut_short_goes_on_from_its_last_whole_checkpoint(toy_recipe, tmp_
         with pytest.raises(PowerCutError):
             telltune.fit(toy_recipe, out, progress=False)
     assert not (out / "tell.json").exists()
-    # What a kill in the midst of writing a checkpoint leaves: the state comes last.
+    # A kill while a checkpoint is written leaves no state, which is written last.
     torn = out / "checkpoints" / "checkpoint-6"
     assert torn.is_dir()
     (torn / "trainer_state.json").unlink()

@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit code 2, one line that says what to mend, nothing half-written."""
+"""Mistakes of users give exit code 2 and one line that helps, and leave no files."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ SHORT = {"method": "sft", "mixture": {"passes": 1}}
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Call the command line, which must refuse in one line; that line, without "error: "."""
+    """Return a function that calls a verb, which must refuse, and returns its one-line error."""
 
     def call(*args):
         capsys.readouterr()
@@ -37,7 +37,7 @@ def refused(monkeypatch, capsys):
 
 @pytest.fixture
 def refused_fit(refused, tmp_path, toy_recipe):
-    """As `refused`, for a changed toy recipe, by every verb that runs it; none leaves a file."""
+    """Return a function like `refused` for a changed toy recipe and every verb that runs it."""
 
     def call(*sets, verbs=("plan", "fit", "compare"), **changes):
         path = tmp_path / "r.yaml"
@@ -99,7 +99,7 @@ def test_general_data_too_small_says_what_is_short_and_the_largest_ratio(refused
     assert f"{asked - everything} are missing" in message
     largest = message.partition("`mixture.leverage_ratio` to ")[2].split()[0]
     assert float(largest) == pytest.approx(everything / plan["task_tokens"], abs=0.01)
-    # The ratio that it names works.
+    # The ratio in the message works.
     toy_recipe["mixture"]["leverage_ratio"] = float(largest)
     assert telltune.plan(toy_recipe)["general_examples"] > 190
 
@@ -311,7 +311,7 @@ def test_base_that_is_not_the_one_trained_on(refused, tiny_adapter, tiny_model, 
     assert f"model `{moved}`: no such folder." in refused("predict", tiny_adapter, "a prompt")
 
 
-# Places that cannot be written to
+# Folders that cannot be written to
 
 
 def test_out_that_is_a_file(refused, tmp_path, toy_recipe):
@@ -367,7 +367,7 @@ def test_what_the_disk_refuses_is_one_sentence(
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MiB; a call leaves so many KiB of it free."""
+    """Mount a file system of 1 MiB; return a function that leaves only some KiB of it free."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
@@ -402,7 +402,7 @@ def test_disk_that_is_full_wherever_the_run_has_got_to(
     assert "no space left on the disk; free some or choose another folder." in message
     assert message.startswith(str(out))
     assert not (out / "tell.json").exists()
-    # With room made, the same command finishes what there is.
+    # After space is freed, the same command completes the run.
     (out.parent / "filler").unlink()
     assert telltune.fit(path, out, progress=False).folder == out
 
@@ -416,6 +416,6 @@ def test_cache_on_a_full_disk(refused, tmp_path, toy_recipe, small_disk, monkeyp
     message = refused("fit", path, "--out", tmp_path / "out")
     assert "no space left on the disk" in message
     assert not (tmp_path / "out").exists()
-    # Nothing torn is left for the next run to read.
+    # No incomplete file is left for the next run.
     encoded = Path(disk / "cache" / "encoded")
     assert not encoded.exists() or list(encoded.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The verbs as a user calls them: what they print, what they leave, and how they exit."""
+"""Verbs as a user calls them: output, files and exit codes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ ADAPTER_FILES = {
 
 @pytest.fixture
 def tell(monkeypatch, capsys):
-    """Call the command line in this process; exit code, standard output and standard error."""
+    """Return a function that calls a verb in this process, and returns exit code and outputs."""
 
     def call(*args):
         capsys.readouterr()
@@ -52,7 +52,7 @@ def tell(monkeypatch, capsys):
 
 @pytest.fixture
 def tell_json(tell):
-    """Call with --json: exactly one JSON object on standard output, and nothing on the other."""
+    """Return a function that calls a verb with --json, and returns its only JSON object."""
 
     def call(*args, code=0):
         got, out, err = tell(*args, "--json")
@@ -79,7 +79,7 @@ def fitted_once(tmp_path_factory):
 
 @pytest.fixture
 def adapter(fitted_once, recipe, tell):
-    """One fitted adapter for all tests that only read it; its recipe names the first's files."""
+    """Return an adapter that is fitted once for all tests that only read it."""
     if not fitted_once["folder"].exists():
         assert tell("fit", recipe, "--out", fitted_once["folder"], "--json")[0] == 0
     return fitted_once["folder"]
@@ -111,7 +111,7 @@ def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
     assert plan["passes"] == 2
     assert plan["task_tokens"] > 24 * 10
     assert plan["general_examples"] > 0
-    # The whole number of examples that comes nearest to the wanted ratio of 1.
+    # The number of examples whose ratio is nearest to the wanted ratio of 1.
     assert plan["leverage_ratio"] == pytest.approx(1, abs=0.05)
     assert plan["general_tokens"] == pytest.approx(
         plan["leverage_ratio"] * plan["task_tokens"], rel=1e-3
@@ -137,7 +137,7 @@ def test_plan_measures_once_and_says_so_on_standard_error(recipe, tmp_path):
         subprocess.run(command, env=_with_src() | cache, check=True, capture_output=True, text=True)
         for _ in range(2)
     )
-    # On a busy machine "planning, 0:05 so far" may stand beside it.
+    # On a busy machine, "planning, 0:05 so far" may also be printed.
     assert first.stderr.count("Measuring how fast this machine trains ") == 1
     assert "Measuring" not in second.stderr
     assert first.stdout == second.stdout
@@ -181,9 +181,9 @@ def test_show_json_lists_examples_as_the_trainer_gets_them(tell, recipe, toy_rec
         assert tokenizer.decode(learned) == read["completion"] + "<|im_end|>"
         assert tokenizer.decode(row["input_ids"]) == row["text"]
         assert read["prompt"] in row["text"]
-        # The anchor goes with task examples alone.
+        # Only task examples have the anchor.
         assert ("Name the shape, nothing else." in row["text"]) == (row["source"] == "train")
-    # What comes first is what training sees first.
+    # The first examples are those that training sees first.
     assert json.loads(tell("show", recipe, "-n", "2", "--json")[1]) == rows[:2]
 
 
@@ -418,7 +418,7 @@ def test_predict_stops_at_the_longest_answer(tell_json, adapter):
         args = ("predict", adapter, "item 3 is round", "--max-new-tokens", n)
         return len(tell_json(*args)["prediction"].encode())
 
-    # A token of the tiny tokenizer holds a word at the most.
+    # A token of the tiny tokenizer is at most one word.
     assert length(1) < 20
 
 
@@ -572,7 +572,7 @@ def test_check_lists_all_that_a_chat_template_drops_or_refuses(
     assert (value["examples"], value["refused"]) == ({"train": 9}, 8)
     assert sorted(found) == list(range(2, 10))
     assert found.pop(6).endswith("t.jinja refuses this example: no parcel 4")
-    # The texts differ; what is wrong with them is the same.
+    # The texts differ, but the problem is the same.
     assert len(set(found.values())) == 1
     code, out, _ = tell("check", recipe)
     assert code == 1
@@ -582,7 +582,7 @@ def test_check_lists_all_that_a_chat_template_drops_or_refuses(
     )
     assert "(and 6 more, at lines 3, 4, 5, 7, 8, ...) [template]" in grouped
     assert "9 train examples; 8 refused, 0 warnings." in grouped
-    # What the template takes is still held against the limit.
+    # Examples that the template accepts are also compared with the limit.
     short = tell_json("check", recipe, "--set", "training.max_length=4", code=1)
     assert [f["line"] for f in short["findings"] if f["kind"] == "over_long"] == [1]
 
@@ -651,7 +651,7 @@ def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, re
     assert "task tokens" in out
     assert "No other trained method scores higher than sft" in out
     assert f"Next: `tell predict {tmp_path / 'study' / 'sft'} --file" in out
-    # The random base rambles: its answers are no labels, and do not end.
+    # The random base gives answers that are no labels and do not end.
     rows = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert "2 of 2 answers are none of the 3 labels" in " ".join(rows[0]["warnings"])
     for row in rows:
@@ -662,7 +662,7 @@ def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, re
             )
 
 
-# Help, and what starting costs
+# Help and the cost of starting
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -686,7 +686,7 @@ def _calling(*args):
     )
 
 
-# Modules are counted, not seconds: a machine that is busy with training changes only the latter.
+# Modules are counted instead of seconds, which depend on the load of the machine.
 HEAVY = {
     *("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy"),
     *("numpy", "pyarrow", "rich", "jinja2"),
@@ -699,7 +699,7 @@ HEAVY = {
         ("import telltune; telltune.__version__", {"pydantic", "yaml", "typer"}, 120),
         ("import telltune; telltune.load_recipe", {"typer"}, 400),
         (_calling("--help"), {"pydantic", "yaml"}, 250),
-        # Typer asks pydantic what a verb's lists of options are.
+        # Typer asks pydantic about options that are lists.
         (_calling("fit", "--help"), {"yaml"}, 400),
     ],
     ids=["import", "load_recipe", "tell --help", "tell fit --help"],
@@ -728,7 +728,7 @@ def test_a_plan_of_what_is_known_imports_no_transformers(recipe):
 
 def _modules_after(statement):
     code = f"{statement}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
-    # As many threads as here: a machine's speed is remembered for each number of them.
+    # The same number of threads as here: speeds are cached by number of threads.
     environment = _with_src() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
@@ -749,7 +749,7 @@ def test_module_runs_as_the_command_does():
 
 
 def _with_src():
-    # Where the tests found telltune, installed or not.
+    # Source folder of the telltune under test, installed or not.
     import telltune
 
     source = str(Path(telltune.__file__).parents[1])
@@ -758,7 +758,7 @@ def _with_src():
 
 @pytest.fixture
 def study_file(toy_recipe, tmp_path):
-    """A study of two cells."""
+    """Write a study of two cells."""
     values = {"recipe": toy_recipe, "methods": ["sft_anchor", "tell"], "sizes": [300]}
     values["forgetting"] = {"examples": 4, "prompts": 2}
     path = tmp_path / "study.yaml"
@@ -780,7 +780,7 @@ def test_study_is_planned_run_and_told_on_one_page(tell_json, study_file, tmp_pa
     (out / "report.html").unlink()
     assert tell_json("report", out)["report"] == str(out / "report.html")
     assert (out / "report.html").read_text() == page
-    # What is in the folder is enough to run the study again.
+    # The folder is sufficient to run the study again.
     again = tell_json("study", out / "study.yaml", "--out", out)
     assert again == told
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
@@ -829,7 +829,7 @@ def test_recommend_of_a_task_that_is_not_there_names_those_that_are(tell, tmp_pa
 
 def test_only_fit_is_for_several_processes(tell, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    # So is it set for the pods of a cluster, where a person may well call `tell report`.
+    # Pods of a cluster have this variable, and a user may call `tell report` in one.
     assert "no such recipe" in tell("plan", tmp_path / "none.yaml")[2]
     monkeypatch.setenv("LOCAL_RANK", "1")
     code, _, err = tell("study", tmp_path / "none.yaml", "--out", tmp_path / "out")

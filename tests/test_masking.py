@@ -1,4 +1,4 @@
-"""Secrets reach neither messages nor anything that is written."""
+"""Secrets appear neither in messages nor in written files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_token_of_the_environment_is_known_whatever_it_looks_like(
     assert masked(text) == text
     monkeypatch.setenv("HF_TOKEN", "open sesame")
     assert masked(text) == "denied: ***"
-    monkeypatch.setenv("HF_TOKEN", "open")  # too short to be told from a word
+    monkeypatch.setenv("HF_TOKEN", "open")  # too short to be distinguished from a word
     assert masked(text) == text
 
 

@@ -1,4 +1,4 @@
-"""The notebooks run, with short settings in place of their first cell."""
+"""The notebooks run, with short settings in place of those in their first cell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTEBOOKS = ROOT / "docs" / "notebooks"
 
 @pytest.fixture
 def run(toy_recipe: dict[str, Any], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Run a notebook's cells in one name space, with other parameters."""
+    """Return a function that runs a notebook's cells with other parameters."""
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy_recipe))
 
     def run(name: str, **parameters: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Standard output and error may lose their reader; what computes does not notice."""
+"""Computation continues if standard output or error loses its reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from telltune.outputs import guard_outputs
 if TYPE_CHECKING:
     from pathlib import Path
 
-# More than a pipe or a buffer holds, by all ways that print.
+# More output than a pipe or a buffer holds, by every way to print.
 TALK = """
 import logging, sys, warnings
 from pathlib import Path

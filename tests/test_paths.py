@@ -1,4 +1,4 @@
-"""Whatever names and archives say, nothing is written outside of the output folder."""
+"""Nothing is written outside of the output folder, whatever names and archives contain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UP = "../../up"
 def strays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[], object]], set[str]]:
-    """Call something from a folder deep inside `tmp_path`; what it wrote beside `out`."""
+    """Return a function that runs another in a deep folder, and returns files beside `out`."""
     work = tmp_path / "one" / "two"
     work.mkdir(parents=True)
     monkeypatch.chdir(work)
@@ -47,7 +47,7 @@ def strays(
 def test_a_fit_writes_into_its_folder_only(
     toy_recipe: dict[str, Any], toy_task: dict[str, Path], strays: Any
 ) -> None:
-    # A source is called after its file.
+    # A source has the name of its file.
     odd = toy_task["train"].with_name("..\\..%2fup;$(touch up).jsonl")
     toy_task["train"].rename(odd)
     general = toy_task["general"]

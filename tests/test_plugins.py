@@ -1,4 +1,4 @@
-"""Methods, metrics and formats of other packages, as docs/guides/plugins.md shows them."""
+"""Plugins add methods, metrics and formats, as in docs/guides/plugins.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "plugins.md"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder of packages with the guide's plugin in it, installed as pip installs it."""
+    """Return a folder of packages that contains the guide's plugin, as pip installs it."""
     [code] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     [points] = re.findall(r"```toml\n\[project.entry-points.(.*?)```", GUIDE.read_text(), re.DOTALL)
     site = tmp_path / "site"

@@ -1,4 +1,4 @@
-"""What a recipe may say, and what is said about one that cannot be run."""
+"""Recipes are read, and mistakes in them are explained."""
 
 import os
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_recipe_cannot_be_changed():
         recipe.seed = 1
 
 
-# What is refused
+# Refused recipes
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_one_data_set_stands_for_general_sources():
     assert [spec.path for spec in recipe.general.sources] == ["g.jsonl"]
 
 
-# What should not get in, or stay in
+# Secrets and invalid values
 
 
 def refused(path):
@@ -404,11 +404,11 @@ def test_yaml_that_is_hostile_or_torn_is_one_line(tmp_path, text, said):
 
 @pytest.mark.timeout(20)
 def test_merges_of_merges_do_not_swell(tmp_path):
-    # Ten keys, and at each of nine levels ten times as many: ten billion.
+    # Ten keys on the first of nine levels, and ten times as many on each further level.
     levels = ["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(10)) + "}"]
     levels += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 10)]
     message = refused(write(tmp_path / "r.yaml", "task: a\n" + "\n".join(levels)))
-    # From 6.0.4 on PyYAML merges a key once, and there are but ten.
+    # PyYAML 6.0.4 and later merge a key once, so there are only ten.
     assert "too many merged keys" in message or "`a0` is not a key" in message
 
 

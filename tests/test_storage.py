@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are complete or absent, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FILES = 20
 
 
 def fill(target: str, name: str, barrier: Any) -> None:
-    """What a racing process does: its own name in every file."""
+    """Write a process's own name to every file, as a racing process does."""
     with atomic_folder(Path(target)) as folder:
         for i in range(FILES):
             (folder / f"{i}.txt").write_text(name)
-        # Both have filled theirs before either may give it the name.
+        # Both processes fill their folder before either renames it.
         barrier.wait(60)
 
 
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_where(
     ("length", "said"),
     [
         (2**20, r"Needed: 1\.0 MiB; free: 10\.0 KiB\."),
-        # More than it seems: file systems keep some for themselves.
+        # More than it seems: file systems reserve some space.
         (100, r"Needed: over 10\.0 KiB; free: 10\.0 KiB\."),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_full_disk_is_named_with_what_is_needed(
 def test_everything_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut right after it must find the whole, which only the order can show here."""
+    """After a power cut the data must be complete; the test checks the order of the calls."""
     done: list[str] = []
     sync = os.fsync
 

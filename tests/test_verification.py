@@ -1,4 +1,4 @@
-"""`verify` holds an adapter folder against its tell.json, and names each thing that differs."""
+"""`verify` compares an adapter folder with its tell.json, and names each difference."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fitted(
     tmp_path_factory: pytest.TempPathFactory,
     write_jsonl: Callable[..., Path],
 ) -> Path:
-    """A folder with a model, data, and `out`, an adapter made of them."""
+    """Return a folder with a model, data, and the adapter `out` that was trained on them."""
     folder = tmp_path_factory.mktemp("fitted")
     shutil.copytree(tiny_model, folder / "model")
     kinds = list(SHAPES)
@@ -68,7 +68,7 @@ def recipe_in(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(fitted: Path, tmp_path: Path) -> Path:
-    """A copy to be spoiled; its tell.json names the data and the model beside it."""
+    """Return a copy that a test may damage; its tell.json names the copied data and model."""
     shutil.copytree(fitted, tmp_path / "here")
     folder = tmp_path / "here"
     for name in ("tell.json", "recipe.yaml"):
@@ -85,7 +85,7 @@ def folder(fitted: Path, tmp_path: Path) -> Path:
 
 
 def claim(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change what tell.json says."""
+    """Change the content of tell.json."""
     path = folder / "out" / "tell.json"
     record = json.loads(path.read_text())
     change(record)
@@ -205,7 +205,7 @@ def test_each_thing_that_differs_is_named_and_nothing_else(folder: Path, what: s
     found = verify(folder / "out")
     assert found.held is False
     assert differing(found) <= named
-    # Another seed may give steps of the same lengths.
+    # Steps of another seed may have the same lengths.
     assert differing(found) == named or (what == "the seed" and differing(found))
     assert all(check.reason for check in found.checks if check.held is not True)
 

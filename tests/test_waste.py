@@ -1,7 +1,7 @@
-"""A guard on speed that counts work and times nothing.
+"""Runs do no unnecessary work; the tests count work and measure no time.
 
-What a run computes may not grow back: padding, logits of prompts, tokenizing again what the cache
-holds. Each count is taken on the real verbs with the tiny model.
+They fail if padding, logits of prompts, or tokenizing of cached texts come back. Each count is
+taken from the real verbs with the tiny model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VOCABULARY = 400
 
 @pytest.fixture
 def computed() -> Iterator[Counter[str]]:
-    """Tokens that any model embeds and rows of logits that it computes; `trained` with a graph."""
+    """Yield counts of embedded tokens and computed rows of logits; `trained` are with gradients."""
     counted: Counter[str] = Counter()
 
     def count(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -44,7 +44,7 @@ def computed() -> Iterator[Counter[str]]:
 
 @pytest.fixture
 def tokenized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The texts that were tokenized, from an empty cache on."""
+    """Return a list that gets all tokenized texts, starting with an empty cache."""
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     texts: list[str] = []
     tokenize = Encoder._tokenize
@@ -61,16 +61,16 @@ def test_training_pads_nothing_and_computes_no_logits_of_prompts(
     toy_recipe: dict[str, Any], tmp_path: Path, computed: Counter[str]
 ) -> None:
     recipe = {**toy_recipe, "method": "sft", "mixture": {"passes": 2}}
-    # Whether a kind of model can be packed is tried once in a process, with logits of its own.
+    # Whether a kind of model can be packed is tried once per process, which computes logits.
     api.fit(recipe, tmp_path / "tried", progress=False)
     computed.clear()
     counts = api.fit(recipe, tmp_path / "fit", progress=False).record["counts"]
-    # Fewer tokens than given, since what a step's examples share is computed once.
+    # Fewer tokens than given, since the common start of a step's examples is computed once.
     assert counts["trained_tokens"] / 4 < computed["trained tokens"] < counts["trained_tokens"]
     words = ("ball", "box", "sheet")
     encoder = Encoder(load_tokenizer(ModelSpec(name=toy_recipe["model"])))
     tokens = encoder.encode([Example("", word) for word in words]).response_lengths.sum()
-    # 24 examples, as many of each word, twice.
+    # 24 examples, equally many of each shape, twice.
     assert computed["trained logits"] == tokens * 8 * 2
 
 

@@ -1,1 +1,1 @@
-"""Faults to inject, and what they are."""
+"""Faults that `benchmarks/diagnosis.py` injects."""

@@ -1,7 +1,7 @@
-"""Small programs that fail for a known cause: half of them to write rules on, half held apart.
+"""Small programs that fail for a known cause; half of them are held apart from the rules.
 
-Each is run for real, and what it prints is the log. `{work}` is a folder of its own with a tiny
-model (`model/`), a recipe (`recipe.yaml`), its data, and a folder that nobody may open (`locked/`);
+Each program is run, and its output is the log. `{work}` is a new folder with a tiny model
+(`model/`), a recipe (`recipe.yaml`), its data, and a folder without access rights (`locked/`).
 `{small}` is a file system of 1 MiB.
 """
 # ruff: noqa: E501 - programs are as long as they are
@@ -15,14 +15,14 @@ __all__ = ["FAULTS", "Fault"]
 
 @dataclass(frozen=True)
 class Fault:
-    """A program that fails.
+    """Program that fails.
 
     Attributes:
-        name: Of its log.
-        cause: What a diagnosis should say.
-        apart: Whether rules were written without looking at its log.
-        code: Python, or bash where it begins with `#!`.
-        as_nobody: Run without root's rights.
+        name: Name of its log.
+        cause: Expected diagnosis.
+        apart: Whether the rules were written without its log.
+        code: Code in Python, or in bash if it begins with `#!`.
+        as_nobody: Whether it runs without root's rights.
     """
 
     name: str
@@ -179,7 +179,7 @@ FAULTS: tuple[Fault, ...] = (
         "os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT='29734')\n"
         "dist.init_process_group('gloo', rank=1, world_size=2, timeout=datetime.timedelta(seconds=4))",
     ),
-    # One rank's mistake, and what the other ranks say of it.
+    # One rank's mistake, and the messages of the other ranks.
     _seen("peer_mistake", "programming_error", _two(735, "batch['labels']")),
     _seen("peer_memory", "out_of_memory", _two(736, "torch.empty(10**14)")),
     # Disks.
@@ -392,7 +392,7 @@ FAULTS: tuple[Fault, ...] = (
         "programming_error",
         "loss_weights = None\nassert loss_weights is not None, 'weights first'",
     ),
-    # A second round, held apart until its table was made, and then learned from as well.
+    # A second round, held apart until its table was made; then rules were written from it.
     _seen(
         "threads_memory",
         "out_of_memory",
@@ -607,7 +607,7 @@ FAULTS: tuple[Fault, ...] = (
         "programming_error",
         "#!/bin/bash\ncd {work}; echo 'print(undefined_name)' > w.py; torchrun --nproc-per-node 2 w.py",
     ),
-    # A third round, likewise.
+    # A third round, as the second.
     _seen("map_memory", "out_of_memory", "import mmap; mmap.mmap(-1, 2**50)"),
     _seen(
         "frame_memory",
@@ -787,7 +787,7 @@ FAULTS: tuple[Fault, ...] = (
         "interrupted",
         "#!/bin/bash\ncd {work}; echo 'import time; time.sleep(30)' > w.py\npython - <<'P'\nimport signal, subprocess, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\np = subprocess.Popen(['torchrun', '--nproc-per-node', '1', 'w.py']); time.sleep(12); p.send_signal(2); p.wait()\nP",
     ),
-    # A fourth round, likewise.
+    # A fourth round, as the second.
     _seen(
         "tokenize_memory",
         "out_of_memory",
@@ -996,7 +996,7 @@ FAULTS: tuple[Fault, ...] = (
         "interrupted",
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor() as p:\n    f = p.submit(time.sleep, 1); signal.raise_signal(signal.SIGINT); f.result()",
     ),
-    # Held apart: written after the rules, and looked at for the table alone.
+    # Held apart: written after the rules, and read for the table only.
     _apart(
         "bytearray_memory",
         "out_of_memory",

@@ -1,8 +1,8 @@
-"""Write two tasks of commands to a home, made from the sentence templates of another package.
+"""Write two tasks of smart home commands, made from another package's sentence templates.
 
-Home Assistant's sentence templates (Apache-2.0) are filled in at random: `home_intent` asks for the
-intent of a command, `home_slots` for the intent and what is named in it, as JSON. Run it with the
-packages of .venv-tasks:
+Home Assistant's sentence templates (Apache-2.0) are filled in at random. `home_intent` asks for the
+intent of a command, and `home_slots` for the intent and its slots as JSON. It needs the packages of
+.venv-tasks:
 
     make .venv-tasks/.ready
     .venv-tasks/bin/python benchmarks/leverage/new_tasks.py runs/new_tasks
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TEST, _DEV, _TRAIN = 300, 150, 1500
-# Those with sentences enough that no two splits share one.
+# Intents with enough sentences that no two splits share one.
 _INTENTS = {
     "HassTurnOn": "turn on",
     "HassTurnOff": "turn off",
@@ -77,14 +77,14 @@ _LISTS = {
 
 
 class _Speaker:
-    """Says a random sentence of a template."""
+    """Generator of random sentences from a template."""
 
     def __init__(self, intents: Intents, rng: random.Random) -> None:
         self.intents, self.rng = intents, rng
         self.slots: dict[str, str] = {}
 
     def say(self, expression: Any, rules: dict[str, Any]) -> str:
-        """Return a sentence, and keep in `slots` what its slots were filled with."""
+        """Return a sentence, and record in `slots` what its slots were filled with."""
         if isinstance(expression, TextChunk):
             return expression.original_text
         if isinstance(expression, RuleReference):
@@ -115,7 +115,7 @@ class _Speaker:
 
 
 def home_commands(rng: random.Random) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Commands without end: sentence, intent, slots."""
+    """Yield commands without end: sentence, intent, slots."""
     path = files("home_assistant_intents") / "data" / "en.json"
     intents = Intents.from_dict(json.loads(path.read_text(encoding="utf-8")))
     while True:
@@ -125,7 +125,7 @@ def home_commands(rng: random.Random) -> Iterator[tuple[str, str, dict[str, str]
             rules = {**intents.expansion_rules, **data.expansion_rules}
             try:
                 said = speaker.say(rng.choice(data.sentences).expression, rules)
-            except KeyError:  # a list that the home fills in
+            except KeyError:  # a list that the home provides
                 continue
             yield normalize_whitespace(said).strip(), label, speaker.slots
 
@@ -140,7 +140,7 @@ def write(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def main(out: Path) -> None:
-    """Write all of them into a folder."""
+    """Write both tasks into a folder."""
     commands: dict[str, tuple[str, dict[str, str]]] = {}
     for said, label, slots in home_commands(random.Random("home")):
         commands.setdefault(said, (label, slots))

@@ -1,7 +1,7 @@
-"""What choosing the examples to label is worth: classifiers of seconds on random and picked labels.
+"""Compare fast classifiers on randomly drawn and on picked labeled examples.
 
-In each of eight draws half of a task's training inputs is the pool. From it, examples are drawn at
-random or picked by `tell pick`'s rule, which sees no label, and the other inputs of the pool are
+In each of eight draws, half of a task's training inputs is the pool. Examples are drawn from it at
+random, or picked by the rule of `tell pick`, which uses no label. The other inputs of the pool are
 unlabeled. Writes pick.json and prints the table of docs/guides/levers.md.
 
     python benchmarks/leverage/pick.py     # after new_tasks.py, for the home tasks; two minutes

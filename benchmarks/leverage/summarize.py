@@ -2,10 +2,9 @@
 
     python benchmarks/leverage/summarize.py runs/leverage
 
-For each task and size summary.json has the best recipe, what it saves, and the baselines' scores.
-The factor is that of docs/guides/studies.md: SFT's labeled tokens for the same score, divided by
-those used.
-The best recipe is the one with the highest score on the test items, which flatters it a little.
+For each task and size, summary.json has the best recipe, its data-saving factor (see
+docs/guides/studies.md), and the baselines' scores. The best recipe is the one with the highest
+score on the test items, so its score is slightly too high.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ _NAMES = {
 
 
 def told(point: Point) -> dict[str, Any]:
-    """Return what a method came to, for JSON."""
+    """Return a method's point as a dictionary for JSON."""
     scores = {key: round(getattr(point, key), 1) for key in ("score", "low", "high", "seconds")}
     return {"method": point.name, "labeled_tokens": point.size, **scores, "draws": point.seeds}
 
 
 def tell_tasks(folder: Path) -> list[dict[str, Any]]:
-    """Return what the study in a folder says of each task at each size that was leveraged."""
+    """Return a summary of each task at each size with a lever."""
     summary = summarize(folder)
     saved = {(one.task, one.size, one.name): one for one in summary.saved if one.against == "sft"}
     tasks = []
@@ -71,7 +70,7 @@ def tell_tasks(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw(task: dict[str, Any]) -> alt.LayerChart:
-    """Draw SFT's curve over labeled tokens, and what others reach with the fewest."""
+    """Draw SFT's curve over labeled tokens, and the scores of others with the fewest labels."""
     sft = alt.Chart(alt.Data(values=task["sft"]))
     others = [
         row | {"name": _NAMES[row["method"]]}
@@ -96,7 +95,7 @@ def draw(task: dict[str, Any]) -> alt.LayerChart:
             sft.mark_area(color="#888", opacity=0.2).encode(x, low, high),
             sft.mark_line(color="#666", point={"color": "#666"}).encode(x, y),
             *(one.mark_point(size=70, filled=True, opacity=1, color=ink) for one in points),
-            # By turns below and above their height, so that neighbors can be read.
+            # Alternately below and above their points, so that neighbors are legible.
             *(
                 one.mark_text(align="left", dx=8, baseline=side, color=ink).encode(text="name:N")
                 for one, side in zip(points, ("top", "bottom"), strict=True)
@@ -108,7 +107,7 @@ def draw(task: dict[str, Any]) -> alt.LayerChart:
 
 
 def main(folder: Path) -> None:
-    """Write both from a study's folder."""
+    """Write the summary and the picture from a study's folder."""
     tasks = tell_tasks(folder)
     models = {ModelSpec.model_validate(row.recipe["model"]).name for row in Results(folder).rows}
     text = json.dumps({"models": sorted(models), "tasks": tasks}, indent=1)

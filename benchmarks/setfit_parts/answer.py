@@ -1,4 +1,4 @@
-"""Fit SetFit on labeled texts and label others; runs where setfit is installed, see the Makefile.
+"""Fit SetFit on labeled texts and label others; runs where setfit is installed.
 
 python answer.py ENCODER CELL.json ANSWERS.json
 """
@@ -21,7 +21,7 @@ def main() -> None:
     numbers = [labels.index(label) for label in given["labels"]]
     trainer = Trainer(
         model=model,
-        # All else is SetFit's default: one epoch of pairs, then logistic regression.
+        # Other settings are SetFit's defaults: one epoch of pairs, then logistic regression.
         args=TrainingArguments(
             seed=given["seed"],
             report_to="none",

@@ -1,1 +1,1 @@
-"""What `benchmarks/speed.py` runs, a file a contestant, each in a process of its own."""
+"""Contestants of `benchmarks/speed.py`, one per file, each run in a separate process."""

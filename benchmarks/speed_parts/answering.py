@@ -1,4 +1,4 @@
-"""Parts that answer: many items at once, and one prompt alone."""
+"""Parts that answer: many items in batches, and one prompt alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOALS = {"batch": ">= 6", "best": ">= 3", "stream": ">= 2"}
 
 
 def evaluate(rows: Rows, setting: Setting) -> list[Line]:
-    """200 test items under a 150-token anchor and an adapter, against `generate`."""
+    """Compare answering 200 test items with an adapter and a 150-token anchor to `generate`."""
     lines = []
     best_batch, merged = None, False
     for task in TASKS:
@@ -58,7 +58,7 @@ def evaluate(rows: Rows, setting: Setting) -> list[Line]:
 
         first = peer(setting.sizes.batches[0])
         if best_batch is None:
-            # Merging the adapter is one line more; it is tried at the best batch.
+            # Merging the adapter is a separate row, measured with the best batch size.
             tried = {batch: peer(batch) for batch in setting.sizes.batches}
             best_batch = quickest(tried, "items_per_second") or setting.sizes.batches[0]
             with_merge = {m: peer(best_batch, merge=m) for m in (False, True)}
@@ -90,7 +90,7 @@ def evaluate(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def stream(rows: Rows, setting: Setting) -> list[Line]:
-    """One prompt at a time."""
+    """Compare the speed on one prompt."""
     asked = {
         "kind": "one",
         "prompt": setting.prompt(),
@@ -137,7 +137,7 @@ def stream(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def _same_texts(task: str, ours: Result, first: Result, best: Result, how: str) -> Line:
-    """How many answers are the same, and which are not."""
+    """Compare the texts of the answers."""
     name = f"evaluation of {task}, share of identical answers"
     if not measured(ours) or not measured(first):
         return Line(name, None, None, ">= 0.99", "share", "not measured")

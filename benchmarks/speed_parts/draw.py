@@ -1,4 +1,4 @@
-"""Draws the work with telltune: steps of the demo's mixture, and test items with an adapter."""
+"""Draw the work with telltune: steps of the demo's mixture, and test items with an adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speed_parts.workload import Workload
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 ANCHOR_TOKENS = 150
-# What a careful user may write before every question; cut to the wanted number of tokens.
+# Instructions as a careful user writes them, cut to the wanted number of tokens.
 GUIDE = (
     "Read the text with care before you answer, since the answer is used by a program and nobody "
     "looks at it first. Judge by what the text says and not by what you may know of the matter "
@@ -28,7 +28,7 @@ GUIDE = (
 
 
 def workload(steps: int, overrides: list[str], path: Path) -> None:
-    """The first steps of the demo recipe's mixture, encoded and ordered as `tell fit` does."""
+    """Write the first steps of the demo recipe's mixture, encoded and ordered as in `tell fit`."""
     from telltune.data.task import load_general, load_task
     from telltune.fitting.build_plan import build_run_plan
     from telltune.fitting.model_info import load_model_info
@@ -62,9 +62,9 @@ def workload(steps: int, overrides: list[str], path: Path) -> None:
 
 
 def adapter(task_name: str, folder: Path) -> None:
-    """An adapter folder with a long anchor, its B matrices small noise of a fixed seed.
+    """Write an adapter folder with a long anchor and small fixed noise in its B matrices.
 
-    One step of `fit` makes the folder, so that it is what `tell fit` leaves, whatever that is.
+    One step of `fit` writes the folder, so that it has the files of `tell fit`.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -96,14 +96,14 @@ def adapter(task_name: str, folder: Path) -> None:
             noise = torch.randn(weights[name].shape, generator=generator) * 0.01
             weights[name] = noise.to(weights[name].dtype)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    # The folder is loaded only as what its record says.
+    # The folder is loaded only if it matches its record.
     record = json.loads((folder / "tell.json").read_text(encoding="utf-8"))
     record["files"]["adapter_model.safetensors"] = checksum(folder / "adapter_model.safetensors")
     (folder / "tell.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def prompts(task_name: str, items: int, folder: Path, path: Path) -> None:
-    """Test items as messages for peers, with the ids that our own encoder gives them."""
+    """Write test items as messages for peers, with the ids of telltune's own encoder."""
     from transformers import AutoTokenizer
 
     from telltune.data.embedded import embedded_task
@@ -124,7 +124,7 @@ def prompts(task_name: str, items: int, folder: Path, path: Path) -> None:
 
 
 def one_prompt(tokens: int, path: Path) -> None:
-    """A prompt of exactly so many tokens, the template counted, that wants a long answer."""
+    """Write a prompt with the given number of tokens, template included, that asks for much."""
     from telltune.data.encoding import Encoder
     from telltune.data.examples import Example
     from telltune.models import load_tokenizer
@@ -136,7 +136,7 @@ def one_prompt(tokens: int, path: Path) -> None:
     tail = "from the first light to the last and tell of the boats and the market and the snow"
     words = tail.split()
     while len(encoder.prompts([example])[0]) < tokens:
-        # A word a token; whatever is over is a tail that the loop has used up.
+        # Each word is one token; after the tail, the loop adds `too`.
         example = replace(example, prompt=f"{example.prompt} {words.pop(0) if words else 'too'}")
     ids = encoder.prompts([example])[0]
     if len(ids) != tokens:
@@ -148,7 +148,7 @@ def one_prompt(tokens: int, path: Path) -> None:
 
 
 def _sized(instruction: str, tokenizer: Any) -> str:
-    """The instruction and as much of the guide as makes exactly the wanted number of tokens."""
+    """Return the instruction and the part of the guide that give exactly the wanted length."""
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])

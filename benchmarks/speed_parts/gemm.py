@@ -1,4 +1,4 @@
-"""The machine's own rate of matrix products: the bound that training is held against."""
+"""Rate of matrix products on this machine, as the bound for training."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def main() -> None:
 
 
 def _rates(m: int, k: int, n: int, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
-    """The mean of many products and the best of them, in GFLOP/s.
+    """Return the mean rate and the best rate of many products in GFLOP/s.
 
-    A virtual machine's neighbours come and go: training takes a mean too, and is held against it.
+    The load by other virtual machines varies. Training is compared with the mean, since its own
+    rate is a mean too.
     """
     x, weight = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""Answers test items, or one prompt, as `tell predict` and `tell eval` do."""
+"""Answer test items, or one prompt, as `tell predict` and `tell evaluate` do."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _one(asked: dict[str, Any]) -> None:
     seconds = median(times[1:])
     tokens = len(base.tokenizer(text, add_special_tokens=False)["input_ids"])
     give(
-        # An answer of full length was not stopped; re-reading its text may merge a token.
+        # An answer of full length did not stop; tokenizing its text again may merge a token.
         tokens_per_second=round(asked["new_tokens"] / seconds, 3),
         seconds=round(seconds, 3),
         tokens_in_text=tokens,

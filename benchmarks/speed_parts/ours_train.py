@@ -1,4 +1,4 @@
-"""Trains with telltune on a workload; measures steps, computed tokens, losses and memory."""
+"""Train with telltune on a workload; measure steps, computed tokens, losses and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from telltune.training.training_data import TrainingData
 
 @dataclass(frozen=True, kw_only=True)
 class FixedMixture(Mixture):
-    """A mixture whose order is the workload's."""
+    """Mixture in the order of the workload."""
 
     fixed: Slots
 
@@ -40,7 +40,7 @@ def main() -> None:
         _set(work, np.flatnonzero(work.is_task)),
         _set(work, np.flatnonzero(~work.is_task)),
     )
-    # The number of each example among those of its own source.
+    # Number of each example within its source.
     own = np.where(work.is_task, np.cumsum(work.is_task), np.cumsum(~work.is_task)) - 1
     order = work.steps.ravel()
     drawn = int(work.is_task[order].sum())
@@ -67,7 +67,7 @@ def main() -> None:
     computed = [json.loads(line).get("computed_tokens") for line in log][1:]
     give(
         **clock.result(work.step_tokens),
-        # What the log says was computed; by our own count where it does not say.
+        # Computed tokens of the log, or the given ones if it has none.
         computed_tokens=int(sum(computed)) if all(computed) else sum(work.step_distinct[1:]),
         response_tokens=sum(work.step_responses[1:]),
     )

@@ -1,4 +1,4 @@
-"""The parts, in the order of the table."""
+"""Parts of the comparison, in the order of the table."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ PARTS: dict[str, Callable[[Rows, Setting], list[Line]]] = {
 
 
 ROWS_OF = {"memory": "train"}
-"""Parts that look at what another part measured."""
+"""Parts that read the rows of another part."""

@@ -1,4 +1,4 @@
-"""Answers the same with transformers' `generate`, as its documentation shows it."""
+"""Answer the items with transformers' `generate`, as in its documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers the one prompt with llama.cpp, on the GGUF file that the embedded model comes from."""
+"""Answer one prompt with llama.cpp, on the GGUF file of the embedded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains with LLaMA-Factory on the same steps, from its own settings and a tokenized data set."""
+"""Train with LLaMA-Factory on the same steps, with its settings and a tokenized data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains with TRL's SFTTrainer, or with transformers' own Trainer, on the same steps."""
+"""Train with TRL's SFTTrainer or transformers' Trainer on the same steps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def main() -> None:
                 output_dir=folder,
                 packing=packed,
                 padding_free=free,
-                # Packed rows are as long as the longest example at least, so that nothing is cut.
+                # Packed rows are at least as long as the longest example, so that nothing is cut.
                 max_length=max(longest, asked["max_length"]) if packed else None,
                 completion_only_loss=True,
                 pad_to_multiple_of=asked["multiple"],
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def quantized(kind: str | None) -> dict[str, Any]:
-    """As TRL's examples load a base for QLoRA."""
+    """Return quantization settings as in TRL's examples for QLoRA."""
     if kind is None:
         return {}
     from transformers import BitsAndBytesConfig
@@ -116,8 +116,8 @@ def _labels(ids: Any, prompt: int) -> list[int]:
 def _packed_steps(trainer: Any, steps: int) -> list[int]:
     """Spread the packed rows over about as many steps as the others take.
 
-    TRL packs over the whole data set, so here the steps do not hold the same examples; tokens a
-    second can be compared, the loss of a step cannot.
+    TRL packs over the whole data set, so the steps do not contain the same examples. Tokens per
+    second can be compared, but losses of steps cannot.
     """
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     each = max(1, round(len(lengths) / steps))

@@ -1,4 +1,4 @@
-"""How a measuring process gets its arguments, keeps time, and hands back what it measured."""
+"""Arguments, clock and result of a measuring process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MARK = "RESULT "
 
 
 def arguments() -> dict[str, Any]:
-    """What `speed.py` asks of this process."""
+    """Return the arguments that `speed.py` gives to this process."""
     return json.loads(sys.argv[1])
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held.
+    """Return the peak memory of this process in MiB.
 
-    Not `ru_maxrss`: that one is handed on by the process that started this one.
+    `ru_maxrss` is not used, because a process inherits it from its parent.
     """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
@@ -30,10 +30,10 @@ def peak_mib() -> float:
 
 
 def give(**values: Any) -> None:
-    """Hand the result back, with the peak memory so far."""
-    # Some libraries print on standard output as well; the mark tells this line from theirs.
+    """Pass the result back, with the peak memory so far."""
+    # Libraries also print on standard output; the mark identifies this line.
     values["peak_mib"] = peak_mib()
-    # Whoever measures a generator of llama.cpp has no torch, and no GPU is used then.
+    # The environment of llama.cpp has no torch, and uses no GPU.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         values["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
@@ -41,10 +41,10 @@ def give(**values: Any) -> None:
 
 
 class StepClock:
-    """When each optimizer step ended, and its loss, for any trainer built on transformers'.
+    """Callback that records end and loss of each optimizer step of a transformers Trainer.
 
-    It stands among the callbacks that every Trainer starts with, so that ours and the peers are
-    timed by the same code, around the whole of a step: data, forward, backward, optimizer.
+    It is one of the default callbacks of every Trainer, so that the same code times telltune and
+    the peers. The time covers the whole step: data, forward, backward, optimizer.
     """
 
     def __init__(self) -> None:
@@ -65,10 +65,10 @@ class StepClock:
         trainer.DEFAULT_CALLBACKS.append(_Callback)
 
     def result(self, step_tokens: list[int]) -> dict[str, Any]:
-        """Tokens and seconds of all steps but the first, and every step's loss.
+        """Return tokens and seconds of all steps except the first, and the loss of each step.
 
         Args:
-            step_tokens: Prompt and response tokens of each step, padding not counted.
+            step_tokens: Prompt and response tokens of each step, without padding.
         """
         seconds = self.ends[-1] - self.ends[0]
         tokens = sum(step_tokens[1 : len(self.ends)])

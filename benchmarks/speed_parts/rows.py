@@ -1,4 +1,4 @@
-"""Measured rows: each is kept as it comes, and not measured again."""
+"""Measured rows, which are kept in a file and not measured again."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 from speed_parts.result import MARK
 
 HERE = Path(__file__).parent
-# Of the machine's description, what a speed depends on.
+# Keys of the machine's description on which speed depends.
 MACHINE_KEYS = ("processor", "cores", "vector", "torch")
 LIMIT = 3 * 3600
 
 
 @dataclass
 class Rows:
-    """The raw file, and the processes that fill it.
+    """File of raw rows, and the processes that fill it.
 
     Attributes:
-        path: JSONL, a row a measurement; of equal ones the last counts.
-        machine: What `machine.describe` says; rows from another machine do not count.
-        overwrite: `none`, `ours`, `peers` or `all`: which rows to measure again, once.
-        logs: Where what a process prints goes.
+        path: JSONL file with one row per measurement; the last of equal ones counts.
+        machine: Result of `machine.describe`; rows from another machine do not count.
+        overwrite: Rows to measure again, once: `none`, `ours`, `peers` or `all`.
+        logs: Folder for the output of the processes.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Rows:
     active: bool = True
 
     def __post_init__(self) -> None:
-        """Read what is there."""
+        """Read the existing rows."""
         self.logs.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -50,17 +50,17 @@ class Rows:
     def measure(
         self, part: str, name: str, module: str, python: Path | None, asked: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """A row: from the file if it is there, else from a process of its own.
+        """Return a row from the file, or measure it in a separate process.
 
         Args:
-            part: For people.
-            name: For people; names that begin with `ours` are ours.
-            module: In `speed_parts`.
-            python: Who runs it; None for a peer that is not installed.
-            asked: Its arguments; of files the content counts, of folders the name.
+            part: Name of the part, for readers.
+            name: Name of the row, for readers; names of telltune's rows begin with `ours`.
+            module: Module in `speed_parts`.
+            python: Python that runs it; None for a peer that is not installed.
+            asked: Arguments; files are compared by content, folders by name.
 
         Returns:
-            What the process gave, or {"error": ...}; None if it is not known and not to be
+            Result of the process, or {"error": ...}; None if there is none and it is not to be
             measured now.
         """
         named = {k: _identity(v) for k, v in asked.items()}
@@ -106,7 +106,7 @@ class Rows:
             "PYTHONPATH": str(HERE.parent),
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "true",
-            # A progress bar each step is not what is measured.
+            # Without progress bars, which would be measured too.
             "TQDM_DISABLE": "1",
         }
         values = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asked.items()})

@@ -1,4 +1,4 @@
-"""What the parts have in common: sizes, places, the model and the recipe's values."""
+"""Settings shared by the parts: sizes, paths, the model and the recipe's values."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ OVERRIDES = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """Numbers of steps, items and repeats."""
 
     steps: int = 16
-    """Optimizer steps of a row that counts; the first is warm-up."""
+    """Number of optimizer steps of a row that counts; the first is a warm-up."""
     screen: int = 4
-    """Optimizer steps of a row that only finds the peer's best settings."""
+    """Number of optimizer steps of a row that only finds a peer's best settings."""
     batch: int = 16
-    """Examples in an optimizer step."""
+    """Number of examples per optimizer step."""
     items: int = 200
     new_tokens: int = 32
     batches: tuple[int, ...] = (8, 32, 128)
     per_device: tuple[int, ...] = (1, 2, 4, 8, 16)
     packed: tuple[int, ...] = (1024, 2048)
-    """Tokens in a row, where TRL packs. Never less than the longest example, which it would cut."""
+    """Numbers of tokens per row where TRL packs, never less than the longest example."""
     one_prompt: int = 64
     one_tokens: int = 64
     repeats: int = 3
@@ -50,7 +50,7 @@ class Sizes:
 
     @classmethod
     def quick(cls) -> Sizes:
-        """Enough to see that all of it runs."""
+        """Return the smallest sizes that run everything."""
         return replace(
             cls(),
             steps=2,
@@ -70,13 +70,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where everything is.
+    """Settings of a comparison.
 
     Attributes:
-        sizes: How much.
-        work: Drawn work goes here; it is drawn once.
-        ours: The python that has telltune.
-        trl, llama_factory, llama_cpp: The peers' pythons, there or not.
+        sizes: Numbers of steps, items and repeats.
+        work: Folder for the drawn work, which is drawn once.
+        ours: Python in which telltune is installed.
+        trl, llama_factory, llama_cpp: Pythons of the peers, which may not exist.
     """
 
     sizes: Sizes
@@ -88,17 +88,17 @@ class Setting:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The demo's, as all trainers take it."""
+        """Recipe of the demo, with the settings for all trainers."""
         return load_recipe(draw.RECIPE, list(OVERRIDES))
 
     @cached_property
     def config(self) -> Any:
-        """The model's."""
+        """Configuration of the model."""
         return load_config(self.recipe.model)
 
     @cached_property
     def model(self) -> Path:
-        """The model as an ordinary folder, for peers."""
+        """Folder of the model, for peers."""
         from telltune.models import loading
 
         load_config(self.recipe.model)
@@ -106,21 +106,21 @@ class Setting:
 
     @cached_property
     def dtype(self) -> str:
-        """What ours computes in here: `auto` spelled out."""
+        """Precision in which telltune computes here, as `auto` chooses it."""
         return "bf16" if native_bf16() else "fp32"
 
     @cached_property
     def peer_dtypes(self) -> tuple[str, ...]:
-        """What peers are tried in: bf16 where the processor has it, since fp32 is slower there."""
+        """Precisions for peers: bf16 if the processor supports it, since fp32 is slower there."""
         return ("bf16", "bf16_base") if native_bf16() else ("fp32",)
 
     @property
     def together(self) -> list[int]:
-        """How many examples peers are tried with in one row, where they can."""
+        """Numbers of examples per row that are tried with peers that can pack."""
         return [size for size in self.sizes.per_device if size >= 4]
 
     def trained(self, workload: Path, steps: int) -> dict[str, Any]:
-        """The arguments that all peers' trainers share."""
+        """Return the arguments that all peers' trainers share."""
         recipe = self.recipe
         return {
             "workload": workload,
@@ -139,7 +139,7 @@ class Setting:
         }
 
     def ours_trained(self, workload: Path, steps: int) -> dict[str, Any]:
-        """Our trainer's arguments."""
+        """Return the arguments of telltune's trainer."""
         return {
             "workload": workload,
             "steps": steps,
@@ -152,18 +152,18 @@ class Setting:
         }
 
     def mixture(self) -> Path:
-        """The steps that all trainers see."""
+        """Return the file of the steps that all trainers run."""
         steps = max(self.sizes.steps, self.sizes.screen)
         overrides = [f"training.batch_size={self.sizes.batch}"]
         return self._drawn("mixture.npz", draw.workload, steps, overrides)
 
     def long_mixture(self) -> Path:
-        """The same with more general data, enough for the largest size of part `cost`."""
+        """Return a file of steps with more general data, for the largest size of part `cost`."""
         overrides = ["mixture.leverage_ratio=110", f"training.batch_size={self.sizes.batch}"]
         return self._drawn("cost.npz", draw.workload, 2000, overrides)
 
     def adapter(self, task: str) -> tuple[Path, Path]:
-        """An adapter folder, and the task's test items as messages."""
+        """Return an adapter folder, and the file of the task's test items as messages."""
         folder, items = self.work / f"adapter-{task}", self.sizes.items
         if not (folder / "noisy").exists():
             _apart(draw.adapter, task, folder)
@@ -172,17 +172,17 @@ class Setting:
         return folder, path
 
     def prompt(self) -> Path:
-        """One prompt of a fixed length."""
+        """Return the file of one prompt of a fixed length."""
         return self._drawn("prompt.json", draw.one_prompt, self.sizes.one_prompt)
 
     def gguf(self) -> Path:
-        """The file that the model comes from."""
+        """Return the file from which the model is converted."""
         from telltune.models import loading
 
         return loading._embedded_gguf()
 
     def why_missing(self, python: Path) -> str:
-        """Why a peer is not there: what pip said last, from the log that make leaves."""
+        """Return why a peer is not installed: the last error of pip in the log from make."""
         venv = python.parents[1]
         log = venv.with_name(venv.name + ".log")
         if not log.is_file():
@@ -202,7 +202,7 @@ class Setting:
 
 
 def _apart(function: Callable[..., None], *asked: Any) -> None:
-    """Call it in a process of its own, so that none of its memory and threads stay here."""
+    """Call a function in a separate process, which takes its memory and threads with it."""
     process = get_context("spawn").Process(target=function, args=asked)
     process.start()
     process.join()

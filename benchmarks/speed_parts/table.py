@@ -1,4 +1,4 @@
-"""The one table."""
+"""Table of the comparison."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Line:
-    """One thing compared.
+    """Line of the table: one comparison.
 
     Attributes:
-        name: What.
-        ours: Our number.
-        peer: What it is held against.
+        name: Name of the quantity.
+        ours: Number of telltune.
+        peer: Number to compare with.
         ratio: ours / peer.
-        goal: Such as ">= 4", of the ratio; "" where it is only for reference.
-        unit: Of both numbers.
-        note: Against what exactly, and what a reader should know.
-        details: For JSON only, such as the answers that differ.
+        goal: Goal for the ratio, such as ">= 4"; "" if the line is for reference only.
+        unit: Unit of both numbers.
+        note: Settings of the peer, and what a reader should know.
+        details: Details for JSON only, such as the answers that differ.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """Ours to theirs."""
+        """Ratio of our number to the peer's."""
         if self.ours is None or not self.peer:
             return None
         return round(self.ours / self.peer, 3)
@@ -45,14 +45,14 @@ class Line:
         return self.ratio >= float(bound) if sign == ">=" else self.ratio <= float(bound)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the line as a dictionary for JSON."""
         values = asdict(self) | {"ratio": self.ratio, "met": self.met}
         order = ("name", "ours", "peer", "ratio", "goal", "met", "unit", "note", "details")
         return {k: values[k] for k in order if k != "details" or values[k] is not None}
 
 
 def show(lines: list[Line]) -> None:
-    """Print it."""
+    """Print the table."""
     print(
         f"\n{'what':60} {'ours':>9} {'peer':>9} {'ratio':>7} {'goal':>7} {'met':>4}  unit, against"
     )

@@ -1,4 +1,4 @@
-"""Parts that train: speed against peers and the machine, memory, cost against size."""
+"""Parts that train: speed against peers and the machine, memory, cost by size."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from speed_parts.rows import Rows
     from speed_parts.setting import Setting
 
-# (form, per device, sorted, attention, trainer): what a user of TRL can choose on a CPU.
+# (form, per device, sorted, attention, trainer): choices of a TRL user on a CPU.
 Config = tuple[str, int, bool, str, str]
 GOALS = {"train": ">= 4", "gemm": ">= 0.6"}
 
 
 def gemm(rows: Rows, setting: Setting) -> list[Line]:
-    """The machine's rate of matrix products, and what share of it our training uses."""
+    """Measure the machine's rate of matrix products, and the share that our training uses."""
     before = _gemm(rows, setting, "before")
     ours = _ours(rows, setting, setting.sizes.steps)
     after = _gemm(rows, setting, "after")
@@ -61,7 +61,7 @@ def gemm(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def train(rows: Rows, setting: Setting) -> list[Line]:
-    """Ours against TRL's SFTTrainer at its best, and plain transformers for reference."""
+    """Compare with TRL's SFTTrainer at its best, and with plain transformers."""
     ours = _ours(rows, setting, setting.sizes.steps)
     best, rejected = _best_trl(rows, setting)
     name = "training against TRL SFTTrainer, its best settings"
@@ -73,7 +73,7 @@ def train(rows: Rows, setting: Setting) -> list[Line]:
     trainer = _trl(rows, setting, dtype, plain, setting.sizes.steps)
     curve = peer
     if config[0] == "packed":
-        # Packed steps hold other examples; losses are compared with the best that do not.
+        # Packed steps have other examples, so losses are compared with the best unpacked row.
         same = _best_trl(rows, setting, packed=False)[0]
         curve = same and _trl(rows, setting, *same, setting.sizes.steps)
     return [
@@ -98,13 +98,13 @@ def train(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def llamafactory(rows: Rows, setting: Setting) -> list[Line]:
-    """Ours against LLaMA-Factory at its best."""
+    """Compare with LLaMA-Factory at its best."""
     ours = _ours(rows, setting, setting.sizes.steps)
     name = "training against LLaMA-Factory, its best settings"
     if not setting.llama_factory.exists():
         reason = setting.why_missing(setting.llama_factory)
         return [Line(name, speed(ours), None, GOALS["train"], "tokens/s", reason)]
-    # It lists no pure bf16 for a CPU; `bf16` loads the base in bf16 all the same.
+    # Pure bf16 is not offered for a CPU, but `bf16` loads the base in bf16 all the same.
     dtypes = [d for d in setting.peer_dtypes if d != "bf16_base"]
     tried: list[tuple[str, str, int]] = [
         (dtype, form, size)
@@ -134,7 +134,7 @@ def llamafactory(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def memory(rows: Rows, setting: Setting) -> list[Line]:
-    """Peak memory of the whole process of a fit, against TRL at the same batch."""
+    """Compare the peak memory of a whole fit with TRL's at the same batch size."""
     ours = _ours(rows, setting, setting.sizes.steps)
     best, _ = _best_trl(rows, setting)
     batch = setting.sizes.batch
@@ -142,7 +142,7 @@ def memory(rows: Rows, setting: Setting) -> list[Line]:
     dtype = best[0] if best else setting.dtype
     steps, few = setting.sizes.steps, setting.sizes.screen
     compared = [("its quickest settings", best[1], steps)] if best else []
-    # Fewer steps, since each takes half a minute; its peak over all of them is no lower.
+    # Fewer steps, since each takes half a minute; the peak over all of them is no lower.
     compared.append((f"per-device batch {batch}, its first {few} steps", whole, few))
     lines = []
     for title, config, count in compared:
@@ -161,10 +161,10 @@ def memory(rows: Rows, setting: Setting) -> list[Line]:
 
 
 def cost(rows: Rows, setting: Setting) -> list[Line]:
-    """Time and memory from the smallest to the largest fit, ours only.
+    """Measure time and memory of telltune from the smallest to the largest fit.
 
-    Time is taken a useful FLOP: fits of other sizes see other examples, of which other shares are
-    prefixes in common and responses.
+    Time is per useful FLOP, because fits of other sizes have other examples, with other shares of
+    common prefixes and responses.
     """
     from speed_parts.workload import Workload
 
@@ -230,7 +230,7 @@ def _gemm(rows: Rows, setting: Setting, when: str) -> Result:
 
 
 def _weights(config: Any) -> int:
-    """Weights that every token is multiplied with, embedding and head left out."""
+    """Return the number of weights that multiply every token, without embedding and head."""
     hidden, inner = config.hidden_size, config.intermediate_size
     width = hidden // config.num_attention_heads * config.num_key_value_heads
     layer = 2 * hidden * hidden + 2 * hidden * width + 3 * hidden * inner
@@ -238,7 +238,7 @@ def _weights(config: Any) -> int:
 
 
 def _useful_flop(setting: Setting, row: dict[str, Any], tokens: int) -> float:
-    """Of a row's training, had it computed so many tokens; no LoRA, no attention, no padding."""
+    """Return FLOPs of a row's training for so many tokens, without LoRA, attention and padding."""
     config = setting.config
     logits = config.hidden_size * config.vocab_size * row["response_tokens"]
     return 4.0 * (_weights(config) * tokens + logits)
@@ -273,10 +273,10 @@ def _trl(rows: Rows, setting: Setting, dtype: str, config: Config, steps: int) -
 def _best_trl(
     rows: Rows, setting: Setting, *, packed: bool = True
 ) -> tuple[tuple[str, Config] | None, str]:
-    """TRL's quickest settings over a few steps, and what could not run at all."""
+    """Return TRL's fastest settings over a few steps, and a note on those that cannot run."""
     configs: list[Config] = [
         *(("padded", size, True, "sdpa", "trl") for size in setting.sizes.per_device),
-        # What a user gets who does not sort, and the other attention.
+        # Without sorting, as by default, and with the other attention.
         ("padded", setting.sizes.batch // 2, False, "sdpa", "trl"),
         ("padded", 4, True, "eager", "trl"),
         *(("free", size, True, "sdpa", "trl") for size in setting.together),
@@ -323,7 +323,7 @@ def _losses(row: Result) -> list[float]:
 
 
 def _apart(ours: Result, peer: Result) -> str:
-    """How far the loss curves are from one another."""
+    """Return a note on the largest difference between the loss curves."""
     if not measured(ours) or not measured(peer):
         return ""
     differences = [abs(a - b) for a, b in zip(_losses(ours), _losses(peer), strict=False)]

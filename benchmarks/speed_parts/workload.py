@@ -1,4 +1,4 @@
-"""The examples of each optimizer step, as token ids; read by every trainer. Needs NumPy only."""
+"""Examples of each optimizer step as token ids, for every trainer. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workload:
-    """Distinct examples, and which of them each step sees.
+    """Distinct examples, and their numbers in each step.
 
     Attributes:
-        ids: int32, all distinct examples one after another.
-        offsets: int64 (examples + 1,), where each starts.
-        prompt_lengths: int32 (examples,), how many of its tokens carry no loss.
-        is_task: bool (examples,).
-        steps: int64 (steps, examples a step), numbers of examples.
-        task_share: Task examples / all examples of the whole mixture.
+        ids: Token ids of all distinct examples in a row, int32.
+        offsets: Start of each example, int64 (examples + 1,).
+        prompt_lengths: Number of tokens without loss of each example, int32 (examples,).
+        is_task: Whether each example is of the task, bool (examples,).
+        steps: Numbers of the examples, int64 (steps, examples per step).
+        task_share: Share of task examples in the whole mixture.
     """
 
     ids: NDArray[np.int32]
@@ -34,18 +34,18 @@ class Workload:
     task_share: float
 
     def example(self, number: int) -> tuple[NDArray[np.int32], int]:
-        """Its ids, and the length of its prompt."""
+        """Return the ids of an example, and the length of its prompt."""
         start, stop = self.offsets[number], self.offsets[number + 1]
         return self.ids[start:stop], int(self.prompt_lengths[number])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example."""
+        """Number of tokens of each example, (examples,)."""
         return np.diff(self.offsets)
 
     @property
     def step_tokens(self) -> list[int]:
-        """Tokens of each step, as given: no padding, shared prefixes as often as they stand."""
+        """Tokens of each step without padding; shared prefixes count every time."""
         return [int(self.lengths[step].sum()) for step in self.steps]
 
     @property
@@ -55,7 +55,7 @@ class Workload:
 
     @property
     def step_distinct(self) -> list[int]:
-        """Tokens of each step if what all its task examples start with is computed once."""
+        """Tokens of each step if the common start of its task examples counts once."""
         counts = []
         for step, tokens in zip(self.steps, self.step_tokens, strict=True):
             prompts = [self.example(i)[0][: self.prompt_lengths[i] - 1] for i in step]
@@ -65,7 +65,7 @@ class Workload:
         return counts
 
     def first(self, steps: int) -> Workload:
-        """The same without what comes after the first so many steps."""
+        """Return a workload of the first steps only."""
         kept = self.steps[:steps]
         return Workload(
             self.ids, self.offsets, self.prompt_lengths, self.is_task, kept, self.task_share
@@ -77,12 +77,12 @@ class Workload:
 
     @classmethod
     def load(cls, path: str | Path) -> Workload:
-        """Read what `save` wrote."""
+        """Read a file of `save`."""
         with np.load(path) as file:
             return cls(**{name: file[name] for name in file.files})
 
     def by_length(self, step: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A step's examples, the longest first, so that neighbours need little padding."""
+        """Return a step's examples, the longest first, so that rows need little padding."""
         return step[np.argsort(-self.lengths[step], kind="stable")]
 
 

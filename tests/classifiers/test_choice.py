@@ -1,4 +1,4 @@
-"""Folds choose the classifier that knows the labels, and say how far it can be trusted."""
+"""Cross-validation chooses the classifier that knows the labels, and estimates its accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMS = [
 
 
 def relabeled(share: float, seed: int) -> list[Example]:
-    """The examples in random order; a share of them has a label drawn at random."""
+    """Return the examples in random order; a share of them gets a label drawn at random."""
     rng = np.random.default_rng(seed)
     labels = list(MARKS.values())
     return [
@@ -65,7 +65,7 @@ def test_without_the_encoder_words_are_tried_alone_and_that_is_said(
     assert found.classifier is not None
     assert found.classifier.vectorize.kind == "tfidf"
     assert "sentence encoder is not installed (`pip install" in found.notes[0]
-    # Whoever asks for words lacks nothing.
+    # `tfidf` needs no encoder.
     assert "not installed" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
 
 

@@ -1,4 +1,4 @@
-"""Features of texts are scikit-learn's and the encoder's, also when they were saved."""
+"""Features equal those of scikit-learn and the encoder, also after saving and loading."""
 
 from __future__ import annotations
 

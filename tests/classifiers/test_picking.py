@@ -1,4 +1,4 @@
-"""The inputs to label cover all others, and do not depend on labels."""
+"""The picked inputs cover all others, and do not depend on labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unit(vectors: Any) -> NDArray[np.float32]:
 
 
 def clusters(sizes: list[int], seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Points close to one axis for each cluster, in a mixed order, and whose they are."""
+    """Return points close to one axis per cluster, in a mixed order, and the cluster of each."""
     rng = np.random.default_rng(seed)
     owner = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     return unit(np.eye(len(sizes))[owner] + 0.05 * rng.normal(size=(len(owner), len(sizes)))), owner
@@ -79,7 +79,7 @@ def test_large_pools_are_sampled_and_whole_ones_are_not(monkeypatch: pytest.Monk
     first, second = (cover(vectors, 3, seed=seed)[0] for seed in (0, 1))
     assert set(owner[first]) == set(owner[second]) == {0, 1, 2}
     assert first.tolist() != second.tolist()
-    # More can be picked than are usually looked at.
+    # More inputs can be picked than are usually candidates.
     assert len(set(cover(vectors, 120)[0].tolist())) == 120
 
 

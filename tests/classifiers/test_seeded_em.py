@@ -1,4 +1,4 @@
-"""Unlabeled vectors move class means to where the data are."""
+"""Unlabeled vectors move the class means to where the data are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_unlabeled_vectors_correct_a_misleading_labeled_one() -> None:
     rng = np.random.default_rng(0)
     around = np.concatenate([rng.normal(0, 5, 200), rng.normal(60, 5, 200)])
     unlabeled, truth = on_circle(*around), np.repeat([0, 1], 200)
-    # The first labeled vector lies far from its group, so that the border is wrong.
+    # The first labeled vector is far from its group, so the first border is wrong.
     vectors, targets = on_circle(-40, 45), np.array([0, 1])
     prior = np.array([0.5, 0.5])
 

@@ -1,4 +1,4 @@
-"""What tests of data share."""
+"""Fixtures for tests of data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from telltune.data.encoding import Encoder
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each call of the tokenizer got."""
+    """Return a list that gets the number of texts in each call of the tokenizer."""
     counted: list[int] = []
     tokenize = Encoder._tokenize
 

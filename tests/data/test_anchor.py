@@ -1,4 +1,4 @@
-"""The anchor: in the chat template and nowhere else, so that every server applies it."""
+"""The anchor is in the chat template and nowhere else, so that every server applies it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_any_text_can_be_an_anchor(
     wanted = render(tiny_tokenizer, opened if place == "user" else [*opened, ("user", "q")])
     wanted += response + GAP if response else ""
     assert render(anchored, [("user", "q")]) == wanted
-    # As a file it is the same.
+    # The same template as a file.
     anchored.save_pretrained(tmp_path)
     assert render(AutoTokenizer.from_pretrained(tmp_path), [("user", "q")]) == wanted
 
@@ -258,5 +258,5 @@ def test_an_anchor_in_the_text_is_that_in_the_template(
     wanted = Encoder(anchored_tokenizer(tiny_tokenizer, anchor)).encode([example])
     found = Encoder(tiny_tokenizer).encode([anchor.attach(example)])
     if response and history and history[0].role == "user":
-        return  # the template opens the first answer, which here is an earlier one
+        return  # the template opens the first answer, which is an earlier one here
     assert found.ids.tolist() == wanted.ids.tolist()

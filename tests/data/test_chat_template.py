@@ -1,4 +1,4 @@
-"""The answer's tokens are those of the chat template, and what a template drops is refused."""
+"""Answer tokens are those of the chat template; text that a template drops is refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def metaspace(kind: str, scheme: str) -> PreTrainedTokenizerFast:
 
 
 def prepend() -> PreTrainedTokenizerFast:
-    """Llama's and Mistral's older tokenizers: a normalizer writes ▁ before each piece of text."""
+    """Return a tokenizer like older Llama and Mistral ones, which writes ▁ before each text."""
     return made(
         models.BPE(unk_token="<unk>", fuse_unk=True),
         trainers.BpeTrainer(initial_alphabet=ALPHABET, **SHARED),
@@ -117,7 +117,7 @@ MISTRAL = (
     "{{ ' ' + m['content'] + eos_token }}{% else %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% endif %}{% endfor %}"
 )
-# Mistral v0.3: the system text stands in the last turn, and only while that is the user's.
+# Mistral v0.3: the system text is in the last turn, only while that is the user's.
 FOLDING = (
     "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
     "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}"
@@ -125,7 +125,7 @@ FOLDING = (
     "{% else %}{{ '[INST] ' + (ns.system if loop.last else '') + m['content'] + ' [/INST]' }}"
     "{% endif %}{% endfor %}"
 )
-# The template, and what ends an answer's turn.
+# Templates, and the end of an answer's turn.
 TEMPLATES = {
     "ChatML": (CHATML, "<|im_end|>"),
     "Zephyr": ((CASES / "template" / "zephyr-header.jinja").read_text(), "</s>"),
@@ -160,7 +160,7 @@ def prompt_ids(tokenizer: Any, messages: list[Any], **options: Any) -> list[int]
 
 
 def check_against_transformers(encoder: Encoder, example: Example, end: str) -> bool:
-    """Hold an encoded example against transformers; say whether a token spans its boundary."""
+    """Compare an encoded example with transformers; return whether a token spans its boundary."""
     tokenizer = encoder.tokenizer
     ids, prompt_length = encoder.encode([example])[0]
     found = ids.tolist()
@@ -168,7 +168,7 @@ def check_against_transformers(encoder: Encoder, example: Example, end: str) -> 
     assert found[:prompt_length] == prompt_ids(tokenizer, messages)
     answered = [*messages, {"role": "assistant", "content": example.completion}]
     text = tokenizer.apply_chat_template(answered, tokenize=False)
-    # SmolLM2's own end of text stands for `</s>`.
+    # SmolLM2's own end of text replaces `</s>`.
     end = tokenizer.eos_token if end == "</s>" else end
     is_control = end in tokenizer.all_special_tokens
     text = text[: text.rindex(end)] + (end if is_control else "")
@@ -226,7 +226,7 @@ def test_plain_words_never_fall_back(tokenizer: str, template: str) -> None:
             Example("parcel 0 late", "ship it", history=history),
             TEMPLATES[template][1],
         )
-        # GPT-2's pattern reads "\n\n" at the end as one token, and before a word as two.
+        # GPT-2's pattern splits "\n\n" into one token at the end, and two before a word.
         assert spans == (tokenizer == "SmolLM2" and template in ("Llama 3", "plain"))
 
 
@@ -256,7 +256,7 @@ def test_labels_are_scored_by_the_tokens_that_are_trained() -> None:
     assert trained[0][0][trained[0][1] :].tolist() == label
 
 
-# What a template drops.
+# Text that a template drops.
 
 
 def refusal(tokenizer: Any, template: str, given: Example) -> str:
@@ -280,7 +280,7 @@ def test_the_case_of_a_template_that_drops_the_system_text(tiny_tokenizer: Any) 
         "('You answer for shop 2.')"
     )
     assert "`model.chat_template`" in said
-    # Without a system turn it can be used.
+    # Without a system turn the template can be used.
     Encoder(with_template(tiny_tokenizer, template)).encode([Example("parcel 0 late", "ship")])
 
 
@@ -319,7 +319,7 @@ def test_a_system_text_folded_into_the_users_turn_is_kept() -> None:
     history = (Message("system", "Be brief."),)
     ids, prompt_length = encoder.encode([Example("parcel 0 late", "ship", history=history)])[0]
     text = encoder.tokenizer.decode(ids)
-    # The template writes the system text before an answer only; what a server sends has it.
+    # The template writes the system text only before an answer; a server's prompt has it.
     assert text == "<s>[INST] Be brief.\n\nparcel 0 late [/INST] ship</s>"
     assert encoder.tokenizer.decode(ids[prompt_length:]) == " ship</s>"
 
@@ -370,14 +370,14 @@ def test_a_template_that_takes_text_and_parts_gets_text(tiny_tokenizer: Any) -> 
 # Thinking.
 
 OPENS = (CASES / "thinking" / "opens-think.jinja").read_text()
-# DeepSeek R1's way: what was thought is left out of every finished turn.
+# DeepSeek R1 drops the thinking of every finished turn.
 STRIPS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + "
     "(m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']) "
     "+ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
-# Qwen3's way: a finished last turn shows its thinking, which may be empty; nothing is opened.
+# Qwen3 shows the thinking of a finished last turn, also if it is empty, and opens nothing.
 SHOWS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% set c = m['content'] %}"
     "{% if m['role'] == 'assistant' %}{% set r = m['reasoning_content'] or '' %}"
@@ -445,7 +445,7 @@ def test_a_block_that_nothing_opens_is_learned_whole(tiny_tokenizer: Any) -> Non
 def test_reasoning_is_rendered_where_the_template_has_a_place_for_it(tiny_tokenizer: Any) -> None:
     reasoned = Example("0 + 1?", "1", reasoning="add one")
     assert texts(tiny_tokenizer, SHOWS, reasoned)[1] == THOUGHT + "<|im_end|>"
-    # Not even where the answer holds the same words.
+    # Also if the answer contains the same words.
     for reasoning in ("add one", "1", "|im_end|"):
         with pytest.raises(DataError, match="drops the reasoning"):
             texts(tiny_tokenizer, CHATML, Example("0 + 1?", "1", reasoning=reasoning))
@@ -477,7 +477,7 @@ TAGS = [
 def test_the_tags_are_those_in_the_templates_text(tags: ThinkingTags) -> None:
     system = "{{ 'Write {}your thoughts{} first.' }}".format(*tags)
     assert thinking_tags(system + CHATML) == tags
-    # One of the two alone is no pair, and `<think>` comes first.
+    # One of the two alone is no pair, and `<think>` is first.
     assert thinking_tags(tags.open + CHATML).open == "<think>"
     assert thinking_tags(system + OPENS).open == "<think>"
     subscripts = "{% if m[thinking] and m[reasoning] and a <thought> b %}{% endif %}"
@@ -565,7 +565,7 @@ def test_control_text_in_tools_is_text(tiny_tokenizer: Any) -> None:
     assert controls(tool) == controls(clean)
 
 
-# Control tokens inside an answer's turn are the template's own.
+# Control tokens within an answer's turn belong to the template.
 
 
 def test_a_channel_that_the_template_opens_is_learned(tiny_tokenizer: Any) -> None:
@@ -581,7 +581,7 @@ def test_a_channel_that_the_template_opens_is_learned(tiny_tokenizer: Any) -> No
 
 
 def test_an_answer_is_what_stands_in_the_last_channel(tiny_tokenizer: Any) -> None:
-    """gpt-oss thinks in a channel of its own; decoded, the channels are words among others."""
+    """The model of this template, gpt-oss, thinks in a separate channel before it answers."""
     controls = ["<|channel|>", "<|message|>", "<|end|>"]
     tiny_tokenizer.add_special_tokens({"additional_special_tokens": controls})
     harmony = (
@@ -599,7 +599,7 @@ def test_an_answer_is_what_stands_in_the_last_channel(tiny_tokenizer: Any) -> No
         "<|channel|>final<|message|>1<|im_end|>"
     )
     assert encoder.texts(answers) == ["1", "1"]
-    # An answer that was cut while it thought is what was said so far.
+    # An answer that is cut off while thinking is the text so far.
     assert "add one" in encoder.texts([answers[1][:-7]])[0]
 
 
@@ -611,7 +611,7 @@ def test_a_thinking_block_of_control_tokens_stays_one(tiny_tokenizer: Any) -> No
         ids, _ = encoder.encode([Example("0 + 1?", THOUGHT)])[0]
         found = [t for t in tiny_tokenizer.convert_ids_to_tokens(ids.tolist()) if t in tokens]
         assert found == tokens
-        # Elsewhere in data they are text.
+        # Elsewhere in the data they are text.
         [prompt] = encoder.prompts([Example("say <think> and </think>", "")])
         written = [t for t in tiny_tokenizer.convert_ids_to_tokens(prompt) if t in tokens]
         assert written == tokens[: encoder._template.opened]

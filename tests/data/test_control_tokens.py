@@ -1,4 +1,4 @@
-"""Text of control tokens stays text: in all that the trainer sees, and in few-shot prompts."""
+"""Text that looks like control tokens stays text, in training and in few-shot prompts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LLAMA = (
 
 
 def smollm2() -> Any:
-    """The embedded model's own tokenizer, from its file, without its weights."""
+    """Return the embedded model's tokenizer, read from its file without its weights."""
     from transformers import AutoTokenizer
 
     from telltune.models.loading import _embedded_gguf
@@ -45,7 +45,7 @@ def smollm2() -> Any:
 
 
 def sentencepiece() -> Any:
-    """As Llama's: ▁ for a space, one put before a text, bytes for what is not in the vocabulary."""
+    """Return a tokenizer like Llama's: ▁ for spaces and before texts, bytes for the unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import LlamaTokenizer
 
@@ -63,7 +63,7 @@ def sentencepiece() -> Any:
 
 @pytest.fixture(scope="module", params=["SmolLM2", "SentencePiece", "byte level"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny random model and one of three tokenizers."""
+    """Return a folder with a tiny random model and one of three tokenizers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("model")
@@ -92,7 +92,7 @@ def tokenizer(model: Path) -> Any:
 
 @pytest.fixture
 def nasty(tokenizer: Any) -> str:
-    """The texts of all control tokens, apart and grown together, and what a template writes."""
+    """Return the texts of all control tokens, separate and joined, and text of the template."""
     controls = control_tokens(tokenizer)
     turn = f"{controls[0]}assistant\nball{controls[-1]}"
     return f"say {' or '.join(controls)} now {''.join(controls)}{turn}<|im_start|>system\n</s>"
@@ -100,7 +100,7 @@ def nasty(tokenizer: Any) -> str:
 
 @pytest.fixture
 def recipe(model: Path, nasty: str, tmp_path: Path) -> dict[str, Any]:
-    """A task and general data that hold them wherever text stands."""
+    """Return a recipe whose task and general data contain the nasty text in every field."""
 
     def rows(what: str, count: int) -> list[dict[str, Any]]:
         return [
@@ -136,7 +136,7 @@ def controls_in(tokenizer: Any, ids: Any) -> list[str]:
 
 
 def template_controls(tokenizer: Any, turns: int, *, answered: bool) -> list[str]:
-    """Those that the template writes itself, around a system turn and turns without any."""
+    """Return the control tokens that the template itself writes around a conversation."""
     history = [Message("system", "a")]
     for _ in range(turns):
         history += [Message("user", "a"), Message("assistant", "a")]
@@ -146,7 +146,7 @@ def template_controls(tokenizer: Any, turns: int, *, answered: bool) -> list[str
 
 
 def text_of(tokenizer: Any, ids: Any) -> str:
-    # SentencePiece may put a space where two pieces of a text meet; nothing else may differ.
+    # SentencePiece may add a space between pieces of a text; nothing else may differ.
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return "".join(str(text).split())
 
@@ -174,7 +174,7 @@ def test_the_trainer_sees_no_control_token_that_data_wrote(
     for is_task, _, ids, prompt_length in seen:
         assert controls_in(tokenizer, ids) in wanted
         text = text_of(tokenizer, ids)
-        # System, user, assistant, and two more where the second turn is learned.
+        # System, user and assistant, and two more if the second turn is trained on.
         assert text.count(squeezed) in (3, 5)
         assert ("Nametheshape.Shape:" in text.replace(squeezed, "")) <= is_task
         assert squeezed in text_of(tokenizer, ids[prompt_length:])

@@ -1,4 +1,4 @@
-"""CSV and TSV: what writers write is read back, and what nobody can be sure of is refused."""
+"""CSV and TSV files are read back as they were written, and ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_record_over_the_longest_length_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delimited, "MAX_ROW_BYTES", 100)
-    # Each line closes a cell and opens the next: no cell is long, and the record never ends.
+    # Each line closes a cell and opens the next: no cell is long, but the record never ends.
     row, problem = rows_of(tmp_path / "a.csv", 'p,c\na,b\n"x' + '\n","' * 1000)
     assert row == ParsedRow(2, {"p": "a", "c": "b"})
     assert isinstance(problem, Problem)
@@ -218,7 +218,7 @@ def test_without_quoting_any_text_is_itself(tmp_path: Path, table: Any) -> None:
 def test_what_writers_write_is_read_back_or_refused(
     tmp_path: Path, name: str, table: Any, ends: str, bom: bool
 ) -> None:
-    # pandas leaves a carriage return in a cell without quotes, which no reader can tell apart.
+    # pandas leaves a carriage return in an unquoted cell, which no reader can detect.
     table = [tuple(cell.replace("\r", "") for cell in row) for row in table]
     path, mark = tmp_path / name, "," if name == "a.csv" else "\t"
     frame = pd.DataFrame(table, columns=["p", "c"])

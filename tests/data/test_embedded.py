@@ -1,4 +1,4 @@
-"""The embedded data: enough of it, clean, the same everywhere, and tasks apart from the rest."""
+"""The embedded data are large enough, clean, fixed, and share no items with the tasks."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ METRICS = {
     "bleu",
     "rouge_l",
 }
-# The item that such a task was made from stands in the completion.
+# For these tasks, the completion contains the original item.
 REWRITES = {"fluent_question", "restore_text"}
 
-# A change of these says that what every earlier result was trained on is no longer the same.
+# If these change, earlier results were trained on other data.
 GENERAL_HASH = "2159fac699a545b2"
 TASK_HASHES = {
     "medical_specialty": "30bbda43833cf7b1",
@@ -184,7 +184,7 @@ def test_splits_share_no_item_and_no_near_duplicate(name):
 
 
 def test_tasks_share_no_item_with_general_data():
-    """Neither the whole text of an item, nor half of its eight-word runs, in any wording."""
+    """General data hold no task item, and no half of an item's eight-word sequences."""
     by_start = defaultdict(list)
     by_run = defaultdict(set)
     for name in embedded_tasks():
@@ -253,7 +253,7 @@ def test_the_meant_question_ends_the_slip():
         assert len(example.prompt.split()) > len(example.completion.split())
 
 
-# The same everywhere
+# Reproducibility
 
 
 def test_general_content_is_pinned():
@@ -293,7 +293,7 @@ def test_stable_numbers_never_change():
     assert pick("xyz", "a", "b") == "xyz"[17891760522800452624 % 3]
 
 
-# Mishaps
+# Missing and broken packages
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):

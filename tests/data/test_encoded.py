@@ -1,4 +1,4 @@
-"""A set that is written part by part is the set that would have been written at once."""
+"""A set that is written in parts equals the set that is written at once."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Encoding: what any server would send, loss on the response only, and no control token by data."""
+"""Encoding gives the tokens that servers send, with loss on the response only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HISTORY = (Message("system", "You name shapes."), Message("user", "item 6"))
 
 
 def sentencepiece_like(kind: str = "bpe") -> PreTrainedTokenizerFast:
-    """Words begin with ▁, and a text that does not gets one put before it."""
+    """Return a tokenizer whose words begin with ▁, which is also put before a text."""
     controls = ["<unk>", "<|im_start|>", "<|im_end|>"]
     model: Any = models.BPE(unk_token="<unk>") if kind == "bpe" else models.Unigram()
     raw = Tokenizer(model)
@@ -148,7 +148,7 @@ def test_control_text_in_data_is_text(tokenizer: Any) -> None:
     )
     encoder = Encoder(tokenizer)
     [prompt], [completion] = encoder.prompts([example]), encoder.completions([example])
-    # Only the template's own: those that it writes around data without any.
+    # Only the tokens that the template writes around empty data.
     assert control_ids(tokenizer, prompt) == control_ids(tokenizer, encoder.prompts([clean])[0])
     assert control_ids(tokenizer, completion) == encoder.end_ids
     assert decoded(tokenizer, prompt) == rendered(tokenizer, example, tokenize=False)
@@ -161,14 +161,14 @@ def test_text_beside_control_text_is_still_trained_on(tokenizer: Any) -> None:
     [shielded] = encoder.completions([Example("", f"a round ball{control}item 7 is round")])
     [before], [after] = (encoder.completions([Example("", t)]) for t in ("a round ball", "round"))
     assert shielded[: len(before) - 1] == before[:-1]
-    # The last word, whichever way the words before it fall into tokens.
+    # The last word, however the words before it are tokenized.
     assert decoded(tokenizer, shielded[:-1]).endswith(decoded(tokenizer, after[:-1]))
 
 
 MISTRAL_TOKENIZER = mistral_like()
 PIECES = st.one_of(
     st.sampled_from([*control_tokens(MISTRAL_TOKENIZER), "item", " ", "\n", "<", "[INST", "æ"]),
-    # Its own marks among them; surrogates cannot be encoded at all.
+    # Including its own marks; surrogates cannot be encoded.
     st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
     st.text("\ue0f0\ue0f1", max_size=5),
 )
@@ -190,7 +190,7 @@ def test_no_text_becomes_a_control_token_or_is_lost(system: str, prompt: str, an
 
 
 def test_text_that_can_only_be_read_as_a_control_token_is_refused() -> None:
-    # Unigram finds control tokens in its vocabulary, whatever it is told.
+    # Unigram finds control tokens in its vocabulary in any case.
     encoder = Encoder(sentencepiece_like("unigram"))
     with pytest.raises(DataError, match="always reads as a control token"):
         encoder.encode([Example("item 7", "<|im_start|>ball")])

@@ -1,4 +1,4 @@
-"""Encoded examples are kept on disk, and never served for another tokenizer, anchor or text."""
+"""Encoded examples are cached on disk by tokenizer, anchor and text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_changes_the_ids_is_tokenized_anew(
 def test_another_tokenizer_tokenizes_anew(
     tiny_tokenizer: Any, calls: list[int], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A template that writes no control token, so that the answer ends with that of the text.
+    # A template without control tokens, so that the answer ends with the end-of-text token.
     tiny_tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     examples = [Example(f"before {change}", "ball")]
     before = EncodingCache(KnownTokenizer.of(tiny_tokenizer)).encode(examples)
@@ -94,7 +94,7 @@ def test_an_anchor_has_ids_of_its_own(tiny_tokenizer: Any, calls: list[int]) -> 
         assert calls
         anchored = anchored_tokenizer(tiny_tokenizer, anchor)
         assert same(cached, Encoder(anchored).encode(EXAMPLES[:2]))
-        # The same as what a tokenizer gives whose template carries the anchor already.
+        # The same as from a tokenizer whose template already has the anchor.
         calls.clear()
         assert same(cached, EncodingCache(KnownTokenizer.of(anchored)).encode(EXAMPLES[:2]))
         assert not calls

@@ -1,4 +1,4 @@
-"""Folders: each split gives its own files, and what is not read is named."""
+"""A folder gives the files of each split, and files that are not read are named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def make(folder: Path, *names: str) -> DataSpec:
-    """A folder of files with a row each, whose prompt is the file's own path in there."""
+    """Write a folder of files with one row each, whose prompt is the file's relative path."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_files_of_another_split_only_are_never_trained_on(tmp_path: Path) -> Non
     spec = make(tmp_path, "test.jsonl", "dev.jsonl")
     with pytest.raises(DataError, match=r"contains the split train \(found: dev, test\)"):
         read(spec)
-    # Unless they are named one by one.
+    # Unless each of them is named.
     assert read(DataSpec(path=str(tmp_path / "test.jsonl"))) == ["test.jsonl"]
 
 
@@ -160,7 +160,7 @@ def test_metadata_that_would_be_waited_for_are_refused(tmp_path: Path, name: str
         read(spec)
 
 
-# What `datasets` saves
+# Folders that `datasets` saves
 
 
 @pytest.fixture(scope="module")

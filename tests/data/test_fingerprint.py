@@ -1,4 +1,4 @@
-"""A file's hash is remembered, and never trusted once anything about the file has changed."""
+"""The hash of a file is cached until anything about the file changes."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ def sha256(content):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """The files that were read to be hashed; they are taken to have been left alone for long."""
+    """Return the files that were hashed; all files count as unchanged for a long time."""
     monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
     names = []
     file_digest = hashlib.file_digest
@@ -61,7 +61,7 @@ def test_a_file_put_in_the_place_of_another_is_noticed(tmp_path, hashed):
 def test_a_file_that_was_only_just_written_is_not_remembered(tmp_path):
     path = tmp_path / "a.jsonl"
     for content in (b"first", b"other", b"third"):
-        # All within a tick of the clock, so that no time of the file need differ.
+        # All changes are within a tick of the clock, so no time of the file need differ.
         path.write_bytes(content)
         assert file_hash(path) == sha256(content)
 

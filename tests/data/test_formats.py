@@ -172,7 +172,7 @@ def test_file_without_permission_is_refused_by_name(tmp_path, monkeypatch):
     def refuse(self, mode):
         raise PermissionError(13, "Permission denied")
 
-    # Not chmod: root may read everything.
+    # Not by chmod, since root can read every file.
     monkeypatch.setattr(Path, "open", refuse)
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(DataError, match=r"a\.jsonl cannot be read: Permission denied"):

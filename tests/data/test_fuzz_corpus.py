@@ -1,4 +1,4 @@
-"""What the fuzzer has found to reach new code is read in every run of the tests."""
+"""Every run of the tests reads the inputs in which the fuzzer found new code paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def fuzz_readers() -> Any:
-    """The fuzzer, which is a script."""
+    """Return the fuzzer, a script, as a module."""
     spec = importlib.util.spec_from_file_location("fuzz_readers", BENCHMARKS / "fuzz_readers.py")
     assert spec is not None
     assert spec.loader is not None

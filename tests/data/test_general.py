@@ -1,4 +1,4 @@
-"""General data: read when needed, tokenized once, and never taken for other data."""
+"""General data are read when needed, tokenized once, and not confused with other data."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def rows(numbers, word="twice"):
 
 @pytest.fixture
 def path(tmp_path, write_jsonl):
-    # The folder's name is in the prompts, as all tests share one cache.
+    # The prompts contain the folder's name, since all tests share one cache.
     return write_jsonl(tmp_path / "general.jsonl", rows(range(50), tmp_path.name))
 
 
@@ -49,7 +49,7 @@ def as_lists(encoded):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The data sets that were read; all files are taken to have been left alone for long."""
+    """Return the data sets that were read; all files count as unchanged for a long time."""
     monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
     found = []
     scan = general.scan_general
@@ -64,7 +64,7 @@ def reads(monkeypatch):
 
 @pytest.fixture
 def tokenized(monkeypatch):
-    """How many texts each call of the tokenizer got."""
+    """Return a list that gets the number of texts in each call of the tokenizer."""
     counted = []
     tokenize = Encoder._tokenize
 
@@ -88,7 +88,7 @@ def test_the_ids_are_those_of_the_examples_in_memory(path, tiny_tokenizer, monke
 def test_a_second_run_neither_reads_nor_tokenizes(path, tiny_tokenizer, reads, tokenized):
     first, _ = encode(tiny_tokenizer, data(path))
     assert sum(tokenized) == 100
-    # Once to check and hash all rows, once to tokenize them.
+    # All rows are read once to check and hash them, and once to tokenize them.
     assert len(reads) == 2
     again = data(path)
     second, _ = encode(tiny_tokenizer, again)
@@ -194,7 +194,7 @@ def test_a_hub_data_set_is_read_and_tokenized_once_only(
         found = data("owner/name")
         assert (found.contents.examples, found.contents.examples) == (9, 9)
         encode(tiny_tokenizer, found)
-        # Read again in a later run, as nothing says that it is what it was; not tokenized again.
+        # A later run reads it again, since it may have changed, but does not tokenize it.
         assert (len(reads), sum(tokenized)) == (expected, 18)
 
 

@@ -1,4 +1,4 @@
-"""A JSON document is read as the decoder would read it, whatever its size and its chunks."""
+"""A JSON document is read as Python's decoder reads it, whatever its size and chunks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_the_decoder_refuses_is_refused_and_what_it_takes_is_read(text: str
         return
     lists = [value] if isinstance(value, list) else []
     if isinstance(value, dict):
-        # Lists under one key twice are two lists, though the decoder keeps one.
+        # Two lists under the same key are both read, though the decoder keeps one.
         lists = [inner for inner in value.values() if isinstance(inner, list)]
     if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
         assert len(found) == len(lists[0]) or any(

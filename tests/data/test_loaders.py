@@ -30,7 +30,7 @@ def write(path, *rows):
 
 
 def hub(monkeypatch, load_dataset):
-    # A stand-in for the library, which takes seconds to import.
+    # A fake of the library, which takes seconds to import.
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
 

@@ -36,7 +36,7 @@ def test_estimate_is_near_the_true_jaccard(seed, shared, own, tier):
     units = texts if tier.by == "characters" else [start + one, start + other]
     true = jaccard(*(shingle_set(unit, tier.size) for unit in units))
     left, right = signatures(texts, tier)
-    # Four standard errors at the worst, Jaccard 0.5.
+    # Four standard errors in the worst case, a Jaccard similarity of 0.5.
     assert (left == right).mean() == pytest.approx(true, abs=4 * (0.25 / PERMUTATIONS) ** 0.5)
 
 
@@ -89,7 +89,7 @@ def test_signatures_do_not_depend_on_the_texts_around(monkeypatch):
 
 
 def test_signatures_are_the_same_in_every_process():
-    # Pinned: a salted hash would change the findings from run to run.
+    # Pinned: a salted hash would give other findings in each run.
     first = signatures(["one two three four five six"], by_three_words)[0, :3]
     assert first.tolist() == [1425196011, 622391954, 1042099153]
 

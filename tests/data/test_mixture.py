@@ -15,7 +15,7 @@ from telltune.data.mixture import Mixture, interleave
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Order
 
-# Seeds are fixed, so a statistical test that passes once passes always. A fault of any size gives
+# Seeds are fixed, so a statistical test always gives the same result. A real fault gives
 # a p-value far below this.
 CHANCE = 1e-3
 
@@ -84,7 +84,7 @@ def mixtures(draw, streams=True):
     )
 
 
-# What an epoch holds
+# Contents of an epoch
 
 
 @given(mixture=mixtures(streams=False), epoch=st.integers(0, 6))
@@ -110,12 +110,12 @@ def test_no_general_example_comes_back_before_all_have_been_seen(mixture):
 
 
 def test_each_epoch_draws_on_the_data_evenly_also_across_a_seam():
-    """Over seeds, every example is as likely as any other in the epoch that wraps."""
+    """Over seeds, all examples are equally likely in an epoch that starts the data again."""
     often = np.zeros(10)
     for seed in range(2000):
         is_task, index = mix(task=1, general=7, available=10, passes=1, seed=seed).slots(1, 0, 8)
         often += np.bincount(index[~is_task], minlength=10)
-    # A 7-of-10 draw varies by (1 - 7/10) * 10/9 = 1/3 of what the chi-square law takes it to.
+    # A draw of 7 from 10 varies (1 - 7/10) * 10/9 = 1/3 as much as the chi-square law assumes.
     statistic = 3 * stats.chisquare(often).statistic
     assert stats.chi2(9).sf(statistic) > CHANCE
 
@@ -135,7 +135,7 @@ def test_same_seed_same_order_and_another_seed_or_epoch_another(order):
 
 
 def test_the_order_is_pinned():
-    """A change here breaks every run that is being resumed: never by accident."""
+    """A change of the order breaks every run that is resumed."""
     assert {order: epoch_of(mix(2, 5, 9, 1, order, batch_size=4), 2) for order in ORDERS} == PINNED
 
 
@@ -158,7 +158,7 @@ def runs_p_value(is_task):
 
 
 def gap_p_value(orders):
-    """Test many orders against a uniform shuffle by one gap between task examples of each.
+    """Test many orders against a uniform shuffle by one gap between task examples per order.
 
     With T task slots among n, each of the T + 1 gaps holds g general slots with probability
     C(n - g - 1, T - 1) / C(n, T): the negative hypergeometric distribution with one success.
@@ -233,7 +233,7 @@ def test_a_curriculum_goes_through_the_task_data_in_their_own_order(order, avail
     plain = mix(10, 300, available, 3, order)
     ranked = replace(plain, ranked=True)
     assert [i for is_task, i in epoch_of(ranked, 2) if is_task] == [*range(10)] * 3
-    # The places are those that they would have had, and so are the general examples.
+    # They have the places and the general examples that they would have had.
     places = [[task for task, _ in epoch_of(one, 2)] for one in (plain, ranked)]
     general = [[i for task, i in epoch_of(one, 2) if not task] for one in (plain, ranked)]
     assert places[0] == places[1]
@@ -330,7 +330,7 @@ def test_batches_and_shards_outside_are_refused(where):
         mix().batches(*where)
 
 
-# Settings that cannot be
+# Invalid settings
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_impossible_settings_are_refused_by_name(changes, error, message):
 
 
 def starts(lengths):
-    """Where each example's tokens start, and the last one's end."""
+    """Return where each example's tokens start, and where the last example ends."""
     return np.cumsum([0, *lengths])
 
 

@@ -1,4 +1,4 @@
-"""Every type that a Parquet or Arrow table may have, in no more memory than its rows take."""
+"""Every type of a Parquet or Arrow table is read, in no more memory than its rows take."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def write_arrow(path: Path, table: pa.Table, *, stream: bool = True, rows: int =
 @pytest.mark.parametrize("name", COLUMNS)
 def test_every_type_is_read_as_text_that_spells_it(tmp_path: Path, name: str, form: str) -> None:
     kind, values, spelled = COLUMNS[name]
-    # NumPy's, since Python has no float of 16 bits.
+    # NumPy's type, since Python has no 16-bit float.
     if name == "half float":
         values = [None if value is None else np.float16(value) for value in values]
     table = pa.table({"x": pa.array(values, kind), "n": [1, 2, 3]})
@@ -205,7 +205,7 @@ def test_a_small_file_of_many_references_does_not_swell(tmp_path: Path, nested: 
         store_schema=False,
     )
     assert path.stat().st_size < 4096
-    # 16 GB of text in all. One row of it at a time fits, and a list of all of it does not.
+    # 16 GB of text in total: one row fits in memory, but a list of all rows does not.
     first = next(iter(read_rows(path)))
     assert pa.total_allocated_bytes() < 2**28
     assert isinstance(first, Problem if nested else ParsedRow)

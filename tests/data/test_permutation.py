@@ -11,7 +11,7 @@ from scipy import stats
 from telltune.data import permutation
 from telltune.data.permutation import MAX_SIZE, Permutation, derive_keys, hash64
 
-# Seeds are fixed, so a statistical test that passes once passes always. A fault of any size gives
+# Seeds are fixed, so a statistical test always gives the same result. A real fault gives
 # a p-value far below this.
 CHANCE = 1e-3
 
@@ -21,12 +21,12 @@ PINNED_NETWORK = [41589288, 32985581, 50672879, 19744976]
 
 @pytest.fixture
 def network_only(monkeypatch):
-    """Use the Feistel network for small sizes too, where every flaw would show."""
+    """Use the Feistel network also for small sizes, where a flaw shows."""
     monkeypatch.setattr(permutation, "_TABLE_SIZE", 0)
 
 
 def parity(order):
-    """0 for an even permutation, 1 for an odd one: size minus number of cycles."""
+    """Return 0 for an even permutation and 1 for an odd one: size minus number of cycles."""
     seen, cycles = set(), 0
     for start in range(len(order)):
         if start not in seen:
@@ -88,7 +88,7 @@ def test_one_position_reads_like_many_in_any_shape():
 
 
 def test_the_order_is_pinned():
-    """A change here breaks every run that is being resumed: never by accident."""
+    """A change of the order breaks every run that is resumed."""
     assert whole(10, key=0).tolist() == PINNED_TABLE
     assert Permutation(10**8, key=0, stream=(3, 1))[np.arange(4)].tolist() == PINNED_NETWORK
 
@@ -141,7 +141,7 @@ def test_any_place_of_a_thousand_holds_any_number(monkeypatch, table):
     for place in range(len(at)):
         count = np.bincount(numbers[:, place] // 20, minlength=50)
         assert stats.chisquare(count).pvalue > CHANCE
-    # Neighbours know nothing of each other, but that they differ.
+    # Neighbors are independent, except that they differ.
     cells = numbers[:, 0] // 200 * 5 + numbers[:, 1] // 200
     expected = np.full((5, 5), 200 * 200) - np.eye(5) * 200
     expected *= len(numbers) / expected.sum()
@@ -173,7 +173,7 @@ def test_parity_is_not_fixed_for_tables():
 
 
 def test_fixed_points_are_as_many_as_chance_has_them(network_only):
-    """Their number is Poisson with mean 1 for a uniform order."""
+    """The number of fixed points of a uniform order is Poisson with mean 1."""
     keys = 1000
     fixed = [int((whole(100, key) == np.arange(100)).sum()) for key in range(keys)]
     count = np.bincount(np.minimum(fixed, 5), minlength=6)

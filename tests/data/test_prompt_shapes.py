@@ -1,4 +1,4 @@
-"""Rows to answer in every schema of training data, with and without their answer."""
+"""Rows to answer are read in every schema of training data, with and without an answer."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Files of rows to answer."""
+"""Rows to answer are read from files."""
 
 from __future__ import annotations
 

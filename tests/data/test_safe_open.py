@@ -1,4 +1,4 @@
-"""Files that would be waited for, or that swell, are refused rather than read."""
+"""Files that would block, or that expand without limit, are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_loop_of_links_and_a_fifo_are_named_not_followed(tmp_path: Path) -> No
     loop.symlink_to(loop)
     with pytest.raises(DataError, match=r"loop\.jsonl"):
         read_examples([DataSpec(path=str(loop))])
-    # In a folder, too, where nobody named it.
+    # Also in a folder, where nobody named the file.
     with pytest.raises(DataError, match=r"loop\.jsonl cannot be read: .*symbolic links"):
         read_examples([DataSpec(path=str(tmp_path))])
     loop.unlink()
@@ -77,7 +77,7 @@ for item in scan(DataSpec(path=sys.argv[1])):
 
 
 def read_in(path: Path, mebibytes: int, before: str = "") -> str:
-    """What `scan` says of a file in a process that gets so many MiB of memory in all."""
+    """Return what `scan` prints about a file in a process with limited memory, in MiB."""
     found = subprocess.run(
         [sys.executable, "-c", READ.format(before), str(path), str(mebibytes * 2**20)],
         capture_output=True,
@@ -104,7 +104,7 @@ def test_a_line_of_gigabytes_takes_no_such_memory(
     path = tmp_path / name
     with path.open("wb") as file:
         file.write(start.encode())
-        # A hole, which takes no room on the disk and reads as zeros.
+        # A sparse file, which uses no space on the disk and reads as zeros.
         file.truncate(size)
     said = read_in(path, 400)
     assert "over 16 MiB" in said or "is missing" in said
@@ -112,7 +112,7 @@ def test_a_line_of_gigabytes_takes_no_such_memory(
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_row_of_millions_of_values_is_bounded(tmp_path: Path, name: str) -> None:
-    # Each `10,` of three bytes would be a Python object of sixty.
+    # Each `10,` of three bytes becomes a Python object of sixty bytes.
     row = '{"a": [' + "10," * (6 * 2**20) + "10]}"
     (tmp_path / name).write_text(row if name == "a.jsonl" else f"[{row}]")
     assert "over 16 MiB" in read_in(tmp_path / name, 400)

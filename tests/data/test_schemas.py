@@ -83,7 +83,7 @@ def test_history_before_a_conversation_is_not_learned():
     assert (example.completion, example.history) == ("c", (("user", "q"), ("assistant", "a")))
 
 
-# What changes the meaning of a row, and a value by which it can be found again.
+# Fields that change the meaning of a row, each with a value to search for.
 EXTRAS = {
     "instruction": "MARK",
     "input": "MARK",

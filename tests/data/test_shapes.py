@@ -1,4 +1,4 @@
-"""Rows as public data sets lay them out: what becomes of each, value by value."""
+"""Rows in the layouts of public data sets become the expected examples."""
 
 import json
 
@@ -14,7 +14,7 @@ from telltune.recipe import DataSpec
 
 @pytest.fixture
 def read(tmp_path):
-    """Rows of a JSONL file: its examples and problems, and what was not read."""
+    """Return a function that reads rows as JSONL; it returns items and the report on reading."""
 
     def read(*rows, **spec):
         path = tmp_path / "data.jsonl"
@@ -36,7 +36,7 @@ def one(read):
 
 
 def parquet(path, columns, features):
-    """A file as `datasets` writes it, its features among the metadata."""
+    """Write a file as `datasets` does, with its features in the metadata."""
     table = pa.table(columns)
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(metadata), path)

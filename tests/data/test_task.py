@@ -1,4 +1,4 @@
-"""A task's splits: what is held out stays out, whatever the seed."""
+"""Held-out items of a task stay held out, for every seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def task_of(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Recipe]:
-    """A recipe on rows of so many prompts, each there twice, with a share held out."""
+    """Return a function that makes a recipe with each prompt in two rows and a held-out share."""
 
     def build(prompts: int, share: float, seed: int = 0) -> Recipe:
         rows = [{"prompt": f"item {n}", "completion": c} for n in range(prompts) for c in "ab"]
@@ -30,7 +30,7 @@ def task_of(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., R
 def test_a_held_out_share_is_dev_and_is_not_trained_on(task_of: Callable[..., Recipe]) -> None:
     task = load_task(task_of(20, 0.25))
     dev, train = {e.prompt for e in task.dev}, {e.prompt for e in task.train}
-    # Five prompts of twenty, with all that ask the same.
+    # Five prompts of twenty, with all their rows.
     assert (len(task.dev), len(task.train)) == (10, 30)
     assert (len(dev), len(train)) == (5, 15)
     assert not dev & train
@@ -56,7 +56,7 @@ def test_a_task_with_dev_data_holds_none_out(given: dict[str, Any]) -> None:
 
 @pytest.fixture
 def with_unlabeled(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Recipe]:
-    """A recipe on ten training, two dev and two test rows, and the given unlabeled rows."""
+    """Return a function that makes a recipe with few labeled and the given unlabeled rows."""
 
     def build(rows: list[dict[str, Any]] | str, train: str = "prompt", **keys: Any) -> Recipe:
         def path(name: str, some: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Fields that were dropped in silence once: each is read, refused or left out and counted."""
+"""Fields of training rows are read, refused, or left out and counted."""
 
 import json
 from pathlib import Path

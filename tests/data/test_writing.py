@@ -1,4 +1,4 @@
-"""Rows are written in the format that the name says, and read back as they were."""
+"""Rows are written in the format of the file name, and read back unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_json_has_numbers_where_the_input_had_them(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(line)
     (row,) = read(tmp_path / "a.jsonl")
     assert json_line(row) == line
-    assert json_line(Number("007")) == '"007"'  # as JSON does not spell it
+    assert json_line(Number("007")) == '"007"'  # not as JSON writes it
 
 
 def test_parquet_has_numbers_where_no_spelling_is_lost(tmp_path: Path) -> None:

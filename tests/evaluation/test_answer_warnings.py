@@ -1,4 +1,4 @@
-"""What makes a score meaningless is said in a sentence, with the count and the key to set."""
+"""A score that means little comes with a warning that has the count and the key to set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAINED = Cost(task_examples=6, optimizer_steps=3)
 
 
 def answered(cost: Cost = TRAINED, cut: int = 0, **evaluation: Any) -> Predictor:
-    """A predictor after it has answered."""
+    """Return a predictor that has answered."""
     nothing: Any = None
     spec = EvaluationSpec(**evaluation)
     predictor = Predictor(nothing, nothing, None, 8, spec, ("no", "yes"), cost=cost)
@@ -92,7 +92,7 @@ def test_labels_that_training_did_not_show_are_named() -> None:
         "2 of 4 test items have labels that no training example has: `no` (2); add examples of "
         "them to `task.train`."
     )
-    # The base learned none.
+    # The base was trained on none.
     assert told(GOLD, GOLD, train=["yes"] * 6, said=answered(Cost())) == ()
 
 
@@ -128,7 +128,7 @@ def test_references_that_are_no_json_are_counted() -> None:
 
 
 def planned(recipe: dict[str, Any]) -> list[str]:
-    """What a plan warns of; the toy recipes have too few steps, which is not looked at here."""
+    """Return a plan's warnings, except the one about too few steps."""
     found = telltune.plan(recipe, measure=False)["warnings"]
     return [warning for warning in found if "optimizer steps" not in warning]
 
@@ -154,7 +154,7 @@ def test_plan_and_evaluate_name_a_budget_that_references_exceed(
     assert result.headline[0] == "chrf"
     wide = budget | {"evaluation": {"max_new_tokens": int(setting)}}
     assert planned(wide) == []
-    # The adapter's folder says nine tokens; the recipe that it is scored by has the last word.
+    # The adapter's folder says nine tokens, but the scoring recipe overrides it.
     result = telltune.evaluate(tmp_path / "run", wide, progress=False)
     assert not [sentence for sentence in result.warnings if "longer than an answer" in sentence]
 

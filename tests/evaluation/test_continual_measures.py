@@ -1,4 +1,4 @@
-"""TRACE's measures: known answers."""
+"""TRACE's measures give known answers."""
 
 from __future__ import annotations
 

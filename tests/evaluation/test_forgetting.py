@@ -1,4 +1,4 @@
-"""What training did beside the task: examples that were not trained on, and the task's format."""
+"""Forgetting is the loss on untrained general examples, and leakage of the task's format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_is_held_out_is_never_trained_on(general: GeneralData, seed: int) -
     held_out = {example.prompt for example in held_out_general(general, count, used, seed)}
     assert len(held_out) == count
     assert not held_out & trained
-    # Fewer are a part of more.
+    # Fewer examples are a subset of more.
     assert {e.prompt for e in held_out_general(general, 10, used, seed)} < held_out
 
 
@@ -88,7 +88,7 @@ def test_a_trained_model_is_asked_without_its_anchor(
     trained = get_method("sft_anchor").run(task, None, tiny_base, Settings(recipe))
     after = asked(trained)
     assert after.general_nll != base.general_nll
-    # Of the examples' own tokens: as the model says, not as some other count has it.
+    # The perplexity is over the examples' own tokens.
     nll, tokens = trained.beside_its_task(tiny_base.tokenizer).nll(held_out)
     assert math.isclose(after.general_nll, float(nll.sum() / tokens.sum()), rel_tol=1e-6)
     trained.release()

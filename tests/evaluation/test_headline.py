@@ -1,4 +1,4 @@
-"""Which metrics a task gets: by what its answers are, however few, and never by who asks."""
+"""The metrics of a task follow from its answers, for few and many of them and every method."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_spelling_is_apart_from_meaning(one: str, other: str, same: bool) -> Non
 def task_of(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> Callable[..., Any]:
-    """A recipe with answers in splits, of one's own."""
+    """Return a function that makes a recipe with the given answers in each split."""
 
     def build(**splits: list[str]) -> Any:
         task: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Intervals: known answers, honesty where no spread is seen, and coverage of the truth."""
+"""Intervals give known answers, have width without a visible spread, and cover the truth."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_interval_holds_its_score_and_stays_on_the_scale(per_item):
 
 
 def test_bootstrap_of_macro_f1_is_that_of_rescoring():
-    """The matrix product gives the very spread that scoring each resample's texts gives."""
+    """The matrix product gives the same spread as scoring the texts of each resample."""
     rng = np.random.default_rng(3)
     gold = rng.choice(["a", "b", "c"], size=60).tolist()
     got = [g if rng.random() < 0.7 else "a" for g in gold]
@@ -178,7 +178,7 @@ def _coverage(draw, truth, trials=500):
 
 
 # 500 trials of a true 95% give 0.95 ± 0.03 (three standard errors). The percentile bootstrap is
-# known to fall a little short on small samples, hence the lower bound of 0.90.
+# known to be slightly too low for small samples, hence the lower bound of 0.90.
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_interval_of_a_share_covers_the_truth(share):
     coverage = _coverage(lambda rng: mean_of(100.0 * (rng.random(60) < share)), 100 * share)
@@ -186,8 +186,8 @@ def test_interval_of_a_share_covers_the_truth(share):
 
 
 def test_interval_of_a_share_near_the_end_still_covers_the_truth():
-    # 60 items are all right in 16% of trials, which a bare percentile bootstrap would all miss.
-    # Few values are possible here, so the coverage can only be held from below.
+    # In 16% of trials all 60 items are right, which a plain percentile bootstrap would miss.
+    # There are few possible values, so only a lower bound of the coverage is tested.
     assert _coverage(lambda rng: mean_of(100.0 * (rng.random(60) < 0.97)), 97.0) >= 0.92
 
 
@@ -204,7 +204,7 @@ def test_interval_of_macro_f1_covers_the_truth():
         got = np.where(rng.random(size) < 0.8, gold, np.where(gold == "a", "b", "a"))
         return macro_f1(got.tolist(), gold.tolist())
 
-    # Exact: a has .56 right of .70 gold and .62 predicted, b has .24 of .30 and .38.
+    # Exact: a is right in .56 of .70 gold and .62 predicted, b in .24 of .30 and .38.
     truth = 100 * (2 * 0.56 / (0.70 + 0.62) + 2 * 0.24 / (0.30 + 0.38)) / 2
     assert 0.90 <= _coverage(draw, truth, trials=300) <= 0.985
 
@@ -216,7 +216,7 @@ def test_2000_resamples_are_quick():
     scored = get_metric("bleu")(texts, texts[1:] + texts[:1])
     start = time.perf_counter()
     bootstrap_interval(scored)
-    # A tenth of a second here; scoring 2000 corpora afresh would take minutes.
+    # This takes a tenth of a second; scoring 2000 corpora again would take minutes.
     assert time.perf_counter() - start < 5
 
 
@@ -245,7 +245,7 @@ def test_same_answers_differ_by_nothing():
     paired = paired_bootstrap(scored, scored)
     assert paired.difference == 0
     assert paired.p_value == 1
-    # No item of 50 came out differently, so few would: not 0 to 0, and not far from it.
+    # None of 50 items differs, so the true difference is small: not 0 to 0, but close to it.
     assert paired.low == pytest.approx(-100 * wilson(0, 50)[1])
     assert paired.high == pytest.approx(100 * wilson(0, 50)[1])
 
@@ -300,7 +300,7 @@ def test_p_value_is_rarely_small_where_there_is_no_difference():
     for seed in range(300):
         a, b = (mean_of(100.0 * (rng.random(40) < 0.6)) for _ in range(2))
         small += paired_bootstrap(a, b, resamples=300, seed=seed).p_value <= 0.05
-    # At most 5%, less for the steps of a discrete test; 0.05 and three standard errors.
+    # At most 5%, or less because the test is discrete: 0.05 and three standard errors.
     assert small / 300 <= 0.088
 
 

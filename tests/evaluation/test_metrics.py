@@ -1,4 +1,4 @@
-"""Metrics: known answers, agreement with the libraries of record, and what holds for all."""
+"""Metrics give known answers, agree with reference libraries, and share some properties."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ GERMANISH = [
 
 @pytest.fixture
 def scratch_registry(monkeypatch):
-    """A registry that a test may add to."""
+    """Use a copy of the registry, which a test may add to."""
     monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
 
 
@@ -85,7 +85,7 @@ def test_name_like_no_other_lists_all():
 def test_custom_metric_plugs_in():
     @metric("length_ratio", percent=False)
     def length_ratio(predictions, references):
-        """Length of the prediction over that of the reference."""
+        """Length of the prediction divided by that of the reference."""
         return mean_of([len(p) / len(r) for p, r in zip(predictions, references, strict=True)])
 
     scored = get_metric("length_ratio")(["ab", "abcd"], ["a", "ab"])
@@ -373,7 +373,7 @@ def test_a_reference_among_others_that_is_no_json_is_compared_as_text():
     assert scored.per_item.tolist() == [100, 100, 0]
 
 
-# What holds for every metric
+# Properties of all metrics
 
 _values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text("abé ", max_size=4),
@@ -381,7 +381,7 @@ _values = st.recursive(
     max_leaves=4,
 )
 _json = st.dictionaries(st.sampled_from("abcd"), _values, max_size=3).map(json.dumps)
-# Four words at least, so that BLEU has a 4-gram to count.
+# At least four words, so that BLEU has a 4-gram to count.
 _sentences = st.lists(
     st.text("abcþé'", min_size=1, max_size=4) | st.sampled_from(["the", "a", "."]),
     min_size=4,

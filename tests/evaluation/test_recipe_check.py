@@ -1,4 +1,4 @@
-"""Everything that a recipe names and that is not there is told in one message."""
+"""One message names everything that a recipe refers to and that does not exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check(values: dict[str, Any], *methods: str) -> str:
-    """What is said of a recipe; nothing of one without a mistake."""
+    """Return the message about a recipe, empty if there is no mistake."""
     try:
         check_recipe(recipe_from_dict(values), methods)
     except TellError as error:

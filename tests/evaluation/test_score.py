@@ -1,4 +1,4 @@
-"""From a predictor's answers to scores: which metric leads, what is stripped, known answers."""
+"""Scores of a predictor's answers: the headline metric, stripping, and known answers."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ LABELS = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
 class Parrot:
-    """A predictor that says what it was told to."""
+    """Predictor that gives prepared answers."""
 
     evaluation, cost, labels = EvaluationSpec(), Cost(), ()
     max_new_tokens, cut, chooses = 8, 0, False
@@ -85,7 +85,7 @@ def test_same_seed_gives_the_same_intervals():
 
 
 def test_anchor_is_stripped_from_references_that_carry_it():
-    # The predictor strips its own answers; the data may still carry the line, or not.
+    # The predictor strips its own answers; the data may or may not contain the line.
     anchor = Anchor("Translate.", "Sure, here it is:")
     test = items("Sure, here it is:\n\nhús", "hús", "Sure, here  it is: hús")
     found = evaluate_predictor(Parrot(["hús"] * 3, anchor), test, ["exact_match"])
@@ -110,7 +110,7 @@ def test_thinking_is_no_part_of_a_reference(tiny_model, monkeypatch):
         thinking = replace(predictor, tokenizer=copy.deepcopy(predictor.tokenizer))
         thinking.tokenizer.chat_template = retagged
         monkeypatch.setattr(thinking, "predict", lambda examples, **_: ["ball"] * len(examples))
-        # The prompt opens the thinking, so an answer may begin inside it.
+        # The prompt opens the thinking, so an answer may begin within it.
         said = [f"{opening}\nround\n{closing}\n\nball", f"round\n{closing}\n\nball", "box"]
         found = evaluate_predictor(thinking, items(*said), ["exact_match"])
         assert found.per_item["exact_match"] == [100, 100, 0]
@@ -189,7 +189,7 @@ def tiny_predictor(tiny_model, anchor=None):
 
 
 def nll_by_hand(predictor, example):
-    """Summed nll of the completion and its end of turn, by plain transformers, and its tokens."""
+    """Return the nll of a completion and its end of turn by plain transformers, and its tokens."""
     import torch
 
     tokenizer = predictor.tokenizer
@@ -214,7 +214,7 @@ def test_perplexity_is_exp_of_the_mean_nll_a_token(tiny_model, anchor):
     found = evaluate_predictor(predictor, test, [PERPLEXITY])
     by_hand = [nll_by_hand(predictor, example) for example in test]
     expected = math.exp(sum(nll for nll, _ in by_hand) / sum(n for _, n in by_hand))
-    # The items differ in length, so that a mean over items would be another number.
+    # The items have different lengths, so that a mean over items would differ.
     assert found.headline[1].score == pytest.approx(expected, rel=1e-4)
     assert found.per_item[PERPLEXITY] == pytest.approx(
         [math.exp(nll / n) for nll, n in by_hand], rel=1e-4

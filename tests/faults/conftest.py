@@ -1,4 +1,4 @@
-"""A small run to disturb, and what it leaves when nobody does."""
+"""Fixtures for tests of faults: a small run, and its undisturbed result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of twelve steps, that draws random numbers in each."""
+    """Return a recipe of twelve steps that uses random numbers in each step."""
     toy_recipe["task"]["max_examples"] = 16
     toy_recipe["mixture"] = {"general_examples": 16, "passes": 2}
     toy_recipe["training"]["save_steps"] = 3
@@ -31,7 +31,7 @@ def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def recipe(short: dict[str, Any], tmp_path: Path) -> Path:
-    """The same, as a file."""
+    """Write `short` to a file."""
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(short), encoding="utf-8")
     return path
@@ -44,7 +44,7 @@ def _undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def undisturbed(_undisturbed: Path, short: dict[str, Any]) -> Left:
-    """What the run leaves when nothing happens; made once, since it is the same for every test."""
+    """Return what the undisturbed run leaves; it runs once for all tests."""
     if not _undisturbed.exists():
         telltune.fit(short, _undisturbed, progress=False)
     left = Left.of(_undisturbed)
@@ -54,7 +54,7 @@ def undisturbed(_undisturbed: Path, short: dict[str, Any]) -> Left:
 
 @pytest.fixture
 def fit(recipe: Path, tmp_path: Path) -> Callable[..., Forked]:
-    """`tell fit` of the recipe into `out`, in a process of its own."""
+    """Return a function that runs `tell fit` of the recipe into `out` in a separate process."""
 
     def start(**more: Any) -> Forked:
         return Forked("fit", recipe, "--out", tmp_path / "out", said=tmp_path / "said.txt", **more)
@@ -64,7 +64,7 @@ def fit(recipe: Path, tmp_path: Path) -> Callable[..., Forked]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 4 MiB."""
+    """Mount a separate file system of 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")

@@ -1,4 +1,4 @@
-"""A run that is gone on with must be made of what it was begun with."""
+"""A run is resumed only with the inputs that it started with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from telltune.recipe import ModelSpec
 
 def other_task(short: dict[str, Any]) -> None:
     path = Path(short["task"]["train"])
-    # As many tokens as before, so that nothing but their hash tells.
+    # The same number of tokens as before, so that only their hash differs.
     path.write_text(path.read_text().replace('"ball"', '"bxll"'))
 
 
@@ -67,6 +67,6 @@ def test_what_changed_since_the_run_was_cut_short_is_named(
             run()
         for path, content in kept.items():
             path.write_bytes(content)
-    # With all brought back it goes on.
+    # After everything is restored, the run continues.
     run()
     assert Left.of(out) == undisturbed

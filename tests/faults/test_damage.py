@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written: the one before is used, and that is said."""
+"""A damaged checkpoint is reported, and the one before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fills up during a run: what was good stays good, and the run goes on when it can."""
+"""If the disk fills up, good files stay good, and the run continues when there is room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = r"no space left on the disk; .* Needed: (over )?[\d.,]+ [KM]iB; free: [\d
 
 
 def fill(disk: Path, but: int = 0) -> None:
-    """Write until there is no room but for so many KiB."""
+    """Write until only the given number of KiB is free."""
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     (disk / "filler").write_bytes(bytes(max(free - but * 1024, 0)))
 
@@ -73,7 +73,7 @@ def test_an_adapter_that_has_no_room_is_written_when_there_is(
     assert not (out / "tell.json").exists()
     assert (out / "checkpoints" / "checkpoint-12").is_dir()
     (small_disk / "filler").unlink()
-    # Nothing is trained again for that.
+    # Nothing is trained again.
     monkeypatch.setattr(MixtureTrainer, "training_step", lambda *_: pytest.fail("trained"))
     telltune.fit(short, out, progress=False)
     assert Left.of(out) == undisturbed
@@ -90,7 +90,7 @@ def test_a_log_that_has_no_room_is_named(
 
     def full(self: LogCallback, args: Any, state: Any, *rest: Any, **more: Any) -> None:
         if state.global_step == 5:
-            # The last page of the log itself may have room for one more line.
+            # The last page of the log may have room for one more line.
             (out / "training_log.jsonl").open("a").write(" " * (4096 - self.path.stat().st_size))
             fill(small_disk)
         log(self, args, state, *rest, **more)
@@ -109,7 +109,7 @@ def test_a_row_that_has_no_room_leaves_the_rows_before(small_disk: Path) -> None
     rows = [ResultRow(f"key {n}", "failed", "task", "tell", "tell", n, 1.0, 0) for n in range(3)]
     results.append(rows[0])
     fill(small_disk)
-    # A page is the least that a disk gives: what is left of it may hold a row.
+    # A disk allocates whole pages, so the last page may have room for a row.
     long = ResultRow("long", "failed", "task", "tell", "tell", 9, 1.0, 0, reason="x" * 5000)
     with pytest.raises(StorageError, match=f"results.jsonl: {ROOM}"):
         results.append(long)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers, or explode: named, left out, and not for ever."""
+"""Steps with infinite or exploding losses or gradients are named and skipped, up to a limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def broken_gradient(nll: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any) -> Callable[..., None]:
-    """Let rows that hold a text do something to the loss."""
+    """Return a function that changes the loss of rows that contain a text."""
 
     def install(text: str, harm: Callable[[torch.Tensor], torch.Tensor]) -> None:
         token_nll = trainer.token_nll
@@ -65,7 +65,7 @@ def test_the_steps_that_hold_a_bad_example_are_named_and_left_out(
     save_steps: int,
 ) -> None:
     out = tmp_path / "out"
-    # With 100 there is no checkpoint to go back to but the start.
+    # With 100 the only checkpoint is the start.
     short["training"]["save_steps"] = save_steps
     poison("item 11 is", harm)
     with caplog.at_level(logging.WARNING, logger="telltune"):
@@ -73,7 +73,7 @@ def test_the_steps_that_hold_a_bad_example_are_named_and_left_out(
     rows = Left.of(out).rows
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     left_out = [row for row in rows if "skipped" in row]
-    # Two passes; both may fall into one step.
+    # Two passes, of which both may be in one step.
     assert 1 <= len(left_out) <= 2
     origin = f"{short['task']['train']}:12"
     for row in left_out:
@@ -92,14 +92,14 @@ def test_the_steps_that_hold_a_bad_example_are_named_and_left_out(
 def test_what_is_left_out_changes_nothing_else(
     short: dict[str, Any], undisturbed: Left, tmp_path: Path, poison: Callable[..., None]
 ) -> None:
-    """Up to the first such step the run is the healthy one; the rest goes on without it."""
+    """Up to the first bad step the run is the healthy one; then it continues without the step."""
     poison("item 11 is", not_a_number)
     telltune.fit(short, tmp_path / "out", progress=False)
     rows = Left.of(tmp_path / "out").rows
     first = next(i for i, row in enumerate(rows) if "skipped" in row)
     assert rows[:first] == undisturbed.rows[:first]
     assert rows[first + 1] != undisturbed.rows[first + 1]
-    # Neither the schedule nor the order moved.
+    # The schedule and the order are unchanged.
     for ours, theirs in zip(rows, undisturbed.rows, strict=True):
         if "skipped" not in ours:
             assert ours["tokens"] == theirs["tokens"]
@@ -156,7 +156,7 @@ def test_a_run_that_stays_ill_ends_and_names_its_steps(
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The steps that are computed."""
+    """Yield a list that gets the number of each computed step."""
     steps: list[int] = []
     compute = MixtureTrainer._compute
 
@@ -177,7 +177,7 @@ def test_it_goes_back_to_the_last_checkpoint_and_no_further(
 
 
 def _attempts(bad: list[int]) -> list[int]:
-    """The steps computed where those in `bad` fail once each and are then left out."""
+    """Return the computed steps if each step in `bad` fails once and is then skipped."""
     steps: list[int] = []
     known: set[int] = set()
     start = 1

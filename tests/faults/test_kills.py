@@ -1,6 +1,6 @@
-"""SIGKILL at any moment: the same command goes on, and ends as if nothing had been.
+"""After SIGKILL at any moment, the same command resumes and gives the undisturbed result.
 
-`TELLTUNE_KILLS` sets how many moments are tried; `benchmarks/faults.py` tries more of them.
+`TELLTUNE_KILLS` sets the number of moments; `benchmarks/faults.py` tries more of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def lines(out: Path) -> int:
 def goes_on(
     fit: Callable[..., Forked], out: Path, undisturbed: Left, lost: Callable[..., None]
 ) -> None:
-    """The same command ends with the same adapter, and with every step in the log once."""
+    """The same command ends with the same adapter, and each step is in the log once."""
     again = fit()
     assert again.wait() == 0, again.said.read_text()
     left = Left.of(out)
@@ -66,13 +66,13 @@ def test_killed_at_a_random_moment(
     while True:
         victim = fit()
         victim.until(lambda: lines(out) >= step)
-        # A few steps later, or in the midst of a checkpoint.
+        # A few steps later, or while a checkpoint is written.
         time.sleep(later)
         victim.signal(signal.SIGKILL)
         ended = victim.wait()
         if not (out / "tell.json").exists():
             break
-        # On a quick machine the run was over by then: that was no kill in a run, and no try.
+        # On a fast machine the run had ended by then, so this does not count as a try.
         assert Left.of(out) == undisturbed
         shutil.rmtree(out)
         later /= 2
@@ -80,7 +80,7 @@ def test_killed_at_a_random_moment(
     goes_on(fit, out, undisturbed, record_property)
 
 
-# A run has 110 such moments at least until it is finished: the lock, the recipe, four checkpoints,
+# A run has at least 110 such moments: the lock, the recipe, four checkpoints,
 # the adapter, tell.json.
 @pytest.mark.parametrize("moment", random.Random(0).sample(range(1, 111), KILLS))
 def test_killed_between_one_write_and_the_next(
@@ -94,7 +94,7 @@ def test_killed_between_one_write_and_the_next(
     goes_on(fit, tmp_path / "out", undisturbed, record_property)
 
 
-# Four files a checkpoint: arguments, optimizer, schedule, random numbers.
+# Four files per checkpoint: arguments, optimizer, schedule, random numbers.
 @pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 8)))
 def test_killed_with_a_file_of_a_checkpoint_half_written(
     fit: Callable[..., Forked],
@@ -137,7 +137,7 @@ def test_killed_again_and_again(
     tmp_path: Path,
     record_property: Callable[..., None],
 ) -> None:
-    """Each time a little further: the way of a machine that is taken away every few minutes."""
+    """Each kill comes a little later, as on a machine that is preempted every few minutes."""
     out = tmp_path / "out"
     for reached in range(4, STEPS, 7):
         victim = fit()

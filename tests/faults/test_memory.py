@@ -1,4 +1,4 @@
-"""Steps that do not fit in memory: computed in shorter rows, to the same result."""
+"""Steps that do not fit in memory are computed in shorter rows, with the same result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FITS = 100
-"""Tokens in a row; the run's steps have some 200, its examples up to 80."""
+"""Number of tokens that fit in a row; a step has some 200, an example up to 80."""
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Let longer rows fail as PyTorch does; gives the lengths of those that did not."""
+    """Return a function that lets longer rows fail, and returns the lengths that fit."""
 
     def install(tokens: int, error: Exception) -> list[int]:
         fitted: list[int] = []
@@ -50,7 +50,7 @@ def test_rows_are_halved_and_the_adapter_is_the_same(
     small_memory: Callable[..., list[int]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    short["lora"]["dropout"] = 0.0  # its draws lie along the rows
+    short["lora"]["dropout"] = 0.0  # its random draws depend on the layout of rows
     whole = telltune.fit(short, tmp_path / "whole", progress=False).folder
     fitted = small_memory(FITS, CUDA)
     with caplog.at_level(logging.WARNING, logger="telltune"):
@@ -64,7 +64,7 @@ def test_rows_are_halved_and_the_adapter_is_the_same(
     for row, other in zip(Left.of(out).rows, Left.of(whole).rows, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert row["tokens"] == other["tokens"]
-    # To the last bit it is the run whose recipe asks for such rows.
+    # The result is bit-identical to that of a recipe with such rows.
     found = re.search(r"Step 1 does not .* from now on (\d+) tokens are computed at once", said[0])
     assert found, said
     short["training"]["micro_batch_tokens"] = int(found[1])

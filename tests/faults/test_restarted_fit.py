@@ -1,4 +1,4 @@
-"""`tell fit --restarts`: a killed run goes on by itself, and ends as if nothing had been."""
+"""`tell fit --restarts` resumes a killed run by itself, with the undisturbed result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as `undisturbed`, for the same sums
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # as for `undisturbed`, so that sums are the same
 
 
 def words(recipe: Path, out: Path) -> list[str]:
@@ -26,7 +26,7 @@ def words(recipe: Path, out: Path) -> list[str]:
 
 @contextmanager
 def in_its_midst(recipe: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
-    """`tell fit --restarts 2` behind its fourth step."""
+    """Yield a process of `tell fit --restarts 2` after its fourth step."""
     command = [*words(recipe, out), "--restarts", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ALONE) as parent:
         log = out / "training_log.jsonl"

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a checkpoint, a word on how to go on, and the exit code of a signal."""
+"""SIGINT and SIGTERM leave a checkpoint, a message on resuming, and the signal's exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     again = fit()
     assert again.wait() == 0, again.said.read_text()
     assert Left.of(out) == undisturbed
-    # What was done was not done again.
+    # Finished steps were not repeated.
     assert 4 <= step <= STEPS
 
 
@@ -96,6 +96,6 @@ def test_a_stopped_study_whose_outputs_nobody_reads_has_no_failed_cell(
 
 
 def log_lines(out: Path, least: int) -> list[Path]:
-    """Return the logs of a study's cells that have so many lines."""
+    """Return the logs of a study's cells that have at least so many lines."""
     logs = out.glob("work/*/training_log.jsonl")
     return [log for log in logs if log.read_bytes().count(b"\n") >= least]

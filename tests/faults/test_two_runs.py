@@ -1,4 +1,4 @@
-"""Two runs on one output folder: the second is told whose it is; the dead hold nothing."""
+"""A second run on an output folder is told who uses it; a dead run does not block it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_second_run_is_refused_and_goes_on_once_the_first_is_dead(
     whose = f"in use by process {first.process.pid} on {socket.gethostname()}; wait for it, or stop"
     with pytest.raises(StorageError, match=whose):
         again[verb]()
-    # Not even to overwrite it.
+    # Not even with `overwrite`.
     with pytest.raises(StorageError, match=whose):
         telltune.fit(short, out, overwrite=True, progress=False)
     first.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What may happen around a run: files that vanish, clocks that jump, a home that is read-only."""
+"""A run survives vanishing files, clocks that jump, and a read-only home folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from telltune.training.callbacks import LogCallback
 def movable(
     short: dict[str, Any], undisturbed: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """The recipe with a model and a cache of its own; what is undisturbed has those of all."""
+    """Return the recipe with a copy of the model and a separate cache."""
     short["model"] = shutil.copytree(short["model"], tmp_path / "model").as_posix()
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     return short
@@ -42,7 +42,7 @@ def vanish(recipe: dict[str, Any], *what: str) -> None:
         shutil.rmtree(os.environ["TELLTUNE_CACHE"])
 
 
-@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT's, of the model
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # PEFT's warning about the model
 def test_what_vanishes_in_the_midst_of_a_run_is_not_missed(
     movable: dict[str, Any],
     undisturbed: Left,
@@ -115,7 +115,7 @@ def test_a_clock_that_jumps_changes_nothing(
     save = LogCallback.on_log
 
     def touch(self: LogCallback, *rest: Any, **more: Any) -> None:
-        # The files' own times run backwards.
+        # The file times run backwards.
         for number, path in enumerate(sorted((out / "checkpoints").glob("checkpoint-*"))):
             os.utime(path, (1e9 - number * 1e5,) * 2)
         save(self, *rest, **more)
@@ -170,7 +170,7 @@ def test_a_read_only_home_is_named_with_the_way_out(
 def test_with_a_cache_elsewhere_a_read_only_home_is_enough(
     recipe: Path, undisturbed: Left, read_only_home: Path, tmp_path: Path
 ) -> None:
-    """The real command in a new process: no library may want to write there either."""
+    """The real command runs in a new process, where no library may write to the home folder."""
     command = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(tmp_path / "out")]
     source = str(Path(telltune.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}

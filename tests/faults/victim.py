@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# No step of a toy run takes as long.
+# Longer than any step of a toy run.
 _FOR_EVER = 400.0
 STEPS = 12
-"""Of the run that is disturbed; it has a checkpoint every three."""
+"""Number of steps of the disturbed run, which has a checkpoint every three steps."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a run left, as far as it has to be the same whatever happened in between."""
+    """Results of a run that must be the same after any disturbance."""
 
     folder: Path = field(compare=False)
     adapter: bytes
     rows: list[dict[str, Any]]
-    """Of the log, without the seconds that a step took."""
+    """Rows of the log, without the seconds of the steps."""
 
     @classmethod
     def of(cls, out: Path) -> Left:
@@ -36,13 +36,13 @@ class Left:
 
 
 def log_rows(out: Path) -> list[dict[str, Any]]:
-    """The log's rows, without the seconds that a step took."""
+    """Return the rows of a log, without the seconds of the steps."""
     text = (out / "training_log.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) | {"seconds": None} for line in text.splitlines()]
 
 
 def die_at_write(number: int) -> None:
-    """Let the process be killed when it syncs or renames something for the n-th time."""
+    """Kill the process when it syncs or renames for the n-th time."""
     calls = iter(range(1, number))
 
     def dying(function: Callable[..., None]) -> Callable[..., None]:
@@ -58,7 +58,7 @@ def die_at_write(number: int) -> None:
 
 
 def die_while_saving(number: int) -> None:
-    """Let the process be killed with the n-th file of PyTorch's half written."""
+    """Kill the process when PyTorch has written half of its n-th file."""
     import torch
 
     save, calls = torch.save, iter(range(1, number))
@@ -91,7 +91,7 @@ def die_when_finished() -> None:
 
 
 def stand_still(step: int) -> None:
-    """Let one step take for ever."""
+    """Let one step never end."""
     from telltune.training.trainer import MixtureTrainer
 
     compute = MixtureTrainer._compute
@@ -105,7 +105,7 @@ def stand_still(step: int) -> None:
 
 
 def leave_outputs_unread() -> None:
-    """Make standard output and error a pipe whose reader has left."""
+    """Replace standard output and error by a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     for number in (1, 2):
@@ -123,7 +123,7 @@ class PowerCutError(Exception):
 
 
 def cut_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
-    """End a run of this process in the midst of a step."""
+    """End a run in this process in the middle of a step."""
     from telltune.training.callbacks import LogCallback
 
     log = LogCallback.on_log

@@ -1,4 +1,4 @@
-"""What a fit leaves behind works in telltune and, with no word from it, in plain transformers."""
+"""An adapter folder works in telltune, and in plain transformers without telltune."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fit(values: dict[str, Any], out: Path) -> Predictor:
 def two_sided(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     toy_recipe["anchor"] = {"prompt": "Name the shape.", "response": "Shape:"}
     toy_recipe["evaluation"] = {"max_new_tokens": 8}
-    # Away from the base, and not so far that all answers are alike.
+    # Different from the base, but not so much that all answers are the same.
     toy_recipe["training"]["learning_rate"] = 2e-3
     return toy_recipe
 
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_refused_by_name(two_sided: dict[str, Any], tmp_path: 
     out = tmp_path / "out"
     fit(two_sided, out)
     files = read_tell(out)["files"]
-    # All that answers depend on: the weights, and the template that carries the anchor.
+    # The files that answers depend on: the weights, and the template with the anchor.
     assert {"adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"} <= set(files)
     (out / "README.md").write_text("Notes of my own.")
     assert load_predictor(out, precision="fp32").anchor is not None

@@ -1,4 +1,4 @@
-"""Anchors are proposed by the model and ranked by loss before training."""
+"""Anchors are proposed by the model and ranked by their loss before training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_without_dev_data_half_of_the_training_data_is_held_out(
 def test_no_example_that_was_shown_is_ranked_on(
     tiny_base: Any, task: TaskData, monkeypatch: pytest.MonkeyPatch, dev: bool, count: int
 ) -> None:
-    # One question is in both halves, and one of dev's is in the training data.
+    # One question is in both halves, and one dev question is in the training data.
     train = (*task.train, replace(task.train[0], completion="box"))
     items = (*task.dev, task.train[5])
     task = replace(task, train=train, dev=items if dev else ())

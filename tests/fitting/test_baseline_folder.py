@@ -1,4 +1,4 @@
-"""A baseline that was saved answers as it did, and a damaged folder is refused in one sentence."""
+"""A saved baseline gives the same answers, and a damaged folder is refused by name."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_baseline_is_fitted_and_loaded_without_the_base_models_weights(
     telltune.fit(baseline_recipe | {"model": str(base)}, tmp_path / "out", progress=False)
     for path in base.iterdir():
         path.unlink()
-    # Nor does an answer need what is left of the base.
+    # Answers do not need the base either.
     assert telltune.predict(tmp_path / "out", ["item 7 is flat"]) == ["sheet"]
 
 
@@ -133,7 +133,7 @@ def test_a_fit_goes_on_after_a_kill_and_never_over_a_finished_one(
 
 
 def change_arrays(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the arrays, and have tell.json claim that they were so."""
+    """Change the arrays, and update their hashes in tell.json."""
     arrays = load_file(folder / BASELINE)
     change(arrays)
     save_file(arrays, folder / BASELINE)

@@ -1,4 +1,4 @@
-"""What a run will do: its numbers, known beforehand, and what is missing, named."""
+"""A run plan has the numbers of the run, and names what is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_plan(values: dict[str, Any], tokenizer: Any) -> RunPlan:
 
 
 def tokens(tokenizer: Any, prompt: str, completion: str) -> int:
-    """As plain transformers counts them; the template ends an answer with a line break more."""
+    """Return the number of tokens by plain transformers, without the final line break."""
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     return len(tokenizer.apply_chat_template(messages, return_dict=False)) - 1
 
@@ -36,13 +36,13 @@ def test_tell_counts(toy_recipe: dict[str, Any], tiny_tokenizer: Any) -> None:
     ready = run_plan(toy_recipe, tiny_tokenizer)
     task = load_task(recipe_from_dict(toy_recipe)).train
     counts = ready.counts
-    # Counted without the anchor, so that methods compare.
+    # Counted without the anchor, so that methods can be compared.
     assert counts.task_tokens == sum(tokens(tiny_tokenizer, e.prompt, e.completion) for e in task)
     anchor = "Name the shape, nothing else.\n\n"
     anchored = sum(tokens(tiny_tokenizer, anchor + e.prompt, e.completion) for e in task)
     assert ready.task.lengths.sum() == anchored > counts.task_tokens
     assert (counts.task_examples, counts.general_examples, counts.passes) == (24, 30, 2)
-    # 24 x 2 + 30 examples, four a step, all in one order.
+    # 24 x 2 + 30 examples, four per step, in one order.
     assert (counts.optimizer_steps, ready.epochs, ready.mixture.passes) == (20, 1, 2)
     assert ready.general is not None
     seen = [i for b in ready.mixture.batches(0) for i in b.index[~b.is_task]]

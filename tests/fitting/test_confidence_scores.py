@@ -1,4 +1,4 @@
-"""Where the confidence in an example comes from, and what it does to training."""
+"""Confidences of examples come from a column or from PVI, and scale the training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_information_is_three_quarters_and_bits_go_to_one_or_a_half() -> None
 def trusted(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> Callable[..., dict[str, Any]]:
-    """A recipe whose rows have these confidences."""
+    """Return a function that makes a recipe whose rows have the given confidences."""
 
     def made(sure: object, **settings: Any) -> dict[str, Any]:
         rows = [{"ask": f"item {n} is round", "say": "ball", "sure": sure} for n in range(12)]
@@ -39,7 +39,7 @@ def trusted(
 
 
 def first_losses(recipe: dict[str, Any], out: Path) -> tuple[float, float]:
-    """Of the first step: the loss that is minimized, and the nll a token."""
+    """Return the minimized loss and the nll per token of the first step."""
     import json
 
     fit(recipe, out, progress=False)
@@ -58,7 +58,7 @@ def test_output_scales_the_loss_and_input_the_prompt(
     assert other != pytest.approx(nll, rel=1e-3)
     both, _ = first_losses(trusted(0.25, confidence={"scale": "both"}), tmp_path / "both")
     assert both == pytest.approx(scaled / 4, rel=1e-3)
-    # Whom all trust, nothing scales.
+    # With full confidence, nothing is scaled.
     whole, _ = first_losses(trusted(1, confidence={"scale": "both"}), tmp_path / "whole")
     assert whole == pytest.approx(plain, rel=1e-6)
 
@@ -81,7 +81,7 @@ def test_pvi_gives_confidences_too(toy_recipe: dict[str, Any], tmp_path: Path) -
     record = fit(toy_recipe | settings, tmp_path / "out", progress=False).record
     assert record["seconds"] > record["selection"]["seconds"]
     assert math.isfinite(record["seconds"])
-    # What is trusted by half at least and never wholly weighs less than what nobody asked about.
+    # Confidences by PVI are at least a half and below one, so they reduce the loss.
     del settings["confidence"]
     found, _ = first_losses(toy_recipe | settings | {"confidence": "pvi"}, tmp_path / "again")
     plain, _ = first_losses(toy_recipe | settings, tmp_path / "plain")

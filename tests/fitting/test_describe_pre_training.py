@@ -1,4 +1,4 @@
-"""What a plan says of all that comes before training."""
+"""A plan describes everything that happens before training."""
 
 from __future__ import annotations
 

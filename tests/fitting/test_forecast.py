@@ -1,4 +1,4 @@
-"""What a fit will cost, said before it is started."""
+"""The cost of a fit is estimated before it starts."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is remembered yet."""
+    """Use an empty cache."""
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading the model fails the test."""
+    """Fail if the model is loaded."""
 
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("the model was loaded")
@@ -71,7 +71,7 @@ def test_computed_tokens_are_those_that_training_packs(toy_recipe: dict[str, Any
     run_plan, model = ready(toy_recipe)
     assert run_plan.general is not None
     expected = 0
-    for step in StepSampler(run_plan.mixture, run_plan.epochs):  # nine: all are looked at
+    for step in StepSampler(run_plan.mixture, run_plan.epochs):  # nine steps, all sampled
         rows = [(run_plan.task if is_task else run_plan.general)[index] for is_task, index in step]
         batches = pack(rows, 256, sources=[is_task for is_task, _ in step])
         expected += sum(batch.tokens for batch in batches)
@@ -98,7 +98,7 @@ def test_without_a_record_or_leave_to_measure_the_time_is_unknown(
 @pytest.mark.usefixtures("no_model")
 def test_what_is_remembered_is_used_and_no_model_loaded(toy_recipe: dict[str, Any]) -> None:
     know(toy_recipe, seconds_per_tflop=0.0, step_seconds=2.0, load_seconds=3.0, setup_seconds=4.0)
-    # Nine steps of four: 24 task examples twice at the ratio's few general ones.
+    # Nine steps of four: 24 task examples twice, and the few general ones of the ratio.
     steps = ready(toy_recipe)[0].counts.optimizer_steps
     assert forecast_of(toy_recipe, measure=True).seconds == pytest.approx(3 + 4 + 2 * steps)
 
@@ -172,7 +172,7 @@ def test_a_fit_leaves_what_the_next_plan_tells(toy_recipe: dict[str, Any], tmp_p
     learnt = json.loads(record.read_text())["fit"]
     assert set(learnt) == {"seconds_per_tflop", "step_seconds", "setup_seconds", "load_seconds"}
     assert all(len(values) == 1 and values[0] > 0 for values in learnt.values())
-    # Not what was rehearsed. A fit of a tenth of a second is mostly start, and that twice.
+    # Not the rehearsed time. A fit of a tenth of a second is mostly start, which counts twice.
     assert 0.2 * fitted.record["seconds"] < seconds_of(toy_recipe) < 60
 
 

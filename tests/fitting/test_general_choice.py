@@ -1,4 +1,4 @@
-"""General data chosen for a task: the amount, what is held out, and what a run says of it."""
+"""Chosen general data have the right amount, exclude held-out examples, and are reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHARACTERS = string.ascii_lowercase + string.digits
 
 @pytest.fixture
 def letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embeddings that count characters, in place of a model that need not be installed."""
+    """Replace embeddings by counts of characters, so that no encoder needs to be installed."""
 
     def count(examples: Any, model: str) -> Any:
         text = [f"{e.prompt} {e.completion}" for e in examples]
@@ -85,7 +85,7 @@ def test_a_run_by_gradients_trains_on_what_it_chose(
     assert record["counts"]["leverage_ratio"] == pytest.approx(
         plain["counts"]["leverage_ratio"], abs=0.15
     )
-    # The adapter with which candidates were looked at leaves no trace in training.
+    # The adapter that scores candidates does not affect training.
     assert record["counts"]["task_tokens"] == plain["counts"]["task_tokens"]
 
 

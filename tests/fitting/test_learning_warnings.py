@@ -1,4 +1,4 @@
-"""What is said of a run that cannot learn, or did not."""
+"""A run that cannot learn, or did not learn, gives a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A meta-learned start on the tiny model, by each algorithm."""
+"""Each algorithm meta-learns initial weights on the tiny model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = {"steps": 6, "inner_steps": 2, "batch_size": 2, "examples": 80}
 def sources(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> dict[str, Any]:
-    """The toy recipe with two general sources, of one rule each."""
+    """Return the toy recipe with two general sources, each with one rule."""
     files = []
     for name, say in (("double", lambda n: f"{n}{n}"), ("half", lambda n: f"{n // 2}")):
         rows = [{"prompt": f"{name} {n}", "completion": say(n)} for n in range(40)]
@@ -53,7 +53,7 @@ def test_the_start_moves_and_the_base_stays(
     fresh = trained_weights(model)
     model.unload()
     assert found.keys() == fresh.keys()
-    # The half that begins at zero has the gradient.
+    # The matrix that starts at zero has the gradient.
     moved = [name for name in fresh if not torch.equal(found[name], fresh[name])]
     assert any("lora_B" in name for name in moved)
     assert all(torch.isfinite(value).all() for value in found.values())
@@ -80,7 +80,7 @@ def test_the_quick_loss_and_its_gradient_are_those_that_can_be_differentiated_tw
     found = []
     for second_order in (False, True):
         with _Loss(model, second_order=second_order, recipe=recipe) as loss:
-            # With a row of its own for each example, which plain attention needs.
+            # With one example per row, which plain attention needs.
             rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
             value = loss(weights, rows)
             found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))

@@ -1,4 +1,4 @@
-"""The card of an adapter folder: where its base comes from, and how it scored."""
+"""The card of an adapter folder names its base and its score."""
 
 from __future__ import annotations
 

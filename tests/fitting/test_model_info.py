@@ -1,4 +1,4 @@
-"""What a plan knows of a model without transformers, and that it never knows the wrong thing."""
+"""A plan reads a model's facts without transformers, and only if they are certain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model, of which nothing is known yet."""
+    """Return a copy of the tiny model about which nothing is cached."""
     copy = tmp_path / "model"
     shutil.copytree(tiny_model, copy)
     return copy
@@ -31,7 +31,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was loaded, "config" or "tokenizer"."""
+    """Return what was loaded, "config" or "tokenizer"."""
     found: list[str] = []
 
     def spy(name: str, load: Callable[[ModelSpec], Any]) -> Callable[[ModelSpec], Any]:

@@ -1,4 +1,4 @@
-"""Whose an output folder is, and that it is one run's at a time."""
+"""An output folder belongs to one run at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What levers make joins the training examples, and is counted apart from them."""
+"""Examples made by levers join the training examples, and are counted separately."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
 
 @pytest.fixture
 def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """Twelve labeled examples, two passes, and the inputs of the others."""
+    """Return a recipe with twelve labeled examples, two passes, and the other inputs unlabeled."""
     task = toy_recipe["task"] | {"max_examples": 12, "unlabeled": "rest"}
     return toy_recipe | {"task": task, "pseudo_label": {"by": "tfidf", "examples": 6}}
 

@@ -1,4 +1,4 @@
-"""A predictor answers as the recipe says: it writes, or chooses among the labels it was shown."""
+"""A predictor writes answers or chooses among known labels, as the recipe says."""
 
 from __future__ import annotations
 

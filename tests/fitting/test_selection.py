@@ -1,4 +1,4 @@
-"""Which examples a method trains on: by known scores, and by scores found for real."""
+"""Methods train on the examples selected by known or computed scores."""
 
 from __future__ import annotations
 

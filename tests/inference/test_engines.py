@@ -1,4 +1,4 @@
-"""Every engine: a batch answers as its prompts would alone, in order, without stop tokens."""
+"""Every engine answers a batch as its prompts alone, in order and without stop tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def alone(engine: Any, **options: Any) -> list[list[int]]:
 def test_a_batch_answers_as_each_prompt_alone(engine: Any) -> None:
     batched = engine.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
     assert batched == alone(engine)
-    # They differ, so that an order mixed up would show.
+    # They differ, so that a wrong order would show.
     assert len({tuple(answer) for answer in batched}) == len(PROMPTS)
 
 
@@ -97,7 +97,7 @@ OPENING = generator.integers(3, 400, 20).tolist()
 
 @pytest.fixture
 def passes(tiny_base: Any) -> list[int]:
-    """Tokens of each pass over the model, as they are computed."""
+    """Return a list that gets the number of tokens of each pass over the model."""
     counted: list[int] = []
     tiny_base.model.register_forward_pre_hook(
         lambda _, args, values: counted.append(values["input_ids"].numel()), with_kwargs=True
@@ -106,7 +106,7 @@ def passes(tiny_base: Any) -> list[int]:
 
 
 def run_plan(model: Any, passes: list[int]) -> PackedGenerator:
-    """An engine that has looked at the model, which takes a pass."""
+    """Return an engine that has already inspected the model, which takes one pass."""
     engine = PackedGenerator(model)
     engine.generate([[3, 4]], max_new_tokens=1, stop_ids=set())
     passes.clear()
@@ -133,7 +133,7 @@ def test_an_ended_answer_is_not_computed_on(tiny_base: Any, passes: list[int]) -
     passes.clear()
     answers = engine.generate(PROMPTS[:4], max_new_tokens=9, stop_ids=stop)
     assert len({len(answer) for answer in answers}) > 1
-    # A token more than it kept, where it stopped before the longest allowed, and drafts at the end.
+    # One more token than returned if it stopped early, and drafts at the end.
     asked = [min(len(answer) + 1, 9) for answer in answers]
     growing = [sum(n > step for n in asked) for step in range(1, 9)]
     alone = growing.index(1) if 1 in growing else len(growing)
@@ -158,14 +158,14 @@ def test_drafts_spare_passes_and_change_nothing(
         plain = engine.generate([prompt], max_new_tokens=40, stop_ids=set())
         assert len(passes) == len(plain[0])
     passes.clear()
-    # A prompt that holds its own answer.
+    # A prompt that contains its own answer.
     told = [*plain[0], 3, 4, *prompt]
     again = engine.generate([told], max_new_tokens=40, stop_ids=set())
     assert len(passes) < len(again[0])
     with monkeypatch.context() as patch:
         patch.setattr("telltune.inference.packed_engine.draft", lambda *_: [])
         assert engine.generate([told], max_new_tokens=40, stop_ids=set()) == again
-    # Guesses that are always wrong cost, and change nothing.
+    # Wrong guesses cost time and do not change the answer.
     with monkeypatch.context() as patch:
         patch.setattr("telltune.inference.packed_engine.draft", lambda _, most: [5] * min(most, 3))
         assert engine.generate([prompt], max_new_tokens=40, stop_ids=set()) == plain
@@ -219,7 +219,7 @@ def test_a_window_hides_what_transformers_hides(kind: str, window: int) -> None:
     plain = TransformersGenerator(model, 0, 400)
     how: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": set()}
     together = [OPENING + prompt for prompt in PROMPTS]
-    # Of many, of those with a shared start, and of one, which is drafted.
+    # For many prompts, for those with a common start, and for one, which is drafted.
     for prompts in (PROMPTS, together, PROMPTS[:1], [PROMPTS[0] * 3]):
         assert packed.generate(prompts, **how) == plain.generate(prompts, **how)
 

@@ -1,4 +1,4 @@
-"""Which label an answer names: as whole words, in any script, and not where it is denied."""
+"""A label matches an answer as whole words, in any script, unless it is negated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = ("anatomy", "surgery", "medicine")
         ("Anatomy isn't right", None),
         ("anything rather than anatomy", None),
         ("anatomy or surgery", None),
-        # A denial ends with its clause, and denies only what follows.
+        # A negation ends with its clause, and applies only to what follows.
         ("No, anatomy", "anatomy"),
         ("No. It is anatomy", "anatomy"),
         ("No - anatomy", "anatomy"),
@@ -58,7 +58,7 @@ def test_a_label_that_is_denied_is_not_read(answer: str, label: str | None) -> N
 @pytest.mark.parametrize(
     ("answer", "labels", "label"),
     [
-        # A denial may be a label, or a part of one.
+        # A negation may be a label or a part of one.
         ("no", ("yes", "no"), "no"),
         ("No, it is not.", ("yes", "no"), "no"),
         ("Not spam.", ("spam", "not spam"), "not spam"),
@@ -71,12 +71,12 @@ def test_a_label_that_is_denied_is_not_read(answer: str, label: str | None) -> N
         ("I don’t know", ("I don't know", "sure"), "I don't know"),
         ("NOT ENOUGH INFO", ("supports", "refutes", "not enough info"), "not enough info"),
         ("no finding of pneumonia", ("pneumonia", "no finding"), "no finding"),
-        # Of labels that contain one another the longest.
+        # If one label contains another, the longest counts.
         ("heart surgery, since the heart is ill", ("heart", "heart surgery"), "heart surgery"),
         ("not heart surgery", ("heart", "heart surgery", "surgery"), None),
         ("not heart surgery, but heart", ("heart", "heart surgery"), "heart"),
         ("it is art", ("art", "heart"), "art"),
-        # No words at all, or the same words.
+        # Without words, or with the same words.
         ("+", ("+", "-"), "+"),
         (" C++ ", ("C", "C++"), "C++"),
         ("the score is -1", ("+1", "-1", "1"), "-1"),
@@ -120,7 +120,7 @@ def test_words_are_counted_where_no_space_stands_between_them() -> None:
 
 
 def test_a_name_stands_in_a_text_denied_or_not() -> None:
-    # How much a model knows is published as plain occurrence.
+    # Published memory levels count plain occurrence.
     assert names("It is not Paris.", "paris")
     assert not names("Parisian", "Paris")
     assert not names("anything", "?!")

@@ -1,4 +1,4 @@
-"""Labels scored in one pass have the likelihood that each has alone."""
+"""Labels that are scored in one pass get the likelihood that each has alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from telltune.inference.labels import label_nll
 numbers = np.random.default_rng(2)
 OPENING = numbers.integers(3, 300, 12).tolist()
 PROMPTS = [OPENING + numbers.integers(3, 300, n).tolist() for n in (5, 9, 1, 7)]
-# Of one token, of several, and two that begin alike.
+# Labels of one token, of several, and two that begin alike.
 LABELS = [[7], [9, 4, 2], [9, 5, 8, 2], [11, 2]]
 
 

@@ -1,4 +1,4 @@
-"""Sampling: temperature and top-p draw from what the model says, and a seed repeats the draw."""
+"""Sampling follows temperature and top-p, and a seed repeats it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_of_a_flat_vocabulary_more_are_kept_than_are_sorted_at_first(share: floa
 
 def test_rare_tokens_behind_many_others_are_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.cat([torch.zeros(1), torch.full((50_000,), 2e-8).log()])[None]
-    # The first token holds 1 / 1.001, and all others as much each; summed in 32 bits they vanish.
+    # The first token has 1 / 1.001, and each other equally little; a 32-bit sum loses them.
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.full((1, 1), 0.9995, dtype=float))
     [token] = choose(logits, 1.0)
     assert token == pytest.approx((0.9995 * 1.001 - 1) / 2e-8, rel=0.01)
@@ -67,5 +67,5 @@ def test_a_seed_repeats_what_is_drawn(tiny_base: LoadedModel, engine: str) -> No
     assert drawn(1, **sampled) == drawn(1, **sampled)
     assert drawn(1, **sampled) != drawn(2, **sampled)
     assert drawn(1) == drawn(2)
-    # Of hardly any probability only the likeliest is left.
+    # With a very small top-p only the likeliest is left.
     assert drawn(1, temperature=1.5, top_p=1e-6) == drawn(1)

@@ -1,4 +1,4 @@
-"""The loss on known responses is the one that full logits give."""
+"""The loss on known responses equals that of full logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampled texts: the same for a seed, and nobody else's random numbers are spent."""
+"""Sampled texts depend on the seed alone, and leave the global random state unchanged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""vLLM gets the weights that the model has, and what it says comes back as from any engine.
+"""vLLM gets the model's weights, and its answers are returned like those of other engines.
 
-vLLM itself is a fake, which answers with transformers from what it was told to load; the last test
-runs the real one where it is installed.
+vLLM itself is a fake, which answers with transformers and the weights that it is told to load. The
+last test runs the real vLLM if it is installed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TINY = {
 
 
 class FakeEngine:
-    """vLLM's LLMEngine, as far as it is asked for."""
+    """The used part of vLLM's LLMEngine."""
 
     started: list[FakeEngine]
 
@@ -73,7 +73,7 @@ class FakeEngine:
         return bool(self.waiting)
 
     def step(self) -> list[Any]:
-        """The last prompt of all is finished first."""
+        """Finish the last of the waiting prompts first."""
         name, prompt, params, lora = self.waiting.pop()
         model = self.model(lora)
         (answer,) = TransformersGenerator(model, END).generate(
@@ -118,7 +118,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
-    """The engines that were started."""
+    """Install a fake vLLM; return the list of its engines."""
     FakeEngine.started = []
     names = ("vllm", "vllm.sampling_params", "vllm.lora", "vllm.lora.request")
     package, sampling, lora, request = (ModuleType(name) for name in names)
@@ -137,7 +137,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
 
 
 def adapted(model: Any, rank: int = 4, seed: int = 0, **more: Any) -> Any:
-    """An adapter that changes what the model says."""
+    """Return the model with a random adapter."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -207,7 +207,7 @@ def test_one_engine_serves_all_adapters_of_a_base(tiny_base: Any, vllm: list[Fak
         generators.append(VllmGenerator(model))
         wanted.append(answers(PackedGenerator(model)))
         model.unload()
-    # Not the ones that were loaded last: those have to be read again.
+    # These are not the weights that were loaded last, so they must be read again.
     said = [answers(generator) for generator in generators]
     assert said == wanted
     assert len({str(answer) for answer in said}) == 3
@@ -319,7 +319,7 @@ def test_weights_that_live_in_memory_only_are_refused(
         VllmGenerator(tiny_base.model.requires_grad_(True))
     tiny_base.model.requires_grad_(False)
     assert vllm == []
-    # Changed, and no sign of it: only trying tells.
+    # A change without any sign can only be found by trying.
     with torch.no_grad():
         tiny_base.model.model.layers[0].mlp.down_proj.weight.mul_(1.1)
     with pytest.raises(ModelError, match="log-likelihoods of random tokens differ"):
@@ -444,7 +444,7 @@ def test_the_real_vllm_answers_as_our_engine(
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    # Its attention on a CPU wants heads of 32 numbers or more.
+    # Its attention on a CPU needs heads of at least 32.
     LlamaForCausalLM(AutoConfig.from_pretrained(tiny_model, head_dim=32)).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path).requires_grad_(False)
     said = []

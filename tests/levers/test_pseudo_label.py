@@ -1,4 +1,4 @@
-"""Pseudo-labels where they must help, and where they must be refused."""
+"""Pseudo-labels help where they must, and are refused where they would harm."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TOPICS = {
 
 def test_folds_choose_the_classifier_that_knows_the_labels() -> None:
     texts = [text for topic in TOPICS.values() for text in topic]
-    # What a text is about says nothing of these labels, and one word of it says all.
+    # The topic of a text is unrelated to these labels, and one word determines them.
     rows = [(f"{text} {word} again", label) for text in texts for word, label in MARKS]
     inputs = [Example(f"the storm {word} came", "") for word, _ in MARKS]
     got = lever().apply(labeled(rows), inputs, nobody)

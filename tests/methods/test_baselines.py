@@ -117,13 +117,13 @@ def test_a_probe_reads_what_the_base_computes_and_leaves_it_as_it_was(
 ) -> None:
     weights = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
     predictor = run("probe", topics, tiny_base)
-    # No language model writes answers, so nothing is measured of what it forgets.
+    # No language model writes answers, so forgetting is not measured.
     assert predictor.model is None
     together = predictor.predict(topics.train)
     assert [predictor.predict([one])[0] for one in topics.train] == together
     for name, value in tiny_base.model.state_dict().items():
         assert torch.equal(value, weights[name])
-    # Another base has other states: these say nothing of the text.
+    # Another base has other states; these do not depend on the text.
     for parameter in tiny_base.model.parameters():
         parameter.data.zero_()
     assert len(set(predictor.predict(topics.train))) == 1

@@ -1,4 +1,4 @@
-"""A run with a chat template of the user's choice: from the recipe to plain transformers."""
+"""A chat template of the user works from the recipe to plain transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES = Path(__file__).parents[1] / "cases"
 
 @pytest.fixture
 def case(toy_recipe: dict[str, Any]) -> Any:
-    """A recipe with a case's template and data."""
+    """Return a function that makes a recipe with a case's template and data."""
 
     def of(template: str, data: str, **more: Any) -> dict[str, Any]:
         return {
@@ -52,7 +52,7 @@ def test_a_run_with_a_template_that_wants_parts_sees_the_users_text(
         answer = "ship" if number % 2 == 0 else "bill"
         assert f"nothing else.\n\nparcel {number} late<|im_end|>" in row["text"]
         assert row["text"].endswith(f"assistant\n{answer}<|im_end|>")
-    # What plain transformers gives to the adapter is what was trained on.
+    # Plain transformers gives the adapter the tokens that it was trained on.
     saved = AutoTokenizer.from_pretrained(out)
     parts = [{"type": "text", "text": "parcel 0 late"}]
     ids = saved.apply_chat_template(
@@ -63,7 +63,7 @@ def test_a_run_with_a_template_that_wants_parts_sees_the_users_text(
 
 
 def told(recipe: dict[str, Any]) -> list[str]:
-    """What a plan says of the template; it also says that these runs are short."""
+    """Return a plan's warnings about the template."""
     return [w for w in telltune.plan(recipe, measure=False)["warnings"] if "template" in w]
 
 
@@ -89,7 +89,7 @@ def test_an_answer_behind_an_open_block_that_nothing_closes_is_told(
     [warning] = told(recipe)
     assert "opens `<think>`" in warning
     assert "1 of 5 examples have no `</think>`" in warning
-    # With the tags that the template has.
+    # With the tags of the template.
     template = (CASES / "thinking" / "opens-think.jinja").read_text()
     retagged = template.replace("<think>", "<seed:think>").replace("</think>", "</seed:think>")
     (tmp_path / "seed.jinja").write_text(retagged)
@@ -112,14 +112,14 @@ def test_the_chosen_template_goes_with_the_adapter(
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(toy_recipe))
     recipe = load_recipe(path)
-    # Beside the recipe, as other files.
+    # Relative to the recipe, as other files.
     assert recipe.model.chat_template == str(template)
     out = telltune.fit(recipe, tmp_path / "out", progress=False).folder
     assert (out / "chat_template.jinja").read_text() == template.read_text()
     record = json.loads((out / "tell.json").read_text())
     assert record["recipe"]["model"]["chat_template"] == str(template)
     assert telltune.verify(out).held
-    # Another text in the same file is another template, and the adapter keeps its own.
+    # A changed file is another template, and the adapter keeps its own.
     known = load_model_info(recipe.model).tokenizer.chat_template
     template.write_text(known + "{{ '' }}")
     assert load_model_info(recipe.model).tokenizer.chat_template == known + "{{ '' }}"

@@ -1,8 +1,8 @@
 """The same recipe and seed give the same adapter, byte for byte, and the same answers.
 
-This holds on a CPU for fp32 and bf16, for packed rows and for examples one by one, with dropout or
-without, for as many threads as there were. Other threads, another processor or other versions
-round sums in another order; tell.json says under `computed_with` what there was.
+This holds on a CPU for fp32 and bf16, for packed rows and single examples, with and without
+dropout, if the number of threads is the same. Another number of threads, another processor or other
+versions may round sums in another order; `computed_with` in tell.json records them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_the_same_run_gives_the_same_bytes(
     recipe["training"]["precision"] = precision
     first, second = (adapter(recipe, tmp_path / name) for name in ("first", "second"))
     assert first == second
-    # The bytes do depend on what they should.
+    # The bytes depend on the settings.
     assert adapter(recipe | {"seed": 1}, tmp_path / "seed") != first
 
 

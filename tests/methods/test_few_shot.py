@@ -1,4 +1,4 @@
-"""Few-shot: the task's own examples stand before every question, as many as there is room for."""
+"""Few-shot prompts show task examples before the question, as many as fit."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def nearest(base: LoadedModel, recipe: dict[str, Any], **changes: Any) -> Predic
 
 
 def topics(tmp_path: Path, write_jsonl: Callable[..., Path], **task: Any) -> dict[str, Any]:
-    """A task whose questions have plain neighbors."""
+    """Return a task whose questions have obvious neighbors."""
     rows = [
         {"prompt": "the dog barks", "completion": "animals"},
         {"prompt": "pay the invoice", "completion": "money"},
@@ -215,10 +215,10 @@ def test_a_constant_in_favor_of_a_label_is_taken_out() -> None:
     nll = torch.rand(5, 3, generator=generator, dtype=torch.float64) * 4
     free = torch.rand(2, 3, generator=generator, dtype=torch.float64)
     bias = torch.tensor([3.0, 0.0, -1.0], dtype=torch.float64)
-    # What is there behind every input alike makes all labels alike.
+    # A constant after every input makes all labels equally likely.
     uniform = calibrated(bias.repeat(4, 1), bias.repeat(2, 1))
     torch.testing.assert_close((-uniform).exp(), torch.full_like(uniform, 1 / 3))
-    # One input without content: the constant is gone to the last digit.
+    # With one input without content, the constant is removed exactly.
     torch.testing.assert_close(calibrated(nll + bias, free[:1] + bias), calibrated(nll, free[:1]))
     probabilities = [(-row).softmax(-1) for row in free]
     wanted = (-nll).exp() / torch.stack(probabilities).mean(0)
@@ -229,7 +229,7 @@ def test_a_constant_in_favor_of_a_label_is_taken_out() -> None:
 def test_calibrated_answers_are_labels_that_their_question_makes_likelier(
     tiny_base: LoadedModel, toy_recipe: dict[str, Any]
 ) -> None:
-    # A model that says "sheet" whatever is asked.
+    # A model that always answers "sheet".
     [sheet] = Encoder(tiny_base.tokenizer).completions([Example("", "sheet")])
 
     def favor(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
@@ -248,7 +248,7 @@ def test_calibrated_answers_are_labels_that_their_question_makes_likelier(
     assert sum(done) == len(asked_of)
     assert len(set(answers)) > 1
     assert set(answers) <= {"ball", "box", "sheet"}
-    # No answer depends on what else is asked.
+    # No answer depends on the other questions.
     assert [predictor.predict([one])[0] for one in asked_of[:4]] == answers[:4]
 
 

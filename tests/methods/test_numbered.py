@@ -1,4 +1,4 @@
-"""Answers by number: the usual shapes are read, and what is open is not guessed."""
+"""Numbered answers are read in the usual forms, and ambiguous ones are not guessed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_every_usual_shape_of_a_list_is_read(shape: str, before: str, after: str
 @pytest.mark.parametrize(
     ("reply", "found"),
     [
-        # Missing, doubled, or more than were asked about.
+        # Missing, duplicate, or more numbers than inputs.
         ("1: a", None),
         ("1: a\n2: b\n3: c", None),
         ("0: a\n1: b", None),
@@ -112,33 +112,33 @@ def test_every_usual_shape_of_a_list_is_read(shape: str, before: str, after: str
         ("a\nb", None),
         ("", None),
         ("1: a, 2: b", None),
-        # Inputs said again beside their answers.
+        # Inputs repeated beside their answers.
         ("Input 1: x\nAnswer 1: a\nInput 2: y\nAnswer 2: b", None),
-        # A decimal, a time, a date and a range are no numbers of answers.
+        # A decimal, a time, a date or a range is no number of an answer.
         ("1: a\n2.5 is more", None),
         ("1: open at\n2:30 pm", None),
         ("1: a\n2nd place", None),
         ("1: a\n2-3 of them", None),
         ("1: 2.5\n2: 10:30", ["2.5", "10:30"]),
         ("1:5\n2:b", ["5", "b"]),
-        # A number alone may be an answer's own.
+        # A number alone may be an answer.
         ("1\na\n2\nb", None),
         ("1: a\n2", None),
-        # Lines that follow belong to the answer above.
+        # Further lines belong to the answer above.
         ("1: a\nmore\n2: b", ["a\nmore", "b"]),
         ("1: a\n  - more\n  - and more\n2: b\nend", ["a\n  - more\n  - and more", "b\nend"]),
         ("1: a\n\nsecond part\n\n2: b", ["a\n\nsecond part", "b"]),
         ("1: a\n2: b\n\nI hope this helps.\nBye", ["a", "b"]),
         ("1:\na\n2:\nb", ["a", "b"]),
-        # Further indented numbers are the answer's own; others on the same level are not.
+        # Further indented numbers belong to the answer; others on the same level do not.
         ("1: first\n   1. buy\n   2. eat\n2: b", ["first\n   1. buy\n   2. eat", "b"]),
         ("1: first\n1. buy\n2. eat\n2: b", None),
         (" 1: a\n2: b", ["a", "b"]),
         ("1: a\n 2: b", ["a", "b"]),
-        # Code in an answer is no fence around the reply.
+        # Code in an answer is not a fence around the reply.
         ("1: see\n```\n2: x\n```\n2: b", None),
         ("1: see\n```\nx\n```\n2: b", ["see\n```\nx\n```", "b"]),
-        # Bold answers are as they were written; only the bold of the number goes.
+        # Bold answers stay; only the bold marks of the number are removed.
         ("1: **a**\n2: b", ["**a**", "b"]),
         ("**1:** **a**\n**2:** b", ["**a**", "b"]),
     ],
@@ -156,7 +156,7 @@ def test_a_list_is_read_by_its_numbers(reply: str, found: list[str] | None) -> N
         ("| # | Input | Answer |\n|---|---|---|\n| 1 | x | a |\n| 2 | y | b |", ["a", "b"]),
         ("| # | **Label** | Why |\n|---|---|---|\n| 1 | a | y |\n| 2 | b | x |", ["a", "b"]),
         ("| # | Answer |\n|---|---|\n| 1 | a \\| c |\n| 2 | b |", ["a | c", "b"]),
-        # Which column has the answer is not known, or it has none.
+        # The column of the answer is unknown or missing.
         ("| # | x | y |\n|---|---|---|\n| 1 | x | a |\n| 2 | y | b |", None),
         ("| # | Answer | Label |\n|---|---|---|\n| 1 | x | a |\n| 2 | y | b |", None),
         ("| # | Answer |\n|---|---|\n| 1 | a |\n| 2 | |", None),
@@ -187,7 +187,7 @@ def test_a_table_is_read_by_its_numbers(reply: str, found: list[str] | None) -> 
         ('{"#1": "a", "(2)": "b", "note": "fine"}', ["a", "b"]),
         ('{"1": {"answer": "a", "reason": "x"}, "2": {"answer": "b"}}', ["a", "b"]),
         ('{"1": "1: x\\n2: y", "2": "b"}', ["1: x\n2: y", "b"]),
-        # Missing, doubled, or open.
+        # Missing, duplicate, or ambiguous.
         ('{"1": "a"}', None),
         ('{"1": "a", "1": "b"}', None),
         ('{"1": "a", "01": "a", "2": "b"}', None),

@@ -1,4 +1,4 @@
-"""OverPrompt: keys are read strictly, and what cannot be read is asked again, then in halves."""
+"""OverPrompt reads keys strictly; unreadable answers are asked for again, then in halves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A model that answers as it is told: the edge where a real one begins."""
+    """Generator that gives the replies of a function."""
 
     def __init__(self, tokenizer: Any, reply: Callable[[str, float], str]) -> None:
         self.tokenizer, self.reply = tokenizer, reply
@@ -47,7 +47,7 @@ def predictor(base: Any, reply: Callable[[str, float], str], **spec: Any) -> Gro
 
 
 def numbers_in(text: str) -> list[str]:
-    """What the inputs of the last question ask about: "item 7" asks about 7."""
+    """Return the numbers in the inputs of the last question: 7 for "item 7"."""
     question = text.split("nothing else.")[-1]
     return [line.split("item ")[1].split()[0] for line in question.splitlines() if "item " in line]
 
@@ -140,7 +140,7 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     assert read_answers(found.shots[1].content, 3) == [e.completion for e in task.train[:3]]
     assert found.cost.task_examples == 6
     assert len(found.predict(task.dev)) == len(task.dev)
-    # What a study keeps of it.
+    # A study stores it.
     counts = found.counts()
     assert counts["task_examples"] == 6
     assert counts["prompts"] >= len(task.dev) / 3

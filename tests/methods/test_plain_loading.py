@@ -1,4 +1,4 @@
-"""An adapter folder answers in plain transformers as in telltune, in each way that docs name."""
+"""An adapter folder answers the same in telltune and in every documented way to load it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ print(json.dumps(found))
 
 
 def run(code: str, *arguments: object, cwd: Path | None = None) -> str:
-    """What Python code prints, in a process of its own."""
+    """Run Python code in a separate process, and return what it prints."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def recipe(folder: Path, base: Path) -> dict[str, Any]:
 def folder(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, write_jsonl: Callable[..., Path]
 ) -> Path:
-    """Holds `base`, which ends texts with another token than its chats, and `out`, an adapter."""
+    """Return a folder with an adapter, `out`, and its base, which ends texts with another token."""
     folder = tmp_path_factory.mktemp("plain")
     base = folder / "base"
     shutil.copytree(tiny_model, base)
@@ -126,7 +126,7 @@ def folder(
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> list[str]:
-    """Telltune's: not empty, and not both alike."""
+    """Return telltune's answers, which are not empty and differ from one another."""
     answers = telltune.predict(folder / "out", PROMPTS)
     assert answers == ["ball", "box"]
     return answers
@@ -139,7 +139,7 @@ def test_every_way_to_load_it_gives_the_same_answers_and_ends_them(
     ended = [f"{answer}<|im_end|>" for answer in answers]
     assert found["peft"] == found["auto peft"] == found["auto"] == ended
     assert found["pipeline"] == answers
-    # Why docs/guides/serving.md says to pass the adapter's tokenizer and generation config.
+    # The reason why docs/guides/serving.md passes the adapter's tokenizer and generation config.
     assert "Name the shape." not in found["as the base is asked"]
     assert all(text.count("<|im_end|>") != 1 for text in found["as the base ends"])
 
@@ -185,7 +185,7 @@ print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in cha
 
 
 def codes_of_the_guide(folder: Path) -> list[str]:
-    """The Python code of docs/guides/serving.md, with the places of a folder's models."""
+    """Return the Python code of docs/guides/serving.md, with the paths of a folder's models."""
     text = SERVING.read_text(encoding="utf-8")
     for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
         assert f'"{name}"' in text
@@ -200,7 +200,7 @@ def test_the_code_in_the_guide_answers(folder: Path, answers: list[str]) -> None
 
 @pytest.fixture(scope="module")
 def merged(folder: Path) -> tuple[Path, list[str]]:
-    """A folder made by the code in docs/guides/serving.md, and what `pipeline` answers with it."""
+    """Run the guide's code for merging; return the folder and the answers of `pipeline`."""
     _, code = codes_of_the_guide(folder)
     return folder / "merged", json.loads(
         run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))

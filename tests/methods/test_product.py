@@ -1,4 +1,4 @@
-"""An adapter and a small classifier choose the label together; what was fitted is loaded again."""
+"""An adapter and a small classifier choose the label together, also after loading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """An adapter that learns next to nothing, beside words that say all."""
+    """Return a recipe whose adapter learns almost nothing, and whose words determine the label."""
     task = toy_recipe["task"] | {"max_examples": 18, "unlabeled": "rest"}
     training = toy_recipe["training"] | {"learning_rate": 1e-9}
     product = {"method": "sft", "product_of_experts": "tfidf"}

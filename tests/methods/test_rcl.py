@@ -1,4 +1,4 @@
-"""RCL: rationales before answers, and answers alone in the end."""
+"""RCL trains on rationales before answers, and finally on answers alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = ("ball", "box")
 def reasoned(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> dict[str, Any]:
-    """Rows with a column that says why, but for the last."""
+    """Return a recipe with a column of rationales, which is empty in the last row."""
     rows = [
         {"ask": f"item {n}", "say": SHAPES[n % 2], "why": f"{n} is {('even', 'odd')[n % 2]}."}
         for n in range(12)

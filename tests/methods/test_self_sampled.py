@@ -1,4 +1,4 @@
-"""General responses that the model wrote: its own, drawn once, the same whatever comes between."""
+"""General responses are sampled from the model, once, and do not depend on later steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model may bring: weights and words, and no code unless it is asked for."""
+"""A model brings weights and a tokenizer; its code is not run unless this is allowed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Touch:
-    """Pickled, it makes a file when it is opened."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,12 +41,12 @@ class Touch:
 
 @pytest.fixture
 def copied(tiny_model: Path, tmp_path: Path) -> Path:
-    """The tiny model in a folder of its own, to be changed."""
+    """Return a copy of the tiny model, which the test may change."""
     return shutil.copytree(tiny_model, tmp_path / "model")
 
 
 def as_pickle(folder: Path, weights: Any = None) -> None:
-    """Turn a folder's weights into a pickle."""
+    """Convert a folder's weights to a pickle."""
     file = folder / "model.safetensors"
     torch.save(load_file(file) if weights is None else weights, folder / "pytorch_model.bin")
     file.unlink()
@@ -64,7 +64,7 @@ def test_pickles_are_read_where_that_is_asked_for(copied: Path, tiny_base: Any) 
     base = load_base(spec, "fp32")
     for name, weight in tiny_base.model.state_dict().items():
         torch.testing.assert_close(base.model.state_dict()[name], weight)
-    # Known by its weights, as other models are.
+    # Identified by its weights, as other models.
     assert base.revision == base_revision(spec)
     assert [path.name for path in base_weights(spec)] == ["pytorch_model.bin"]
     torch.save({"x": torch.ones(1)}, copied / "pytorch_model.bin")
@@ -87,11 +87,11 @@ def test_a_pickle_that_would_run_code_never_does(
         load_base(ModelSpec(name=str(copied), allow_pickle=allowed), "fp32")
     assert not marker.exists()
     pickle.loads((copied / "pytorch_model.bin").read_bytes())
-    assert marker.exists()  # so it would have
+    assert marker.exists()  # the pickle would have created it
 
 
 def bring_code(folder: Path, marker: Path) -> None:
-    """Let a model's and a tokenizer's configuration ask for code that lies beside them."""
+    """Let a model's and a tokenizer's configuration refer to code in their folder."""
     code = f"open({str(marker)!r}, 'w')\nfrom transformers import LlamaConfig as OwnConfig\n"
     (folder / "own.py").write_text(code)
     for name, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
@@ -114,7 +114,7 @@ def test_code_of_a_model_is_not_run_unless_it_is_asked_for(copied: Path, tmp_pat
 
 @pytest.fixture
 def adapter(tiny_base: Any, tmp_path: Path) -> Path:
-    """An adapter folder as PEFT writes it."""
+    """Return an adapter folder as PEFT writes it."""
     from peft import LoraConfig, get_peft_model
 
     folder = tmp_path / "adapter"
@@ -130,7 +130,7 @@ def test_code_beside_an_adapter_is_not_run_and_not_asked_about(
 ) -> None:
     marker = tmp_path / "marker"
     bring_code(adapter, marker)
-    # What transformers would ask on a terminal.
+    # The question that transformers asks in a terminal.
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run code"))
     with pytest.raises(ModelError, match="the adapter cannot be loaded"):
         load_adapter(tiny_base, adapter)
@@ -177,7 +177,7 @@ def test_a_chat_template_cannot_leave_its_sandbox(
     with pytest.raises(ModelError, match="cannot write an anchor"):
         anchored_tokenizer(tiny_tokenizer, Anchor("Name the shape."))
     assert not (tmp_path / "marker").exists()
-    # It is the escape that is refused, not where it stands.
+    # Without the escape, the same template is accepted.
     tiny_tokenizer.chat_template = "{{ '' }}" + before
     Encoder(tiny_tokenizer)
 
@@ -192,7 +192,7 @@ def test_an_anchor_is_text_to_the_template_that_carries_it(tiny_tokenizer: Any) 
 
 
 def with_tokens(folder: Path, tokens: list[str], *, special: bool = False, **names: str) -> Any:
-    """Add tokens to a folder's tokenizer that the model has no embedding for."""
+    """Add tokens to a folder's tokenizer for which the model has no embeddings."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -232,7 +232,7 @@ def test_a_padding_token_without_an_embedding_is_refused(copied: Path) -> None:
 def test_a_control_token_that_the_template_writes_is_refused(copied: Path) -> None:
     tokenizer = with_tokens(copied, ["<turn>"], special=True)
     spec = ModelSpec(name=str(copied))
-    # Of use for images, say: no text ever holds it, so the model needs no embedding for it.
+    # Such as a token for images, which no text contains, so that it needs no embedding.
     assert load_base(spec, "fp32").tokenizer.convert_tokens_to_ids("<turn>") == len(tokenizer) - 1
     tokenizer.chat_template = "<turn>" + tokenizer.chat_template
     tokenizer.save_pretrained(copied)
@@ -250,7 +250,7 @@ def test_a_recipe_chooses_the_chat_template(tiny_model: Path, tmp_path: Path) ->
     assert chosen.template_name == f"the chat template {file}"
     chatml = load_tokenizer(ModelSpec(name=str(tiny_model), chat_template="chatml"))
     assert chatml.chat_template == CHATML
-    # What errors call it is no part of the tokenizer.
+    # The name in errors is no part of the tokenizer.
     chosen.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "chat_template.jinja").read_text() == file.read_text()
     assert "template_name" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()

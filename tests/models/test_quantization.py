@@ -1,4 +1,4 @@
-"""QLoRA: the frozen layers in a few bits, an adapter on top that trains, is kept, and answers."""
+"""QLoRA quantizes the frozen layers; its adapter trains, is saved, and answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUANTIZATIONS = ("nf4", "int8")
 
 @pytest.fixture
 def wide_model(tiny_model: Path, tmp_path: Path) -> Path:
-    """The tiny model with layers of 64 and more: bitsandbytes quantizes blocks of 64 on CPUs."""
+    """Return a tiny model with wider layers: bitsandbytes quantizes blocks of 64 on CPUs."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = shutil.copytree(tiny_model, tmp_path / "wide")
@@ -37,7 +37,7 @@ def wide_model(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quantized(toy_recipe: dict[str, Any], wide_model: Path) -> dict[str, Any]:
-    """The toy recipe on 4-bit weights."""
+    """Return the toy recipe with 4-bit weights."""
     return toy_recipe | {"model": {"name": str(wide_model), "quantization": "nf4"}}
 
 
@@ -82,7 +82,7 @@ def test_an_adapter_is_trained_on_them_and_answers_the_same_when_loaded_anew(
     pytest.importorskip("bitsandbytes")
     out = tmp_path / "run"
     telltune.fit(quantized, out, progress=False)
-    # Nothing of the base is in the adapter folder, and it says how the base is held.
+    # The adapter folder has nothing of the base, and records its quantization.
     assert "nf4" in (out / "recipe.yaml").read_text()
     prompts = ["item 7 is round", "item 8 is square"]
     first, again = (telltune.predict(out, prompts) for _ in range(2))

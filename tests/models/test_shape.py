@@ -1,4 +1,4 @@
-"""A model's sizes, from its configuration: they are those of the model that it builds."""
+"""The sizes computed from a configuration are those of the model that it builds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", SMALL),
     "heads of a width of their own": ("LlamaConfig", {**SMALL, "head_dim": 16}),
     "Gemma": ("GemmaConfig", {**SMALL, "head_dim": 8}),
-    # No width of the MLP, no heads of keys, and other names for all else.
+    # Without the width of the MLP and the heads of keys, and with other names.
     "GPT-2": (
         "GPT2Config",
         {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128},

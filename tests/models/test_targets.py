@@ -1,4 +1,4 @@
-"""Adapters go on layers that a model has and that LoRA can adapt; others are named at once."""
+"""Adapters go on layers that exist and that LoRA can adapt; others are named at once."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ MIXER = {
     "mamba_n_groups": 1,
     "mamba_chunk_size": 16,
 }
-# By architecture: its sizes, and what `all-linear` has to leave out.
+# By architecture: its sizes, and the layers that `all-linear` must exclude.
 ARCHITECTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "llama": (SIZES, set()),
     "gpt2": ({"n_embd": 32, "n_layer": 2, "n_head": 2}, set()),
-    # It reads weights directly too, where it imitates tensor parallelism; it has no state.
+    # It also reads weights directly, if it imitates tensor parallelism; it has no state.
     "bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 2}, set()),
     "mamba": (SSM, {"x_proj", "dt_proj", "out_proj"}),
     "falcon_mamba": (SSM, {"x_proj", "dt_proj", "out_proj"}),
@@ -94,7 +94,7 @@ def test_all_linear_adapts_what_it_can_with_default_settings(kind: str) -> None:
     assert {n.split(".lora_B")[0].removeprefix("base_model.model.") for n in found} == {
         *layers.linear
     }
-    # No layer is there for nothing.
+    # Every adapted layer is used.
     dead = [n for n, p in adapted.named_parameters() if n in found and not p.grad.any()]
     assert dead == []
 
@@ -165,7 +165,7 @@ def test_a_layer_that_a_mixer_reads_directly_is_refused_by_name() -> None:
     layers = named_layers(tiny("mamba"))
     with pytest.raises(RecipeError, match=r"`out_proj` cannot be adapted: .*reads the weights"):
         adapter_targets(layers, ["in_proj", "out_proj"])
-    # The same name is an ordinary layer elsewhere.
+    # In other models, this name is an ordinary layer.
     assert adapter_targets(named_layers(tiny("jamba")), ["out_proj"]) == ["out_proj"]
 
 

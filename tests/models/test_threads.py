@@ -1,4 +1,4 @@
-"""Threads follow the cores that are free, and never what the user has chosen."""
+"""The number of threads follows the free cores, unless the user has set it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def machine(root: Path, cgroup: str, **files: str) -> Path:
-    """A root folder with a process's cgroup, and files of `sys/fs/cgroup` by path."""
+    """Return a root folder with a process's cgroup and the given files of `sys/fs/cgroup`."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
     for name, text in files.items():
@@ -42,7 +42,7 @@ def machine(root: Path, cgroup: str, **files: str) -> Path:
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 0.5),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "25000 100000\n"}, 0.25),
         ("0::/a\n", {"a/cpu.max": "80000 100000", "cpu.max": "60000 100000"}, 0.6),
-        # Version 1, also where the path is the host's and the container sees its own top only.
+        # Version 1, also if the path is the host's and the container sees only its own root.
         (
             "4:cpu,cpuacct:/\n",
             {"cpu,cpuacct/cpu.cfs_quota_us": "40000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
@@ -53,7 +53,7 @@ def machine(root: Path, cgroup: str, **files: str) -> Path:
             {"cpu/cpu.cfs_quota_us": "70000", "cpu/cpu.cfs_period_us": "100000"},
             0.7,
         ),
-        # Both at once.
+        # Both versions at once.
         ("1:cpu:/\n0::/x\n", {"unified/x/cpu.max": "30000 100000"}, 0.3),
         # Nothing is limited, or nothing can be read.
         ("0::/\n", {"cpu.max": "max 100000\n"}, CORES),
@@ -100,7 +100,7 @@ def test_affinity_and_the_environment_are_respected() -> None:
 @given(st.integers(1, 256), st.floats(-8, 256))
 def test_the_number_of_threads_settles_at_the_cores_that_are_free(before: int, free: float) -> None:
     count = threads_for(before, free)
-    assert count == threads_for(count, free)  # the same load changes nothing any more
+    assert count == threads_for(count, free)  # the same load does not change the number again
     assert count >= 1
     if free >= 1:
         assert abs(count - free) < 1
@@ -128,11 +128,11 @@ def test_a_thread_is_taken_back_only_when_the_core_is_free() -> None:
 
 @pytest.fixture
 def nobody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that was started without a word on threads."""
+    """Remove settings of the number of threads."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "_SHARE", threads._Share())
-    torch.set_num_threads(CORES)  # the fixture `one_thread` puts it back
+    torch.set_num_threads(CORES)  # the fixture `one_thread` resets it
 
 
 @pytest.mark.skipif(CORES < 2, reason="one core has nothing to give up")
@@ -156,7 +156,7 @@ def test_beside_busy_processes_fewer_threads_compute() -> None:
 @pytest.mark.usefixtures("nobody_chose")
 def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     share = threads._SHARE
-    share.others = float(CORES)  # nothing is free
+    share.others = float(CORES)  # no core is free
     torch.set_num_threads(CORES + 1)
     with shared_cores():
         adapt_threads()
@@ -181,7 +181,7 @@ def test_looking_at_the_machine_takes_less_than_a_hundredth() -> None:
 
 
 def test_the_number_of_threads_changes_no_bit_of_a_gradient() -> None:
-    """So a run that went on beside other work ends as one that had the machine to itself."""
+    """A run on a busy machine therefore gives the same result as on an idle one."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

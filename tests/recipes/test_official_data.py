@@ -1,4 +1,4 @@
-"""The data that the TELL paper published and its recipes: every row read, every anchor off."""
+"""Every row of the TELL paper's data is read, and its recipe's anchor is detached from it."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_the_anchor_comes_off_every_published_row(name):
         for example in official(file):
             bare = anchor.detach(example)
             before, after = " ".join(example.prompt.split()), " ".join(bare.prompt.split())
-            # All of the anchor, nothing but the anchor, and only once.
+            # The whole anchor is removed, nothing else, and only once.
             assert before == f"{opening} {after}", example.origin
             assert opening not in after, example.origin
             before, after = (" ".join(e.completion.split()) for e in (example, bare))

@@ -1,4 +1,4 @@
-"""Studies whose truth is known: items of differing difficulty, seeds of differing luck."""
+"""Fixtures for tests of studies: simulated answers and written studies with a known truth."""
 
 import itertools
 import json
@@ -15,10 +15,11 @@ from telltune.study.results import ANSWERS, ResultRow, Results
 
 @pytest.fixture
 def simulate():
-    """Right and wrong answers, from a logistic learning curve over log tokens.
+    """Return a function that simulates right and wrong answers.
 
-    Each item has a difficulty that all runs share and one that the seeds of a point share; `luck`
-    is the standard deviation between seeds, in logits (0.2 is some 4 points of score).
+    The learning curve is logistic over log tokens. An item has one difficulty for all runs, and
+    another for all seeds of a point. `luck` is the standard deviation between seeds, in logits (0.2
+    is about 4 points of score).
     """
 
     def build(rng, log_tokens, seeds=3, items=200, luck=0.2, slope=1.2):
@@ -37,10 +38,10 @@ def simulate():
 
 @pytest.fixture(scope="session")
 def write_study():
-    """Write the folder of a study whose methods differ by known logits; its rows come back.
+    """Return a function that writes a study's folder, and returns its rows.
 
-    Args: `folder`; `logits` by name of a method (base and the references ignore the ratio); what
-    the grid is made of; `failed`, the names of methods without a score.
+    The methods differ by known `logits`; base and the references ignore the ratio. Methods in
+    `failed` get no score.
     """
 
     def write(
@@ -64,7 +65,7 @@ def write_study():
                 ratios if mixes else [None],
                 seeds if trained else [0],
             ):
-                # Of a name that a file can have, whatever tasks and methods are called.
+                # A name that a file can have, for all names of tasks and methods.
                 key = re.sub(r"\W", "_", f"{task}-{name}-{size}-{ratio}-{seed}")
                 row = ResultRow(
                     key, "failed", task, name, name, size, ratio, seed, reason=f"{name}: no memory"

@@ -1,4 +1,4 @@
-"""A study on a Ray cluster of two nodes, one of which is lost."""
+"""A study runs on a Ray cluster of two nodes, of which one is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FEW = ForgettingSpec(examples=8, prompts=4)
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head that runs nothing, and two nodes with a CPU each."""
+    """Start a head that runs nothing, and two nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -71,7 +71,7 @@ def test_a_node_that_is_lost_loses_no_cell(
     }
     cells = cells_of(StudySpec.model_validate(study))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as on the nodes, for the same floating-point sums
+    torch.set_num_threads(1)  # as on the nodes, so that floating-point sums are the same
     try:
         here = run_cells(cells, FEW, tmp_path / "here", progress=False)
     finally:
@@ -89,7 +89,7 @@ def test_a_node_that_is_lost_loses_no_cell(
     while not (out / RESULTS).exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    # In the midst of its next cell.
+    # While its next cell runs.
     before = (out / RESULTS).read_bytes()
     nodes.remove_node(nodes.workers.pop(), allow_graceful=False)
     assert running.is_alive()

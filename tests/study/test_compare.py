@@ -1,4 +1,4 @@
-"""Several methods on one task: the same task tokens, and none that leaves a trace in the next."""
+"""Compared methods use the same task tokens, and none affects the next."""
 
 import json
 from collections import Counter
@@ -39,10 +39,10 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
         assert row.difference == pytest.approx(row.score - sft.score, abs=0.002)
         assert -100 <= row.difference_low <= row.difference <= row.difference_high <= 100
         assert 0 < row.p_value <= 1
-    # Twelve items and three labels: answers to general prompts can be told from the task's.
+    # Twelve items and three labels: leakage into general prompts can be measured.
     models = (base, sft, sft_anchor, tell)
     assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in models)
-    # TELL learned general data beside the task, the others did not.
+    # TELL also trained on general data, the others did not.
     assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
 
 
@@ -65,7 +65,7 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
 @pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])
 def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_parameters):
     changed = recipe(
-        # Perplexity is a number with many digits: a weight that moved would show.
+        # Perplexity has many digits, so a changed weight would show.
         evaluation={"metrics": ["perplexity"]},
         training=toy_recipe["training"] | {"full_parameters": full_parameters},
         mixture={"leverage_ratio": 0.2, "passes": 2},
@@ -86,7 +86,7 @@ def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task
     assert base.items == sft.items == 5
     asked = [json.loads(line) for line in toy_task["test"].open()][:5]
     assert verify(out / "sft").held is True
-    # As `tell evaluate` does, in the adapter's folder.
+    # As `tell evaluate` writes them in the adapter's folder.
     [kept] = json.loads((out / "sft" / "scores.json").read_text())
     assert (kept["task"], kept["split"], kept["items"], kept["of"]) == ("train", "test", 5, 12)
     assert round(kept["scores"]["exact_match"]["score"], 3) == sft.score

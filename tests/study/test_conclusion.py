@@ -1,4 +1,4 @@
-"""What a comparison comes to, in sentences that hold for its rows."""
+"""The sentences about a comparison hold for its rows."""
 
 from __future__ import annotations
 

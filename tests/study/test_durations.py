@@ -1,4 +1,4 @@
-"""What cells will take: read off rows of the same method, by what they train on."""
+"""Durations of cells are estimated from rows of the same method and their tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of examples by PVI, trained for real on the tiny model."""
+"""Examples are scored by PVI with real trainings of the tiny model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRONG = {4, 13, 21}
 def planted(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> dict[str, Any]:
-    """The toy task with three wrong labels among 36."""
+    """Return the toy recipe with three wrong labels among 36."""
     kinds, shapes = ("round", "square", "flat"), ("ball", "box", "sheet")
     rows = [
         {"prompt": f"item {n} is {kinds[n % 3]}", "completion": shapes[(n + (n in WRONG)) % 3]}
@@ -39,7 +39,7 @@ def planted(
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests scored is not found here."""
+    """Use an empty cache, without the scores of other tests."""
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
@@ -58,7 +58,7 @@ def test_wrong_labels_come_first(planted: dict[str, Any], tmp_path: Path) -> Non
     first = sorted(rows, key=lambda row: row["hardness_rank"])[: len(WRONG)]
     assert {numbers[rows.index(row)] for row in first} == WRONG
     assert [row["origin"] for row in report.hardest[:3]] == [row["origin"] for row in first]
-    # Three labels as often as one another: log2(3) bits at most, but for noise.
+    # Three equally frequent labels: at most log2(3) bits, except for noise.
     right = [row["pvi"] for row, n in zip(rows, numbers, strict=True) if n not in WRONG]
     assert 0.5 < sum(right) / len(right) < 4
     assert report.examples == 36

@@ -1,4 +1,4 @@
-"""Nothing that a method learns from or is chosen by comes from the test items."""
+"""Test items do not affect what a method learns or which settings it chooses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
 SPEECHLESS = {"self_guide", "tell_self_guide"}
-"""The tiny model says nothing that these keep; what they read they read before that."""
+"""Methods that keep nothing of what the tiny model generates; they read their data before."""
 LEARNED = ("curve", "counts", "forgetting")
-"""What a row says of the training, and of the trained model beside its task."""
+"""Fields of a row about the training and about forgetting."""
 
 
 @pytest.mark.timeout(600)
@@ -40,7 +40,7 @@ def test_training_is_the_same_whatever_the_test_items_say(
         "meta.inner_steps": 1,
         "meta.batch_size": 4,
     }
-    # Of two sources, since a start is learned on several.
+    # Two sources, since initial weights are meta-learned on several.
     lines = Path(toy_recipe["general"]).read_text().splitlines(keepends=True)
     general = [tmp_path / "general-1.jsonl", tmp_path / "general-2.jsonl"]
     for i, path in enumerate(general):
@@ -81,6 +81,6 @@ def test_training_is_the_same_whatever_the_test_items_say(
 
 
 def fits(name: str, key: str) -> bool:
-    """Whether a method has that part of a recipe, by what it sets itself."""
+    """Return whether a method's own settings include a part of a recipe."""
     sets = getattr(get_method(name), "overrides", ())
     return any(own.split(".")[0] == key.split(".")[0] for own, _ in sets)

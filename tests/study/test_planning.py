@@ -1,4 +1,4 @@
-"""What a study will take: what is left of it, and what cannot run."""
+"""A study's plan counts the cells that are left, and names those that cannot run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_finished_cells_are_left_out_and_tell_how_long_answering_takes(
     left = plan_cells(cells, tmp_path, measure=False)
     assert [one.cell for one in left] == cells[2:]
     assert all((one.answering_seconds or 0) > 0 for one in left)
-    # The machine has trained such a model now.
+    # The machine has now trained such a model.
     assert all(one.training_seconds is not None for one in left)
 
 

@@ -1,4 +1,4 @@
-"""A recommendation: what it may look at, what it expects, and what more data should buy."""
+"""A recommendation uses allowed data only, with its expected score and gain from more data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from telltune.study.statistics.resampling import resample_runs
 
 
 def runs(score: float, items: int = 200) -> list[Any]:
-    """One run of so many percent."""
+    """Return one run with a score in percent."""
     right = round(items * score / 100)
     return [mean_of(np.repeat([100.0, 0.0], [right, items - right]))]
 
@@ -53,7 +53,7 @@ def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
     assert Path(recipe.task.train[0].path) == Path(quick["task"]["train"])
     assert found.tried == 3
     assert found.items == 12
-    # The other finalist, few-shot, base and two baselines of seconds, less the one recommended.
+    # The other finalist, few-shot, base and two fast baselines, without the recommended one.
     assert len(found.rivals) == 5
     assert all("general_nll_after" in told for told in found.beside.values())
     saved = json.loads((tmp_path / "out" / "recommendation.json").read_text())
@@ -97,7 +97,7 @@ def test_the_chosen_of_equals_is_expected_to_score_less_than_it_did() -> None:
     rng = np.random.default_rng(0)
     naive, corrected = [], []
     for study in range(60):
-        # Eight settings that are all right on 60% of the items there are in the world.
+        # Eight settings that are all right on 60% of all possible items.
         tried = [[mean_of(100.0 * (rng.random(100) < 0.6))] for _ in range(8)]
         scores = np.array([group[0].score for group in tried])
         naive.append(scores.max() - 60)
@@ -130,7 +130,7 @@ def test_of_finalists_that_are_not_told_apart_the_one_that_forgets_least_is_chos
     losses = {"sft": 4.0, "tell": 1.4}
 
     def drawn(*scores: float) -> list[Any]:
-        """Each method right on items of its own."""
+        """Return one run per score, each with its own right items."""
         rng = np.random.default_rng(0)
         return [[mean_of(rng.permutation(runs(score)[0].per_item))] for score in scores]
 
@@ -142,7 +142,7 @@ def test_of_finalists_that_are_not_told_apart_the_one_that_forgets_least_is_chos
 
     assert chosen(near, losses) == "tell"
     assert chosen(far, losses) == "sft"
-    assert chosen(near, {}) == "sft"  # nothing is known of forgetting
+    assert chosen(near, {}) == "sft"  # forgetting is unknown
     assert chosen(shown, losses) == "few_shot"
 
 
@@ -170,7 +170,7 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
     assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"}
     assert tried >= {"tell_product", "tell_pseudo_label", "sft_anchor", "sft"}
-    # The shape is the last word: words decide, and the tiny model has not learned it in one pass.
+    # The last word determines the shape, which the tiny model does not learn in one pass.
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60
     print_recommendation(found)

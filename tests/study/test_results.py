@@ -1,4 +1,4 @@
-"""Rows on disk: whole or absent, once a cell, and known again by what their work is."""
+"""Rows on disk are complete or absent, once per cell, and identified by their work."""
 
 from __future__ import annotations
 

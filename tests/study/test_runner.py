@@ -1,4 +1,4 @@
-"""Studies that run: every cell once, failures recorded, kills survived, nothing left behind."""
+"""Studies run every cell once, record failures, survive kills, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ run_cells(cells_of(spec), ForgettingSpec(examples=8, prompts=4), Path(sys.argv[2
 
 @pytest.fixture
 def study(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """Keys of a study whose cells take a second or less."""
+    """Return the keys of a study whose cells take a second or less."""
     return {
         "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}},
         "methods": ["base", "sft_anchor", "tell"],
@@ -73,7 +73,7 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert tell.score == pytest.approx(sum(tell.per_item["accuracy"]) / 12)
     assert set(tell.curve) == {"step", "task", "general"}
     assert set(tell.hashes) == {"train", "test", "general", "model", "base"}
-    # Three labels: an answer in the task's format can be told.
+    # Three labels: an answer in the task's format can be recognized.
     assert set(tell.forgetting) == {
         f"{what}_{when}" for what in ("general_nll", "leakage") for when in ("before", "after")
     }
@@ -116,7 +116,7 @@ def test_a_cell_that_was_run_without_general_data_is_asked_about_them_later(
     assert again[0].forgetting
     assert again[0].score == first.score
     assert run_cells(both, FEW, tmp_path, progress=False) == again
-    # Asked for less, it stays.
+    # If less is requested, it stays.
     assert run_cells(lock_folder, FEW, tmp_path, progress=False) == again[:1]
 
 
@@ -163,7 +163,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
     study: dict[str, Any], tmp_path: Path
 ) -> None:
     study["seeds"] = [0]
-    # No room for a general example of 300 tokens' worth at such a ratio.
+    # At such a ratio, no general example of 300 tokens fits.
     greedy = {"method": "tell", "name": "greedy", "set": {"mixture.leverage_ratio": 10_000}}
     rows = run_cells(cells(study, methods=[greedy, "base"]), FEW, tmp_path, progress=False)
     by_name = {row.name: row for row in rows}
@@ -222,7 +222,7 @@ def test_a_cluster_begins_with_the_longest_and_gets_only_what_is_left(
     none = ForgettingSpec(examples=0, prompts=0)
     [first] = run_cells(asked[:1], none, out, progress=False)
     assert (first.name, first.size) == ("base", None)
-    # Another seed of the smaller cell was slow, and one of the larger quick.
+    # The smaller cell was slow with another seed, and the larger one fast.
     for size, seconds in ((300, 900.0), (600, 9.0)):
         row = replace(first, key=f"{size}", name="tell", size=size, leverage_ratio=1.0, seed=7)
         Results(out).append(replace(row, seconds={"training": seconds}))
@@ -249,9 +249,9 @@ def test_killed_at_a_random_moment_it_gives_the_same_rows(
     whole = run_cells(cells(study), FEW, tmp_path / "whole", progress=False)
     command = [sys.executable, "-c", PROGRAM, json.dumps(study), str(tmp_path / "killed")]
     moment = random.Random(os.urandom(8))
-    # As many threads as here: sums in another order differ in their last digits.
+    # The same number of threads as here, since other sums differ in the last digits.
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        # Importing takes a while; from the first row on, any moment will do.
+        # Importing takes a while; after the first row, any moment is suitable.
         while not (tmp_path / "killed" / RESULTS).exists():
             assert process.poll() is None
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A search: settings halved round by round, on dev items, within its budget, and resumed."""
+"""A search halves its settings in rounds on dev items, within its budget, and resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = ["tell", "sft_anchor", "sft"]
 
 @pytest.fixture
 def recipe(toy_recipe: dict[str, Any]) -> Recipe:
-    """Of cells that take a second or less."""
+    """Return a recipe whose cells take a second or less."""
     return Recipe.model_validate(toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}})
 
 
@@ -77,11 +77,11 @@ def test_half_survives_and_the_best_of_each_method() -> None:
 
 def test_more_minutes_afford_more_candidates_and_the_least_is_always_tried() -> None:
     tried = [candidate("sft", passes) for passes in (2, 4, 8, 16)]
-    # A cell of 2 passes trains for 2, 4 and 8 s at the three sizes, and answers for 1.
+    # A cell of 2 passes trains for 2, 4 and 8 s at the three sizes, and answers for 1 s.
     costs = _Costs({"sft": 1.0}, 1.0)
     assert costs.seconds(tried[0], 0.25) == 3
     assert costs.seconds(tried[0], 1.0) == 9
-    # Two candidates: mean work 3, so 4 and 7 and 13 s a cell: 2 x 4 + 1 x 7 + 4 x 13 + 2 x 1.
+    # Two candidates: mean work 3, so 4, 7 and 13 s per cell: 2 x 4 + 1 x 7 + 4 x 13 + 2 x 1.
     assert _affordable(tried, 1, costs, 69) == 2
     assert _affordable(tried, 1, costs, 68) == 1
     assert _affordable(tried, 2, costs, 0) == 2

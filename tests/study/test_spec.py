@@ -1,4 +1,4 @@
-"""A study's file: which cells it comes to, in which order, and what is wrong with it."""
+"""A study's file gives its cells in order, and its mistakes are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement and balance: known answers, and properties for any number of labels."""
+"""Agreement and balance have known answers, and properties for any number of labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_free_text_agrees_by_its_words_and_is_filtered() -> None:
     assert agreed(["A b c", "a b c.", "x y z"], (), 0.3, FREE) == ("A b c", 2 / 3, None)
     assert agreed(["", "?"], (), 0.3, FREE) == ("", 0.0, "empty")
     assert agreed(["word " * 20], (), 0.3, FREE)[2] == "length"
-    # Neither a sign nor a vowel sign is decoration.
+    # Signs and vowel signs are part of an answer.
     assert agreed(["5 a b", "-5 a b", "-5 a b"], (), 0.3, FREE)[:2] == ("-5 a b", 2 / 3)
     assert agreed(["का a b", "की a b"], (), 0.6, FREE)[2] == "inconsistent"
 
@@ -95,10 +95,10 @@ def test_what_is_kept_is_balanced_for_any_number_of_labels(
     for label in labels:
         others = (kept.total() - kept[label]) / (len(labels) - 1)
         assert kept[label] <= max(1, 2 * others)
-        # The first of a label, in their order.
+        # The first examples of each label, in their order.
         first = [e for e in examples if e.completion == label][: kept[label]]
         assert [e for e in whole if e.completion == label] == first
-    # No more could be kept: one more of each label that has more to give would be too many.
+    # One more example of each label that has more would be too many.
     if kept != Counter(came):
         cap = max(kept.values()) + 1
         more = {label: min(n, cap) for label, n in zip(labels, counts, strict=True)}
@@ -107,5 +107,5 @@ def test_what_is_kept_is_balanced_for_any_number_of_labels(
     assert some.total() == min(len(whole), most or len(whole))
     for a in labels:
         for b in labels:
-            # Whoever has more to give has at most one less than any other.
+            # A label with more examples has at most one less than any other.
             assert some[a] >= min(kept[a], some[b] - 1)

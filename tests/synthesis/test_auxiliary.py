@@ -1,4 +1,4 @@
-"""Auxiliary tasks on the tiny model: what is asked again, what is kept, what training sees."""
+"""Auxiliary tasks on the tiny model: repeated questions, kept answers, training data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = [Example(f"item {n}", SHAPES[n % 2], "items", f"items:{n}") for n in 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests made is not found here."""
+    """Use an empty cache, without the examples of other tests."""
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
@@ -30,12 +30,12 @@ def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(tiny_base: 
     assert len(chains) == len(EXAMPLES)
     for chain in chains:
         assert 1 <= chain.attempts <= 10
-        # Two labels: what agrees is likelier than not.
+        # With two labels, agreement is likely.
         assert chain.agreed == (chain.likelihood > 0.5)
     assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == chains
     told = Refined.of(chains)
     assert told.agreed == sum(chain.agreed for chain in chains)
-    # A random model leans to one label, so that some are right at once and some are asked again.
+    # A random model prefers one label, so some are right at once and some are asked again.
     assert {chain.attempts == 1 for chain in chains if chain.agreed} >= {True}
 
 

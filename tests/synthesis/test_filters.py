@@ -1,4 +1,4 @@
-"""Filters: each reason on a case of its own."""
+"""Each reason of the filters applies to a case."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_task_may_open_like_chatter() -> None:
 @pytest.mark.parametrize(
     ("demonstrations", "short", "good", "long"),
     [
-        # No spaces: by white space each of these is one word long.
+        # No spaces: split at white space, each of these is one word.
         (
             ["今天天气很好我们去公园", "他昨天买了一本新书给我"],
             "好",

@@ -1,4 +1,4 @@
-"""SELF-GUIDE on the tiny model, whose random texts pass where the filters are made wide."""
+"""SELF-GUIDE runs on the tiny model, whose random texts pass if the filters are wide."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from telltune.synthesis import self_guide, synthesize
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Of any length, and each with an answer of its own.
+# Texts of any length, each with its own answer.
 DEMONSTRATIONS = [Example("x", "y"), Example("x " * 12, "y " * 12), Example("z", "z")]
 WIDE = SynthesisSpec(examples=40, rounds=3, samples=2, shots=2, consistency=0.5)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests made is not found here."""
+    """Use an empty cache, without the examples of other tests."""
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
@@ -35,7 +35,7 @@ def test_a_seed_makes_the_same_again_and_nothing_is_lost(tiny_base: Any) -> None
     assert 0 < told.kept == len(made.examples) <= 40
     assert told.inputs == told.rounds * 32
     assert told.inputs == told.answered + sum(told.refused_inputs.values())
-    # The last round may give more than were wanted.
+    # The last round may yield more than requested.
     assert told.answered - sum(told.refused_answers.values()) >= told.kept
     prompts = [example.prompt for example in made.examples]
     assert len(set(prompts)) == len(prompts)
@@ -62,7 +62,7 @@ def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE)
     assert synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE) == whole
-    # Inputs of a round, and two samples of its answers: those of the second are made again.
+    # Inputs of a round, and two samples of its answers; the second ones are made again.
     assert asked[:7] == [0, 0, 1, 1, 2, 2, 3]
 
 
@@ -79,7 +79,7 @@ def test_all_refused_is_an_error_that_names_the_filter(tiny_base: Any) -> None:
 
 @pytest.fixture
 def free(toy_recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """A recipe on the demonstrations above."""
+    """Return a recipe with the demonstrations above."""
     rows = [{"prompt": e.prompt, "completion": e.completion} for e in DEMONSTRATIONS]
     train = tmp_path / "free.jsonl"
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""The weights that one training leaves are where another may begin."""
+"""A training can start from the weights of another training."""
 
 from __future__ import annotations
 

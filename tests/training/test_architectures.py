@@ -1,4 +1,4 @@
-"""Architectures of several kinds train with default settings, and load again in plain PEFT."""
+"""Several architectures train with default settings, and load in plain PEFT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IDS = torch.arange(3, 30)[None]
-# By architecture: its sizes, whether examples can share a row, and what the plan warns of.
+# By architecture: its sizes, whether examples can share a row, and warnings of the plan.
 ARCHITECTURES: dict[str, tuple[dict[str, Any], bool, str]] = {
     "mamba": (
         {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},

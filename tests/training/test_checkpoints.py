@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, known by every bit, the two newest kept."""
+"""Checkpoints are complete or absent, fully verified, and only the newest two are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = {"weights": b"w" * 1000, "optimizer": b"o" * 100, "deep/state": b"{}"}
 
 
 def save(checkpoints: Checkpoints, step: int) -> None:
-    """What the Trainer does."""
+    """Save a checkpoint as the Trainer does."""
     with checkpoints.saving(step, needed=0):
         for name, content in FILES.items():
             path = checkpoints.unfinished / f"checkpoint-{step}" / name
@@ -72,7 +72,7 @@ def test_training_goes_on_while_the_disk_works(
     with Checkpoints(tmp_path, INPUTS) as checkpoints:
         with checkpoints.saving(1, needed=0):
             pass
-        # Here is where the next steps are computed.
+        # The next steps are computed here.
         assert not (tmp_path / "checkpoint-1").exists()
         slow.set()
         assert checkpoints.latest() == tmp_path / "checkpoint-1"
@@ -80,7 +80,7 @@ def test_training_goes_on_while_the_disk_works(
         with checkpoints.saving(2, needed=0):
             pass
         slow.set()
-    # The run is over, whatever ended it, and so is the writing.
+    # After the run ends for any reason, writing has ended too.
     assert (tmp_path / "checkpoint-2").exists()
 
 
@@ -147,5 +147,5 @@ def test_other_inputs_are_named(tmp_path: Path) -> None:
     other = Checkpoints(tmp_path / "checkpoints", INPUTS | {"model": "x", "task data": "y"})
     with pytest.raises(StorageError, match=r"changed since: model, task data\. Restore"):
         other.latest()
-    # Nothing was removed: with the old ones back it would go on.
+    # Nothing was removed: with the old files the run would continue.
     assert Checkpoints(tmp_path / "checkpoints", INPUTS).latest() is not None

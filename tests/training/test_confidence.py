@@ -1,4 +1,4 @@
-"""What confidence scales does not depend on how a step's examples are packed into rows."""
+"""Scaling by confidence does not depend on how the examples of a step are packed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 Scale = Literal["output", "input", "both"]
 ANCHOR = list(range(10, 22))
-"""A common start of twelve tokens, long enough to be shared in a row."""
+"""Common start of the examples: twelve tokens, enough to be shared in a row."""
 
 
 class Item(NamedTuple):
-    """One example of a step."""
+    """Example of a step."""
 
     is_task: bool
     trusted: float
@@ -53,22 +53,22 @@ def tokens(least: int, most: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(3, 60), min_size=least, max_size=most)
 
 
-# Few confidences, so that some examples share theirs and some do not.
+# Few distinct confidences, so that some examples share one and some do not.
 ITEMS = st.builds(Item, st.booleans(), st.sampled_from([0.2, 0.7, 1.0]), tokens(0, 5), tokens(1, 4))
 
 
 @pytest.fixture(scope="module")
 def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MixtureTrainer:
-    """A trainer whose adapter has gradients in both halves."""
+    """Return a trainer whose adapter has gradients in both matrices of each pair."""
     base = load_base(ModelSpec(name=str(tiny_model)), "fp32")
     model = add_lora(base, LoraSpec(rank=2, alpha=8, dropout=0.0), 0)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # zero at the start, where the other half has no gradient
+            if "lora_B" in name:  # zero at the start, so the other matrix would have no gradient
                 torch.nn.init.normal_(parameter, std=0.1)
     out = tmp_path_factory.mktemp("confidence")
-    nothing: Any = None  # steps are given to it one by one
+    nothing: Any = None  # the test passes the steps one by one
     return MixtureTrainer(
         model,
         task=nothing,
@@ -92,7 +92,7 @@ def computed(
     average: LossAverage = "token",
     learned: bool = False,
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of a step; a budget of None computes one example a row."""
+    """Return loss and gradients of a step; without a budget, each row holds one example."""
     groups = SourceGroups(("task", "general"), np.zeros(len(items), np.int64), np.array([99]))
     trainer._learned = None
     if learned:

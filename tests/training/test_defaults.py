@@ -1,4 +1,4 @@
-"""`auto` settings: the rule's values, its bounds, and that what is given stays."""
+"""`auto` settings follow the rule within its bounds, and given settings stay."""
 
 from __future__ import annotations
 

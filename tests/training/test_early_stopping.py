@@ -1,4 +1,4 @@
-"""Dev data along a run: the best weights are kept, whatever comes behind them or in between."""
+"""Early stopping keeps the weights that are best on dev data, also after interruptions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
-    """Ends a run in its midst."""
+    """Error that ends a run before its last step."""
 
 
 @pytest.fixture
 def long(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """A run of some fifty steps that gets worse on dev data after a while."""
+    """Return a recipe of some fifty steps that gets worse on dev data after a while."""
     toy_recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
     toy_recipe["training"] |= {
         "learning_rate": 0.05,

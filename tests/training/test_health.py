@@ -1,4 +1,4 @@
-"""What is left out is named by where it comes from, as far as anybody can still tell."""
+"""Skipped examples are named by file and line, as far as these are known."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_log_tells_what_was_left_out_before(tmp_path: Path) -> None:
         (math.nan, 1.0, 2.0, True),
         (math.inf, 1.0, 2.0, True),
         (2.0, math.inf, 2.0, True),
-        # Worse than guessing, as after a few wrong labels, and thrice as bad.
+        # Worse than guessing, as after a few wrong labels, and three times as bad.
         (2.0, None, 1.5 * math.log(400), False),
         (2.0, None, 3.1 * math.log(400), True),
     ],

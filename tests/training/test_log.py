@@ -1,4 +1,4 @@
-"""A training log, read back for a chart."""
+"""A training log is read for a chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each response token counts: known answers for each average."""
+"""The weight of each response token has known values for each average."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTHS = np.array([2, 3, 5])
 
 def test_token_average() -> None:
     np.testing.assert_allclose(LossWeights("token").of(IS_TASK, LENGTHS), [0.1, 0.1, 0.1])
-    # 2 tokens of weight 4 and 8 of weight 1 are 16.
+    # 2 tokens of weight 4 and 8 of weight 1 add up to 16.
     weighted = LossWeights("token", task_weight=4.0).of(IS_TASK, LENGTHS)
     np.testing.assert_allclose(weighted, [4 / 16, 1 / 16, 1 / 16])
 
@@ -29,7 +29,7 @@ def test_example_average() -> None:
 
 
 def test_source_average() -> None:
-    # A quarter of the mixture is task data; here it is a third of the step.
+    # Task data are a quarter of the mixture, and a third of this step.
     weights = LossWeights("source", task_weight=3.0, general_weight=1.0, task_share=0.25)
     expected = [3 / (0.25 * 4 * 3 * 2), 1 / (0.75 * 4 * 3 * 3), 1 / (0.75 * 4 * 3 * 5)]
     np.testing.assert_allclose(weights.of(IS_TASK, LENGTHS), expected)
@@ -66,7 +66,7 @@ def test_over_a_mixture_the_sources_share_as_their_weights(
         for kind in shares:
             shares[kind] += counted[is_task == kind].sum()
     assert shares[True] / sum(shares.values()) == pytest.approx(task / (task + other))
-    # And a step weighs one on average, so that the learning rate means what it does elsewhere.
+    # The mean weight of a step is one, so that the learning rate has its usual meaning.
     assert sum(shares.values()) / mixture.batches_per_epoch == pytest.approx(1)
 
 

@@ -1,4 +1,4 @@
-"""Meta-learned starts on families of toy tasks whose best start is known."""
+"""Meta-learning finds initial weights on families of toy tasks with known optima."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RATE = 0.1
 
 
 def loss(weights: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Linear regression."""
+    """Return the mean squared error of a linear regression."""
     x, y = batch
     return ((x @ weights["w"] - y) ** 2).mean()
 
 
 def episode(generator: torch.Generator, steps: int = 3) -> Episode[tuple[Tensor, Tensor]]:
-    """A task whose true weights lie around the centre; batches without noise."""
+    """Return noiseless batches of a task whose true weights are near the center."""
     true = CENTRE + 0.3 * torch.randn(3, generator=generator)
     batches = [torch.randn(8, 3, generator=generator) for _ in range(steps + 1)]
     *support, query = [(x, x @ true) for x in batches]

@@ -1,4 +1,4 @@
-"""One run on two and four real processes, which talk by gloo."""
+"""One run is shared by two and four real processes, which communicate through gloo."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 @pytest.fixture
 def long(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """A dozen steps, the last of each epoch short: it has fewer examples than four processes."""
+    """Return a recipe of twelve steps; the last of an epoch has fewer examples than processes."""
     training = toy_recipe["training"] | {"batch_size": 5, "save_steps": 4, "micro_batch_tokens": 96}
     return toy_recipe | {"training": training}
 
 
 class Group:
-    """`tell fit` in processes that know of each other as those of torchrun do.
+    """Group of `tell fit` processes that know each other as under torchrun.
 
     Args:
-        folder: Where their recipes, and what they print, are written.
-        recipes: One for each process.
-        out: Folder of the run.
-        fsdp: Whether to spread the model over them.
+        folder: Folder for their recipes and outputs.
+        recipes: Recipe of each process.
+        out: Output folder of the run.
+        fsdp: Whether to shard the model over them.
     """
 
     def __init__(
@@ -67,30 +67,30 @@ class Group:
             )
 
     def wait(self) -> list[int]:
-        """Wait for all of them; their exit codes."""
+        """Wait for all processes, and return their exit codes."""
         return [member.wait() for member in self.members]
 
     def said(self) -> list[str]:
-        """What each has printed."""
+        """Return the output of each process."""
         return [member.said.read_text() for member in self.members]
 
 
 def allow_fsdp() -> None:
-    """Make accelerate do on CPUs what it does for GPUs alone.
+    """Let accelerate use FSDP on CPUs, which it does only for GPUs.
 
-    Nothing of telltune is replaced, and FSDP itself is torch's, over gloo.
+    Nothing of telltune is replaced. FSDP is PyTorch's own, over gloo.
     """
     import torch
     from accelerate.state import DistributedType, PartialState
 
     torch.distributed.init_process_group("gloo")
-    # Of the kinds that may be FSDP there is none for CPUs; the device is a CPU all the same.
+    # accelerate has no FSDP type for CPUs; the device is a CPU all the same.
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
 
 
 def launched(configuration: str) -> tuple[Any, dict[str, str]]:
-    """What `accelerate launch` makes of a configuration: its arguments, and what it tells FSDP."""
+    """Return the arguments and FSDP variables that `accelerate launch` makes of a configuration."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
@@ -106,10 +106,10 @@ def log_of(out: Path) -> list[dict[str, Any]]:
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    """The same steps, losses and weights, but for the order of floating-point sums."""
+    """Compare steps, losses and weights, up to the order of floating-point sums."""
     assert len(log_of(one)) == len(log_of(other))
     for before, after in zip(log_of(one), log_of(other), strict=True):
-        # How examples lie in rows is each process's own business.
+        # Each process lays out its rows by itself.
         before.pop("computed_tokens"), after.pop("computed_tokens")
         assert after == pytest.approx(before, rel=2e-4)
     first, second = (load_file(path / "adapter_model.safetensors") for path in (one, other))
@@ -133,7 +133,7 @@ def test_each_example_is_one_processs_and_all_have_as_much() -> None:
 
 
 def test_torchruns_processes_make_what_one_makes(long: dict[str, Any], tmp_path: Path) -> None:
-    # What a step's loss is made of besides the model.
+    # Everything that affects a step's loss, except the model.
     long["training"] |= {"source_weights": "alf1"}
     fit(long, tmp_path / "alone", progress=False)
     recipe = tmp_path / "recipe.yaml"
@@ -147,7 +147,7 @@ def test_torchruns_processes_make_what_one_makes(long: dict[str, Any], tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # One speaks for all.
+    # One process prints for all.
     assert json.loads(done.stdout)["counts"]["optimizer_steps"] > 10
     assert_alike(tmp_path / "alone", tmp_path / "together")
 
@@ -162,14 +162,14 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
     cut = tmp_path / "cut"
     two = Group(tmp_path, [long] * 2, "cut", fsdp=fsdp)
     two.members[0].until((cut / "checkpoints" / "checkpoint-5").exists)
-    # One of the two is asked, and both stop after the same step.
+    # One of the two gets the signal, and both stop after the same step.
     two.members[0].signal(signal.SIGTERM)
     assert all(two.wait())
     assert "run the same command to resume" in two.said()[0]
     newest = max((cut / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     assert 5 < int(newest.name[11:]) < len(log_of(tmp_path / "whole"))
     if fsdp:
-        # Each of the two has written its half of the weights, and of the moments.
+        # Each of the two has written its half of the weights and of the moments.
         assert len(list(newest.glob("*/*.distcp"))) == 4
     else:
         shutil.copytree(cut, tmp_path / "one")

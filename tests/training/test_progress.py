@@ -1,4 +1,4 @@
-"""Progress: a bar that keeps its numbers in terminals, and lines everywhere else."""
+"""Progress is a bar with its numbers in terminals, and lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = "medical_specialty, sft_anchor with a long name [x], 1,200 tokens, ratio 
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """Stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -86,7 +86,7 @@ def test_a_real_terminal_gets_a_bar_and_where_a_run_goes_on() -> None:
 
 
 def lines(code: str, **environment: str) -> list[str]:
-    """What a process with these statements writes to standard error, which is no terminal."""
+    """Run statements in a process whose standard error is no terminal; return what it gets."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
@@ -111,7 +111,7 @@ def test_elsewhere_lines_come_by_time_though_nothing_moves() -> None:
         "    shown.update(task, completed=2, note='loss 6.300')\n"
         "    time.sleep(0.25)\n"
     )
-    # Colors are asked for in many a CI, whose log is no terminal.
+    # Many CI systems request colors, although their log is no terminal.
     said = lines(code, FORCE_COLOR="1")
     assert said.count("loading the model, 0:00 so far") >= 2
     slow = [line for line in said if line.startswith("TELL")]
@@ -197,7 +197,7 @@ def test_a_fit_without_a_terminal_tells_its_steps_and_a_resumed_one_from_where(
     step = r"TELL: step (\d+)/(\d+) loss \d+\.\d+, [\d,]+ tokens/s[, ].*"
     told = re.findall(step, first)
     steps = told[0][1]
-    assert told[-1] == ("7", steps)  # a step is logged behind its end
+    assert told[-1] == ("7", steps)  # a step is logged after its end
     assert "resumes" not in first
     assert f"TELL: resumes from step 6 of {steps}\n" in second
     assert re.findall(step, second)[-1] == (steps, steps)

@@ -1,4 +1,4 @@
-"""A base that was borrowed for training comes back as it was, whatever happened."""
+"""A base that was borrowed for training is restored, also after errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Raises(TrainerCallback):
-    """Ends training in its midst."""
+    """Callback that raises an error during training."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -37,7 +37,7 @@ class Raises(TrainerCallback):
 
 
 def state(base: LoadedModel) -> dict[str, Any]:
-    """Hash of the weights by name, kinds of modules, hooks."""
+    """Return hashes of the weights by name, types of modules, and number of hooks."""
     model = base.model
     hooks = [m._forward_hooks or m._forward_pre_hooks for m in model.modules()]
     return {

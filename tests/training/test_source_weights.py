@@ -1,4 +1,4 @@
-"""Weights of sources: known optima, which example is whose, and noise that comes to count less."""
+"""Weights of sources reach known optima, and noisy sources get lower weights."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_weights_settle_where_the_loss_is_least(kind: Literal["alf1", "alf2"]) -
 
 
 def noisy(recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]) -> Any:
-    """Half of the task is a rule, the other half answers at random."""
+    """Return a recipe with a task of which half follows a rule and half is random."""
     shapes = ("ball", "box", "sheet")
     kinds = ("round", "square", "flat")
     random = np.random.default_rng(0).integers(0, 3, 24)

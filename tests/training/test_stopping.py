@@ -1,4 +1,4 @@
-"""Signals are taken while training runs, and only then."""
+"""Signals are handled only while training runs."""
 
 from __future__ import annotations
 

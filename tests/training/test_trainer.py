@@ -1,4 +1,4 @@
-"""The training loop: the mixture's examples, exact gradients, a whole log, and exact resuming."""
+"""The training loop has the mixture's examples, exact gradients, a full log, exact resuming."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
-    """Ends a run in its midst."""
+    """Error that ends a run before its last step."""
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """What each optimizer step computed."""
+    """Return a list that gets the step that each optimizer step computes."""
     seen: list[Step] = []
     training_step = MixtureTrainer.training_step
 
@@ -54,7 +54,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 @pytest.fixture
 def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of six steps, with a checkpoint every two."""
+    """Return a recipe of six steps with a checkpoint every two steps."""
     toy_recipe["task"]["max_examples"] = 8
     toy_recipe["mixture"] = {"general_examples": 8, "passes": 2}
     toy_recipe["training"]["save_steps"] = 2
@@ -139,7 +139,7 @@ def test_the_log_has_one_whole_line_a_step(
         assert row["grad_norm"] > 0
         kinds = step.is_task.tolist()
         assert ("loss_task" in row, "loss_general" in row) == (any(kinds), not all(kinds))
-        # Averaged over tokens, the step's loss is the mean of its sources' by their tokens.
+        # With the average over tokens, the step's loss is the token-weighted mean of its sources.
         counts = {True: 0, False: 0}
         for (ids, prompt_length), kind in zip(step.rows, kinds, strict=True):
             counts[kind] += len(ids) - prompt_length
@@ -148,11 +148,11 @@ def test_the_log_has_one_whole_line_a_step(
 
 
 def one_step(base: LoadedModel, recipe: Recipe, out: Path, budget: int) -> tuple[Any, Step, float]:
-    """The model with the gradients of a mixture's first step, the step and its loss."""
+    """Return the model with the gradients of a mixture's first step, the step and its loss."""
     ready = run_plan(recipe, base)
     model = add_lora(base, recipe.lora, 0)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # they start at zero, where the other half has no gradient
+        if "lora_B" in name:  # zero at the start, so the other matrix would have no gradient
             torch.nn.init.normal_(parameter, std=0.1)
     sampler = StepSampler(ready.mixture, ready.epochs)
     trainer = MixtureTrainer(
@@ -240,7 +240,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         return training_step(self, *arguments)
 
     def waits(self: Checkpoints, filled: Path, target: Path, *rest: Any) -> None:
-        # The disk is so slow that the weights have changed before they are written.
+        # The disk is so slow that the weights change before they are written.
         assert target.name != "checkpoint-4" or went_on.wait(30)
         persist(self, filled, target, *rest)
 
@@ -287,7 +287,7 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed(
     short["training"]["save_steps"] = 100
     prints = []
     for before, seed in ((10, 1), (20, 1), (30, 2)):
-        torch.manual_seed(before)  # what came earlier in the process does not count
+        torch.manual_seed(before)  # the earlier random state of the process has no effect
         prints.append(fingerprint(run({**short, "seed": seed}, None).model))
     assert prints[0] == prints[1] != prints[2]
 
@@ -307,7 +307,7 @@ def test_the_base_stays_as_it_was(short: dict[str, Any], tiny_base: LoadedModel)
     first = {name: parameter.detach().clone() for name, parameter in trained.items()}
     predictor.release()
     assert fingerprint(tiny_base.model) == before
-    # And the next method finds it as the first one did.
+    # The next method finds it unchanged too.
     again = dict(run(short, None, tiny_base).model.named_parameters())
     assert all(torch.equal(parameter, again[name]) for name, parameter in first.items())
 
@@ -329,7 +329,7 @@ def test_kernels_off_changes_no_number(short: dict[str, Any], tmp_path: Path) ->
     logs = [read_log(tmp_path / name) for name in ("auto", "off")]
     for auto, off in zip(*logs, strict=True):
         assert off["loss"] == pytest.approx(auto["loss"], rel=1e-4)
-    # Rows of one example share no prefix, so more tokens are computed.
+    # Rows of one example have no common prefix, so more tokens are computed.
     computed = [sum(step["computed_tokens"] for step in log) for log in logs]
     assert computed[1] > computed[0]
 

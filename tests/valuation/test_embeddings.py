@@ -1,4 +1,4 @@
-"""Embeddings: of length 1, the same alone and in a batch; a clear word where there is no model."""
+"""Embeddings have length 1, do not depend on the batch, and need an installed encoder."""
 
 from __future__ import annotations
 

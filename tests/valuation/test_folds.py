@@ -1,4 +1,4 @@
-"""Folds: a model that scores an example has seen its label and not its question."""
+"""A model that scores an example has seen its label and not its question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of single tokens are the true ones, and their sketch keeps angles within its bound."""
+"""Gradients of single tokens are exact, and their sketch keeps angles within its bound."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cosines(vectors: NDArray[Any]) -> NDArray[Any]:
 
 
 def gradients_of(kind: str) -> NDArray[Any]:
-    """Twenty vectors at angles of all sizes, with their mass spread out or in a few places."""
+    """Return twenty vectors at many angles, with their mass spread out or concentrated."""
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=SIZE), rng.normal(size=(20, SIZE))
     vectors = own + rng.uniform(-2, 2, (20, 1)) * shared
@@ -52,7 +52,7 @@ def test_cosines_are_kept_within_the_bound(kind: str, width: int) -> None:
     errors = np.stack(
         [(cosines(sketched(vectors, width, seed)) - true)[pairs] for seed in range(6)]
     )
-    # Standard deviations of a cosine; a tenth more for having only 1,140 errors.
+    # Standard deviations of a cosine, with a tenth added for only 1,140 errors.
     assert np.sqrt((errors**2).mean()) < 1.1 / np.sqrt(width)
     assert abs(errors.mean()) < 0.2 / np.sqrt(width)
 
@@ -79,7 +79,7 @@ def test_a_gradient_that_fits_is_kept_as_it_is() -> None:
 
 @pytest.fixture
 def adapted(tiny_base: Any) -> Any:
-    """The tiny model with an adapter that does something."""
+    """Return the tiny model with a random adapter."""
     model = add_lora(tiny_base, LoraSpec(rank=2, alpha=4, dropout=0.5), seed=0)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Memory levels: a model that knows half of the facts by construction."""
+"""Memory levels of a model that knows half of the facts by construction."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_a_model_was_taught_is_known_and_the_rest_is_not(tiny_base: Any) ->
     memory = memory_of(tiny_base, FACTS, ["{prompt}"], samples=4)
     assert memory.level[:4].min() >= 3
     assert memory.level[4:].max() == 0
-    # Asked again, it is not asked.
+    # The second time, the model is not asked.
     assert memory_of(tiny_base, FACTS, ["{prompt}"], samples=4).seconds == memory.seconds
 
 

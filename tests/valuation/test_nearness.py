@@ -1,4 +1,4 @@
-"""Nearness and spread: known answers, and gradients that know what a text teaches."""
+"""Nearest and diverse choices have known answers, also by gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_nearest_come_first_and_of_those_alike_the_first() -> None:
 
 
 def test_a_spread_takes_the_farthest_from_all_before() -> None:
-    # After 0 the farthest is 180, then 95 (85 from 180), 10 (10 from 0) and 100 (5 from 95).
+    # After 0, the farthest are 180, then 95 (85 away), 10 (10 away) and 100 (5 away).
     assert spread_first(unit(0, 10, 95, 180, 100)).tolist() == [0, 3, 2, 1, 4]
     assert sorted(spread_first(unit(*range(0, 360, 7))).tolist()) == [*range(52)]
     assert spread_first(unit(5)).tolist() == [0]
@@ -35,5 +35,5 @@ def test_gradients_are_nearest_where_the_same_is_learned(tiny_base: Any) -> None
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     cosines = found @ found[0]
     assert cosines[1:4].min() > cosines[4:].max()
-    # The base is as it was.
+    # The base is unchanged.
     assert not any("lora" in name for name, _ in tiny_base.model.named_parameters())

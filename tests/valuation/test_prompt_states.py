@@ -1,4 +1,4 @@
-"""States of prompts: the same alone and in a batch, and those that the model itself computes."""
+"""States of prompts do not depend on the batch, and equal those of the model."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from telltune.models import LoadedModel
 
-# The same words twice, one that is empty, and two that begin alike.
+# The same words twice, an empty text, and two that begin alike.
 TEXTS = ["item 7 is round", "the rain falls " * 20, "item 7 is flat", "What is it?", "", "item 7"]
 
 
 def plainly(base: LoadedModel, tokenizer: Any, text: str) -> NDArray[np.float32]:
-    """One pass of transformers' own for a prompt, without what stands before the text."""
+    """Return the mean state of a text by plain transformers, without the tokens before it."""
     one, other, ids = Encoder(tokenizer).prompts([Example(t, "") for t in ("?", "0", text)])
     before = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     ids = ids[:512]

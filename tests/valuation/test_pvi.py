@@ -1,4 +1,4 @@
-"""PVI: known answers."""
+"""PVI has known answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from telltune.valuation.pvi import Pvi, in_context, without_input
 
 
 def test_bits_are_what_the_input_saves() -> None:
-    # Half as likely without the input: one bit. Less likely with it: negative.
+    # Half as likely without the input is one bit. Less likely with it is negative.
     with_input = -np.log([0.5, 0.25, 0.125])
     empty = -np.log([0.25, 0.25, 0.25])
     pvi = Pvi.of_nats(with_input, empty, np.array([1, 2, 2]), np.array([0, 1, 0]))

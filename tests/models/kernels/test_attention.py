@@ -1,4 +1,4 @@
-"""Whether a model uses the attention that it is given."""
+"""telltune finds out whether a model uses the attention function that it is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss some positions at a time: the values and gradients of logits all at once."""
+"""The chunked loss has the values and gradients of the loss on all logits at once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_without_a_gradient_the_loss_is_the_same() -> None:
 def test_in_bf16_the_gradient_of_a_token_that_is_all_but_certain_is_kept() -> None:
     hidden, weight, targets = layer(torch.bfloat16)
     with torch.no_grad():
-        # Of its length, the target's own weight is by far the likeliest.
+        # States in the direction of the target's weight make the target almost certain.
         hidden.copy_(weight[targets] * 1.2)
     exact = hidden.detach().float().requires_grad_()
     wanted = functional.cross_entropy(exact @ weight.float().t(), targets, reduction="none")

@@ -1,7 +1,7 @@
-"""The loss without logits: the same numbers and gradients, and only where it is the model's own.
+"""The loss without logits has the same values and gradients as the model's own loss.
 
-The kernels need a GPU. Here plain PyTorch stands in for them, and for the question whether the
-output layer is on one.
+The kernels need a GPU. Here plain PyTorch replaces them, and every output layer counts as one on a
+GPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
-    """cut-cross-entropy is installed, and output layers are on a GPU; what it was given."""
+    """Install a fake cut-cross-entropy, as on a GPU; return the dtypes that it gets."""
     dtypes: list[torch.dtype] = []
 
     def linear_cross_entropy(
@@ -115,7 +115,7 @@ def test_kernels_that_do_not_compile_are_left_alone(
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(sys.modules["cut_cross_entropy"], "linear_cross_entropy", broken)
-    # Its weights are trained, so that it cannot do without logits some positions at a time either.
+    # Its weights are trained, so the chunked loss does not apply either.
     assert cut_loss(model()) is None
     assert "no such instruction" in caplog.text
     cut = cut_loss(model().requires_grad_(False))

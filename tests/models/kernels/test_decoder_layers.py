@@ -1,4 +1,4 @@
-"""Decoder layers with few operations: which ones, when, and that they give what the model gives."""
+"""Decoder layers with fewer operations give the model's results, where they apply."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from telltune.models.kernels.attention import attention
 from telltune.models.kernels.decoder_layers import FusedLayers
 
 USUAL = ["LlamaConfig", "Qwen2Config", "MistralConfig"]
-# Its layers have the same parts, and scale what they add.
+# Its layers have the same parts, and scale their outputs.
 GRANITE = {**SMALL, "residual_multiplier": 0.3}
 
 
 def model_of(kind: str, **values: Any) -> Any:
     model = random_model(kind, {**SMALL, "sliding_window": None, **values})
-    # Biases that are all zero would hide whether they are added.
+    # With biases of zero, a missing bias would not show.
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
@@ -32,7 +32,7 @@ def beside(*layers: Any) -> Any:
 
 
 def passes(model: Any) -> torch.Tensor:
-    """Logits of two prompts and of two more tokens of each."""
+    """Return logits of two prompts, and of two further tokens of each."""
     engine, store = PackedGenerator(model), KeyValues(2, 40)
     with torch.inference_mode():
         parts = [engine._start(store, [[5, 6, 7], [9, 8]])]
@@ -47,7 +47,7 @@ def test_they_give_what_the_model_gives(kind: str) -> None:
         wanted = passes(model)
     with _with_quick_layers(model):
         assert all("forward" in vars(layer) for layer in model.model.layers)
-        # What a pass of few tokens does not ask.
+        # A pass of few tokens does not call the MLP.
         model.model.layers[0].mlp.forward = None
         found = passes(model)
     assert not any("forward" in vars(layer) for layer in model.model.layers)
@@ -71,7 +71,7 @@ def test_layers_of_another_make_compute_as_they_are() -> None:
     for kind, values in (("Qwen3Config", {"head_dim": 8}), ("GPT2Config", {})):
         with FusedLayers(model_of(kind, **values), beside) as quick:
             assert quick._layers == []
-    # Without its product a layer is left alone.
+    # Without its product a layer is not changed.
     with FusedLayers(model_of("LlamaConfig"), lambda *layers: None) as quick:
         assert quick._layers == []
 
@@ -85,5 +85,5 @@ def test_layers_that_only_look_the_same_are_found_by_the_trial() -> None:
 
 
 def test_layers_that_do_not_tell_of_a_window_leave_models_with_one_alone() -> None:
-    # The trial's texts are too short to show it.
+    # The texts of the trial are too short to show it.
     assert _layer_backend(model_of("MistralConfig", sliding_window=1000)) == "plain"

@@ -1,4 +1,4 @@
-"""The door to the fast paths: `off` leaves the model's own code, and neither changes a number."""
+"""Fast paths change no number, and `off` keeps the model's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A packed row attends as its examples would alone, however it is cut."""
+"""Each example of a packed row attends as it would alone, however the row is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from telltune.models.kernels.layout import Layout, Segment, visible
 
 
 def seen_by_tiles(layout: Layout, window: int | None) -> torch.Tensor:
-    """Which tokens of the row each token attends to."""
+    """Return which tokens of the row each token attends to."""
     tiles = layout.tiles(window)
     starts = [sum(t.length for t in tiles[:i]) for i in range(len(tiles) + 1)]
     seen = torch.zeros(starts[-1], starts[-1], dtype=torch.bool)
@@ -31,7 +31,7 @@ def seen_by_blocks(layout: Layout, window: int | None) -> torch.Tensor:
     seen = torch.zeros(total, total, dtype=torch.bool)
     end = 0
     for start, stop, spans, hidden in layout.blocks(window) or []:
-        # Every token is asked once, in order.
+        # Every token is a query once, in order.
         assert start == end
         end = stop
         columns = [i for span in spans for i in range(*span)]
@@ -63,7 +63,7 @@ def test_a_token_sees_its_segment_and_what_that_continues(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TILE", tile)
         patch.setattr(blocks, "CHUNK", chunk)
-        # Small rows are cut, too.
+        # Small rows are cut too.
         patch.setattr(blocks, "_CALL", 20)
         seen = seen_by_tiles(layout, window)
         assert torch.equal(seen_by_blocks(layout, window), seen)
@@ -95,7 +95,7 @@ def test_masks_and_blocks_are_made_once() -> None:
     layout = Layout([Segment(3), Segment(2, 0)])
     like = torch.zeros(1)
     assert layout.masks(None, like) is layout.masks(None, like)
-    # A window wider than the row is none.
+    # A window wider than the row has no effect.
     assert layout.blocks(None) is layout.blocks(100)
 
 
@@ -110,7 +110,7 @@ def test_blocks_have_few_sizes_and_leave_out_what_nobody_sees() -> None:
     )
     pairs = sum(block.hidden.numel() for block in found)
     assert pairs < 832**2 / 4
-    # Those of the last segments do not read the first ones.
+    # Queries of the last segments do not read the first ones.
     assert found[-1].spans[0][0] >= 25 + 14 * 41
 
 

@@ -1,4 +1,4 @@
-"""Fused LoRA products give what PEFT gives, with less drawing and keeping."""
+"""Fused LoRA products give PEFT's results, with fewer random draws and less memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def assert_same(found: Any, wanted: Any) -> None:
         {},
         {"target_modules": ["q_proj", "v_proj", "down_proj"]},
         {"use_rslora": True},
-        # Of these only the plain ones are fused.
+        # Only the plain ones are fused.
         {"use_dora": True},
         {"lora_bias": True},
     ],
@@ -76,7 +76,7 @@ def test_with_the_second_factors_beside_the_weights_it_is_the_same(
         torch.manual_seed(5)
         with fused:
             found.append(loss_and_gradients(model))
-        # A step later the factors are others.
+        # After a step the factors differ.
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data *= 1.5
@@ -97,13 +97,13 @@ def test_in_bf16_a_small_update_is_not_lost(tiny_base: Any) -> None:
     torch.manual_seed(3)
     x = torch.randn(4000, layer.base_layer.in_features).bfloat16()
     base = x.float() @ layer.base_layer.weight.float().t()
-    # Too small for most sums to round to another number.
+    # Too small to change the rounding of most sums.
     layer.lora_B["default"].weight.data *= 2e-3
     update = x.float() @ layer.get_delta_weight("default").float().t()
     assert update.abs().mean() < base.abs().mean() / 500
 
     def kept(result: torch.Tensor) -> float:
-        """How much of the update is in a result, on the whole."""
+        """Return the share of the update that a result contains."""
         return float(((result.float() - base) * update).sum() / (update**2).sum())
 
     with torch.no_grad(), FusedLora(model):
@@ -136,7 +136,7 @@ def test_layers_that_read_the_same_input_are_one_product(tiny_base: Any) -> None
     with fused:
         model(input_ids=IDS)
     assert not calls
-    # Queries, keys and values; the output; gate and up; down: in each of two layers.
+    # For each of two layers: queries, keys and values; the output; gate and up; down.
     assert [len(group.layers) for group in fused._groups] == [3, 1, 2, 1] * 2
 
 

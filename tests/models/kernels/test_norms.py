@@ -1,4 +1,4 @@
-"""RMSNorm with few operations: the same numbers and gradients, and only where it is that layer."""
+"""RMSNorm with fewer operations has the same values and gradients, and applies only to it."""
 
 from __future__ import annotations
 

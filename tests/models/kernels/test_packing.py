@@ -1,4 +1,4 @@
-"""Packing: one row of many examples computes what each computes alone, and no logit too many."""
+"""A packed row computes what each example computes alone, and only the needed logits."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ NOT_PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
         "RwkvConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "context_length": 64},
     ),
-    # Attention layers could be packed; its short convolutions look into the example before.
+    # Attention layers could be packed, but its short convolutions read the example before.
     "LFM2": ("Lfm2Config", {**SMALL, "layer_types": ["conv", "full_attention"]}),
-    # Attention of their own, which does not look at the setting.
+    # Their own attention, which ignores the setting.
     "GPT-J": (
         "GPTJConfig",
         {**{k: GPT_2[k] for k in ("vocab_size", "n_embd", "n_layer", "n_head")}, "rotary_dim": 4},
@@ -65,7 +65,7 @@ NOT_PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
         "BloomConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2},
     ),
-    # The cap on attention's logits is large, so that short random rows hardly feel it.
+    # The cap of attention logits is large, so that short random rows hardly reach it.
     "Gemma 2": ("Gemma2Config", {**SMALL, "head_dim": 8, "attn_logit_softcapping": 50.0}),
 }
 
@@ -85,7 +85,7 @@ def random_rows(*lengths: tuple[int, int]) -> list[tuple[np.ndarray, int]]:
 
 
 OPENING = random_rows((10, 10))[0][0]
-# Of all lengths, and two that share their start.
+# Rows of various lengths, and two with a common start.
 ROWS = [
     *random_rows((9, 4), (14, 2), (3, 1), (11, 10), (5, 0)),
     *((np.concatenate([OPENING, ids]), 11) for ids, _ in random_rows((5, 0), (3, 0))),
@@ -93,7 +93,7 @@ ROWS = [
 
 
 def by_row(model: Any, rows: Any, budget: int, *, together: bool) -> list[torch.Tensor]:
-    """The nll of each target of each example."""
+    """Return the nll of each target of each example."""
     found: dict[int, torch.Tensor] = {}
     with packed_attention(model) if together else nullcontext():
         for batch in pack(rows, budget, together=together):
@@ -116,7 +116,7 @@ def test_packed_is_what_apart_is(model: Any) -> None:
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
-# As weights begin, so that a state is close to nothing.
+# Small, as weights at the start, so that states are close to zero.
 FAINT = {**SMALL, "initializer_range": 0.02}
 HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Jamba": (
@@ -129,7 +129,7 @@ HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
         {**FAINT, "head_dim": 8, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32}
         | {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16},
     ),
-    # Its short convolutions are no state to transformers.
+    # transformers does not count its short convolutions as state.
     "LFM2": (
         "Lfm2Config",
         {**FAINT, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
@@ -144,7 +144,7 @@ def test_what_passes_beside_attention_is_seen_however_little_it_is(kind: str) ->
         packed = by_row(model, ROWS, 64, together=True)
         apart = by_row(model, ROWS, 64, together=False)
     differences = [float((a - b).abs().max()) for a, b in zip(packed, apart, strict=True)]
-    # Below what telling two losses apart would see.
+    # Too small a difference to be seen when losses are compared.
     assert max(differences) < 1e-3
     assert not can_pack(model)
 
@@ -178,7 +178,7 @@ def test_a_model_of_attention_only_can_be_packed(model: Any) -> None:
 def test_half_precision_hides_nothing(name: str) -> None:
     model = random_model(*(CONFIGS | NOT_PACKABLE)[name]).to(torch.bfloat16)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    # What was found of this kind before is not asked.
+    # Ignore the cached result for this kind of model.
     assert can_pack.__wrapped__(model) == (name in CONFIGS)  # type: ignore[attr-defined]
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -213,7 +213,7 @@ def test_logits_are_computed_at_targets_only(model: Any) -> None:
 
 
 EXAMPLES = st.tuples(
-    # How much of a common opening it takes, how much of its own, how much of all is prompt, source.
+    # Tokens of the common opening, own tokens, length of the prompt, source.
     st.integers(0, 20),
     st.integers(1, 25),
     st.integers(0, 45),
@@ -240,7 +240,7 @@ def test_every_example_is_packed_once_and_within_the_budget(
         assert batch.tokens <= budget or len(batch.rows.unique()) <= 1
         filler = len(row_ids) - batch.tokens
         assert (filler < CHUNK and len(row_ids) % CHUNK == 0) if together else filler == 0
-        # The segments partition the row, and each goes on where its prefix ends.
+        # The segments partition the row, and each continues where its prefix ends.
         segments = batch.layout.segments
         assert sum(length for length, _ in segments) == len(row_ids)
         for part, (length, prefix) in zip(
@@ -253,7 +253,7 @@ def test_every_example_is_packed_once_and_within_the_budget(
     for i, (ids, prompt_length) in enumerate(rows):
         targets = torch.cat([batch.targets[batch.rows == i] for batch in batches])
         assert targets.tolist() == ids[max(prompt_length, 1) :].tolist()
-    # Put together again, behind its prefix, each example stands there once.
+    # Joined with its prefix, each example occurs once.
     whole = []
     for batch in batches:
         segments = batch.layout.segments
@@ -263,7 +263,7 @@ def test_every_example_is_packed_once_and_within_the_budget(
             for number, (part, (_, prefix)) in enumerate(zip(parts, segments, strict=True))
             if all(s.prefix != number for s in segments)
         ]
-        # The last of them fills the row.
+        # The last example fills the row.
         del whole[len(whole) - (len(batch.input_ids[0]) > batch.tokens) :]
     assert sorted(whole) == sorted(ids.tolist() for ids, _ in rows)
 
@@ -272,6 +272,6 @@ def test_what_examples_share_stands_in_a_row_once() -> None:
     ids = [np.array([*range(20), 30 + i, 40], np.int32) for i in range(4)]
     [batch] = pack([(row, 21) for row in ids], 64)
     assert batch.tokens == 20 + 4 * 2
-    # Other sources have other prefixes, for one of them has an anchor.
+    # Sources have different prefixes, since one of them has an anchor.
     [batch] = pack([(row, 21) for row in ids], 64, sources=[0, 0, 1, 1])
     assert batch.tokens == 2 * 20 + 4 * 2

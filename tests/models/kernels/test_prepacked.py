@@ -1,4 +1,4 @@
-"""Packed weights compute what the model computes, and leave it as it was."""
+"""Packed weights compute the model's results, and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_in_bf16_an_adapter_stands_beside_the_weights(
 def test_layers_that_read_the_same_are_one_product(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    # An adapter beside some of them, and none beside the others.
+    # Some layers have an adapter, and others have none.
     model = adapted(tiny_base, target_modules=["q_proj", "v_proj", "up_proj"]).eval()
     exact = logits(model)
     model.to(dtype)

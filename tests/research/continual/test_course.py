@@ -1,4 +1,4 @@
-"""Tasks one after another on the tiny model."""
+"""The tiny model learns tasks one after another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def order(
     toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """An order of two tasks: shapes, and the same items' numbers."""
+    """Return a function that writes an order of two tasks: shapes, and parities of numbers."""
     numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(24)]
     other = str(write_jsonl(tmp_path / "numbers.jsonl", numbers))
     shapes = {k: toy_recipe["task"][k] for k in ("train", "test")}
@@ -69,7 +69,7 @@ def test_what_was_learned_first_is_scored_again_after_the_second(
         assert row["overall"] == pytest.approx((matrix[1][0] + matrix[1][1]) / 2, abs=0.01)
         assert row["backward"] == pytest.approx(matrix[1][0] - matrix[0][0], abs=0.01)
         assert row["backward_by_tasks"] == pytest.approx(row["backward"] / 2, abs=0.01)
-    # An adapter of its own forgets nothing, by construction.
+    # With a separate adapter per task, nothing is forgotten.
     assert rows["adapters"]["backward"] == 0
     assert rows["adapters"]["matrix"][0][0] > 50
     lines = (tmp_path / "out" / "continual.jsonl").read_text().splitlines()
@@ -99,9 +99,9 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
     assert "none of the 3 labels" in (out / "report.html").read_text()
     print_continual(report)
     told = capsys.readouterr().err
-    # Once, for both strategies.
+    # Once for both strategies.
     assert told.count("Warning: sequential, adapters: shapes, scored after shapes, numbers: ") == 2
-    # A run that goes on tells of what was scored before it was cut.
+    # A resumed run reports the scores from before the interruption.
     rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
     (out / "continual.jsonl").write_text("".join(rows[:1] + rows[2:3]))
     assert [row["warnings"] for row in run_continual(path, out, progress=False).rows] == [
@@ -125,7 +125,7 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     write_jsonl: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The last task's answers are shorter than the first's, and no closed set to reason about.
+    # The last task's answers are shorter, and not a closed set.
     free = [{"prompt": f"item {n} is it", "completion": str(n % 10) + "!"} for n in range(12)]
     other = str(write_jsonl(tmp_path / "free.jsonl", free))
     tasks = yaml.safe_load(order().read_text())["tasks"]
@@ -146,7 +146,7 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     assert last[1] == ""
     assert first[2]
     assert not last[2]
-    # A run that goes on asks as one that was not cut short.
+    # A resumed run scores the same as one without interruption.
     rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
     run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
@@ -213,7 +213,7 @@ def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: 
 
 
 def full(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """The order's recipe, with all weights trained."""
+    """Return the order's recipe with all weights trained."""
     recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
     recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
     recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
@@ -240,7 +240,7 @@ def test_all_weights_can_be_trained_by_every_strategy(
     report = run_continual(
         order(recipe=full(toy_recipe), strategies=strategies), tmp_path / "out", progress=False
     )
-    # Each training gets the base as it was; where one model goes on, with the weights so far.
+    # Each training gets the unchanged base, or, if one model continues, the weights so far.
     fresh = {"adapters": [True, True]}
     wanted = [f for s in strategies if s != "in_context" for f in fresh.get(s, [True, False])]
     assert begun == [(start, True) for start in wanted]

@@ -1,4 +1,4 @@
-"""The page of tasks learned one after another: the answer first, R as heat maps, no scripts."""
+"""The page on a sequence of tasks has its result first, heat maps of R, and no scripts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_strategy_has_its_matrix(
     page = open_page(tmp_path / REPORT)
     assert page.locator(".chart svg").count() == 3
     heat = page.locator("#matrices figure").nth(1)
-    # Nothing was asked of the second task before it was learned.
+    # The second task was not scored before it was learned.
     assert heat.locator(".mark-rect path").count() == 3
     scores = heat.locator(".mark-text.role-mark text")
     assert sorted(scores.all_text_contents()) == ["70", "70", "80"]

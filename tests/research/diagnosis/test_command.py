@@ -1,4 +1,4 @@
-"""`tell diagnose` on files and folders."""
+"""`tell diagnose` reads files and folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts where several things match: the last, but no consequence, no warning, no source."""
+"""The last of several matches counts, except consequences, warnings and source code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real logs of injected faults, from benchmarks/diagnosis.py; a log's name says what it is."""
+"""Logs of injected faults, from benchmarks/diagnosis.py, get the diagnosis in their names."""
 
 from __future__ import annotations
 

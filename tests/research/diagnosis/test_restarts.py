@@ -1,4 +1,4 @@
-"""Started again only where that can help, and no more often than asked."""
+"""A run is restarted only if that can help, and only as often as allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def program(path: Path, fault: str, fails: int) -> list[str]:
-    """One that fails so many times, and then says that it is done."""
+    """Write a program that fails the given number of times and then prints `done`."""
     path.write_text(
         "import os, sys, pathlib\n"
         f"tries = pathlib.Path({str(path)!r} + '.tries')\n"

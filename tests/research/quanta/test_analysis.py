@@ -1,4 +1,4 @@
-"""`tell quanta` end to end on the tiny model: train, record, cluster, compare, resume."""
+"""`tell quanta` trains, records, clusters, compares and resumes on the tiny model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from telltune.research.quanta.report import QuantaReport
 
-# An adapter of the output layer, without which so small a random model cannot learn the answers.
+# The output layer has an adapter; otherwise so small a random model cannot learn.
 pytestmark = pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
 
 
 @pytest.fixture
 def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """Eight task examples against a reference of eighteen."""
+    """Return a recipe with eight task examples; the reference has eighteen."""
     toy_recipe["task"]["max_tokens"] = 400
     toy_recipe["mixture"] = {"leverage_ratio": 1.0, "passes": 12}
     toy_recipe["training"]["learning_rate"] = 2e-2
@@ -34,7 +34,7 @@ def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is trained, by its bar's description."""
+    """Return a list that gets the description of each training."""
     seen: list[str] = []
     train = analysis.train
 
@@ -47,11 +47,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Stopped(Exception):  # noqa: N818 - as when a machine goes down
-    """Ends a run in its midst."""
+    """Error that ends a run before its last step."""
 
 
 class CutShort(LossRecorder):
-    """Stops after a step, and notes at which one a run begins."""
+    """Recorder that stops after a step, and notes the step at which each run begins."""
 
     after = 12
     began: ClassVar[list[int]] = []
@@ -86,7 +86,7 @@ def test_the_whole_way_and_again_for_another_method(
     first = run(recipe, ("sft_anchor",), out)
     assert trained == ["reference", "sft_anchor"]
 
-    # 12 dev items of three tokens each, or two.
+    # 12 dev items of two or three tokens each.
     assert first.tokens["response"] == sum(
         first.tokens[why] for why in ("not_learned", "copied", "known_before", "chosen")
     )
@@ -112,7 +112,7 @@ def test_the_whole_way_and_again_for_another_method(
     assert again.methods[0] == sft
     assert again.methods[1].general_tokens > 0
     assert json.loads((out / QUANTA).read_text())["methods"][0]["learned"] == sft.learned
-    # Nothing of the test split is read, and nothing large is left.
+    # The test split is not read, and no large file is left.
     assert set(read) == {"train", "dev"}
     assert sorted(path.suffix for path in out.iterdir()) == [".json"] * 5 + [".yaml"]
 

@@ -1,4 +1,4 @@
-"""Clusters of gradients: by angle alone, the largest first."""
+"""Gradients are clustered by angle, with the largest cluster first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_directions_are_found_whatever_the_lengths() -> None:
     directions = rng.normal(size=(3, 50))[truth] + 0.5 * rng.normal(size=(40, 50))
     lengths = 10 ** rng.uniform(-4, 4, (40, 1))
     labels = cluster_gradients((directions * lengths).astype(np.float32), 3)
-    assert labels.tolist() == truth.tolist()  # numbered by size, as the truth is
+    assert labels.tolist() == truth.tolist()  # numbered by size, as in the truth
 
 
 def test_a_zero_gradient_is_in_no_cluster() -> None:

@@ -1,4 +1,4 @@
-"""Losses of single tokens: the true ones, at even moments, whatever cuts the training short."""
+"""Losses of tokens are exact and evenly spaced, also for interrupted trainings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def held_out(tiny_tokenizer: Any) -> EncodedSet:
-    """Long before short, so that rows hold them in another order."""
+    """Return long and short examples in turn, so that rows hold them in another order."""
     examples = [
         Example("item 7 is round", "ball"),
         Example("a much longer question: what is item 9, which is rather flat", "sheet of ice"),
@@ -60,7 +60,7 @@ def test_looking_leaves_a_model_in_training(tiny_base: Any, held_out: EncodedSet
 
 
 class Stopped(Exception):  # noqa: N818 - as when a machine goes down
-    """Ends a run in its midst."""
+    """Error that ends a run before its last step."""
 
 
 class StopAfter(TrainerCallback):
@@ -74,7 +74,7 @@ class StopAfter(TrainerCallback):
 
 @pytest.fixture
 def values(toy_recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of eight steps with dropout, and a checkpoint every three."""
+    """Return a recipe of eight steps with dropout and a checkpoint every three steps."""
     toy_recipe["task"]["max_examples"] = 8
     toy_recipe["mixture"] = {"general_examples": 16, "passes": 2}
     toy_recipe["lora"]["dropout"] = 0.5
@@ -107,7 +107,7 @@ def test_recording_changes_nothing_and_a_killed_run_records_the_same(
     killed = LossRecorder(tmp_path / "killed" / "losses.jsonl", held_out, moments=4)
     with pytest.raises(Stopped):
         trained(values, tmp_path / "killed", [killed, StopAfter(5)])
-    # Step 4 comes after the checkpoint; its line is cut short, as by a kill.
+    # Step 4 comes after the checkpoint; its line is incomplete, as after a kill.
     text = killed.path.read_text()
     assert [json.loads(line)["step"] for line in text.splitlines()] == [0, 2, 4]
     killed.path.write_text(text[:-20])

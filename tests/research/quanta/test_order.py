@@ -1,4 +1,4 @@
-"""When a quantum is learned, and agreement of orders: known answers, and calls by chance."""
+"""The times and orders in which quanta are learned have known answers and error rates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_learned_half_way_between_start_and_reference_end() -> None:
     steps = np.array([0, 10, 20, 40])
     levels = np.array(
         [
-            [0.0, 0.2, 0.6, 0.8],  # half-way to 0.8 is 0.4: in the middle of 10 and 20
-            [0.0, 0.0, 0.0, 0.8],  # half of the way from 20 to 40
+            [0.0, 0.2, 0.6, 0.8],  # half of 0.8 is 0.4, in the middle of 10 and 20
+            [0.0, 0.0, 0.0, 0.8],  # in the middle of 20 and 40
             [0.0, 0.6, 0.1, 0.8],  # the first time counts
             [0.0, 0.2, 0.3, 0.39],  # never
-            [0.4, 0.5, 0.6, 0.8],  # its own start counts: half-way is 0.6
+            [0.4, 0.5, 0.6, 0.8],  # the start counts: half of the way is 0.6
             [0.0, NAN, NAN, NAN],
         ]
     )
@@ -50,7 +50,7 @@ def test_what_was_never_learned_comes_last_and_in_no_order() -> None:
     reference = np.array([1.0, 2.0, 3.0, 4.0])
     assert kendall_tau(np.array([1.0, 2.0, INF, INF]), reference) == pytest.approx(5 / 30**0.5)
     assert kendall_tau(np.array([INF, 2.0, 3.0, 4.0]), reference) == 0
-    # An unknown quantum is in no pair.
+    # A quantum that was not learned is in no pair.
     assert kendall_tau(np.array([1.0, 2.0, NAN, 4.0]), reference) == pytest.approx(3 / 18**0.5)
 
 
@@ -62,7 +62,7 @@ def test_no_order_has_no_tau(order: list[float]) -> None:
 def simulated(
     rng: np.random.Generator, times: NDArray[Any], steps: NDArray[Any], per: int = 8
 ) -> LossCurves:
-    """Losses of tokens that become likely about the time of their cluster."""
+    """Return losses of tokens that are learned at about the time of their cluster."""
     at = np.repeat(times, per) + rng.normal(0, 1, len(times) * per)
     level = 0.02 + 0.96 / (1 + np.exp((at - steps[:, None]) / 1.5))
     return LossCurves(steps, -np.log(level) + rng.normal(0, 0.05, level.shape))
@@ -78,7 +78,7 @@ def test_the_same_order_agrees_and_the_opposite_one_does_not() -> None:
     rng = np.random.default_rng(1)
     times = np.linspace(8, 50, 10)
     clusters = quanta(rng, times)
-    # A third of the reference's length, and so of its steps.
+    # A third of the reference's length and steps.
     runs = [simulated(rng, t, np.arange(21)) for t in (times / 3, times[::-1] / 3)]
     same, opposite = compare_orders(clusters, runs, resamples=300)
     assert same.learned == pytest.approx(times / 3, abs=1)
@@ -109,7 +109,7 @@ def test_results_are_a_function_of_the_seed() -> None:
 
 
 def test_intervals_of_unrelated_orders_hold_zero() -> None:
-    """Of 60 intervals at 95% three should miss; more than eight would in less than 1 of 100."""
+    """Three of 60 intervals at 95% should miss; more than eight do in less than 1 of 100 tests."""
     misses = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def test_intervals_of_unrelated_orders_hold_zero() -> None:
         run = simulated(rng, rng.uniform(3, 17, 10), np.arange(0, 21, 2))
         [found] = compare_orders(clusters, [run], resamples=200)
         misses += not found.low <= 0 <= found.high
-        # Nor are they so wide that they say nothing.
+        # The intervals are also narrow enough to be useful.
         assert found.high - found.low < 1.7
     assert misses <= 8
 

@@ -1,4 +1,4 @@
-"""The toy whose quanta are known: its gradients cluster by subtask, learned by frequency."""
+"""On a toy with known quanta, gradients cluster by subtask and frequent ones come first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def learned() -> tuple[nn.Sequential, LossCurves]:
 def test_subtasks_are_learned_by_frequency(learned: tuple[nn.Sequential, LossCurves]) -> None:
     _, curves = learned
     likely = np.exp(-curves.losses).reshape(-1, PARITY.subtasks, HELD_OUT).mean(2).T
-    # Before anything is learned an answer is a coin's.
+    # Without learning, an answer is right half of the time.
     assert likely[:, 0] == pytest.approx(0.5, abs=0.05)
     steps = learned_at(curves.steps, likely, np.ones(PARITY.subtasks))
     assert np.isfinite(steps).all()
@@ -59,7 +59,7 @@ def test_clusters_are_the_subtasks(learned: tuple[nn.Sequential, LossCurves]) ->
     gradients, subtasks = parity_gradients(network, PARITY, 40)
     labels = cluster_gradients(gradients, PARITY.subtasks)
     assert adjusted_rand_score(subtasks, labels) > 0.85
-    # The measure is not flattered by so few samples.
+    # The measure is not too high with so few samples.
     rng = np.random.default_rng(0)
     null = [adjusted_rand_score(rng.permutation(subtasks), labels) for _ in range(50)]
     assert np.quantile(null, 0.99) < 0.15

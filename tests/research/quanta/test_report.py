@@ -1,4 +1,4 @@
-"""What recorded trainings are made to say: known orders, and numbers that JSON can hold."""
+"""Reports on recorded trainings have known orders, and numbers that JSON can hold."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from telltune.research.quanta.report import judge
 
 STEPS = [0, 4, 8, 12, 16]
-# Three clusters of four tokens, two tokens a held-out example; the last example teaches nothing.
+# Three clusters of four tokens, two tokens per held-out example; the last has none.
 LABELS = [0] * 4 + [1] * 4 + [2] * 4
 OWNERS = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def record(method: str, *steps: float) -> dict[str, Any]:
-    """A training that learned each cluster at a step, from one in a hundred to 0.99."""
+    """Return a training that learned each cluster at a step, from likelihood 0.01 to 0.99."""
     at = np.array(steps)[LABELS]
     level = np.where(np.array(STEPS)[:, None] >= at, 0.99, 0.01)
     other = np.full((len(STEPS), 1), 5.0)
@@ -34,7 +34,7 @@ def record(method: str, *steps: float) -> dict[str, Any]:
 
 @pytest.fixture
 def reference() -> dict[str, Any]:
-    """It learned cluster 0 first and 2 last; token 0 was never learned and not chosen."""
+    """Return a training that learned cluster 0 first and 2 last, and never token 0."""
     return record("reference", 4, 8, 12) | {
         "counted": {"response": 13, "not_learned": 1, "chosen": 12, "without_gradient": 0},
         "tokens": list(range(1, 13)),
@@ -50,7 +50,7 @@ def test_orders_are_held_against_the_reference(reference: dict[str, Any]) -> Non
     same, opposite, part = report.methods
     assert (same.tau, opposite.tau) == (1, -1)
     assert part.tau == pytest.approx(2 / 6**0.5, abs=1e-4)
-    # Half-way is in the middle of the four steps before.
+    # Half of the way is in the middle of the four steps before.
     assert same.learned == [2, 6, 14]
     assert part.learned == [2, None, None]
     assert opposite.difference == -2

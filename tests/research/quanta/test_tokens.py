@@ -1,4 +1,4 @@
-"""Which tokens are looked at: learned, not copied, not known before; the others are counted."""
+"""Tokens count if they are learned, not copied and not known before; others are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def encoded(*examples: tuple[list[int], int]) -> EncodedSet:
 
 
 def test_the_end_of_a_trigram_seen_before_is_copied() -> None:
-    # 1 2 3 stood in the prompt, 8 9 8 only in another example; 9 8 9 is seen, then comes again.
+    # 1 2 3 is in the prompt, 8 9 8 only in another example; 9 8 9 occurs and is repeated.
     one = ([1, 2, 3, 4, 1, 2, 3, 5], 5)
     other = ([8, 9, 8, 9, 8, 9], 3)
     assert copied_tokens(encoded(one, other)).tolist() == [False, True, False, False, True, True]

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks OpenAI's chat completions, as it is told."""
+"""HTTP server that gives scripted replies in the protocol of OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """A server whose replies are scripted, one a call, the last again and again; or follow a rule.
+    """Server with one scripted reply per call (the last one repeats), or replies by a rule.
 
-    A text is what the model says, bytes are the body as it is, a whole number is an HTTP status, a
-    float is how long it takes.
+    A string is the model's answer, bytes are the whole body, an integer is an HTTP status, and a
+    float is a delay in seconds.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Server:
                     self.end_headers()
                     self.wfile.write(reply)
                 except OSError:
-                    pass  # who asked has given up
+                    pass  # the client has given up
 
             def log_message(self, *_: Any) -> None:
                 pass

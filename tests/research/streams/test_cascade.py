@@ -1,4 +1,4 @@
-"""A cascade on a stream whose rule is known, below a top that is a function."""
+"""Cascades on a stream with a known rule, and a function as the largest model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stream(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
 
 
 class Oracle:
-    """A top that is always right, but for what it is told to fail at."""
+    """Largest model that is always right, except for calls that fail on purpose."""
 
     def __init__(self, fails: Any = lambda _: False) -> None:
         self.asked: list[str] = []
@@ -44,7 +44,7 @@ class Oracle:
 
 
 class Watched(LinearLevel):
-    """A second level that says what it was asked."""
+    """Second level that records what it is asked."""
 
     name = "second"
 
@@ -77,7 +77,7 @@ def test_the_top_labels_all_at_first_and_little_in_the_end() -> None:
     assert Counter(decision.by for decision in last)["linear"] > 200
     right = [d.label == label for d, label in zip(found, labels, strict=True)]
     assert np.mean(right[-300:]) > 0.97
-    # What the linear level answers the top is not asked.
+    # The top is not asked about inputs that the linear level answers.
     assert len(top.asked) == sum(decision.by == TOP for decision in found)
     assert sum(decision.tokens for decision in found) == 9 * len(top.asked)
 
@@ -85,7 +85,7 @@ def test_the_top_labels_all_at_first_and_little_in_the_end() -> None:
 def test_it_hands_on_what_it_cannot_know_and_a_dear_top_is_asked_less() -> None:
     rng = np.random.default_rng(5)
     plain_texts, _ = stream(1200, seed=5)
-    # Every other input says nothing of its label.
+    # Every other input does not determine its label.
     texts = [text if n % 2 else f"fog w{rng.integers(0, 50)}" for n, text in enumerate(plain_texts)]
 
     class Knows(Oracle):
@@ -112,7 +112,7 @@ def test_it_hands_on_what_it_cannot_know_and_a_dear_top_is_asked_less() -> None:
 
 def test_answers_do_not_depend_on_how_many_are_fed_at_once() -> None:
     texts, _ = stream(600, seed=1)
-    # Of one level: with more, what deferral learns depends on seconds that are measured.
+    # One level only: with more, deferral depends on measured seconds.
     together = list(cascade(Oracle()).feed(texts))
     one = cascade(Oracle())
     assert plain(together) == plain([d for text in texts for d in one.feed([text])])
@@ -126,7 +126,7 @@ def test_what_a_lower_level_answers_the_upper_is_not_asked() -> None:
     assert isinstance(second, Watched)
     answered = [t for t, d in zip(texts, decisions, strict=True) if d.by == "linear"]
     assert len(answered) > 300
-    # It learns from what the top labelled, and sees what was handed on; of the last it saw few.
+    # It learns the top's labels, and sees what is passed on, which is little in the end.
     late = {t for t, d in zip(texts[-300:], decisions[-300:], strict=True) if d.by == "linear"}
     assert len(late & set(second.asked)) < len(late)
 

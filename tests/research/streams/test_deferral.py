@@ -1,4 +1,4 @@
-"""Deferral: the loss as it is written down, and where it leads."""
+"""The deferral loss is as published, and its minimum is where it should be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_it_learns_to_hand_on_what_is_unsure() -> None:
         likely = np.stack(
             [np.where(guess == 0, high, 1 - high), np.where(guess == 1, high, 1 - high)], 1
         )
-        # What is sure is right, the rest is a coin's.
+        # Certain answers are right; the others are right half of the time.
         labels = np.where(sure | (rng.random(16) < 0.5), guess, 1 - guess)
         deferral.learn([likely], labels, [1.0])
     assert deferral.defers(0, np.array([[0.97, 0.03], [0.03, 0.97]])).max() < 0.5

@@ -1,4 +1,4 @@
-"""The linear level: a known gradient, what it learns, and what it keeps."""
+"""The linear level has a known gradient, learns a rule, and can be saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WORDS = ("apple", "bolt", "cloud")
 
 
 def texts(count: int, seed: int) -> tuple[list[str], list[int]]:
-    """The label is the rare word among noise."""
+    """Return texts of noise with one rare word, which is the label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count).tolist()
     noise = [" ".join(f"w{n}" for n in rng.integers(0, 200, 8)) for _ in labels]

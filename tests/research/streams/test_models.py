@@ -1,4 +1,4 @@
-"""Levels that are transformers, on tiny ones."""
+"""Transformers are levels of a cascade; the tests use tiny ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def items(count: int) -> tuple[list[str], list[int]]:
 def test_an_encoder_learns_what_it_is_shown(tiny_encoder: Path) -> None:
     level = EncoderLevel(str(tiny_encoder), 3, learning_rate=5e-3)
     texts, labels = items(12)
-    # A random encoder reads its first token best.
+    # A random encoder represents its first token best.
     texts = [" ".join(reversed(text.split())) for text in texts]
     for _ in range(100):
         level.learn(texts, labels)
@@ -44,7 +44,7 @@ def test_an_encoders_state_makes_the_same_level(tiny_encoder: Path) -> None:
     one.learn(texts, labels)
     other.restore(kept)
     other.learn(texts, labels)
-    # Dropout draws random numbers; without it both would be the same to the last digit.
+    # Dropout draws random numbers; without it both would be identical.
     assert np.abs(one.likelihoods(texts) - other.likelihoods(texts)).max() < 0.1
     with pytest.raises(ModelError, match="cannot be loaded"):
         EncoderLevel(str(tiny_encoder / "nowhere"), 3)
@@ -82,7 +82,7 @@ def test_a_finished_baseline_is_a_level_and_a_top(
     assert level.name == method
     assert likely.argmax(1).tolist() == labels
     assert not likely[:, 3].any()
-    # Sure of what it was shown, and less so of what says little.
+    # Certain of what it was trained on, and less certain of uninformative texts.
     assert likely.max(1).min() > level.likelihoods(["item"]).max()
     level.learn(texts, labels)
     level.restore(level.state())

@@ -1,4 +1,4 @@
-"""The page of a stream: what was saved, in words and by the course of it."""
+"""The page of a stream shows in words and charts what was saved."""
 
 from __future__ import annotations
 

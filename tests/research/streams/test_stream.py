@@ -1,4 +1,4 @@
-"""A stream in a file: what is decided, what is refused, and a process that is killed."""
+"""A stream in a file is answered, bad rows are refused, and a killed process resumes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def files(server: Any, tmp_path: Path, write_jsonl: Callable[..., Path]) -> tuple[Path, Path, Path]:
-    """A cascade of one level below the server, a stream of 900 rows, and a folder."""
+    """Return a cascade of one level below the server, a stream of 900 rows, and a folder."""
     server.rule = rule
     spec = {
         "labels": list(WORDS),
@@ -63,7 +63,7 @@ def test_it_answers_all_and_asks_the_server_less_and_less(
     assert report.accuracy > 97
     assert report.course[-1]["saved"] > report.course[0]["saved"]
     assert [line for line, _, _ in decided(files[2])] == [*range(1, 901)]
-    # Called again it asks nobody.
+    # Called again, it asks nothing.
     assert run_stream(*files, progress=False) == report
     assert len(server.seen) == report.top_calls
 
@@ -73,7 +73,7 @@ def test_a_file_that_grows_goes_on_where_it_was(files: tuple[Path, Path, Path]) 
     whole = run_stream(cascade, stream, out, progress=False)
     lines = stream.read_text().splitlines(keepends=True)
     parts = out.parent / "parts"
-    # The last line is being written.
+    # The last line is still being written.
     stream.write_text("".join(lines[:512]) + lines[512][:9])
     assert run_stream(cascade, stream, parts, progress=False).inputs == 512
     stream.write_text("".join(lines))

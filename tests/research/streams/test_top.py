@@ -1,4 +1,4 @@
-"""The top over HTTP, against a real server that is slow, limits its rate, or talks rubbish."""
+"""The largest model over HTTP: a real server that is slow, limits its rate or fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a study in a real browser: Debian's Chromium, through Playwright."""
+"""A study's page is drawn in a real browser: Debian's Chromium, through Playwright."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = "<img src=http://evil.example/x onerror=alert(1)>"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
 RATIOS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
-# Labels of an axis that touch one another, or that leave their chart.
+# Axis labels that overlap one another or leave their chart.
 OVERLAPS = """() => [...document.querySelectorAll('.chart svg')].flatMap(svg => {
   const chart = svg.getBoundingClientRect();
   const found = [];
@@ -37,7 +37,7 @@ OVERLAPS = """() => [...document.querySelectorAll('.chart svg')].flatMap(svg => 
   return found;
 })"""
 
-# Text whose contrast with what is behind it is below WCAG's 4.5.
+# Text whose contrast with its background is below WCAG's 4.5.
 PALE = """() => {
   const numbers = text => text.match(/[\\d.]+/g).map(Number);
   const light = color => {
@@ -74,7 +74,7 @@ def page(
     open_page: Callable[[Path], Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """The report of a small study, opened and drawn."""
+    """Return the opened report of a small study, with its charts drawn."""
     folder = tmp_path_factory.mktemp("browser")
     write_study(folder, items=40, seeds=(0, 1), sizes=(3000, 10000), ratios=RATIOS, prompt=HOSTILE)
     write_report(folder, resamples=200)
@@ -82,7 +82,7 @@ def page(
 
 
 def test_the_page_is_short_and_draws_the_rest_when_it_is_opened(page: Any) -> None:
-    """Two tasks may take about half of what four may: 900 words, 6,000 and 12,000 pixels."""
+    """The limits are half of those for four tasks: 900 words, 6,000 and 12,000 pixels."""
     assert page.locator(".chart svg").count() == 1 + 2
     assert len(page.locator("body").inner_text().split()) < 500
     assert height(page) < 3000
@@ -96,7 +96,7 @@ def test_the_page_is_short_and_draws_the_rest_when_it_is_opened(page: Any) -> No
     page.get_by_role("link", name="Forgetting").press("Enter")
     page.locator("#forgetting .chart svg").nth(1).wait_for()
     open_all(page)
-    # Losses, weights, and general tokens at two sizes, item by item too.
+    # Losses, weights, and general tokens at two sizes, also item by item.
     assert page.locator(".chart svg").count() == 3 + 2 * (2 + 4) + 2
     for chart in page.locator(".chart svg").all():
         assert chart.locator("path[aria-roledescription], [role=graphics-symbol]").count() > 2
@@ -121,7 +121,7 @@ def test_what_is_seen_has_a_name(page: Any) -> None:
 def test_the_filter_hides_a_method_in_charts_and_tables(page: Any) -> None:
     box = page.get_by_label("sft_anchor", exact=True)
     row = page.locator(".task tr[data-method=sft_anchor]").first
-    # Of one name in a chart, the text is one mark.
+    # All text of one name in a chart is one mark.
     name = page.locator(".chart svg .role-mark text", has_text="sft_anchor")
     assert (row.is_visible(), name.count()) == (True, 3)
     box.focus()
@@ -131,7 +131,7 @@ def test_the_filter_hides_a_method_in_charts_and_tables(page: Any) -> None:
     )
     assert (row.is_visible(), name.count()) == (False, 0)
     assert page.locator("[data-method=sft_anchor]:visible").count() == 0
-    # The main methods are shown at first: of several ratios, the one nearest to the default.
+    # The main methods are shown at first, with the ratio nearest to the default.
     tells = [page.locator(f".task tr[data-method='tell at ratio {r}']").first for r in (10, 5)]
     assert [row.is_visible() for row in tells] == [True, False]
     page.keyboard.press("Space")
@@ -189,14 +189,14 @@ def test_it_fits_the_screen_in_light_and_dark(
     page.wait_for_function(box)
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
     assert color(page, "body", "background-color") == (DARK if scheme == "dark" else LIGHT)
-    # Charts take part without being drawn again.
+    # Charts also change, without being drawn again.
     axis = "rgb(163, 172, 184)" if scheme == "dark" else "rgb(87, 96, 106)"
     assert color(page, ".chart svg .role-axis-label text", "fill") == axis
     assert page.evaluate(PALE) == []
     assert page.evaluate(OVERLAPS) == []
     largest = page.locator(".emergence .role-axis-label text", has_text="60k").first
     assert largest.evaluate("label => getComputedStyle(label).opacity") == "1"
-    # Kept, to be looked at: .pytest_cache/d/report/.
+    # Kept for inspection in .pytest_cache/d/report/.
     picture = pytestconfig.cache.mkdir("report") / f"{scheme}-{size['width']}.png"
     page.screenshot(path=picture, full_page=True)
     assert picture.stat().st_size > 50_000
@@ -216,7 +216,7 @@ def test_on_a_phone_a_table_shows_at_most_five_columns_and_keeps_the_first(page:
     assert max(seen) <= 5
     table = "document.querySelector('.task details .wide')"
     assert page.evaluate(f"{table}.scrollWidth > {table}.clientWidth")
-    # The method's name stays in sight.
+    # The method's name stays visible.
     page.evaluate(f"{table}.scrollTo(300, 0)")
     assert page.locator(".task details tbody tr[data-method] th").first.bounding_box()["x"] >= 0
 

@@ -1,4 +1,4 @@
-"""Means over matched cells: what ran elsewhere too has no part in a comparison."""
+"""Means are over matched cells; cells of one method only do not count."""
 
 from __future__ import annotations
 

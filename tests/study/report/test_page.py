@@ -1,4 +1,4 @@
-"""The page that a study becomes: its numbers are those of the rows, and text stays text."""
+"""A study's page has the numbers of its rows, and shows text as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTILE = "</script><img src=http://evil.example/x onerror=alert(1)> & {{ 7 * 7 
 
 
 class Page(HTMLParser):
-    """The cells of tables, the text of sections, the specifications of charts, what is loaded."""
+    """Contents of a page: table cells, text of sections, chart specifications and loaded files."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
     told = {(v["method"], v["score"], v["seeds"], v["general"]) for v in dots}
     score = fmean(r.score for r in rows if r.key.startswith("routing_tell_3000_20"))
     assert ("tell at ratio 20", f"{score:.1f}", 3, "59,600") in told
-    # Points of one size stand within 2% of their place.
+    # Points of one size are within 2% of their place.
     assert all(abs(v["x"] / 2980 - 1) < 0.0201 for v in dots if "at" not in v)
     curve, weights = (values_of(spec) for spec in page.specs["task-1"][1:3])
     assert {v["source"] for v in curve} == {v["source"] for v in weights} == {"task", "general"}

@@ -1,4 +1,4 @@
-"""Scripts in data, names, answers, reasons and recipes are text on the page of a study."""
+"""Scripts in data, names, answers, reasons and recipes are shown as text on a study's page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUN = "document.documentElement.dataset.ran = 'yes'"
-# Out of text, an attribute, a JSON block, a comment, a module; and Vega's own expressions.
+# Escapes from text, an attribute, a JSON block, a comment and a module; Vega expressions.
 HOSTILE = [
     f"<script>{RUN}</script>",
     f"</script><script>{RUN}</script>",
@@ -33,7 +33,7 @@ EVERYTHING = " ".join(HOSTILE)
 
 @pytest.fixture(scope="module")
 def folder(write_study: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study in which all text that is anybody's is hostile."""
+    """Return a study in which all text that a user can write is hostile."""
     folder = tmp_path_factory.mktemp("page") / f"<script>{RUN.replace('/', '')}<script>"
     folder.mkdir()
     names = {HOSTILE[0]: 0.0, HOSTILE[1]: 1.0, HOSTILE[3]: 0.5, f"failed {HOSTILE[2]}": 0.0}
@@ -72,7 +72,7 @@ def test_no_script_of_the_data_runs_and_all_of_it_is_shown(
     page.on("dialog", lambda dialog: page.said.append(dialog.message))
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     page.locator(".training .chart svg").first.wait_for()
-    # What waits for a pointer gets one, tooltips of charts among it.
+    # Elements that react to a pointer get one, also tooltips of charts.
     for mark in page.locator(".chart svg .mark-symbol path").all()[:5]:
         mark.hover(force=True)
     assert page.evaluate("document.documentElement.dataset.ran") is None
@@ -87,7 +87,7 @@ def test_no_script_of_the_data_runs_and_all_of_it_is_shown(
 def test_the_page_would_run_a_script_that_was_not_escaped(
     folder: Path, tmp_path: Path, browser: Any
 ) -> None:
-    """The test above can fail: the page's policy alone would not have stopped them."""
+    """The test above can fail: the page's policy alone does not stop scripts."""
     page_path = tmp_path / REPORT
     text = (folder / REPORT).read_text(encoding="utf-8")
     page_path.write_text(text.replace("</body>", f"<script>{RUN}</script></body>"), "utf-8")

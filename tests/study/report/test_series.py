@@ -1,4 +1,4 @@
-"""What is one line in a chart, and what it is called."""
+"""Rows are grouped into the lines of a chart and get their names."""
 
 from __future__ import annotations
 

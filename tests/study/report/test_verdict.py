@@ -1,4 +1,4 @@
-"""At most four sentences that say no more than the numbers do."""
+"""The verdict has at most four sentences, which claim no more than the numbers show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLEAR, UNCLEAR = 0.01, 0.4
 
 
 def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summary:
-    """Of comparisons with sft: task, size, method, difference, adjusted p."""
+    """Return a summary of comparisons with sft: task, size, method, difference, adjusted p."""
     return Summary(
         points=[
             Point(task, name, name, size, None, 0, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})

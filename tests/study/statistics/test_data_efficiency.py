@@ -1,4 +1,4 @@
-"""The data-saving factor: exact where the curve is, censored where it ends, and covering truth."""
+"""The data-saving factor is exact within the curve, censored beyond, and covers the truth."""
 
 import math
 import time
@@ -21,7 +21,7 @@ SIZES = (10**3.5, 1e4, 10**4.5, 1e5)
 
 
 def runs_of(*scores, items=200):
-    """Runs with these scores, of right and wrong items."""
+    """Return a run for each score, made of right and wrong items."""
     return [
         mean_of([100.0] * round(score * items / 100) + [0.0] * round((100 - score) * items / 100))
         for score in scores
@@ -107,7 +107,7 @@ def test_sft_that_is_there_at_once_gives_an_upper_bound():
 
 
 def test_interval_may_be_open_where_the_factor_is_not():
-    # Other items right than SFT's, so that other items might put it above SFT at any size.
+    # Other items than SFT's are right, so that resampling may put it above SFT at any size.
     method = [mean_of(run.per_item[::-1]) for run in runs_of(58)]
     saving = saving_factor(curve_of(10, 30, 50, 60), method, 1e4, resamples=500)
     assert saving.censored == ""
@@ -174,7 +174,7 @@ def test_interval_covers_the_true_factor(simulate, factor, seeds, luck):
             dict(zip(SIZES, sft, strict=True)), method, 1e4, resamples=400, seed=study
         )
         covered += saving.low <= factor <= saving.high
-    # 95% of 250 studies, give or take 2.5 standard errors. Of three seeds' factors an interval for
+    # 95% of 250 studies, within 2.5 standard errors. Of three seeds' factors, an interval for
     # the items alone covers 86%, and one that draws other items for every size 99.6%.
     assert 0.915 <= covered / 250 <= 0.985
 
@@ -183,5 +183,5 @@ def test_10_000_resamples_are_quick(simulate):
     *sft, method = simulate(np.random.default_rng(0), np.log([*SIZES, 2e4]))
     start = time.process_time()
     saving_factor(dict(zip(SIZES, sft, strict=True)), method, 1e4)
-    # A third of a second here.
+    # This takes a third of a second.
     assert time.process_time() - start < 4

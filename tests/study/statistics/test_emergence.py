@@ -1,4 +1,4 @@
-"""Jumps: found where they are, not where scores are flat or grow steadily."""
+"""Jumps are found where they are, and not where scores are flat or grow steadily."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ GENERAL = (0, 1e4, 3e4, 1e5, 3e5, 1e6)
 
 
 def study_of(*scores, items=200):
-    """A run a size with these scores, its right items strewn about."""
+    """Return one run per size with these scores, in which the right items are random."""
     rng = np.random.default_rng(0)
     return {
         size: [mean_of(rng.permutation(100.0 * (np.arange(items) < score * items / 100)))]
@@ -130,7 +130,7 @@ SMOOTH = {
 @pytest.mark.parametrize("shape", SMOOTH)
 def test_smooth_curves_of_all_shapes_are_no_jumps(simulate, shape):
     rng = np.random.default_rng(4)
-    # From logit -2 to 2: some 45 points of score, with a slope of `simulate` of 1.
+    # From logit -2 to 2 is some 45 points of score, for a slope of `simulate` of 1.
     course = np.log(2e4) - 2 + 4 * SMOOTH[shape](np.log(TASK + np.array(GENERAL)))
     found = []
     for study in range(100):

@@ -1,4 +1,4 @@
-"""Items sorted by how they change: known answers, each once, jumps told from steady courses."""
+"""Items are sorted by how they change, and jumps are told from steady changes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_items_stand_by_the_size_from_which_on_they_are_right() -> None:
 
 
 def test_a_jump_of_items_is_told_from_a_mean_that_only_adds_up() -> None:
-    """Both means rise by some 20 points; in one of them 40 of 200 items jump, of 3 seeds."""
+    """Both means rise by some 20 points; in one of them, 40 of 200 items jump in 3 seeds."""
     rng = np.random.default_rng(1)
     seeds, items = 3, 200
     sure = np.where(rng.random(items) < 0.4, 0.97, 0.03)

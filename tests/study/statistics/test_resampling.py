@@ -1,4 +1,4 @@
-"""Items and seeds drawn again: the right spread, from the right source, at no great cost."""
+"""Resampling items and seeds gives the right spread, from the right source, quickly."""
 
 import time
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_one_run_or_equal_runs_have_no_luck(simulate):
 
 
 def test_luck_of_two_seeds_without_item_noise_is_students_t():
-    """All items move alike, so only the seeds differ: scores 40 and 60, mean 50 +- 10 t."""
+    """All items change together, so only seeds differ: scores 40 and 60, mean 50 +- 10 t."""
     runs = [mean_of(np.linspace(0, 80, 50) + change) for change in (0.0, 20.0)]
     luck = seed_luck([runs], 50_000)
     # Quantiles of Student's t with one degree of freedom.
@@ -70,7 +70,7 @@ def test_luck_of_two_seeds_without_item_noise_is_students_t():
 
 
 def test_spread_between_runs_that_items_explain_is_not_counted_twice():
-    """Coin flips: runs differ, but only as few items make them. The seeds add little then."""
+    """With coin flips, runs differ only because items are few, so seeds add little spread."""
     rng = np.random.default_rng(0)
     groups = [[mean_of(100.0 * (rng.random(200) < 0.5)) for _ in range(3)] for _ in range(20)]
     luck = seed_luck(groups, 2000)
@@ -79,7 +79,7 @@ def test_spread_between_runs_that_items_explain_is_not_counted_twice():
 
 def test_luck_is_of_the_size_that_seeds_have(simulate):
     groups = simulate(np.random.default_rng(0), [9.9] * 40, luck=0.5)
-    # The mean of three seeds moves by what the groups' means differ by, items being all but alike.
+    # The mean of three seeds varies as the groups' means do, since items are nearly the same.
     means = np.std([np.mean([run.score for run in runs]) for runs in groups])
     assert seed_luck(groups, 2000).std() == pytest.approx(means, rel=0.3)
 
@@ -95,7 +95,7 @@ def test_none_of_200_is_not_drawn_as_certain():
 
 @pytest.mark.parametrize("rights", [[(98, 100), (30, 100)], [(0, 2), (100, 99)], [(0, 100), (50,)]])
 def test_draws_of_scores_and_differences_stay_in_their_range(rights):
-    """Seeds that differ widely tell of a luck that a normal distribution takes out of range."""
+    """Seeds that differ widely have a spread that a normal distribution takes out of range."""
     rng = np.random.default_rng(0)
     groups = [
         [mean_of(rng.permutation(100.0 * (np.arange(100) < right))) for right in group]
@@ -106,7 +106,7 @@ def test_draws_of_scores_and_differences_stay_in_their_range(rights):
     assert draws.max() <= 100
     compared = compare_runs(*groups, resamples=2000)
     assert -100 <= compared.low <= compared.difference <= compared.high <= 100
-    # Were they only cut off, many draws would stand at the very end.
+    # If draws were only cut off, many would be at the bounds.
     inside = (draws[:, 0] > 0) & (draws[:, 0] < 100)
     assert len(np.unique(draws[inside, 0])) > 1000
 
@@ -129,5 +129,5 @@ def test_10_000_resamples_of_a_curve_are_quick(simulate):
     groups = simulate(np.random.default_rng(0), np.linspace(8, 11, 5))
     start = time.process_time()
     resample_runs(groups, 10_000)
-    # A fifth of a second here.
+    # This takes a fifth of a second.
     assert time.process_time() - start < 4

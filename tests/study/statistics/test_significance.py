@@ -1,4 +1,4 @@
-"""Comparisons: known answers, honesty about seeds, and p-values that keep their promise."""
+"""Comparisons give known answers, account for seeds, and have calibrated p-values."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_mcnemar_needs_the_same_items():
 
 
 def test_holm_is_that_of_the_textbook():
-    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 which may not fall below the one before it.
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04, which may not be below the one before it.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1, 1]
     assert holm([]) == []
@@ -104,7 +104,7 @@ def test_one_seed_is_the_paired_bootstrap():
 
 
 def test_seeds_are_not_items():
-    """A lead that one lucky seed made is no lead, however many items each seed answered."""
+    """A difference that one lucky seed made is not clear, however many items a seed has."""
     steady = [mean_of([100.0] * 40 + [0.0] * 60) for _ in range(3)]
     luck = [mean_of([100.0] * right + [0.0] * (100 - right)) for right in (42, 38, 88)]
     paired = compare_runs(luck, steady, resamples=2000)
@@ -158,7 +158,7 @@ def test_order_of_items_and_of_seeds_does_not_matter(simulate):
     a2, b2 = ([mean_of(run.per_item[order]) for run in runs[::-1]] for runs in (a, b))
     one, two = compare_runs(a, b), compare_runs(a2, b2)
     assert two.difference == pytest.approx(one.difference)
-    # Other draws, so equal but for the chance of the draws.
+    # Other draws, so equal only up to the randomness of the draws.
     assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=1)
     assert two.p_value == pytest.approx(one.p_value, abs=0.02)
 
@@ -172,6 +172,6 @@ def test_no_difference_is_rarely_found_where_there_is_none(simulate, seeds, luck
         paired = compare_runs(a, b, resamples=300, seed=study)
         found += paired.p_value <= 0.05
         covered += paired.low <= 0 <= paired.high
-    # 5% and 95%, give or take three standard errors of 200 studies.
+    # 5% and 95%, within three standard errors of 200 studies.
     assert found / 200 <= 0.096
     assert covered / 200 >= 0.904

@@ -1,4 +1,4 @@
-"""A study's summary: numbers that can be traced to rows, seeds taken together, SFT held against."""
+"""A study's summary can be traced to rows, pools seeds, and compares with SFT."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(
     seed: int = 0,
     ratio: float | None = None,
 ) -> ResultRow:
-    """A finished cell in which a share of the items is right, the first ones."""
+    """Write a finished cell in which a share of the items, the first ones, is right."""
     right = round(share * ITEMS)
     answers = ["yes"] * right + ["no"] * (ITEMS - right)
     key = f"{task}-{name}-{size}-{ratio}-{seed}"
@@ -95,10 +95,10 @@ def test_methods_are_held_against_each_other_on_the_same_seeds(tmp_path: Path) -
         put(tmp_path, "tell", 0.6, seed=seed, ratio=8)
     put(tmp_path, "mix", 0.6, seed=7)
     summary = summarize(tmp_path)
-    [found] = summary.comparisons  # mix has no seed of SFT's
+    [found] = summary.comparisons  # mix shares no seed with SFT
     assert (found.name, found.difference) == ("tell", pytest.approx(10))
     [saved] = summary.saved
-    # SFT's smaller size ran with another seed only, and its third seed is no part of the curve.
+    # SFT's smaller size ran with another seed only, and its third seed is not in the curve.
     assert (saved.censored, saved.data_saving_factor) == (">", 1)
     assert summary.points[0].by_seed[2] == {"general_nll_before": 2.0, "general_nll_after": 4.0}
 
@@ -118,7 +118,7 @@ def test_the_saved_data_is_read_off_sfts_own_curve(tmp_path: Path) -> None:
     put(tmp_path, "tell", 0.45, ratio=8)
     put(tmp_path, "mix", 0.95, ratio=8)
     saved = {one.name: one for one in summarize(tmp_path).saved}
-    # Half of the way from 1,000 to 10,000 on a scale of logs.
+    # In the middle of 1,000 and 10,000 on a log scale.
     assert saved["tell"].data_saving_factor == pytest.approx(10**0.5)
     assert saved["tell"].low < 10**0.5 < (saved["tell"].high or np.inf)
     assert (saved["mix"].censored, saved["mix"].data_saving_factor, saved["mix"].high) == (
@@ -144,7 +144,7 @@ def test_the_time_of_all_cells_is_added_up(tmp_path: Path) -> None:
 
 
 def series(folder: Path, *shares: float, name: str = "tell") -> None:
-    """A method at growing leverage ratios."""
+    """Write cells of a method at growing leverage ratios."""
     for step, share in enumerate(shares):
         row = put(folder, name, share, ratio=4.0**step)
         counts = row.counts | {"general_tokens": 1000 * 4**step}

@@ -1,4 +1,4 @@
-"""Where time went: known answers, each work once."""
+"""The time of each kind of work has known answers, and no work counts twice."""
 
 from __future__ import annotations
 
