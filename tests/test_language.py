@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md asks of texts and a program can check."""
+"""Texts follow the rules of CONTRIBUTING.md that a program can check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import typer
 from telltune.cli import app
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
+SOURCES = [
+    path for part in ("src", "tests", "benchmarks") for path in sorted((ROOT / part).rglob("*.py"))
+]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 WIDTH = 100
@@ -21,7 +23,7 @@ MOST_WORDS = 30
 
 
 def docstrings(path: Path) -> list[str]:
-    """All of a file: of modules, classes, functions, and those under fields."""
+    """Return all docstrings of a file, including those of fields."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     found = [node.value for node in nodes if isinstance(node, ast.Expr)]
     return [
@@ -29,14 +31,14 @@ def docstrings(path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_are_no_fragments(path: Path) -> None:
-    opening = re.compile(r"(?:^|\n\s+\w+: )(?:Of|To be|Whose) ")
+    opening = re.compile(r"(?:^|\n\s+\w+: )(?:Of|To be|What|Whose) ")
     assert [text for text in docstrings(path) if opening.search(text)] == []
 
 
 def prose(page: Path) -> list[str]:
-    """Paragraphs and list items, without code, tables, headings and HTML."""
+    """Return paragraphs and list items, without code, tables, headings and HTML."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -64,8 +66,10 @@ def test_sentences_of_pages_are_short(page: Path) -> None:
     assert long == []
 
 
-def test_options_that_repeat_have_a_placeholder() -> None:
+def test_help_shows_no_types_such_as_list_of_str() -> None:
     command: Any = typer.main.get_command(app)
-    for name, verb in command.commands.items():
+    for name, verb in {"tell": command, **command.commands}.items():
         text = verb.get_help(typer.Context(verb, info_name=name))
-        assert re.findall(r"--\S+ +<list[^>]*>", text) == [], name
+        assert re.findall(r"\S*\w\[\w+[\]|]\S*", text) == [], name
+        arguments = text.partition("Arguments:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^ {2}(?! |[A-Z|]+(?: |$)).*", arguments, re.MULTILINE) == [], name

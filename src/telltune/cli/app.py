@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperGroup
 
 from telltune.errors import RecipeError
 from telltune.plugins import add_plugin
@@ -14,8 +15,22 @@ from telltune.version import VERSION
 
 __all__ = ["AsJson", "ColumnNames", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
 
+
+class _Verbs(TyperGroup):
+    """Group of the verbs; their help names arguments without Python types such as `list[str]`."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for verb in self.commands.values():
+            for parameter in verb.params:
+                if isinstance(parameter, TyperArgument):
+                    # Typer shows the type also behind a metavar.
+                    parameter.display_type_rich = lambda **_: None  # type: ignore[method-assign]
+
+
 app = typer.Typer(
     name="tell",
+    cls=_Verbs,
     help="Adapt a language model with few labeled examples, and compare TELL with baselines.",
     no_args_is_help=True,
     add_completion=False,

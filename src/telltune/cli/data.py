@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...|RECIPE", help="Training data, or a recipe in YAML."),
+        typer.Argument(metavar="FILE|RECIPE", help="Training data, or a recipe in YAML."),
     ],
     dev: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="Dev data; repeatable.")

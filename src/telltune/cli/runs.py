@@ -226,7 +226,9 @@ def predict(
     adapter: Annotated[
         Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
     ],
-    prompt: Annotated[str | None, typer.Argument(help="Prompt to answer.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="Prompt to answer.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help="File of rows to answer, in any data format.")
     ] = None,
