@@ -1,4 +1,4 @@
-"""What the docs say of keys, defaults, files and flags is what the code has."""
+"""Keys, defaults and files in the docs are those of the code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from telltune.cli import app
 from telltune.recipe import Recipe
 from telltune.recipe.schema import Columns, DataSpec
 from telltune.training.source_weights import LearnedWeights
@@ -22,13 +20,17 @@ from telltune.training.source_weights import LearnedWeights
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(page.relative_to(ROOT)): page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
 }
 DOCS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 
 
 def part_of(annotation: Any) -> type[BaseModel] | None:
-    """The part of a recipe that a field holds, also behind `X | None` and `Annotated`."""
+    """Return the part of a recipe in a field, also within `X | None` and `Annotated`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
@@ -55,7 +57,7 @@ def test_recipe_keys_in_the_docs_exist(page: str) -> None:
 
 
 def rows() -> list[tuple[str, str]]:
-    """Keys and defaults in the tables of the recipe reference, those of recipe sections only."""
+    """Return keys and defaults in the tables of the recipe reference, for recipe sections."""
     reference = DOCS["docs/reference/recipe.md"]
     found = re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", reference, re.MULTILINE)
     return [(key, default) for key, default in found if key.split(".")[0] in Recipe.model_fields]
@@ -75,7 +77,7 @@ def test_defaults_in_the_reference_are_those_of_the_schema(key: str, said: str) 
         default = field.get_default(call_default_factory=True)
         assert default is not PydanticUndefined
         text = said.strip("`")
-        # YAML reads 2e-4 as a text.
+        # YAML reads 2e-4 as a string.
         told = float(text) if isinstance(default, float) else yaml.safe_load(text or "''")
         assert told == (list(default) if isinstance(default, tuple) else default)
 
@@ -85,29 +87,14 @@ def test_files_in_the_docs_exist(page: str) -> None:
     text = DOCS[page]
     tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     missing = sorted(set(re.findall(r"`(test_\w+\.py)`", text)) - tests)
-    named = re.findall(r"(?<![\w/.])((?:benchmarks|recipes|docs|src|tests)/[\w/.-]+\.\w+)", text)
+    named = re.findall(
+        r"(?<![\w/.])((?:benchmarks|configurations|recipes|docs|src|tests)/[\w/.-]+\.\w+)", text
+    )
     missing += sorted(name for name in set(named) if not (ROOT / name).exists())
     for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
         if not PAGES[page].parent.joinpath(link).exists():
             missing.append(link)
     assert missing == []
-
-
-@pytest.mark.parametrize("page", DOCS)
-def test_verbs_and_flags_in_the_docs_exist(page: str) -> None:
-    verbs = {
-        name: {flag for option in verb.params for flag in option.opts}
-        for name, verb in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    }
-    text = DOCS[page].replace("\\\n", " ")
-    unknown = []
-    for verb, rest in re.findall(
-        r"^(?:\$ )?tell (?:--plugin \w+ )?([a-z-]+)([^\n#|&;]*)", text, re.MULTILINE
-    ):
-        flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest)
-        unknown += [f"tell {verb} {f}" for f in flags if f not in verbs.get(verb, ())]
-        unknown += [] if verb in verbs else [f"tell {verb}"]
-    assert unknown == []
 
 
 def test_the_rate_of_learned_weights_in_the_docs_is_that_of_the_code() -> None:
