@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from forked import PlainPython
+
 # Tests must not need the network; huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -126,6 +128,16 @@ def make_tiny_model(folder: Path) -> Path:
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainPython]:
+    """Python with transformers and PEFT, but without telltune."""
+    from forked import PlainPython
+
+    python = PlainPython(tmp_path_factory.mktemp("plain-python"))
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
+
+from telltune.storage import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,7 @@ class Forked:
     Args:
         arguments: Arguments of the command line.
         said: File for its output.
+        complaints: File for its standard error, which otherwise goes to `said` as well.
         first: Function that it calls first, for example to break something from inside.
         environment: Environment variables to set in it.
     """
@@ -40,14 +45,16 @@ class Forked:
         self,
         *arguments: object,
         said: Path,
+        complaints: Path | None = None,
         first: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.said = said
         # The process that is forked from may have started under another test's environment.
-        environment = {"TELLTUNE_CACHE": os.environ["TELLTUNE_CACHE"]} | (environment or {})
+        environment = {"TELLTUNE_CACHE": str(cache_folder())} | (environment or {})
         words = [str(argument) for argument in arguments]
-        self.process = _FORKS.Process(target=_run, args=(words, said, first, environment))
+        outputs = (said, complaints or said)
+        self.process = _FORKS.Process(target=_run, args=(words, outputs, first, environment))
         self.process.start()
 
     def wait(self) -> int:
@@ -71,7 +78,7 @@ class Forked:
 
 def _run(
     words: list[str],
-    said: Path,
+    outputs: tuple[Path, Path],
     first: Callable[[], None] | None,
     environment: dict[str, str],
 ) -> None:
@@ -79,12 +86,72 @@ def _run(
 
     from telltune.cli import main
 
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    for number, path in enumerate(outputs, start=1):
+        path.write_bytes(b"")
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
     if first is not None:
         first()
     sys.argv = ["tell", *words]
     main()
+
+
+_PLAIN = """
+import json, os, sys, traceback
+import peft, transformers
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+
+for line in sys.stdin:
+    code, arguments, folder, outputs = json.loads(line)
+    if not (child := os.fork()):
+        for number, path in enumerate(outputs, start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.chdir(folder)
+        sys.argv = ["-c", *arguments]
+        status = 0
+        try:
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class PlainPython:
+    """Python with transformers and PEFT, but without telltune; each run is a fork.
+
+    Args:
+        folder: Empty folder for outputs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _PLAIN],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
+
+    def run(self, code: str, *arguments: object, cwd: Path | None = None) -> str:
+        """Run code with arguments in a folder, and return what it prints."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        outputs = [self.folder / "out", self.folder / "err"]
+        job = [code, [*map(str, arguments)], str(cwd or self.folder), [*map(str, outputs)]]
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        status = self.process.stdout.readline().strip()
+        assert status == "0", outputs[1].read_text()
+        return outputs[0].read_text()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from forked import Forked
 from telltune.cli import main
 from telltune.data.formats import read_rows
 
@@ -132,16 +133,18 @@ def test_plan_for_people_names_the_numbers(tell, tell_json, recipe):
 
 def test_plan_measures_once_and_says_so_on_standard_error(recipe, tmp_path):
     cache = {"TELLTUNE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "telltune", "plan", str(recipe)]
-    first, second = (
-        subprocess.run(command, env=_with_src() | cache, check=True, capture_output=True, text=True)
-        for _ in range(2)
-    )
+    out, err = tmp_path / "out.txt", tmp_path / "err.txt"
+
+    def plan():
+        assert Forked("plan", recipe, said=out, complaints=err, environment=cache).wait() == 0
+        return out.read_text(), err.read_text()
+
+    (first, measured), (second, said) = plan(), plan()
     # On a busy machine, "planning, 0:05 so far" may also be printed.
-    assert first.stderr.count("Measuring how fast this machine trains ") == 1
-    assert "Measuring" not in second.stderr
-    assert first.stdout == second.stdout
-    assert re.search(r"time .*about [\d.]+ minutes", second.stdout)
+    assert measured.count("Measuring how fast this machine trains ") == 1
+    assert "Measuring" not in said
+    assert first == second
+    assert re.search(r"time .*about [\d.]+ minutes", second)
 
 
 def test_set_changes_the_plan(tell_json, recipe):

@@ -99,10 +99,10 @@ class Setting:
     @cached_property
     def model(self) -> Path:
         """Folder of the model, for peers."""
-        from telltune.models import loading
+        from telltune.models import files
 
         load_config(self.recipe.model)
-        return Path(loading._locate(self.recipe.model))
+        return Path(files.locate(self.recipe.model))
 
     @cached_property
     def dtype(self) -> str:
@@ -177,9 +177,9 @@ class Setting:
 
     def gguf(self) -> Path:
         """Return the file from which the model is converted."""
-        from telltune.models import loading
+        from telltune.models import files
 
-        return loading._embedded_gguf()
+        return files.embedded_gguf()
 
     def why_missing(self, python: Path) -> str:
         """Return why a peer is not installed: the last error of pip in the log from make."""

@@ -13,7 +13,7 @@ from telltune.data.anchor import GAP, Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Message
 from telltune.errors import ModelError, RecipeError
-from telltune.models.loading import PLAIN_TEMPLATE
+from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import AnchorSpec
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.thinking import ThinkingTags, thinking_tags, without_thinking
 from telltune.errors import DataError, ModelError, RecipeError
-from telltune.models.loading import CHATML, PLAIN_TEMPLATE, _embedded_gguf
+from telltune.models.files import embedded_gguf
+from telltune.models.tokenizer import CHATML, PLAIN_TEMPLATE
 
 CASES = Path(__file__).parents[1] / "cases"
 CORPUS = [
@@ -87,7 +88,7 @@ def prepend() -> PreTrainedTokenizerFast:
 @cache
 def tokenizer_of(name: str) -> Any:
     if name == "SmolLM2":
-        file = _embedded_gguf()
+        file = embedded_gguf()
         return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     if name == "byte level":
         return byte_level()

@@ -38,9 +38,9 @@ def smollm2() -> Any:
     """Return the embedded model's tokenizer, read from its file without its weights."""
     from transformers import AutoTokenizer
 
-    from telltune.models.loading import _embedded_gguf
+    from telltune.models.files import embedded_gguf
 
-    file = _embedded_gguf()
+    file = embedded_gguf()
     return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from telltune.data.encoding import EncodedSet, Encoder, control_tokens
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.models.loading import PLAIN_TEMPLATE
+from telltune.models.tokenizer import PLAIN_TEMPLATE
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import telltune
+from forked import Forked
 
 pytestmark = [
     pytest.mark.e2e,
@@ -53,12 +54,18 @@ def environment():
     return os.environ | {"PYTHONPATH": source, "HF_HUB_OFFLINE": "1"}
 
 
-def tell(*args):
-    """Run a verb with --json; return its JSON object and its standard error."""
-    command = [sys.executable, "-m", "telltune", *map(str, args), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+@pytest.fixture(scope="module")
+def tell(tmp_path_factory):
+    """Run a verb with --json in a new process; return its JSON object and its standard error."""
+    outputs = [tmp_path_factory.mktemp("outputs") / name for name in ("out", "err")]
+
+    def call(*args):
+        out, err = outputs
+        code = Forked(*args, "--json", said=out, complaints=err).wait()
+        assert code == 0, err.read_text()
+        return json.loads(out.read_text()), err.read_text()
+
+    return call
 
 
 def log_lines(out):
@@ -92,21 +99,21 @@ def killed(recipe):
 
 
 @pytest.fixture(scope="module")
-def fitted(recipe, killed):
+def fitted(tell, recipe, killed):
     """Run the same command again; return the folder, its output and its standard error."""
     out, _ = killed
     return out, *tell("fit", recipe, "--out", out)
 
 
 @pytest.fixture(scope="module")
-def predicted(recipe, fitted):
+def predicted(tell, recipe, fitted):
     file, out = recipe.parent / "in.jsonl", recipe.parent / "out.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     tell("predict", fitted[0], "--file", file, "--out", out)
     return [json.loads(line) for line in out.open(encoding="utf-8")]
 
 
-def test_plan_is_what_fit_does(recipe, fitted):
+def test_plan_is_what_fit_does(tell, recipe, fitted):
     first, said = tell("plan", recipe)
     # Three steps are too few to measure a speed, so the first plan may have to measure.
     assert said == "" or said.startswith("Measuring how fast this machine trains embedded, once")
@@ -133,7 +140,7 @@ def test_a_killed_run_goes_on_where_it_was(killed, fitted):
     assert said == ""
 
 
-def test_evaluate_scores_the_embedded_test_items(fitted):
+def test_evaluate_scores_the_embedded_test_items(tell, fitted):
     result, said = tell("evaluate", fitted[0], "--max-items", 8)
     assert said == ""
     assert result["items"] == 8
@@ -146,21 +153,13 @@ def test_predict_answers_each_row(predicted):
     assert all(row["prediction"] for row in predicted)
 
 
-def test_the_code_of_the_model_card_gives_the_same_answers(fitted, predicted):
+def test_the_code_of_the_model_card_gives_the_same_answers(plain_python, fitted, predicted):
     out, _, _ = fitted
     card = (out / "README.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     code = code.replace('"..."', json.dumps(PROMPTS[0])) + PLAIN
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(PROMPTS)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        cwd=out,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    *first, answers = done.stdout.strip().splitlines()
+    printed = plain_python.run(code, json.dumps(PROMPTS), cwd=out)
+    *first, answers = printed.strip().splitlines()
     assert json.loads(answers) == [row["prediction"] for row in predicted]
     assert "\n".join(first).strip() == predicted[0]["prediction"]
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import psutil
 from victim import Left
 
+from forked import Forked
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -60,7 +62,8 @@ def test_whoever_asks_it_to_stop_asks_the_run(
     assert parent.returncode == 143, said
     assert "run the same command to resume" in (tmp_path / "out.tries" / "1.log").read_text()
     assert not (tmp_path / "out.tries" / "2.log").exists()
-    subprocess.run(words(recipe, out), check=True, env=ALONE, capture_output=True)
+    again = Forked("fit", recipe, "--out", out, said=tmp_path / "again.txt")
+    assert again.wait() == 0, again.said.read_text()
     assert Left.of(out) == undisturbed
 
 

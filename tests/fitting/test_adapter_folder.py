@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from telltune.recipe import recipe_from_dict
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from forked import PlainPython
     from telltune.models import LoadedModel
     from telltune.recipe import ModelSpec
 
@@ -107,7 +106,7 @@ def test_the_folder_holds_an_adapter_and_what_it_was_made_of(
 
 
 def test_plain_transformers_gives_the_same_ids_and_answers(
-    two_sided: dict[str, Any], tmp_path: Path
+    plain_python: PlainPython, two_sided: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(two_sided, tmp_path / "out")
     predictor = load_predictor(tmp_path / "out", precision="fp32")
@@ -120,14 +119,8 @@ def test_plain_transformers_gives_the_same_ids_and_answers(
     conversations = [
         [m._asdict() for m in (*e.history, Message("user", e.prompt))] for e in examples
     ]
-    found = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(tmp_path / "out"), json.dumps(conversations)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    ids, texts = zip(*json.loads(found.stdout.splitlines()[-1]), strict=True)
+    printed = plain_python.run(PLAIN, tmp_path / "out", json.dumps(conversations))
+    ids, texts = zip(*json.loads(printed.splitlines()[-1]), strict=True)
     assert list(ids) == Encoder(predictor.tokenizer).prompts(examples)
     assert all("Name the shape." in predictor.tokenizer.decode(row) for row in ids)
     assert list(texts) == predictor.predict(examples)

@@ -15,7 +15,7 @@ import yaml
 import telltune
 from telltune.fitting.model_card import model_card
 from telltune.models import Origin, model_origin
-from telltune.models.loading import EMBEDDED_GGUF
+from telltune.models.files import EMBEDDED_GGUF
 from telltune.recipe import ModelSpec
 from telltune.verification import verify
 

@@ -17,7 +17,7 @@ from telltune.data.examples import Example
 from telltune.errors import DataError
 from telltune.fitting.adapter_folder import load_predictor
 from telltune.fitting.model_info import load_model_info
-from telltune.models.loading import PLAIN_TEMPLATE
+from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec, load_recipe
 
 CASES = Path(__file__).parents[1] / "cases"

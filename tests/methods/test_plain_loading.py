@@ -22,6 +22,8 @@ from telltune.models import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from forked import PlainPython
+
 SERVING = Path(__file__).parents[2] / "docs" / "guides" / "serving.md"
 KINDS, SHAPES = ("round", "square", "flat"), ("ball", "box", "sheet")
 PROMPTS = ["item 7 is round", "item 8 is square"]
@@ -71,14 +73,6 @@ found = {
 assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
 print(json.dumps(found))
 """
-
-
-def run(code: str, *arguments: object, cwd: Path | None = None) -> str:
-    """Run Python code in a separate process, and return what it prints."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def recipe(folder: Path, base: Path) -> dict[str, Any]:
@@ -133,9 +127,11 @@ def answers(folder: Path) -> list[str]:
 
 
 def test_every_way_to_load_it_gives_the_same_answers_and_ends_them(
-    folder: Path, answers: list[str]
+    plain_python: PlainPython, folder: Path, answers: list[str]
 ) -> None:
-    found = json.loads(run(LOADS, folder / "out", folder / "base", json.dumps(PROMPTS)))
+    found = json.loads(
+        plain_python.run(LOADS, folder / "out", folder / "base", json.dumps(PROMPTS))
+    )
     ended = [f"{answer}<|im_end|>" for answer in answers]
     assert found["peft"] == found["auto peft"] == found["auto"] == ended
     assert found["pipeline"] == answers
@@ -156,7 +152,11 @@ def test_generation_config_is_what_telltune_does(folder: Path) -> None:
 
 @pytest.mark.parametrize("full_parameters", [False, True])
 def test_the_code_in_the_model_card_runs_in_the_folder(
-    folder: Path, answers: list[str], tmp_path: Path, full_parameters: bool
+    plain_python: PlainPython,
+    folder: Path,
+    answers: list[str],
+    tmp_path: Path,
+    full_parameters: bool,
 ) -> None:
     out = folder / "out"
     if full_parameters:
@@ -171,7 +171,8 @@ def test_the_code_in_the_model_card_runs_in_the_folder(
     assert (LOCAL in card) is not full_parameters
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     code = code.replace(LOCAL, str(folder / "base"))
-    assert run(code.replace('"..."', json.dumps(PROMPTS[0])), cwd=out).strip() == answers[0]
+    code = code.replace('"..."', json.dumps(PROMPTS[0]))
+    assert plain_python.run(code, cwd=out).strip() == answers[0]
 
 
 PIPELINE = """
@@ -193,17 +194,19 @@ def codes_of_the_guide(folder: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_code_in_the_guide_answers(folder: Path, answers: list[str]) -> None:
+def test_the_code_in_the_guide_answers(
+    plain_python: PlainPython, folder: Path, answers: list[str]
+) -> None:
     code = codes_of_the_guide(folder)[0].replace('"My invoice is wrong."', json.dumps(PROMPTS[0]))
-    assert run(code).strip() == answers[0]
+    assert plain_python.run(code).strip() == answers[0]
 
 
 @pytest.fixture(scope="module")
-def merged(folder: Path) -> tuple[Path, list[str]]:
+def merged(plain_python: PlainPython, folder: Path) -> tuple[Path, list[str]]:
     """Run the guide's code for merging; return the folder and the answers of `pipeline`."""
     _, code = codes_of_the_guide(folder)
     return folder / "merged", json.loads(
-        run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
+        plain_python.run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
     )
 
 

@@ -22,7 +22,7 @@ from telltune.models import (
     load_tokenizer,
     without_rights,
 )
-from telltune.models.loading import CHATML, PLAIN_TEMPLATE
+from telltune.models.tokenizer import CHATML, PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def test_a_run_of_two_that_was_stopped_goes_on_as_one_and_as_four(
     long: dict[str, Any], tmp_path: Path, *, fsdp: bool
 ) -> None:
     long["training"] |= {"learning_rate": 1e-4, "save_steps": 5}
-    long["mixture"] |= {"passes": 8}
+    long["mixture"] |= {"passes": 4}
     fit(long, tmp_path / "whole", progress=False)
     cut = tmp_path / "cut"
     two = Group(tmp_path, [long] * 2, "cut", fsdp=fsdp)

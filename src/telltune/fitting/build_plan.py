@@ -17,7 +17,7 @@ from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
 from telltune.inference.labels import closed_set, need_labels
 from telltune.models import adapter_targets
-from telltune.models.loading import PLAIN_TEMPLATE
+from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
 from telltune.training.loss import LossWeights

@@ -1,19 +1,14 @@
 """Base models, adapters, and the packed computation shared by training and scoring."""
 
+from telltune.models.files import base_weights, check_named, model_files
 from telltune.models.loading import (
     LoadedModel,
     base_revision,
-    base_weights,
-    check_named,
-    check_vocabulary,
     compute_dtype,
     load_adapter,
     load_base,
     load_config,
-    load_tokenizer,
-    model_files,
     native_bf16,
-    template_file,
     without_rights,
 )
 from telltune.models.origin import LOCAL, Origin, model_origin
@@ -25,6 +20,7 @@ from telltune.models.targets import (
     layers_of,
     named_layers,
 )
+from telltune.models.tokenizer import check_vocabulary, load_tokenizer, template_file
 
 __all__ = [
     "LOCAL",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telltune.models.loading import EMBEDDED_GGUF, EMBEDDED_ORIGIN, EMBEDDED_PACKAGE
+from telltune.models.files import EMBEDDED_GGUF, EMBEDDED_ORIGIN, EMBEDDED_PACKAGE
 
 if TYPE_CHECKING:
     from telltune.recipe import ModelSpec

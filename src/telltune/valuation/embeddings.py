@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from telltune.errors import ModelError
-from telltune.models.loading import hush_transformers
+from telltune.models.files import fingerprint, hush_transformers
 from telltune.models.threads import shared_cores
-from telltune.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

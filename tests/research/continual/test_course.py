@@ -113,7 +113,7 @@ def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
     order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategies = list(learner.STRATEGIES)
-    report = run_continual(order(strategies=strategies), tmp_path / "out", progress=False)
+    report = run_continual(order(1, strategies=strategies), tmp_path / "out", progress=False)
     assert [row["strategy"] for row in report.rows] == strategies
     assert (tmp_path / "out" / "adapters" / "sequential-0-2.safetensors").exists()
     assert not (tmp_path / "out" / "adapters" / "adapters-0-2.safetensors").exists()
@@ -211,11 +211,12 @@ def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: 
     with pytest.raises(StorageError, match="cannot resume"):
         run_continual(path, tmp_path / "out", progress=False)
 
-
-def full(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the order's recipe with all weights trained."""
+
+
+def full(toy_recipe: dict[str, Any], passes: int = 8) -> dict[str, Any]:
     recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
-    recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 8}
+    recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
     recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
     return recipe
 
@@ -261,7 +262,7 @@ def test_all_weights_can_be_trained_by_every_strategy(
 def test_with_all_weights_trained_a_run_goes_on_as_if_it_had_not_been_cut(
     order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = order(recipe=full(toy_recipe), strategies=["sequential", "adapters"])
+    path = order(recipe=full(toy_recipe, passes=1), strategies=["sequential", "adapters"])
     out = tmp_path / "out"
     whole = run_continual(path, out, progress=False)
     rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
