@@ -45,7 +45,7 @@ class Waited(Checkpoints):
 
     @contextmanager
     def saving(self, step: int, needed: int) -> Iterator[None]:
-        """Save as without a thread."""
+        """Save a checkpoint, and wait until it is written."""
         with super().saving(step, needed):
             yield
         self.wait()

@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class BatchCalibrated(Predictor):
-    """Predictor that subtracts each label's mean log-likelihood over all items (2309.17249)."""
+    """Predictor that subtracts each label's mean log-likelihood (arXiv 2309.17249)."""
 
     def _label_nll(self, *given: Any) -> Tensor:
         nll = super()._label_nll(*given)

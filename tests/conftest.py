@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def cache(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path | None:
-    """Use a cache folder that lasts for the session, except in tests/e2e (returns None there).
+    """Return a cache folder that lasts for the session, or None for tests/e2e.
 
     Converting the embedded model takes 20 seconds, so tests/e2e use the user's own cache.
     """
@@ -230,17 +231,24 @@ def write_jsonl() -> Callable[[Path, list[dict[str, Any]]], Path]:
     return write
 
 
-def toy_rows(numbers: range) -> list[dict[str, str]]:
-    """Return task rows whose answer follows from the prompt: "item 7 is round" is a ball."""
+@pytest.fixture(scope="session")
+def toy_rows() -> Callable[[range], list[dict[str, str]]]:
+    """Return a function that makes task rows: "item 7 is round" is a ball."""
     kinds = list(SHAPES)
-    return [
-        {"prompt": f"item {n} is {kinds[n % 3]}", "completion": SHAPES[kinds[n % 3]]}
-        for n in numbers
-    ]
+
+    def rows(numbers: range) -> list[dict[str, str]]:
+        return [
+            {"prompt": f"item {n} is {kinds[n % 3]}", "completion": SHAPES[kinds[n % 3]]}
+            for n in numbers
+        ]
+
+    return rows
 
 
 @pytest.fixture
-def toy_task(tmp_path: Path, write_jsonl: Callable[..., Path]) -> dict[str, Path]:
+def toy_task(
+    tmp_path: Path, write_jsonl: Callable[..., Path], toy_rows: Callable[..., Any]
+) -> dict[str, Path]:
     """Return files: train (24 examples, 3 labels), dev and test (12 each), general (200)."""
     general = [
         {"prompt": f"Write the number {n} twice.", "completion": f"{n} and {n}"} for n in range(200)
@@ -278,6 +286,21 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
             "early_stopping": False,
         },
     }
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a separate file system of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    command = [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mount -t tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

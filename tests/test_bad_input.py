@@ -3,12 +3,11 @@
 import errno
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from victim import fill
 
 from telltune import storage
 from telltune.cli import main
@@ -365,26 +364,6 @@ def test_what_the_disk_refuses_is_one_sentence(
     assert not out.exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of 1 MiB; return a function that leaves only some KiB of it free."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    command = [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mount -t tmpfs is not allowed here")
-
-    def free(kib):
-        (disk / "filler").write_bytes(bytes((1024 - kib) * 1024))
-        return disk
-
-    yield free
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("kib", [0, 8, 16, 80, 180])
 def test_disk_that_is_full_wherever_the_run_has_got_to(
     refused, tmp_path, toy_recipe, small_disk, kib
@@ -397,7 +376,8 @@ def test_disk_that_is_full_wherever_the_run_has_got_to(
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(toy_recipe))
     telltune.plan(toy_recipe)
-    out = small_disk(kib) / "out"
+    fill(small_disk, kib)
+    out = small_disk / "out"
     message = refused("fit", path, "--out", out)
     assert "no space left on the disk; free some or choose another folder." in message
     assert message.startswith(str(out))
@@ -411,11 +391,11 @@ def test_disk_that_is_full_wherever_the_run_has_got_to(
 def test_cache_on_a_full_disk(refused, tmp_path, toy_recipe, small_disk, monkeypatch, kib):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(toy_recipe | SHORT))
-    disk = small_disk(kib)
-    monkeypatch.setenv("TELLTUNE_CACHE", str(disk / "cache"))
+    fill(small_disk, kib)
+    monkeypatch.setenv("TELLTUNE_CACHE", str(small_disk / "cache"))
     message = refused("fit", path, "--out", tmp_path / "out")
     assert "no space left on the disk" in message
     assert not (tmp_path / "out").exists()
     # No incomplete file is left for the next run.
-    encoded = Path(disk / "cache" / "encoded")
+    encoded = small_disk / "cache" / "encoded"
     assert not encoded.exists() or list(encoded.iterdir()) == []

@@ -24,26 +24,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
-
 
 @pytest.fixture(scope="module")
 def fitted(
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
     write_jsonl: Callable[..., Path],
+    toy_rows: Callable[..., Any],
 ) -> Path:
     """Return a folder with a model, data, and the adapter `out` that was trained on them."""
     folder = tmp_path_factory.mktemp("fitted")
     shutil.copytree(tiny_model, folder / "model")
-    kinds = list(SHAPES)
-    write_jsonl(
-        folder / "train.jsonl",
-        [
-            {"prompt": f"item {n} is {kinds[n % 3]}", "completion": SHAPES[kinds[n % 3]]}
-            for n in range(12)
-        ],
-    )
+    write_jsonl(folder / "train.jsonl", toy_rows(range(12)))
     write_jsonl(
         folder / "general.jsonl",
         [{"prompt": f"Write {n} twice.", "completion": f"{n} and {n}"} for n in range(60)],

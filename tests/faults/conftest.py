@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +12,7 @@ import telltune
 from forked import Forked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -60,18 +57,3 @@ def fit(recipe: Path, tmp_path: Path) -> Callable[..., Forked]:
         return Forked("fit", recipe, "--out", tmp_path / "out", said=tmp_path / "said.txt", **more)
 
     return start
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a separate file system of 4 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    command = [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mount -t tmpfs is not allowed here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)

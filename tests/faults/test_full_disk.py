@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from victim import Left
+from victim import Left, fill
 
 import telltune
 from telltune.errors import StorageError
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOM = r"no space left on the disk; .* Needed: (over )?[\d.,]+ [KM]iB; free: [\d.,]+ [KM]iB\."
-
-
-def fill(disk: Path, but: int = 0) -> None:
-    """Write until only the given number of KiB is free."""
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "filler").write_bytes(bytes(max(free - but * 1024, 0)))
 
 
 def test_a_checkpoint_that_has_no_room_leaves_the_one_before(

@@ -92,7 +92,7 @@ def test_the_steps_that_hold_a_bad_example_are_named_and_left_out(
 def test_what_is_left_out_changes_nothing_else(
     short: dict[str, Any], undisturbed: Left, tmp_path: Path, poison: Callable[..., None]
 ) -> None:
-    """Up to the first bad step the run is the healthy one; then it continues without the step."""
+    """Up to the first bad step the run is the healthy one; it then continues without the step."""
     poison("item 11 is", not_a_number)
     telltune.fit(short, tmp_path / "out", progress=False)
     rows = Left.of(tmp_path / "out").rows

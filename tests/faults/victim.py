@@ -90,6 +90,12 @@ def die_when_finished() -> None:
     api.remember = remember
 
 
+def fill(disk: Path, but: int = 0) -> None:
+    """Write until only the given number of KiB is free."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / "filler").write_bytes(bytes(max(free - but * 1024, 0)))
+
+
 def stand_still(step: int) -> None:
     """Let one step never end."""
     from telltune.training.trainer import MixtureTrainer

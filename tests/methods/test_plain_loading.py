@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from forked import PlainPython
 
 SERVING = Path(__file__).parents[2] / "docs" / "guides" / "serving.md"
-KINDS, SHAPES = ("round", "square", "flat"), ("ball", "box", "sheet")
 PROMPTS = ["item 7 is round", "item 8 is square"]
 
 LOADS = """
@@ -95,7 +94,10 @@ def recipe(folder: Path, base: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, write_jsonl: Callable[..., Path]
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_jsonl: Callable[..., Path],
+    toy_rows: Callable[..., Any],
 ) -> Path:
     """Return a folder with an adapter, `out`, and its base, which ends texts with another token."""
     folder = tmp_path_factory.mktemp("plain")
@@ -108,10 +110,7 @@ def folder(
             values |= {"do_sample": True, "temperature": 5.0, "top_p": 0.9}
         (base / name).write_text(json.dumps(values))
     for split, numbers in (("train", range(24)), ("test", range(24, 36))):
-        rows = [
-            {"prompt": f"item {n} is {KINDS[n % 3]}", "completion": SHAPES[n % 3]} for n in numbers
-        ]
-        write_jsonl(folder / f"{split}.jsonl", rows)
+        write_jsonl(folder / f"{split}.jsonl", toy_rows(numbers))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TELLTUNE_CACHE", str(folder / "cache"))
         telltune.fit(recipe(folder, base), folder / "out", progress=False)

@@ -1,4 +1,4 @@
-"""Items are sorted by how they change, and jumps are told from steady changes."""
+"""Items are sorted by how they change, and jumps are distinguished from steady changes."""
 
 from __future__ import annotations
 
