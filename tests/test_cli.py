@@ -237,7 +237,7 @@ def test_fit_measures_nothing_beforehand_and_leaves_the_next_plan_its_time(
     code, out, _ = tell("fit", recipe, "--out", tmp_path / "run")
     assert code == 0
     assert "not known yet" in out
-    monkeypatch.setattr("telltune.fitting.forecast.load_base", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("telltune.fitting.forecast.load_base_of", lambda *_, **__: 1 / 0)
     assert tell_json("plan", recipe)["estimated_seconds"] > 0
 
 
