@@ -17,11 +17,20 @@ if TYPE_CHECKING:
     from telltune.data.task import Split
     from telltune.study.spec import Cell
 
-__all__ = ["ANSWERS", "RESULTS", "ResultRow", "Results", "cell_key", "is_finished", "read_answers"]
+__all__ = [
+    "ANSWERS",
+    "PREDICTIONS",
+    "RESULTS",
+    "ResultRow",
+    "Results",
+    "cell_key",
+    "is_finished",
+    "read_answers",
+]
 
 RESULTS = "results.jsonl"
-ANSWERS = "answers"
-"""Folder with one file of answers per cell."""
+ANSWERS, PREDICTIONS = "answers", "predictions"
+"""Folders with one file of answers per cell: in a study's folder, and in a comparison's."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,17 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_answers(folder: Path, row: ResultRow) -> list[dict[str, Any]]:
+def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
     """Read the answers of a finished cell, one dictionary per item; see `write_predictions`.
 
     Args:
-        folder: Folder of the study.
-        row: Row of the cell.
+        folder: Folder of answers.
+        key: Key of the cell.
 
     Raises:
         StorageError: The file cannot be read.
     """
-    path = folder / ANSWERS / f"{row.key}.jsonl"
+    path = folder / f"{key}.jsonl"
     try:
         # `splitlines` would also split at other line ends in answers, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -122,7 +131,7 @@ def read_answers(folder: Path, row: ResultRow) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path}: the answers of a finished cell cannot be read ({error}); remove its row "
-            f"({row.key}) from {RESULTS} and run the study again."
+            f"({key}) and run again."
         ) from None
 
 
