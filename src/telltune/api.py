@@ -55,10 +55,8 @@ if TYPE_CHECKING:
     from telltune.fitting.anchor_choice import Ranking
     from telltune.fitting.protocol import Predictor
     from telltune.recipe import Columns, Recipe
-    from telltune.study.recommend import Recommendation
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Summary
-    from telltune.verification import Verification
 
 __all__ = [
     "anchor",
@@ -69,11 +67,9 @@ __all__ = [
     "plan_study",
     "predict",
     "predict_examples",
-    "recommend",
     "report",
     "run_study",
     "show",
-    "verify",
 ]
 
 
@@ -407,17 +403,6 @@ def predict_examples(
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
 
 
-def verify(adapter: str | Path) -> Verification:
-    """Check the claims of tell.json in an output folder of `fit`; see `methods.verify`.
-
-    Args:
-        adapter: Folder of an adapter or baseline.
-    """
-    from telltune.verification import verify as verified
-
-    return verified(Path(adapter))
-
-
 def check(
     data: Recipe | str | Path | Mapping[Split, Sequence[str]],
     *,
@@ -526,22 +511,6 @@ def report(out: str | Path) -> Path:
 
     write_report(Path(out))
     return Path(out) / REPORT
-
-
-def recommend(
-    recipe: AnyRecipe, out: str | Path, *, minutes: float = 60.0, progress: bool = True
-) -> Recommendation:
-    """Search for the method and settings that score best on dev items; see `study.recommend`.
-
-    Args:
-        recipe: Recipe with the task, the model and the initial settings.
-        out: Output folder for the results of the search and `recipe.yaml`, the recipe to use.
-        minutes: Time budget in minutes.
-        progress: Whether to show progress bars.
-    """
-    from telltune.study.recommend import recommend as recommended
-
-    return recommended(recipe, Path(out), minutes=minutes, progress=progress)
 
 
 def plan_study(

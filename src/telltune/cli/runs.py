@@ -384,8 +384,8 @@ def verify(
 
     Loads no weights. Exit 1 if something differs.
     """
-    from telltune.api import verify as verified
     from telltune.training.progress import phase
+    from telltune.verification import verify as verified
 
     with phase("verifying", shown=not as_json):
         found = verified(adapter)
