@@ -18,7 +18,7 @@ from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
 from telltune.methods.few_shot import FewShot
 from telltune.methods.registry import get_method
-from telltune.study.results import Results, is_finished
+from telltune.study.results import Results, is_finished, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,11 +65,7 @@ def plan_cells(
         needs_forgetting: Whether forgetting is measured; see `measures_forgetting`.
     """
     rows = Results(out).rows if out is not None else []
-    done = {
-        (row.task, row.name, row.size, row.leverage_ratio, row.seed)
-        for row in rows
-        if is_finished(row, needs_forgetting=needs_forgetting)
-    }
+    done = {place(row) for row in rows if is_finished(row, needs_forgetting=needs_forgetting)}
     answering: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.status == "done":
@@ -77,7 +73,7 @@ def plan_cells(
     models: dict[str, ModelInfo] = {}
     planned = []
     for cell in cells:
-        if (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed) in done:
+        if place(cell) in done:
             continue
         spec = cell.recipe.model
         if spec.model_dump_json() not in models:

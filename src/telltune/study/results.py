@@ -25,6 +25,7 @@ __all__ = [
     "Results",
     "cell_key",
     "is_finished",
+    "place",
     "read_answers",
 ]
 
@@ -183,15 +184,15 @@ class Results:
 
     def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
-        named = self._latest.get(_place(cell))
+        named = self._latest.get(place(cell))
         return named if named is not None and named.key == key else self._by_key.get(key)
 
     def is_latest(self, cell: Cell, row: ResultRow) -> bool:
         """Return whether a row is the one that `rows` contains for a cell."""
-        return self._latest.get(_place(cell)) is row
+        return self._latest.get(place(cell)) is row
 
     def _keep(self, row: ResultRow) -> None:
-        self._by_key[row.key] = self._latest[_place(row)] = row
+        self._by_key[row.key] = self._latest[place(row)] = row
 
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:
@@ -216,6 +217,6 @@ def is_finished(row: ResultRow, *, needs_forgetting: bool) -> bool:
     return row.status == "done" and (bool(row.forgetting) or not needs_forgetting)
 
 
-def _place(cell: Cell | ResultRow) -> tuple[Any, ...]:
+def place(cell: Cell | ResultRow) -> tuple[Any, ...]:
     """Return the position of a cell in tables."""
     return (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed)
