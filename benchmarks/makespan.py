@@ -50,7 +50,7 @@ STUDY: dict[str, Any] = {
 
 def decoupled(cells: list[Cell], address: str, out: Path) -> list[ResultRow]:
     """Run the cells as `tell study --ray` does."""
-    return run_cells(cells, NONE, out, cluster=connect(address), progress=False)
+    return run_cells(cells, NONE, out, elsewhere=connect(address).run, progress=False)
 
 
 def coupled(cells: list[Cell], address: str, _: Path) -> list[ResultRow]:

@@ -240,7 +240,7 @@ def test_fit_measures_nothing_beforehand_and_leaves_the_next_plan_its_time(
     code, out, _ = tell("fit", recipe, "--out", tmp_path / "run")
     assert code == 0
     assert "not known yet" in out
-    monkeypatch.setattr("telltune.fitting.forecast.load_base", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("telltune.fitting.forecast.load_base_of", lambda *_, **__: 1 / 0)
     assert tell_json("plan", recipe)["estimated_seconds"] > 0
 
 
@@ -642,6 +642,22 @@ def test_compare_writes_a_row_a_method(tell_json, recipe, tmp_path):
         assert (out / "predictions" / f"{row['method']}.jsonl").is_file()
     assert (out / "sft" / "adapter_config.json").is_file()
     assert not (out / "base").exists()
+
+
+def test_compare_names_the_method_that_failed_and_shows_the_others(
+    tell, recipe, tmp_path, monkeypatch
+):
+    def breaks(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("telltune.methods.few_shot.FewShot.run", breaks)
+    args = ("compare", recipe, "--out", tmp_path / "study", "--set", "evaluation.max_items=2")
+    code, out, told = tell(*args, "--method", "few_shot,base")
+    assert code == 1
+    assert "2 test items" in out
+    assert told.splitlines()[-1].startswith("error: few_shot failed: MemoryError: no room; see ")
+    code, out, _ = tell(*args, "--method", "few_shot")
+    assert (code, "2 test items" in out) == (1, True)  # the row of the first call
 
 
 def test_compare_for_people_needs_no_general_data_where_no_method_mixes(tell, recipe, tmp_path):

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
         plan,
         plan_study,
         predict,
-        recommend,
         report,
         run_study,
         show,
-        verify,
     )
     from telltune.classifiers.picking import pick
     from telltune.errors import TellError
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples
+    from telltune.study.recommend import recommend
     from telltune.study.synthetic_file import write_synthetic
+    from telltune.verification import verify
 
 # GNU OpenMP reads this variable once, when torch is imported. By default its threads spin 300,000
 # times (about 7 ms) before they sleep, which takes the core from the threads that they wait for.
@@ -75,7 +75,9 @@ _HOMES = {
     "compare": "telltune.study.compare",
     "load_recipe": "telltune.recipe",
     "pick": "telltune.classifiers.picking",
+    "recommend": "telltune.study.recommend",
     "score_examples": "telltune.study.example_scores",
+    "verify": "telltune.verification",
     "write_synthetic": "telltune.study.synthetic_file",
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.checked_run import check_baseline, check_run, trained_method
+from telltune.data.contents import contents_of
 from telltune.data.examples import Example
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
@@ -21,20 +22,20 @@ from telltune.evaluation.score import (
     answer_score,
     check_metrics,
     evaluate_predictor,
-    keep_scores,
     write_predictions,
 )
 from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
 from telltune.fitting.baseline_folder import load_folder
-from telltune.fitting.describe_pre_training import describe_pre_training
 from telltune.fitting.forecast import forecast
 from telltune.fitting.learning_warnings import warnings_after
+from telltune.fitting.model_card import record_scores
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
+from telltune.fitting.pre_training import describe_pre_training
 from telltune.fitting.protocol import Settings
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
-from telltune.models import compute_dtype, load_base
+from telltune.models import compute_dtype, load_base, load_base_of
 from telltune.preview import shown_examples
 from telltune.recipe import AnyRecipe, DataSpec, ModelSpec, as_recipe
 from telltune.storage import write_text
@@ -54,10 +55,8 @@ if TYPE_CHECKING:
     from telltune.fitting.anchor_choice import Ranking
     from telltune.fitting.protocol import Predictor
     from telltune.recipe import Columns, Recipe
-    from telltune.study.recommend import Recommendation
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Summary
-    from telltune.verification import Verification
 
 __all__ = [
     "anchor",
@@ -68,11 +67,9 @@ __all__ = [
     "plan_study",
     "predict",
     "predict_examples",
-    "recommend",
     "report",
     "run_study",
     "show",
-    "verify",
 ]
 
 
@@ -191,11 +188,7 @@ def fit(
             if on_plan is not None and together.first:
                 on_plan(_plan(recipe, ready, measure=False))
             with phase("loading the model", shown=shown):
-                base = load_base(
-                    recipe.model,
-                    recipe.training.precision,
-                    trainable=recipe.training.full_parameters,
-                )
+                base = load_base_of(recipe)
             if together.first:
                 record_recipe(out, recipe, overwrite=overwrite)
         settings = Settings(
@@ -280,7 +273,7 @@ def _plan(recipe: Recipe, ready: CheckedRun, *, measure: bool) -> dict[str, Any]
         "precision": "bf16" if bf16 else "fp32",
         "estimated_seconds": None if expected.seconds is None else round(expected.seconds, 1),
         "estimated_memory_gib": round(expected.memory_gib, 2),
-        "before_training": describe_pre_training(ready.method, recipe),
+        "before_training": describe_pre_training(ready.method, ready.run_plan.recipe),
         "warnings": list(ready.warnings),
     }
 
@@ -352,14 +345,19 @@ def evaluate(
         write_predictions(predictions, items, evaluation)
     warnings = (*unread, *evaluation.warnings, *read.warnings(f"task.{split}"))
     evaluation = replace(evaluation, warnings=warnings)
-    keep_scores(
+    found = evaluation.to_dict()
+    record_scores(
         folder,
-        evaluation,
-        items,
-        task=task_name or items[0].source,
-        split="test" if split == "test" else "dev",
-        of=len(all_items),
-        confidence=recipe.evaluation.confidence,
+        {
+            "task": task_name or items[0].source,
+            "split": split,
+            "sha256": contents_of(items).digest,
+            "items": found["items"],
+            "of": len(all_items),
+            "confidence": recipe.evaluation.confidence,
+            "scores": found["scores"],
+            "warnings": found["warnings"],
+        },
     )
     return evaluation
 
@@ -403,17 +401,6 @@ def predict_examples(
     with bar(shown=progress) as shown:
         counter = shown.add_task("predict", total=len(examples))
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
-
-
-def verify(adapter: str | Path) -> Verification:
-    """Check the claims of tell.json in an output folder of `fit`; see `methods.verify`.
-
-    Args:
-        adapter: Folder of an adapter or baseline.
-    """
-    from telltune.verification import verify as verified
-
-    return verified(Path(adapter))
 
 
 def check(
@@ -501,9 +488,9 @@ def run_study(
 
     out = Path(out)
     spec, cells = load_study(study)
-    cluster = None if ray is None else connect(ray, cpus=cpus, gpus=gpus)
+    elsewhere = None if ray is None else connect(ray, cpus=cpus, gpus=gpus).run
     write_text(out / STUDY_FILE, spec.to_yaml())
-    rows = run_cells(cells, spec.forgetting, out, progress=progress, cluster=cluster)
+    rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
     return write_report(out), rows
 
 
@@ -524,22 +511,6 @@ def report(out: str | Path) -> Path:
 
     write_report(Path(out))
     return Path(out) / REPORT
-
-
-def recommend(
-    recipe: AnyRecipe, out: str | Path, *, minutes: float = 60.0, progress: bool = True
-) -> Recommendation:
-    """Search for the method and settings that score best on dev items; see `study.recommend`.
-
-    Args:
-        recipe: Recipe with the task, the model and the initial settings.
-        out: Output folder for the results of the search and `recipe.yaml`, the recipe to use.
-        minutes: Time budget in minutes.
-        progress: Whether to show progress bars.
-    """
-    from telltune.study.recommend import recommend as recommended
-
-    return recommended(recipe, Path(out), minutes=minutes, progress=progress)
 
 
 def plan_study(

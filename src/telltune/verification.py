@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.classifiers.classifier import load_classifier
@@ -35,7 +36,6 @@ from telltune.training.step_flops import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
@@ -83,19 +83,20 @@ class Verification:
         return False if False in found else None if None in found else True
 
 
-def verify(folder: Path) -> Verification:
+def verify(adapter: str | Path) -> Verification:
     """Check all claims of a folder's tell.json.
 
     No base or encoder is loaded, and nothing is trained. The model named in tell.json may not run
     its own code.
 
     Args:
-        folder: Adapter or baseline folder from `tell fit`.
+        adapter: Adapter or baseline folder from `tell fit`.
 
     Raises:
         ModelError: The folder is not finished.
         RecipeError: The recipe in tell.json is invalid.
     """
+    folder = Path(adapter)
     record = read_tell(folder)
     recipe = recipe_from_dict(record["recipe"], name=str(folder / TELL_JSON))
     recipe = recipe.model_copy(update={"model": without_rights(recipe.model)})

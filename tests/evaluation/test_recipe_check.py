@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def check(values: dict[str, Any], *methods: str) -> str:
+def check(values: dict[str, Any]) -> str:
     """Return the message about a recipe, empty if there is no mistake."""
     try:
-        check_recipe(recipe_from_dict(values), methods)
+        check_recipe(recipe_from_dict(values))
     except TellError as error:
         return str(error)
     return ""
@@ -26,7 +26,7 @@ def check(values: dict[str, Any], *methods: str) -> str:
 
 def test_a_recipe_whose_parts_are_all_there_is_not_refused(toy_recipe: dict[str, Any]) -> None:
     assert check(toy_recipe) == ""
-    assert check({"task": "answer_kind", "general": "embedded"}, "sft", "tell") == ""
+    assert check({"task": "answer_kind", "general": "embedded"}) == ""
 
 
 def test_one_mistake_is_told_as_it_always_was(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -49,13 +49,10 @@ def test_all_mistakes_stand_in_one_message(toy_recipe: dict[str, Any], tmp_path:
             "general": None,
             "anchor": None,
             "evaluation": {"metrics": ["acuracy", "accuracy", "rouge_k"]},
-        },
-        "tell",
-        "sft_ankor",
+        }
     )
     said = [
         "method `tell` needs an anchor",
-        "no method `sft_ankor`; did you mean `sft_anchor`?",
         "did you mean 'accuracy'?",
         "did you mean 'rouge_l'?",
         f"no file or folder {tmp_path / 'trian.jsonl'}",
@@ -68,9 +65,10 @@ def test_all_mistakes_stand_in_one_message(toy_recipe: dict[str, Any], tmp_path:
     assert "\n" not in message
 
 
-def test_unknown_embedded_task_and_model_file_are_told_together() -> None:
-    message = check({"task": "anser_kind", "model": "none.gguf", "method": "sft"})
-    assert "2 mistakes" in message
+def test_unknown_method_embedded_task_and_model_file_are_told_together() -> None:
+    message = check({"task": "anser_kind", "model": "none.gguf", "method": "sft_ankor"})
+    assert "3 mistakes" in message
+    assert "no method `sft_ankor`; did you mean `sft_anchor`?" in message
     assert "did you mean 'answer_kind'?" in message
     assert "model `none.gguf`: no such file" in message
 

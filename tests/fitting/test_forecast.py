@@ -39,7 +39,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("the model was loaded")
 
-    monkeypatch.setattr(module, "load_base", refuse)
+    monkeypatch.setattr(module, "load_base_of", refuse)
 
 
 def ready(values: dict[str, Any]) -> tuple[RunPlan, ModelShape]:
@@ -121,7 +121,7 @@ def test_a_model_seen_for_the_first_time_is_measured_once(
     first = forecast_of(toy_recipe, measure=True)
     assert first.seconds is not None
     assert "Measuring how fast this machine trains" in caplog.text
-    monkeypatch.setattr(module, "load_base", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr(module, "load_base_of", lambda *_, **__: pytest.fail("loaded again"))
     assert forecast_of(toy_recipe, measure=True) == first
 
 

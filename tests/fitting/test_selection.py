@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.api import fit, verify
+from telltune.api import fit
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.selection import choose
 from telltune.recipe import SelectionSpec, recipe_from_dict
 from telltune.valuation.scores import Scores
+from telltune.verification import verify
 
 if TYPE_CHECKING:
     from pathlib import Path

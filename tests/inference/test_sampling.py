@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from telltune.inference.packed_engine import PackedGenerator
-from telltune.inference.sampling import choose
+from telltune.inference.packed_engine import PackedGenerator, choose
 from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.api import fit, predict, verify
+from telltune.api import fit, predict
 from telltune.data.task import load_task
 from telltune.errors import DataError
 from telltune.fitting.adapter_folder import load_predictor
 from telltune.methods.rcl import with_reasons
 from telltune.recipe import recipe_from_dict
+from telltune.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

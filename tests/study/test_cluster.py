@@ -81,7 +81,7 @@ def test_a_node_that_is_lost_loses_no_cell(
     found: list[ResultRow] = []
 
     def run() -> None:
-        found.extend(run_cells(cells, FEW, out, progress=False, cluster=joined))
+        found.extend(run_cells(cells, FEW, out, progress=False, elsewhere=joined.run))
 
     running = threading.Thread(target=run)
     running.start()

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, StorageError
+from telltune.methods.base import BASE_ANCHOR
 from telltune.recipe import recipe_from_dict
-from telltune.study.compare import compare, default_methods
+from telltune.study.compare import ComparisonRow, FailedMethodsError, compare, default_methods
 from telltune.verification import verify
 
 
@@ -70,13 +72,13 @@ def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_
         training=toy_recipe["training"] | {"full_parameters": full_parameters},
         mixture={"leverage_ratio": 0.2, "passes": 2},
     )
-    methods = ["base", "sft", "base_anchor", "tell", "base_anchor", "base"]
-    rows = compare(changed, methods, out=tmp_path / "study", progress=False)
-    first, sft, anchored, tell, anchored_again, last = rows
-    assert last == first
-    assert anchored_again == anchored
-    assert len({first.score, sft.score, anchored.score, tell.score}) == 4
-    assert tell.score < anchored.score
+    untrained = compare(changed, ["base", "base_anchor"], out=tmp_path / "a", progress=False)
+    methods = ["sft", "tell", "base", "base_anchor", "sft"]
+    sft, tell, *after = compare(changed, methods, out=tmp_path / "b", progress=False)
+    scores = [row.score for row in untrained]
+    assert [row.score for row in after] == scores
+    assert len({sft.score, tell.score, *scores}) == 4
+    assert tell.score < scores[1]
 
 
 def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task):
@@ -185,3 +187,65 @@ def test_called_again_it_runs_only_what_has_no_row(recipe, tmp_path):
     assert again[:2] == first
     assert [row.method for row in again] == ["base", "sft", "sft_anchor"]
     assert (out / "sft" / "adapter_model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_method_that_fails_is_named_at_the_end_and_tried_again(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "study"
+    run = BASE_ANCHOR.run
+
+    def breaks(self, *arguments):
+        if self is BASE_ANCHOR:
+            raise MemoryError("no room")
+        return run(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(BASE_ANCHOR), "run", breaks)
+        with pytest.raises(FailedMethodsError, match="base_anchor failed: MemoryError") as told:
+            compare(recipe(), ["base_anchor", "base", "sft"], out=out, progress=False)
+    assert [row.method for row in told.value.rows] == ["base", "sft"]
+    assert told.value.rows[0].difference is not None
+    assert json.loads((out / "summary.json").read_text()) == [vars(row) for row in told.value.rows]
+    assert "MemoryError" in (out / "failures" / "base_anchor.txt").read_text()
+    rows = compare(recipe(), ["base_anchor", "base", "sft"], out=out, progress=False)
+    assert rows[:2] == told.value.rows
+    assert rows[2].method == "base_anchor"
+
+
+def test_a_comparison_of_an_earlier_version_goes_on(recipe, tmp_path):
+    out = tmp_path / "study"
+    wanted = compare(recipe(), ["base", "sft"], out=out, progress=False)
+    rows = json.loads((out / "summary.json").read_text())
+    first = [field.name for field in fields(ComparisonRow)][:9]  # up to `items`
+    early = [{key: row[key] for key in first} for row in rows]
+    (out / "summary.json").write_text(json.dumps(early))
+    again = compare(recipe(), ["base", "sft", "base_anchor"], out=out, progress=False)
+    assert [(row.method, row.difference) for row in again[:2]] == [
+        (row.method, row.difference) for row in wanted
+    ]
+    assert again[2].method == "base_anchor"
+
+
+@pytest.mark.parametrize("content", ["{", '{"points": []}', '[{"method": "sft", "colour": 1}]'])
+def test_a_summary_of_something_else_is_refused(recipe, tmp_path, content):
+    out = tmp_path / "study"
+    compare(recipe(), ["base"], out=out, progress=False)
+    (out / "summary.json").write_text(content)
+    with pytest.raises(StorageError, match="not the rows of a comparison"):
+        compare(recipe(), ["base"], out=out, progress=False)
+    assert len(compare(recipe(), ["base"], out=out, overwrite=True, progress=False)) == 1
+
+
+def test_an_answer_with_an_unusual_line_end_is_read_as_one_item(
+    recipe, toy_recipe, write_jsonl, tmp_path
+):
+    rows = [{"prompt": f"item {i}", "completion": "a\u2028b"} for i in range(4)]
+    task = toy_recipe["task"] | {"test": str(write_jsonl(tmp_path / "unusual.jsonl", rows))}
+    [base, _] = compare(recipe(task=task), ["base", "sft"], out=tmp_path / "study", progress=False)
+    assert base.difference is not None
+
+
+def test_forgetting_is_not_measured_where_no_general_data_are_left(recipe, tmp_path, caplog):
+    greedy = recipe(mixture={"general_examples": 190, "passes": 1})
+    rows = compare(greedy, ["base", "tell"], out=tmp_path / "study", progress=False)
+    assert [row.general_loss for row in rows] == [None, None]
+    assert "Forgetting is not measured: general data: 200 examples are too few" in caplog.text

@@ -226,7 +226,7 @@ def test_a_cluster_begins_with_the_longest_and_gets_only_what_is_left(
     for size, seconds in ((300, 900.0), (600, 9.0)):
         row = replace(first, key=f"{size}", name="tell", size=size, leverage_ratio=1.0, seed=7)
         Results(out).append(replace(row, seconds={"training": seconds}))
-    run_cells(asked, none, out, progress=False, cluster=Recorder(cpus=1, gpus=0))
+    run_cells(asked, none, out, progress=False, elsewhere=Recorder(cpus=1, gpus=0).run)
     assert (given[0].name, given[0].size) == ("tell", 300)
     assert {c.name for c in given} == {"sft_anchor", "tell"}
     assert len(given) == 4

@@ -25,6 +25,7 @@ from telltune.training.processes import processes
 from telltune.training.source_weights import LearnedWeights, SourceGroups
 from telltune.training.steps import Collator
 from telltune.training.trainer import MixtureTrainer, training_arguments
+from telltune.training.training_data import TrainingData
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,15 +72,14 @@ def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixtu
     nothing: Any = None  # the test passes the steps one by one
     return MixtureTrainer(
         model,
-        task=nothing,
-        general=nothing,
+        data=TrainingData(nothing, nothing, nothing, 1, nothing),
         sampler=nothing,
-        weights=nothing,
         micro_batch_tokens=1,
         args=training_arguments(
             TrainingSpec(learning_rate=1e-3), out=out, steps=1, seed=0, bf16=False
         ),
         callbacks=[],
+        measured={},
     )
 
 

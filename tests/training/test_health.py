@@ -73,8 +73,7 @@ def test_the_log_tells_what_was_left_out_before(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_ill(loss: float, norm: float | None, source: float, ill: bool) -> None:
-    health = HealthCallback(400)
-    health.trainer = SimpleNamespace(step_record={"loss_task": source})  # type: ignore[assignment]
+    health = HealthCallback(400, {"loss_task": source})
     state = SimpleNamespace(global_step=7)
 
     def look() -> None:

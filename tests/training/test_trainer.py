@@ -157,13 +157,12 @@ def one_step(base: LoadedModel, recipe: Recipe, out: Path, budget: int) -> tuple
     sampler = StepSampler(ready.mixture, ready.epochs)
     trainer = MixtureTrainer(
         model,
-        task=ready.task,
-        general=ready.general,
+        data=ready,
         sampler=sampler,
-        weights=ready.weights,
         micro_batch_tokens=budget,
         args=training_arguments(recipe.training, out=out, steps=6, seed=0, bf16=False),
         callbacks=[],
+        measured={},
     )
     [inputs] = [batch for _, batch in zip(range(1), trainer.get_train_dataloader(), strict=False)]
     loss = trainer.training_step(model, inputs)

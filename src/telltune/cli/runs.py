@@ -328,8 +328,8 @@ def compare(
     loaded = load_recipe(recipe, overrides)
     from telltune.api import plan as planned
     from telltune.methods.registry import get_method
+    from telltune.study.compare import FailedMethodsError, default_methods
     from telltune.study.compare import compare as compared
-    from telltune.study.compare import default_methods
     from telltune.study.conclusion import best_trained, conclusion
     from telltune.training.progress import phase
 
@@ -350,22 +350,29 @@ def compare(
                 f"This plan covers only {last.method}; {', '.join(others)} are trained too.",
                 err=True,
             )
-    rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
+    failure = None
+    try:
+        rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
+    except FailedMethodsError as error:
+        rows, failure = error.rows, error
     if as_json:
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
-        return
-    print_comparison(rows, loaded.evaluation.confidence)
-    print_warnings_of((row.method, row.warnings) for row in rows)
-    for sentence in conclusion(rows):
-        typer.echo(sentence)
-    typer.echo(
-        f"The rows are in {out / 'summary.json'}; adapters and answers are in the same folder."
-    )
-    if (best := best_trained(rows)) is not None:
+    elif rows:
+        print_comparison(rows, loaded.evaluation.confidence)
+        print_warnings_of((row.method, row.warnings) for row in rows)
+        for sentence in conclusion(rows):
+            typer.echo(sentence)
         typer.echo(
-            f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
-            f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
+            f"The rows are in {out / 'summary.json'}; adapters and answers are in the same folder."
         )
+        if (best := best_trained(rows)) is not None:
+            typer.echo(
+                f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
+                f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
+            )
+    if failure is not None:
+        typer.echo(f"error: {failure}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: tell verify runs/mine")
@@ -379,8 +386,8 @@ def verify(
 
     Loads no weights. Exit 1 if something differs.
     """
-    from telltune.api import verify as verified
     from telltune.training.progress import phase
+    from telltune.verification import verify as verified
 
     with phase("verifying", shown=not as_json):
         found = verified(adapter)

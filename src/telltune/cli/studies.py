@@ -124,7 +124,7 @@ def recommend(
         # Embedded tasks have many examples; use few of them, as the search is for scarce data.
         values = {"task": {"embedded": task, "max_tokens": 10_000}, "general": "embedded"}
         loaded = recipe_from_dict(values, name=task, overrides=overrides)
-    from telltune.api import recommend as recommended
+    from telltune.study.recommend import recommend as recommended
 
     found = recommended(loaded, out, minutes=minutes, progress=not as_json)
     if as_json:

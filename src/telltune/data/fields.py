@@ -79,10 +79,6 @@ class Fields:
             raise RowRefusedError(f"no {what}: key `{shown(key)}` is empty")
         return _as_text(value, key, what)
 
-    def optional_text(self, key: str, what: str) -> str:
-        """Return `text` of a key, or "" if the key is missing or empty."""
-        return self.text(key, what) if self.has(key) else ""
-
     def flag(self, key: str) -> bool | None:
         """Return a boolean written as true, false, 1 or 0; None if the key is missing or empty.
 

@@ -7,6 +7,7 @@ times, inode), and the file is hashed again only if the metadata differ.
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import time
 from functools import cache
@@ -34,7 +35,8 @@ def file_hash(path: Path) -> str | None:
         before = _identity(path)
         if before is None:
             return None
-        memory = cache_folder("files") / f"{_sha256(str(path))[:32]}.json"
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+        memory = cache_folder("files") / f"{name}.json"
         remembered = read_cached_json(memory)
         if isinstance(remembered, dict) and remembered.get("identity") == before:
             return str(remembered["sha256"])
@@ -70,7 +72,3 @@ def code_hash(folder: Path = Path(__file__).parent) -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -91,8 +91,8 @@ class Schema:
                 return []
         confidence = _confidence(fields, self.confidence_key)
         rationale = ""
-        if self.rationale_key is not None:
-            rationale = fields.optional_text(self.rationale_key, "rationale")
+        if self.rationale_key is not None and fields.has(self.rationale_key):
+            rationale = fields.text(self.rationale_key, "rationale")
         messages = [Message(turn.role, turn.content) for turn in (*head, *body)]
         return [
             Example(

@@ -21,7 +21,7 @@ from telltune.methods.registry import get_method
 from telltune.models import check_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from telltune.data.files import Split
     from telltune.recipe import DataSpec, Recipe
@@ -29,20 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["check_recipe"]
 
 
-def check_recipe(recipe: Recipe, methods: Sequence[str] = ()) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Raise an error unless everything that a recipe names exists.
 
     The hub is not contacted, and data files are opened but not read to the end.
 
     Args:
         recipe: Recipe to check, already valid in itself.
-        methods: Names of methods; the recipe's method if empty.
 
     Raises:
         TellError: The only mistake, or a RecipeError that lists all mistakes.
     """
     found: dict[str, TellError] = {}
-    for check in _checks(recipe, methods or [recipe.method]):
+    for check in _checks(recipe):
         try:
             check()
         except TellError as error:
@@ -55,10 +54,10 @@ def check_recipe(recipe: Recipe, methods: Sequence[str] = ()) -> None:
         raise RecipeError(f"{len(mistakes)} mistakes in the recipe: {listed}.")
 
 
-def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], object]]:
+def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     """Yield checks, each of which raises an error if something is wrong."""
     task = recipe.task
-    yield from (partial(_check_method, recipe, name) for name in methods)
+    yield partial(_check_method, recipe)
     yield from (partial(check_metrics, [name]) for name in recipe.evaluation.metrics or ())
     if task.embedded is not None:
         yield partial(embedded_task, task.embedded)
@@ -68,9 +67,9 @@ def _checks(recipe: Recipe, methods: Sequence[str]) -> Iterator[Callable[[], obj
     yield partial(_check_trainable, recipe)
 
 
-def _check_method(recipe: Recipe, name: str) -> None:
+def _check_method(recipe: Recipe) -> None:
     check_needs(
-        get_method(name),
+        get_method(recipe.method),
         anchored=recipe.anchor is not None or recipe.task.embedded is not None,
         general=recipe.general is not None,
     )

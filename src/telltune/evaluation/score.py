@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
-from telltune.fitting.model_card import record_scores
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
-    from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
     from telltune.fitting.protocol import Predictor
 
@@ -40,7 +37,6 @@ __all__ = [
     "answer_score",
     "check_metrics",
     "evaluate_predictor",
-    "keep_scores",
     "write_predictions",
 ]
 
@@ -227,43 +223,6 @@ def evaluate_predictor(
     """Answer every item and score the answers; see `answer_items` and `Answers.score`."""
     found = answer_items(predictor, test, metrics, answers=answers, on_done=on_done)
     return found.score(confidence, seed)
-
-
-def keep_scores(
-    folder: Path,
-    evaluation: Evaluation,
-    items: Sequence[Example],
-    *,
-    task: str,
-    split: Split,
-    of: int,
-    confidence: float,
-) -> None:
-    """Save scores in an adapter folder and its model card; see `record_scores`.
-
-    Args:
-        folder: Adapter folder.
-        evaluation: Scores of the adapter.
-        items: Scored items.
-        task: Name of the task.
-        split: Split that the items come from.
-        of: Number of items in the split.
-        confidence: Confidence level of the intervals.
-    """
-    found = evaluation.to_dict()
-    record_scores(
-        folder,
-        {
-            "task": task,
-            "split": split,
-            "sha256": contents_of(items).digest,
-            "items": found["items"],
-            "of": of,
-            "confidence": confidence,
-            "scores": found["scores"],
-            "warnings": found["warnings"],
-        },
-    )
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:

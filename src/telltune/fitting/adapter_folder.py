@@ -37,11 +37,11 @@ from telltune.training.log import LOG, read_log
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig
 
     from telltune.data.examples import Example
     from telltune.fitting.adapter_method import AdapterMethod
@@ -83,11 +83,8 @@ class FinishedRun:
         ground: Training data and the other results of the steps before training.
         plan: Run plan, with the counts of the optimizer steps taken.
         stopping: Evaluations on dev data for early stopping, or None.
-        model: The trained model.
+        predictor: Predictor with the trained model.
         weights: Trained weights if the model does not hold them whole; else None.
-        tokenizer: Tokenizer, whose chat template contains the anchor.
-        labels: Answers in the training data, if they are a closed set.
-        answer_tokens: Maximum number of tokens in an answer.
         seconds: Time of training and the steps before it, in seconds.
     """
 
@@ -97,11 +94,8 @@ class FinishedRun:
     ground: PreTraining
     plan: RunPlan
     stopping: EarlyStopping | None
-    model: Any
+    predictor: Predictor
     weights: Mapping[str, Tensor] | None
-    tokenizer: PreTrainedTokenizerBase
-    labels: Sequence[str]
-    answer_tokens: int
     seconds: float
 
 
@@ -113,8 +107,8 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
     Raises:
         StorageError: The folder cannot be written.
     """
-    method, recipe, base, model = run.method, run.recipe, run.base, run.model
-    plan, ground, tokenizer = run.plan, run.ground, run.tokenizer
+    method, recipe, base, predictor = run.method, run.recipe, run.base, run.predictor
+    plan, ground, model = run.plan, run.ground, predictor.model
     task, general = ground.task, ground.general
     anchor = plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
@@ -125,8 +119,8 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
         "auto": plan.settings,
         "seconds": round(run.seconds, 3),
         "seed": recipe.seed,
-        "answer_tokens": run.answer_tokens,
-        "labels": list(run.labels),
+        "answer_tokens": predictor.max_new_tokens,
+        "labels": list(predictor.labels),
         "anchor": (
             None
             if anchor is None
@@ -161,8 +155,8 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
     with whole_files(out, needed=trained_bytes(model)) as (filling, files):
         model.save_pretrained(filling, state_dict=run.weights)
         _name_base(filling / "adapter_config.json", origin)
-        tokenizer.save_pretrained(filling)
-        _generation_config(model, tokenizer, run.answer_tokens).save_pretrained(filling)
+        predictor.tokenizer.save_pretrained(filling)
+        _generation_config(predictor).save_pretrained(filling)
         # PEFT writes a model card of its own, which telltune's replaces.
         (filling / CARD).unlink(missing_ok=True)
         made = [example for got in ground.yields for example in got.examples]
@@ -221,19 +215,17 @@ def _name_base(path: Path, origin: Origin) -> None:
         write_json(path, config)
 
 
-def _generation_config(
-    model: Any, tokenizer: PreTrainedTokenizerBase, answer_tokens: int
-) -> GenerationConfig:
+def _generation_config(predictor: Predictor) -> GenerationConfig:
     """Return the base's configuration, set to greedy decoding up to the trained end of turn."""
-    config: GenerationConfig = deepcopy(model.generation_config)
+    config: GenerationConfig = deepcopy(predictor.model.generation_config)
     # transformers refuses to save sampling settings together with greedy decoding.
     sampling = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p")
     config.update(  # type: ignore[no-untyped-call]
         **dict.fromkeys((*sampling, "epsilon_cutoff", "eta_cutoff", "max_length")),
         do_sample=False,
-        max_new_tokens=answer_tokens,
-        eos_token_id=sorted(Encoder(tokenizer).stop_ids),
-        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=predictor.max_new_tokens,
+        eos_token_id=sorted(Encoder(predictor.tokenizer).stop_ids),
+        pad_token_id=predictor.tokenizer.pad_token_id,
     )
     config._from_model_config = False
     return config

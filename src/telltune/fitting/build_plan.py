@@ -41,7 +41,6 @@ __all__ = [
     "check_needs",
     "encoding",
     "longest_example",
-    "max_general_index",
     "plan_looks",
 ]
 
@@ -231,13 +230,6 @@ def encoding(model: ModelInfo, recipe: Recipe, anchor: Anchor | None = None) -> 
 def longest_example(model: ModelInfo, recipe: Recipe) -> int:
     """Return the maximum number of tokens in an example."""
     return min(recipe.training.max_length, model.shape.context_length)
-
-
-def max_general_index(method: AdapterMethod, recipe: Recipe, run_plan: RunPlan) -> int:
-    """Return how many of the first drawn general examples training may have used."""
-    choice = method.configured(recipe).general_choice
-    drawn = run_plan.counts.general_examples
-    return drawn if choice is None else max(drawn, choice.candidates)
 
 
 def check_needs(method: Method, *, anchored: bool, general: bool) -> None:

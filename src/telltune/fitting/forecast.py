@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from telltune.models import compute_dtype, load_base
+from telltune.models import compute_dtype, load_base_of
 from telltune.training.speed import recall, training_shape
 from telltune.training.step_flops import flop, sampled_steps, step_work
 
@@ -134,19 +134,9 @@ def _rehearse(run_plan: RunPlan, ready_seconds: float) -> None:
         "Measuring how fast this machine trains %s, once (about 15 seconds).", recipe.model.name
     )
     began = time.perf_counter()
-    base = load_base(
-        recipe.model, recipe.training.precision, trainable=recipe.training.full_parameters
-    )
-    calibrate(
-        base,
-        recipe,
-        task=run_plan.task,
-        general=run_plan.general,
-        mixture=run_plan.mixture,
-        epochs=run_plan.epochs,
-        weights=run_plan.weights,
-        load_seconds=ready_seconds + time.perf_counter() - began,
-    )
+    base = load_base_of(recipe)
+    seconds = ready_seconds + time.perf_counter() - began
+    calibrate(base, recipe, run_plan, load_seconds=seconds)
     del base
     gc.collect()
 

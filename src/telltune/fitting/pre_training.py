@@ -21,8 +21,10 @@ from telltune.fitting.selection import Selection, select
 from telltune.fitting.synthetic_data import with_synthetic
 from telltune.fitting.teacher import Teacher
 from telltune.levers.pseudo_label import PseudoLabel
+from telltune.recipe import SelectionSpec
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
+from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
-__all__ = ["PreTraining", "run_pre_training"]
+__all__ = ["PreTraining", "describe_pre_training", "run_pre_training"]
 
 
 @dataclass
@@ -274,3 +276,46 @@ def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -
     found.recipe = found.recipe.model_copy(update={"mixture": mixture})
     found.general, found.run_plan = chosen, None
     found.seconds += time.perf_counter() - began
+
+
+def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
+    """Return one clause per step that a plan's time and counts do not include.
+
+    Args:
+        method: The method.
+        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
+    """
+    said = []
+    made, chosen, trusted = recipe.synthesis, recipe.selection, recipe.confidence
+    if made is not None and made.make == "examples":
+        said.append(f"the model makes up to {made.examples} task examples")
+    elif made is not None:
+        said.append("the model makes auxiliary tasks from each task example")
+    pseudo = recipe.pseudo_label
+    if pseudo is not None and pseudo.by == "model":
+        said.append(
+            f"{pseudo.adapters} adapters are trained on the task to label up to "
+            f"{pseudo.examples:,} unlabeled inputs"
+        )
+    elif pseudo is not None:
+        said.append(f"up to {pseudo.examples:,} unlabeled inputs are labeled and added to the task")
+    if recipe.product_of_experts is not None:
+        said.append("a small classifier is chosen by cross-validation and combined with the model")
+    by_pvi = {part.by for part in (chosen, trusted) if part is not None}
+    if "pvi" in by_pvi and chosen is not None and chosen.in_context:
+        said.append(f"examples are scored by PVI with {chosen.in_context} exemplars in the prompt")
+    elif "pvi" in by_pvi:
+        folds = (chosen or SelectionSpec()).folds
+        said.append(f"examples are scored by PVI: {2 * folds} trainings on the other folds")
+    if chosen is not None and chosen.by == "memory":
+        ways = len(chosen.templates or TEMPLATES) + chosen.proposed_templates
+        asked = ways * chosen.samples
+        said.append(f"the base answers each question {asked} times")
+    if recipe.meta is not None:
+        said.append(
+            f"initial weights are learned by {recipe.meta.algorithm} in {recipe.meta.steps} steps"
+        )
+    choice = recipe.general_choice
+    if method.uses_general and choice is not None:
+        said.append(f"general examples are chosen from {choice.candidates:,} by {choice.by}")
+    return said

@@ -87,6 +87,12 @@ class RunPlan(TrainingData):
     dev: DevPlan | None = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def max_general_index(self) -> int:
+        """Number of the first drawn general examples that training may use."""
+        drawn, choice = self.counts.general_examples, self.recipe.general_choice
+        return drawn if choice is None else max(drawn, choice.candidates)
+
     def stopped_after(self, steps: int) -> RunPlan:
         """Return the same run with the counts of its first `steps` optimizer steps."""
         if steps == self.counts.optimizer_steps:

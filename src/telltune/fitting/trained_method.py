@@ -94,26 +94,17 @@ class TrainedMethod(AdapterMethod):
             release = partial(take_off, model)
             stack.callback(release)
             seconds += ground.seconds
+            trained = predictor(model)
             if stopping is not None:
                 run_plan = run_plan.stopped_after(stopping.looks[-1].step)
             cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
+                mine = settings.recipe
                 run = FinishedRun(
-                    self,
-                    settings.recipe,
-                    base,
-                    ground,
-                    run_plan,
-                    stopping,
-                    model,
-                    weights,
-                    tokenizer,
-                    labels,
-                    budget,
-                    seconds,
+                    self, mine, base, ground, run_plan, stopping, trained, weights, seconds
                 )
                 save_adapter(settings.out, run)
             together.wait()
             stack.pop_all()  # From here on, the predictor releases the base.
-        return replace(predictor(model), cost=cost, release=release)
+        return replace(trained, cost=cost, release=release)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.sampling import choose
 from telltune.models.kernels.attention import agrees, attention, tried_once
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -28,13 +27,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["PackedGenerator", "can_generate_packed", "draft", "shared_length"]
+__all__ = ["PackedGenerator", "can_generate_packed", "choose", "draft", "shared_length"]
 
 NAME = "telltune_key_values"
 # Above this number, the cost of a pass is proportional to its rows, so larger batches do not help.
 MOST_ROWS = 128
 # A pass over four rows costs a fifth more than a pass over one row.
 MOST_DRAFTED = 3
+_SORTED = 1024
+"""Number of likeliest tokens that are sorted first to sample with top-p."""
 
 
 @dataclass
@@ -285,3 +286,39 @@ def draft(tokens: Sequence[int], most: int) -> list[int]:
         if tokens[at] == last[0] and tokens[at + 1] == last[1]:
             return list(tokens[at + 2 : at + 2 + most])
     return []
+
+
+def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list[int]:
+    """Return the next token of each sequence.
+
+    Args:
+        logits: Logits, (sequences, vocabulary).
+        temperature: Sampling temperature; 0 means greedy decoding.
+        top_p: Sample among the likeliest tokens that together have this probability.
+    """
+    tokens: list[int]
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1).tolist()
+        return tokens
+    chances = torch.softmax(logits.float() / temperature, -1)
+    if top_p < 1:
+        chances = _likeliest(chances, top_p)
+    # torch.multinomial draws one number per token of the vocabulary, which takes six times as long.
+    # With sums in 32 bits the rarest tokens would never be drawn.
+    below = chances.cumsum(-1, dtype=torch.float64)
+    drawn = torch.rand(len(below), 1, dtype=below.dtype).to(below.device) * below[:, -1:]
+    tokens = torch.searchsorted(below, drawn, right=True)[:, 0].tolist()
+    return tokens
+
+
+def _likeliest(chances: Tensor, share: float) -> Tensor:
+    """Set all probabilities to 0 except those of the likeliest tokens, at least one.
+
+    Sorting a whole vocabulary takes longer than a pass of a small model. Only the likeliest tokens
+    are sorted if they have enough probability.
+    """
+    best, tokens = chances.topk(min(_SORTED, chances.shape[-1]))
+    if bool((best.sum(-1) < share).any()):
+        best, tokens = chances.sort(-1, descending=True)
+    best = best.where(best.cumsum(-1) - best < share, 0.0)
+    return torch.zeros_like(chances).scatter_(-1, tokens, best)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.errors import RecipeError
-from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.build_plan import answer_budget, check_needs
 from telltune.fitting.protocol import Predictor
 from telltune.inference.labels import closed_set
 
@@ -39,8 +38,7 @@ class Untrained:
         settings: Settings,
     ) -> Predictor:
         """Return a predictor of the base; task responses only set the answer length and labels."""
-        if self.anchored and task.anchor is None:
-            raise RecipeError(f"method `{self.name}` needs an anchor; set `anchor: ...`.")
+        check_needs(self, anchored=task.anchor is not None, general=True)
         anchor = task.anchor if self.anchored else None
         lengths = Encoder(base.tokenizer).encode(task.train).response_lengths
         return Predictor(

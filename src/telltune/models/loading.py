@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from telltune.recipe import ModelSpec
+    from telltune.recipe import ModelSpec, Recipe
 
 __all__ = [
     "ADAPTER_WEIGHTS",
@@ -135,6 +135,12 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     embedding: Any = model.get_input_embeddings()
     check_vocabulary(tokenizer, embedding.weight.shape[0], spec.name)
     return LoadedModel(model, tokenizer, spec.name, _revision(spec, model.config, folder))
+
+
+def load_base_of(recipe: Recipe) -> LoadedModel:
+    """Load the base of a recipe as its training needs it; see `load_base`."""
+    settings = recipe.training
+    return load_base(recipe.model, settings.precision, trainable=settings.full_parameters)
 
 
 def base_revision(spec: ModelSpec) -> str:

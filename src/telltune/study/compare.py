@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telltune.data.task import load_general, load_split, load_task
-from telltune.errors import DataError, RecipeError
-from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
-from telltune.evaluation.headline import task_answers
+from telltune.data.task import load_task
+from telltune.errors import DataError, RecipeError, StorageError, TellError
 from telltune.evaluation.metrics import get_metric
-from telltune.evaluation.score import (
-    PERPLEXITY,
-    answer_score,
-    check_metrics,
-    evaluate_predictor,
-    keep_scores,
-    write_predictions,
-)
-from telltune.fitting.build_plan import build_run_plan, max_general_index
+from telltune.evaluation.score import PERPLEXITY
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
-from telltune.fitting.protocol import Settings
-from telltune.fitting.trained_method import TrainedMethod
-from telltune.methods.baselines import Baseline, suitable_baselines
-from telltune.methods.few_shot import FewShot
+from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.models import load_base
 from telltune.recipe import as_recipe
 from telltune.storage import write_json
-from telltune.study.spec import ForgettingSpec
+from telltune.study.planning import plan_cell
+from telltune.study.results import PREDICTIONS
+from telltune.study.runner import FAILURES, CellWorker
+from telltune.study.spec import ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
-from telltune.training.progress import bar, phase
+from telltune.study.statistics.summary import scored_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.data.examples import Example
-    from telltune.data.general import GeneralData
     from telltune.evaluation.registry import Scored
-    from telltune.fitting.protocol import Method
     from telltune.recipe import AnyRecipe, Recipe
+    from telltune.study.results import ResultRow
+    from telltune.study.spec import Cell
 
-__all__ = ["ComparisonRow", "compare", "default_methods"]
+__all__ = ["ComparisonRow", "FailedMethodsError", "compare", "default_methods"]
 
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
+_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -97,6 +85,18 @@ class ComparisonRow:
     unlabeled_examples: int = 0
 
 
+class FailedMethodsError(TellError):
+    """Raised at the end of a comparison if methods failed.
+
+    Attributes:
+        rows: Rows of the other methods, which are also in summary.json.
+    """
+
+    def __init__(self, message: str, rows: list[ComparisonRow]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 def default_methods(recipe: Recipe) -> list[str]:
     """Return the methods that a comparison runs by default.
 
@@ -123,7 +123,7 @@ def compare(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[ComparisonRow]:
-    """Run each method and score it on the task's test items.
+    """Run each method and score it on the task's test items, as a study of one size and seed.
 
     All methods are checked before the first one runs. Adapters and baselines are saved to
     `out/METHOD`, scored answers to `out/predictions/METHOD.jsonl`, and rows to `out/summary.json`.
@@ -136,154 +136,128 @@ def compare(
         overwrite: Start over if the folder holds a comparison with another recipe.
         progress: Whether to show progress bars.
 
+    Returns:
+        The rows of all methods in the folder, also of earlier calls.
+
     Raises:
         RecipeError: A method or metric is unknown, or test data or the anchor is missing.
         DataError: The data cannot be used.
+        FailedMethodsError: Methods failed while they ran. The others have been run, and a repeated
+            call tries the failed ones again.
     """
     recipe, out = as_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods
-    chosen = [get_method(name) for name in names]
-    if not chosen:
+    cells = [cell_of(recipe.model_copy(update={"method": name})) for name in dict.fromkeys(names)]
+    if not cells:
         raise RecipeError("no method is named; name at least one, e.g. --method sft,tell.")
     with lock_folder(out):
-        return _compare(recipe, chosen, out, overwrite=overwrite, progress=progress)
-
-
-def _compare(
-    recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
-) -> list[ComparisonRow]:
-    check_resumable(out, recipe, overwrite=overwrite)
-    task = load_task(recipe)
-    items = load_split(recipe, "test")
-    test = items[: recipe.evaluation.max_items]
-    answers = task_answers(recipe, task, items)
-    check_metrics(answers.metrics)
-    general = load_general(recipe) if any(method.uses_general for method in chosen) else None
-    model = load_model_info(recipe.model)
-    used = 0
-    for method in chosen:
-        if isinstance(method, TrainedMethod):
-            run_plan = build_run_plan(method, task, general, model, recipe)
-            used = max(used, max_general_index(method, recipe, run_plan))
-        elif isinstance(method, Baseline):
-            method.data(task, model.tokenizer.load(), recipe)
-        elif isinstance(method, FewShot):
-            method.labels_of(task.train)
-        elif method.anchored and task.anchor is None:
-            raise RecipeError(f"method `{method.name}` needs an anchor; add `anchor: ...`.")
-    record_recipe(out, recipe, overwrite=overwrite)
-    held_out = _held_out(general, used, recipe.seed)
-    looks = task_format([example.completion for example in task.train])
-    base = None
-    summary = out / "summary.json"
-    rows = (
-        [ComparisonRow(**row) for row in json.loads(summary.read_text())]
-        if summary.exists()
-        else []
-    )
-    done = {row.method for row in rows}
-    for method in [method for method in chosen if method.name not in done]:
-        if base is None or recipe.training.full_parameters:
-            # Full-parameter training changes the base, so the next method needs a new one.
-            with phase("loading the model", shown=progress):
-                base = load_base(
-                    recipe.model,
-                    recipe.training.precision,
-                    trainable=recipe.training.full_parameters,
-                )
-        saved = method.trains or isinstance(method, Baseline)
-        folder = out / method.name if saved else None
-        settings = Settings(
-            # tell.json in each folder stores the recipe with the method of that folder.
-            recipe.model_copy(update={"method": method.name}),
-            folder,
-            progress,
-            score=answer_score(answers.metrics[0], task.dev, base.tokenizer),
+        check_resumable(out, recipe, overwrite=overwrite)
+        worker = _checked(cells, out, progress=progress)
+        record_recipe(out, recipe, overwrite=overwrite)
+        rows = _read_rows(out)
+        done = {row.method for row in rows}
+        left = [cell for cell in cells if cell.method not in done]
+        if left:
+            worker.base(recipe)  # without it, every method would fail
+        failed = []
+        for cell in left:
+            found = worker.run(cell, cell.method)
+            if found.status == "failed":
+                failed.append(f"{found.method} failed: {found.reason.rstrip('.')}")
+                continue
+            rows.append(_row(found))
+            _write_rows(out, rows)
+        rows = _against_sft(rows, out, recipe.evaluation.confidence)
+        _write_rows(out, rows)
+    if failed:
+        raise FailedMethodsError(
+            f"{'; '.join(failed)}; see {out / FAILURES}, and run the comparison again to retry.",
+            rows,
         )
-        with method.run(task, general, base, settings) as predictor:
-            with bar(shown=progress) as shown:
-                item = shown.add_task(f"{method.label}: test", total=len(test))
-                evaluation = evaluate_predictor(
-                    predictor,
-                    test,
-                    confidence=recipe.evaluation.confidence,
-                    seed=recipe.seed,
-                    answers=answers,
-                    on_done=lambda n, shown=shown, item=item: shown.advance(item, n),  # type: ignore[misc]
-                )
-            if folder is not None:
-                keep_scores(
-                    folder,
-                    evaluation,
-                    test,
-                    task=task.name,
-                    split="test",
-                    of=len(items),
-                    confidence=recipe.evaluation.confidence,
-                )
-            forgetting = None
-            if held_out and predictor.model is not None:
-                forgetting = measure_forgetting(
-                    predictor, base.tokenizer, held_out, _FORGETTING.prompts, looks
-                )
-        gc.collect()
-        name, interval = evaluation.headline
-        cost = predictor.cost
-        row = ComparisonRow(
-            method.name,
-            round(interval.score, 3),
-            round(interval.low, 3),
-            round(interval.high, 3),
-            name,
-            cost.task_tokens,
-            cost.general_tokens,
-            round(cost.seconds, 1),
-            evaluation.items,
-            list(evaluation.warnings),
-            None if forgetting is None else round(forgetting.general_nll, 3),
-            None
-            if forgetting is None or forgetting.leakage is None
-            else round(forgetting.leakage, 3),
-            unlabeled_examples=cost.unlabeled_examples,
-        )
-        rows.append(row)
-        write_predictions(out / "predictions" / f"{method.name}.jsonl", test, evaluation)
-        write_json(summary, [asdict(r) for r in rows])
-    rows = _against_sft(rows, out, recipe.evaluation.confidence)
-    write_json(summary, [asdict(r) for r in rows])
     return rows
 
 
-def _held_out(general: GeneralData | None, used: int, seed: int) -> list[Example]:
-    """Return general examples that no method trains on; empty if none can be held out."""
-    if general is None:
-        return []
+def _checked(cells: Sequence[Cell], out: Path, *, progress: bool) -> CellWorker:
+    """Return a worker for the cells, all of which can run.
+
+    Raises:
+        TellError: A cell cannot run.
+    """
+    recipe = cells[0].recipe
+    mixing = next((cell.recipe for cell in cells if get_method(cell.method).uses_general), None)
+    worker = CellWorker(out, _FORGETTING, "test", mixing, keeps=True, progress=progress)
+    model = load_model_info(recipe.model)
+    used = 0
+    for cell in cells:
+        task, general = worker.task(cell.recipe).task, worker.general(cell.recipe)
+        if (run_plan := plan_cell(cell, task, general, model)) is not None:
+            used = max(used, run_plan.max_general_index)
     try:
-        return held_out_general(general, _FORGETTING.examples, used, seed)
+        worker.held_out(recipe.seed, used)
     except DataError as error:
         logging.getLogger(__name__).warning("Forgetting is not measured: %s", error)
+        worker.mixing = None
+    return worker
+
+
+def _row(found: ResultRow) -> ComparisonRow:
+    scores, loss = found.scores[found.metric], found.forgetting.get("general_nll_after")
+    leakage = found.forgetting.get("leakage_after")
+    return ComparisonRow(
+        found.method,
+        round(scores["score"], 3),
+        round(scores["low"], 3),
+        round(scores["high"], 3),
+        found.metric,
+        found.counts["task_tokens"],
+        found.counts["general_tokens"],
+        round(found.seconds["training"], 1),
+        len(found.per_item[found.metric]),
+        found.warnings,
+        None if loss is None else round(loss, 3),
+        None if leakage is None else round(leakage, 3),
+        unlabeled_examples=found.counts["unlabeled_examples"],
+    )
+
+
+def _read_rows(out: Path) -> list[ComparisonRow]:
+    """Return the rows in the folder of a comparison, possibly of an earlier version.
+
+    Raises:
+        StorageError: The file contains something else.
+    """
+    path = out / _SUMMARY
+    if not path.exists():
         return []
+    try:
+        return [ComparisonRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"{path}: not the rows of a comparison ({error}); choose another --out, or pass "
+            "--overwrite."
+        ) from None
+
+
+def _write_rows(out: Path, rows: list[ComparisonRow]) -> None:
+    write_json(out / _SUMMARY, [asdict(row) for row in rows])
 
 
 def _against_sft(rows: list[ComparisonRow], out: Path, confidence: float) -> list[ComparisonRow]:
     """Return the rows with paired differences to `sft`, computed from the saved answers."""
 
-    def run(row: ComparisonRow) -> Scored:
-        path = out / "predictions" / f"{row.method}.jsonl"
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
-        return get_metric(row.metric)(*columns)
+    def run(row: ComparisonRow) -> list[Scored]:
+        return [scored_answers(out / PREDICTIONS, row.method, row.metric)]
 
     plain = next((row for row in rows if row.method == "sft"), None)
     if plain is None or plain.metric == PERPLEXITY:
         return rows
-    binary, sft = get_metric(plain.metric).binary, [run(plain)]
+    binary, sft = get_metric(plain.metric).binary, run(plain)
     told = []
     for row in rows:
         if row is plain:
             told.append(row)
             continue
-        found = compare_runs([run(row)], sft, binary=binary, confidence=confidence)
+        found = compare_runs(run(row), sft, binary=binary, confidence=confidence)
         told.append(
             replace(
                 row,

@@ -1,4 +1,4 @@
-"""Forecast of the cells of a study before it runs."""
+"""Check and forecast of the cells of a study before they run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from telltune.data.task import load_general, load_task
 from telltune.errors import TellError
-from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.build_plan import build_run_plan, check_needs
 from telltune.fitting.forecast import forecast
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.trained_method import TrainedMethod
+from telltune.methods.baselines import Baseline
+from telltune.methods.few_shot import FewShot
 from telltune.methods.registry import get_method
-from telltune.study.results import Results, is_finished
+from telltune.study.results import Results, is_finished, place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.model_info import ModelInfo
+    from telltune.fitting.run_plan import RunPlan
+    from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
-__all__ = ["PlannedCell", "plan_cells"]
+__all__ = ["PlannedCell", "expected_seconds", "plan_cell", "plan_cells"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,7 @@ def plan_cells(
         needs_forgetting: Whether forgetting is measured; see `measures_forgetting`.
     """
     rows = Results(out).rows if out is not None else []
-    done = {
-        (row.task, row.name, row.size, row.leverage_ratio, row.seed)
-        for row in rows
-        if is_finished(row, needs_forgetting=needs_forgetting)
-    }
+    done = {place(row) for row in rows if is_finished(row, needs_forgetting=needs_forgetting)}
     answering: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.status == "done":
@@ -70,7 +73,7 @@ def plan_cells(
     models: dict[str, ModelInfo] = {}
     planned = []
     for cell in cells:
-        if (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed) in done:
+        if place(cell) in done:
             continue
         spec = cell.recipe.model
         if spec.model_dump_json() not in models:
@@ -83,14 +86,73 @@ def plan_cells(
 def _planned(
     cell: Cell, model: ModelInfo, answering: float | None, *, measure: bool
 ) -> PlannedCell:
-    method, recipe = get_method(cell.method), cell.recipe
-    if not isinstance(method, TrainedMethod):
-        return PlannedCell(cell, answering_seconds=answering)
     try:
-        run_plan = build_run_plan(method, load_task(recipe), load_general(recipe), model, recipe)
+        run_plan = plan_cell(cell, load_task(cell.recipe), load_general(cell.recipe), model)
     except TellError as error:
         return PlannedCell(cell, problem=str(error))
+    if run_plan is None:
+        return PlannedCell(cell, answering_seconds=answering)
     expected = forecast(run_plan, model.shape, measure=measure)
     # A study loads the base once, so the time before the first training step is excluded.
     seconds = expected.training_seconds
     return PlannedCell(cell, run_plan.counts.trained_tokens, seconds, answering)
+
+
+def plan_cell(
+    cell: Cell, task: TaskData, general: GeneralData | None, model: ModelInfo
+) -> RunPlan | None:
+    """Check that a cell can run, and return its run plan; None if it trains nothing.
+
+    Args:
+        cell: The cell.
+        task: Its task.
+        general: Its general data, or None.
+        model: Facts about its base that are known without the weights.
+
+    Raises:
+        TellError: The cell cannot run.
+    """
+    method, recipe = get_method(cell.method), cell.recipe
+    if isinstance(method, TrainedMethod):
+        return build_run_plan(method, task, general, model, recipe)
+    check_needs(method, anchored=task.anchor is not None, general=general is not None)
+    if isinstance(method, Baseline):
+        method.data(task, model.tokenizer.load(), recipe)
+    elif isinstance(method, FewShot):
+        method.labels_of(task.train)
+    return None
+
+
+def expected_seconds(cells: Sequence[Cell], rows: Iterable[ResultRow]) -> list[float]:
+    """Estimate the seconds of each cell, accurately enough to start with the longest.
+
+    The estimate interpolates over the trained tokens of finished cells of the same method and task,
+    else of the same method, else of any method. Without finished cells it is a number of tokens.
+
+    Args:
+        cells: Cells to run.
+        rows: Rows of the study so far.
+
+    Returns:
+        Expected seconds of each cell.
+    """
+    finished = [row for row in rows if row.status == "done"]
+    return [_expected(cell, finished) for cell in cells]
+
+
+def _expected(cell: Cell, finished: list[ResultRow]) -> float:
+    alike = (
+        [row for row in finished if (row.task, row.name) == (cell.task, cell.name)]
+        or [row for row in finished if row.name == cell.name]
+        or finished
+    )
+    if not alike:
+        return _tokens(cell)
+    alike = sorted(alike, key=_tokens)
+    known = [sum(row.seconds.values()) for row in alike]
+    return float(np.interp(_tokens(cell), [_tokens(row) for row in alike], known))
+
+
+def _tokens(cell: Cell | ResultRow) -> float:
+    """Return the approximate number of tokens that a cell trains on in one pass."""
+    return (cell.size or 0) * (1 + (cell.leverage_ratio or 0.0))

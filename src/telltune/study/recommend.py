@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
     from telltune.data.task import TaskData
     from telltune.evaluation.registry import Floats
@@ -113,7 +113,7 @@ class Recommendation:
 
 
 def recommend(
-    recipe: AnyRecipe, out: Path, *, minutes: float = 60.0, progress: bool = True
+    recipe: AnyRecipe, out: str | Path, *, minutes: float = 60.0, progress: bool = True
 ) -> Recommendation:
     """Search for the method and settings that suit a task, on its dev items alone.
 
@@ -136,7 +136,7 @@ def recommend(
         RecipeError: Lower values of the metric are better.
         DataError: There is too little task data.
     """
-    recipe = as_recipe(recipe)
+    recipe, out = as_recipe(recipe), Path(out)
     given = recipe.task
     if not (given.embedded or given.dev or given.dev_share):
         held = given.model_copy(update={"dev_share": _DEV_SHARE})

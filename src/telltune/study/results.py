@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from telltune.data.task import Split
     from telltune.study.spec import Cell
 
-__all__ = ["ANSWERS", "RESULTS", "ResultRow", "Results", "cell_key", "is_finished", "read_answers"]
+__all__ = [
+    "ANSWERS",
+    "PREDICTIONS",
+    "RESULTS",
+    "ResultRow",
+    "Results",
+    "cell_key",
+    "is_finished",
+    "place",
+    "read_answers",
+]
 
 RESULTS = "results.jsonl"
-ANSWERS = "answers"
-"""Folder with one file of answers per cell."""
+ANSWERS, PREDICTIONS = "answers", "predictions"
+"""Folders with one file of answers per cell: in a study's folder, and in a comparison's."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +114,17 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_answers(folder: Path, row: ResultRow) -> list[dict[str, Any]]:
+def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
     """Read the answers of a finished cell, one dictionary per item; see `write_predictions`.
 
     Args:
-        folder: Folder of the study.
-        row: Row of the cell.
+        folder: Folder of answers.
+        key: Key of the cell.
 
     Raises:
         StorageError: The file cannot be read.
     """
-    path = folder / ANSWERS / f"{row.key}.jsonl"
+    path = folder / f"{key}.jsonl"
     try:
         # `splitlines` would also split at other line ends in answers, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -122,7 +132,7 @@ def read_answers(folder: Path, row: ResultRow) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path}: the answers of a finished cell cannot be read ({error}); remove its row "
-            f"({row.key}) from {RESULTS} and run the study again."
+            f"({key}) and run again."
         ) from None
 
 
@@ -174,15 +184,15 @@ class Results:
 
     def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
-        named = self._latest.get(_place(cell))
+        named = self._latest.get(place(cell))
         return named if named is not None and named.key == key else self._by_key.get(key)
 
     def is_latest(self, cell: Cell, row: ResultRow) -> bool:
         """Return whether a row is the one that `rows` contains for a cell."""
-        return self._latest.get(_place(cell)) is row
+        return self._latest.get(place(cell)) is row
 
     def _keep(self, row: ResultRow) -> None:
-        self._by_key[row.key] = self._latest[_place(row)] = row
+        self._by_key[row.key] = self._latest[place(row)] = row
 
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:
@@ -207,6 +217,6 @@ def is_finished(row: ResultRow, *, needs_forgetting: bool) -> bool:
     return row.status == "done" and (bool(row.forgetting) or not needs_forgetting)
 
 
-def _place(cell: Cell | ResultRow) -> tuple[Any, ...]:
+def place(cell: Cell | ResultRow) -> tuple[Any, ...]:
     """Return the position of a cell in tables."""
     return (cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed)

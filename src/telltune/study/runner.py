@@ -8,8 +8,9 @@ import shutil
 import time
 import traceback
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash
@@ -30,22 +31,21 @@ from telltune.evaluation.score import (
     write_predictions,
 )
 from telltune.fitting.adapter_folder import versions
-from telltune.fitting.build_plan import build_run_plan, max_general_index
+from telltune.fitting.model_card import record_scores
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.output_folder import lock_folder
 from telltune.fitting.protocol import Predictor, Settings
-from telltune.fitting.trained_method import TrainedMethod
 from telltune.masking import masked
 from telltune.methods.registry import get_method
-from telltune.models import load_base
+from telltune.models import load_base_of
 from telltune.storage import write_text
-from telltune.study.durations import expected_seconds
-from telltune.study.results import ANSWERS, ResultRow, Results, cell_key, is_finished
+from telltune.study.planning import expected_seconds, plan_cell
+from telltune.study.results import ANSWERS, PREDICTIONS, ResultRow, Results, cell_key, is_finished
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
@@ -61,20 +61,6 @@ _WORK = "work"
 FAILURES = "failures"
 
 
-class Cells(Protocol):
-    """Interface of a backend that runs cells outside of this process."""
-
-    def run(
-        self,
-        cells: Mapping[str, Cell],
-        forgetting: ForgettingSpec,
-        out: Path,
-        split: Split,
-        mixing: Recipe | None,
-    ) -> Iterator[tuple[Cell, ResultRow]]:
-        """Run cells and yield each as it finishes; see `telltune.study.cluster.Cluster`."""
-
-
 def run_cells(
     cells: Sequence[Cell],
     forgetting: ForgettingSpec,
@@ -83,7 +69,7 @@ def run_cells(
     split: Split = "test",
     general: Recipe | None = None,
     progress: bool = True,
-    cluster: Cells | None = None,
+    elsewhere: Callable[..., Iterator[tuple[Cell, ResultRow]]] | None = None,
 ) -> list[ResultRow]:
     """Run the cells that have no finished row in `out` yet, in order.
 
@@ -98,7 +84,7 @@ def run_cells(
         general: Recipe that names the general data for the forgetting measurements of every cell,
             even if no cell mixes it. Defaults to the recipe of the first cell with general data.
         progress: Whether to show a progress bar.
-        cluster: Backend that runs the cells. Defaults to this process.
+        elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
 
     Returns:
         One row per cell.
@@ -122,10 +108,16 @@ def run_cells(
             task = shown.add_task(
                 "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
             )
+
+            def here() -> Iterator[tuple[Cell, ResultRow]]:
+                for key, cell in left.items():
+                    shown.update(task, description=cell.title)
+                    yield cell, worker.run(cell, key)
+
             running = (
-                worker.run_all(left, lambda cell: shown.update(task, description=cell.title))
-                if cluster is None
-                else cluster.run(_longest_first(left, results), forgetting, out, split, mixing)
+                here()
+                if elsewhere is None
+                else elsewhere(_longest_first(left, results), forgetting, out, split, mixing)
             )
             for cell, row in running:
                 results.append(row)
@@ -166,13 +158,13 @@ class Answered:
     confidence: float
 
 
-def score_cell(found: Answered, out: Path) -> ResultRow:
-    """Score a cell's answers and write them to `out`; a failure also returns a row."""
+def score_cell(found: Answered, out: Path, answers: str = ANSWERS) -> ResultRow:
+    """Score a cell's answers and write them to `out/answers`; a failure also returns a row."""
     began = time.perf_counter()
     row = found.row
     try:
         evaluation = found.answers.score(found.confidence, row.seed)
-        write_predictions(out / ANSWERS / f"{row.key}.jsonl", found.items, evaluation)
+        write_predictions(out / answers / f"{row.key}.jsonl", found.items, evaluation)
     except Exception as error:
         title = f"{row.task}, {row.name}, seed {row.seed}"
         return _failed(replace(row, status="failed"), error, began, out, title)
@@ -192,6 +184,8 @@ class _Loaded(NamedTuple):
     task: TaskData
     items: list[Example]
     answers: TaskAnswers
+    of: int
+    """Number of items in the whole split."""
 
 
 @dataclass
@@ -203,15 +197,20 @@ class CellWorker:
     split: Split
     mixing: Recipe | None
     """Recipe with the general data for forgetting measurements; None if no cell has any."""
+    keeps: bool = False
+    """Whether to keep adapters and baselines in `out/KEY`, with their scores."""
+    progress: bool = False
+    """Whether to show the progress of each cell."""
     _loaded: tuple[Any, LoadedModel] | None = None
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _asked: dict[tuple[str, str, int], Forgetting | None] = field(default_factory=dict)
+    _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Return the hashes of all data that a cell reads, except its base."""
-        task, items, _ = self.task(cell.recipe)
-        general = self.general(cell.recipe)
+        task, items, *_ = self.task(cell.recipe)
+        general = self.general(cell.recipe) if get_method(cell.method).uses_general else None
         found = {
             "train": contents_of(task.train).digest,
             self.split: contents_of(items).digest,
@@ -233,7 +232,7 @@ class CellWorker:
             task = load_task(recipe)
             answers = task_answers(recipe, task, items if self.split == "test" else None)
             check_metrics(answers.metrics)
-            self._tasks[key] = _Loaded(task, items[:count], answers)
+            self._tasks[key] = _Loaded(task, items[:count], answers, len(items))
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
@@ -242,14 +241,6 @@ class CellWorker:
         if key not in self._general:
             self._general[key] = load_general(recipe)
         return self._general[key]
-
-    def run_all(
-        self, cells: Mapping[str, Cell], on_start: Callable[[Cell], None]
-    ) -> Iterator[tuple[Cell, ResultRow]]:
-        """Run cells, given by key, one after another."""
-        for key, cell in cells.items():
-            on_start(cell)
-            yield cell, self.run(cell, key)
 
     @staticmethod
     def blank(cell: Cell, key: str, split: Split) -> ResultRow:
@@ -271,7 +262,26 @@ class CellWorker:
     def run(self, cell: Cell, key: str) -> ResultRow:
         """Train, answer, measure forgetting and score; a failure also returns a row."""
         found = self.answer(cell, key)
-        return score_cell(found, self.out) if isinstance(found, Answered) else found
+        if not isinstance(found, Answered):
+            return found
+        if not self.keeps:
+            return score_cell(found, self.out)
+        row = score_cell(found, self.out, PREDICTIONS)
+        if row.status == "done" and (self.out / key).is_dir():
+            record_scores(
+                self.out / key,
+                {
+                    "task": self.task(cell.recipe).task.name,
+                    "split": row.split,
+                    "sha256": row.hashes[row.split],
+                    "items": len(found.items),
+                    "of": self.task(cell.recipe).of,
+                    "confidence": found.confidence,
+                    "scores": row.scores,
+                    "warnings": row.warnings,
+                },
+            )
+        return row
 
     def answer(self, cell: Cell, key: str) -> Answered | ResultRow:
         """Run all parts of a cell that need the model: train, answer and measure forgetting.
@@ -296,41 +306,42 @@ class CellWorker:
 
     def _run(self, cell: Cell, key: str) -> tuple[Answers, list[Example], dict[str, Any]]:
         recipe, method = cell.recipe, get_method(cell.method)
-        task, items, of_task = self.task(recipe)
+        task, items, of_task, _ = self.task(recipe)
         general = self.general(recipe)
-        base = self._base(recipe)
-        work = run_plan = None
-        used = 0
-        if isinstance(method, TrainedMethod):
-            work = self.out / _WORK / key
+        base = self.base(recipe)
+        folder = self.out / (key if self.keeps else f"{_WORK}/{key}")
+        run_plan = None
+        if method.trains:
             known = ModelInfo.of(base.model.config, base.tokenizer)
-            run_plan = build_run_plan(method, task, general, known, recipe)
-            used = max_general_index(method, recipe, run_plan)
+            run_plan = plan_cell(cell, task, general, known)
         # This runs before training, because it fails if there are too few general examples.
-        held_out = self._held_out(cell, used)
+        held_out = self.held_out(cell.seed, 0 if run_plan is None else run_plan.max_general_index)
         began = time.perf_counter()
-        before = self._before(cell, task, base, held_out)
+        # A comparison may have the base as a method of its own.
+        before = None if self.keeps else self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
-        # The study has its own progress bar, and the adapter is not needed afterwards.
         settings = Settings(
             recipe,
-            work,
-            progress=False,
-            run_plan=run_plan,
-            save=False,
+            folder,
+            self.progress,
+            run_plan,
+            save=self.keeps,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
         )
         with method.run(task, general, base, settings) as predictor:
-            answers = answer_items(predictor, items, answers=of_task)
+            with bar(shown=self.progress) as shown:
+                counter = shown.add_task(f"{method.label}: {self.split}", total=len(items))
+                answers = answer_items(
+                    predictor, items, answers=of_task, on_done=partial(shown.advance, counter)
+                )
             began = time.perf_counter()
             after = self._aside(predictor, task, base, held_out)
             asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
-        curve = {}
-        if work is not None:
-            curve = loss_curve(work / LOG)
-            shutil.rmtree(work, ignore_errors=True)
+        curve = loss_curve(folder / LOG) if method.trains else {}
+        if not self.keeps:
+            shutil.rmtree(folder, ignore_errors=True)
         found = {
             "metric": answers.metrics[0],
             "forgetting": _told(before, after),
@@ -345,13 +356,20 @@ class CellWorker:
         }
         return answers, items, found
 
-    def _held_out(self, cell: Cell, used: int) -> list[Example]:
-        """Return general examples that the cell does not train on; empty without general data."""
+    def held_out(self, seed: int, used: int) -> list[Example]:
+        """Return general examples to measure forgetting on; empty without general data.
+
+        See `held_out_general` for `seed`, `used` and the error.
+        """
         if self.mixing is None or not self.forgetting.examples:
             return []
-        general = self.general(self.mixing)
-        assert general is not None  # by what `mixing` is
-        return held_out_general(general, self.forgetting.examples, used, cell.seed)
+        checked, examples = self._held.get(seed, (-1, []))
+        if used > checked:
+            general = self.general(self.mixing)
+            assert general is not None  # by what `mixing` is
+            examples = held_out_general(general, self.forgetting.examples, used, seed)
+            self._held[seed] = used, examples
+        return examples
 
     def _aside(
         self, predictor: Predictor, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
@@ -373,13 +391,14 @@ class CellWorker:
             self._asked[key] = self._aside(predictor, task, base, held_out)
         return self._asked[key]
 
-    def _base(self, recipe: Recipe) -> LoadedModel:
+    def base(self, recipe: Recipe) -> LoadedModel:
+        """Return the base model of a recipe; it stays loaded from cell to cell."""
         training = recipe.training
         wanted = (recipe.model, training.precision, training.full_parameters)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two models may not fit in memory
-            base = load_base(recipe.model, training.precision, trainable=training.full_parameters)
-            self._loaded = wanted, base
+            with phase("loading the model", shown=self.progress):
+                self._loaded = wanted, load_base_of(recipe)
         return self._loaded[1]
 
 

@@ -17,6 +17,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.errors import DataError
+from telltune.methods.registry import get_method
 from telltune.recipe import as_number
 from telltune.study.planning import plan_cells
 from telltune.study.runner import run_cells
@@ -154,13 +155,13 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
             method,
             as_number(recipe.training.learning_rate),
             as_number(recipe.mixture.passes),
-            recipe.mixture.leverage_ratio if _mixes(method) else None,
+            recipe.mixture.leverage_ratio if get_method(method).uses_general else None,
         )
         for method in methods
     ]
     others = []
     for first in own:
-        ratios: Sequence[float | None] = _RATIOS if _mixes(first.method) else (None,)
+        ratios: Sequence[float | None] = _RATIOS if first.leverage_ratio is not None else (None,)
         rates = [first.learning_rate * factor for factor in _FACTORS]
         passes = sorted({max(1, round(first.passes * factor)) for factor in _FACTORS})
         drawn = [Candidate(first.method, *s) for s in itertools.product(rates, passes, ratios)]
@@ -168,12 +169,6 @@ def candidates_of(recipe: Recipe, methods: Sequence[str]) -> list[Candidate]:
         others.append([one for one in drawn if one not in own])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*others))
     return [*own, *(one for one in turns if one is not None)][:_MOST]
-
-
-def _mixes(method: str) -> bool:
-    from telltune.methods.registry import get_method
-
-    return get_method(method).uses_general
 
 
 def search(

@@ -34,6 +34,7 @@ __all__ = [
     "StudySpec",
     "TaskEntry",
     "Tasks",
+    "cell_of",
     "cells_of",
     "load_study",
     "measures_forgetting",
@@ -281,11 +282,26 @@ def _cell(
         folder=folder,
         overrides=overrides,
     )
+    return cell_of(recipe, task=task.name, name=entry.name)
+
+
+def cell_of(recipe: Recipe, *, task: str = "", name: str = "") -> Cell:
+    """Return the cell that runs a recipe.
+
+    Args:
+        recipe: Complete recipe.
+        task: Name of the task in tables. Defaults to that of its data.
+        name: Name of the method in tables. Defaults to that in recipes.
+
+    Raises:
+        RecipeError: The method is unknown.
+    """
+    method = get_method(recipe.method)
     return Cell(
-        task.name or _name_of(recipe),
+        task or _name_of(recipe),
         method.name,
-        entry.name,
-        size if method.depends_on_size else None,
+        name or method.name,
+        recipe.task.max_tokens if method.depends_on_size else None,
         recipe.mixture.leverage_ratio if method.uses_general else None,
         recipe.seed,
         recipe,

@@ -6,10 +6,9 @@ import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
 from telltune.models import compute_dtype, model_shape
@@ -24,11 +23,9 @@ from telltune.training.trainer import MixtureTrainer, training_arguments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telltune.data.encoded import EncodedSet
-    from telltune.data.mixture import Mixture
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
-    from telltune.training.loss import LossWeights
+    from telltune.training.training_data import TrainingData
 
 __all__ = ["calibrate"]
 
@@ -37,33 +34,22 @@ _SECONDS = 10.0
 
 
 def calibrate(
-    base: LoadedModel,
-    recipe: Recipe,
-    *,
-    task: EncodedSet,
-    general: EncodedSet | None,
-    mixture: Mixture,
-    epochs: int,
-    weights: LossWeights,
-    load_seconds: float,
+    base: LoadedModel, recipe: Recipe, data: TrainingData, *, load_seconds: float
 ) -> None:
     """Train for a few seconds on examples from the whole run, and store the measured speed.
 
     Args:
         base: Base model. It must not be used afterwards, because the adapter stays on it.
         recipe: Recipe of the run.
-        task: Encoded task data.
-        general: Encoded general data, or None.
-        mixture: Mixture, which defines the examples of each step.
-        epochs: Number of epochs of the mixture.
-        weights: Weights of response tokens in the loss.
+        data: Training data of the whole run.
         load_seconds: Time in seconds that loading took, as it will in a fit.
     """
     began = time.perf_counter()
     model = trainable(base, recipe)
     settings = recipe.training
-    sampler = _Rows(mixture, epochs, task, general, settings.micro_batch_tokens)
-    watch = Stopwatch(stop_after=_SECONDS)
+    sampler = _Rows(data, settings.micro_batch_tokens)
+    measured: dict[str, Any] = {}
+    watch = Stopwatch(measured, stop_after=_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         args = training_arguments(
             settings,
@@ -75,17 +61,14 @@ def calibrate(
         args.save_strategy = SaveStrategy.NO
         trainer = MixtureTrainer(
             model,
-            task=task,
-            general=general,
+            data=data,
             sampler=sampler,
-            weights=weights,
             micro_batch_tokens=settings.micro_batch_tokens,
             args=args,
             kernels=settings.kernels,
             callbacks=[watch],
+            measured=measured,
         )
-        trainer.remove_callback(PrinterCallback)
-        watch.trainer = trainer
         with shared_cores():
             trainer.train()
     spent = time.perf_counter() - began
@@ -93,8 +76,7 @@ def calibrate(
         watch,
         "rehearsal",
         enumerate(sampler.rows),
-        task=task,
-        general=general,
+        data=data,
         model=model_shape(base.model.config),
         recipe=recipe,
         packed=trainer.fast.packed,
@@ -110,17 +92,10 @@ class _Rows(StepSampler):
         rows: Examples of each row, as (is task data, index).
     """
 
-    def __init__(
-        self,
-        mixture: Mixture,
-        epochs: int,
-        task: EncodedSet,
-        general: EncodedSet | None,
-        budget: int,
-    ) -> None:
-        super().__init__(mixture, epochs)
-        steps = [examples for _, examples in sampled_steps(mixture, epochs, _ROWS)]
-        rows = [_first_row(step, task, general, budget) for step in islice(cycle(steps), _ROWS)]
+    def __init__(self, data: TrainingData, budget: int) -> None:
+        super().__init__(data.mixture, data.epochs)
+        steps = [examples for _, examples in sampled_steps(data.mixture, data.epochs, _ROWS)]
+        rows = [_first_row(step, data, budget) for step in islice(cycle(steps), _ROWS)]
         # The first step includes one-time work and is not counted, so one example is enough.
         self.rows = [rows[0][:1], *rows]
 
@@ -132,10 +107,13 @@ class _Rows(StepSampler):
 
 
 def _first_row(
-    step: list[tuple[bool, int]], task: EncodedSet, general: EncodedSet | None, budget: int
+    step: list[tuple[bool, int]], data: TrainingData, budget: int
 ) -> list[tuple[bool, int]]:
     """Return the first examples of a step that fit in one row, at least one."""
     count = 1
-    while count < len(step) and step_work(step[: count + 1], task, general, budget).rows == 1:
+    while (
+        count < len(step)
+        and step_work(step[: count + 1], data.task, data.general, budget).rows == 1
+    ):
         count += 1
     return step[:count]

@@ -13,11 +13,10 @@ from telltune.storage import write_text, writing
 from telltune.training.log import read_log
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rich.progress import Progress
-
-    from telltune.training.trainer import MixtureTrainer
 
 __all__ = ["LogCallback", "Stopwatch"]
 
@@ -26,14 +25,21 @@ class LogCallback(TrainerCallback):
     """Write one JSON line per step to the training log, and update the progress bar.
 
     A resumed run first removes the lines after its checkpoint, because their steps are repeated.
+
+    Args:
+        path: Path of the log.
+        progress: Progress display.
+        description: Title of the bar.
+        measured: Measurements of the latest step, from the trainer.
     """
 
-    def __init__(self, path: Path, progress: Progress, description: str) -> None:
+    def __init__(
+        self, path: Path, progress: Progress, description: str, measured: Mapping[str, Any]
+    ) -> None:
         self.path = path
         self.progress = progress
         self.description = description
-        self.trainer: MixtureTrainer | None = None
-        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
+        self._measured = measured
         self._task: Any = None
         self._tokens = 0.0
         self._seconds = 0.0
@@ -50,9 +56,9 @@ class LogCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the line of the step."""
-        if not logs or "loss" not in logs or self.trainer is None:
+        if not logs or "loss" not in logs:
             return
-        measured = self.trainer.step_record
+        measured = self._measured
         # A skipped step has no loss.
         names = () if "skipped" in measured else ("loss", "learning_rate", "grad_norm")
         row = {"step": state.global_step, **{name: logs.get(name) for name in names}, **measured}
@@ -84,14 +90,14 @@ class Stopwatch(TrainerCallback):
     """Measure the time of every step, and optionally stop the run.
 
     Args:
+        measured: Measurements of the latest step, from the trainer.
         stop_after: Time in seconds after which training stops at the end of a step; None for no
             limit.
     """
 
-    def __init__(self, stop_after: float | None = None) -> None:
+    def __init__(self, measured: Mapping[str, Any], stop_after: float | None = None) -> None:
         self.stop_after = stop_after
-        self.trainer: MixtureTrainer | None = None
-        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
+        self._measured = measured
         self.steps: dict[int, StepTime] = {}
         """Times of this process's steps, by step number from 0."""
         self._began = self._last = 0.0
@@ -102,10 +108,8 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Record the time of the step, and stop training after `stop_after` seconds."""
-        if self.trainer is None:
-            return
         now = time.perf_counter()
-        computing = self.trainer.step_record["seconds"]
+        computing = self._measured["seconds"]
         self.steps[state.global_step - 1] = StepTime(computing, now - self._last)
         self._last = now
         if self.stop_after is not None and now - self._began > self.stop_after:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from telltune.training.callbacks import Stopwatch
     from telltune.training.checkpoints import Checkpoints
-    from telltune.training.trainer import MixtureTrainer
 
 __all__ = ["DevLook", "EarlyStopping"]
 
@@ -61,10 +60,10 @@ class EarlyStopping(TrainerCallback):
     def __init__(self, looks: int, look: Callable[[Any], tuple[float, float | None]]) -> None:
         self._count, self._look = looks, look
         self.looks: list[DevLook] = []
-        self.trainer: MixtureTrainer | None = None
-        """Trainer, set once it exists; its log receives the results of looks."""
+        self.measured: dict[str, Any] = {}
+        """Measurements of the latest step, which receive the results of looks for the log."""
         self.watch: Stopwatch | None = None
-        """Stopwatch, set together with `trainer`; it excludes the time of looks."""
+        """Stopwatch of the run, which excludes the time of looks."""
         self._weights: dict[str, torch.Tensor] = {}
 
     @property
@@ -87,9 +86,8 @@ class EarlyStopping(TrainerCallback):
         if self.best is look:
             self._weights = copied(_trained(model))
         control.should_training_stop |= self._is_enough()
-        if self.trainer is not None:
-            told = {"dev_loss": look.loss, "dev_score": look.score}
-            self.trainer.step_record |= {k: v for k, v in told.items() if v is not None}
+        told = {"dev_loss": look.loss, "dev_score": look.score}
+        self.measured |= {name: value for name, value in told.items() if value is not None}
         if self.watch is not None:
             self.watch.resume()
 

@@ -21,12 +21,11 @@ from telltune.training.log import read_log
 from telltune.training.step_flops import step_places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from telltune.data.examples import Example
     from telltune.data.mixture import Mixture
-    from telltune.training.trainer import MixtureTrainer
 
 __all__ = ["HealthCallback", "LeftOut", "UnhealthyStepError"]
 
@@ -55,13 +54,13 @@ class HealthCallback(TrainerCallback):
 
     Args:
         vocabulary: Vocabulary size of the model.
+        measured: Measurements of the latest step, from the trainer.
     """
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, measured: Mapping[str, Any]) -> None:
         self.limit = _TIMES_GUESSING * math.log(vocabulary)
         """Maximum loss in nats per token."""
-        self.trainer: MixtureTrainer | None = None
-        """Trainer, set once it exists; its `step_record` has the measurements of a step."""
+        self._measured = measured
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Check the loss and the gradient of the step.
@@ -69,13 +68,13 @@ class HealthCallback(TrainerCallback):
         Raises:
             UnhealthyStepError: If the step is unhealthy.
         """
-        if not logs or "loss" not in logs or self.trainer is None:
+        if not logs or "loss" not in logs:
             return
         for name, value in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm"))):
             if value is not None and not math.isfinite(value):
                 raise UnhealthyStepError(state.global_step, f"the {name} is {value}")
         for source in ("task", "general"):
-            loss = self.trainer.step_record.get(f"loss_{source}", 0.0)
+            loss = self._measured.get(f"loss_{source}", 0.0)
             if loss > self.limit:
                 raise UnhealthyStepError(
                     state.global_step,

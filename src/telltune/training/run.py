@@ -16,7 +16,7 @@ import numpy as np
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
-from telltune.models import compute_dtype, load_base, model_shape
+from telltune.models import compute_dtype, load_base_of, model_shape
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.adapter import set_trained_weights, trainable
@@ -105,7 +105,6 @@ def train(
         SystemExit: On SIGTERM, after the current step.
     """
     import torch
-    from transformers import PrinterCallback
 
     from telltune.training.callbacks import LogCallback, Stopwatch
     from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
@@ -128,8 +127,9 @@ def train(
             "`training.early_stopping` supports one process only; set it to false, or use one."
         )
     sampler = StepSampler(data.mixture, data.epochs)
-    watch, stop = Stopwatch(), StopCallback(together)
-    health = HealthCallback(base.model.config.get_text_config().vocab_size)
+    measured: dict[str, Any] = {}
+    watch, stop = Stopwatch(measured), StopCallback(together)
+    health = HealthCallback(base.model.config.get_text_config().vocab_size, measured)
     with ExitStack() as stack:
         stack.enter_context(shared_cores())
         if out is None:
@@ -148,12 +148,14 @@ def train(
             seed=recipe.seed,
             bf16=compute_dtype(settings.precision) is torch.bfloat16,
         )
-        log = LogCallback(
-            out / LOG, stack.enter_context(bar(shown=options.progress)), options.description
-        )
-        listening = [health, log, watch, stop] if together.first else [health, watch, stop]
+        shown = stack.enter_context(bar(shown=options.progress))
+        log = LogCallback(out / LOG, shown, options.description, measured)
+        # The health check comes first, so that unhealthy steps are not logged.
+        callbacks = [health, *([log] if together.first else []), watch, stop]
         if stopping is not None:
-            listening.append(stopping)
+            stopping.measured, stopping.watch = measured, watch
+            callbacks.append(stopping)
+        callbacks += options.callbacks
         left_out = LeftOut(out / LOG, data.mixture, options.texts)
         began = time.perf_counter()
         while True:
@@ -165,28 +167,22 @@ def train(
                 learned = LearnedWeights(settings.source_weights, groups, args.device)
             trainer = MixtureTrainer(
                 model,
-                task=data.task,
-                general=data.general,
+                data=data,
                 sampler=sampler,
-                weights=data.weights,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
                 kernels=settings.kernels,
-                # The health check comes first, so that unhealthy steps are not logged.
-                callbacks=[*listening, *options.callbacks],
+                callbacks=callbacks,
+                measured=measured,
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
                 confidence=options.confidence,
                 learned=learned,
                 saved_beside=None if stopping is None else partial(stopping.save, checkpoints),
             )
-            # The bar and the log already show what it would print.
-            trainer.remove_callback(PrinterCallback)
-            health.trainer = log.trainer = watch.trainer = trainer
             with together.first_before_others():
                 last = checkpoints.latest()
             if stopping is not None:
-                stopping.trainer, stopping.watch = trainer, watch
                 stopping.load(last)
             resumed = None if last is None else str(last)
             try:
@@ -218,8 +214,7 @@ def train(
             watch,
             "fit",
             sampled_steps(data.mixture, data.epochs, _LOOKED_AT),
-            task=data.task,
-            general=data.general,
+            data=data,
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.fast.packed,
@@ -273,8 +268,7 @@ def _restore(base: LoadedModel, model: Any, recipe: Recipe) -> None:
     """Restore a base to its state before `trainable`."""
     _forget_checkpointing(base, recipe)
     if recipe.training.full_parameters:
-        fresh = load_base(recipe.model, recipe.training.precision, trainable=True)
-        base.model.load_state_dict(fresh.model.state_dict())
+        base.model.load_state_dict(load_base_of(recipe).model.state_dict())
     else:
         model.unload()
 

@@ -26,10 +26,10 @@ from telltune.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from telltune.data.encoded import EncodedSet
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
     from telltune.training.callbacks import Stopwatch
+    from telltune.training.training_data import TrainingData
 
 __all__ = ["Speed", "learn", "recall", "remember", "training_shape"]
 
@@ -112,8 +112,7 @@ def learn(
     source: Literal["fit", "rehearsal"],
     steps: Iterable[tuple[int, list[tuple[bool, int]]]],
     *,
-    task: EncodedSet,
-    general: EncodedSet | None,
+    data: TrainingData,
     model: ModelShape,
     recipe: Recipe,
     packed: bool,
@@ -127,8 +126,7 @@ def learn(
         source: Kind of run.
         steps: Number, from 0, and examples of each step. Steps that were not measured are skipped,
             and so is the first measured one, which includes one-time work.
-        task: Encoded task data.
-        general: Encoded general data, or None.
+        data: Training data.
         model: Sizes of the model.
         recipe: Recipe of the run.
         packed: Whether examples shared rows.
@@ -142,8 +140,8 @@ def learn(
         if number in seen:
             work = step_work(
                 examples,
-                task,
-                general,
+                data.task,
+                data.general,
                 settings.micro_batch_tokens,
                 packed=packed,
                 own_prompts=own_prompts,

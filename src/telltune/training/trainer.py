@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
@@ -35,14 +35,13 @@ from telltune.training.steps import Collator, Sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from telltune.data.encoding import EncodedSet
     from telltune.models.kernels.fast_path import Kernels
     from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
-    from telltune.training.loss import LossWeights
     from telltune.training.source_weights import LearnedWeights
     from telltune.training.steps import Step, StepSampler
+    from telltune.training.training_data import TrainingData
 
 __all__ = ["MixtureTrainer", "training_arguments"]
 
@@ -96,14 +95,14 @@ class MixtureTrainer(Trainer):
 
     Args:
         model: Causal language model, with or without a PEFT adapter.
-        task: Encoded task data.
-        general: Encoded general data, or None.
+        data: Training data.
         sampler: Sampler of the examples of each step.
-        weights: Weights of response tokens in the loss.
         micro_batch_tokens: Number of tokens computed at once.
         args: Settings from `training_arguments`.
         kernels: Fast paths; see `FastPath`.
         callbacks: Callbacks of the Trainer.
+        measured: Dictionary to fill with the measurements of the latest step: loss by source,
+            tokens, seconds; or the reason why it was skipped.
         checkpoints: Checkpoints of the run; None to write none.
         left_out: Steps to skip, by number from 1, with the reason that is logged.
         confidence: Confidence of task examples and what it scales, or None.
@@ -115,14 +114,13 @@ class MixtureTrainer(Trainer):
         self,
         model: Any,
         *,
-        task: EncodedSet,
-        general: EncodedSet | None,
+        data: TrainingData,
         sampler: StepSampler,
-        weights: LossWeights,
         micro_batch_tokens: int,
         args: TrainingArguments,
         kernels: Kernels = "auto",
         callbacks: list[Any],
+        measured: dict[str, Any],
         checkpoints: Checkpoints | None = None,
         left_out: Mapping[int, Any] | None = None,
         confidence: Confidence | None = None,
@@ -130,17 +128,19 @@ class MixtureTrainer(Trainer):
         saved_beside: Callable[[Path], object] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
+        # The bar and the log already show what it would print.
+        self.remove_callback(PrinterCallback)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.fsdp_version != 2:
             raise RecipeError(
                 "training an adapter needs FSDP 2; set `fsdp_version: 2` in accelerate's "
                 "configuration (see configurations/fsdp.yaml)."
             )
-        self._sources = Sources(task, general)
+        self._sources = Sources(data.task, data.general)
         self._sampler = sampler
         groups = None if learned is None else learned.groups
         self._processes = processes()
-        self._collator = Collator(weights, confidence, groups, self._processes)
+        self._collator = Collator(data.weights, confidence, groups, self._processes)
         self._checkpoints = checkpoints
         self._left_out = left_out or {}
         self._learned = learned
@@ -150,9 +150,7 @@ class MixtureTrainer(Trainer):
         # FSDP gathers the full weights of a layer only while it computes. Fused layers read weights
         # before that or keep copies, so they are not used.
         self.fast = FastPath(model, kernels, fused=plugin is None)
-        self.step_record: dict[str, Any] = {}
-        """Measurements of the latest step: loss by source, tokens, seconds; or the reason why it
-        was skipped."""
+        self._measured = measured
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader with one optimizer step, or this process's share of it, per batch."""
@@ -202,7 +200,8 @@ class MixtureTrainer(Trainer):
         reason = self._left_out.get(self.state.global_step + 1)
         if reason is not None:
             # Without gradients the optimizer does not change weights and moments.
-            self.step_record = {"tokens": 0.0, "seconds": 0.0, "skipped": reason}
+            self._measured.clear()
+            self._measured |= {"tokens": 0.0, "seconds": 0.0, "skipped": reason}
             return torch.zeros((), device=self.args.device)
         while True:
             batches = pack(
@@ -288,15 +287,16 @@ class MixtureTrainer(Trainer):
         tokens = [sum(len(ids) for ids, _ in step.rows), sum(batch.tokens for batch in batches)]
         measured = torch.cat([sums.flatten(), torch.tensor(tokens, dtype=torch.float64)])
         *by_source, seen, computed = self._processes.total(measured).tolist()
-        self.step_record = {"tokens": seen, "computed_tokens": computed, "seconds": seconds}
+        self._measured.clear()
+        self._measured |= {"tokens": seen, "computed_tokens": computed, "seconds": seconds}
         for name, nll, count in (
             ("general", by_source[0], by_source[1]),
             ("task", by_source[2], by_source[3]),
         ):
             if count:
-                self.step_record[f"loss_{name}"] = nll / count
+                self._measured[f"loss_{name}"] = nll / count
         if self._learned is not None:
-            self.step_record |= self._learned.record()
+            self._measured |= self._learned.record()
 
     def _token_weights(self, step: Step, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
         weights = step.weights[rows].to(device)

@@ -23,7 +23,7 @@ from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.rcl import can_reason
 from telltune.methods.registry import get_method
-from telltune.models import load_base
+from telltune.models import load_base_of
 from telltune.recipe import recipe_from_dict
 from telltune.research.continual.scores import format_validity
 from telltune.storage import write_bytes
@@ -286,10 +286,7 @@ class Learner:
 
     def _loaded(self, recipe: Recipe) -> LoadedModel:
         if self._base is None:
-            settings = recipe.training
-            self._base = load_base(
-                recipe.model, settings.precision, trainable=settings.full_parameters
-            )
+            self._base = load_base_of(recipe)
         return self._base
 
     def _general(

@@ -26,7 +26,7 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
-from telltune.models import LoadedModel, context_length, load_base
+from telltune.models import LoadedModel, context_length, load_base_of
 from telltune.recipe import as_recipe
 from telltune.research.quanta.clusters import cluster_gradients
 from telltune.research.quanta.losses import LossCurves, LossRecorder
@@ -186,13 +186,10 @@ def _records(
     for job in jobs:
         path = out / f"{job.name}.json"
         if not path.exists():
-            settings = job.recipe.training
-            if base is None or settings.full_parameters:
+            if base is None or job.recipe.training.full_parameters:
                 # Full-parameter training changes the base, so the next job needs a new one.
                 with phase("loading the model", shown=progress):
-                    base = load_base(
-                        job.recipe.model, settings.precision, trainable=settings.full_parameters
-                    )
+                    base = load_base_of(job.recipe)
             work = out / _WORK / job.name
             wanted = clusters if job.name == _REFERENCE else 0
             write_json(path, _train(job, base, held_out, work, wanted, moments, progress=progress))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.evaluation.metrics import get_metric
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.report.series import label_series, main_points, series_of
-from telltune.study.results import read_answers
+from telltune.study.results import ANSWERS, read_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def side_by_side(out: Path, rows: Sequence[ResultRow], points: Sequence[Point]) 
             # Perplexity does not use generated answers.
             continue
         told = {series_of(row): row for row in cells}
-        answers = {labels[s]: read_answers(out, told[s]) for s in labels if s in told}
+        answers = {labels[s]: read_answers(out / ANSWERS, told[s].key) for s in labels if s in told}
         scores = [
             [lines[i]["scores"][metric] for lines in answers.values()]
             for i in range(len(next(iter(answers.values()))))

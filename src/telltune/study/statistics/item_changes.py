@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.study.results import read_answers
+from telltune.study.results import ANSWERS, read_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,5 +185,5 @@ def _courses(out: Path, rows: Sequence[ResultRow], curve: GeneralCurve) -> ItemC
             }
             for size in sizes
         ],
-        [answer["prompt"] for answer in read_answers(out, general[sizes[0]][0])],
+        [answer["prompt"] for answer in read_answers(out / ANSWERS, general[sizes[0]][0].key)],
     )

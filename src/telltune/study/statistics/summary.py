@@ -12,7 +12,7 @@ import numpy as np
 from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
-from telltune.study.results import Results, read_answers
+from telltune.study.results import ANSWERS, Results, read_answers
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
@@ -34,6 +34,7 @@ __all__ = [
     "Point",
     "SavedData",
     "Summary",
+    "scored_answers",
     "scored_run",
     "summarize",
 ]
@@ -219,9 +220,14 @@ def scored_run(out: Path, row: ResultRow) -> Scored:
     """Return the headline metric of a row's answers in a form for resampling."""
     if row.metric == PERPLEXITY:
         return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
-    items = read_answers(out, row)
+    return scored_answers(out / ANSWERS, row.key, row.metric)
+
+
+def scored_answers(folder: Path, key: str, metric: str) -> Scored:
+    """Return a metric of a cell's answers, read from a folder, in a form for resampling."""
+    items = read_answers(folder, key)
     columns = ([item[key] for item in items] for key in ("prediction", "reference", "prompt"))
-    return get_metric(row.metric)(*columns)
+    return get_metric(metric)(*columns)
 
 
 def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any]) -> Point:
