@@ -36,6 +36,7 @@ from telltune.storage import write_json
 from telltune.study.spec import ForgettingSpec
 from telltune.study.statistics.significance import compare_runs
 from telltune.training.progress import bar, phase
+from telltune.training.trackers import TrackedRun, check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +154,7 @@ def _compare(
     recipe: Recipe, chosen: Sequence[Method], out: Path, *, overwrite: bool, progress: bool
 ) -> list[ComparisonRow]:
     check_resumable(out, recipe, overwrite=overwrite)
+    check_trackers(recipe.training.report_to)
     task = load_task(recipe)
     items = load_split(recipe, "test")
     test = items[: recipe.evaluation.max_items]
@@ -199,6 +201,7 @@ def _compare(
             folder,
             progress,
             score=answer_score(answers.metrics[0], task.dev, base.tokenizer),
+            tracked=TrackedRun.of_cell(out, method.name),
         )
         with method.run(task, general, base, settings) as predictor:
             with bar(shown=progress) as shown:

@@ -43,6 +43,7 @@ from telltune.study.durations import expected_seconds
 from telltune.study.results import ANSWERS, ResultRow, Results, cell_key, is_finished
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
+from telltune.training.trackers import TrackedRun, check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,6 +107,8 @@ def run_cells(
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
     """
+    for cell in cells:
+        check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
@@ -203,6 +206,8 @@ class CellWorker:
     split: Split
     mixing: Recipe | None
     """Recipe with the general data for forgetting measurements; None if no cell has any."""
+    study: Path | None = None
+    """Folder of the study for trackers; `out` by default."""
     _loaded: tuple[Any, LoadedModel] | None = None
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
@@ -319,6 +324,7 @@ class CellWorker:
             run_plan=run_plan,
             save=False,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
+            tracked=TrackedRun.of_cell(self.study or self.out, cell.title),
         )
         with method.run(task, general, base, settings) as predictor:
             answers = answer_items(predictor, items, answers=of_task)

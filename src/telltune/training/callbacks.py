@@ -50,7 +50,7 @@ class LogCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the line of the step."""
-        if not logs or "loss" not in logs or self.trainer is None:
+        if not logs or self.trainer is None:
             return
         measured = self.trainer.step_record
         # A skipped step has no loss.
