@@ -26,7 +26,7 @@ from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 from telltune.training import trackers
 from telltune.training.log import LOG, read_log
-from telltune.training.trackers import TrackedRun, register_tracker
+from telltune.training.trackers import TrackedRun, check_trackers, register_tracker
 from telltune.verification import verify
 
 WEIGHTS = "adapter_model.safetensors"
@@ -155,14 +155,15 @@ def test_a_missing_tracker_is_refused_before_training(
     ):
         with pytest.raises(RecipeError, match=told):
             start()
-    assert not list(tmp_path.rglob("checkpoints"))
-    (tmp_path / "trackio").mkdir()
-    monkeypatch.delitem(sys.modules, "trackio")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RecipeError, match=told):  # a folder of that name is no package
-        telltune.fit(tracked_by(short, "trackio"), tmp_path / "fit", progress=False)
     with pytest.raises(RecipeError, match="there is no tracker `tensorbord`; choose from tensorb"):
         telltune.fit(tracked_by(short, "tensorbord"), tmp_path / "fit", progress=False)
+    assert not list(tmp_path.rglob("checkpoints"))
+    # A folder of that name is no package.
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.delitem(sys.modules, "trackio")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(RecipeError, match=told):
+        check_trackers(["trackio"])
 
 
 def test_report_to_is_a_name_or_a_list(short: dict[str, Any]) -> None:
@@ -237,21 +238,30 @@ def test_mlflow_has_a_run_for_each_cell(short: dict[str, Any], tmp_path: Path, m
         ]
 
 
+@pytest.mark.usefixtures("plugins")
 def test_wandb_has_a_run_for_each_cell(
     short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    init, runs = wandb.init, []
-    monkeypatch.setattr(wandb, "init", lambda **told: runs.append(init(**told)) or runs[-1])
-    compare(tracked_by(short, "wandb"), ["sft", "tell"], out=tmp_path / "out", progress=False)
-    assert [(run.name, run.group) for run in runs] == [("sft", "out"), ("tell", "out")]
+    seen = []
+
+    class Looks(TrainerCallback):
+        """Looks at what Weights & Biases has before its run ends."""
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen.append((wandb.run.name, wandb.run.group, dict(wandb.run.summary)))
+
+    register_tracker("looks", lambda _: Looks())
+    recipe = tracked_by(short, "wandb", "looks")
+    compare(recipe, ["sft", "tell"], out=tmp_path / "out", progress=False)
+    assert [(name, group) for name, group, _ in seen] == [("sft", "out"), ("tell", "out")]
     assert wandb.run is None
-    for run in runs:
-        log = read_log(tmp_path / "out" / run.name / LOG)
-        assert run.summary["train/loss"] == pytest.approx(log[-1]["loss"])
-        assert run.summary["eval/loss"] == pytest.approx(log[-1]["dev_loss"])
+    for name, _, summary in seen:
+        log = read_log(tmp_path / "out" / name / LOG)
+        assert summary["train/loss"] == pytest.approx(log[-1]["loss"])
+        assert summary["eval/loss"] == pytest.approx(log[-1]["dev_loss"])
 
 
 class Counts(TrainerCallback):

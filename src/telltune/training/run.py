@@ -167,7 +167,8 @@ def train(
         listening = [health, log, watch, stop] if together.first else [health, watch, stop]
         if stopping is not None:
             listening.append(stopping)
-        watching, tracked = list(options.callbacks), options.tracked
+        watching: list[Any] = [*options.callbacks]
+        tracked = options.tracked
         if tracked is not None:
             args.run_name, args.project = tracked.name, tracked.group or args.project
         if tracked is not None and settings.report_to and together.first:

@@ -98,7 +98,7 @@ class Trackers:
     """Callback that passes the Trainer's events on to the callbacks of trackers.
 
     A tracker that fails is named in one warning and gets no further events. Trackers receive a copy
-    of the Trainer's control, so they cannot change the training. What they print goes to standard
+    of the Trainer's control, so they cannot end the training. What they print goes to standard
     error. As a context manager, it starts and ends the run of each tracker.
 
     Args:
@@ -158,40 +158,41 @@ class Trackers:
 @contextmanager
 def _tensorboard(run: TrackedRun) -> Iterator[TrainerCallback]:
     from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
+    from transformers.integrations.integration_utils import TensorBoardCallback
 
     class Resumable(TensorBoardCallback):
         """Callback that hides the steps after the checkpoint from which training resumes."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any) -> None:
-            self.on_train_end(args, state, control)  # training restarts from a checkpoint
+            self.close()  # training restarts from a checkpoint
             self.tb_writer = SummaryWriter(run.folder, purge_step=state.global_step + 1)
-            super().on_train_begin(args, state, control, **found)
+            super().on_train_begin(args, state, control, **found)  # type: ignore[no-untyped-call]
 
-    callback = Resumable()
+        def close(self) -> None:
+            if self.tb_writer is not None:
+                self.tb_writer.close()
+
+    callback = Resumable()  # type: ignore[no-untyped-call]
     try:
         yield callback
     finally:
-        if callback.tb_writer is not None:
-            callback.tb_writer.close()
+        callback.close()
 
 
 @contextmanager
 def _mlflow(run: TrackedRun) -> Iterator[TrainerCallback]:
     import mlflow
-    from transformers.integrations import MLflowCallback
 
     # As in transformers, a run of the caller's is used and left open.
     mine = mlflow.active_run() is None
     tags = None if run.group is None else {"group": run.group}
     with mlflow.start_run(run_name=run.name, tags=tags) if mine else nullcontext():
-        yield MLflowCallback()
+        yield _callback("mlflow")
 
 
 @contextmanager
 def _wandb(run: TrackedRun) -> Iterator[TrainerCallback]:
     import wandb
-    from transformers.integrations import WandbCallback
 
     # As in transformers: its default project, and a run of the caller's is used and left open.
     started = None
@@ -200,15 +201,26 @@ def _wandb(run: TrackedRun) -> Iterator[TrainerCallback]:
         started = wandb.init(project=project, name=run.name, group=run.group)
     failed = True
     try:
-        yield WandbCallback()
+        yield _callback("wandb")
         failed = False
     finally:
         if started is not None:
             started.finish(exit_code=int(failed))
 
 
-@contextmanager
-def _trackio(run: TrackedRun) -> Iterator[TrainerCallback]: ...
+def _trackio(_: TrackedRun) -> AbstractContextManager[TrainerCallback]:
+    # The callback finds the name and project of the run in the Trainer's arguments. A run that was
+    # left by an error ends when the next one starts.
+    return nullcontext(_callback("trackio"))
+
+
+def _callback(name: str) -> TrainerCallback:
+    """Return a new callback of transformers for a tracker."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    integration: Any = INTEGRATION_TO_CALLBACK[name]
+    callback: TrainerCallback = integration()
+    return callback
 
 
 _TRACKERS: dict[str, Callable[[TrackedRun], AbstractContextManager[TrainerCallback]]] = {
