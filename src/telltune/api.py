@@ -47,6 +47,8 @@ from telltune.training.speed import remember, training_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from transformers import TrainerCallback
+
     from telltune.checked_run import CheckedBaseline, CheckedRun
     from telltune.data.checks import Finding
     from telltune.data.files import Split
@@ -151,6 +153,7 @@ def fit(
     overwrite: bool = False,
     progress: bool = True,
     on_plan: Callable[[dict[str, Any]], None] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Fit:
     """Train an adapter, or fit a baseline.
 
@@ -164,6 +167,7 @@ def fit(
         progress: Whether to show a progress bar.
         on_plan: Function called with the result of `plan(recipe, measure=False)` before the model
             is loaded.
+        callbacks: Callbacks of transformers for the training loop. A callback may end training.
 
     Raises:
         TellError: The recipe, data, model or folder cannot be used.
@@ -172,6 +176,10 @@ def fit(
     recipe, out = as_recipe(recipe), Path(out)
     method = get_method(recipe.method)
     if isinstance(method, Baseline):
+        if callbacks:
+            raise RecipeError(
+                f"method `{method.name}` has no training loop to call back; leave out `callbacks`."
+            )
         return _fit_baseline(
             recipe, method, out, overwrite=overwrite, progress=progress, on_plan=on_plan
         )
@@ -197,6 +205,7 @@ def fit(
             shown,
             ready.run_plan,
             score=answer_score(ready.answers.metrics[0], ready.task.dev, base.tokenizer),
+            callbacks=callbacks,
         )
         with ready.method.run(ready.task, ready.general, base, settings) as predictor:
             warnings = warnings_after(ready.run_plan, ready.task.train, read_log(out / LOG))

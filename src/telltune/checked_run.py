@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckedBaseline", "CheckedRun", "check_baseline", "check_run", "trained_method"]
 
+_NOTHING_TO_REPORT = "`training.report_to` is not used: a baseline has no training loop."
+
 
 @dataclass(frozen=True)
 class CheckedRun:
@@ -138,6 +140,7 @@ def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
         *task.warnings,
         *answers.notes,
         *data_warnings(answers, len(data.labeled)),
+        *([_NOTHING_TO_REPORT] if recipe.training.report_to else []),
     )
     return CheckedBaseline(method, task, tokenizer, data, warnings)
 

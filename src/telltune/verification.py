@@ -33,6 +33,7 @@ from telltune.recipe import load_recipe, recipe_from_dict
 from telltune.storage import checksum, checksums
 from telltune.training.log import LOG, read_log
 from telltune.training.step_flops import step_places
+from telltune.training.trackers import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,10 +122,10 @@ def _files(folder: Path, record: dict[str, Any]) -> Iterator[Check]:
     if not isinstance(claimed, dict):
         yield _unknown("files", _NOT_SAID)
         return
-    hidden = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    beside = {RUNS, *(path.name for path in folder.iterdir() if path.name.startswith("."))}
     found = checksums(folder)
     for name in sorted(claimed | found):
-        if name in _UNHASHED or name.split("/")[0] in hidden:
+        if name in _UNHASHED or name.split("/")[0] in beside:
             continue
         if name not in found:
             yield Check(name, held=False, reason="the file is missing")
@@ -216,9 +217,10 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     except TellError as error:
         yield _unknown("order of the examples", str(error))
         return
-    stopped = _inside(record, "early_stopping", "looks")
-    if stopped:
-        run_plan = run_plan.stopped_after(stopped[-1]["step"])
+    # Early stopping or a callback may have ended the run.
+    steps = _inside(record, "counts", "optimizer_steps")
+    if isinstance(steps, int) and 0 < steps < run_plan.counts.optimizer_steps:
+        run_plan = run_plan.stopped_after(steps)
     counts = json.loads(json.dumps(run_plan.counts.to_dict()))
     yield _compare("counts", record.get("counts"), counts)
     yield _compare("order", record.get("order"), order_hash(run_plan.mixture, run_plan.epochs))

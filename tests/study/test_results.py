@@ -90,6 +90,8 @@ def test_rows_of_earlier_versions_are_found() -> None:
     off = cells(recipe={"task": "medical_specialty", "training": {"kernels": "off"}})
     on = cells(recipe={"task": "medical_specialty"})
     assert cell_key(off[0], hashes) == cell_key(on[0], hashes)
+    tracked = cells(recipe={"task": "medical_specialty", "training": {"report_to": "wandb"}})
+    assert cell_key(tracked[0], hashes) == cell_key(on[0], hashes)
 
 
 def test_a_key_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:

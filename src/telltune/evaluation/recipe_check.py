@@ -1,8 +1,8 @@
 """Check that everything a recipe names exists, before any model is loaded.
 
 `telltune.recipe` rejects recipes that no machine could run. This module checks the rest: names of
-methods and metrics, the files of every split (test data included), the general data and the model.
-All mistakes are reported at once.
+methods, metrics and trackers, the files of every split (test data included), the general data and
+the model. All mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from telltune.evaluation.score import check_metrics
 from telltune.fitting.build_plan import check_needs
 from telltune.methods.registry import get_method
 from telltune.models import check_named
+from telltune.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
         yield partial(_check_data, spec, split)
     yield partial(check_named, recipe.model)
     yield partial(_check_trainable, recipe)
+    yield partial(check_trackers, recipe.training.report_to)
 
 
 def _check_method(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from telltune.classifiers.classifier import Classifier
     from telltune.data.anchor import Anchor
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from telltune.inference.generator import Generator
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
+    from telltune.training.trackers import TrackedRun
 
 __all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels"]
 
@@ -291,6 +292,8 @@ class Settings:
             training.
         score: Function that scores answers to the run's dev examples, in order; higher is better.
             None uses only their loss.
+        callbacks: Additional callbacks of the Trainer.
+        tracked: The run as trackers show it. None names it after `out`, if given.
     """
 
     recipe: Recipe
@@ -300,6 +303,8 @@ class Settings:
     save: bool = True
     start: Mapping[str, torch.Tensor] | None = None
     score: Callable[[Sequence[str]], float] | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    tracked: TrackedRun | None = None
 
 
 class Method(Protocol):

@@ -107,7 +107,7 @@ class Teacher:
             contents_of(self.task.train).sha256,
             contents_of(examples).sha256,
             repr(self.task.shots),
-            recipe.training.model_dump(),
+            recipe.training.model_dump(exclude={"report_to"}),
             recipe.lora.model_dump(),
             recipe.mixture.passes,
             recipe.evaluation.model_dump(),

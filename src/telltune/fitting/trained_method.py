@@ -37,6 +37,7 @@ class TrainedMethod(AdapterMethod):
         from telltune.training.adapter import take_off, whole_weights
         from telltune.training.early_stopping import EarlyStopping
         from telltune.training.run import TrainingOptions, train
+        from telltune.training.trackers import TrackedRun
 
         known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
@@ -80,29 +81,36 @@ class TrainedMethod(AdapterMethod):
                 return loss, score(replace(predictor(model), in_process=True).predict(dev))
 
             stopping = EarlyStopping(run_plan.dev.looks, look)
+        tracked = settings.tracked
+        if tracked is None and settings.out is not None:
+            tracked = TrackedRun.of(settings.out)
         options = TrainingOptions(
             out=settings.out,
             description=self.label,
             progress=settings.progress,
+            callbacks=settings.callbacks,
             texts=(task.train, general),
             confidence=ground.confidence,
             start=ground.start,
             stopping=stopping,
+            tracked=tracked,
         )
-        model, seconds = train(base, recipe, run_plan, options)
+        model, seconds, steps = train(base, recipe, run_plan, options)
         with ExitStack() as stack:
             release = partial(take_off, model)
             stack.callback(release)
             seconds += ground.seconds
             trained = predictor(model)
-            if stopping is not None:
-                run_plan = run_plan.stopped_after(stopping.looks[-1].step)
+            if stopping is not None and stopping.ended:
+                steps = stopping.looks[-1].step
+            run_plan = run_plan.stopped_after(steps)
             cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
                 mine = settings.recipe
+                looked = stopping if stopping is not None and stopping.looks else None
                 run = FinishedRun(
-                    self, mine, base, ground, run_plan, stopping, trained, weights, seconds
+                    self, mine, base, ground, run_plan, looked, trained, weights, seconds
                 )
                 save_adapter(settings.out, run)
             together.wait()

@@ -203,6 +203,12 @@ def _as_sources(value: Any) -> Any:
     return {"sources": value} if one else value
 
 
+def _as_names(value: Any) -> Any:
+    """Turn one name into a list, and `none` into an empty one."""
+    names = [value] if isinstance(value, str) else value
+    return [] if names in (None, ["none"]) else names
+
+
 class AnchorSpec(ConfigModel):
     """Anchor: a fixed text added to every task example in training and at inference."""
 
@@ -288,6 +294,9 @@ class TrainingSpec(ConfigModel):
     improves. By default true if the recipe has `task.dev` or `task.dev_share`."""
     save_steps: PositiveInt | None = None
     """Number of steps between checkpoints; by default ten checkpoints per run."""
+    report_to: Annotated[list[str], BeforeValidator(_as_names)] = Field(default=[])
+    """Experiment trackers: `tensorboard`, `mlflow`, `wandb`, `trackio`, or the name of a plugin's;
+    one name or a list."""
 
 
 class EvaluationSpec(ConfigModel):

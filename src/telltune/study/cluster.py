@@ -71,9 +71,9 @@ class Cluster:
         answer = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_TRIES)(_answer)
         # Scoring is short and needs no reserved CPU, so finished cells return without delay.
         score = ray.remote(num_cpus=0, max_retries=_TRIES)(_score)
-        here = str(Path.cwd())
+        settings = (forgetting, split, mixing, Path.cwd(), out.resolve())
         waiting = {
-            score.remote(answer.remote(cell, key, forgetting, split, mixing, here)): (cell, key)
+            score.remote(answer.remote(cell, key, *settings)): (cell, key)
             for key, cell in cells.items()
         }
         while waiting:
@@ -160,16 +160,17 @@ def _answer(
     forgetting: ForgettingSpec,
     split: Split,
     mixing: Recipe | None,
-    folder: str,
+    folder: Path,
+    study: Path,
 ) -> tuple[Answered | ResultRow, str | None]:
     """Train and answer a cell on a node; also return the traceback if it failed."""
-    if Path(folder).is_dir():
+    if folder.is_dir():
         os.chdir(folder)  # relative paths in recipes start here
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         said = f"{forgetting}{split}{mixing}"
         worker = _workers.setdefault(said, CellWorker(out, forgetting, split, mixing))
-        worker.out = out
+        worker.out, worker.study = out, study
         return worker.answer(cell, key), _text(out / FAILURES / f"{key}.txt")
 
 

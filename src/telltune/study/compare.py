@@ -24,6 +24,7 @@ from telltune.study.runner import FAILURES, CellWorker
 from telltune.study.spec import ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
+from telltune.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,6 +153,7 @@ def compare(
         raise RecipeError("no method is named; name at least one, e.g. --method sft,tell.")
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
+        check_trackers(recipe.training.report_to)
         worker = _checked(cells, out, progress=progress)
         record_recipe(out, recipe, overwrite=overwrite)
         rows = _read_rows(out)

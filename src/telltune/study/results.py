@@ -108,8 +108,9 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
         recipe["task"].pop(part, None)
     recipe.pop("general", None)
     recipe.pop("model")
-    # Fast paths change how long a cell takes, not what it learns.
-    recipe["training"].pop("kernels")
+    # Fast paths change how long a cell takes, and trackers who can watch it, not what it learns.
+    for part in ("kernels", "report_to"):
+        recipe["training"].pop(part)
     work = {"recipe": recipe, "hashes": hashes}
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -43,6 +43,7 @@ from telltune.study.planning import expected_seconds, plan_cell
 from telltune.study.results import ANSWERS, PREDICTIONS, ResultRow, Results, cell_key, is_finished
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
+from telltune.training.trackers import TrackedRun, check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +93,8 @@ def run_cells(
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
     """
+    for cell in cells:
+        check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
         mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
@@ -201,6 +204,8 @@ class CellWorker:
     """Whether to keep adapters and baselines in `out/KEY`, with their scores."""
     progress: bool = False
     """Whether to show the progress of each cell."""
+    study: Path | None = None
+    """Folder of the study for trackers; `out` by default."""
     _loaded: tuple[Any, LoadedModel] | None = None
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
@@ -327,6 +332,7 @@ class CellWorker:
             run_plan,
             save=self.keeps,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
+            tracked=TrackedRun.of_cell(self.study or self.out, key if self.keeps else cell.title),
         )
         with method.run(task, general, base, settings) as predictor:
             with bar(shown=self.progress) as shown:

@@ -56,7 +56,7 @@ class LogCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the line of the step."""
-        if not logs or "loss" not in logs:
+        if not logs:
             return
         measured = self._measured
         # A skipped step has no loss.

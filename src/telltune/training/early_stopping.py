@@ -73,7 +73,7 @@ class EarlyStopping(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:  # noqa: ARG002
         """Take a look if one is due, and stop after `PATIENCE` looks without improvement."""
-        if self._is_enough():
+        if self.ended:
             # The run was killed between its last look and its end.
             control.should_training_stop = True
             return
@@ -85,13 +85,15 @@ class EarlyStopping(TrainerCallback):
         self.looks.append(look)
         if self.best is look:
             self._weights = copied(_trained(model))
-        control.should_training_stop |= self._is_enough()
+        control.should_training_stop |= self.ended
         told = {"dev_loss": look.loss, "dev_score": look.score}
         self.measured |= {name: value for name, value in told.items() if value is not None}
         if self.watch is not None:
             self.watch.resume()
 
-    def _is_enough(self) -> bool:
+    @property
+    def ended(self) -> bool:
+        """Whether the run ended for lack of improvement."""
         return bool(self.looks) and (len(self.looks) - 1 - self.looks.index(self.best) >= PATIENCE)
 
     def restore(self, model: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.training.confidence import Confidence
     from telltune.training.early_stopping import EarlyStopping
+    from telltune.training.trackers import TrackedRun
     from telltune.training.training_data import TrainingData
 
-__all__ = ["TrainingOptions", "train"]
+__all__ = ["Trained", "TrainingOptions", "train"]
 
 # Number of steps from which the speed of a run is measured, and minimum length of such a run.
 _LOOKED_AT = 32
@@ -62,6 +64,7 @@ class TrainingOptions:
         start: Initial weights, from `trained_weights`; None for a new adapter, or for the base's
             own weights.
         stopping: Early stopping on dev data; the model gets the weights of the best look.
+        tracked: The run as trackers show it, for `training.report_to`; None tracks nothing.
     """
 
     out: Path | None = None
@@ -72,11 +75,23 @@ class TrainingOptions:
     confidence: Confidence | None = None
     start: Mapping[str, Tensor] | None = None
     stopping: EarlyStopping | None = None
+    tracked: TrackedRun | None = None
+
+
+class Trained(NamedTuple):
+    """Result of a training run."""
+
+    model: Any
+    """The trained model."""
+    seconds: float
+    """Training time in seconds in this process."""
+    steps: int
+    """Number of optimizer steps, below that of the plan if a callback ended the run."""
 
 
 def train(
     base: LoadedModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
-) -> tuple[Any, float]:
+) -> Trained:
     """Train an adapter (or every weight) on a mixture.
 
     With an output folder, the run writes checkpoints and training_log.jsonl there, and an
@@ -91,9 +106,6 @@ def train(
         recipe: Recipe of the run.
         data: Training data, e.g. a `RunPlan`.
         options: Options besides the data.
-
-    Returns:
-        The trained model, and the training time in seconds in this process.
 
     Raises:
         RecipeError: If the run does not fit in memory or stays unhealthy; or if there are several
@@ -111,6 +123,7 @@ def train(
     from telltune.training.source_weights import LearnedWeights, source_groups
     from telltune.training.steps import StepSampler
     from telltune.training.stopping import StopCallback
+    from telltune.training.trackers import Trackers
     from telltune.training.trainer import MixtureTrainer, training_arguments
 
     out, stopping = options.out, options.stopping
@@ -155,7 +168,12 @@ def train(
         if stopping is not None:
             stopping.measured, stopping.watch = measured, watch
             callbacks.append(stopping)
-        callbacks += options.callbacks
+        watching: list[Any] = [*options.callbacks]
+        tracked = options.tracked
+        if tracked is not None:
+            args.run_name, args.project = tracked.name, tracked.group or args.project
+        if tracked is not None and settings.report_to and together.first:
+            watching.append(stack.enter_context(Trackers(settings.report_to, tracked)))
         left_out = LeftOut(out / LOG, data.mixture, options.texts)
         began = time.perf_counter()
         while True:
@@ -172,7 +190,7 @@ def train(
                 micro_batch_tokens=settings.micro_batch_tokens,
                 args=args,
                 kernels=settings.kernels,
-                callbacks=callbacks,
+                callbacks=[*callbacks, *watching],
                 measured=measured,
                 checkpoints=checkpoints,
                 left_out=left_out.steps,
@@ -198,18 +216,18 @@ def train(
                 left_out.add(error)
         seconds = time.perf_counter() - began
     with _restored_on_error(base, model, recipe):
-        stop.leave(trainer.state.global_step, len(sampler))
-        if stopping is not None:
+        steps = trainer.state.global_step
+        stop.leave(steps, len(sampler))
+        if stopping is not None and stopping.looks:
             stopping.restore(model)
+    if steps < len(sampler) and (stopping is None or not stopping.ended):
+        logging.getLogger(__name__).warning(
+            "A callback ended training after step %d of %d.", steps, len(sampler)
+        )
     # The measured speed would be wrong with another row length than the recipe's, with several
-    # processes, or with additional callbacks.
+    # processes, or with additional callbacks or trackers.
     as_asked = trainer.micro_batch_tokens == settings.micro_batch_tokens
-    if (
-        as_asked
-        and together.count == 1
-        and not options.callbacks
-        and len(watch.steps) >= _LEAST_STEPS
-    ):
+    if as_asked and together.count == 1 and not watching and len(watch.steps) >= _LEAST_STEPS:
         learn(
             watch,
             "fit",
@@ -223,7 +241,7 @@ def train(
         )
     _forget_checkpointing(base, recipe)
     model.eval()
-    return model, seconds
+    return Trained(model, seconds, steps)
 
 
 def _inputs(

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MixtureTrainer", "training_arguments"]
 
+# Names of measurements in logs that differ from those in training_log.jsonl: transformers and
+# trackers show `eval_` as a group of its own.
+_NAMES = {"dev_loss": "eval_loss", "dev_score": "eval_score"}
+_NOT_LOGGED = {"tokens", "computed_tokens", "seconds"}
+
 
 def training_arguments(
     spec: TrainingSpec, *, out: Path, steps: int, seed: int, bf16: bool
@@ -77,7 +82,7 @@ def training_arguments(
         # A non-finite loss must be visible to `HealthCallback`.
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=[],
+        report_to=[],  # see `Trackers`
         seed=seed,
         data_seed=seed,
         remove_unused_columns=False,
@@ -256,6 +261,21 @@ class MixtureTrainer(Trainer):
             grad.copy_(self._processes.total(grad) / self._processes.count)
         self._record(step, batches, sums, time.perf_counter() - began)
         return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step with its measurements.
+
+        The Trainer's summary of a run is not logged, because it counts steps as examples.
+        """
+        if "loss" not in logs:
+            return
+        record = self._measured
+        if "skipped" in record:
+            logs = {"learning_rate": logs["learning_rate"]}
+        else:
+            logs["tokens_per_second"] = record["tokens"] / record["seconds"]
+            logs |= {_NAMES.get(k, k): v for k, v in record.items() if k not in _NOT_LOGGED}
+        super().log(logs, start_time)
 
     def _row_loss(
         self, model: Any, step: Step, batch: PackedBatch, *, counts: bool

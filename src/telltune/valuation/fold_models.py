@@ -25,7 +25,7 @@ from telltune.training.adapter import borrowing
 from telltune.training.defaults import resolve
 from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
-from telltune.training.run import TrainingOptions, train
+from telltune.training.run import Trained, TrainingOptions, train
 from telltune.training.training_data import TrainingData
 from telltune.valuation.folds import assign_folds
 from telltune.valuation.pvi import Pvi, in_context, without_input
@@ -141,7 +141,11 @@ class _Scorer:
             digest,
             self.fold.tolist(),
             # Training settings do not affect in-context scores.
-            (settings.model_dump(), self.recipe.lora.model_dump(), self.recipe.mixture.passes)
+            (
+                settings.model_dump(exclude={"report_to"}),
+                self.recipe.lora.model_dump(),
+                self.recipe.mixture.passes,
+            )
             if self.trains
             else None,
             str(compute_dtype(settings.precision)),
@@ -156,7 +160,7 @@ class _Scorer:
         held, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
         model, training = self.base.model, 0.0
         if self.trains:
-            model, training = self._train(
+            model, training, _ = self._train(
                 title, encoded.take(others), [examples[i] for i in others.tolist()]
             )
         with borrowing(model):
@@ -166,9 +170,7 @@ class _Scorer:
         gc.collect()
         return {"nll": nll, "training": training, "scoring": scoring}
 
-    def _train(
-        self, title: str, encoded: EncodedSet, examples: Sequence[Example]
-    ) -> tuple[Any, float]:
+    def _train(self, title: str, encoded: EncodedSet, examples: Sequence[Example]) -> Trained:
         if processes().count > 1:
             raise RecipeError(
                 "fold models are trained in one process; run `tell score RECIPE --by pvi` first, "

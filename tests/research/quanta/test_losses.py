@@ -87,7 +87,7 @@ def trained(values: dict[str, Any], out: Path, callbacks: list[TrainerCallback])
     base = load_base(recipe.model, "fp32")
     known = ModelInfo.of(base.model.config, base.tokenizer)
     ready = build_run_plan(TELL, load_task(recipe), load_general(recipe), known, recipe)
-    model, _ = train(base, recipe, ready, TrainingOptions(out=out, callbacks=callbacks))
+    model = train(base, recipe, ready, TrainingOptions(out=out, callbacks=callbacks)).model
     return {name: w.clone() for name, w in model.named_parameters() if w.requires_grad}
 
 

@@ -221,7 +221,7 @@ def _train(
         callbacks=[recorder],
         texts=(job.task.train, job.general),
     )
-    model, seconds = train(base, run_plan.recipe, run_plan, options)
+    model, seconds, _ = train(base, run_plan.recipe, run_plan, options)
     with borrowing(model):
         curves = recorder.curves()
         found = {
