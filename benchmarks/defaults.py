@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after these.")
+    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after that.")
     parser.add_argument("--table", action="store_true", help="Print the table and stop.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []

@@ -33,7 +33,7 @@ def main() -> None:
     """Make the logs, or judge them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=["logs", "table"], default="table")
-    parser.add_argument("--only", help="Name of the only log.")
+    parser.add_argument("--only", help="Make only the log of this name.")
     options = parser.parse_args()
     if options.what == "logs":
         for fault in FAULTS:

@@ -65,7 +65,7 @@ SEARCHED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after these.")
+    parser.add_argument("--minutes", type=float, default=600.0, help="Start no cell after that.")
     parser.add_argument("--table", action="store_true", help="Print the table; run nothing.")
     parser.add_argument(
         "--best", type=int, help="Run only the defaults and this many of the best settings."
