@@ -158,3 +158,53 @@ def test_plan_says_what_is_labeled_beforehand(recipe: dict[str, Any]) -> None:
 def test_methods_by_name_have_the_lever(name: str, toy_recipe: dict[str, Any]) -> None:
     method: Any = get_method(name)
     assert method.configured(as_recipe(toy_recipe)).pseudo_label.by == "auto"
+
+
+@pytest.fixture
+def both(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Auxiliary tasks and pseudo-labels in one recipe."""
+    return recipe | {"synthesis": {"make": "auxiliary"}}
+
+
+def test_levers_add_up_and_each_learns_from_the_labeled_examples(
+    recipe: dict[str, Any], both: dict[str, Any], tiny_base: Any
+) -> None:
+    ground = laid(both, tiny_base)
+    first, second = ground.yields
+    assert (first.lever, second.lever) == ("synthesis", "pseudo_label")
+    assert second == laid(recipe, tiny_base).yields[0]
+    labeled = load_task(as_recipe(recipe)).train
+    assert ground.labeled == labeled
+    assert {example.origin for example in first.examples} <= {example.origin for example in labeled}
+    task = (*labeled, *first.examples)
+    assert ground.task.train == (*task * 2, *second.examples)
+    assert ground.counts["task_examples"] == 12
+    again = laid(both, tiny_base)
+    assert (again.yields, again.task) == (ground.yields, ground.task)
+
+
+def test_every_lever_has_its_yield_in_all_records(both: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    record = telltune.fit(both | {"method": "sft"}, out, progress=False).record
+    told = {got["lever"]: got["made"] for got in record["levers"]}
+    assert list(told) == ["synthesis", "pseudo_label"]
+    rows = [json.loads(line) for line in (out / "made.jsonl").read_text().splitlines()]
+    assert told == {lever: sum(row["lever"] == lever for row in rows) for lever in told}
+    card = " ".join((out / "README.md").read_text().split())
+    assert f"Trained on: 12 labeled examples ({record['labeled']['task_tokens']} tokens)" in card
+    for lever, made in told.items():
+        assert f"- Lever `{lever}`: {made} examples from " in card
+    assert telltune.verify(out).held is None
+
+
+def test_made_answers_need_not_be_labels_for_a_classifier(
+    both: dict[str, Any], tiny_base: Any
+) -> None:
+    with_classifier = both | {"product_of_experts": "tfidf"}
+    alone, beside = (
+        laid(with_classifier | keys, tiny_base).choice for keys in ({"pseudo_label": None}, {})
+    )
+    assert alone is not None
+    assert beside is not None
+    assert (alone.notes, alone.weight) == (beside.notes, beside.weight)
+    assert alone.calibrated is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from telltune.levers.registry import levers_of
 from telltune.recipe import SelectionSpec
 from telltune.valuation.memory import TEMPLATES
 
@@ -22,20 +23,8 @@ def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
         recipe: Recipe of the run.
     """
     recipe = method.configured(recipe)
-    said = []
-    made, chosen, trusted = recipe.synthesis, recipe.selection, recipe.confidence
-    if made is not None and made.make == "examples":
-        said.append(f"the model makes up to {made.examples} task examples")
-    elif made is not None:
-        said.append("the model makes auxiliary tasks from each task example")
-    pseudo = recipe.pseudo_label
-    if pseudo is not None and pseudo.by == "model":
-        said.append(
-            f"{pseudo.adapters} adapters are trained on the task to label up to "
-            f"{pseudo.examples:,} unlabeled inputs"
-        )
-    elif pseudo is not None:
-        said.append(f"up to {pseudo.examples:,} unlabeled inputs are labeled and added to the task")
+    said = [lever.describe() for lever in levers_of(recipe)]
+    chosen, trusted = recipe.selection, recipe.confidence
     if recipe.product_of_experts is not None:
         said.append("a small classifier is chosen by cross-validation and combined with the model")
     by_pvi = {part.by for part in (chosen, trusted) if part is not None}
