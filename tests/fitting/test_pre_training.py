@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,13 +16,18 @@ from telltune.fitting import teacher
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.pre_training import run_pre_training
 from telltune.fitting.protocol import Settings
+from telltune.levers.protocol import Yield
+from telltune.levers.registry import PluginLever
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
+from telltune.recipe.lever_sections import LEVER_SECTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from telltune.data.task import TaskData
     from telltune.fitting.pre_training import PreTraining
+    from telltune.levers.protocol import Resources, UseAs
 
 SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
 
@@ -208,3 +214,34 @@ def test_made_answers_need_not_be_labels_for_a_classifier(
     assert beside is not None
     assert (alone.notes, alone.weight) == (beside.notes, beside.weight)
     assert alone.calibrated is not None
+
+
+class Shapes(PluginLever):
+    """Answers to unlabeled inputs, by their last word."""
+
+    name = "shapes"
+    use_as: ClassVar[UseAs] = "task"
+    needs_unlabeled = True
+
+    def apply(self, task: TaskData, resources: Resources) -> Yield:
+        made = tuple(
+            replace(one, completion=SHAPES[one.prompt.split()[-1]]) for one in task.unlabeled
+        )
+        return Yield(self.name, made, len(task.unlabeled), {})
+
+
+def test_a_plugins_lever_is_given_unlabeled_inputs_and_placed_as_it_says(
+    recipe: dict[str, Any], tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEVER_SECTIONS, "shapes", Shapes)
+    mine = recipe | {"pseudo_label": None, "levers": {"shapes": {}}}
+    ground = laid(mine, tiny_base)
+    labeled = load_task(as_recipe(recipe)).train
+    [got] = ground.yields
+    assert {one.prompt for one in got.examples} == {one.prompt for one in ground.unlabeled}
+    assert ground.task.train == (*labeled, *got.examples)
+    assert ground.recipe.mixture.passes == 2
+    assert ground.confidence is None
+    task = {key: value for key, value in recipe["task"].items() if key != "unlabeled"}
+    with pytest.raises(RecipeError, match="`shapes` needs unlabeled inputs"):
+        laid(mine | {"task": task}, tiny_base)

@@ -92,10 +92,9 @@ def yield_text(report: Mapping[str, Any]) -> str:
     Args:
         report: From `Yield.to_dict`, or an entry of `levers` in tell.json.
     """
-    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in report["refused"].items())
-    return (
-        f"{report['made']:,} examples from {report['asked']:,} inputs; refused: {reasons or 'none'}"
-    )
+    told = [f"{reason} ({count:,})" for reason, count in report["refused"].items() if count]
+    reasons = ", ".join(told) or "none"
+    return f"{report['made']:,} examples from {report['asked']:,} inputs; refused: {reasons}"
 
 
 class Lever(Protocol):
