@@ -250,8 +250,9 @@ def _place(
     if lever.use_as == "once":
         train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
         before = found.confidence or Confidence(np.ones(len(trained_on)), "output")
-        values = [np.tile(before.values, counts.passes), [one.confidence for one in made]]
-        found.confidence = Confidence(np.concatenate(values), before.scale)
+        own = np.array([one.confidence for one in made])
+        values = np.concatenate([np.tile(before.values, counts.passes), own])
+        found.confidence = Confidence(values, before.scale)
     elif lever.use_as == "task":
         train = (*trained_on, *made)
     elif lever.use_as == "only":
