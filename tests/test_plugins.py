@@ -1,4 +1,4 @@
-"""Plugins add methods, metrics and formats, as in docs/guides/plugins.md."""
+"""Plugins add methods, levers, metrics and formats, as in docs/guides/plugins.md."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from telltune.api import predict
 from telltune.cli import app
 from telltune.data.formats import read_rows, register_format
 from telltune.errors import RecipeError
@@ -41,25 +42,38 @@ def site(tmp_path: Path) -> Path:
     return site
 
 
-def test_an_installed_plugin_adds_a_method_a_metric_and_a_format(
+def test_an_installed_plugin_adds_a_method_a_lever_a_metric_and_a_format(
     site: Path, toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     pairs = [line for item in range(12) for line in (f"What is item {item}?", "ball")]
     (tmp_path / "mine.pairs").write_text("\n".join(pairs))
-    toy_recipe["method"] = "tell_one_pass"
+    toy_recipe |= {"method": "tell_one_pass", "levers": {"lower_case": {"confidence": 0.3}}}
     toy_recipe["task"] = {"train": "mine.pairs", "test": "mine.pairs"}
     toy_recipe["evaluation"] = {"metrics": ["same_length"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_recipe))
     ran = subprocess.run(
-        [sys.executable, "-m", "telltune", "plan", str(tmp_path / "recipe.yaml"), "--json"],
+        [
+            *(sys.executable, "-m", "telltune", "fit", str(tmp_path / "recipe.yaml")),
+            *("--out", str(tmp_path / "run"), "--json"),
+        ],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    plan = json.loads(ran.stdout)
-    assert (plan["method"], plan["passes"], plan["task_examples"]) == ("tell_one_pass", 1, 12)
+    done = json.loads(ran.stdout)
+    assert done["method"] == "tell_one_pass"
+    # Twelve examples in one pass, and each again in lower case.
+    assert (done["counts"]["passes"], done["counts"]["task_examples"]) == (1, 24)
+    assert done["recipe"]["levers"] == {"lower_case": {"confidence": 0.3}}
+    assert (done["levers"][0]["lever"], done["levers"][0]["made"]) == ("lower_case", 12)
+    rows = map(json.loads, (tmp_path / "run" / "made.jsonl").read_text().splitlines())
+    assert {(row["lever"], row["prompt"], row["confidence"]) for row in rows} == {
+        ("lower_case", f"what is item {item}?", 0.3) for item in range(12)
+    }
+    # The folder answers without the plugin.
+    assert len(predict(tmp_path / "run", ["What is item 3?"])) == 1
 
 
 def test_a_module_named_on_the_command_line_is_loaded(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,13 +16,18 @@ from telltune.fitting import teacher
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.pre_training import describe_pre_training, run_pre_training
 from telltune.fitting.protocol import Settings
+from telltune.levers.protocol import Yield
+from telltune.levers.registry import PluginLever
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe, recipe_from_dict
+from telltune.recipe.lever_sections import LEVER_SECTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from telltune.data.task import TaskData
     from telltune.fitting.pre_training import PreTraining
+    from telltune.levers.protocol import Resources, UseAs
 
 SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
 
@@ -192,3 +198,84 @@ def test_each_thing_is_named_where_it_happens(
 def test_a_plan_has_it(toy_recipe: dict[str, Any]) -> None:
     recipe = toy_recipe | {"selection": {"drop_hardest": 0.1}}
     assert "PVI" in telltune.plan(recipe, measure=False)["before_training"][0]
+
+
+@pytest.fixture
+def both(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Auxiliary tasks and pseudo-labels in one recipe."""
+    return recipe | {"synthesis": {"make": "auxiliary"}}
+
+
+def test_levers_add_up_and_each_learns_from_the_labeled_examples(
+    recipe: dict[str, Any], both: dict[str, Any], tiny_base: Any
+) -> None:
+    ground = laid(both, tiny_base)
+    first, second = ground.yields
+    assert (first.lever, second.lever) == ("synthesis", "pseudo_label")
+    assert second == laid(recipe, tiny_base).yields[0]
+    labeled = load_task(as_recipe(recipe)).train
+    assert ground.labeled == labeled
+    assert {example.origin for example in first.examples} <= {example.origin for example in labeled}
+    task = (*labeled, *first.examples)
+    assert ground.task.train == (*task * 2, *second.examples)
+    assert ground.counts["task_examples"] == 12
+    again = laid(both, tiny_base)
+    assert (again.yields, again.task) == (ground.yields, ground.task)
+
+
+def test_every_lever_has_its_yield_in_all_records(both: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    record = telltune.fit(both | {"method": "sft"}, out, progress=False).record
+    told = {got["lever"]: got["made"] for got in record["levers"]}
+    assert list(told) == ["synthesis", "pseudo_label"]
+    rows = [json.loads(line) for line in (out / "made.jsonl").read_text().splitlines()]
+    assert told == {lever: sum(row["lever"] == lever for row in rows) for lever in told}
+    card = " ".join((out / "README.md").read_text().split())
+    assert f"Trained on: 12 labeled examples ({record['labeled']['task_tokens']} tokens)" in card
+    for lever, made in told.items():
+        assert f"- Lever `{lever}`: {made} examples from " in card
+    assert telltune.verify(out).held is None
+
+
+def test_made_answers_need_not_be_labels_for_a_classifier(
+    both: dict[str, Any], tiny_base: Any
+) -> None:
+    with_classifier = both | {"product_of_experts": "tfidf"}
+    alone, beside = (
+        laid(with_classifier | keys, tiny_base).choice for keys in ({"pseudo_label": None}, {})
+    )
+    assert alone is not None
+    assert beside is not None
+    assert (alone.notes, alone.weight) == (beside.notes, beside.weight)
+    assert alone.calibrated is not None
+
+
+class Shapes(PluginLever):
+    """Answers to unlabeled inputs, by their last word."""
+
+    name = "shapes"
+    use_as: ClassVar[UseAs] = "task"
+    needs_unlabeled = True
+
+    def apply(self, task: TaskData, resources: Resources) -> Yield:
+        made = tuple(
+            replace(one, completion=SHAPES[one.prompt.split()[-1]]) for one in task.unlabeled
+        )
+        return Yield(self.name, made, len(task.unlabeled), {})
+
+
+def test_a_plugins_lever_is_given_unlabeled_inputs_and_placed_as_it_says(
+    recipe: dict[str, Any], tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEVER_SECTIONS, "shapes", Shapes)
+    mine = recipe | {"pseudo_label": None, "levers": {"shapes": {}}}
+    ground = laid(mine, tiny_base)
+    labeled = load_task(as_recipe(recipe)).train
+    [got] = ground.yields
+    assert {one.prompt for one in got.examples} == {one.prompt for one in ground.unlabeled}
+    assert ground.task.train == (*labeled, *got.examples)
+    assert ground.recipe.mixture.passes == 2
+    assert ground.confidence is None
+    task = {key: value for key, value in recipe["task"].items() if key != "unlabeled"}
+    with pytest.raises(RecipeError, match="`shapes` needs unlabeled inputs"):
+        laid(mine | {"task": task}, tiny_base)

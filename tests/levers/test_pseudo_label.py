@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from telltune.data.examples import Example
+from telltune.data.task import TaskData
 from telltune.errors import RecipeError
+from telltune.levers.protocol import Resources
 from telltune.levers.pseudo_label import PseudoLabel
 from telltune.recipe import PseudoLabelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from telltune.levers.protocol import Yield
 
 KINDS = {"person": "who saw the {}?", "place": "where is the {}?", "order": "look at the {}!"}
 MARKS = [("quickly", "fast"), ("slowly", "slow"), ("loudly", "loud")]
@@ -24,22 +28,28 @@ def asked(nouns: Sequence[str]) -> list[tuple[str, str]]:
     return [(form.format(noun), kind) for noun in nouns for kind, form in KINDS.items()]
 
 
-def labeled(rows: Sequence[tuple[str, str]]) -> list[Example]:
-    return [Example(prompt, completion) for prompt, completion in rows]
-
-
 def nobody(examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
     raise AssertionError("no adapter is needed")
 
 
-def lever(seed: int = 0, **keys: object) -> PseudoLabel:
-    return PseudoLabel(PseudoLabelSpec(**keys), seed)
+def applied(
+    rows: Sequence[tuple[str, str]],
+    inputs: Sequence[Example],
+    answer: Any = nobody,
+    seed: int = 0,
+    **keys: object,
+) -> Yield:
+    """Label the inputs from the rows; no base model is needed."""
+    labeled = tuple(Example(prompt, completion) for prompt, completion in rows)
+    task = TaskData("toy", labeled, (), None, (), unlabeled=tuple(inputs))
+    resources = Resources(None, answer, seed)  # type: ignore[arg-type]
+    return PseudoLabel(PseudoLabelSpec(**keys)).apply(task, resources)  # type: ignore[arg-type]
 
 
 def test_words_that_decide_label_the_inputs() -> None:
     truth = dict(asked(NOUNS[5:]))
     inputs = [Example(prompt, "", origin=f"more.jsonl:{i}") for i, prompt in enumerate(truth)]
-    got = lever(by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody)
+    got = applied(asked(NOUNS[:5]), inputs, by="tfidf")
     assert len(got.examples) == got.asked == 45
     assert all(truth[example.prompt] == example.completion for example in got.examples)
     assert all(0.5 < example.confidence <= 1 for example in got.examples)
@@ -57,11 +67,11 @@ def test_folds_choose_the_classifier_that_knows_the_labels() -> None:
     # The topic of a text is unrelated to these labels, and one word determines them.
     rows = [(f"{text} {word} again", label) for text in texts for word, label in MARKS]
     inputs = [Example(f"the storm {word} came", "") for word, _ in MARKS]
-    got = lever().apply(labeled(rows), inputs, nobody)
+    got = applied(rows, inputs)
     assert got.notes[-1].startswith("Chosen: TF-IDF")
     assert [example.completion for example in got.examples] == [label for _, label in MARKS]
     rows = [(text, label) for label, texts in TOPICS.items() for text in texts]
-    got = lever().apply(labeled(rows), [Example("a puppy", ""), Example("my bank", "")], nobody)
+    got = applied(rows, [Example("a puppy", ""), Example("my bank", "")])
     assert got.notes[-1].startswith("Chosen: sentence encoder")
     assert [example.completion for example in got.examples] == ["animals", "money"]
 
@@ -70,15 +80,15 @@ def test_labels_that_nothing_explains_are_refused() -> None:
     rng = np.random.default_rng(0)
     rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[10:])]
-    got = lever(by="tfidf").apply(labeled(rows), inputs, nobody)
+    got = applied(rows, inputs, by="tfidf")
     assert not got.examples
     assert got.refused == {"no classifier knows more than the most frequent label": 30}
 
 
 def test_the_most_confident_of_each_label_are_kept_by_its_share() -> None:
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[5:])]
-    few = lever(by="tfidf", examples=12).apply(labeled(asked(NOUNS[:5])), inputs, nobody)
-    every = lever(by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody)
+    few = applied(asked(NOUNS[:5]), inputs, by="tfidf", examples=12)
+    every = applied(asked(NOUNS[:5]), inputs, by="tfidf")
     assert few.refused == {"less confident than those kept": 33}
     for kind in KINDS:
         kept, all_of_it = (
@@ -98,19 +108,19 @@ def test_what_adapters_agree_on_is_kept() -> None:
 
     inputs = [Example(f"input {i}", "") for i in range(4)]
     rows = [(f"item {i}", f"answer {i}") for i in range(8)]
-    got = lever().apply(labeled(rows), inputs, answer)
+    got = applied(rows, inputs, answer)
     assert seeds == [1, 2]
     assert [(e.prompt, e.completion) for e in got.examples] == [("input 0", "x"), ("input 3", "w")]
     assert got.refused == {"the adapters gave different answers": 2}
     assert got.seconds == 4.0
-    got = lever(examples=2).apply(labeled(rows), inputs, answer)
+    got = applied(rows, inputs, answer, examples=2)
     assert got.refused == {"the adapters gave different answers": 1, "not asked": 2}
 
 
 def test_where_classifiers_know_nothing_the_model_is_asked() -> None:
     rng = np.random.default_rng(0)
     rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
-    got = lever().apply(labeled(rows), [Example("new", "")], lambda asked, seed: (["b"], 1.0))
+    got = applied(rows, [Example("new", "")], lambda asked, seed: (["b"], 1.0))
     assert [example.completion for example in got.examples] == ["b"]
     assert got.notes[0].startswith("Accuracy on held-out labeled examples")
     assert got.notes[-1] == "Labeled by 2 adapters of the model, where they agree."
@@ -120,17 +130,15 @@ def test_where_classifiers_know_nothing_the_model_is_asked() -> None:
 def test_classifiers_need_labels(by: str) -> None:
     rows = [(f"item {i}", f"answer {i}") for i in range(8)]
     with pytest.raises(RecipeError, match=rf"pseudo_label\.by: {by}.*use `model`"):
-        lever(by=by).apply(labeled(rows), [Example("new", "")], nobody)
+        applied(rows, [Example("new", "")], by=by)
 
 
 def test_without_unlabeled_inputs_it_is_refused() -> None:
     with pytest.raises(RecipeError, match="`pseudo_label` needs unlabeled inputs"):
-        lever().apply(labeled(asked(NOUNS[:5])), [], nobody)
+        applied(asked(NOUNS[:5]), [])
 
 
 def test_the_same_arguments_give_the_same_examples() -> None:
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[5:])]
-    one, two = (
-        lever(seed=3, by="tfidf").apply(labeled(asked(NOUNS[:5])), inputs, nobody) for _ in range(2)
-    )
+    one, two = (applied(asked(NOUNS[:5]), inputs, seed=3, by="tfidf") for _ in range(2))
     assert one == two

@@ -11,19 +11,24 @@ import pytest
 
 import telltune
 from telltune.cli.console import print_recommendation
+from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
 from telltune.fitting.baseline_predictor import BaselinePredictor
 from telltune.fitting.protocol import Predictor
-from telltune.recipe import load_recipe
+from telltune.recipe import as_recipe, load_recipe
 from telltune.study.recommend import (
     RECOMMENDED,
+    Estimate,
+    Recommendation,
+    _advice,
     _choose,
     _expected,
     gain_of_more,
     optimism,
     recommend,
 )
+from telltune.study.search import Search
 from telltune.study.statistics.resampling import resample_runs
 
 
@@ -53,6 +58,8 @@ def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
     assert Path(recipe.task.train[0].path) == Path(quick["task"]["train"])
     assert found.tried == 3
     assert found.items == 12
+    [advice] = found.advice
+    assert advice.startswith("The recipe has no unlabeled inputs; if you have some, add them as")
     # The other finalist, few-shot, base and two fast baselines, without the recommended one.
     assert len(found.rivals) == 5
     assert all("general_nll_after" in told for told in found.beside.values())
@@ -173,11 +180,35 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     # The last word determines the shape, which the tiny model does not learn in one pass.
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60
+    unlabeled = len(load_task(as_recipe(quick)).unlabeled)
+    told, *more = found.advice
+    assert told.startswith(f"With pseudo-labels of {unlabeled} unlabeled inputs, the best setting")
+    assert [one.startswith("Let `tell pick`") for one in more] == [True] * found.method.startswith(
+        "encoder"
+    )
     print_recommendation(found)
-    assert "not needed: no trained method" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not needed: no trained method" in printed
+    assert told in printed
     recipe = load_recipe(tmp_path / "out" / RECOMMENDED)
     fitted = telltune.fit(recipe, tmp_path / "run", progress=False)
     assert fitted.record["method"] == found.method
+
+
+def test_picking_is_advised_where_few_labels_feed_the_sentence_encoder(
+    toy_recipe: dict[str, Any],
+) -> None:
+    toy_recipe["task"] |= {"max_examples": 20, "unlabeled": "rest"}
+    recipe = as_recipe(toy_recipe)
+    task, nothing = load_task(recipe), Search([], {}, [], [])
+
+    def advice(method: str, examples: int) -> tuple[str, ...]:
+        one = Estimate(60.0, 50.0, 70.0)
+        best = Recommendation(method, method, recipe, "accuracy", 12, one, {}, {}, None, 3, 1.0, ())
+        return _advice(nothing, best, task, examples)
+
+    assert advice("encoder_em", 20)[0].startswith("Let `tell pick` choose what to label next")
+    assert advice("encoder_em", 500) == advice("tfidf_em", 20) == advice("tell", 20) == ()
 
 
 def test_scores_on_a_line_over_log_examples_go_on_along_it() -> None:

@@ -254,6 +254,8 @@ def print_recommendation(found: Recommendation) -> None:
         f"{found.items} dev items"
     )
     print_table(title, ("", ""), rows)
+    for sentence in found.advice:
+        typer.echo(sentence)
     print_warnings(found.warnings)
 
 

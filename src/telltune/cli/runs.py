@@ -107,6 +107,7 @@ def fit(
         return
     from telltune.api import fit as fitted
     from telltune.fitting.baseline_folder import is_baseline
+    from telltune.levers.protocol import yield_text
     from telltune.training.processes import processes
 
     done = fitted(
@@ -122,10 +123,7 @@ def fit(
         print_json({"out": str(out), **done.record, "warnings": list(done.warnings)})
     else:
         for got in done.record.get("levers", []):
-            typer.echo(
-                f"{got['lever']} made {got['made']:,} examples from {got['asked']:,} unlabeled "
-                f"inputs. {' '.join(got['notes'])}"
-            )
+            typer.echo(f"{got['lever']}: {yield_text(got)}. {' '.join(got['notes'])}")
         if told := done.record.get("classifier"):
             alone = "" if "answers" in told else " The adapter is used alone."
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")

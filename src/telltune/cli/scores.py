@@ -83,9 +83,9 @@ def synthesize(
 
     made = write_synthetic(loaded, out=out, overwrite=overwrite, progress=not as_json)
     if as_json:
-        print_json({"out": str(out / SYNTHETIC), **asdict(made.told)})
+        print_json({"out": str(out / SYNTHETIC), **made.to_dict()})
     else:
-        typer.echo(f"{out / SYNTHETIC}: {made.told}.")
+        typer.echo(f"{out / SYNTHETIC}: {made}. {' '.join(made.notes)}")
 
 
 def _recipe(data: Path, overrides: list[str]) -> Recipe:

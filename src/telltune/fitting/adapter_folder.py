@@ -159,9 +159,9 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
         _generation_config(predictor).save_pretrained(filling)
         # PEFT writes a model card of its own, which telltune's replaces.
         (filling / CARD).unlink(missing_ok=True)
-        made = [example for got in ground.yields for example in got.examples]
+        made = [_made_row(got.lever, example) for got in ground.yields for example in got.examples]
         if made:
-            write_text(filling / MADE, "".join(map(_made_row, made)))
+            write_text(filling / MADE, "".join(made))
         if ground.choice is not None and (classifier := ground.choice.calibrated) is not None:
             told, arrays = classifier.state()
             record["classifier"] |= {"weight": ground.choice.weight, **told}
@@ -198,10 +198,11 @@ def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str
         written.rmdir()
 
 
-def _made_row(example: Example) -> str:
+def _made_row(lever: str, example: Example) -> str:
     """Return a made example as a line of JSON."""
     keys = ("history", "prompt", "completion", "confidence", "source", "origin")
-    return json.dumps({key: getattr(example, key) for key in keys}, ensure_ascii=False) + "\n"
+    row = {"lever": lever} | {key: getattr(example, key) for key in keys}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _name_base(path: Path, origin: Origin) -> None:

@@ -16,6 +16,7 @@ from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
 from telltune.inference.labels import closed_set, need_labels
+from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets
 from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
@@ -74,8 +75,9 @@ def build_run_plan(
     recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
-    if recipe.pseudo_label is not None:
-        check_unlabeled(task.unlabeled, "`pseudo_label`")
+    for lever in levers_of(recipe):
+        if lever.needs_unlabeled:
+            check_unlabeled(task.unlabeled, f"`{lever.name}`")
     if model.layers is not None and not recipe.training.full_parameters:
         adapter_targets(model.layers, recipe.lora.target_modules)
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))

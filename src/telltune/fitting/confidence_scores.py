@@ -51,8 +51,8 @@ def add_confidence_scores(
     examples = examples_in_budget(task, base, recipe)
     if spec.by == "column":
         named = any(d.columns and d.columns.confidence for d in recipe.task.train or ())
-        # Synthetic examples carry their own confidence, so no column is needed.
-        if not named and recipe.synthesis is None:
+        # Made examples carry their own confidence, so no column is needed.
+        if not named and recipe.synthesis is None and not recipe.levers:
             raise RecipeError(
                 "confidence.by: column, but no data set of `task.train` names that column; "
                 "set `columns: {prompt: ..., completion: ..., confidence: ...}`."

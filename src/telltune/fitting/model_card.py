@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from telltune.errors import StorageError
+from telltune.levers.protocol import yield_text
 from telltune.storage import read_cached_json, write_json, write_text
 from telltune.version import VERSION
 
@@ -44,15 +45,14 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
         if general
         else ""
     )
-    name = origin.hub_id or origin.described
+    name, examples = origin.hub_id or origin.described, _labeled(record)["task_examples"]
     return f"""---
 {_metadata(record, origin)}---
 
 # {record["data"]["task"]["name"]}: {record["method"]} on {name}
 
 - Base model: {origin.described}.{_held(record)}
-- Trained on: {counts["task_examples"]:,} task examples ({counts["task_tokens"]:,} tokens,
-  {counts["passes"]} passes){mixed}.
+- Trained on: {_task_data(record)}{mixed}.{_levers(record)}
 - Training: method `{record["method"]}`, {counts["optimizer_steps"]:,} optimizer steps, seed
   {record["seed"]}, {record["seconds"]:,.0f} seconds.{_classifier(record)}
 - Made with telltune {VERSION}, which implements [TELL]({_TELL}). `tell.json` contains the full
@@ -65,7 +65,7 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 {_score_table([])}
 {_END}
 {_dev_look(record)}
-The adapter was trained once, with one seed, on {counts["task_examples"]:,} examples. Scores vary
+The adapter was trained once, with one seed, on {examples:,} examples. Scores vary
 with the examples and the seed, and the intervals do not cover this variation. Performance on other
 kinds of input, and forgetting of the base model's other abilities, were not measured unless a table
 reports them.
@@ -180,6 +180,29 @@ def _metadata(record: dict[str, Any], origin: Origin) -> str:
 def _held(record: dict[str, Any]) -> str:
     quantization = record["recipe"]["model"]["quantization"]
     return f" It was quantized to {quantization} for training." if quantization else ""
+
+
+def _labeled(record: dict[str, Any]) -> dict[str, int]:
+    """Return the counts of the labeled examples; those of training may include others."""
+    counts: dict[str, int] = record["counts"] | record["labeled"]
+    return counts
+
+
+def _task_data(record: dict[str, Any]) -> str:
+    labeled = _labeled(record)
+    examples, tokens = labeled["task_examples"], labeled["task_tokens"]
+    if made := sum(got["made"] for got in record["levers"]):
+        return f"{examples:,} labeled examples ({tokens:,} tokens) and {made:,} made ones"
+    passes = record["counts"]["passes"]
+    return f"{examples:,} task examples ({tokens:,} tokens, {passes} passes)"
+
+
+def _levers(record: dict[str, Any]) -> str:
+    """Return a line for each lever of the run."""
+    return "".join(
+        f"\n- Lever `{got['lever']}`: {yield_text(got)}. {' '.join(got['notes'])}".rstrip()
+        for got in record["levers"]
+    )
 
 
 def _classifier(record: dict[str, Any]) -> str:

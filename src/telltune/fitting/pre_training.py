@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,19 +15,19 @@ from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.confidence_scores import add_confidence_scores
-from telltune.fitting.general_choice import choose_general
+from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
 from telltune.fitting.meta_init import meta_start
 from telltune.fitting.selection import Selection, select
-from telltune.fitting.synthetic_data import with_synthetic
 from telltune.fitting.teacher import Teacher
-from telltune.levers.pseudo_label import PseudoLabel
+from telltune.levers.protocol import Resources
+from telltune.levers.registry import levers_of
 from telltune.recipe import SelectionSpec
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
 from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
-    from telltune.recipe import Recipe
+    from telltune.recipe import ProductSpec, Recipe
 
 __all__ = ["PreTraining", "describe_pre_training", "run_pre_training"]
 
@@ -94,6 +94,22 @@ class PreTraining:
         return found | unlabeled if found or self.unlabeled else {}
 
 
+class _Run(NamedTuple):
+    """What stays the same in all steps; see `run_pre_training`."""
+
+    method: AdapterMethod
+    base: LoadedModel
+    settings: Settings
+    known: ModelInfo
+
+    def counts(self, found: PreTraining) -> RunCounts:
+        """Return the counts of the run with the data so far."""
+        found.run_plan = found.run_plan or build_run_plan(
+            self.method, found.task, found.general, self.known, found.recipe
+        )
+        return found.run_plan.counts
+
+
 def run_pre_training(
     method: AdapterMethod,
     task: TaskData,
@@ -117,14 +133,19 @@ def run_pre_training(
     """
     recipe = method.configured(settings.recipe)
     found = PreTraining(task, general, recipe, settings.run_plan, start=settings.start)
+    run = _Run(method, base, settings, known)
     if recipe.meta is not None:
         _learn_start(found, general, base, settings)
-    if recipe.synthesis is not None:
-        counts = (found.run_plan or build_run_plan(method, task, general, known, recipe)).counts
-        _make(found, base, counts.general_examples, settings)
+    levers = levers_of(recipe)
+    for lever in levers:
+        if lever.use_as != "once":
+            _apply(found, lever, run)
     _score(found, base, settings, anchored=method.anchored)
-    if recipe.pseudo_label is not None or recipe.product_of_experts is not None:
-        _look_beside(found, method, general, base, settings, known)
+    for lever in levers:
+        if lever.use_as == "once":
+            _apply(found, lever, run)
+    if recipe.product_of_experts is not None:
+        _choose_classifier(found, recipe.product_of_experts, run)
     if method.uses_general and not method.equal_steps:
         _choose_general(found, base, settings)
     return found
@@ -147,23 +168,6 @@ def _learn_start(
     found.seconds += time.perf_counter() - began
 
 
-def _make(found: PreTraining, base: LoadedModel, general_examples: int, settings: Settings) -> None:
-    spec = found.recipe.synthesis
-    assert spec is not None  # The caller has checked this.
-    made = with_synthetic(
-        found.task,
-        found.general,
-        base,
-        found.recipe,
-        spec,
-        general_examples,
-        progress=settings.progress,
-    )
-    found.task, found.general, found.recipe = made.task, made.general, made.recipe
-    found.labeled, found.labeled_tokens, found.run_plan = made.real, made.tokens, None
-    found.seconds += made.seconds
-
-
 def _score(found: PreTraining, base: LoadedModel, settings: Settings, *, anchored: bool) -> None:
     """Select among the task's examples, and compute the confidence in each selected example."""
     task, recipe = found.task, found.recipe
@@ -182,86 +186,105 @@ def _score(found: PreTraining, base: LoadedModel, settings: Settings, *, anchore
             found.confidence = Confidence(kept, found.confidence.scale)
 
 
-def _look_beside(
-    found: PreTraining,
-    method: AdapterMethod,
-    general: GeneralData | None,
-    base: LoadedModel,
-    settings: Settings,
-    known: ModelInfo,
-) -> None:
-    """Learn from unlabeled inputs: a classifier for the answers, and more training examples."""
-    recipe = found.recipe
-    found.run_plan = found.run_plan or build_run_plan(method, found.task, general, known, recipe)
-    counts = found.run_plan.counts
+def _apply(found: PreTraining, lever: Lever, run: _Run) -> None:
+    """Let a lever make examples, and add them to the data of the run."""
+    if lever.use_as in ("general", "third") and found.general is None:
+        raise RecipeError(
+            f"{lever.name}.use_as: {lever.use_as} needs a method that mixes general data; set "
+            "`task` or `only`."
+        )
+    counts = run.counts(found)
     trained_on = found.task.train[: counts.task_examples]
-    found.unlabeled = unlabeled_beside(found.task, trained_on)
-    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(found.unlabeled)))
-    labeled = trained_on if found.labeled is None else found.labeled
-    if recipe.product_of_experts is not None:
-        kinds = [kind for kind in TEXT_KINDS if kind == recipe.product_of_experts.by]
-        began = time.perf_counter()
-        with phase("choosing a classifier", shown=settings.progress):
-            found.choice = choose_classifier(labeled, found.unlabeled, recipe.seed, kinds)
-        found.seconds += time.perf_counter() - began
-    if recipe.pseudo_label is not None:
-        if found.labeled is None:
-            found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
-        lever = PseudoLabel(recipe.pseudo_label, recipe.seed, settings.progress)
-        got = _pseudo_labels(found, lever, method, base, settings, known)
-        found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
-        if got.examples:
-            _lay_out(found, trained_on, got, counts)
-
-
-def _pseudo_labels(
-    found: PreTraining,
-    lever: Lever,
-    method: AdapterMethod,
-    base: LoadedModel,
-    settings: Settings,
-    known: ModelInfo,
-) -> Yield:
-    """Label the unlabeled inputs that leave room for an answer."""
-    labeled, inputs = found.labeled, found.unlabeled
-    assert labeled is not None  # The caller has set it.
-    task = replace(found.task, train=labeled)
-    encoder = Encoder(base.tokenizer)
-    anchored = Encoder(anchored_tokenizer(base.tokenizer, task.anchor if method.anchored else None))
-    longest = max(map(len, encoder.completions(labeled)))
-    room = longest_example(known, found.recipe) - longest
-    lengths = map(len, anchored.prompts(inputs))
-    fitting = [one for one, length in zip(inputs, lengths, strict=True) if length <= room]
-    teacher = Teacher(method, task, base, found.recipe, progress=settings.progress)
-    got = lever.apply(labeled, fitting, teacher)
-    if long := len(inputs) - len(fitting):
+    if found.labeled is None:
+        found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
+    inputs: tuple[Example, ...] = ()
+    if lever.needs_unlabeled:
+        _find_unlabeled(found, found.labeled, run.base)
+        inputs = _fitting(found, found.labeled, run)
+    task = replace(found.task, train=found.labeled, unlabeled=inputs)
+    progress = run.settings.progress
+    teacher = Teacher(run.method, task, run.base, found.recipe, progress=progress)
+    got = lever.apply(task, Resources(run.base, teacher, found.recipe.seed, progress))
+    if lever.needs_unlabeled and (long := len(found.unlabeled) - len(inputs)):
         refused = {**got.refused, "longer than an example may be": long}
-        got = replace(got, asked=len(inputs), refused=refused)
-    return got
+        got = replace(got, asked=got.asked + long, refused=refused)
+    found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
+    if got.examples:
+        _place(found, trained_on, got, lever, counts)
 
 
-def _lay_out(found: PreTraining, labeled: Sequence[Example], got: Yield, counts: RunCounts) -> None:
-    """Add made examples to the training data once each; labeled examples appear in every pass.
+def _find_unlabeled(found: PreTraining, labeled: tuple[Example, ...], base: LoadedModel) -> None:
+    found.unlabeled = unlabeled_beside(found.task, labeled)
+    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(found.unlabeled)))
+
+
+def _fitting(found: PreTraining, labeled: tuple[Example, ...], run: _Run) -> tuple[Example, ...]:
+    """Return the unlabeled inputs that leave room for the longest labeled answer."""
+    tokenizer = run.base.tokenizer
+    anchor = found.task.anchor if run.method.anchored else None
+    longest = max(map(len, Encoder(tokenizer).completions(labeled)))
+    room = longest_example(run.known, found.recipe) - longest
+    lengths = map(len, Encoder(anchored_tokenizer(tokenizer, anchor)).prompts(found.unlabeled))
+    return tuple(
+        one for one, length in zip(found.unlabeled, lengths, strict=True) if length <= room
+    )
+
+
+def _place(
+    found: PreTraining,
+    trained_on: tuple[Example, ...],
+    got: Yield,
+    lever: Lever,
+    counts: RunCounts,
+) -> None:
+    """Add made examples to the data; see `UseAs`.
 
     Args:
         found: Result so far, to update.
-        labeled: Training examples so far.
-        got: Result of a lever.
+        trained_on: Training examples so far.
+        got: Result of the lever.
+        lever: The lever, which names the use of its examples.
         counts: Counts of the run without the made examples. The number of general examples stays
-            the same.
+            the same unless the made examples are to be among them.
     """
-    values = np.ones(len(labeled)) if found.confidence is None else found.confidence.values
-    made_values = [example.confidence for example in got.examples]
-    values = np.concatenate([np.tile(values, counts.passes), made_values])
-    found.confidence = Confidence(values, found.confidence.scale if found.confidence else "output")
-    found.task = replace(found.task, train=(*(tuple(labeled) * counts.passes), *got.examples))
-    found.run_plan = None
+    train, made = trained_on, got.examples
+    mixture: dict[str, Any] = {"general_examples": counts.general_examples}
+    if lever.use_as == "once":
+        train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
+        before = found.confidence or Confidence(np.ones(len(trained_on)), "output")
+        own = np.array([one.confidence for one in made])
+        values = np.concatenate([np.tile(before.values, counts.passes), own])
+        found.confidence = Confidence(values, before.scale)
+    elif lever.use_as == "task":
+        train = (*trained_on, *made)
+    elif lever.use_as == "only":
+        train = made
+    else:
+        assert found.general is not None  # `_apply` has checked this.
+        beside = counts.general_examples if lever.use_as == "third" else 0
+        drawn = first_drawn(found.general, beside, found.recipe.seed)
+        name = f"{found.general.name}+{lever.name}"
+        found.general = ChosenData(name, found.general.sources, (*drawn, *made))
+        mixture["general_examples"] = len(found.general.chosen)
+    found.task = replace(found.task, train=train, shots=got.shots or found.task.shots)
     recipe = found.recipe
-    task = recipe.task.model_copy(update={"max_tokens": None})
-    mixture = recipe.mixture.model_copy(
-        update={"passes": 1, "general_examples": counts.general_examples}
-    )
-    found.recipe = recipe.model_copy(update={"task": task, "mixture": mixture})
+    changed = {
+        "task": recipe.task.model_copy(update={"max_tokens": None}),
+        "mixture": recipe.mixture.model_copy(update=mixture),
+        # Its answers were checked before; those of made examples need not be labels.
+        "product_of_experts": None,
+    }
+    found.recipe, found.run_plan = recipe.model_copy(update=changed), None
+
+
+def _choose_classifier(found: PreTraining, spec: ProductSpec, run: _Run) -> None:
+    labeled = found.labeled or found.task.train[: run.counts(found).task_examples]
+    _find_unlabeled(found, labeled, run.base)
+    kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
+    began = time.perf_counter()
+    with phase("choosing a classifier", shown=run.settings.progress):
+        found.choice = choose_classifier(labeled, found.unlabeled, found.recipe.seed, kinds)
+    found.seconds += time.perf_counter() - began
 
 
 def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -> None:
@@ -285,20 +308,8 @@ def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
         method: The method.
         recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
     """
-    said = []
-    made, chosen, trusted = recipe.synthesis, recipe.selection, recipe.confidence
-    if made is not None and made.make == "examples":
-        said.append(f"the model makes up to {made.examples} task examples")
-    elif made is not None:
-        said.append("the model makes auxiliary tasks from each task example")
-    pseudo = recipe.pseudo_label
-    if pseudo is not None and pseudo.by == "model":
-        said.append(
-            f"{pseudo.adapters} adapters are trained on the task to label up to "
-            f"{pseudo.examples:,} unlabeled inputs"
-        )
-    elif pseudo is not None:
-        said.append(f"up to {pseudo.examples:,} unlabeled inputs are labeled and added to the task")
+    said = [lever.describe() for lever in levers_of(recipe)]
+    chosen, trusted = recipe.selection, recipe.confidence
     if recipe.product_of_experts is not None:
         said.append("a small classifier is chosen by cross-validation and combined with the model")
     by_pvi = {part.by for part in (chosen, trusted) if part is not None}

@@ -13,6 +13,7 @@ from telltune.data.contents import contents_of
 from telltune.errors import RecipeError
 from telltune.fitting.protocol import Settings
 from telltune.models import compute_dtype
+from telltune.recipe import Recipe
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.processes import processes
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.fitting.adapter_method import AdapterMethod
     from telltune.models import LoadedModel
-    from telltune.recipe import Recipe
 
 __all__ = ["Teacher"]
 
@@ -80,12 +80,12 @@ class Teacher:
         training = self.recipe.training.model_copy(
             update={"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
         )
-        beside = ("pseudo_label", "product_of_experts", "synthesis", "selection", "meta")
-        plain = dict.fromkeys((*beside, "confidence"))
-        recipe = self.recipe.model_copy(update={**plain, "training": training, "seed": seed})
+        # Without other levers: no section that a recipe need not have.
+        off = {name: None for name, key in Recipe.model_fields.items() if key.default is None}
+        recipe = self.recipe.model_copy(update={**off, "training": training, "seed": seed})
         method = replace(
             self.method,
-            label=f"adapter {seed} for pseudo-labels",
+            label=f"adapter {seed} of a lever",
             uses_general=False,
             order=None,
             equal_steps=False,

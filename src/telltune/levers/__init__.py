@@ -1,1 +1,1 @@
-"""Levers: ways to make training examples from abundant data, such as unlabeled inputs."""
+"""Levers: ways to make training examples from abundant data or with the base model itself."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.levers.protocol import Answer
+    from telltune.data.task import TaskData
+    from telltune.levers.protocol import Answer, Resources, UseAs
     from telltune.recipe import PseudoLabelSpec
 
 __all__ = ["PseudoLabel"]
@@ -44,22 +45,32 @@ class PseudoLabel:
 
     Attributes:
         spec: Settings of the lever, such as the labeler and the maximum number of examples.
-        seed: Seed of the folds; the adapters use the following seeds.
-        progress: Whether to show progress.
     """
 
     spec: PseudoLabelSpec
-    seed: int
-    progress: bool = False
     name = "pseudo_label"
+    use_as: ClassVar[UseAs] = "once"
+    needs_unlabeled = True
 
-    def apply(self, labeled: Sequence[Example], inputs: Sequence[Example], answer: Answer) -> Yield:
+    def describe(self) -> str:
+        """Return a clause for `tell plan`."""
+        if self.spec.by == "model":
+            return (
+                f"{self.spec.adapters} adapters are trained on the task to label up to "
+                f"{self.spec.examples:,} unlabeled inputs"
+            )
+        return f"up to {self.spec.examples:,} unlabeled inputs are labeled and added to the task"
+
+    def apply(self, task: TaskData, resources: Resources) -> Yield:
         """Label unlabeled inputs; see `Lever.apply`.
+
+        The run's seed is that of the folds, and the adapters use the following seeds.
 
         Raises:
             RecipeError: There are no unlabeled inputs, or a classifier was chosen and the answers
                 are not a closed set of labels.
         """
+        labeled, inputs, seed = task.train, task.unlabeled, resources.seed
         check_unlabeled(inputs, f"`{self.name}`")
         by = self.spec.by
         is_closed = bool(closed_set(example.completion for example in labeled))
@@ -70,20 +81,22 @@ class PseudoLabel:
             )
         found: Yield | None = None
         if is_closed and by != "model":
-            with phase("labeling unlabeled inputs", shown=self.progress):
-                found = self._by_classifier(labeled, inputs)
+            with phase("labeling unlabeled inputs", shown=resources.progress):
+                found = self._by_classifier(labeled, inputs, seed)
         if by == "model" or (by == "auto" and (found is None or not found.examples)):
-            first, found = found, self._by_model(inputs, answer)
+            first, found = found, self._by_model(inputs, resources.answer, seed)
             if first is not None:
                 seconds = first.seconds + found.seconds
                 found = replace(found, notes=(*first.notes, *found.notes), seconds=seconds)
         assert found is not None  # One of the two branches above has run.
         return found
 
-    def _by_classifier(self, labeled: Sequence[Example], inputs: Sequence[Example]) -> Yield:
+    def _by_classifier(
+        self, labeled: Sequence[Example], inputs: Sequence[Example], seed: int
+    ) -> Yield:
         began = time.perf_counter()
         kinds = [kind for kind in TEXT_KINDS if kind == self.spec.by]
-        chosen = choose_classifier(labeled, inputs, self.seed, kinds)
+        chosen = choose_classifier(labeled, inputs, seed, kinds)
         if chosen.classifier is None:
             refused = {"no classifier knows more than the most frequent label": len(inputs)}
             seconds = time.perf_counter() - began
@@ -99,11 +112,11 @@ class PseudoLabel:
         seconds = time.perf_counter() - began
         return Yield(self.name, made, len(inputs), refused, chosen.notes, seconds)
 
-    def _by_model(self, inputs: Sequence[Example], answer: Answer) -> Yield:
+    def _by_model(self, inputs: Sequence[Example], answer: Answer, seed: int) -> Yield:
         # Each input costs time, so only as many are answered as examples are wanted. The adapters
         # agree on about two of three.
         some = list(inputs[: self.spec.examples])
-        answered = [answer(some, self.seed + 1 + i) for i in range(self.spec.adapters)]
+        answered = [answer(some, seed + 1 + i) for i in range(self.spec.adapters)]
         said = [texts for texts, _ in answered]
         made = tuple(
             replace(example, completion=texts[0])

@@ -10,8 +10,8 @@ from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
-from telltune.synthesis.auxiliary import refine
-from telltune.synthesis.self_guide import instruction_of
+from telltune.levers.auxiliary import refine
+from telltune.levers.synthesis import instruction_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +80,7 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
         )
     reasons = [example.rationale for example in examples]
     if not any(reasons):
-        instruction = instruction_of(task.anchor.prompt if task.anchor else None)
-        chains = refine(base, examples, instruction, seed=recipe.seed)
+        chains = refine(base, examples, instruction_of(task), seed=recipe.seed)
         reasons = [f"{chain.evidence} {chain.reason}" if chain.agreed else "" for chain in chains]
     train = tuple(
         replace(e, completion=f"{reason.strip()}\n{_ANSWER} {e.completion}".lstrip())

@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     Tag,
     ValidationInfo,
     field_validator,
@@ -27,6 +28,7 @@ from telltune.recipe.data_selection import (
     SelectionSpec,
     SynthesisSpec,
 )
+from telltune.recipe.lever_sections import read_sections
 from telltune.recipe.validation_messages import NUMBER
 
 if TYPE_CHECKING:
@@ -371,6 +373,9 @@ class Recipe(ConfigModel):
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
     synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
     pseudo_label: Annotated[PseudoLabelSpec | None, short("by")] = None
+    levers: Annotated[
+        dict[str, SerializeAsAny[ConfigModel]] | None, BeforeValidator(read_sections)
+    ] = None
     product_of_experts: Annotated[ProductSpec | None, short("by")] = None
     selection: SelectionSpec | None = None
     meta: Annotated[MetaSpec | None, short("algorithm")] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,13 @@ _TAIL = (1 - 0.95) / 2
 # Share of a normal distribution that lies beyond one standard error on one side.
 _ONE_ERROR = 0.16
 _RESAMPLES = 10_000
+# Up to this number of labels, picking them was measured to pay; see docs/guides/levers.md.
+_FEW_LABELS = 120
+_PSEUDO_LABEL = "_pseudo_label"
+_NO_UNLABELED = (
+    "The recipe has no unlabeled inputs; if you have some, add them as `task.unlabeled`, and "
+    "pseudo-labels are tried too."
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Recommendation:
         seconds: Total time of all cells in seconds.
         warnings: Reasons why the scores of the recommended candidate may be misleading; one
             sentence each.
+        advice: Remarks on unlabeled inputs: what they brought, or that there are none; one sentence
+            each.
     """
 
     name: str
@@ -101,6 +110,7 @@ class Recommendation:
     tried: int
     seconds: float
     warnings: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -164,6 +174,8 @@ def recommend(
         progress=progress,
     )
     recommendation = _judge(found, out, recipe, given, counts.task_examples)
+    advice = _advice(found, recommendation, task, counts.task_examples)
+    recommendation = replace(recommendation, advice=advice)
     write_json(out / "recommendation.json", recommendation.to_dict())
     write_text(
         out / RECOMMENDED,
@@ -180,10 +192,42 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
     if uses_general and not (anchored and labels):
         found.insert(0, "tell" if anchored else "mix")
     if task.unlabeled:
-        found.insert(0, f"{best}_pseudo_label")
+        found.insert(0, best + _PSEUDO_LABEL)
     if labels:
         found.insert(0, f"{best}_product")
     return found
+
+
+def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) -> tuple[str, ...]:
+    """Return what unlabeled inputs brought or could bring, one sentence each.
+
+    Args:
+        found: The search.
+        best: The recommendation.
+        task: The task.
+        examples: Number of labeled examples.
+    """
+    if not task.unlabeled:
+        return (_NO_UNLABELED,)
+    advice = []
+    # If the recipe itself has pseudo-labels, no candidate is without.
+    for rung in reversed(found.rungs if best.recipe.pseudo_label is None else ()):
+        scores: dict[bool, float] = {}
+        for name, score in rung.scores.items():  # the best first
+            scores.setdefault(found.candidates[name].method.endswith(_PSEUDO_LABEL), score)
+        if len(scores) == 2:
+            advice.append(
+                f"With pseudo-labels of {len(task.unlabeled):,} unlabeled inputs, the best setting "
+                f"scored {scores[True]:.1f}, and {scores[False]:.1f} without, on {rung.size:,} "
+                "task tokens."
+            )
+            break
+    if best.method.startswith("encoder") and examples <= _FEW_LABELS:
+        advice.append(
+            "Let `tell pick` choose what to label next: with few labels, picked inputs help a "
+            "classifier on the sentence encoder more than random ones."
+        )
+    return tuple(advice)
 
 
 def _judge(

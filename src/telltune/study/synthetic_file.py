@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_task
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
+from telltune.levers.registry import synthesis_lever
 from telltune.models import load_base
 from telltune.recipe import SynthesisSpec, as_recipe
 from telltune.storage import write_json, write_text
-from telltune.synthesis import synthesize
-from telltune.synthesis.auxiliary import Refined, auxiliary_examples, refine
-from telltune.synthesis.self_guide import instruction_of
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
-    from telltune.data.examples import Example
+    from telltune.levers.protocol import Yield
     from telltune.recipe import AnyRecipe
-    from telltune.synthesis.self_guide import Yield
 
-__all__ = ["SYNTHETIC", "Written", "write_synthetic"]
+__all__ = ["SYNTHETIC", "write_synthetic"]
 
 SYNTHETIC = "synthetic.jsonl"
 _YIELD = "yield.json"
 
 
-@dataclass(frozen=True)
-class Written:
-    """Synthetic examples, with counts of the accepted and rejected ones."""
-
-    examples: tuple[Example, ...]
-    told: Yield | Refined
-
-
 def write_synthetic(
     recipe: AnyRecipe, *, out: str | Path, overwrite: bool = False, progress: bool = True
-) -> Written:
+) -> Yield:
     """Generate task data with the model from the examples that the recipe may use.
 
     After an interruption, a repeated call resumes with the unfinished round.
@@ -57,30 +46,24 @@ def write_synthetic(
         StorageError: The folder holds other files or another run.
     """
     recipe, out = as_recipe(recipe), Path(out)
-    spec = recipe.synthesis or SynthesisSpec()
+    lever = synthesis_lever(recipe.synthesis or SynthesisSpec())
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
         task = load_task(recipe)
         with phase("loading the model", shown=progress):
             base = load_base(recipe.model, recipe.training.precision)
         record_recipe(out, recipe, overwrite=overwrite)
-        real = examples_in_budget(task, base, recipe)
-        instruction = instruction_of(task.anchor.prompt if task.anchor else None)
-        if spec.make == "auxiliary":
-            chains = refine(base, real, instruction, seed=recipe.seed)
-            written = Written(tuple(auxiliary_examples(real, chains)), Refined.of(chains))
-        else:
-            made = synthesize(base, real, instruction, spec, seed=recipe.seed, progress=progress)
-            written = Written(made.examples, made.told)
+        task = replace(task, train=tuple(examples_in_budget(task, base, recipe)))
+        made = lever.make(task, base, seed=recipe.seed, progress=progress)
         rows = [
             {
                 "prompt": example.prompt,
                 "completion": example.completion,
                 "confidence": round(example.confidence, 4),
             }
-            for example in written.examples
+            for example in made.examples
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(out / SYNTHETIC, text)
-        write_json(out / _YIELD, asdict(written.told))
-    return written
+        write_json(out / _YIELD, made.to_dict())
+    return made

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from telltune.api import fit, predict
+from telltune.data.anchor import Anchor
 from telltune.data.examples import Example
+from telltune.data.task import TaskData
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.adapter_folder import load_predictor
+from telltune.levers import self_guide
+from telltune.levers.self_guide import SelfGuide
 from telltune.recipe import SynthesisSpec
 from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
-from telltune.synthesis import self_guide, synthesize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from telltune.levers.protocol import Yield
 
 # Texts of any length, each with its own answer.
 DEMONSTRATIONS = [Example("x", "y"), Example("x " * 12, "y " * 12), Example("z", "z")]
@@ -29,25 +36,33 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
+def make(
+    base: Any,
+    spec: SynthesisSpec = WIDE,
+    seed: int = 0,
+    demonstrations: Sequence[Example] = DEMONSTRATIONS,
+    ask: str = "Do it.",
+) -> Yield:
+    task = TaskData("toy", tuple(demonstrations), (), Anchor(ask), ())
+    return SelfGuide(spec).make(task, base, seed=seed)
+
+
 def test_a_seed_makes_the_same_again_and_nothing_is_lost(tiny_base: Any) -> None:
-    made = synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE, seed=1)
-    told = made.told
-    assert 0 < told.kept == len(made.examples) <= 40
-    assert told.inputs == told.rounds * 32
-    assert told.inputs == told.answered + sum(told.refused_inputs.values())
-    # The last round may yield more than requested.
-    assert told.answered - sum(told.refused_answers.values()) >= told.kept
+    made = make(tiny_base, seed=1)
+    assert 0 < len(made.examples) <= 40
+    assert made.asked % 32 == 0
+    assert made.asked == len(made.examples) + sum(made.refused.values())
     prompts = [example.prompt for example in made.examples]
     assert len(set(prompts)) == len(prompts)
     assert all(0.5 <= example.confidence <= 1 for example in made.examples)
-    other = synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE, seed=2)
-    assert {e.prompt for e in other.examples} != set(prompts)
+    assert make(tiny_base, seed=1) == made
+    assert {e.prompt for e in make(tiny_base, seed=2).examples} != set(prompts)
 
 
 def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
     tiny_base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE)
+    whole = make(tiny_base)
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "another"))
     asked: list[int] = []
     generate = self_guide._Writer._generate
@@ -60,10 +75,38 @@ def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
 
     monkeypatch.setattr(self_guide._Writer, "_generate", cut)
     with pytest.raises(KeyboardInterrupt):
-        synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE)
-    assert synthesize(tiny_base, DEMONSTRATIONS, "Do it.", WIDE) == whole
+        make(tiny_base)
+    assert make(tiny_base) == whole
     # Inputs of a round, and two samples of its answers; the second ones are made again.
     assert asked[:7] == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_answers_that_samples_agree_on_are_right_and_others_are_refused(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The language model's texts are given.
+    shapes = {"round": "ball", "square": "box"}
+    written = [f"thing {n} is {kind}" for n in range(14) for kind in shapes]
+    texts = [*written, written[0], "", "odd thing is odd", "odd thing is even"]
+
+    def say(base: Any, prompts: Any, *, temperature: float, seed: int, **_: object) -> list[str]:
+        if temperature == WIDE.temperature:
+            return texts
+        kinds = [re.findall(r"is (\w+)", base.tokenizer.decode(ids))[-1] for ids in prompts]
+        # Each input is answered twice; the answers to odd things differ.
+        return [shapes.get(kind, ("ball", "box")[seed % 2]) for kind in kinds]
+
+    monkeypatch.setattr(self_guide, "sample_texts", say)
+    known = [
+        Example(f"item {n} is {kind}", shape) for n in range(3) for kind, shape in shapes.items()
+    ]
+    strict = WIDE.model_copy(update={"rounds": 1, "consistency": 1.0})
+    made = make(tiny_base, strict, demonstrations=known)
+    assert [(e.prompt, e.completion) for e in made.examples] == [
+        (text, shapes[text.split()[-1]]) for text in written
+    ]
+    assert {e.confidence for e in made.examples} == {1.0}
+    assert made.refused == {"answer: inconsistent": 2, "input: duplicate": 1, "input: empty": 1}
 
 
 def test_all_refused_is_an_error_that_names_the_filter(tiny_base: Any) -> None:
@@ -72,9 +115,9 @@ def test_all_refused_is_an_error_that_names_the_filter(tiny_base: Any) -> None:
     with pytest.raises(
         DataError, match=r"kept no examples: 0 examples from 32 inputs.*(length|label)"
     ):
-        synthesize(tiny_base, labels, "Name it.", spec)
+        make(tiny_base, spec, demonstrations=labels, ask="Name it.")
     with pytest.raises(DataError, match="there are 1; add more"):
-        synthesize(tiny_base, labels[:1], "Name it.", spec)
+        make(tiny_base, spec, demonstrations=labels[:1])
 
 
 @pytest.fixture
@@ -93,14 +136,19 @@ def test_a_run_uses_them_where_the_recipe_says(
     free: dict[str, Any], tmp_path: Path, use_as: str
 ) -> None:
     made = write_synthetic(free, out=tmp_path / "made", progress=False)
+    assert json.loads((tmp_path / "made" / "yield.json").read_text()) == made.to_dict()
     file = tmp_path / "made" / SYNTHETIC
-    assert len(file.read_text().splitlines()) == len(made.examples) == made.told.kept
+    assert len(file.read_text().splitlines()) == len(made.examples)
     recipe = free | {"method": "self_guide" if use_as == "only" else "tell"}
     recipe["synthesis"] |= {"use_as": use_as}
     plain = fit(free | {"synthesis": None}, tmp_path / "plain", progress=False).record["counts"]
     record = fit(recipe, tmp_path / "out", progress=False).record
     counts = record["counts"]
     kept = len(made.examples)
+    [told] = record["levers"]
+    assert told | {"seconds": 0} == made.to_dict() | {"seconds": 0}
+    rows = [json.loads(x) for x in (tmp_path / "out" / "made.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == [example.prompt for example in made.examples]
     task, general = {
         "task": (3 + kept, plain["general_examples"]),
         "general": (3, kept),

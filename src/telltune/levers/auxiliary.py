@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,18 @@ from telltune.data.examples import Example, Message
 from telltune.errors import DataError
 from telltune.inference.labels import closed_set, label_nll
 from telltune.inference.texts import sample_texts
+from telltune.levers.protocol import Yield
+from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from telltune.data.task import TaskData
     from telltune.models import LoadedModel
 
-__all__ = ["AUXILIARY", "Chain", "Refined", "auxiliary_examples", "refine"]
+__all__ = ["AUXILIARY", "Auxiliary", "Chain", "auxiliary_examples", "refine"]
 
 AUXILIARY = ("evidence", "reason")
 """Names of the auxiliary tasks; each is a separate source."""
@@ -65,29 +69,43 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Refined:
-    """Summary of the chains of all examples.
+class Auxiliary(Synthesis):
+    """The lever `synthesis` with `make: auxiliary`."""
 
-    Attributes:
-        chains: Number of chains, one per example.
-        agreed: Number of chains that end in the true label.
-        attempts: Mean number of the attempt that was kept.
-    """
+    def describe(self) -> str:
+        """Return a clause for `tell plan`."""
+        return "the model makes auxiliary tasks from each task example"
 
-    chains: int
-    agreed: int
-    attempts: float
+    def make(
+        self,
+        task: TaskData,
+        base: LoadedModel,
+        *,
+        seed: int = 0,
+        progress: bool = False,  # noqa: ARG002 - it has none
+    ) -> Yield:
+        """Make two auxiliary examples from each labeled one.
 
-    @classmethod
-    def of(cls, chains: Sequence[Chain]) -> Refined:
-        """Return the summary of chains."""
-        attempts = fmean(chain.attempts for chain in chains)
-        return cls(len(chains), sum(chain.agreed for chain in chains), round(attempts, 2))
-
-    def __str__(self) -> str:
-        return (
-            f"{self.agreed} of {self.chains} chains end in the true label; the best chain came "
-            f"after {self.attempts:.1f} attempts on average"
+        Raises:
+            DataError: The answers are not a closed set of labels.
+        """
+        began = time.perf_counter()
+        chains = refine(base, task.train, instruction_of(task), seed=seed)
+        made = tuple(auxiliary_examples(task.train, chains))
+        asked = len(AUXILIARY) * len(chains)
+        note = (
+            f"{sum(chain.agreed for chain in chains)} of {len(chains)} chains end in the true "
+            f"label; the best chain came after {fmean(c.attempts for c in chains):.1f} attempts on "
+            "average."
+        )
+        return Yield(
+            self.name,
+            made,
+            asked,
+            {"empty text": asked - len(made)} if asked > len(made) else {},
+            (note,),
+            time.perf_counter() - began,
+            self.shots(task),
         )
 
 

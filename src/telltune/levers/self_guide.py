@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +25,22 @@ from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
 from telltune.inference.labels import closed_set
 from telltune.inference.texts import sample_texts
+from telltune.levers.agreement import agreed, balanced
+from telltune.levers.filters import TextFilter
+from telltune.levers.protocol import Yield
+from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
 from telltune.storage import cache_folder, read_cached_json, write_json
-from telltune.synthesis.agreement import agreed, balanced
-from telltune.synthesis.filters import TextFilter
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from telltune.data.task import TaskData
     from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
 
-__all__ = ["Synthetic", "Yield", "instruction_of", "synthesize"]
+__all__ = ["SelfGuide"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32
@@ -47,128 +51,78 @@ _ANSWERING_TEMPERATURE = 0.2
 _VERSION = 2
 
 
-@dataclass
-class Yield:
-    """Counts of generated, discarded and kept examples.
-
-    Attributes:
-        rounds: Number of rounds of writing inputs.
-        inputs: Number of inputs written.
-        refused_inputs: Number of discarded inputs, by reason.
-        answered: Number of inputs that were kept and answered.
-        refused_answers: Number of discarded answers, by reason: `inconsistent`, `label` (no label
-            named), or as for inputs.
-        unbalanced: Number of examples discarded because their label was too frequent.
-        surplus: Number of examples discarded because enough had been generated.
-        kept: Number of examples kept.
-    """
-
-    rounds: int = 0
-    inputs: int = 0
-    refused_inputs: dict[str, int] = field(default_factory=dict)
-    answered: int = 0
-    refused_answers: dict[str, int] = field(default_factory=dict)
-    unbalanced: int = 0
-    surplus: int = 0
-    kept: int = 0
-
-    def __str__(self) -> str:
-        refused = Counter(self.refused_inputs) + Counter(self.refused_answers)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-        share = self.kept / self.inputs if self.inputs else 0.0
-        return (
-            f"{self.kept} examples from {self.inputs} inputs in {self.rounds} rounds "
-            f"({share:.0%}); discarded: {reasons or 'none'}; {self.unbalanced} for balance, "
-            f"{self.surplus} beyond the requested number"
-        )
-
-
 @dataclass(frozen=True)
-class Synthetic:
-    """Synthetic examples.
+class SelfGuide(Synthesis):
+    """The lever `synthesis` with `make: examples`."""
 
-    Attributes:
-        examples: Kept examples; the confidence is the share of samples that agreed on the answer.
-        told: Counts of generated, discarded and kept examples.
-    """
+    def describe(self) -> str:
+        """Return a clause for `tell plan`."""
+        return f"the model makes up to {self.spec.examples} task examples"
 
-    examples: tuple[Example, ...]
-    told: Yield
+    def make(
+        self, task: TaskData, base: LoadedModel, *, seed: int = 0, progress: bool = False
+    ) -> Yield:
+        """Generate examples like the labeled ones.
 
+        The confidence of an example is the share of samples that agree on its answer. Every round
+        is cached on disk, so an interrupted call resumes at the round where it stopped.
 
-def synthesize(
-    base: LoadedModel,
-    demonstrations: Sequence[Example],
-    instruction: str,
-    spec: SynthesisSpec,
-    *,
-    seed: int = 0,
-    progress: bool = False,
-) -> Synthetic:
-    """Generate examples like the demonstrations.
-
-    Every round is cached on disk, so an interrupted call resumes at the round where it stopped.
-
-    Args:
-        base: Base model without an adapter, which writes inputs and answers.
-        demonstrations: Examples of the task, at least two.
-        instruction: Description of the task, used as the system message.
-        spec: Number of examples and settings of the generation.
-        seed: Seed of all random draws.
-        progress: Show a progress bar.
-
-    Raises:
-        DataError: There are fewer than two demonstrations, or no example is kept; the message
-            then has the counts by filter.
-    """
-    if len(demonstrations) < 2:
-        raise DataError(
-            f"SELF-GUIDE needs at least two demonstrations, but there are "
-            f"{len(demonstrations)}; add more."
+        Raises:
+            DataError: There are fewer than two labeled examples, or no example is kept; the message
+                then has the counts by reason.
+        """
+        began = time.perf_counter()
+        spec, demonstrations = self.spec, task.train
+        if len(demonstrations) < 2:
+            raise DataError(
+                f"SELF-GUIDE needs at least two demonstrations, but there are "
+                f"{len(demonstrations)}; add more."
+            )
+        writer = _Writer(base, demonstrations, instruction_of(task), spec, seed)
+        inputs = TextFilter([e.prompt for e in demonstrations])
+        answers = TextFilter([e.completion for e in demonstrations], distinct=False)
+        kept: list[Example] = []
+        even: list[Example] = []
+        refused: Counter[str] = Counter()
+        rounds = asked = 0
+        with bar(shown=progress) as shown:
+            counter = shown.add_task("examples", total=spec.examples)
+            while rounds < spec.rounds and len(even) < spec.examples:
+                fresh = []
+                for text in writer.inputs(rounds, kept):
+                    asked += 1
+                    if reason := inputs.reason(text):
+                        refused[f"input: {reason}"] += 1
+                    else:
+                        fresh.append((f"{SOURCE}:{asked}", text))
+                sampled = writer.answers(rounds, [text for _, text in fresh]) if fresh else []
+                rounds += 1
+                for (origin, text), samples in zip(fresh, sampled, strict=True):
+                    answer, share, reason = agreed(
+                        samples, writer.labels, spec.consistency, answers
+                    )
+                    if reason:
+                        refused[f"answer: {reason}"] += 1
+                    else:
+                        kept.append(Example(text, answer, SOURCE, origin, confidence=share))
+                even = balanced(kept, writer.labels)
+                shown.update(counter, completed=min(len(even), spec.examples))
+        # `balanced` draws evenly from the labels; the first `spec.examples` need not be balanced.
+        found = tuple(balanced(kept, writer.labels, spec.examples))
+        refused["label too frequent"] = len(kept) - len(even)
+        refused["more than asked for"] = len(even) - len(found)
+        got = Yield(
+            self.name,
+            found,
+            asked,
+            {reason: count for reason, count in refused.most_common() if count},
+            (f"Inputs were written in {rounds} rounds.",),
+            time.perf_counter() - began,
+            self.shots(task),
         )
-    writer = _Writer(base, demonstrations, instruction, spec, seed)
-    told = Yield()
-    inputs = TextFilter([e.prompt for e in demonstrations])
-    answers = TextFilter([e.completion for e in demonstrations], distinct=False)
-    kept: list[Example] = []
-    even: list[Example] = []
-    refused_inputs: Counter[str] = Counter()
-    refused_answers: Counter[str] = Counter()
-    with bar(shown=progress) as shown:
-        counter = shown.add_task("examples", total=spec.examples)
-        while told.rounds < spec.rounds and len(even) < spec.examples:
-            fresh = []
-            for text in writer.inputs(told.rounds, kept):
-                told.inputs += 1
-                reason = inputs.reason(text)
-                if reason:
-                    refused_inputs[reason] += 1
-                else:
-                    fresh.append((f"{SOURCE}:{told.inputs}", text))
-            told.answered += len(fresh)
-            sampled = writer.answers(told.rounds, [text for _, text in fresh]) if fresh else []
-            told.rounds += 1
-            for (origin, text), samples in zip(fresh, sampled, strict=True):
-                answer, share, reason = agreed(samples, writer.labels, spec.consistency, answers)
-                if reason:
-                    refused_answers[reason] += 1
-                else:
-                    kept.append(Example(text, answer, SOURCE, origin, confidence=share))
-            even = balanced(kept, writer.labels)
-            shown.update(counter, completed=min(len(even), spec.examples))
-    told.unbalanced = len(kept) - len(even)
-    told.refused_inputs, told.refused_answers = dict(refused_inputs), dict(refused_answers)
-    # `balanced` draws evenly from the labels; the first `spec.examples` need not be balanced.
-    found = tuple(balanced(kept, writer.labels, spec.examples))
-    told.surplus, told.kept = len(even) - len(found), len(found)
-    if not found:
-        raise DataError(f"SELF-GUIDE kept no examples: {told}.")
-    return Synthetic(found, told)
-
-
-def instruction_of(anchor_prompt: str | None) -> str:
-    """Return the task instruction: the anchor's prompt, or a default without an anchor."""
-    return anchor_prompt or "Answer as in the examples."
+        if not found:
+            raise DataError(f"SELF-GUIDE kept no examples: {got}.")
+        return got
 
 
 class _Writer:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.api import fit
+from telltune.data.anchor import Anchor
 from telltune.data.examples import Example
+from telltune.data.task import TaskData
 from telltune.errors import DataError
+from telltune.levers.auxiliary import Auxiliary, Chain, auxiliary_examples, refine
+from telltune.recipe import SynthesisSpec
 from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
-from telltune.synthesis.auxiliary import Chain, Refined, auxiliary_examples, refine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +36,10 @@ def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(tiny_base: 
         # With two labels, agreement is likely.
         assert chain.agreed == (chain.likelihood > 0.5)
     assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == chains
-    told = Refined.of(chains)
-    assert told.agreed == sum(chain.agreed for chain in chains)
+    task = TaskData("items", tuple(EXAMPLES), (), Anchor("Name it."), ())
+    got = Auxiliary(SynthesisSpec(make="auxiliary")).make(task, tiny_base, seed=3)
+    assert got.notes[0].startswith(f"{sum(chain.agreed for chain in chains)} of 6 chains end in")
+    assert got.asked == len(got.examples) + sum(got.refused.values()) == 12
     # A random model prefers one label, so some are right at once and some are asked again.
     assert {chain.attempts == 1 for chain in chains if chain.agreed} >= {True}
 
@@ -65,5 +70,6 @@ def test_a_run_trains_on_them_as_sources_of_their_own(
     record = fit(recipe, tmp_path / "out", progress=False).record
     assert record["counts"]["task_examples"] == 24 + len(made.examples)
     assert record["labels"] == ["ball", "box", "sheet"]
+    assert record["levers"][0]["made"] == len(made.examples)
     log = (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()[-1]
     assert "weight_task: auxiliary: reason" in log

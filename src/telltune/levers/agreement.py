@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
-    from telltune.synthesis.filters import TextFilter
+    from telltune.levers.filters import TextFilter
 
 __all__ = ["agreed", "balanced"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from telltune.synthesis.filters import TextFilter
+from telltune.levers.filters import TextFilter
 
 SHOWN = ["one two three four", "one two three four five six", "a b c d e"]
 
