@@ -50,15 +50,18 @@ class CutLoss:
     softcap: float | None
 
     def __enter__(self) -> None:
+        self._set_softcap(None)
         self.head.forward = nn.Identity().forward  # type: ignore[method-assign]
-        if self.softcap is not None:
-            self.config.final_logit_softcapping = None
 
     def __exit__(self, *_: object) -> None:
         # Deleting the instance attribute restores the method of the class.
         del self.head.forward
+        self._set_softcap(self.softcap)
+
+    def _set_softcap(self, softcap: float | None) -> None:
         if self.softcap is not None:
-            self.config.final_logit_softcapping = self.softcap
+            # Some configurations refuse None, although their models look for it.
+            vars(self.config)["final_logit_softcapping"] = softcap
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the negative log-likelihood of each target in nats, fp32 (targets,).
