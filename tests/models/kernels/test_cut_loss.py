@@ -127,6 +127,18 @@ def test_a_model_that_caps_its_logits_has_them_capped_in_the_loss(frozen: bool) 
     assert gemma.config.final_logit_softcapping == 2.0
 
 
+@torch.no_grad()
+def test_a_configuration_that_refuses_to_have_no_cap_is_no_obstacle() -> None:
+    gemma = model(
+        "Gemma3nTextConfig", head_dim=8, vocab_size_per_layer_input=50, num_kv_shared_layers=0
+    )
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    cut = cut_loss(gemma)
+    assert cut is not None
+    torch.testing.assert_close(token_nll(gemma, batch, cut), token_nll(gemma, batch))
+    assert gemma.config.final_logit_softcapping == 30.0
+
+
 def test_a_model_that_bends_its_logits_in_another_way_keeps_them() -> None:
     class Bent(transformers.LlamaForCausalLM):
         def forward(self, *args: Any, **values: Any) -> Any:

@@ -33,6 +33,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Phi 3": ("Phi3Config", {**SMALL, "sliding_window": 4}),
     "Qwen 2": ("Qwen2Config", {**QWEN, "head_dim": 8}),
     "Qwen 3": ("Qwen3Config", QWEN),
+    "Qwen 3 MoE": (
+        "Qwen3MoeConfig",
+        {**QWEN, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
     "SmolLM 3": ("SmolLM3Config", {**DEEP, "no_rope_layer_interval": 2}),
     "Granite": (
         "GraniteConfig",
@@ -53,6 +57,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             | {"num_attention_heads": 2, "image_size": 16, "patch_size": 8},
             "mm_tokens_per_image": 1,
         },
+    ),
+    "Gemma 4": (
+        "Gemma4TextConfig",
+        {**WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
+        | {"num_kv_shared_layers": 2, "global_head_dim": 16, "hidden_size_per_layer_input": 4}
+        | {"vocab_size_per_layer_input": VOCABULARY},
     ),
     "gpt-oss": ("GptOssConfig", {**WINDOW, "num_local_experts": 3, "num_experts_per_tok": 2}),
     "Cohere 2": ("Cohere2Config", {**SMALL, "sliding_window": 4, "logit_scale": 0.25}),
