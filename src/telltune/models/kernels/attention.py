@@ -210,7 +210,7 @@ def _attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     dropout = dropout if module.training else 0.0
     special = softcap is not None or s_aux is not None
-    if special and getattr(module, "attention_dropout", 0.0):
+    if special and vars(module).get("attention_dropout"):
         raise ValueError("attention with a soft cap or sinks cannot be packed with dropout")
     if special or suits_products(query, dropout):
         blocks = layout.blocks(sliding_window, query.device, limited=not special)
