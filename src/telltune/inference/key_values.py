@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from telltune.models.kernels.attention import NoLayoutError
+from telltune.models.kernels.attention_products import cap, softmax
 from telltune.models.kernels.blocks import CHUNK
 from telltune.models.kernels.layout import visible
 
@@ -16,7 +17,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["KeyValues", "attend"]
+__all__ = ["AttentionKind", "KeyValues", "attend"]
+
+# Number of queries whose scores are held at once by `_attend_plainly`.
+_QUERIES = 256
+
+
+class AttentionKind(NamedTuple):
+    """Kind of attention that a layer asks for."""
+
+    scaling: float
+    """Factor of the products of queries and keys."""
+    window: int | None = None
+    """Number of tokens that a token sees, itself included; None for no limit."""
+    softcap: float | None = None
+    """Bound of the scores; None for none."""
+    sinks: Tensor | None = None
+    """Logit of each head's attention sink, (heads,); None for none."""
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether PyTorch's attention computes it."""
+        return self.softcap is None and self.sinks is None
 
 
 class _Asked(NamedTuple):
@@ -26,8 +48,7 @@ class _Asked(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor
-    scaling: float | None
-    window: int | None
+    kind: AttentionKind
 
 
 class KeyValues:
@@ -40,6 +61,9 @@ class KeyValues:
         rows: Maximum number of sequences.
         width: Maximum number of tokens of a sequence, without the prefix.
         prefix: Keys and values of the shared prefix by layer, each (key heads, tokens, width).
+
+    Attributes:
+        kinds: Kind of attention that each layer asked for, by layer.
     """
 
     def __init__(
@@ -48,6 +72,7 @@ class KeyValues:
         self.rows, self.width = rows, width
         self.prefix = prefix or {}
         self.lengths: list[int] = []
+        self.kinds: dict[int, AttentionKind] = {}
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._new: list[int] = []
         self._at = torch.empty(0, 0, dtype=torch.int64)
@@ -92,13 +117,7 @@ class KeyValues:
         self.lengths.pop()
 
     def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float | None,
-        window: int | None = None,
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, kind: AttentionKind
     ) -> Tensor:
         """Store keys and values and return the attention output, (1, tokens, heads, width).
 
@@ -107,49 +126,68 @@ class KeyValues:
             query: Queries of the tokens of this pass, (1, heads, tokens, width).
             key: Keys of the same tokens, (1, key heads, tokens, width).
             value: Values of the same tokens, (1, key heads, tokens, width).
-            scaling: Factor of the products of queries and keys; None for the default, width^-0.5.
-            window: Number of tokens that a token sees, itself included; None for no limit.
+            kind: Kind of attention of the layer.
         """
         if layer not in self._layers:
             shape = (self.rows, key.shape[1], self.width, key.shape[3])
             # Masked values are multiplied by zero, so they must not be NaN.
             self._layers[layer] = (key.new_zeros(shape), key.new_zeros(shape))
+        self.kinds[layer] = kind
         if self._new:
             part = self._start_rows
         else:
             part = self._grow_one if len(self.lengths) == 1 else self._grow_rows
         longest = max(self._new) if self._new else max(self.lengths) + self._at.shape[1]
-        if window is not None and window >= self.prefix_length + longest:
-            window = None  # The window hides nothing.
-        return part(_Asked(layer, query, key, value, scaling, window))
+        if kind.window is not None and kind.window >= self.prefix_length + longest:
+            kind = kind._replace(window=None)  # The window hides nothing.
+        return part(_Asked(layer, query, key, value, kind))
+
+    def _seen_prefix(self, asked: _Asked) -> tuple[Tensor, Tensor] | None:
+        """Return keys and values of the part of the prefix that any token of this pass sees.
+
+        Each is (key heads, tokens, width). The result is None if no token sees any of it.
+        """
+        hidden = self._hidden_prefix(asked.kind.window)
+        if hidden == self.prefix_length:
+            return None
+        keys, values = self.prefix[asked.layer]
+        return keys[:, hidden:], values[:, hidden:]
+
+    def _hidden_prefix(self, window: int | None) -> int:
+        """Return the number of tokens of the prefix that a window hides from this whole pass."""
+        if window is None:
+            return 0
+        first = 0 if self._new else min(self.lengths)
+        return min(max(self.prefix_length + first + 1 - window, 0), self.prefix_length)
 
     def _start_rows(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, scaling, window = asked
+        layer, query, key, value, kind = asked
         keys, values = self._layers[layer]
+        before = self._seen_prefix(asked)
         parts = []
         split = (t.split_with_sizes(self._new, dim=2) for t in (query, key, value))
         for row, (q, k, v) in enumerate(zip(*split, strict=True), start=len(self.lengths)):
             length = q.shape[2]
             keys[row, :, :length] = k[0]
             values[row, :, :length] = v[0]
-            if self.prefix:
-                prefix_keys, prefix_values = self.prefix[layer]
-                k = torch.cat([prefix_keys[None], k], dim=2)
-                v = torch.cat([prefix_values[None], v], dim=2)
+            if before is not None:
+                k, v = (torch.cat([b[None], own], 2) for b, own in zip(before, (k, v), strict=True))
             prefix = k.shape[2] - length
-            masked = prefix or window is not None
-            mask = self._mask(length, prefix, window, q) if masked else None
-            parts.append(
-                functional.scaled_dot_product_attention(
+            masked = prefix or kind.window is not None or not kind.is_usual
+            mask = self._mask(length, prefix, kind.window, q) if masked else None
+            if kind.is_usual:
+                attended = functional.scaled_dot_product_attention(
                     q,
                     k,
                     v,
                     attn_mask=mask,
                     is_causal=mask is None,
-                    scale=scaling,
+                    scale=kind.scaling,
                     enable_gqa=k.shape[1] != q.shape[1],
                 )
-            )
+            else:
+                attended = _attend_plainly(q, k, v, mask, kind)
+            parts.append(attended)
         return torch.cat(parts, dim=2).transpose(1, 2)
 
     def _mask(self, length: int, prefix: int, window: int | None, like: Tensor) -> Tensor:
@@ -159,61 +197,67 @@ class KeyValues:
         return self._masks[asked]
 
     def _grow_one(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, scaling, window = asked
+        layer, query, key, value, kind = asked
         tokens, start = query.shape[2], self.lengths[0]
         parts = []
         for all_of_them, new in zip(self._layers[layer], (key, value), strict=True):
             all_of_them[0, :, start : start + tokens] = new[0]
             parts.append(all_of_them[:1, :, : start + tokens])
-        if self.prefix:
-            parts = [
-                torch.cat([before[None], own], dim=2)
-                for before, own in zip(self.prefix[layer], parts, strict=True)
-            ]
+        if (before := self._seen_prefix(asked)) is not None:
+            parts = [torch.cat([b[None], own], 2) for b, own in zip(before, parts, strict=True)]
         keys, values = parts
+        mask = None
+        if tokens > 1 or kind.window is not None:
+            mask = self._mask(tokens, keys.shape[2] - tokens, kind.window, query)
+        if not kind.is_usual:
+            return _attend_plainly(query, keys, values, mask, kind).transpose(1, 2)
         # Queries of the same key head are treated as tokens of it. In bf16 on a CPU this is three
         # to five times as fast as PyTorch's `enable_gqa`.
         heads, width = keys.shape[1], keys.shape[3]
         grouped = query.reshape(1, heads, -1, width)
-        mask = None
-        if tokens > 1 or window is not None:
-            mask = self._mask(tokens, keys.shape[2] - tokens, window, query)
+        if mask is not None:
             mask = mask.repeat(grouped.shape[2] // tokens, 1)
         attended = functional.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=mask, scale=scaling
+            grouped, keys, values, attn_mask=mask, scale=kind.scaling
         )
         return attended.view(1, -1, tokens, width).transpose(1, 2)
 
     def _grow_rows(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, scaling, window = asked
+        layer, query, key, value, kind = asked
         keys, values = self._layers[layer]
         rows, tokens = self._at.shape
         heads, width = key.shape[1], key.shape[3]
-        index, at, seen, seen_before = self._where(window, key)
+        index, at, seen, seen_before = self._where(kind.window, key)
         keys[index, :, at] = key[0].transpose(0, 1).view(rows, tokens, heads, width)
         values[index, :, at] = value[0].transpose(0, 1).view(rows, tokens, heads, width)
         longest = seen.shape[2]
         # Queries grouped by key head: (rows, key heads, tokens x queries, width).
         q = query[0].transpose(0, 1).reshape(rows, tokens, heads, -1, width).transpose(1, 2)
         shape = q.shape
-        q = q.reshape(rows, heads, -1, width) * (scaling if scaling is not None else width**-0.5)
+        q = q.reshape(rows, heads, -1, width) * kind.scaling
         scores = q @ keys[:rows, :, :longest].transpose(2, 3)
+        scores = cap(scores, kind.softcap)
         scores += seen.repeat_interleave(shape[3], dim=1)[:, None]
-        if self.prefix:
-            prefix_keys, prefix_values = self.prefix[layer]
+        prefix = self._seen_prefix(asked)
+        length = 0
+        if prefix is not None:
+            length = prefix[0].shape[1]
             # One product for all sequences: (key heads, rows x queries, width).
             by_head = q.transpose(0, 1).reshape(heads, -1, width)
-            before = (by_head @ prefix_keys.transpose(1, 2)).view(heads, rows, q.shape[2], -1)
-            before = before.transpose(0, 1)
+            before = (by_head @ prefix[0].transpose(1, 2)).view(heads, rows, q.shape[2], -1)
+            before = cap(before, kind.softcap).transpose(0, 1)
             if seen_before is not None:
                 before = before + seen_before.repeat_interleave(shape[3], dim=1)[:, None]
             scores = torch.cat([before, scores], dim=3)
-        weights = torch.softmax(scores, dim=3, dtype=torch.float32).to(q.dtype)
-        length = self.prefix_length
+        sinks = kind.sinks
+        if sinks is not None:
+            # By key head, for each token the queries of that head.
+            sinks = sinks.float().view(heads, -1).repeat(1, tokens)[..., None]
+        weights = softmax(scores, sinks).to(q.dtype)
         attended = weights[..., length:] @ values[:rows, :, :longest]
-        if self.prefix:
+        if prefix is not None:
             by_head = weights[..., :length].transpose(0, 1).reshape(heads, -1, length)
-            part = (by_head @ prefix_values).view(heads, rows, q.shape[2], width)
+            part = (by_head @ prefix[1]).view(heads, rows, q.shape[2], width)
             attended += part.transpose(0, 1)
         return attended.view(shape).transpose(1, 2).reshape(1, rows * tokens, -1, width)
 
@@ -226,8 +270,8 @@ class KeyValues:
 
         Returns:
             Row indices (rows, 1), positions (rows, tokens), and the mask of the sequences (rows,
-            tokens, longest). If a window hides part of the prefix, also its mask (rows, tokens,
-            prefix), else None.
+            tokens, longest). If there is a window, also the mask of the part of the prefix that
+            some token sees (rows, tokens, seen), else None.
         """
         if window not in self._moved:
             rows, tokens = self._at.shape
@@ -239,8 +283,8 @@ class KeyValues:
             hidden, before = places > at, None
             if window is not None:
                 hidden |= at - places >= window
-                distance = self.prefix_length + at - torch.arange(self.prefix_length)
-                before = _added(distance >= window).to(like)
+                prefix = torch.arange(self._hidden_prefix(window), self.prefix_length)
+                before = _added(self.prefix_length + at - prefix >= window).to(like)
             index = torch.arange(rows)[:, None].to(like.device)
             moved = (index, self._at.to(like.device), _added(hidden).to(like), before)
             self._moved[window] = moved
@@ -260,6 +304,35 @@ def _added(hidden: Tensor) -> Tensor:
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
+def _attend_plainly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kind: AttentionKind
+) -> Tensor:
+    """Compute attention with a soft cap or sinks, with grouped query heads.
+
+    Args:
+        query: Queries, (1, heads, tokens, width).
+        key: Keys, (1, key heads, keys, width).
+        value: Values, (1, key heads, keys, width).
+        mask: Mask to add to the scores, (tokens, keys); None for none.
+        kind: Kind of attention of the layer.
+
+    Returns:
+        Attention output, (1, heads, tokens, width).
+    """
+    groups, width = key.shape[1], key.shape[3]
+    sinks = None if kind.sinks is None else kind.sinks.float()[:, None, None]
+    parts = []
+    for start in range(0, query.shape[2], _QUERIES):
+        q = query[0, :, start : start + _QUERIES] * kind.scaling
+        scores = q.reshape(groups, -1, width) @ key[0].transpose(1, 2)
+        scores = cap(scores.view(*q.shape[:2], -1), kind.softcap)
+        if mask is not None:
+            scores += mask[start : start + _QUERIES]
+        weights = softmax(scores, sinks).to(q.dtype)
+        parts.append((weights.view(groups, -1, key.shape[2]) @ value[0]).view(q.shape))
+    return torch.cat(parts, 1)[None]
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -276,12 +349,11 @@ def attend(
     """Attention for transformers' `AttentionInterface`, computed by `key_values`.
 
     Raises:
-        ValueError: The model needs a kind of attention that is not supported.
         NoLayoutError: `key_values` is None.
     """
-    if softcap is not None or s_aux is not None:
-        raise ValueError("attention with a soft cap or sinks is not supported")
     if key_values is None:
         raise NoLayoutError
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return key_values.attend(layer, query, key, value, scaling, sliding_window), None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    kind = AttentionKind(scale, sliding_window, softcap, s_aux)
+    return key_values.attend(layer, query, key, value, kind), None

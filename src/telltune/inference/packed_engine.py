@@ -232,10 +232,6 @@ def _layer_backend(model: Any) -> Literal["quick", "plain"] | None:
 
     if not agrees(model, attention(model, NAME, attend), grown, whole):
         return None
-    # Only the model's own layers pass a sliding window to attention. It may be wider than these
-    # texts, so that the comparison would not show the difference.
-    if getattr(model.config.get_text_config(), "sliding_window", None) is not None:
-        return "plain"
     return "quick" if agrees(model, _with_quick_layers(model), grown, whole) else "plain"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.lora import FusedLora
 from telltune.models.kernels.packing import can_pack, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
@@ -31,8 +32,10 @@ def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torc
     sums = torch.zeros(len(rows), dtype=torch.float64)
     model.eval()
     attending = packed_attention(model) if together else nullcontext()
-    with shared_cores(), torch.inference_mode(), FusedLora(model), attending:
-        for batch in pack(rows, budget, together=together):
-            adapt_threads()
-            sums.index_add_(0, batch.rows, token_nll(model, batch).double().cpu())
+    with shared_cores(), torch.inference_mode(), FusedLora(model):
+        cut = cut_loss(model)
+        with attending:
+            for batch in pack(rows, budget, together=together):
+                adapt_threads()
+                sums.index_add_(0, batch.rows, token_nll(model, batch, cut).double().cpu())
     return sums

@@ -42,12 +42,17 @@ def ours(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [result, *torch.autograd.grad(result, tensors, torch.ones_like(result))]
 
 
-def pytorchs(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return PyTorch's result and gradients, with a mask over the whole row."""
+def hidden() -> torch.Tensor:
+    """Mask over the whole row."""
     owner = torch.arange(5).repeat_interleave(torch.tensor([s.length for s in SEGMENTS]))
     sees = owner[:, None] == owner
     sees[9:20, :9] = True
-    mask = torch.zeros(32, 32).masked_fill_(~sees.tril(), float("-inf")).to(tensors[0].dtype)
+    return torch.zeros(32, 32).masked_fill_(~sees.tril(), float("-inf"))
+
+
+def pytorchs(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same with PyTorch's attention, which gets a mask over the whole row."""
+    mask = hidden().to(tensors[0].dtype)
     result = functional.scaled_dot_product_attention(
         *tensors, attn_mask=mask, scale=SCALE, enable_gqa=True
     ).transpose(1, 2)
@@ -58,6 +63,53 @@ def test_result_and_gradients_are_pytorchs() -> None:
     tensors = row()
     for wanted, found in zip(pytorchs(tensors), ours(tensors), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def eager(
+    tensors: list[torch.Tensor], softcap: float | None, sinks: torch.Tensor | None
+) -> torch.Tensor:
+    """The same with a soft cap and sinks, as gpt-oss and Gemma 2 compute them."""
+    query, key, value = tensors
+    key, value = (t.repeat_interleave(3, dim=1) for t in (key, value))
+    scores = query @ key.transpose(2, 3) * SCALE
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + hidden()
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(1, -1, 32, 1)], -1)
+    return (torch.softmax(scores, -1)[..., :32] @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("softcap", "sunk"), [(0.7, False), (None, True), (0.7, True)])
+def test_soft_caps_and_sinks(softcap: float | None, sunk: bool) -> None:
+    tensors = row()
+    sinks = torch.linspace(-2, 2, 6).requires_grad_() if sunk else None
+    learned = [*tensors, *([] if sinks is None else [sinks])]
+    found = Layout(SEGMENTS).blocks(None)
+    assert found is not None
+    ours = attend_by_products(*tensors, found, SCALE, softcap=softcap, sinks=sinks)  # type: ignore[arg-type]
+    theirs = eager(tensors, softcap, sinks)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(ours)
+    for mine, wanted in zip(
+        torch.autograd.grad(ours, learned, upstream),
+        torch.autograd.grad(theirs, learned, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_soft_cap_takes_no_dropout_and_rows_of_any_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telltune.models.kernels.layout.MOST_KEYS", 4)
+    tensors, layout = row(), Layout(SEGMENTS)
+    module: Any = SimpleNamespace(training=True)
+    found, _ = attend(module, *tensors, None, scaling=SCALE, layout=layout, softcap=0.7)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, eager(tensors, 0.7, None))
+    module.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="dropout"):
+        attend(module, *tensors, None, layout=layout, softcap=0.7)  # type: ignore[arg-type]
 
 
 def test_in_bf16_it_is_as_near_to_fp32_as_bf16_allows() -> None:

@@ -18,21 +18,29 @@ def layer(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return hidden, torch.randn(VOCABULARY, 8).to(dtype), torch.randint(VOCABULARY, (11,))
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize(
     ("products", "normalized", "multiple"),
     [(2**24, 2**21, 16), (5, 2, 1), (4, 4, 4), (5, 3, 2), (1, 3, 1)],
 )
 def test_loss_and_gradient_are_those_of_all_logits(
-    monkeypatch: pytest.MonkeyPatch, products: int, normalized: int, multiple: int
+    monkeypatch: pytest.MonkeyPatch,
+    products: int,
+    normalized: int,
+    multiple: int,
+    softcap: float | None,
 ) -> None:
     monkeypatch.setattr(module, "_MULTIPLE", multiple)
     monkeypatch.setattr(module, "_LOGITS", products * VOCABULARY)
     monkeypatch.setattr(module, "_NORMALIZED", normalized * VOCABULARY)
     hidden, weight, targets = layer(torch.float32)
     upstream = torch.rand(11)
-    wanted = functional.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+    logits = hidden @ weight.t()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    wanted = functional.cross_entropy(logits, targets, reduction="none")
     (gradient,) = torch.autograd.grad(wanted, hidden, upstream)
-    found = chunked_cross_entropy(hidden, weight, targets)
+    found = chunked_cross_entropy(hidden, weight, targets, softcap)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(torch.autograd.grad(found, hidden, upstream)[0], gradient)
 

@@ -40,10 +40,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     dtypes: list[torch.dtype] = []
 
     def linear_cross_entropy(
-        e: torch.Tensor, c: torch.Tensor, targets: torch.Tensor, *, reduction: str
+        e: torch.Tensor, c: torch.Tensor, targets: torch.Tensor, *, softcap: Any, reduction: str
     ) -> torch.Tensor:
         dtypes.append(e.dtype)
-        return functional.cross_entropy(functional.linear(e, c), targets, reduction=reduction)
+        logits = functional.linear(e, c)
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        return functional.cross_entropy(logits, targets, reduction=reduction)
 
     installed = ModuleType("cut_cross_entropy")
     installed.linear_cross_entropy = linear_cross_entropy  # type: ignore[attr-defined]
@@ -104,8 +107,47 @@ def test_a_model_that_scales_its_logits_has_its_hidden_states_scaled() -> None:
         torch.testing.assert_close(token_nll(scaled, batch, cut), token_nll(scaled, batch))
 
 
-def test_a_model_that_caps_its_logits_keeps_them() -> None:
-    assert cut_loss(model("Gemma2Config", head_dim=8, final_logit_softcapping=0.5)) is None
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_model_that_caps_its_logits_has_them_capped_in_the_loss(frozen: bool) -> None:
+    gemma = model("Gemma2Config", head_dim=8, final_logit_softcapping=2.0)
+    gemma.lm_head.weight.requires_grad_(not frozen)
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    cut = cut_loss(gemma)
+    assert cut is not None
+    assert (cut.cross_entropy is chunked_cross_entropy) == frozen
+    found = []
+    for way in (None, cut):
+        gemma.zero_grad()
+        nll = token_nll(gemma, batch, way)
+        nll.sum().backward()
+        # The tied weight of the output layer is among them, if it is trained.
+        found.append([nll, *(p.grad for p in gemma.parameters() if p.grad is not None)])
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert gemma.config.final_logit_softcapping == 2.0
+
+
+@torch.no_grad()
+def test_a_configuration_that_refuses_to_have_no_cap_is_no_obstacle() -> None:
+    gemma = model(
+        "Gemma3nTextConfig", head_dim=8, vocab_size_per_layer_input=50, num_kv_shared_layers=0
+    )
+    batch = pack([(np.arange(3, 20, dtype=np.int32), 5)], 64)[0]
+    cut = cut_loss(gemma)
+    assert cut is not None
+    torch.testing.assert_close(token_nll(gemma, batch, cut), token_nll(gemma, batch))
+    assert gemma.config.final_logit_softcapping == 30.0
+
+
+def test_a_model_that_bends_its_logits_in_another_way_keeps_them() -> None:
+    class Bent(transformers.LlamaForCausalLM):
+        def forward(self, *args: Any, **values: Any) -> Any:
+            found = super().forward(*args, **values)
+            found.logits = found.logits.tanh()
+            return found
+
+    torch.manual_seed(0)
+    assert cut_loss(Bent(transformers.LlamaConfig(**SMALL))) is None
 
 
 def test_kernels_that_do_not_compile_are_left_alone(

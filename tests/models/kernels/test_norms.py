@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from test_packing import SMALL, random_model
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -21,14 +21,20 @@ def layer(kind: Any = LlamaRMSNorm, dtype: torch.dtype = torch.float32) -> Any:
     return torch.nn.Sequential(module).to(dtype)
 
 
+class CenteredRMSNorm(LlamaRMSNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
 def computed(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     result = model(x)
     return [result, *torch.autograd.grad(result, x, torch.ones_like(result).cumsum(-1))]
 
 
-def test_result_and_gradient_are_the_layers() -> None:
-    model = layer()
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+def test_result_and_gradient_are_the_layers(kind: Any) -> None:
+    model = layer(kind)
     x = torch.randn(2, 5, 16)
     wanted = computed(model, x)
     with FusedRMSNorm(model):
@@ -39,10 +45,11 @@ def test_result_and_gradient_are_the_layers() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_in_bf16_it_is_as_near_to_fp32_as_the_layer_is() -> None:
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+def test_in_bf16_it_is_as_near_to_fp32_as_the_layer_is(kind: Any) -> None:
     x = torch.randn(50, 16).bfloat16()
-    exact = computed(layer(), x.float())
-    model = layer(dtype=torch.bfloat16)
+    exact = computed(layer(kind), x.float())
+    model = layer(kind, torch.bfloat16)
     theirs = computed(model, x)
     with FusedRMSNorm(model):
         ours = computed(model, x)
@@ -53,21 +60,35 @@ def test_in_bf16_it_is_as_near_to_fp32_as_the_layer_is() -> None:
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_other_formulas_and_trained_layers_compute_as_they_are(trained: bool) -> None:
-    model = layer(LlamaRMSNorm if trained else GemmaRMSNorm).requires_grad_(trained)
+    model = layer(LlamaRMSNorm if trained else CenteredRMSNorm).requires_grad_(trained)
     with FusedRMSNorm(model):
         assert "forward" not in vars(model[0])
     with FusedRMSNorm(torch.nn.LayerNorm(4).requires_grad_(False)):
         pass
 
 
-@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen2Config", "GemmaConfig", "GPT2Config"])
+@pytest.mark.parametrize("kind", ["LlamaConfig", "Qwen3Config", "Gemma3TextConfig", "GPT2Config"])
 def test_models_give_the_same_logits(kind: str) -> None:
     values = SMALL if kind != "GPT2Config" else {"vocab_size": 50, "n_embd": 16, "n_head": 2}
     assert hasattr(transformers, kind)
-    model = random_model(kind, {"head_dim": 8, **values} if "Gemma" in kind else values)
+    model = random_model(kind, {"head_dim": 8, **values} if kind[-10:] != "GPT2Config" else values)
     model.requires_grad_(False)
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         wanted = model(ids).logits
         with FusedRMSNorm(model):
+            assert all("forward" in vars(norm) for norm in norms)
             torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_changed_weight_counts_from_the_next_time_on() -> None:
+    model = layer(Gemma3RMSNorm)
+    x = torch.randn(5, 16)
+    norms = FusedRMSNorm(model)
+    with torch.no_grad():
+        for _ in range(2):
+            with norms:
+                found = model(x)
+            torch.testing.assert_close(found, model(x))
+            model[0].weight += 1

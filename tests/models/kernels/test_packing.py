@@ -41,8 +41,17 @@ GPT_2 = {
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", SMALL),
     "GPT-2": ("GPT2Config", GPT_2),
-    # The window is shorter than the examples.
+    # Windows are shorter than the examples, and the cap bends most scores.
     "Mistral": ("MistralConfig", {**SMALL, "sliding_window": 4}),
+    "Gemma 2": (
+        "Gemma2Config",
+        {**SMALL, "head_dim": 8, "sliding_window": 4, "attn_logit_softcapping": 2.0},
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        {**SMALL, "head_dim": 8, "sliding_window": 4, "num_local_experts": 2}
+        | {"num_experts_per_tok": 1},
+    ),
     "Qwen2": ("Qwen2Config", SMALL),
 }
 NOT_PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,8 +74,12 @@ NOT_PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
         "BloomConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2},
     ),
-    # The cap of attention logits is large, so that short random rows hardly reach it.
-    "Gemma 2": ("Gemma2Config", {**SMALL, "head_dim": 8, "attn_logit_softcapping": 50.0}),
+    # A token sees its own chunk only. The chunks are far longer than the texts of the trial.
+    "Llama 4": (
+        "Llama4TextConfig",
+        {**SMALL, "head_dim": 8, "attention_chunk_size": 1000, "num_local_experts": 2}
+        | {"intermediate_size_mlp": 32},
+    ),
 }
 
 

@@ -32,6 +32,9 @@ __all__ = [
 Verdict = TypeVar("Verdict")
 
 NAME = "telltune_packed"
+# Settings that limit how far a token sees, and the limit during a trial, whose texts are short.
+_REACHES = ("sliding_window", "attention_chunk_size")
+_TRIED_REACH = 4
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -82,7 +85,8 @@ def agrees(
 ) -> bool:
     """Test whether a model gives the same result with a replaced attention function.
 
-    The result is False for a model that does not use the function or raises an error. Everything is
+    The result is False for a model that does not use the function or raises an error. Sliding
+    windows are shortened to four tokens, so that short texts show what they hide. Everything is
     computed in fp32, because rounding in half precision would hide differences.
 
     Args:
@@ -97,7 +101,7 @@ def agrees(
     was_training = model.training
     model.train(False)
     try:
-        with torch.no_grad(), _in_fp32(model):
+        with torch.no_grad(), _in_fp32(model), _short_reach(model):
             wanted = plain()
             with context:
                 if not asks_attention(model):
@@ -157,6 +161,26 @@ def _in_fp32(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _short_reach(model: nn.Module) -> Iterator[None]:
+    """Shorten the sliding windows and attention chunks of a model within a context."""
+    modules = list(model.modules())
+    # Some layers read the size from their configuration at each pass, others keep it.
+    configs = {id(config): config for m in modules if (config := vars(m).get("config"))}
+    reaches = [
+        *((c, name, getattr(c, name, None)) for c in configs.values() for name in _REACHES),
+        *((m, name, vars(m).get(name)) for m in modules for name in _REACHES),
+    ]
+    kept = [each for each in reaches if isinstance(each[2], int) and each[2] > _TRIED_REACH]
+    try:
+        for holder, name, _ in kept:
+            setattr(holder, name, _TRIED_REACH)
+        yield
+    finally:
+        for holder, name, reach in kept:
+            setattr(holder, name, reach)
+
+
 def packed_attention(model: Any) -> AbstractContextManager[None]:
     """Confine attention to the segments of the `layout` that the model is called with."""
     return attention(model, NAME, _attend)
@@ -181,16 +205,19 @@ def _attend(
     Shapes: query (1, heads, tokens, width), key and value (1, key heads, tokens, width); returns
     (1, tokens, heads, width).
     """
-    if softcap is not None or s_aux is not None:
-        raise ValueError("attention with a soft cap or sinks cannot be packed")
     if layout is None:
         raise NoLayoutError
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     dropout = dropout if module.training else 0.0
-    if suits_products(query, dropout):
-        blocks = layout.blocks(sliding_window)
+    special = softcap is not None or s_aux is not None
+    if special and vars(module).get("attention_dropout"):
+        raise ValueError("attention with a soft cap or sinks cannot be packed with dropout")
+    if special or suits_products(query, dropout):
+        blocks = layout.blocks(sliding_window, query.device, limited=not special)
         if blocks is not None:
-            return attend_by_products(query, key, value, blocks, scale), None
+            return attend_by_products(
+                query, key, value, blocks, scale, softcap=softcap, sinks=s_aux
+            ), None
     tiles = layout.tiles(sliding_window, gpu=query.is_cuda)
     groups = query.shape[1] // key.shape[1]
     if query.is_cuda and groups > 1:

@@ -45,7 +45,7 @@ def blocks_of(
     bounds: Sequence[tuple[int, int]],
     ancestors: Sequence[tuple[int, ...]],
     sees: Callable[[Tensor, Tensor], Tensor],
-    most_keys: int,
+    most_keys: int | None,
 ) -> list[Block] | None:
     """Return the blocks of a row.
 
@@ -53,7 +53,7 @@ def blocks_of(
         bounds: Start and stop of each segment; the segments partition the row.
         ancestors: Indices of all segments that each segment continues.
         sees: Function from row positions to visible keys, bool (queries, keys).
-        most_keys: Maximum number of keys that a block may read.
+        most_keys: Maximum number of keys that a block may read; None for no limit.
 
     Returns:
         Blocks in order; None if a block would read more than `most_keys` keys.
@@ -62,7 +62,8 @@ def blocks_of(
     seen = _seen_chunks(bounds, ancestors)
     cuts = _cuts(seen)
     reads = [_union(seen[a:b]) for a, b in pairwise(cuts)]
-    if max(bits.bit_count() for bits in reads) * CHUNK > most_keys:
+    widest = max(bits.bit_count() for bits in reads) * CHUNK
+    if most_keys is not None and widest > most_keys:
         return None
     blocks = []
     for (a, b), bits in zip(pairwise(cuts), reads, strict=True):

@@ -2,7 +2,8 @@
 
 The usual loss passes over the logits of a vocabulary of 50,000 many times, for conversion,
 normalization and products. The derivative of a position's loss with respect to the input of the
-output layer is (softmax - target) W, up to a factor that only backward knows. It is therefore
+output layer is (softmax - target) W, up to a factor that only backward knows. A soft cap of the
+logits (Gemma 2, arXiv 2408.00118, section 2) multiplies it by the slope of the cap. It is therefore
 computed in the forward pass, while the logits are in the processor's cache, and no tensor of the
 size of the vocabulary is kept.
 """
@@ -30,21 +31,26 @@ _GPU_LOGITS = 2**28
 _MULTIPLE = 16
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None
+) -> Tensor:
     """Return the negative log-likelihood of each target in nats, fp32 (targets,).
 
     Args:
         hidden: Input of the output layer, (targets, hidden).
         weight: Weight of the output layer, (vocabulary, hidden); it gets no gradient.
         targets: Target token ids, int64 (targets,).
+        softcap: Bound c of the logits, which are c tanh(logit / c); None for none.
     """
-    nll: Tensor = _ChunkedNll.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    nll: Tensor = _ChunkedNll.apply(hidden, weight, targets, softcap)  # type: ignore[no-untyped-call]
     return nll
 
 
 class _ChunkedNll(Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None
+    ) -> Tensor:
         wanted, count = ctx.needs_input_grad[0], len(targets)
         filler = -count % _MULTIPLE
         hidden = functional.pad(hidden, (0, 0, 0, filler))
@@ -57,7 +63,7 @@ class _ChunkedNll(Function):
             logits = functional.linear(part, weight)
             sums = []
             for own, aim in zip(_split(logits, few), _split(aims[:, None], few), strict=True):
-                found, total = _normalize(own, aim, keep=wanted)
+                found, total = _normalize(own, aim, softcap, keep=wanted)
                 nll.append(found)
                 sums.append(total)
             if wanted:
@@ -69,7 +75,7 @@ class _ChunkedNll(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         (derivatives,) = ctx.saved_tensors
-        return derivatives * gradient[:, None].to(derivatives.dtype), None, None
+        return derivatives * gradient[:, None].to(derivatives.dtype), None, None, None
 
 
 def _split(tensor: Tensor, rows: int) -> Sequence[Tensor]:
@@ -77,16 +83,23 @@ def _split(tensor: Tensor, rows: int) -> Sequence[Tensor]:
     return parts
 
 
-def _normalize(logits: Tensor, aims: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
+def _normalize(
+    logits: Tensor, aims: Tensor, softcap: float | None, *, keep: bool
+) -> tuple[Tensor, Tensor]:
     """Return the loss of each position, (positions,), and Σ exp(logit - largest), (positions, 1).
 
     Args:
-        logits: Logits, (positions, vocabulary); with `keep`, overwritten with (softmax - target)
-            times that sum.
+        logits: Logits, (positions, vocabulary); with `keep`, overwritten with the
+            derivative of the loss times that sum.
         aims: Target token ids, (positions, 1).
+        softcap: Bound of the logits; None for none.
         keep: Whether the derivative is needed.
     """
-    wide = logits.float()
+    wide, slope = logits.float(), None
+    if softcap is not None:
+        wide = (wide / softcap).tanh_()
+        slope = wide.square().neg_().add_(1) if keep else None
+        wide *= softcap
     largest = wide.amax(1, keepdim=True)
     aimed = wide.gather(1, aims)
     chances = wide.sub_(largest).exp_()
@@ -95,5 +108,5 @@ def _normalize(logits: Tensor, aims: Tensor, *, keep: bool) -> tuple[Tensor, Ten
     if keep:
         # Subtract before rounding: for a nearly certain token the small difference matters.
         chances.scatter_add_(1, aims, -total)
-        logits.copy_(chances)
+        logits.copy_(chances if slope is None else chances.mul_(slope))
     return nll[:, 0], total

@@ -3,8 +3,8 @@
 If the layer is frozen, `chunked_loss` computes a few positions at a time. Otherwise the kernels of
 cut-cross-entropy (arXiv 2411.09009) are used, if they are installed; they need a GPU and half
 precision. Both need a plain output layer. Operations that a model applies to its logits are then
-applied to the input of that layer, which is equivalent for a scale but not for a soft cap. So the
-loss is compared with the model's own before it is used.
+applied to the input of that layer, which is equivalent for a scale. A soft cap is left to the loss.
+The loss is compared with the model's own before it is used.
 """
 
 from __future__ import annotations
@@ -38,18 +38,30 @@ class CutLoss:
 
     Attributes:
         head: Output layer.
-        cross_entropy: Function from (hidden, weight, targets) to the loss of each target.
+        cross_entropy: Function from (hidden, weight, targets) and `softcap` to the loss of each
+            target.
+        config: Configuration from which the model reads the soft cap of its logits.
+        softcap: Bound of the logits; None for none.
     """
 
     head: nn.Linear
-    cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor]
+    cross_entropy: Callable[..., Tensor]
+    config: Any
+    softcap: float | None
 
     def __enter__(self) -> None:
+        self._set_softcap(None)
         self.head.forward = nn.Identity().forward  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         # Deleting the instance attribute restores the method of the class.
         del self.head.forward
+        self._set_softcap(self.softcap)
+
+    def _set_softcap(self, softcap: float | None) -> None:
+        if self.softcap is not None:
+            # Some configurations refuse None, although their models look for it.
+            vars(self.config)["final_logit_softcapping"] = softcap
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the negative log-likelihood of each target in nats, fp32 (targets,).
@@ -60,7 +72,8 @@ class CutLoss:
         """
         weight = self.head.weight
         # Autocast returns outputs in fp32.
-        return self.cross_entropy(hidden.to(weight.dtype), weight, targets).float()
+        hidden = hidden.to(weight.dtype)
+        return self.cross_entropy(hidden, weight, targets, softcap=self.softcap).float()
 
 
 def cut_loss(model: Any) -> CutLoss | None:
@@ -75,24 +88,27 @@ def cut_loss(model: Any) -> CutLoss | None:
     was_training = model.training
     model.train(False)
     try:
-        ways = _ways(head)
+        ways = _ways(model, head)
         return next((cut for cut in ways if _agrees(model, cut)), None)
     finally:
         model.train(was_training)
 
 
-def _ways(head: nn.Linear) -> Iterator[CutLoss]:
+def _ways(model: Any, head: nn.Linear) -> Iterator[CutLoss]:
     """Yield the possible losses, the fastest first.
 
     The kernels compute the gradient of the weight, and tune themselves for each size. On an H200
     the first steps of an adapter took 1.6 to 9 s with them.
     """
-    if not head.weight.requires_grad:
-        yield CutLoss(head, chunked_cross_entropy)
+    config = model.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if not (head.weight.requires_grad and torch.is_grad_enabled()):
+        yield CutLoss(head, chunked_cross_entropy, config, softcap)
     if _suits_kernels(head) and importlib.util.find_spec("cut_cross_entropy") is not None:
         from cut_cross_entropy import linear_cross_entropy
 
-        yield CutLoss(head, partial(linear_cross_entropy, reduction="none"))
+        kernels = partial(linear_cross_entropy, reduction="none")
+        yield CutLoss(head, kernels, config, softcap)
 
 
 @torch.no_grad()

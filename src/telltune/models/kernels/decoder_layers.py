@@ -6,6 +6,7 @@ transformers a layer is a dozen modules and about sixty operations. Here it is a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,17 +24,22 @@ __all__ = ["FusedLayers"]
 _FEW = 16
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+# Gemma also has a norm after attention and one after the MLP.
+_SANDWICH = {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class FusedLayers:
     """A context in which a model computes its decoder layers with few operations.
 
-    It supports the layers of Llama, Mistral and Qwen2: attention with rotated halves and a gated
-    MLP, each preceded by a norm. Other layers are unchanged. Callers must test beforehand that a
-    layer of the same structure also computes the same. The context applies only to generation into
-    `KeyValues`.
+    It supports attention with rotated halves and a gated MLP, each preceded by a norm, as in Llama,
+    Mistral and Qwen2. Norms of queries and keys (Qwen3), norms after attention and MLP (Gemma 2
+    and 3) and a factor of what is added (Granite) are supported too. Other layers are unchanged.
+    Callers must test beforehand that a layer of the same structure also computes the same. The
+    context applies only to generation into `KeyValues`, after a pass of the layer itself, which
+    tells its kind of attention.
 
     Args:
         model: Any model.
@@ -43,7 +49,8 @@ class FusedLayers:
 
     def __init__(self, model: nn.Module, product: Callable[..., Product | None]) -> None:
         self._layers: list[tuple[Any, Callable[..., Any]]] = []
-        rotation = _Rotation()
+        # Layers of one type rotate by the same angles.
+        rotations: dict[object, _Rotation] = defaultdict(_Rotation)
         module: Any
         for module in model.modules():
             if not _is_usual(module):
@@ -56,6 +63,7 @@ class FusedLayers:
                 product(mlp.down_proj),
             )
             if all(products):
+                rotation = rotations[getattr(attention, "layer_type", None)]
                 self._layers.append((module, _quick(module, rotation, *products)))  # type: ignore[arg-type]
 
     def __enter__(self) -> FusedLayers:
@@ -70,11 +78,10 @@ class FusedLayers:
 
 def _is_usual(module: Any) -> bool:
     return (
-        _names(module) == _PARTS
-        and _names(module.self_attn) == _ATTENTION
+        _names(module) in (_PARTS, _PARTS | _SANDWICH)
+        and _names(module.self_attn) in (_ATTENTION, _ATTENTION | _HEAD_NORMS)
         and _names(module.mlp) == _MLP
         and hasattr(module.self_attn, "head_dim")
-        and hasattr(module.self_attn, "scaling")
     )
 
 
@@ -92,7 +99,7 @@ class _Rotation:
     def __call__(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Rotate (tokens, heads, width) by angles (1, tokens, width)."""
         half = x.shape[-1] // 2
-        # All layers of a pass rotate by the same angles.
+        # All layers of a type rotate by the same angles in a pass.
         if sine is not self._sine:
             self._sine = sine
             self._signed = torch.cat([-sine[0, :, :half], sine[0, :, half:]], -1)[:, None]
@@ -109,6 +116,10 @@ def _quick(
 ) -> Callable[..., Any]:
     own = layer.forward
     attention, act = layer.self_attn, layer.mlp.act_fn
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+    before_mlp = layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
+    head_norms = hasattr(attention, "q_norm")
+    share = getattr(layer, "residual_multiplier", 1.0)
     width = attention.head_dim
     key_heads = attention.k_proj.out_features // width
     heads = attention.q_proj.out_features // width
@@ -120,7 +131,8 @@ def _quick(
         key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
-        if key_values is None or position_embeddings is None or hidden_states.shape[1] > _FEW:
+        kind = None if key_values is None else key_values.kinds.get(attention.layer_idx)
+        if kind is None or position_embeddings is None or hidden_states.shape[1] > _FEW:
             return own(
                 hidden_states,
                 *args,
@@ -130,14 +142,25 @@ def _quick(
             )
         x = hidden_states[0]
         every = queries_keys_values(layer.input_layernorm(x)).view(len(x), -1, width)
-        rotated = rotation(every[:, : heads + key_heads], *position_embeddings)
+        asking = every[:, : heads + key_heads]
+        if head_norms:
+            asking = torch.cat(
+                [attention.q_norm(asking[:, :heads]), attention.k_norm(asking[:, heads:])], 1
+            )
+        rotated = rotation(asking, *position_embeddings)
         query, key, value = (
             part.transpose(0, 1)[None]
             for part in (rotated[:, :heads], rotated[:, heads:], every[:, heads + key_heads :])
         )
-        attended = key_values.attend(attention.layer_idx, query, key, value, attention.scaling)
-        x = x + output(attended.reshape(len(x), -1))
-        gate, up = gate_up(layer.post_attention_layernorm(x)).chunk(2, -1)
-        return (x + down(act(gate) * up))[None]
+        attended = key_values.attend(attention.layer_idx, query, key, value, kind)
+        added = output(attended.reshape(len(x), -1))
+        if sandwich:
+            added = layer.post_attention_layernorm(added)
+        x = torch.add(x, added, alpha=share)
+        gate, up = gate_up(before_mlp(x)).chunk(2, -1)
+        added = down(act(gate) * up)
+        if sandwich:
+            added = layer.post_feedforward_layernorm(added)
+        return torch.add(x, added, alpha=share)[None]
 
     return forward

@@ -72,7 +72,7 @@ class Layout:
         self.segments = tuple(segments)
         self._tiles: dict[tuple[int | None, int], list[Tile]] = {}
         self._masks: dict[tuple[object, ...], list[Tensor | None]] = {}
-        self._blocks: dict[int | None, list[Block] | None] = {}
+        self._blocks: dict[tuple[int | None, str, bool], list[Block] | None] = {}
 
     @cached_property
     def ancestors(self) -> list[tuple[int, ...]]:
@@ -136,13 +136,27 @@ class Layout:
             ]
         return self._masks[key]
 
-    def blocks(self, window: int | None) -> list[Block] | None:
-        """Return the blocks for attention as products; None if they would take much memory."""
-        window = self._hides(window)
-        if window not in self._blocks:
-            sees = partial(self._sees, window=window)
-            self._blocks[window] = blocks_of(self._bounds, self.ancestors, sees, MOST_KEYS)
-        return self._blocks[window]
+    def blocks(
+        self,
+        window: int | None,
+        device: torch.device | str = "cpu",
+        *,
+        limited: bool = True,
+    ) -> list[Block] | None:
+        """Return the blocks for attention as products.
+
+        Args:
+            window: Size of the sliding window in tokens; None for full attention.
+            device: Device of the masks.
+            limited: Whether to return None if the blocks would take much memory.
+        """
+        key = (self._hides(window), str(device), limited)
+        if key not in self._blocks:
+            sees = partial(self._sees, window=key[0])
+            most = MOST_KEYS if limited else None
+            found = blocks_of(self._bounds, self.ancestors, sees, most)
+            self._blocks[key] = found and [b._replace(hidden=b.hidden.to(device)) for b in found]
+        return self._blocks[key]
 
     def _hides(self, window: int | None) -> int | None:
         # A window that hides no key is None, so that all layers share the cached tiles.

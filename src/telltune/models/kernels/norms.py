@@ -6,7 +6,6 @@ derivative. A small model spends one seventh of a training step there.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,21 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["FusedRMSNorm"]
 
 _EPSILONS = ("variance_epsilon", "eps")
+# Most architectures scale by the weight, Gemma by 1 + weight.
+_SHIFTS = (0.0, 1.0)
 
 
 class FusedRMSNorm:
     """A context in which a model's frozen RMSNorm layers compute with few operations.
 
-    Some architectures use another formula, e.g. 1 + weight or a subtracted mean. A layer whose
-    output differs from this implementation is unchanged.
+    Some architectures use another formula, e.g. a subtracted mean. A layer whose output differs
+    from this implementation is unchanged.
 
     Args:
         model: Any model.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        known: dict[tuple[type, torch.dtype], bool] = {}
-        self._norms: list[tuple[Any, float]] = []
+        known: dict[tuple[type, torch.dtype], float | None] = {}
+        self._norms: list[_Norm] = []
         module: Any
         for module in model.modules():
             epsilon = _epsilon(module)
@@ -42,18 +43,20 @@ class FusedRMSNorm:
                 continue
             kind = (type(module), module.weight.dtype)
             if kind not in known:
-                known[kind] = _agrees(module, epsilon)
-            if known[kind]:
-                self._norms.append((module, epsilon))
+                known[kind] = next((s for s in _SHIFTS if _agrees(module, epsilon, s)), None)
+            shift = known[kind]
+            if shift is not None:
+                self._norms.append(_Norm(module, epsilon, shift))
 
     def __enter__(self) -> FusedRMSNorm:
-        for module, epsilon in self._norms:
-            module.forward = partial(_normalized, module, epsilon)
+        for norm in self._norms:
+            norm.module.forward = norm
         return self
 
     def __exit__(self, *_: object) -> None:
-        for module, _epsilon in self._norms:
-            del module.forward
+        for norm in self._norms:
+            norm.known = None
+            del norm.module.forward
 
 
 def _epsilon(module: Any) -> float | None:
@@ -67,18 +70,19 @@ def _epsilon(module: Any) -> float | None:
 
 
 @torch.no_grad()
-def _agrees(module: Any, epsilon: float) -> bool:
+def _agrees(module: Any, epsilon: float, shift: float) -> bool:
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(2, 3, len(module.weight), generator=generator) * 3
     row = row.to(module.weight)
     # Use random weights, because weights that are all one or zero would hide differences.
     kept = module.weight.data
     module.weight.data = torch.rand(len(kept), generator=generator).to(kept) + 0.5
+    norm = _Norm(module, epsilon, shift)
     try:
         wanted = module(row)
         with torch.enable_grad():
-            trained = _normalized(module, epsilon, row)
-        both = (trained.detach(), _normalized(module, epsilon, row))
+            trained = norm(row)
+        both = (trained.detach(), norm(row))
     except (TypeError, ValueError, RuntimeError):
         return False
     finally:
@@ -92,12 +96,38 @@ def _agrees(module: Any, epsilon: float) -> bool:
     )
 
 
-def _normalized(module: Any, epsilon: float, x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
+class _Norm:
+    """The fused forward of one layer.
+
+    Attributes:
+        module: RMSNorm layer.
+        epsilon: Number added to the mean square.
+        shift: Number added to the weight.
+        known: Shifted weight, kept between calls without gradients; None before the first.
+    """
+
+    def __init__(self, module: Any, epsilon: float, shift: float) -> None:
+        self.module = module
+        self.epsilon = epsilon
+        self.shift = shift
+        self.known: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            normalized: Tensor = _RmsNorm.apply(x, self._weight(), self.epsilon)  # type: ignore[no-untyped-call]
+            return normalized
+        if self.known is None:
+            self.known = self._weight()
+        weight = self.known
+        wide = x.to(torch.promote_types(x.dtype, weight.dtype))
         # One call instead of eight: with few tokens the call overhead dominates.
-        return functional.rms_norm(x, module.weight.shape, module.weight, epsilon)
-    normalized: Tensor = _RmsNorm.apply(x, module.weight, epsilon)  # type: ignore[no-untyped-call]
-    return normalized
+        normalized = functional.rms_norm(wide, weight.shape, weight, self.epsilon)
+        return normalized.to(x.dtype)
+
+    def _weight(self) -> Tensor:
+        """Return the weight, or in fp32 the shifted weight, which is multiplied before rounding."""
+        weight: Tensor = self.module.weight
+        return weight.float() + self.shift if self.shift else weight
 
 
 class _RmsNorm(Function):
@@ -109,8 +139,8 @@ class _RmsNorm(Function):
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = scale.div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        normal: Tensor = (wide * scale).to(x.dtype)
-        return normal.mul_(weight)
+        normal: Tensor = (wide * scale).to(torch.promote_types(x.dtype, weight.dtype))
+        return normal.mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:

@@ -224,8 +224,8 @@ def token_nll(model: nn.Module, batch: PackedBatch, cut: CutLoss | None = None) 
 def can_pack(model: Any) -> bool:
     """Return whether a model gives the same losses for packed and for separate examples.
 
-    Architectures differ in how information passes between positions (recurrent state, attention
-    sinks, soft caps). The function compares three short examples, packed and separate.
+    Architectures differ in how information passes between positions (recurrent state, chunks of
+    attention). The function compares three short examples, packed and separate.
     """
     vocabulary = int(model.config.get_text_config().vocab_size)
     generator = np.random.default_rng(0)
