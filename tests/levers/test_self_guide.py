@@ -7,8 +7,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from telltune.api import fit, predict
+from telltune.cli import app
 from telltune.data.anchor import Anchor
 from telltune.data.examples import Example
 from telltune.data.task import TaskData
@@ -168,3 +171,22 @@ def test_a_method_that_mixes_nothing_takes_none_beside_general_data(
     recipe["synthesis"] |= {"use_as": "third"}
     with pytest.raises(RecipeError, match="set `task` or `only`"):
         fit(recipe, tmp_path / "out", progress=False)
+
+
+def test_the_commands_say_what_was_made_and_what_was_refused(
+    free: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "free.yaml"
+    path.write_text(yaml.safe_dump(free | {"method": "sft"}))
+
+    def tell(*arguments: str) -> str:
+        ran = CliRunner().invoke(app, [arguments[0], str(path), *arguments[1:]])
+        assert ran.exit_code == 0, ran.output
+        return ran.stdout
+
+    said = tell("synthesize", "--out", str(tmp_path / "made"))
+    told = json.loads(tell("synthesize", "--out", str(tmp_path / "made"), "--json"))
+    found = f"{told['made']} examples from {told['asked']} inputs; refused: "
+    assert f"{tmp_path / 'made' / SYNTHETIC}: {found}" in said
+    assert said.endswith(". Inputs were written in 3 rounds.\n")
+    assert f"synthesis: {found}" in tell("fit", "--out", str(tmp_path / "run"))
