@@ -1,6 +1,8 @@
 """Base models, adapters, and the packed computation shared by training and scoring."""
 
 from telltune.models.loading import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     LoadedModel,
     base_revision,
     base_weights,
@@ -27,6 +29,8 @@ from telltune.models.targets import (
 )
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
     "LOCAL",
     "Layers",
     "LoadedModel",
