@@ -117,7 +117,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     # These are read from the environment when huggingface_hub is imported, here long ago.
     monkeypatch.setattr(constants, "ENDPOINT", server.url)

@@ -167,7 +167,9 @@ def turn_texts(tokenizer: PreTrainedTokenizerBase) -> TurnTexts:
         found = TurnTexts(
             start, system, after_system, answer, later_answer, next_user, ask, ask_again
         )
-        opening = [[]] if system is None else [[], [("system", _SYSTEM)]]
+        opening: list[list[tuple[str, str]]] = (
+            [[]] if system is None else [[], [("system", _SYSTEM)]]
+        )
         fixed = all(
             found.render([*first, *whole[:end]]) == template.text([*first, *whole[:end]])
             for first in opening

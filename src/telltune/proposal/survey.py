@@ -145,7 +145,7 @@ def _splits_of(path: str) -> list[Split]:
     if place.is_file():
         told = split_of(place.name)
         return [] if told is None else [told]
-    spec, files = DataSpec(path=path), {}
+    spec, files = DataSpec(path=path), dict[Split, list[Path] | None]()
     for split in _SPLITS:
         with suppress(DataError):
             files[split] = files_of(spec, split)
