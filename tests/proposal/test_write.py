@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,12 +15,15 @@ import yaml
 import telltune
 from telltune.cli import main
 from telltune.errors import DataError, StorageError
-from telltune.proposal.write import recipe_for, write_recipe
+from telltune.proposal.write import recipe_for
+from telltune.proposal.write import write_recipe as written
 from telltune.recipe import Columns, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from telltune.proposal.write import Proposal
 
 WORDS = [
     "invoice",
@@ -76,13 +80,17 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None
     return done.value.code
 
 
+WITHOUT_GENERAL = ["general=null", "method=sft_anchor"]
+
+
 @pytest.fixture
-def on_the_tiny_model(tiny_model: Path) -> list[str]:
-    return [f"model={tiny_model}", "general=null", "method=sft_anchor"]
+def write_recipe(tiny_model: Path) -> Callable[..., Proposal]:
+    """`telltune.write_recipe` for the tiny model."""
+    return partial(written, model=str(tiny_model))
 
 
 def test_a_csv_becomes_parts_and_a_recipe_that_passes(
-    tmp_path: Path, on_the_tiny_model: list[str]
+    tmp_path: Path, write_recipe: Callable[..., Proposal], tiny_model: Path
 ) -> None:
     rows = tickets(80)
     done = write_recipe(write_csv(tmp_path / "tickets.csv", rows), tmp_path / "new")
@@ -98,16 +106,18 @@ def test_a_csv_becomes_parts_and_a_recipe_that_passes(
     assert sorted(map(str, [*parts["train"], *parts["test"]])) == sorted(map(str, rows))
     assert not (tmp_path / "new" / "dev.jsonl").exists()
     recipe = load_recipe(done.recipe)
-    assert recipe.model.name == "embedded"
+    assert recipe.model.name == str(tiny_model)
     assert recipe.anchor is not None
     assert recipe.anchor.prompt == done.anchor
-    counts, findings = telltune.check(load_recipe(done.recipe, on_the_tiny_model))
+    counts, findings = telltune.check(load_recipe(done.recipe, WITHOUT_GENERAL))
     assert (counts, findings) == (done.counts, [])
-    plan = telltune.plan(load_recipe(done.recipe, on_the_tiny_model), measure=False)
+    plan = telltune.plan(load_recipe(done.recipe, WITHOUT_GENERAL), measure=False)
     assert plan["task_examples"] == 64
 
 
-def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_the_rows_changes_nothing(
+    tmp_path: Path, write_recipe: Callable[..., Proposal]
+) -> None:
     rows = tickets(60)
     write_recipe(write_csv(tmp_path / "a.csv", rows), tmp_path / "one")
     random.Random(2).shuffle(rows)
@@ -116,7 +126,9 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "one" / part).read_bytes() == (tmp_path / "two" / part).read_bytes()
 
 
-def test_named_files_are_used_as_they_are(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+def test_named_files_are_used_as_they_are(
+    tmp_path: Path, write_jsonl: Callable[..., Path], write_recipe: Callable[..., Proposal]
+) -> None:
     train = write_jsonl(tmp_path / "shapes-train.jsonl", shapes(range(24)))
     test = write_jsonl(tmp_path / "shapes_test.jsonl", shapes(range(24, 36)))
     done = write_recipe([train, test], tmp_path)
@@ -129,7 +141,7 @@ def test_named_files_are_used_as_they_are(tmp_path: Path, write_jsonl: Callable[
 
 
 def test_a_folder_with_named_files_is_used_as_it_is(
-    tmp_path: Path, write_jsonl: Callable[..., Path]
+    tmp_path: Path, write_jsonl: Callable[..., Path], write_recipe: Callable[..., Proposal]
 ) -> None:
     (tmp_path / "shapes").mkdir()
     write_jsonl(tmp_path / "shapes" / "train.jsonl", shapes(range(24)))
@@ -141,7 +153,9 @@ def test_a_folder_with_named_files_is_used_as_it_is(
     assert task.test is None
 
 
-def test_leaks_in_named_files_are_told(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+def test_leaks_in_named_files_are_told(
+    tmp_path: Path, write_jsonl: Callable[..., Path], write_recipe: Callable[..., Proposal]
+) -> None:
     write_jsonl(tmp_path / "train.jsonl", shapes(range(24)))
     write_jsonl(tmp_path / "test.jsonl", shapes(range(20, 30)))
     done = write_recipe([tmp_path / "train.jsonl", tmp_path / "test.jsonl"], tmp_path)
@@ -167,7 +181,11 @@ def test_leaks_in_named_files_are_told(tmp_path: Path, write_jsonl: Callable[...
     ids=["JSON", "short", "text"],
 )
 def test_the_anchor_follows_from_the_kind_of_answers(
-    tmp_path: Path, answers: Callable[[int], str], told: str, anchor: str
+    tmp_path: Path,
+    answers: Callable[[int], str],
+    told: str,
+    anchor: str,
+    write_recipe: Callable[..., Proposal],
 ) -> None:
     rows = [{"ticket": row["text"], "reply": answers(n)} for n, row in enumerate(tickets(30))]
     done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path)
@@ -178,15 +196,17 @@ def test_the_anchor_follows_from_the_kind_of_answers(
     assert recipe.anchor.prompt == done.anchor
 
 
-def test_long_examples_get_the_length_that_they_need(tmp_path: Path) -> None:
+def test_long_examples_get_the_length_that_they_need(
+    tmp_path: Path, write_recipe: Callable[..., Proposal]
+) -> None:
     rows = tickets(24)
-    rows[3]["text"] = " ".join(f"word{n}" for n in range(1500))
+    rows[3]["text"] = " ".join(f"word{n}" for n in range(600))
     done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path)
     assert load_recipe(done.recipe).training.max_length in (4096, 8192)
     assert done.warnings == ()
 
 
-def test_nothing_is_replaced(tmp_path: Path) -> None:
+def test_nothing_is_replaced(tmp_path: Path, write_recipe: Callable[..., Proposal]) -> None:
     data = write_csv(tmp_path / "all.csv", tickets(24))
     (tmp_path / "test.jsonl").write_text("mine")
     with pytest.raises(StorageError, match=r"test\.jsonl would be replaced; choose another --out"):
@@ -194,7 +214,9 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"all.csv", "test.jsonl"}
 
 
-def test_files_of_two_layouts_are_refused(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+def test_files_of_two_layouts_are_refused(
+    tmp_path: Path, write_jsonl: Callable[..., Path], write_recipe: Callable[..., Proposal]
+) -> None:
     one = write_csv(tmp_path / "one.csv", tickets(24))
     two = write_jsonl(tmp_path / "two.jsonl", shapes(range(24)))
     with pytest.raises(DataError, match="the files have different columns"):
@@ -206,7 +228,7 @@ def test_files_of_two_layouts_are_refused(tmp_path: Path, write_jsonl: Callable[
     assert not (tmp_path / "new").exists()
 
 
-def test_given_columns_are_used(tmp_path: Path) -> None:
+def test_given_columns_are_used(tmp_path: Path, write_recipe: Callable[..., Proposal]) -> None:
     rows = [row | {"ort": "x" if row["team"] == "billing" else "y"} for row in tickets(24)]
     done = write_recipe(
         write_csv(tmp_path / "all.csv", rows),
@@ -222,10 +244,13 @@ def test_given_columns_are_used(tmp_path: Path) -> None:
 
 
 def test_init_prints_the_next_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, recipe = write_csv(tmp_path / "all.csv", tickets(40)), tmp_path / "new" / "recipe.yaml"
-    assert run(monkeypatch, "init", data, "--out", tmp_path / "new") == 0
+    assert run(monkeypatch, "init", data, "--out", recipe.parent, "--model", tiny_model) == 0
     printed = capsys.readouterr().out
     assert f"{data}: 40 examples, 4 labels, columns text → team.\n32 train, 8 test." in printed
     assert printed.endswith(
@@ -237,7 +262,7 @@ def test_init_prints_the_next_commands(
 
 def test_fit_guesses_the_settings_for_data(
     tmp_path: Path,
-    on_the_tiny_model: list[str],
+    tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -248,7 +273,7 @@ def test_fit_guesses_the_settings_for_data(
         f"{data} is no recipe, so the settings are guessed: 24 examples, 4 labels, columns text → "
         "team; anchor 'Classify the text."
     )
-    settings = [*on_the_tiny_model, "mixture.passes=1"]
+    settings = [f"model={tiny_model}", *WITHOUT_GENERAL, "mixture.passes=1"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     out = tmp_path / "out"
     assert run(monkeypatch, "fit", data, "--out", out, *arguments) == 0

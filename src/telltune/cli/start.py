@@ -22,6 +22,9 @@ def init(
         Path, typer.Option(help="Folder for recipe.yaml and the parts of the data.")
     ] = Path(),
     columns: ColumnNames = None,
+    model: Annotated[
+        str, typer.Option(help="Base model of the recipe: `embedded`, a hub id, or a folder.")
+    ] = "embedded",
     as_json: AsJson = False,
 ) -> None:
     """Write a recipe for data files, and split them into train, dev and test.
@@ -34,7 +37,7 @@ def init(
 
     named = None if columns is None else columns_from_text(columns)
     with phase("reading the data", shown=not as_json):
-        done = write_recipe(data, out, columns=named)
+        done = write_recipe(data, out, columns=named, model=model)
     if as_json:
         print_json(asdict(done) | {"recipe": str(done.recipe)})
         return

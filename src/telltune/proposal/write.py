@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ __all__ = ["Proposal", "recipe_for", "write_recipe"]
 RECIPE = "recipe.yaml"
 _PARTS: tuple[Split, ...] = ("train", "dev", "test")
 _LENGTHS = (2048, 4096, 8192)
-"""Values of `training.max_length` to try; the embedded model reads 8,192 tokens."""
+"""Values of `training.max_length` to try: the default, and up to what the embedded model reads."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ def write_recipe(
     out: str | Path = ".",
     *,
     columns: Columns | None = None,
+    model: str = "embedded",
 ) -> Proposal:
     """Write a recipe for data files, and split them unless their names tell the splits.
 
@@ -74,6 +74,7 @@ def write_recipe(
         data: One or several files or folders, in any format of training data.
         out: Folder for `recipe.yaml`, `train.jsonl`, `dev.jsonl` and `test.jsonl`.
         columns: Columns of the data, if they cannot be guessed.
+        model: Base model of the recipe: `embedded`, a hub id, or a folder.
 
     Raises:
         DataError: The data cannot be read, or their columns cannot be guessed.
@@ -89,8 +90,8 @@ def write_recipe(
     else:
         specs, counts, notes = _write_parts(found, out)
     warnings = list(found.warnings)
-    length = _max_length(specs, warnings)
-    write_text(out / RECIPE, _recipe_text(found, paths, specs, out, length))
+    length = _max_length(specs, model, warnings)
+    write_text(out / RECIPE, _recipe_text(found, paths, specs, out, model, length))
     return Proposal(out / RECIPE, found.told, counts, found.anchor, tuple(notes), tuple(warnings))
 
 
@@ -169,15 +170,15 @@ def _refuse_existing(files: Sequence[Path]) -> None:
         raise StorageError(f"{', '.join(there)} would be replaced; choose another --out.")
 
 
-def _max_length(specs: dict[Split, list[DataSpec]], warnings: list[str]) -> int:
+def _max_length(specs: dict[Split, list[DataSpec]], model: str, warnings: list[str]) -> int:
     """Return the shortest `training.max_length` that no example exceeds.
 
     Other rows that `tell check` would refuse are added to the warnings.
     """
     for length in _LENGTHS:
         try:
-            findings = check_files(specs, model=ModelSpec(), max_length=length)[1]
-        except TellError as error:  # The embedded model is not installed.
+            findings = check_files(specs, model=ModelSpec(name=model), max_length=length)[1]
+        except TellError as error:  # The model is not installed, or cannot be reached.
             warnings.append(f"The lengths were not checked: {error}")
             return _LENGTHS[0]
         refused = [finding for finding in findings if finding.refused]
@@ -193,6 +194,7 @@ def _recipe_text(
     paths: Sequence[str],
     specs: dict[Split, list[DataSpec]],
     out: Path,
+    model: str,
     max_length: int,
 ) -> str:
     """Return the recipe with comments."""
@@ -206,7 +208,7 @@ def _recipe_text(
     lines = [
         f"# Written by `tell init` for {', '.join(paths)}: {found.told}.",
         "# The settings are guesses: read the anchor above all.",
-        "model: embedded     # SmolLM2-135M-Instruct; or a hub id, or the folder of a model",
+        f"model: {_model(model, out)}   # `embedded` (SmolLM2-135M-Instruct), hub id, or folder",
         "task:",
         *task,
         "general: embedded   # general data to mix in; or your own files, or hub ids",
@@ -218,15 +220,26 @@ def _recipe_text(
     return "\n".join(lines) + "\n"
 
 
+def _model(name: str, out: Path) -> str:
+    """Return a model as YAML, a folder with its path from the recipe's folder."""
+    return _scalar(_beside(name, out) if Path(name).exists() else name)
+
+
 def _one(spec: DataSpec, out: Path) -> str:
     """Return a data set as YAML on one line, with its path from the recipe's folder."""
-    path = Path(os.path.relpath(Path(spec.path).expanduser(), out))
-    text = _scalar(path.as_posix() if ".." not in path.parts else str(Path(spec.path).resolve()))
+    text = _scalar(_beside(spec.path, out))
     if spec.columns is None:
         return text
     named = spec.columns.model_dump(exclude_none=True).items()
     columns = ", ".join(f"{key}: {_scalar(column)}" for key, column in named)
     return f"{{path: {text}, columns: {{{columns}}}}}"
+
+
+def _beside(path: str, out: Path) -> str:
+    """Return the path from a folder to what is inside it, and the whole path of anything else."""
+    whole = Path(path).expanduser().resolve()
+    here = out.resolve()
+    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) else str(whole)
 
 
 def _scalar(text: str) -> str:
