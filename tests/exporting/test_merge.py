@@ -146,17 +146,23 @@ def test_answers_are_compared_and_the_first_difference_is_told(work: Path, tmp_p
     )
 
 
-def test_without_the_data_nothing_is_compared(work: Path, tmp_path: Path) -> None:
+def test_a_quantized_base_is_merged_whole_and_without_data_nothing_is_compared(
+    work: Path, tmp_path: Path
+) -> None:
     shutil.copytree(work / "out", tmp_path / "alone")
     record = read_tell(tmp_path / "alone")
     record["recipe"]["task"] |= {"train": [{"path": "gone.jsonl"}], "test": None}
+    record["recipe"]["model"]["quantization"] = "nf4"
+    record["base"]["revision"] += "+nf4"
     (tmp_path / "alone" / "tell.json").write_text(json.dumps(record))
     done = telltune.export(tmp_path / "alone", "merge", tmp_path / "merged", progress=False)
     assert done.answers is not None
     assert done.answers.asked == 0
-    assert done.warnings == (
-        "The answers were not compared, because the task data cannot be read here.",
-    )
+    quantized, compared = done.warnings
+    assert "trained on a base quantized to nf4" in quantized
+    assert compared == "The answers were not compared, because the task data cannot be read here."
+    weights = (tmp_path / "merged" / "model.safetensors").read_bytes()
+    assert weights == (work / "merged" / "model.safetensors").read_bytes()
 
 
 def test_files_are_never_replaced(work: Path) -> None:

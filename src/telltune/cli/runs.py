@@ -109,9 +109,9 @@ def fit(
     else:
         from telltune.proposal.write import recipe_for
 
-        loaded, told = recipe_for(recipe, overrides)
+        loaded, guessed = recipe_for(recipe, overrides)
         if not as_json:
-            typer.echo(told, err=True)
+            typer.echo(guessed, err=True)
     if restarts:
         _fit_with_restarts(out, restarts)
         return

@@ -122,7 +122,8 @@ def _by_split(paths: Sequence[str]) -> dict[Split, list[str]]:
     """
     found: dict[Split | None, list[str]] = {}
     for path in paths:
-        for split in _splits_of(path) or [None]:
+        splits: list[Split | None] = [*_splits_of(path)]
+        for split in splits or [None]:
             found.setdefault(split, []).append(path)
     told: dict[Split, list[str]] = {split: found[split] for split in _SPLITS if split in found}
     if None in found and told:
