@@ -6,7 +6,7 @@ import random
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.checks import TRAIN, check_examples
@@ -90,6 +90,7 @@ def test_frequent_labels_are_in_train(rows: list[Row]) -> None:
     assert {label for label, count in counts.items() if count >= KEPT} <= train
 
 
+@settings(max_examples=20)
 @given(st.lists(texts, min_size=30, max_size=60), st.integers(0, 3))
 def test_the_check_finds_no_leak(found: list[str], copies: int) -> None:
     # Texts with one more word are nearly the same as without it.
