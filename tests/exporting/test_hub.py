@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from telltune.cli import main
 from telltune.errors import StorageError
 from telltune.exporting.hub import push
 
@@ -133,7 +135,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "tell.json").write_text("{}")
+    recipe = {
+        "training": {"full_parameters": False},
+        "model": {"quantization": None},
+        "evaluation": {"answers": "generate"},
+    }
+    (folder / "tell.json").write_text(json.dumps({"recipe": recipe, "files": {}}))
     (folder / "README.md").write_text("---\nlibrary_name: peft\n---\n")
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * 1000)
     (folder / ".lock").touch()
@@ -148,6 +155,22 @@ def test_every_visible_file_arrives_in_a_private_repository(hub: Hub, folder: Pa
     visible = [path for path in folder.iterdir() if path.name != ".lock"]
     assert hub.committed == {path.name: path.read_bytes() for path in visible}
     assert hub.tokens == {f"Bearer {TOKEN}"}
+
+
+def test_the_command_line_pushes_and_shows_no_token(
+    hub: Hub,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tell", "export", str(folder), "--push", "me/tickets"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    printed = capsys.readouterr()
+    assert printed.out == f"Pushed to {hub.url}/me/tickets.\n"
+    assert TOKEN not in printed.err
+    assert hub.created[0]["visibility"] == "private"
 
 
 def test_a_public_repository_is_asked_for(hub: Hub, folder: Path) -> None:

@@ -11,8 +11,8 @@ from telltune.exporting.commands import check_gguf_type, gguf_commands, vllm_com
 from telltune.exporting.hub import push
 from telltune.exporting.merge import merge_adapter
 from telltune.exporting.ollama import (
-    MODELFILE,
     imports_safetensors,
+    ollama_command,
     turn_texts,
     write_modelfile,
 )
@@ -69,18 +69,17 @@ def export_folder(
             f"{folder} is a baseline, which has no language model to export; `tell predict` and "
             "`tell cascade` answer with it."
         )
-    warnings = [*_lost_answers(record), *_lost_prompts(record)]
     if target in ("vllm", "push"):
         if out is not None:
             raise RecipeError(f"--out: `tell export --{target}` writes no files; leave it out.")
         refuse_damaged(folder, record["files"])
         if target == "vllm":
-            command = vllm_command(folder, record)
-            return Exported(commands=(command,), warnings=(*warnings, *_other_base(record)))
+            warnings = [*_lost_answers(record), *_lost_prompts(record), *_other_base(record)]
+            return Exported(commands=(vllm_command(folder, record),), warnings=tuple(warnings))
         if not repo:
             raise RecipeError("--push: name the repository on the hub: OWNER/NAME.")
         with phase("uploading", shown=progress):
-            return Exported(push(folder, repo, private=private), warnings=tuple(warnings))
+            return Exported(push(folder, repo, private=private))
     if target == "gguf":
         check_gguf_type(gguf_type)
     elif target == "ollama":
@@ -89,6 +88,7 @@ def export_folder(
     model, answers = _whole_model(
         folder, record, target, out, trust_model=trust_model, progress=progress
     )
+    warnings = [*_lost_answers(record), *_lost_prompts(record)]
     if answers is not None:
         warnings += _differences(answers)
     commands: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def export_folder(
         commands = tuple(gguf_commands(model, gguf_type))
     elif target == "ollama":
         write_modelfile(model, _answer_tokens(record))
-        commands = (f"ollama create {model.resolve().name} -f {model / MODELFILE}",)
+        commands = (ollama_command(model),)
         if not imports_safetensors(model):
             warnings.append(
                 "Ollama does not read this architecture from safetensors; make a GGUF file "
@@ -137,6 +137,8 @@ def _answer_tokens(record: dict[str, Any]) -> int:
 
 def _lost_answers(record: dict[str, Any]) -> list[str]:
     """Return how the answers of the export differ from those of telltune."""
+    if (merged := record.get("merged")) is not None:
+        return list(merged["lost"])
     found = []
     classifier = record.get("classifier") or {}
     if "answers" in classifier:
@@ -150,7 +152,7 @@ def _lost_answers(record: dict[str, Any]) -> list[str]:
             "programs generate text."
         )
     quantization = record["recipe"]["model"]["quantization"]
-    if quantization and not is_whole_model(record):
+    if quantization:
         found.append(
             f"The adapter was trained on a base quantized to {quantization}; the export uses the "
             "base's own precision, so answers can differ."

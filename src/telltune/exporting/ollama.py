@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.data.chat_template import ChatTemplate
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MODELFILE", "TurnTexts", "imports_safetensors", "turn_texts", "write_modelfile"]
+__all__ = [
+    "TurnTexts",
+    "imports_safetensors",
+    "ollama_command",
+    "turn_texts",
+    "write_modelfile",
+]
 
 MODELFILE = "Modelfile"
 
@@ -136,6 +143,12 @@ def write_modelfile(folder: Path, max_new_tokens: int) -> None:
         f"PARAMETER num_predict {max_new_tokens}",
     ]
     write_text(folder / MODELFILE, "\n".join(lines) + "\n")
+
+
+def ollama_command(folder: Path) -> str:
+    """Return the command that makes a model of Ollama, named after the folder."""
+    name = folder.resolve().name
+    return shlex.join(["ollama", "create", name, "-f", str(folder / MODELFILE)])
 
 
 def imports_safetensors(folder: Path) -> bool:
