@@ -18,7 +18,7 @@ from telltune.data.formats import read_rows
 CASES = Path(__file__).parent / "cases"
 VERBS = (
     *("plan", "show", "fit", "evaluate", "predict", "check", "anchor", "compare"),
-    "verify",
+    *("verify", "export", "init"),
     *("study", "report", "recommend", "quanta"),
 )
 ADAPTER_FILES = {

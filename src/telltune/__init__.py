@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         anchor,
         check,
         evaluate,
+        export,
         fit,
         plan,
         plan_study,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from telltune.classifiers.picking import pick
     from telltune.errors import TellError
+    from telltune.proposal.write import write_recipe
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples
@@ -54,6 +56,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "fit",
     "load_recipe",
     "pick",
@@ -66,6 +69,7 @@ __all__ = [
     "score_examples",
     "show",
     "verify",
+    "write_recipe",
     "write_synthetic",
 ]
 
@@ -78,6 +82,7 @@ _HOMES = {
     "recommend": "telltune.study.recommend",
     "score_examples": "telltune.study.example_scores",
     "verify": "telltune.verification",
+    "write_recipe": "telltune.proposal.write",
     "write_synthetic": "telltune.study.synthetic_file",
 }
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Verification", "verify"]
 
 # Files that people may edit, that are written later, or that are checked without a hash.
-_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG}
+_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, "Modelfile"}
 
 
 @dataclass(frozen=True)

@@ -174,64 +174,40 @@ def test_the_code_in_the_model_card_runs_in_the_folder(
     assert plain_python.run(code, cwd=out).strip() == answers[0]
 
 
-PIPELINE = """
-import json, sys
-from transformers import pipeline
-
-pipe = pipeline("text-generation", sys.argv[1])
-chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv[2])]
-print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in chats]))
-"""
-
-
-def codes_of_the_guide(folder: Path) -> list[str]:
+def code_of_the_guide(folder: Path) -> str:
     """Return the Python code of docs/guides/serving.md, with the paths of a folder's models."""
     text = SERVING.read_text(encoding="utf-8")
-    for name, path in (("BASE", "base"), ("ADAPTER", "out"), ("MERGED", "merged")):
+    for name, path in (("BASE", "base"), ("ADAPTER", "out")):
         assert f'"{name}"' in text
         text = text.replace(f'"{name}"', repr(str(folder / path)))
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return str(code)
 
 
 def test_the_code_in_the_guide_answers(
     plain_python: PlainPython, folder: Path, answers: list[str]
 ) -> None:
-    code = codes_of_the_guide(folder)[0].replace('"My invoice is wrong."', json.dumps(PROMPTS[0]))
+    code = code_of_the_guide(folder).replace('"My invoice is wrong."', json.dumps(PROMPTS[0]))
     assert plain_python.run(code).strip() == answers[0]
-
-
-@pytest.fixture(scope="module")
-def merged(plain_python: PlainPython, folder: Path) -> tuple[Path, list[str]]:
-    """Run the guide's code for merging; return the folder and the answers of `pipeline`."""
-    _, code = codes_of_the_guide(folder)
-    return folder / "merged", json.loads(
-        plain_python.run(code + PIPELINE, folder / "merged", json.dumps(PROMPTS))
-    )
-
-
-def test_a_merged_model_needs_nothing_else(
-    merged: tuple[Path, list[str]], answers: list[str]
-) -> None:
-    assert merged[1] == answers
 
 
 @pytest.mark.skipif(
     not all(map(find_spec, ("fastapi", "uvicorn", "openai"))),
     reason="what `transformers serve` needs is not installed",
 )
-def test_a_merged_model_is_served(
-    merged: tuple[Path, list[str]], answers: list[str], tmp_path: Path
-) -> None:
+def test_a_merged_model_is_served(folder: Path, answers: list[str], tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    telltune.export(folder / "out", "merge", merged, progress=False)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     tool = Path(sys.executable).with_name("transformers")
-    command = [str(tool), "serve", str(merged[0]), "--port", str(port)]
+    command = [str(tool), "serve", str(merged), "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(port, server, tmp_path / "log")
-        found = [ask(port, str(merged[0]), prompt) for prompt in PROMPTS]
+        found = [ask(port, str(merged), prompt) for prompt in PROMPTS]
     finally:
         server.kill()
         server.wait()

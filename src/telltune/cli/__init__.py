@@ -10,8 +10,10 @@ import typer
 from telltune.cli import (  # noqa: F401  (each registers its verbs)
     data,
     diagnosis,
+    exports,
     runs,
     scores,
+    start,
     streams,
     studies,
 )

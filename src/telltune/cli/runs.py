@@ -88,7 +88,9 @@ def show(
 
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
 def fit(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE|DATA", help="Recipe in YAML, or examples to fit on.")
+    ],
     out: Annotated[Path, typer.Option(help="Output folder of the adapter or baseline.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
@@ -98,10 +100,18 @@ def fit(
     """Train an adapter, or fit a baseline.
 
     Called again after an interruption, training resumes from the last checkpoint.
+    Settings for a file of examples are guessed; `tell init` writes them as a recipe.
     """
     from telltune.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    if recipe.suffix in (".yaml", ".yml"):
+        loaded = load_recipe(recipe, overrides)
+    else:
+        from telltune.proposal.write import recipe_for
+
+        loaded, guessed = recipe_for(recipe, overrides)
+        if not as_json:
+            typer.echo(guessed, err=True)
     if restarts:
         _fit_with_restarts(out, restarts)
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from telltune.recipe import DataSpec
 
-__all__ = ["Split", "files_of", "left_out", "suggestion"]
+__all__ = ["Split", "files_of", "left_out", "split_of", "suggestion"]
 
 Split = Literal["train", "dev", "test"]
 
@@ -157,11 +157,11 @@ def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) 
     """Return the files to read for a `DatasetDict` on disk."""
     if asked in names:
         wanted = [asked]
-    elif asked is None and not any(map(_split_of, names)):
+    elif asked is None and not any(map(split_of, names)):
         wanted = names
     else:
         meant = _wanted(split, asked)
-        wanted = [name for name in names if meant is not None and _split_of(name) == meant]
+        wanted = [name for name in names if meant is not None and split_of(name) == meant]
         if len(wanted) != 1:
             raise DataError(
                 f"{folder} has {'more than one' if wanted else 'no'} split for "
@@ -181,7 +181,7 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     """Return the files to read for a folder of files, or for a saved `Dataset`."""
     listed = list(_listed(folder))
     rest = {path: reason for path, reason in listed if reason}
-    files = {path: _split_of(str(path.relative_to(folder))) for path, why in listed if not why}
+    files = {path: split_of(str(path.relative_to(folder))) for path, why in listed if not why}
     if not files:
         raise DataError(
             f"the folder {folder} contains no data files ({', '.join(known_suffixes())})"
@@ -223,7 +223,7 @@ def _listed(folder: Path, depth: int = 0) -> Iterator[tuple[Path, str]]:
                 yield path, "hidden"
             elif depth == 0 and path.name == "data":
                 yield from _listed(path, 1)
-            elif depth < 2 and _split_of(path.name) is not None:
+            elif depth < 2 and split_of(path.name) is not None:
                 yield from _listed(path, 2)
             else:
                 yield path, "a folder"
@@ -279,7 +279,7 @@ def _is_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
-def _split_of(name: str) -> Split | None:
+def split_of(name: str) -> Split | None:
     """Return the split whose word a name contains, or None for no split or several."""
     words = _WORD.findall(_INNER_CAPITAL.sub(" ", name))
     known = [_SET.sub("", word.casefold()) for word in words]

@@ -17,10 +17,17 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Message
 from telltune.errors import ModelError
-from telltune.fitting.model_card import CARD, model_card
+from telltune.fitting.model_card import CARD, is_whole_model, model_card
 from telltune.fitting.protocol import Cost, Predictor
 from telltune.fitting.provenance import provenance
-from telltune.models import load_adapter, load_base, model_origin, model_shape, without_rights
+from telltune.models import (
+    ADAPTER_CONFIG,
+    load_adapter,
+    load_base,
+    model_origin,
+    model_shape,
+    without_rights,
+)
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import (
     atomic_folder,
@@ -53,8 +60,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "CLASSIFIER",
+    "MADE",
     "TELL_JSON",
     "FinishedRun",
+    "base_spec",
     "load_predictor",
     "read_tell",
     "refuse_damaged",
@@ -154,7 +164,7 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
     }
     with whole_files(out, needed=trained_bytes(model)) as (filling, files):
         model.save_pretrained(filling, state_dict=run.weights)
-        _name_base(filling / "adapter_config.json", origin)
+        _name_base(filling / ADAPTER_CONFIG, origin)
         predictor.tokenizer.save_pretrained(filling)
         _generation_config(predictor).save_pretrained(filling)
         # PEFT writes a model card of its own, which telltune's replaces.
@@ -267,10 +277,10 @@ def load_predictor(
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
 ) -> Predictor:
-    """Load an adapter folder from `tell fit` as a predictor.
+    """Load an adapter folder from `tell fit`, or a model merged from one, as a predictor.
 
     Args:
-        folder: Adapter folder, possibly from an untrusted source.
+        folder: The folder, possibly from an untrusted source.
         precision: Precision, as in a recipe.
         evaluation: How to answer; the recipe's settings if None.
         trust_model: Whether the base may run its own code and load pickles where tell.json asks for
@@ -282,16 +292,12 @@ def load_predictor(
     record = read_tell(folder)
     refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]
-    if recipe["training"]["full_parameters"]:
+    if is_whole_model(record):
         base = load_base(ModelSpec(name=str(folder.resolve())), precision)
         model: Any = base.model
         tokenizer = base.tokenizer
     else:
-        spec = ModelSpec.model_validate(recipe["model"])
-        # The recipe may name a template file outside the folder; the folder has a copy.
-        template = spec.chat_template and str(folder / CHAT_TEMPLATE)
-        spec = spec.model_copy(update={"chat_template": template})
-        base = load_base(spec if trust_model else without_rights(spec), precision)
+        base = load_base(base_spec(folder, record, trust_model=trust_model), precision)
         if base.revision != record["base"]["revision"]:
             raise ModelError(
                 f"{folder} was trained on {base.name} {record['base']['revision']}, but found "
@@ -312,6 +318,21 @@ def load_predictor(
         shots=tuple(Message(*turn) for turn in record.get("shots", ())),
         cost=Cost.of(record["counts"], record["seconds"]),
     )
+
+
+def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> ModelSpec:
+    """Return the base model of an adapter folder, with the chat template that the folder holds.
+
+    Args:
+        folder: Adapter folder, possibly from an untrusted source.
+        record: Contents of its tell.json.
+        trust_model: See `load_predictor`.
+    """
+    spec = ModelSpec.model_validate(record["recipe"]["model"])
+    # The recipe may name a template file outside the folder; the folder has a copy.
+    template = spec.chat_template and str(folder / CHAT_TEMPLATE)
+    spec = spec.model_copy(update={"chat_template": template})
+    return spec if trust_model else without_rights(spec)
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from telltune.models import Origin
 
-__all__ = ["CARD", "SCORES", "baseline_card", "model_card", "record_scores"]
+__all__ = ["CARD", "SCORES", "baseline_card", "is_whole_model", "model_card", "record_scores"]
 
 CARD = "README.md"
 SCORES = "scores.json"
@@ -30,8 +30,16 @@ _BEGIN, _END = "<!-- scores: written by `tell evaluate` -->", "<!-- end of score
 _TELL = "https://arxiv.org/abs/2404.00914"
 
 
+def is_whole_model(record: dict[str, Any]) -> bool:
+    """Return whether a folder holds all weights of a model, given the contents of its tell.json.
+
+    Such a model was trained with `training.full_parameters`, or merged from a base and an adapter.
+    """
+    return bool(record["recipe"]["training"]["full_parameters"]) or "merged" in record
+
+
 def model_card(record: dict[str, Any], origin: Origin) -> str:
-    """Return the model card of an adapter.
+    """Return the model card of an adapter or of a merged model.
 
     Args:
         record: Contents of tell.json.
@@ -51,7 +59,7 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 
 # {record["data"]["task"]["name"]}: {record["method"]} on {name}
 
-- Base model: {origin.described}.{_held(record)}
+- Base model: {origin.described}.{_held(record)}{_merged(record)}
 - Trained on: {_task_data(record)}{mixed}.{_levers(record)}
 - Training: method `{record["method"]}`, {counts["optimizer_steps"]:,} optimizer steps, seed
   {record["seed"]}, {record["seconds"]:,.0f} seconds.{_classifier(record)}
@@ -65,7 +73,7 @@ def model_card(record: dict[str, Any], origin: Origin) -> str:
 {_score_table([])}
 {_END}
 {_dev_look(record)}
-The adapter was trained once, with one seed, on {examples:,} examples. Scores vary
+The model was trained once, with one seed, on {examples:,} examples. Scores vary
 with the examples and the seed, and the intervals do not cover this variation. Performance on other
 kinds of input, and forgetting of the base model's other abilities, were not measured unless a table
 reports them.
@@ -73,8 +81,7 @@ reports them.
 ## Use
 
 {_snippet(record, origin)}
-`generation_config.json` contains the end-of-answer tokens. PEFT and transformers do not load it
-from an adapter folder by default, so the code above passes it explicitly.
+`generation_config.json` contains the end-of-answer tokens.{_loaded(record)}
 """
 
 
@@ -156,7 +163,7 @@ def record_scores(folder: Path, found: dict[str, Any]) -> None:
 
 def _metadata(record: dict[str, Any], origin: Origin) -> str:
     """Return the YAML metadata. `base_model` must be a hub id, so a local base is omitted."""
-    whole = record["recipe"]["training"]["full_parameters"]
+    whole = is_whole_model(record)
     base = (
         {}
         if origin.hub_id is None
@@ -180,6 +187,18 @@ def _metadata(record: dict[str, Any], origin: Origin) -> str:
 def _held(record: dict[str, Any]) -> str:
     quantization = record["recipe"]["model"]["quantization"]
     return f" It was quantized to {quantization} for training." if quantization else ""
+
+
+def _merged(record: dict[str, Any]) -> str:
+    """Return the lines about a merged model; "" for an adapter."""
+    merged = record.get("merged")
+    if merged is None:
+        return ""
+    told = (
+        "Merged model: `tell export --merge` added a trained adapter to the base in fp32, and "
+        f"saved the weights as {merged['precision']}."
+    )
+    return "".join(f"\n- {line}" for line in (told, *merged["lost"]))
 
 
 def _labeled(record: dict[str, Any]) -> dict[str, int]:
@@ -258,9 +277,19 @@ def _anchor(record: dict[str, Any]) -> str:
     return "\n".join(told)
 
 
+def _loaded(record: dict[str, Any]) -> str:
+    """Return how the generation config is loaded, as the end of a sentence or paragraph."""
+    if is_whole_model(record):
+        return ""
+    return (
+        " PEFT and transformers do not load it\n"
+        "from an adapter folder by default, so the code above passes it explicitly."
+    )
+
+
 def _snippet(record: dict[str, Any], origin: Origin) -> str:
     """Return Python code that answers one prompt without telltune, run inside the folder."""
-    if record["recipe"]["training"]["full_parameters"]:
+    if is_whole_model(record):
         imports, load = "", "model = AutoModelForCausalLM.from_pretrained(adapter)"
     else:
         imports = "from peft import PeftModel\n"

@@ -2,6 +2,8 @@
 
 from telltune.models.files import base_weights, check_named, model_files
 from telltune.models.loading import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     LoadedModel,
     base_revision,
     compute_dtype,
@@ -24,6 +26,8 @@ from telltune.models.targets import (
 from telltune.models.tokenizer import check_vocabulary, load_tokenizer, template_file
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
     "LOCAL",
     "Layers",
     "LoadedModel",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from telltune.recipe import ModelSpec, Recipe
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "LoadedModel",
     "base_revision",
@@ -45,7 +46,8 @@ __all__ = [
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-"""Name of PEFT's weights file in an adapter folder."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""Names of PEFT's files in an adapter folder."""
 
 
 @dataclass
@@ -94,13 +96,16 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = False) -> LoadedModel:
+def load_base(
+    spec: ModelSpec, precision: str = "auto", *, trainable: bool = False, on_cpu: bool = False
+) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
         spec: Model to load.
         precision: `auto`, `fp32` or `bf16`.
         trainable: Whether all weights will be trained, which keeps them in fp32.
+        on_cpu: Whether to keep the model on the CPU also if there is a GPU.
 
     Raises:
         ModelError: If the model does not exist, is not a causal language model, needs custom code
@@ -129,7 +134,7 @@ def load_base(spec: ModelSpec, precision: str = "auto", *, trainable: bool = Fal
     model.requires_grad_(False).train(False)
     if spec.quantization is not None:
         _keep_gradients(model)
-    if torch.cuda.is_available() and spec.quantization is None:
+    if torch.cuda.is_available() and spec.quantization is None and not on_cpu:
         model.to(torch.device("cuda"))  # type: ignore[arg-type]
     tokenizer = load_tokenizer(spec)
     embedding: Any = model.get_input_embeddings()
@@ -192,7 +197,7 @@ def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrained
     from transformers import AutoTokenizer
 
     # PEFT would look for missing files on the hub, and would also load a pickle.
-    for file in ("adapter_config.json", ADAPTER_WEIGHTS):
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no adapter found ({file} is missing).")
     try:

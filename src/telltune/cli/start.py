@@ -1,0 +1,55 @@
+"""Verb that writes a first recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from telltune.cli.app import AsJson, ColumnNames, app
+from telltune.cli.console import print_json, print_warnings
+
+
+@app.command(epilog="Example: tell init tickets.csv --out tickets")
+def init(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files or folders of examples, in any format."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for recipe.yaml and the parts of the data.")
+    ] = Path(),
+    columns: ColumnNames = None,
+    model: Annotated[
+        str, typer.Option(help="Base model of the recipe: `embedded`, a hub id, or a folder.")
+    ] = "embedded",
+    as_json: AsJson = False,
+) -> None:
+    """Write a recipe for data files, and split them into train, dev and test.
+
+    Files whose names contain the split are used as they are. Nothing is replaced.
+    """
+    from telltune.proposal.write import write_recipe
+    from telltune.recipe import columns_from_text
+    from telltune.training.progress import phase
+
+    named = None if columns is None else columns_from_text(columns)
+    with phase("reading the data", shown=not as_json):
+        done = write_recipe(data, out, columns=named, model=model)
+    if as_json:
+        print_json(asdict(done) | {"recipe": str(done.recipe)})
+        return
+    typer.echo(f"{', '.join(data)}: {done.told}.")
+    counted = ", ".join(f"{count:,} {part}" for part, count in done.counts.items())
+    typer.echo(f"{counted}. {' '.join(done.notes)}".rstrip())
+    typer.echo(f"Anchor: {done.anchor}")
+    typer.echo(f"The recipe is {done.recipe}. Next:")
+    typer.echo(f"  tell check {done.recipe}")
+    if "test" in done.counts:
+        typer.echo(f"  tell compare {done.recipe} --out runs/compared")
+    else:
+        typer.echo(f"  tell recommend {done.recipe} --out runs/search")
+    typer.echo(f"  tell fit {done.recipe} --out runs/mine")
+    print_warnings(done.warnings)

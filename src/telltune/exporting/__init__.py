@@ -1,0 +1,1 @@
+"""Exports of an adapter to the formats of other programs."""

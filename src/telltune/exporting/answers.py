@@ -1,0 +1,78 @@
+"""Comparison of the answers of an adapter and of the model that was made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.task import Split, load_split
+from telltune.errors import TellError
+from telltune.fitting.adapter_folder import load_predictor, read_tell
+from telltune.recipe import recipe_from_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from telltune.data.examples import Example
+
+__all__ = ["SameAnswers", "compare_answers"]
+
+_ASKED = 20
+
+
+@dataclass(frozen=True)
+class SameAnswers:
+    """Answers of two models to the same prompts.
+
+    Attributes:
+        asked: Number of prompts; 0 if the task data cannot be read here.
+        equal: Number of prompts that both answer alike.
+        difference: First difference, in a sentence; "" if there is none.
+    """
+
+    asked: int
+    equal: int
+    difference: str = ""
+
+
+def compare_answers(adapter: Path, model: Path, *, trust_model: bool = False) -> SameAnswers:
+    """Ask an adapter and a model made of it the same prompts of the task.
+
+    Both generate text. A classifier beside the adapter has no say, because the model has none.
+
+    Args:
+        adapter: Adapter folder.
+        model: Folder of the model.
+        trust_model: See `load_predictor`.
+    """
+    examples = _examples(read_tell(adapter))
+    if not examples:
+        return SameAnswers(0, 0)
+    before = _answers(adapter, examples, trust_model=trust_model)
+    after = _answers(model, examples, trust_model=trust_model)
+    pairs = list(zip(examples, before, after, strict=True))
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    told = ""
+    if differing:
+        example, old, new = differing[0]
+        told = f"{example.origin}: the adapter answers {old!r}, the exported model {new!r}."
+    return SameAnswers(len(pairs), len(pairs) - len(differing), told)
+
+
+def _examples(record: dict[str, Any]) -> Sequence[Example]:
+    """Return some examples of the task, those that were not trained on first."""
+    recipe = recipe_from_dict(record["recipe"])
+    splits: tuple[Split, ...] = ("dev", "test", "train")
+    for split in splits:
+        try:
+            return load_split(recipe, split)[:_ASKED]
+        except TellError:  # The recipe has no such split, or its files are on another machine.
+            continue
+    return ()
+
+
+def _answers(folder: Path, examples: Sequence[Example], *, trust_model: bool) -> list[str]:
+    predictor = load_predictor(folder, trust_model=trust_model)
+    writes = predictor.evaluation.model_copy(update={"answers": "generate"})
+    return replace(predictor, evaluation=writes, classifier=None, in_process=True).predict(examples)

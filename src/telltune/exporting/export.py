@@ -1,0 +1,190 @@
+"""Export of an adapter: a merged model, files and commands for other programs, or the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from telltune.errors import ModelError, RecipeError
+from telltune.exporting.answers import SameAnswers, compare_answers
+from telltune.exporting.commands import check_gguf_type, gguf_commands, vllm_command
+from telltune.exporting.hub import push
+from telltune.exporting.merge import merge_adapter
+from telltune.exporting.ollama import (
+    imports_safetensors,
+    ollama_command,
+    turn_texts,
+    write_modelfile,
+)
+from telltune.fitting.adapter_folder import read_tell, refuse_damaged
+from telltune.fitting.baseline_folder import is_baseline
+from telltune.fitting.model_card import is_whole_model
+from telltune.models import load_tokenizer
+from telltune.recipe import ModelSpec
+from telltune.training.progress import phase
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Exported", "Target", "export_folder"]
+
+Target = Literal["merge", "gguf", "ollama", "vllm", "push"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Result of an export.
+
+    Attributes:
+        out: Folder of the merged model or the Modelfile, or address on the hub; None if nothing
+            was written.
+        commands: Shell commands to run next, in order.
+        answers: Comparison of the merged model with the adapter; None if no model was written.
+        warnings: What the export lacks or where it may differ, one sentence each.
+    """
+
+    out: str | None = None
+    commands: tuple[str, ...] = ()
+    answers: SameAnswers | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def export_folder(
+    folder: Path,
+    target: Target,
+    out: Path | None = None,
+    *,
+    gguf_type: str = "f16",
+    repo: str | None = None,
+    private: bool = True,
+    trust_model: bool = False,
+    progress: bool = True,
+) -> Exported:
+    """Export an adapter or a whole model; see `telltune.api.export`."""
+    if target not in get_args(Target):
+        raise RecipeError(f"`{target}` is no target of an export; give one of {get_args(Target)}.")
+    record = read_tell(folder)
+    if is_baseline(record):
+        raise ModelError(
+            f"{folder} is a baseline, which has no language model to export; `tell predict` and "
+            "`tell cascade` answer with it."
+        )
+    if target in ("vllm", "push"):
+        if out is not None:
+            raise RecipeError(f"--out: `tell export --{target}` writes no files; leave it out.")
+        refuse_damaged(folder, record["files"])
+        if target == "vllm":
+            warnings = [*_lost_answers(record), *_lost_prompts(record), *_other_base(record)]
+            return Exported(commands=(vllm_command(folder, record),), warnings=tuple(warnings))
+        if not repo:
+            raise RecipeError("--push: name the repository on the hub: OWNER/NAME.")
+        with phase("uploading", shown=progress):
+            return Exported(push(folder, repo, private=private))
+    if target == "gguf":
+        check_gguf_type(gguf_type)
+    elif target == "ollama":
+        # A template that Ollama cannot express is refused before the model is merged.
+        turn_texts(load_tokenizer(ModelSpec(name=str(folder.resolve()))))
+    model, answers = _whole_model(
+        folder, record, target, out, trust_model=trust_model, progress=progress
+    )
+    warnings = [*_lost_answers(record), *_lost_prompts(record)]
+    if answers is not None:
+        warnings += _differences(answers)
+    commands: tuple[str, ...] = ()
+    if target == "gguf":
+        commands = tuple(gguf_commands(model, gguf_type))
+    elif target == "ollama":
+        write_modelfile(model, _answer_tokens(record))
+        commands = (ollama_command(model),)
+        if not imports_safetensors(model):
+            warnings.append(
+                "Ollama does not read this architecture from safetensors; make a GGUF file "
+                f"(`tell export {model} --gguf f16`) and name it in the Modelfile, after FROM."
+            )
+    return Exported(str(model), commands, answers, tuple(warnings))
+
+
+def _whole_model(
+    folder: Path,
+    record: dict[str, Any],
+    target: Target,
+    out: Path | None,
+    *,
+    trust_model: bool,
+    progress: bool,
+) -> tuple[Path, SameAnswers | None]:
+    """Return the folder of a whole model, merged if necessary, and how it answers then."""
+    if is_whole_model(record):
+        if target == "merge" or out is not None:
+            raise RecipeError(
+                f"{folder} is a whole model and is used as it is; leave out "
+                f"{'--merge' if target == 'merge' else '--out'}."
+            )
+        refuse_damaged(folder, record["files"])
+        return folder, None
+    if out is None:
+        raise RecipeError("--out is missing: name a new folder for the merged model.")
+    with phase("merging", shown=progress):
+        merge_adapter(folder, out, lost=_lost_answers(record), trust_model=trust_model)
+    with phase("comparing answers", shown=progress):
+        return out, compare_answers(folder, out, trust_model=trust_model)
+
+
+def _answer_tokens(record: dict[str, Any]) -> int:
+    return int(record["recipe"]["evaluation"]["max_new_tokens"] or record["answer_tokens"])
+
+
+def _lost_answers(record: dict[str, Any]) -> list[str]:
+    """Return how the answers of the export differ from those of telltune."""
+    if (merged := record.get("merged")) is not None:
+        return list(merged["lost"])
+    found = []
+    classifier = record.get("classifier") or {}
+    if "answers" in classifier:
+        found.append(
+            "telltune combines the adapter with a small classifier, which the export lacks; it "
+            "answers as the adapter alone."
+        )
+    elif record["recipe"]["evaluation"]["answers"] == "likelihood":
+        found.append(
+            "telltune picks the most likely label (`evaluation.answers: likelihood`); other "
+            "programs generate text."
+        )
+    quantization = record["recipe"]["model"]["quantization"]
+    if quantization:
+        found.append(
+            f"The adapter was trained on a base quantized to {quantization}; the export uses the "
+            "base's own precision, so answers can differ."
+        )
+    return found
+
+
+def _lost_prompts(record: dict[str, Any]) -> list[str]:
+    """Return what telltune does around a prompt that a chat template cannot do."""
+    found = []
+    if record.get("shots"):
+        found.append(
+            f"telltune puts {len(record['shots'])} example turns (`shots` in tell.json) before "
+            "each prompt; include them in the messages."
+        )
+    if record.get("answer_after"):
+        found.append(f"The answer is the text after the last {record['answer_after']!r}.")
+    return found
+
+
+def _other_base(record: dict[str, Any]) -> list[str]:
+    if is_whole_model(record) or record["recipe"]["model"]["name"] != "embedded":
+        return []
+    told = (
+        "The adapter was trained on the 4-bit weights of the embedded model; "
+        f"{record['base']['hub_id']} has other weights, so answers can differ (`tell "
+        "export --merge` keeps them)."
+    )
+    return [told]
+
+
+def _differences(answers: SameAnswers) -> list[str]:
+    if not answers.asked:
+        return ["The answers were not compared, because the task data cannot be read here."]
+    return [answers.difference] if answers.difference else []

@@ -1,0 +1,97 @@
+"""Guess of the columns with prompts and answers, for rows in no schema that telltune knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from telltune.data.fields import is_blank, is_number, listed
+from telltune.data.schemas import RowRefusedError, find_schema
+from telltune.errors import DataError
+from telltune.evaluation.headline import label_set
+from telltune.recipe import Columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["guess_columns"]
+
+# Usual names, the most telling first.
+_ANSWERS = (
+    *("label", "labels", "target", "completion", "response", "answer", "output", "chosen", "reply"),
+    *("class", "category", "intent", "sentiment", "topic", "tag", "team", "department", "product"),
+    *("summary", "translation", "solution", "result", "highlights", "priority", "gold", "y"),
+)
+_PROMPTS = (
+    *("prompt", "text", "input", "question", "query", "instruction", "message", "sentence"),
+    *("utterance", "content", "body", "document", "article", "review", "comment", "ticket"),
+    *("email", "post", "tweet", "passage", "description", "dialogue", "source", "title", "x"),
+)
+
+_MOSTLY = 0.9
+"""Least share of rows in which a column of the task has a value."""
+
+
+def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | None:
+    """Guess which columns contain the prompt and the answer.
+
+    Known names come first. Otherwise the answer is the only column with a closed set of labels, or
+    the second of two columns of text, and the prompt is the column with the longest texts.
+
+    Args:
+        rows: Rows of a file.
+        file: Name of the file, for errors.
+
+    Returns:
+        The columns, or None if the rows have a schema that telltune knows.
+
+    Raises:
+        DataError: There is more than one possibility, or none.
+    """
+    try:
+        find_schema(rows[0])
+    except RowRefusedError as refusal:
+        texts = _texts(rows)
+        answer = _named(_ANSWERS, texts) or _only_answer(texts)
+        others = {name: values for name, values in texts.items() if name != answer}
+        prompt = _named(_PROMPTS, others) or _longest(rows, others)
+        if answer is None or prompt is None:
+            raise DataError(
+                f"{file}: the columns with prompt and answer cannot be told from "
+                f"{listed(rows[0].keys())}; name them: --columns prompt=...,completion=... "
+                f"({refusal})."
+            ) from None
+        return Columns(prompt=prompt, completion=answer)
+    return None
+
+
+def _texts(rows: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
+    """Return the values of each column that nearly every row has, without lists and objects."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {}
+    for name in names:
+        values = [row[name] for row in rows if not is_blank(row.get(name))]
+        simple = all(isinstance(value, str) or is_number(value) for value in values)
+        if simple and len(values) >= _MOSTLY * len(rows):
+            found[name] = [str(value) for value in values]
+    return found
+
+
+def _named(names: Sequence[str], texts: Mapping[str, object]) -> str | None:
+    folded = {column.strip().casefold(): column for column in reversed(list(texts))}
+    return next((folded[name] for name in names if name in folded), None)
+
+
+def _only_answer(texts: Mapping[str, list[str]]) -> str | None:
+    labeled = [name for name, values in texts.items() if label_set(values)]
+    if len(labeled) == 1:
+        return labeled[0]
+    return list(texts)[1] if len(texts) == 2 and not labeled else None
+
+
+def _longest(rows: Sequence[Mapping[str, object]], texts: Mapping[str, list[str]]) -> str | None:
+    written = {
+        name: sum(map(len, values)) / len(values)
+        for name, values in texts.items()
+        if not all(is_number(row.get(name)) for row in rows)
+    }
+    return max(written, key=lambda name: written[name], default=None)

@@ -1,0 +1,194 @@
+"""What data files contain: columns, kind of task, labels, and an anchor that says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from telltune.data.files import Split, files_of, split_of
+from telltune.data.formats import ParsedRow
+from telltune.data.loaders import read_examples, tables
+from telltune.data.report import ReadReport
+from telltune.errors import DataError
+from telltune.evaluation.headline import choose_metrics, label_set
+from telltune.proposal.columns import guess_columns
+from telltune.recipe import DataSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.recipe import Columns
+
+__all__ = ["Survey", "survey"]
+
+Kind = Literal["labels", "JSON", "short answers", "free text"]
+
+_KINDS: dict[str, Kind] = {
+    "json_field_accuracy": "JSON",
+    "accuracy": "labels",
+    "exact_match": "short answers",
+    "chrf": "free text",
+}
+"""Kind of task by the headline metric that `choose_metrics` chooses."""
+
+_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_LOOKED_AT = 1000
+"""Number of rows of a file that its columns are guessed from."""
+_LISTED, _LISTED_CHARACTERS = 20, 200
+"""Most labels that an anchor lists, and most characters of the list."""
+_NOUNS = (
+    *("text", "question", "sentence", "message", "review", "ticket", "email", "comment", "query"),
+    *("document", "article", "title", "description", "tweet", "post", "dialogue"),
+)
+"""Columns whose names say what a prompt is."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Contents of data files.
+
+    Attributes:
+        specs: Data sets by split. `train` has all of them if the names tell no splits.
+        is_split: Whether the names of files tell the splits.
+        examples: Examples by split.
+        columns: Guessed or given columns of the first data set; None if its schema is known.
+        kind: Kind of task.
+        labels: Labels of a classification task, sorted; () for other tasks.
+        anchor: Anchor that says what to answer.
+        warnings: Sentences about what is not read or left out.
+    """
+
+    specs: dict[Split, list[DataSpec]]
+    is_split: bool
+    examples: dict[Split, list[Example]]
+    columns: Columns | None
+    kind: Kind
+    labels: tuple[str, ...]
+    anchor: str
+    warnings: tuple[str, ...]
+
+    @property
+    def told(self) -> str:
+        """What the data are, in one line."""
+        count = sum(map(len, self.examples.values()))
+        kind = f"{len(self.labels)} labels" if self.labels else self.kind
+        read = self.columns and f", columns {self.columns.prompt} → {self.columns.completion}"
+        return f"{count:,} examples, {kind}{read or ''}"
+
+
+def survey(paths: Sequence[str], columns: Columns | None = None) -> Survey:
+    """Read data files, and guess what they are for.
+
+    Args:
+        paths: Files or folders, in any format of training data.
+        columns: Columns of the data; guessed if they are in no schema that telltune knows.
+
+    Raises:
+        DataError: A file cannot be read, a row is invalid, or the columns cannot be guessed.
+    """
+    named = _by_split(paths)
+    specs = {
+        split: [DataSpec(path=path, columns=columns or _guessed(path, split)) for path in found]
+        for split, found in named.items()
+    }
+    report = ReadReport()
+    examples = {split: read_examples(found, report, split=split) for split, found in specs.items()}
+    answers = [example.completion for found in examples.values() for example in found]
+    kind = _KINDS[choose_metrics(answers)[0]]
+    labels = label_set(answers) if kind == "labels" else ()
+    used = specs["train"][0].columns
+    return Survey(
+        specs,
+        len(named) > 1,
+        examples,
+        used,
+        kind,
+        labels,
+        _anchor(kind, answers, labels, used),
+        report.warnings("task"),
+    )
+
+
+def _by_split(paths: Sequence[str]) -> dict[Split, list[str]]:
+    """Return the paths by the splits that their names tell; all in `train` if they tell none.
+
+    A lone split is all of the data, whatever its name is.
+    """
+    found: dict[Split | None, list[str]] = {}
+    for path in paths:
+        splits: list[Split | None] = [*_splits_of(path)]
+        for split in splits or [None]:
+            found.setdefault(split, []).append(path)
+    told: dict[Split, list[str]] = {split: found[split] for split in _SPLITS if split in found}
+    if None in found and told:
+        raise DataError(
+            f"{found[None][0]} names no split, but {next(iter(told.values()))[0]} does; give files "
+            "of one kind, or rename it."
+        )
+    if len(told) < 2:
+        return {"train": list(paths)}
+    if "train" not in told:
+        raise DataError(f"no file of {', '.join(paths)} is named train; add or rename one.")
+    return told
+
+
+def _splits_of(path: str) -> list[Split]:
+    """Return the splits that the name of a file tells, or the names in a folder."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise DataError(f"no file or folder {path}: check the path.")
+    if place.is_file():
+        told = split_of(place.name)
+        return [] if told is None else [told]
+    spec, files = DataSpec(path=path), dict[Split, list[Path] | None]()
+    for split in _SPLITS:
+        with suppress(DataError):
+            files[split] = files_of(spec, split)
+    if not files:
+        files_of(spec)  # raises the reason
+    same = len(files) == len(_SPLITS) and all(one == files["train"] for one in files.values())
+    return [] if same else list(files)
+
+
+def _guessed(path: str, split: Split) -> Columns | None:
+    for table in tables(DataSpec(path=path), split):
+        rows = [row.values for row in islice(table.rows, _LOOKED_AT) if isinstance(row, ParsedRow)]
+        if rows:
+            return guess_columns(rows, table.name)
+    return None
+
+
+def _anchor(
+    kind: Kind, answers: Sequence[str], labels: Sequence[str], columns: Columns | None
+) -> str:
+    prompt = columns.prompt.casefold() if columns else ""
+    noun = prompt if prompt in _NOUNS else "text"
+    if kind == "labels":
+        listed = ", ".join(labels)
+        if len(labels) <= _LISTED and len(listed) <= _LISTED_CHARACTERS:
+            return f"Classify the {noun}. Reply with one of these and nothing else: {listed}."
+        return f"Classify the {noun}. Reply with the label and nothing else."
+    if kind == "JSON":
+        keys = _keys(answers)
+        named = f" object with the keys {', '.join(keys)}" if keys else ""
+        return f"Read the {noun}. Reply with a JSON{named or ' value'} and nothing else."
+    if kind == "short answers":
+        return f"Read the {noun}. Reply with the short answer and nothing else."
+    answer = columns.completion if columns else "answer"
+    return f"Read the {noun}. Write the {answer.replace('_', ' ')} and nothing else."
+
+
+def _keys(answers: Sequence[str]) -> list[str]:
+    """Return the keys of JSON objects that more than half of the answers have."""
+    counts: Counter[str] = Counter()
+    for answer in answers:
+        with suppress(ValueError, RecursionError):
+            value = json.loads(answer)
+            counts.update(value.keys() if isinstance(value, dict) else ())
+    return [key for key, count in counts.items() if 2 * count > len(answers)]

@@ -1,0 +1,48 @@
+"""Columns are guessed by usual names, by their values, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from telltune.errors import DataError
+from telltune.proposal.columns import guess_columns
+from telltune.recipe import Columns
+
+TEXTS = [f"{what} number {n}" for n in range(4) for what in ("a lost parcel", "an invoice")]
+
+
+def rows(**columns: list[str]) -> list[dict[str, object]]:
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def test_known_schemas_need_no_columns() -> None:
+    assert guess_columns([{"text": "a", "label": "b"}], "x.csv") is None
+    assert guess_columns([{"messages": []}], "x.csv") is None
+
+
+def test_usual_names_win_whatever_their_case() -> None:
+    found = rows(id=list("12345678"), Text=TEXTS, Team=["a", "b"] * 4, Priority=["x", "y"] * 4)
+    assert guess_columns(found, "x.csv") == Columns(prompt="Text", completion="Team")
+
+
+def test_otherwise_the_labels_are_the_answer_and_the_longest_text_the_prompt() -> None:
+    found = rows(nr=list("12345678"), frage=TEXTS, art=["a", "b"] * 4)
+    assert guess_columns(found, "x.csv") == Columns(prompt="frage", completion="art")
+
+
+def test_of_two_columns_of_text_the_second_is_the_answer() -> None:
+    found = rows(deutsch=TEXTS, english=[f"{text} translated" for text in TEXTS])
+    assert guess_columns(found, "x.csv") == Columns(prompt="deutsch", completion="english")
+
+
+def test_two_possible_answers_are_no_guess() -> None:
+    found = rows(frage=TEXTS, art=["a", "b"] * 4, ort=["x", "y"] * 4)
+    with pytest.raises(DataError, match=r"x\.csv: the columns .* `frage`, `art`, `ort`; name them"):
+        guess_columns(found, "x.csv")
+
+
+def test_columns_that_are_mostly_empty_are_not_considered() -> None:
+    found = rows(frage=TEXTS, art=["a", "b"] * 4, label=["", "", "", "", "", "", "", "z"])
+    assert guess_columns(found, "x.csv") == Columns(prompt="frage", completion="art")
