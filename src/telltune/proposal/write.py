@@ -43,7 +43,7 @@ class Proposal:
     Attributes:
         recipe: Recipe file.
         told: Description of the data in one line.
-        counts: Number of rows by part.
+        counts: Number of rows by part; of examples if the files were split already.
         anchor: Anchor of the recipe.
         notes: How the data were split, one sentence each.
         warnings: What is not read, and what `tell check` would refuse.
