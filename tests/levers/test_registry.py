@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from telltune.fitting.describe_pre_training import describe_pre_training
 
 from telltune.errors import RecipeError
+from telltune.fitting.pre_training import describe_pre_training
 from telltune.levers.protocol import Yield
 from telltune.levers.registry import PluginLever, levers_of, register_lever
 from telltune.methods.registry import get_method
