@@ -64,6 +64,7 @@ def test_addresses_where_nobody_answers_are_named() -> None:
 def test_a_node_that_is_lost_loses_no_cell(
     nodes: Any, toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
+    toy_recipe["training"]["report_to"] = "tensorboard"
     study = {
         "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 2}},
         "methods": ["base", "sft_anchor", "tell"],
@@ -98,6 +99,8 @@ def test_a_node_that_is_lost_loses_no_cell(
     assert (out / RESULTS).read_bytes().startswith(before)
     assert [told(row) for row in found] == [told(row) for row in here]
     assert {row.status for row in found} == {"done"}
+    trained = {cell.title for cell in cells if cell.method != "base"}
+    assert {path.name for path in (out / "runs").iterdir()} == trained
     for row in found:
         name = f"{row.key}.jsonl"
         assert (out / ANSWERS / name).read_bytes() == (
