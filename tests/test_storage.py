@@ -7,11 +7,14 @@ import json
 import multiprocessing
 import os
 import shutil
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from telltune.errors import StorageError
 from telltune.storage import (
@@ -196,3 +199,17 @@ def test_what_cannot_be_read_of_the_cache_is_not_there(
     assert read_cached_json(path) is None
     write_json(path, {"a": 1})
     assert read_cached_json(path) == {"a": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_is_written_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "model") as folder:
+            save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
+            (folder / "parts").mkdir()
+        write_text(tmp_path / "text", "")
+    finally:
+        os.umask(before)
+    written = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert written == {"model": 0o750, "model.safetensors": 0o640, "parts": 0o750, "text": 0o640}

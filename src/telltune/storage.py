@@ -128,10 +128,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes private files; give outputs the permissions of the user's umask.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
+            _share(Path(name))
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -217,9 +214,20 @@ def publish(filled: Path, target: Path) -> None:
         OSError: A folder of that name already exists.
     """
     for path in (*_files(filled), *filter(Path.is_dir, filled.rglob("*")), filled):
+        _share(path)
         _sync(path)
     filled.rename(target)
     _sync(target.parent)
+
+
+def _share(path: Path) -> None:
+    """Give a file or folder the permissions of the user's umask.
+
+    `tempfile` and safetensors make private ones, which nobody else on a shared disk could read.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _sync(path: Path) -> None:
