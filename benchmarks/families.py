@@ -1,13 +1,13 @@
-"""What the fast paths are worth for a family of models, on a random model of middle size.
+"""Measure the fast paths on a random model of medium size of one family.
 
     python benchmarks/families.py   # about 5 minutes on one core
 
-Measured in turns, in one process: LoRA training on examples that share an anchor, and greedy
-answers to few-shot prompts that share their examples, with telltune's fast paths and without them
+LoRA training on examples that share an anchor, and greedy answers to few-shot prompts that share
+their examples, take turns in one process: with telltune's fast paths, and without them
 (transformers and PEFT alone: one example per row, and `generate`). The answers must be the same.
-Times are processor time of one thread, which other work on the
-machine disturbs little. `--rounds` sets how often. `--ways fast` leaves out the slow side, to
-compare two versions of telltune.
+Times are processor times of one thread, which other work on the machine hardly affects. `--rounds`
+sets the number of turns. `--ways fast` leaves out the slow side, to compare two versions of
+telltune.
 """
 
 from __future__ import annotations

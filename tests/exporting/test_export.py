@@ -1,4 +1,4 @@
-"""What an export refuses, and what it says that the exported model lacks."""
+"""An export refuses what it cannot do, and says what the exported model lacks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from telltune.cli.console import print_json, print_warnings
 def init(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA...", help="Files or folders of examples, in any format."),
+        typer.Argument(metavar="DATA", help="Files or folders of examples, in any format."),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for recipe.yaml and the parts of the data.")

@@ -40,7 +40,7 @@ class Exported:
             was written.
         commands: Shell commands to run next, in order.
         answers: Comparison of the merged model with the adapter; None if no model was written.
-        warnings: What the export lacks or where it may differ, one sentence each.
+        warnings: Parts that the export lacks, and ways in which it may differ; one sentence each.
     """
 
     out: str | None = None

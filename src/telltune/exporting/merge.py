@@ -47,7 +47,7 @@ def merge_adapter(
     Args:
         adapter: Adapter folder from `tell fit`.
         out: Output folder, new or empty.
-        lost: What the model lacks of the adapter folder, in sentences for the model card.
+        lost: Parts of the adapter folder that the model lacks, in sentences for the model card.
         trust_model: Whether the base may run its own code; see `load_predictor`.
 
     Raises:

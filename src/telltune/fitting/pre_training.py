@@ -95,7 +95,7 @@ class PreTraining:
 
 
 class _Run(NamedTuple):
-    """What stays the same in all steps; see `run_pre_training`."""
+    """Arguments of `run_pre_training` that stay the same in all steps."""
 
     method: AdapterMethod
     base: LoadedModel

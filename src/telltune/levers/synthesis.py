@@ -1,4 +1,4 @@
-"""What both levers of the recipe key `synthesis` share."""
+"""Base class of the two levers of the recipe key `synthesis`."""
 
 from __future__ import annotations
 

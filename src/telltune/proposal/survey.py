@@ -1,4 +1,4 @@
-"""What data files contain: columns, kind of task, labels, and an anchor that says what to do."""
+"""Contents of data files: columns, kind of task, labels, and an anchor that says what to do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Survey:
 
     @property
     def told(self) -> str:
-        """What the data are, in one line."""
+        """Description of the data in one line."""
         count = sum(map(len, self.examples.values()))
         kind = f"{len(self.labels)} labels" if self.labels else self.kind
         read = self.columns and f", columns {self.columns.prompt} → {self.columns.completion}"

@@ -45,8 +45,8 @@ class Proposal:
         told: Description of the data in one line.
         counts: Number of rows by part; of examples if the files were split already.
         anchor: Anchor of the recipe.
-        notes: How the data were split, one sentence each.
-        warnings: What is not read, and what `tell check` would refuse.
+        notes: Remarks on the split of the data, one sentence each.
+        warnings: Parts of the data that are not read, or that `tell check` would refuse.
     """
 
     recipe: Path
