@@ -33,6 +33,15 @@ settings.load_profile("fixed")
 
 END_TO_END = Path(__file__).parent / "e2e"
 
+LONGEST = ("test_real_model.py", "test_processes.py", "test_cluster.py", "test_course.py")
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
