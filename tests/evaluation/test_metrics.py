@@ -92,7 +92,7 @@ def test_custom_metric_plugs_in():
     assert scored.score == 2.0
     assert scored.per_item.tolist() == [2.0, 2.0]
     assert not scored.percent
-    assert length_ratio.summary == "Length of the prediction over that of the reference."
+    assert length_ratio.summary == "Length of the prediction divided by that of the reference."
     assert "length_ratio" in metric_names()
 
 
