@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         anchor,
         check,
         evaluate,
-        export,
         fit,
         plan,
         plan_study,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     )
     from telltune.classifiers.picking import pick
     from telltune.errors import TellError
+    from telltune.exporting.export import export
     from telltune.proposal.write import write_recipe
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
@@ -77,6 +77,7 @@ _HOMES = {
     "Recipe": "telltune.recipe",
     "TellError": "telltune.errors",
     "compare": "telltune.study.compare",
+    "export": "telltune.exporting.export",
     "load_recipe": "telltune.recipe",
     "pick": "telltune.classifiers.picking",
     "recommend": "telltune.study.recommend",

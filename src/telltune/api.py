@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
-    from telltune.exporting.export import Exported, Target
     from telltune.fitting.anchor_choice import Ranking
     from telltune.fitting.protocol import Predictor
     from telltune.recipe import Columns, Recipe
@@ -65,7 +64,6 @@ __all__ = [
     "anchor",
     "check",
     "evaluate",
-    "export",
     "fit",
     "plan",
     "plan_study",
@@ -412,52 +410,6 @@ def predict_examples(
     with bar(shown=progress) as shown:
         counter = shown.add_task("predict", total=len(examples))
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))
-
-
-def export(
-    adapter: str | Path,
-    target: Target,
-    out: str | Path | None = None,
-    *,
-    gguf_type: str = "f16",
-    repo: str | None = None,
-    private: bool = True,
-    trust_model: bool = False,
-    progress: bool = True,
-) -> Exported:
-    """Export an adapter to other programs.
-
-    A merged model is asked prompts of the task, and its answers are compared with the adapter's.
-
-    Args:
-        adapter: Output folder of `fit`, or a merged model.
-        target: `merge` writes a whole model that transformers loads. `gguf` and `ollama` do the
-            same; `gguf` returns the commands of llama.cpp that convert it, and `ollama` adds a
-            Modelfile. `vllm` returns the command that serves the adapter. `push` uploads the folder
-            to the Hugging Face hub.
-        out: Output folder of the whole model. None for `vllm` and `push`, and for an `adapter` that
-            is a whole model.
-        gguf_type: Type of the GGUF file, such as `f16` or `q8_0`.
-        repo: Repository on the hub, as OWNER/NAME.
-        private: Whether a new repository on the hub is private.
-        trust_model: As in `evaluate`.
-        progress: Whether to show progress.
-
-    Raises:
-        TellError: The folder is a baseline, or cannot be exported to this target.
-    """
-    from telltune.exporting.export import export_folder
-
-    return export_folder(
-        Path(adapter),
-        target,
-        None if out is None else Path(out),
-        gguf_type=gguf_type,
-        repo=repo,
-        private=private,
-        trust_model=trust_model,
-        progress=progress,
-    )
 
 
 def check(

@@ -76,7 +76,7 @@ def export(
         )
     if public and push is None:
         raise RecipeError("--public applies only to --push; leave it out.")
-    from telltune.api import export as exported
+    from telltune.exporting.export import export as exported
 
     done = exported(
         adapter,

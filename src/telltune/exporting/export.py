@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from telltune.errors import ModelError, RecipeError
 from telltune.exporting.answers import SameAnswers, compare_answers
@@ -23,10 +24,7 @@ from telltune.models import load_tokenizer
 from telltune.recipe import ModelSpec
 from telltune.training.progress import phase
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Exported", "Target", "export_folder"]
+__all__ = ["Exported", "Target", "export"]
 
 Target = Literal["merge", "gguf", "ollama", "vllm", "push"]
 
@@ -49,10 +47,10 @@ class Exported:
     warnings: tuple[str, ...] = ()
 
 
-def export_folder(
-    folder: Path,
+def export(
+    adapter: str | Path,
     target: Target,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     gguf_type: str = "f16",
     repo: str | None = None,
@@ -60,9 +58,30 @@ def export_folder(
     trust_model: bool = False,
     progress: bool = True,
 ) -> Exported:
-    """Export an adapter or a whole model; see `telltune.api.export`."""
+    """Export an adapter to other programs.
+
+    A merged model is asked prompts of the task, and its answers are compared with the adapter's.
+
+    Args:
+        adapter: Output folder of `fit`, or a merged model.
+        target: `merge` writes a whole model that transformers loads. `gguf` and `ollama` do the
+            same; `gguf` returns the commands of llama.cpp that convert it, and `ollama` adds a
+            Modelfile. `vllm` returns the command that serves the adapter. `push` uploads the folder
+            to the Hugging Face hub.
+        out: Output folder of the whole model. None for `vllm` and `push`, and for an `adapter` that
+            is a whole model.
+        gguf_type: Type of the GGUF file, such as `f16` or `q8_0`.
+        repo: Repository on the hub, as OWNER/NAME.
+        private: Whether a new repository on the hub is private.
+        trust_model: As in `evaluate`.
+        progress: Whether to show progress.
+
+    Raises:
+        TellError: The folder is a baseline, or cannot be exported to this target.
+    """
     if target not in get_args(Target):
         raise RecipeError(f"`{target}` is no target of an export; give one of {get_args(Target)}.")
+    folder, out = Path(adapter), None if out is None else Path(out)
     record = read_tell(folder)
     if is_baseline(record):
         raise ModelError(
