@@ -4,15 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs clean bench-speed leverage study
+.PHONY: demo test tests lint docs clean bench-speed leverage study
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
 		--method base,encoder_em,sft,tell,tell_pseudo_label
 
-# A process a core: the tiny models of the tests have nothing to share out. Files come in their own
-# order: by default those with few tests, which are the longest, would come last.
-test: lint
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
+# A process a core: the tiny models of the tests have nothing to share out. Files come in the order
+# of tests/conftest.py: by default those with few tests, which are the longest, would come last.
+tests: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
