@@ -24,13 +24,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from machine import describe
 from telltune.cli.console import print_table
@@ -76,18 +73,14 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def environment(way: str) -> dict[str, str]:
-    """Return the environment of a process that computes in this way."""
-    unset = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
-    return {k: v for k, v in os.environ.items() if k not in unset} | WAYS[way]
-
-
 def seconds(way: str) -> float:
     """Train once in a separate process, and return the seconds of training."""
+    unset = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | WAYS[way]
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
         command = [sys.executable, __file__, "--fit", folder]
         done = subprocess.run(
-            command, env=environment(way), check=True, text=True, stdout=subprocess.PIPE
+            command, env=environment, check=True, text=True, stdout=subprocess.PIPE
         )
     return float(done.stdout.split()[-1])
 
@@ -100,94 +93,16 @@ def fit(folder: str) -> None:
     print(done.record["seconds"])
 
 
-def steps(way: str) -> None:
-    """Take a training step for each line of stdin, and print its seconds."""
-    import torch
-
-    from telltune.models import load_base
-    from telltune.models.threads import adapt_threads, shared_cores
-    from telltune.recipe import as_recipe
-
-    model = load_base(as_recipe({"task": "answer_kind"}).model, "fp32", trainable=True).model
-    model.requires_grad_(True)
-    batch = torch.randint(1000, 20_000, (4, 96), generator=torch.Generator().manual_seed(0))
-    with shared_cores() if way == "telltune" else nullcontext():
-        for _ in sys.stdin:
-            began = time.perf_counter()
-            adapt_threads()  # does nothing outside of `shared_cores`
-            model(input_ids=batch, labels=batch).loss.backward()
-            model.zero_grad()
-            print(time.perf_counter() - began, flush=True)
-
-
-def paired(count: int) -> dict[str, Any]:
-    """Return the ratio of telltune's steps to those of `all threads`, which alternate with them.
-
-    Raises:
-        EOFError: One of the two processes has ended.
-    """
-    ways = ("all threads", "telltune")
-    with ExitStack() as stack:
-        processes = {
-            way: stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, __file__, "--steps", way],
-                    env=environment(way),
-                    text=True,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            )
-            for way in ways
-        }
-
-        def step(way: str) -> float:
-            process = processes[way]
-            assert process.stdin is not None and process.stdout is not None  # noqa: PT018
-            print("step", file=process.stdin, flush=True)
-            line = process.stdout.readline()
-            if not line:
-                raise EOFError(f"the process of `{way}` has ended")
-            return float(line)
-
-        for way in ways * 5:  # warm-up
-            step(way)
-        # The first of a pair changes, so that neither always follows the other.
-        pairs = [{way: step(way) for way in (ways if i % 2 else ways[::-1])} for i in range(count)]
-        for process in processes.values():
-            assert process.stdin is not None
-            process.stdin.close()
-    ratios = sorted(pair["telltune"] / pair["all threads"] for pair in pairs)
-    draws = np.random.default_rng(0).choice(ratios, (10_000, count))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return {
-        "pairs": count,
-        "seconds of a step": {way: round(median(pair[way] for pair in pairs), 4) for way in ways},
-        "median ratio": round(median(ratios), 4),
-        "95% interval": [round(float(low), 4), round(float(high), 4)],
-    }
-
-
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fit", help=argparse.SUPPRESS)
-    parser.add_argument("--steps", help=argparse.SUPPRESS)
-    parser.add_argument("--pairs", type=int, help="Number of pairs of steps to measure instead.")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--loads", default=",".join(map(str, LOADS)))
     given = parser.parse_args()
     if given.fit:
         fit(given.fit)
-        return
-    if given.steps:
-        steps(given.steps)
-        return
-    if given.pairs:
-        found = json.loads(RESULTS.read_text()) | {"alone, in pairs of steps": paired(given.pairs)}
-        print(json.dumps(found["alone, in pairs of steps"], indent=1))
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
         return
     ways, loads = given.ways.split(","), [int(n) for n in given.loads.split(",")]
     found: dict[str, Any] = {"machine": describe(), "busy_processes": {}}
