@@ -27,13 +27,13 @@ pytestmark = [
 
 RECIPE = """
 model: embedded
-task: {embedded: answer_kind, max_examples: 16}
+task: {embedded: answer_kind, max_examples: 8}
 general: embedded
-mixture: {general_examples: 8, passes: 1}
+mixture: {general_examples: 4, passes: 1}
 # Plain transformers computes in fp32, where the same answers can be asked for.
-training: {batch_size: 8, save_steps: 1, precision: fp32}
+training: {batch_size: 4, save_steps: 1, precision: fp32}
 """
-# 16 task examples and 8 general ones, eight per step.
+# 8 task examples and 4 general ones, four per step.
 STEPS = [1, 2, 3]
 PROMPTS = ["who wrote the opera that opened the new theatre", "when does the lake freeze over"]
 
@@ -121,8 +121,8 @@ def test_plan_is_what_fit_does(tell, recipe, fitted):
     assert said == ""
     assert plan["estimated_seconds"] > 0
     assert plan["optimizer_steps"] == first["optimizer_steps"]
-    assert plan["task_examples"] == 16
-    assert plan["general_examples"] == 8
+    assert plan["task_examples"] == 8
+    assert plan["general_examples"] == 4
     assert plan["optimizer_steps"] == len(STEPS)
     _, printed, _ = fitted
     assert {name: plan[name] for name in printed["counts"]} == printed["counts"]
