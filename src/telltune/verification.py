@@ -17,7 +17,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
-from telltune.fitting.adapter_folder import CHAT_TEMPLATE, TELL_JSON, read_tell, versions
+from telltune.fitting.adapter_folder import CHAT_TEMPLATE, MODELFILE, TELL_JSON, read_tell, versions
 from telltune.fitting.baseline_folder import BASELINE, baseline_versions, is_baseline
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_card import CARD, SCORES
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Verification", "verify"]
 
 # Files that people may edit, that are written later, or that are checked without a hash.
-_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, "Modelfile"}
+_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, MODELFILE}
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def fit(
     """
     from telltune.recipe import load_recipe
 
-    if recipe.suffix in (".yaml", ".yml"):
+    if recipe.suffix.lower() in (".yaml", ".yml"):
         loaded = load_recipe(recipe, overrides)
     else:
         from telltune.proposal.write import recipe_for

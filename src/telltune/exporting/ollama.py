@@ -18,6 +18,7 @@ from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.data.encoding import Encoder
 from telltune.errors import ModelError
+from telltune.fitting.adapter_folder import MODELFILE
 from telltune.models import load_config, load_tokenizer
 from telltune.recipe import ModelSpec
 from telltune.storage import write_text
@@ -35,8 +36,6 @@ __all__ = [
     "turn_texts",
     "write_modelfile",
 ]
-
-MODELFILE = "Modelfile"
 
 _IMPORTED = {
     "LlamaForCausalLM",

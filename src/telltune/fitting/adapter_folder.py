@@ -62,6 +62,7 @@ __all__ = [
     "CHAT_TEMPLATE",
     "CLASSIFIER",
     "MADE",
+    "MODELFILE",
     "TELL_JSON",
     "FinishedRun",
     "base_spec",
@@ -78,6 +79,8 @@ MADE = "made.jsonl"
 """File with the examples that levers made."""
 CLASSIFIER = "classifier.safetensors"
 """File with the classifier that is combined with the adapter, if there is one."""
+MODELFILE = "Modelfile"
+"""File with which Ollama reads a whole model; `tell export --ollama` adds it."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 

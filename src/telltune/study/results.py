@@ -108,7 +108,7 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
         recipe["task"].pop(part, None)
     recipe.pop("general", None)
     recipe.pop("model")
-    # Fast paths change how long a cell takes, and trackers who can watch it, not what it learns.
+    # Fast paths and trackers do not change what a cell learns.
     for part in ("kernels", "report_to"):
         recipe["training"].pop(part)
     work = {"recipe": recipe, "hashes": hashes}

@@ -70,9 +70,11 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"training.report_to: there is no tracker `{name}`; choose from "
                 f"{', '.join(_TRACKERS)}."
             )
+        if name not in _PACKAGES:
+            continue
+        found = find_spec(name)
         # A folder such as ./wandb is found too, as a package without an origin.
-        found = find_spec(name) if name in _PACKAGES else None
-        if name in _PACKAGES and (found is None or found.origin is None):
+        if found is None or found.origin is None:
             raise RecipeError(
                 f"training.report_to: {name} is not installed; run `pip install {name}`, or remove "
                 "it from the recipe."
