@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def task_of(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Recipe]:
     """Return a function that makes a recipe with each prompt in two rows and a held-out share."""
 
-    def build(prompts: int, share: float, seed: int = 0) -> Recipe:
+    def build(prompts: int, share: float, seed: int = 0, **task: Any) -> Recipe:
         rows = [{"prompt": f"item {n}", "completion": c} for n in range(prompts) for c in "ab"]
         path = write_jsonl(tmp_path / "rows.jsonl", rows)
-        return recipe_from_dict({"task": {"train": str(path), "dev_share": share}, "seed": seed})
+        given = {"train": str(path), "dev_share": share, **task}
+        return recipe_from_dict({"task": given, "seed": seed})
 
     return build
 
@@ -39,6 +40,26 @@ def test_a_held_out_share_is_dev_and_is_not_trained_on(task_of: Callable[..., Re
 def test_every_seed_holds_out_the_same_examples(task_of: Callable[..., Recipe]) -> None:
     held = [load_split(task_of(20, 0.25, seed), "dev") for seed in (0, 1)]
     assert held[0] == held[1]
+
+
+@pytest.mark.parametrize(("prompts", "share", "folds"), [(24, 0.2, 5), (60, 0.2, 5), (7, 0.34, 2)])
+def test_folds_hold_out_each_prompt_once(
+    task_of: Callable[..., Recipe], prompts: int, share: float, folds: int
+) -> None:
+    held = [
+        {e.prompt for e in load_split(task_of(prompts, share, dev_fold=fold), "dev")}
+        for fold in range(folds)
+    ]
+    assert sum(map(len, held)) == len(set().union(*held))
+    assert max(map(len, held)) - min(map(len, held)) <= 1
+    if share * folds == 1:
+        assert len(set().union(*held)) == prompts
+    assert held[0] == {e.prompt for e in load_split(task_of(prompts, share), "dev")}
+
+
+def test_a_fold_beyond_the_data_is_refused(task_of: Callable[..., Recipe]) -> None:
+    with pytest.raises(RecipeError, match=r"6 parts of dev_share = 0\.2 are more than `train`"):
+        task_of(10, 0.2, dev_fold=5)
 
 
 def test_a_share_that_leaves_nothing_to_train_on_is_refused(task_of: Callable[..., Recipe]) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.errors import DataError
-from telltune.recipe import Recipe
-from telltune.study.results import RESULTS, Results
+from telltune.recipe import Recipe, as_recipe
+from telltune.study.results import ANSWERS, RESULTS, ResultRow, Results, read_answers
 from telltune.study.search import (
     Candidate,
     _affordable,
@@ -28,6 +28,10 @@ METHODS = ["tell", "sft_anchor", "sft"]
 def recipe(toy_recipe: dict[str, Any]) -> Recipe:
     """Return a recipe whose cells take a second or less."""
     return Recipe.model_validate(toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}})
+
+
+def prompts(out: Path, row: ResultRow) -> set[str]:
+    return {item["prompt"] for item in read_answers(out / ANSWERS, row.key)}
 
 
 def candidate(method: str, passes: int = 2, ratio: float | None = None) -> Candidate:
@@ -82,10 +86,10 @@ def test_more_minutes_afford_more_candidates_and_the_least_is_always_tried() -> 
     assert costs.seconds(tried[0], 0.25) == 3
     assert costs.seconds(tried[0], 1.0) == 9
     # Two candidates: mean work 3, so 4, 7 and 13 s per cell: 2 x 4 + 1 x 7 + 4 x 13 + 2 x 1.
-    assert _affordable(tried, 1, costs, 69) == 2
-    assert _affordable(tried, 1, costs, 68) == 1
-    assert _affordable(tried, 2, costs, 0) == 2
-    assert _affordable(tried, 1, costs, 1e6) == 4
+    assert _affordable(tried, 1, costs, 69, 2) == 2
+    assert _affordable(tried, 1, costs, 68, 2) == 1
+    assert _affordable(tried, 2, costs, 0, 2) == 2
+    assert _affordable(tried, 1, costs, 1e6, 2) == 4
 
 
 def test_a_search_ends_with_two_methods_on_all_of_the_data_and_runs_nothing_twice(
@@ -102,6 +106,21 @@ def test_a_search_ends_with_two_methods_on_all_of_the_data_and_runs_nothing_twic
     again = search(recipe, METHODS, 1200, tmp_path / "out", minutes=0, progress=False)
     assert (tmp_path / "out" / RESULTS).read_bytes() == rows
     assert [rung.scores for rung in again.rungs] == [rung.scores for rung in found.rungs]
+
+
+def test_with_folds_the_finalists_answer_other_dev_items_under_every_seed(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    toy_recipe["task"] |= {"dev_share": 0.34}
+    del toy_recipe["task"]["dev"]
+    recipe, out = as_recipe(toy_recipe), tmp_path / "out"
+    found = search(recipe, ["sft"], 600, out, minutes=0, baselines=["knn"], folds=2, progress=False)
+    for name in found.rungs[-1].scores | {"knn": 0.0, "base": 0.0}:
+        done = [row for row in Results(out).rows if row.name == name and row.status == "done"]
+        asked = {row.recipe["task"]["dev_fold"]: prompts(out, row) for row in done}
+        assert set(asked) == {0, 1}
+        assert asked[0].isdisjoint(asked[1])
+    assert {row.recipe["task"]["dev_fold"] for rung in found.rungs[:-1] for row in rung.rows} == {0}
 
 
 def test_a_search_of_which_nothing_can_run_says_why(recipe: Recipe, tmp_path: Path) -> None:

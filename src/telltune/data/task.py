@@ -195,7 +195,7 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
             raise RecipeError(f"the recipe has no `task.{split}`; add it to use this command.")
         examples = read_examples(specs, report, split=of)
         if share and of == "train":
-            held = _held_out(examples, share)
+            held = _held_out(examples, share, recipe.task.dev_fold or 0)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
     anchor = _anchor(recipe)
     if anchor is not None:
@@ -206,23 +206,25 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
     return examples
 
 
-def _held_out(examples: list[Example], share: float) -> set[str]:
+def _held_out(examples: list[Example], share: float, fold: int) -> set[str]:
     """Return the prompts to hold out of training, with all of their examples.
 
-    The choice depends only on the text of the prompts. No seed therefore trains on examples that
+    The prompts of different folds are distinct, and 1 / share folds hold out all of them. The
+    choice depends only on the text of the prompts. No seed therefore trains on examples that
     another seed used for selection.
 
     Raises:
         DataError: No training examples would remain.
     """
     prompts = sorted({example.prompt for example in examples}, key=stable_number)
-    held = math.ceil(share * len(prompts))
-    if held == len(prompts):
+    # Rounded, because 3 * 0.2 * 60 is a little more than 36.
+    first, end = (math.ceil(round(k * share * len(prompts), 6)) for k in (fold, fold + 1))
+    if end - first == len(prompts):
         raise DataError(
             f"task.dev_share = {share} of {len(prompts)} prompts leaves no training data; set a "
             "smaller share or add examples."
         )
-    return set(prompts[:held])
+    return set(prompts[first:end])
 
 
 def load_general(recipe: Recipe) -> GeneralData | None:

@@ -162,6 +162,9 @@ class TaskSpec(ConfigModel):
     dev_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of `train` to hold out as dev data if there is no `dev`; the same examples for every
     seed."""
+    dev_fold: NonNegativeInt | None = None
+    """Which part of `train` `dev_share` holds out, for cross-validation: 0 (the default) for the
+    first part of that size, 1 for the next, and so on."""
     test: DataList | None = None
     """Data for reporting scores. Never used in training or to choose settings."""
     max_examples: PositiveInt | None = None
@@ -183,6 +186,17 @@ class TaskSpec(ConfigModel):
         if "embedded" in info.data and (info.data["embedded"] is None) == (train is None):
             raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
         return train
+
+    @field_validator("dev_fold")
+    @classmethod
+    def _lies_in_train(cls, fold: int | None, info: ValidationInfo) -> int | None:
+        share = info.data.get("dev_share")
+        if fold and (share is None or (fold + 1) * share > 1 + 1e-9):
+            raise ValueError(
+                f"{fold + 1} parts of dev_share = {share} are more than `train`; set `dev_share` "
+                f"to at most 1 / {fold + 1}"
+            )
+        return fold
 
     @field_validator("dev_share")
     @classmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
 from telltune.fitting.build_plan import build_run_plan
@@ -22,7 +22,7 @@ from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
 from telltune.storage import write_json, write_text
 from telltune.study.search import Search, search
-from telltune.study.statistics.resampling import resample_runs
+from telltune.study.statistics.resampling import join_items, resample_runs
 from telltune.study.statistics.summary import scored_run
 from telltune.training.progress import phase
 
@@ -35,13 +35,23 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["RECOMMENDED", "Estimate", "Recommendation", "gain_of_more", "optimism", "recommend"]
+__all__ = [
+    "RECOMMENDED",
+    "Estimate",
+    "Recommendation",
+    "choose",
+    "gain_of_more",
+    "optimism",
+    "recommend",
+]
 
 RECOMMENDED = "recipe.yaml"
 """File name of the recommended recipe in the folder of the search."""
 
 _MORE = 100
-_DEV_SHARE = 0.2
+# With 12 dev items, the choice was measured to cost 4 to 6 points, with 60 items 1 to 2; see
+# docs/guides/recommend.md. Fewer held-out items are replaced by more folds.
+_DEV_SHARE, _DEV_ITEMS = 0.2, 60
 _TAIL = (1 - 0.95) / 2
 # Share of a normal distribution that lies beyond one standard error on one side.
 _ONE_ERROR = 0.16
@@ -94,8 +104,8 @@ class Recommendation:
         seconds: Total time of all cells in seconds.
         warnings: Reasons why the scores of the recommended candidate may be misleading; one
             sentence each.
-        advice: Remarks on unlabeled inputs: what they brought, or that there are none; one sentence
-            each.
+        advice: Remarks on a baseline that may be enough, and on unlabeled inputs: what they
+            brought, or that there are none; one sentence each.
     """
 
     name: str
@@ -132,8 +142,8 @@ def recommend(
     labels, TELL (or SFT) is also combined with a classifier. If there are unlabeled inputs,
     pseudo-labels are tried. Base, few-shot and the baselines are compared with the finalists and
     can win. Test items are not answered, but their reference answers help to select the metric. If
-    a task has no dev items, a fifth of the training data is held out for the search; the
-    recommended recipe trains on all of it.
+    a task has no dev items, a fifth of the training data is held out for the search, and in the end
+    another fifth under each seed; the recommended recipe trains on all of it.
 
     Args:
         recipe: Recipe with the task, the model and the initial settings.
@@ -148,7 +158,8 @@ def recommend(
     """
     recipe, out = as_recipe(recipe), Path(out)
     given = recipe.task
-    if not (given.embedded or given.dev or given.dev_share):
+    lends = not (given.embedded or given.dev or given.dev_share)
+    if lends:
         held = given.model_copy(update={"dev_share": _DEV_SHARE})
         recipe = recipe.model_copy(update={"task": held})
     with phase("reading the data", shown=progress):
@@ -164,6 +175,9 @@ def recommend(
     assert isinstance(plain, TrainedMethod)  # by its name
     run_plan = build_run_plan(plain, task, None, load_model_info(recipe.model), recipe)
     counts = run_plan.counts
+    folds = (
+        min(round(1 / _DEV_SHARE), max(2, math.ceil(_DEV_ITEMS / len(task.dev)))) if lends else 1
+    )
     found = search(
         run_plan.recipe,
         methods,
@@ -171,9 +185,10 @@ def recommend(
         out,
         minutes=minutes,
         baselines=quick,
+        folds=folds,
         progress=progress,
     )
-    recommendation = _judge(found, out, recipe, given, counts.task_examples)
+    recommendation = _judge(found, out, recipe, given, counts.task_examples, folds)
     advice = _advice(found, recommendation, task, counts.task_examples)
     recommendation = replace(recommendation, advice=advice)
     write_json(out / "recommendation.json", recommendation.to_dict())
@@ -199,7 +214,7 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
 
 
 def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) -> tuple[str, ...]:
-    """Return what unlabeled inputs brought or could bring, one sentence each.
+    """Return whether a baseline is enough, and what unlabeled inputs brought, a sentence each.
 
     Args:
         found: The search.
@@ -207,9 +222,17 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
         task: The task.
         examples: Number of labeled examples.
     """
-    if not task.unlabeled:
-        return (_NO_UNLABELED,)
     advice = []
+    quick = {row.name for row in found.quick}
+    enough = [name for name, gap in best.rivals.items() if name in quick and gap.low <= 0]
+    if best.name not in quick and enough:
+        advice.append(
+            f"`{enough[0]}` may be enough: it takes seconds, forgets nothing, and scored "
+            f"{best.rivals[enough[0]].value:.1f} points less, a difference that {best.items:,} dev "
+            "items do not prove."
+        )
+    if not task.unlabeled:
+        return (*advice, _NO_UNLABELED)
     # If the recipe itself has pseudo-labels, no candidate is without.
     for rung in reversed(found.rungs if best.recipe.pseudo_label is None else ()):
         scores: dict[bool, float] = {}
@@ -231,7 +254,7 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
 
 
 def _judge(
-    found: Search, out: Path, recipe: Recipe, task: TaskSpec, examples: int
+    found: Search, out: Path, recipe: Recipe, task: TaskSpec, examples: int, folds: int
 ) -> Recommendation:
     """Choose among the finalists and the methods without training."""
     last = found.rungs[-1]
@@ -240,15 +263,20 @@ def _judge(
     for row in [*last.rows, *found.untrained, *quick]:
         if row.status == "done":
             groups.setdefault(row.name, []).append(row)
-    names = list(groups)
+    # What failed on a fold was not scored on the same items.
+    names = [name for name in groups if len(groups[name]) >= folds]
+    if not names:
+        raise DataError("no method could be run on all parts of the data; see the warnings above.")
     runs = [[scored_run(out, row) for row in groups[name]] for name in names]
+    if folds > 1:
+        runs = [[join_items(group)] for group in runs]
     scores = np.array([np.mean([run.score for run in group]) for group in runs])
     drawn = resample_runs(runs, _RESAMPLES)
     flattery = optimism(scores, drawn)
     percent = runs[0][0].percent
-    beside = {name: _beside(groups[name]) for name in last.scores}
+    beside = {name: _beside(groups[name]) for name in last.scores if name in names}
     losses = {name: told["general_nll_after"] for name, told in beside.items() if told}
-    best = _choose(names, scores, drawn, losses, {row.name for row in quick})
+    best = choose(names, scores, drawn, losses, {row.name for row in quick})
     name, rows = names[best], groups[names[best]]
     return Recommendation(
         name=name,
@@ -278,19 +306,19 @@ def _judge(
     )
 
 
-def _choose(
+def choose(
     names: list[str],
     scores: Floats,
     drawn: Floats,
     losses: dict[str, float],
     quick: Collection[str] = (),
 ) -> int:
-    """Return the index of the choice by the one-standard-error rule (Breiman et al. 1984).
+    """Return the index of the highest score, or of the finalist beside it that forgets least.
 
-    Among all that score within one standard error of the best, a baseline is preferred because it
-    needs no training and forgets nothing; otherwise the finalist that forgets least. One standard
-    error gives up only as much score as noise explains. A 95% interval, which is wide with few
-    seeds, would give up more.
+    Among equal scores, a baseline is preferred because it needs no training and forgets nothing. A
+    finalist with the highest score gives way to another one that forgets less and scores within one
+    standard error (Breiman et al. 1984). The same allowance for baselines was measured to cost two
+    to five points; see docs/guides/recommend.md.
 
     Args:
         names: The m names.
@@ -299,16 +327,12 @@ def _choose(
         losses: Loss of general examples after training, by name of the finalist.
         quick: Names of the baselines.
     """
-    best = int(scores.argmax())
-    alike = [
-        i for i in range(len(names)) if np.quantile(drawn[:, best] - drawn[:, i], _ONE_ERROR) <= 0
-    ]
-    simple = [i for i in alike if names[i] in quick]
-    if simple:
-        return max(simple, key=lambda i: scores[i])
+    best = max(range(len(names)), key=lambda i: (scores[i], names[i] in quick))
     if names[best] not in losses:
         return best
-    return min((i for i in alike if names[i] in losses), key=lambda i: losses[names[i]])
+    noise = np.quantile(drawn[:, [best]] - drawn, _ONE_ERROR, axis=0)
+    alike = [i for i, name in enumerate(names) if name in losses and noise[i] <= 0]
+    return min(alike, key=lambda i: losses[names[i]])
 
 
 def _beside(rows: list[ResultRow]) -> dict[str, float]:
@@ -376,6 +400,7 @@ def gain_of_more(curve: dict[float, Runs], now: float, more: float) -> Estimate:
 def _more(found: Search, out: Path, name: str, examples: int) -> Estimate | None:
     curve: dict[float, Runs] = {}
     for rows in found.rows(name).values():
+        rows = [row for row in rows if not row.recipe["task"].get("dev_fold")]
         used = float(np.mean([row.counts["task_examples"] for row in rows]))
         curve[used] = [scored_run(out, row) for row in rows]
     return gain_of_more(curve, examples, _MORE) if len(curve) > 1 else None

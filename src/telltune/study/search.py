@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +45,7 @@ _NOTHING, _BESIDE = ForgettingSpec(examples=0), ForgettingSpec(examples=32, prom
 _SHARES = (0.25, 0.5, 1.0)
 _LEAST = (
     "A search runs at least each method's own settings on a quarter and a half of the data, and "
-    "two finalists on all of it with two seeds. This takes %s, and runs even if it exceeds the "
+    "two finalists on all of it with %d seeds. This takes %s, and runs even if it exceeds the "
     "budget of %g minutes."
 )
 _log = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def search(
     *,
     minutes: float,
     baselines: Sequence[str] = (),
+    folds: int = 1,
     progress: bool = True,
 ) -> Search:
     """Try settings on the task's dev items within a budget of time.
@@ -194,15 +195,28 @@ def search(
         minutes: Time budget of the cells in minutes, estimated from the first cells. The minimum
             search (each method's own settings, and two finalists) runs in any case.
         baselines: Names of the baselines, which run first.
+        folds: Number of parts of the training data that serve as dev data in turn. With more than
+            one, all that is compared in the end runs once on each, and all before on the first.
         progress: Whether to show a progress bar.
 
     Raises:
         DataError: There is too little task data for a search, or no candidate could be trained.
     """
     sizes = [int(task_tokens * share) for share in _SHARES]
+    last = tuple(range(folds)) if folds > 1 else _SEEDS
+    unseeded = last if folds > 1 else _SEEDS[:1]
+
+    def cells(entries: Sequence[MethodEntry], size: int, seeds: tuple[int, ...]) -> list[Cell]:
+        return [
+            cell
+            for seed in seeds
+            for cell in _cells(recipe, entries, size, seed, fold=seed if folds > 1 else None)
+        ]
 
     if progress:
-        _say_least(_least(recipe, methods, sizes), out, minutes)
+        own = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
+        least = [cell for size in sizes[:-1] for cell in cells(own, size, _SEEDS[:1])]
+        _say_least([*least, *cells(own[:2], sizes[-1], last)], len(last), out, minutes)
 
     def run(
         names: Sequence[MethodEntry],
@@ -211,7 +225,7 @@ def search(
         beside: ForgettingSpec = _NOTHING,
     ) -> list[ResultRow]:
         return run_cells(
-            _cells(recipe, names, size, seeds),
+            cells(names, size, seeds),
             beside,
             out,
             split="dev",
@@ -222,17 +236,16 @@ def search(
     quick = []
     for size in sizes if baselines else ():
         entries = [MethodEntry(method=name, name=name) for name in baselines]
-        quick += run(entries, size, _SEEDS if size == sizes[-1] else _SEEDS[:1])
+        quick += run(entries, size, last if size == sizes[-1] else _SEEDS[:1])
     alive = candidates_of(recipe, methods)
     known = {candidate.name: candidate for candidate in alive}
     own = alive[: len(methods)]
     first = _some_done(run([one.entry for one in own], sizes[0], _SEEDS[:1]))
     costs = _Costs.of(first, known)
-    if progress and (least := _seconds(own, costs)) > 60 * minutes:
-        _log.warning(
-            _LEAST, f"about {least / 60:,.1f} minutes, judging by the first cells", minutes
-        )
-    alive = alive[: _affordable(alive, len(own), costs, 60 * minutes)]
+    if progress and (expected := _seconds(own, costs, len(last))) > 60 * minutes:
+        by_first = f"about {expected / 60:,.1f} minutes, judging by the first cells"
+        _log.warning(_LEAST, len(last), by_first, minutes)
+    alive = alive[: _affordable(alive, len(own), costs, 60 * minutes, len(last))]
     rungs = []
     for size in sizes[:-1]:
         rows = _some_done(run([one.entry for one in alive], size, _SEEDS[:1]))
@@ -241,10 +254,10 @@ def search(
     # The finalists are two different methods, so that they can be compared.
     best = {known[name].method: known[name] for name in reversed(rungs[-1].scores)}
     ranked = sorted(best.values(), key=lambda one: -rungs[-1].scores[one.name])[:2]
-    rows = _some_done(run([one.entry for one in ranked], sizes[-1], _SEEDS, _BESIDE))
-    rungs.append(Rung(sizes[-1], _SEEDS, rows))
+    rows = _some_done(run([one.entry for one in ranked], sizes[-1], last, _BESIDE))
+    rungs.append(Rung(sizes[-1], last, rows))
     plain = [MethodEntry(method=name, name=name) for name in _UNTRAINED]
-    return Search(rungs, known, run(plain, sizes[-1], _SEEDS[:1]), quick)
+    return Search(rungs, known, run(plain, sizes[-1], unseeded), quick)
 
 
 def _some_done(rows: list[ResultRow]) -> list[ResultRow]:
@@ -258,38 +271,34 @@ def _some_done(rows: list[ResultRow]) -> list[ResultRow]:
     return rows
 
 
-def _least(recipe: Recipe, methods: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
-    """Return the cells that a search runs regardless of its time budget."""
-    own = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
-    return [
-        *(cell for size in sizes[:-1] for cell in _cells(recipe, own, size, _SEEDS[:1])),
-        *_cells(recipe, own[:2], sizes[-1], _SEEDS),
-    ]
-
-
-def _say_least(cells: Sequence[Cell], out: Path, minutes: float) -> None:
+def _say_least(cells: Sequence[Cell], seeds: int, out: Path, minutes: float) -> None:
     """Warn if the minimum search may exceed the budget, with its training time if known."""
     seconds = [one.training_seconds for one in plan_cells(cells, out, measure=False)]
     known = [one for one in seconds if one is not None]
     if len(known) < len(seconds):
-        _log.warning(_LEAST, "an unknown time until the first cells have run", minutes)
+        _log.warning(_LEAST, seeds, "an unknown time until the first cells have run", minutes)
     elif sum(known) > 60 * minutes:
-        _log.warning(_LEAST, f"about {sum(known) / 60:,.1f} minutes of training alone", minutes)
+        alone = f"about {sum(known) / 60:,.1f} minutes of training alone"
+        _log.warning(_LEAST, seeds, alone, minutes)
 
 
 def _cells(
-    recipe: Recipe, entries: Sequence[MethodEntry], size: int, seeds: tuple[int, ...]
+    recipe: Recipe, entries: Sequence[MethodEntry], size: int, seed: int, *, fold: int | None
 ) -> list[Cell]:
     shared = recipe.model_dump(mode="json", exclude_unset=True)
+    if fold is not None:
+        shared["task"]["dev_fold"] = fold
     # Dev items select the candidates; early stopping on the same items would bias their scores.
     shared.setdefault("training", {})["early_stopping"] = False
     spec = StudySpec(
         recipe=shared,
         methods=list(entries),
         sizes=[size],
-        seeds=list(seeds),
+        seeds=[seed],
     )
-    return cells_of(spec, name="the search")
+    cells = cells_of(spec, name="the search")
+    # A method that does not use a seed has one cell for all of them, but one for each fold.
+    return cells if fold is None else [replace(cell, seed=seed) for cell in cells]
 
 
 def _better_half(scores: dict[str, float], known: dict[str, Candidate]) -> list[str]:
@@ -329,18 +338,26 @@ class _Costs:
         return self.besides + rate * candidate.work * share / _SHARES[0]
 
 
-def _affordable(candidates: Sequence[Candidate], least: int, costs: _Costs, seconds: float) -> int:
+def _affordable(
+    candidates: Sequence[Candidate], least: int, costs: _Costs, seconds: float, seeds: int
+) -> int:
     """Return how many of the first candidates fit into a search of the given seconds."""
     count = least
     for more in range(least + 1, len(candidates) + 1):
-        if _seconds(candidates[:more], costs) > seconds:
+        if _seconds(candidates[:more], costs, seeds) > seconds:
             break
         count = more
     return count
 
 
-def _seconds(tried: Sequence[Candidate], costs: _Costs) -> float:
-    """Estimate the seconds of all rounds for the given initial candidates."""
+def _seconds(tried: Sequence[Candidate], costs: _Costs, seeds: int) -> float:
+    """Estimate the seconds of all rounds for the initial candidates.
+
+    Args:
+        tried: Initial candidates.
+        costs: Measured times.
+        seeds: Number of seeds in the last round.
+    """
     mean = [fmean(costs.seconds(one, share) for one in tried) for share in _SHARES]
-    rest = mean[1] * ((len(tried) + 1) // 2) + mean[2] * 2 * len(_SEEDS)
+    rest = mean[1] * ((len(tried) + 1) // 2) + mean[2] * 2 * seeds
     return mean[0] * len(tried) + rest + costs.besides * len(_UNTRAINED)

@@ -32,6 +32,7 @@ a generalized pivot, Weerahandi (1993).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +44,14 @@ from telltune.evaluation.registry import Floats, Scored
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Runs", "distinct_runs", "mean_over_seeds", "resample_runs", "seed_luck"]
+__all__ = [
+    "Runs",
+    "distinct_runs",
+    "join_items",
+    "mean_over_seeds",
+    "resample_runs",
+    "seed_luck",
+]
 
 # Enough resamples to estimate a variance within a few percent; seed variance is less certain.
 _ENOUGH = 500
@@ -62,6 +70,15 @@ def distinct_runs(runs: Runs) -> Runs:
     """Return the runs, or only the first if all are identical (a deterministic method)."""
     first = runs[0].statistics
     return runs if any(not np.array_equal(run.statistics, first) for run in runs) else runs[:1]
+
+
+def join_items(runs: Runs) -> Scored:
+    """Return one run over the items of all runs, each of which answered other items."""
+    return replace(
+        runs[0],
+        per_item=np.concatenate([run.per_item for run in runs]),
+        statistics=np.concatenate([run.statistics for run in runs]),
+    )
 
 
 def mean_over_seeds(runs: Runs) -> Scored:
