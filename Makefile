@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test tests lint docs clean bench-speed leverage study
+.PHONY: demo test tests lint docs clean bench-gpu bench-speed leverage study
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
@@ -62,6 +62,15 @@ leverage: $(READY) runs/leverage runs/new_tasks
 # are in benchmarks/speed_rows.jsonl are not measured again: `make bench-speed ARGS="--help"`.
 bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-cpp/.ready
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+# Tests and speed on a GPU in 12 minutes; `ARGS=--toy` tries all of it on a CPU. For a bare machine
+# without a network, see benchmarks/gpu.py.
+bench-gpu: $(READY) runs/gpu/toy.npz
+	$(BIN)/pip install --quiet --disable-pip-version-check -c benchmarks/peers.txt trl bitsandbytes
+	$(BIN)/python benchmarks/gpu.py run $(ARGS)
+
+runs/gpu/toy.npz: | $(READY)
+	$(BIN)/python benchmarks/gpu.py prepare --no-wheels
 
 .venv-peers/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speed_parts.result import StepClock, arguments, give
+from speed_parts.result import StepClock, StepProfile, arguments, give
 from speed_parts.workload import Workload
 from telltune.data.encoding import EncodedSet
 from telltune.data.mixture import Mixture, Slots
@@ -55,6 +55,7 @@ def main() -> None:
         fixed=Slots(work.is_task[order], own[order]),
     )
     clock = StepClock()
+    profile = StepProfile(asked["profile"]) if "profile" in asked else None
     with tempfile.TemporaryDirectory() as folder:
         weights = LossWeights("token", 1.0, 1.0, work.task_share)
         train(
@@ -70,6 +71,7 @@ def main() -> None:
         # Computed tokens of the log, or the given ones if it has none.
         computed_tokens=int(sum(computed)) if all(computed) else sum(work.step_distinct[1:]),
         response_tokens=sum(work.step_responses[1:]),
+        **(profile.result() if profile else {}),
     )
 
 

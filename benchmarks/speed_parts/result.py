@@ -40,6 +40,69 @@ def give(**values: Any) -> None:
     print("\n" + MARK + json.dumps(values), flush=True)
 
 
+class StepProfile:
+    """Callback that profiles three steps of a transformers Trainer, after three to warm up.
+
+    Args:
+        path: File for the table of the operations that take the most time.
+    """
+
+    FIRST, STEPS = 3, 3
+
+    def __init__(self, path: str) -> None:
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+        from transformers import TrainerCallback, trainer
+
+        on_gpu = torch.cuda.is_available()
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        self.path, self.on_gpu = Path(path), on_gpu
+        self.profiler = profile(activities=kinds)
+        self.seconds = 0.0
+        recorded = self
+
+        class _Callback(TrainerCallback):
+            def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+                if state.global_step not in (recorded.FIRST, recorded.FIRST + recorded.STEPS):
+                    return
+                if on_gpu:
+                    torch.cuda.synchronize()
+                recorded.seconds = time.perf_counter() - recorded.seconds
+                if state.global_step == recorded.FIRST:
+                    recorded.profiler.start()
+                else:
+                    recorded.profiler.stop()
+
+        trainer.DEFAULT_CALLBACKS.append(_Callback)
+
+    def result(self) -> dict[str, Any]:
+        """Write the table, and return what a step launches and waits for.
+
+        `kernels` and `syncs` are numbers per step, `gpu_busy` is the share of the profiled time in
+        which kernels ran. On a CPU, `kernels` are operations, and `syncs` are values read from
+        tensors.
+        """
+        found = self.profiler.key_averages()
+        by = "self_cuda_time_total" if self.on_gpu else "self_cpu_time_total"
+        self.path.write_text(found.table(sort_by=by, row_limit=30), encoding="utf-8")
+        calls = {event.key: event.count for event in found}
+        launches: tuple[str, ...]
+        launches = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+        waits: tuple[str, ...] = (
+            "cudaStreamSynchronize",
+            "cudaDeviceSynchronize",
+            "cudaEventSynchronize",
+        )
+        if not self.on_gpu:
+            launches, waits = tuple(calls), ("aten::_local_scalar_dense",)
+        busy = sum(event.self_device_time_total for event in found) / 1e6
+        return {
+            "kernels": round(sum(calls.get(name, 0) for name in launches) / self.STEPS),
+            "syncs": round(sum(calls.get(name, 0) for name in waits) / self.STEPS, 1),
+            "gpu_busy": round(busy / self.seconds, 3),
+        }
+
+
 class StepClock:
     """Callback that records end and loss of each optimizer step of a transformers Trainer.
 
