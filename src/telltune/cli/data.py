@@ -58,7 +58,7 @@ def check(
         if overrides:
             raise RecipeError("--set needs a recipe, but only data files are given.")
         with phase("reading the data", shown=not as_json):
-            counts, findings = checked(
+            found = checked(
                 {split: paths for split, paths in splits.items() if paths},
                 columns=None if columns is None else columns_from_text(columns),
                 model=model or "embedded",
@@ -68,19 +68,15 @@ def check(
         if len(data) > 1 or dev or test or columns:
             raise RecipeError(f"{recipe} names its own data and columns; give it alone.")
         with phase("reading the data", shown=not as_json):
-            counts, findings = checked(
-                load_recipe(recipe, overrides), model=model, max_length=max_length
-            )
-    refused = sum(finding.refused for finding in findings)
+            found = checked(load_recipe(recipe, overrides), model=model, max_length=max_length)
+    refused = sum(finding.refused for finding in found.findings)
     if as_json:
-        print_json(
-            {"examples": counts, "refused": refused, "findings": [asdict(f) for f in findings]}
-        )
+        findings = [asdict(finding) for finding in found.findings]
+        print_json({"examples": found.counts, "refused": refused, "findings": findings})
     else:
-        for group in grouped(findings):
+        for group in grouped(found.findings):
             typer.echo(f"{group} [{group.first.kind}]")
-        counted = ", ".join(f"{n:,} {split}" for split, n in counts.items())
-        typer.echo(f"{counted} examples; {refused} refused, {len(findings) - refused} warnings.")
+        typer.echo(found.tables()[0].title)
     if refused:
         raise typer.Exit(1)
 

@@ -11,12 +11,12 @@ import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.cli.console import (
-    print_comparison,
     print_examples,
     print_json,
     print_plan,
     print_study_plan,
     print_table,
+    print_tables,
     print_warnings,
     print_warnings_of,
 )
@@ -43,7 +43,7 @@ def plan(
         from telltune.study.spec import load_study
 
         load_study(recipe)
-        from telltune.api import plan_study
+        from telltune.study.verbs import plan_study
 
         with phase("planning", shown=not as_json):
             planned = plan_study(recipe, out)
@@ -102,16 +102,11 @@ def fit(
     Called again after an interruption, training resumes from the last checkpoint.
     Settings for a file of examples are guessed; `tell init` writes them as a recipe.
     """
-    from telltune.recipe import load_recipe
+    from telltune.proposal.recipe_of import recipe_of
 
-    if recipe.suffix.lower() in (".yaml", ".yml"):
-        loaded = load_recipe(recipe, overrides)
-    else:
-        from telltune.proposal.write import recipe_for
-
-        loaded, guessed = recipe_for(recipe, overrides)
-        if not as_json:
-            typer.echo(guessed, err=True)
+    loaded, guessed = recipe_of(recipe, overrides=overrides)
+    if guessed and not as_json:
+        typer.echo(guessed, err=True)
     if restarts:
         _fit_with_restarts(out, restarts)
         return
@@ -200,7 +195,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter or baseline on held-out items, with confidence intervals."""
-    from telltune.api import evaluate as evaluated
+    from telltune.answering import evaluate as evaluated
     from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
 
@@ -221,11 +216,8 @@ def evaluate(
     if as_json:
         print_json({"adapter": str(adapter), "split": split, **result.to_dict()})
         return
-    print_table(
-        f"{adapter} on {result.items} {split} items",
-        ("metric", "score", f"{loaded.evaluation.confidence:.0%} interval"),
-        [(n, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}") for n, i in result.scores.items()],
-    )
+    [table] = result.tables()
+    print_table(f"{adapter} on {result.items} {split} items", table.heads, table.rows)
     print_warnings(result.warnings)
 
 
@@ -257,7 +249,7 @@ def predict(
 
     By default, a file is read with the columns that the adapter was trained on.
     """
-    from telltune.api import predict_examples
+    from telltune.answering import predict_examples
     from telltune.data.examples import Example
     from telltune.data.prompts import read_prompts
     from telltune.data.writing import check_writable, json_line, write_rows
@@ -366,7 +358,7 @@ def compare(
     if as_json:
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
     elif rows:
-        print_comparison(rows, loaded.evaluation.confidence)
+        print_tables(rows)
         print_warnings_of((row.method, row.warnings) for row in rows)
         for sentence in conclusion(rows):
             typer.echo(sentence)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from telltune.data.report import ReadReport
     from telltune.recipe import Columns, DataSpec
 
-__all__ = ["read_prompts", "scan_unlabeled"]
+__all__ = ["prompts_of", "read_prompts", "scan_unlabeled"]
 
 
 def read_prompts(
@@ -53,6 +53,13 @@ def read_prompts(
         raise DataError(f"no file {path}: check the path.")
     alike = [spec for spec in trained_on if format_of(Path(spec.path)) == format_of(path)]
     table = Table(str(path), stem_of(path), read_rows(path, alike[0].quoting if alike else "auto"))
+    return prompts_of(table, columns=columns, trained_on=trained_on)
+
+
+def prompts_of(
+    table: Table, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
+) -> list[tuple[dict[str, Any], Example]]:
+    """Return the prompts of a table's rows; see `read_prompts`."""
     found: list[tuple[dict[str, Any], Example]] = []
     problems: Groups[Problem] = Groups()
     for item in _prompts(table, columns, trained_on):
@@ -63,7 +70,7 @@ def read_prompts(
     if problems.total:
         raise DataError(f"{'; '.join(map(str, problems))}.")
     if not found:
-        raise DataError(f"{path} contains no rows: add at least one prompt.")
+        raise DataError(f"{table.name} contains no rows: add at least one prompt.")
     return found
 
 

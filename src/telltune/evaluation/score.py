@@ -16,6 +16,7 @@ from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
+from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ It needs no answers.
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(InNotebooks):
     """Scores of a predictor.
 
     Attributes:
@@ -58,6 +59,7 @@ class Evaluation:
         items: Number of scored items.
         seconds: Answering time in seconds.
         warnings: Reasons why the scores may be misleading; one sentence each.
+        confidence: Confidence level of the intervals.
     """
 
     scores: dict[str, Interval]
@@ -66,6 +68,16 @@ class Evaluation:
     items: int
     seconds: float
     warnings: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    def tables(self) -> list[ResultTable]:
+        """Return the scores as one table."""
+        heads = ("metric", "score", f"{self.confidence:.0%} interval")
+        rows = [
+            (name, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}")
+            for name, i in self.scores.items()
+        ]
+        return [ResultTable(f"{self.items} items", heads, rows, self.warnings)]
 
     @property
     def headline(self) -> tuple[str, Interval]:
@@ -137,7 +149,13 @@ class Answers:
             scores[name] = bootstrap_interval(scored, confidence, seed=seed)
             per_item[name] = scored.per_item.tolist()
         return Evaluation(
-            scores, per_item, self.predictions, len(self.prompts), self.seconds, self.warnings
+            scores,
+            per_item,
+            self.predictions,
+            len(self.prompts),
+            self.seconds,
+            self.warnings,
+            confidence,
         )
 
 
