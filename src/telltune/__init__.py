@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from telltune.study.recommend import recommend
     from telltune.study.synthetic_file import write_synthetic
     from telltune.study.verbs import plan_study, report, run_study
+    from telltune.tell_classifier import TellClassifier
     from telltune.verification import verify
 
 # GNU OpenMP reads this variable once, when torch is imported. By default its threads spin 300,000
@@ -43,6 +44,7 @@ __version__ = VERSION
 
 __all__ = [
     "Recipe",
+    "TellClassifier",
     "TellError",
     "anchor",
     "check",
@@ -68,6 +70,7 @@ __all__ = [
 
 _HOMES = {
     "Recipe": "telltune.recipe",
+    "TellClassifier": "telltune.tell_classifier",
     "TellError": "telltune.errors",
     "anchor": "telltune.api",
     "check": "telltune.api",

@@ -83,6 +83,12 @@ def write_recipe(
     Raises:
         DataError: The data cannot be read, or their columns cannot be guessed.
         StorageError: A file exists already, or the folder cannot be written.
+
+    Examples:
+        >>> rows = [{"text": f"Parcel {n} is late.", "team": "shipping"} for n in range(8)]
+        >>> proposal = telltune.write_recipe(rows, "tickets")
+        >>> proposal.counts
+        {'train': 8}
     """
     out = Path(out)
     files = files_of_data(data)

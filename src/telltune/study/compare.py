@@ -195,6 +195,13 @@ def compare(
         DataError: The data cannot be used.
         FailedMethodsError: Methods failed while they ran. The others have been run, and a repeated
             call tries the failed ones again.
+
+    Examples:
+        >>> rows = telltune.compare(
+        ...     "recipes/demo.yaml", ["base"], out="runs/compared", progress=False
+        ... )
+        >>> [row.method for row in rows]
+        ['base']
     """
     recipe, out = as_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods

@@ -44,6 +44,10 @@ def run_study(
 
     Raises:
         TellError: The study cannot be run, or none of its cells can.
+
+    Examples:
+        >>> summary, rows = telltune.run_study("recipes/study.yaml", "runs/study", progress=False)
+        >>> print(summary.comparisons)
     """
     out = Path(out)
     spec, cells = load_study(study)
@@ -65,6 +69,10 @@ def report(out: str | Path) -> Path:
 
     Raises:
         StorageError: There are no finished cells.
+
+    Examples:
+        >>> print(telltune.report("runs/study"))
+        runs/study/report.html
     """
     write_report(Path(out))
     return Path(out) / REPORT
@@ -85,6 +93,11 @@ def plan_study(
     Returns:
         cells, finished, trained_tokens, training_seconds, answering_seconds (None if no cell has
         been run yet) and problems, with the title and reason of each cell that cannot run.
+
+    Examples:
+        >>> planned = telltune.plan_study("recipes/study.yaml")
+        >>> planned["cells"], planned["finished"]
+        (32, 0)
     """
     spec, cells = load_study(study)
     planned = plan_cells(
