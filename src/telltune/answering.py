@@ -14,6 +14,7 @@ from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
+from telltune.data.writing import check_writable
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import (
@@ -61,7 +62,8 @@ def evaluate(
         split: `test` or `dev`.
         metrics: Names of metrics, the headline metric first.
         max_items: Maximum number of items to score, from the start of the split.
-        predictions: JSONL file for prompts, references, answers and scores.
+        predictions: File for prompts, references, answers and scores, in the format of its suffix,
+            such as `.jsonl` or `.csv`.
         trust_model: Whether to run the base model's own code and read pickle files if tell.json
             asks for it.
         progress: Whether to show progress bars.
@@ -87,6 +89,8 @@ def evaluate(
         asked = _with_items(recipe, data, as_columns(columns), part)  # type: ignore[arg-type]
     metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
     check_metrics(metrics)
+    if predictions is not None:
+        check_writable(predictions)
     read = ReadReport()
     all_items = load_split(asked, part, read)
     answers: TaskAnswers | None = None
@@ -155,7 +159,7 @@ def _with_items(
 
 
 @overload
-def predict(
+def predict(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
     adapter: str | Path,
     inputs: str,
     *,

@@ -163,7 +163,7 @@ def fit(
     columns: Columns | Mapping[str, str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
-    on_plan: Callable[[dict[str, Any]], None] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Fit:
     """Train an adapter, or fit a baseline.
@@ -248,7 +248,7 @@ def _fit_baseline(
     *,
     overwrite: bool,
     progress: bool,
-    on_plan: Callable[[dict[str, Any]], None] | None,
+    on_plan: Callable[[Plan], None] | None,
 ) -> Fit:
     """Fit a baseline. Only `probe` loads the base model; the others need only its tokenizer."""
     if processes().count > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from telltune.outputs import verbosity
 from telltune.result_table import NUMBERS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "print_diagnosis",
     "print_examples",
     "print_json",
+    "print_note",
     "print_plan",
     "print_quanta",
     "print_recommendation",
@@ -49,12 +51,12 @@ def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
 def print_plan(plan: Plan) -> None:
     """Print the result of `telltune.plan`."""
     print_tables(plan)
-    if plan["before_training"]:
+    if plan.get("before_training"):
         first = "; ".join(plan["before_training"])
-        typer.echo(f"Before training, and not counted above: {first}.", err=True)
-    if plan["truncated"]:
+        print_note(f"Before training, and not counted above: {first}.")
+    if plan.get("truncated"):
         shown = ", ".join(plan["truncated"][:5])
-        typer.echo(f"{len(plan['truncated'])} examples will be truncated: {shown} …", err=True)
+        print_note(f"{len(plan['truncated'])} examples will be truncated: {shown} …")
     print_warnings(plan["warnings"])
 
 
@@ -77,9 +79,15 @@ def print_examples(shown: Sequence[ExamplePreview]) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Print each warning on one line of standard error."""
+    """Print each warning on one line of standard error, unless `-q` is given."""
     for warning in warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+        print_note(f"Warning: {warning}")
+
+
+def print_note(text: str) -> None:
+    """Print a remark on standard error, unless `-q` is given."""
+    if verbosity() >= 0:
+        typer.echo(text, err=True)
 
 
 def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -128,24 +136,18 @@ def print_study(summary: Summary) -> None:
         for s in summary.saved
         if s.against == "sft_anchor"
     }
-    rows = []
+    scores, beside = [], []
     for p in summary.points:
         cell = (p.task, p.size, p.name, p.leverage_ratio)
-        rows.append(
-            (
-                p.task,
-                p.name,
-                f"{p.task_tokens:,.0f}",
-                f"{p.general_tokens:,.0f}",
-                f"{p.score:.1f}",
-                f"{p.low:.1f} to {p.high:.1f}",
-                f"{p.seeds}",
-                against.get(cell, ""),
-                saved.get(cell, ""),
-            )
-        )
-    heads = ("task", "method", "task tokens", "general tokens", "score", "interval", "seeds")
-    print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
+        tokens = f"{p.task_tokens:,.0f}"
+        interval = f"{p.low:.1f} to {p.high:.1f}"
+        scores.append((p.task, p.name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+        general = f"{p.general_tokens:,.0f}"
+        beside.append((p.name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
+    # Each of the two tables fits a terminal of 80 columns.
+    print_table("Scores", ("task", "method", "task tokens", "score", "interval", "seeds"), scores)
+    heads = ("method", "task tokens", "general tokens", "against sft_anchor", "data saved")
+    print_table("Compared with sft_anchor", heads, beside)
 
 
 def print_recommendation(found: Recommendation) -> None:

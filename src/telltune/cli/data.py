@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
 from telltune.cli.console import print_json, print_table, print_warnings
 from telltune.errors import RecipeError
-
-if TYPE_CHECKING:
-    from telltune.data.files import Split
 
 
 @app.command(epilog="Example: tell check train.jsonl --test test.jsonl --model embedded")
@@ -52,7 +49,7 @@ def check(
     from telltune.recipe import columns_from_text, load_recipe
     from telltune.training.progress import phase
 
-    splits: dict[Split, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
+    splits: dict[str, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
     recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
     if recipe is None:
         if overrides:

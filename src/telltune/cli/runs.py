@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFi
 from telltune.cli.console import (
     print_examples,
     print_json,
+    print_note,
     print_plan,
     print_study_plan,
     print_table,
@@ -106,7 +107,7 @@ def fit(
 
     loaded, guessed = recipe_of(recipe, overrides=overrides)
     if guessed and not as_json:
-        typer.echo(guessed, err=True)
+        print_note(guessed)
     if restarts:
         _fit_with_restarts(out, restarts)
         return
@@ -188,7 +189,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="Number of items to score, from the first.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write each item's answer and scores to this JSONL file.")
+        Path | None,
+        typer.Option(
+            help="Write each item's answer and scores to this file; its suffix sets the format."
+        ),
     ] = None,
     overrides: Overrides = None,
     trust_model: TrustModel = False,
@@ -221,13 +225,19 @@ def evaluate(
     print_warnings(result.warnings)
 
 
-@app.command(epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"')
+@app.command(
+    epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"; of a pipe: '
+    "tell predict runs/mine - --format csv < inputs.jsonl"
+)
 def predict(
     adapter: Annotated[
         Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
     ],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Prompt to answer.")
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="Prompt to answer; `-` reads texts or JSONL from standard input."
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="File of rows to answer, in any data format.")
@@ -235,9 +245,14 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output file for the rows with `prediction` added; its suffix sets the format."
+            help="Output file for the rows with `prediction` added; its suffix sets the format. "
+            "`-` is standard output."
         ),
     ] = None,
+    output_format: Annotated[
+        Literal["jsonl", "csv", "tsv", "json"],
+        typer.Option("--format", help="Format of rows on standard output."),
+    ] = "jsonl",
     columns: ColumnNames = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer in tokens.")
@@ -245,21 +260,22 @@ def predict(
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer one prompt, or every row of a file.
+    """Answer one prompt, or every row of a file or of standard input.
 
-    By default, a file is read with the columns that the adapter was trained on.
+    By default, rows are read with the columns that the adapter was trained on.
     """
     from telltune.answering import predict_examples
     from telltune.data.examples import Example
-    from telltune.data.prompts import read_prompts
-    from telltune.data.writing import check_writable, json_line, write_rows
+    from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
+    from telltune.data.writing import check_writable, rows_as_bytes, write_rows
     from telltune.errors import RecipeError
     from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
-    if prompt is not None:
+    piped = "-" in (prompt, str(file))
+    if prompt is not None and not piped:
         [answer] = predict_examples(
             adapter,
             [Example(prompt, "")],
@@ -271,15 +287,20 @@ def predict(
         else:
             typer.echo(answer)
         return
-    assert file is not None
+    if str(out) == "-":
+        out = None
     if out is not None:
         check_writable(out)
-    rows = read_prompts(
-        file,
-        # Answers need no column of completions.
-        columns=None if columns is None else columns_from_text(columns, completion="completion"),
-        trained_on=recipe_from_dict(read_tell(adapter)["recipe"]).task.train or (),
-    )
+    # Answers need no column of completions.
+    named = None if columns is None else columns_from_text(columns, completion="completion")
+    trained_on = recipe_from_dict(read_tell(adapter)["recipe"]).task.train or ()
+    if piped:
+        key = "prompt" if named is None else named.prompt
+        table = table_of_lines(sys.stdin.buffer, "standard input", key)
+        rows = prompts_of(table, columns=named, trained_on=trained_on)
+    else:
+        assert file is not None
+        rows = read_prompts(file, columns=named, trained_on=trained_on)
     answers = predict_examples(
         adapter,
         [example for _, example in rows],
@@ -290,17 +311,17 @@ def predict(
     answered = [
         values | {"prediction": answer} for (values, _), answer in zip(rows, answers, strict=True)
     ]
+    source = "-" if piped else str(file)
     if out is not None:
         write_rows(out, answered)
     if as_json:
         print_json(
-            {"file": str(file), "out": str(out), "rows": len(answered)}
+            {"file": source, "out": str(out), "rows": len(answered)}
             if out is not None
-            else {"file": str(file), "predictions": answers}
+            else {"file": source, "predictions": answers}
         )
     elif out is None:
-        for row in answered:
-            typer.echo(json_line(row))
+        typer.echo(rows_as_bytes(answered, f".{output_format}"), nl=False)
     else:
         typer.echo(f"{len(answered)} rows written to {out}.")
 
@@ -346,10 +367,7 @@ def compare(
         print_plan(values)
         others = [name for name in trained if name != last.method]
         if others:
-            typer.echo(
-                f"This plan covers only {last.method}; {', '.join(others)} are trained too.",
-                err=True,
-            )
+            print_note(f"This plan covers only {last.method}; {', '.join(others)} are trained too.")
     failure = None
     try:
         rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
