@@ -18,9 +18,9 @@ from statistics import fmean
 import numpy as np
 import yaml
 
-from telltune.api import run_study
 from telltune.cli.console import print_table
 from telltune.data.embedded import embedded_task
+from telltune.study.verbs import run_study
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "runs" / "noise"

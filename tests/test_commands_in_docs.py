@@ -74,12 +74,12 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 def words_of(line: str) -> Iterator[tuple[str, ...]]:
-    """Yield the words of each command of a line, without comments."""
+    """Yield the words of each command of a line, without comments and redirections."""
     words = shlex.shlex(re.sub(r"(?<!\S)#.*", "", line), posix=True, punctuation_chars=True)
     words.whitespace_split, words.commenters = True, ""
     for separates, command in itertools.groupby(words, lambda word: set(word) <= set(";&|")):
         if not separates:
-            yield tuple(command)
+            yield tuple(itertools.takewhile(lambda word: not set(word) <= set("<>"), command))
 
 
 def commands_of(block: Block) -> Iterator[Command]:

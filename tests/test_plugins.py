@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from telltune.api import predict
+from telltune.answering import predict
 from telltune.cli import app
 from telltune.data.formats import read_rows, register_format
 from telltune.errors import RecipeError

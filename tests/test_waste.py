@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+import telltune
 from telltune import api
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
@@ -83,7 +84,7 @@ def test_answering_computes_a_shared_start_once_and_logits_only_where_it_chooses
     prompts = [f"{long} {n}" for n in range(30)]
     encoder = Encoder(load_tokenizer(ModelSpec(name=toy_recipe["model"])))
     given = sum(map(len, encoder.prompts([Example(prompt, "") for prompt in prompts])))
-    answers = api.predict(tmp_path / "fit", prompts, max_new_tokens=4)
+    answers = telltune.predict(tmp_path / "fit", prompts, max_new_tokens=4)
     assert len(answers) == len(prompts)
     assert computed["answered tokens"] < given / 4
     assert computed["answered logits"] < 6 * len(prompts)

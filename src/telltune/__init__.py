@@ -19,27 +19,20 @@ from typing import TYPE_CHECKING, Any
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
-    from telltune.api import (
-        anchor,
-        check,
-        evaluate,
-        fit,
-        plan,
-        plan_study,
-        predict,
-        report,
-        run_study,
-        show,
-    )
+    from telltune.answering import evaluate, predict
+    from telltune.api import anchor, check, fit, plan, show
     from telltune.classifiers.picking import pick
     from telltune.errors import TellError
     from telltune.exporting.export import export
+    from telltune.proposal.recipe_of import recipe_for
     from telltune.proposal.write import write_recipe
     from telltune.recipe import Recipe, load_recipe
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples
     from telltune.study.recommend import recommend
     from telltune.study.synthetic_file import write_synthetic
+    from telltune.study.verbs import plan_study, report, run_study
+    from telltune.tell_classifier import TellClassifier
     from telltune.verification import verify
 
 # GNU OpenMP reads this variable once, when torch is imported. By default its threads spin 300,000
@@ -51,6 +44,7 @@ __version__ = VERSION
 
 __all__ = [
     "Recipe",
+    "TellClassifier",
     "TellError",
     "anchor",
     "check",
@@ -63,6 +57,7 @@ __all__ = [
     "plan",
     "plan_study",
     "predict",
+    "recipe_for",
     "recommend",
     "report",
     "run_study",
@@ -75,20 +70,37 @@ __all__ = [
 
 _HOMES = {
     "Recipe": "telltune.recipe",
+    "TellClassifier": "telltune.tell_classifier",
     "TellError": "telltune.errors",
+    "anchor": "telltune.api",
+    "check": "telltune.api",
     "compare": "telltune.study.compare",
+    "evaluate": "telltune.answering",
     "export": "telltune.exporting.export",
+    "fit": "telltune.api",
     "load_recipe": "telltune.recipe",
     "pick": "telltune.classifiers.picking",
+    "plan": "telltune.api",
+    "plan_study": "telltune.study.verbs",
+    "predict": "telltune.answering",
+    "recipe_for": "telltune.proposal.recipe_of",
     "recommend": "telltune.study.recommend",
+    "report": "telltune.study.verbs",
+    "run_study": "telltune.study.verbs",
     "score_examples": "telltune.study.example_scores",
+    "show": "telltune.api",
     "verify": "telltune.verification",
     "write_recipe": "telltune.proposal.write",
     "write_synthetic": "telltune.study.synthetic_file",
 }
+"""Module of each name."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'telltune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "telltune.api")), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -18,10 +18,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["guard_outputs"]
+__all__ = ["guard_outputs", "set_verbosity", "verbosity"]
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
 """Error codes of a pipe, socket or descriptor without a reader."""
+
+
+_VERBOSITY = {"level": 0}
+
+
+def verbosity() -> int:
+    """Return -1 if only results and errors are printed, 1 with the log of libraries, else 0."""
+    return _VERBOSITY["level"]
+
+
+def set_verbosity(level: int) -> None:
+    """Set the level that `verbosity` returns."""
+    _VERBOSITY["level"] = level
 
 
 def guard_outputs() -> None:

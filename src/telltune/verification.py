@@ -96,6 +96,10 @@ def verify(adapter: str | Path) -> Verification:
     Raises:
         ModelError: The folder is not finished.
         RecipeError: The recipe in tell.json is invalid.
+
+    Examples:
+        >>> telltune.verify("runs/mine").held
+        True
     """
     folder = Path(adapter)
     record = read_tell(folder)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from telltune.api import fit, predict
+from telltune.answering import predict
+from telltune.api import fit
 from telltune.cli import app
 from telltune.data.anchor import Anchor
 from telltune.data.examples import Example

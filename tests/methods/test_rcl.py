@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.api import fit, predict
+from telltune.answering import predict
+from telltune.api import fit
 from telltune.data.task import load_task
 from telltune.errors import DataError
 from telltune.fitting.adapter_folder import load_predictor

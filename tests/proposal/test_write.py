@@ -16,7 +16,7 @@ import yaml
 import telltune
 from telltune.cli import main
 from telltune.errors import DataError, StorageError
-from telltune.proposal.write import recipe_for
+from telltune.proposal.recipe_of import recipe_of
 from telltune.proposal.write import write_recipe as written
 from telltune.recipe import Columns, load_recipe
 
@@ -252,7 +252,7 @@ def test_fit_guesses_the_settings_for_data(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = write_csv(tmp_path / "all.csv", tickets(24))
-    recipe, told = recipe_for(data)
+    recipe, told = recipe_of(data)
     assert recipe.model.name == "embedded"
     assert told.startswith(
         f"{data} is no recipe, so the settings are guessed: 24 examples, 4 labels, columns text → "

@@ -67,6 +67,11 @@ def pick(
     Raises:
         DataError: A file cannot be read, or there are fewer inputs than `number`.
         ModelError: The encoder cannot be loaded.
+
+    Examples:
+        >>> picked = telltune.pick("inputs.csv", 8)
+        >>> len(picked.rows)
+        8
     """
     known = [] if labeled is None else read_prompts(Path(labeled), columns=columns)
     seen = {question(example) for _, example in known}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from telltune.cli import (  # noqa: F401  (each registers its verbs)
     data,
     diagnosis,
+    environment,
     exports,
     runs,
     scores,
@@ -19,7 +21,7 @@ from telltune.cli import (  # noqa: F401  (each registers its verbs)
 )
 from telltune.cli.app import app
 from telltune.errors import TellError
-from telltune.outputs import guard_outputs
+from telltune.outputs import guard_outputs, verbosity
 
 __all__ = ["main"]
 
@@ -33,5 +35,7 @@ def main() -> None:
     try:
         app()
     except TellError as error:
+        if verbosity() > 0:
+            traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

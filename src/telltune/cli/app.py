@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,14 +11,36 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from telltune.errors import RecipeError
+from telltune.outputs import set_verbosity
 from telltune.plugins import add_plugin
 from telltune.version import VERSION
 
-__all__ = ["AsJson", "ColumnNames", "Overrides", "Overwrite", "RecipeFile", "TrustModel", "app"]
+__all__ = [
+    "GROUPS",
+    "AsJson",
+    "ColumnNames",
+    "Overrides",
+    "Overwrite",
+    "RecipeFile",
+    "TrustModel",
+    "app",
+]
+
+
+GROUPS = {
+    "Make": ("init", "fit", "pick", "anchor", "score", "synthesize"),
+    "Look": ("check", "show", "plan", "verify", "diagnose", "env", "config-schema"),
+    "Compare": ("evaluate", "compare", "recommend", "study", "report", "continual", "quanta"),
+    "Serve": ("predict", "export", "serve", "chat", "cascade"),
+}
+"""Verbs in the order of the help, by what they are for."""
 
 
 class _Verbs(TyperGroup):
-    """Group of the verbs; their help names arguments without Python types such as `list[str]`."""
+    """Group of the verbs, with grouped help and with `-q` and `-v` behind every verb.
+
+    The help names arguments without Python types such as `list[str]`.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -26,6 +49,69 @@ class _Verbs(TyperGroup):
                 if isinstance(parameter, TyperArgument):
                     # Typer shows the type also behind a metavar.
                     parameter.display_type_rich = lambda **_: None  # type: ignore[method-assign]
+            verb.params += _shared_options()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the verbs in the order of `GROUPS`."""
+        order = [name for names in GROUPS.values() for name in names]
+        return sorted(super().list_commands(ctx), key=lambda name: [*order, name].index(name))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs with the first sentence of their help, by group."""
+        rest = dict.fromkeys(self.list_commands(ctx))
+        width = max(map(len, rest))
+        for group, names in (*GROUPS.items(), ("Other", tuple(rest))):
+            rows = [(name, self.commands[name]) for name in names if name in rest]
+            if rows:
+                with formatter.section(group):
+                    told = [
+                        (name.ljust(width), verb.get_short_help_str(200)) for name, verb in rows
+                    ]
+                    formatter.write_dl(told)
+            for name, _ in rows:
+                del rest[name]
+
+
+def _be_quiet(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(-1)
+
+
+def _be_verbose(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(1)
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _of_every_verb(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q",
+            "--quiet",
+            callback=_be_quiet,
+            expose_value=False,
+            help="Print only results and errors.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "-v",
+            "--verbose",
+            callback=_be_verbose,
+            expose_value=False,
+            help="Print the log of libraries too, and where an error was raised.",
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that every verb has."""
+
+
+def _shared_options() -> list[Any]:
+    only = typer.Typer(add_completion=False)
+    only.command()(_of_every_verb)
+    return list(typer.main.get_command(only).params)
 
 
 app = typer.Typer(
@@ -33,7 +119,6 @@ app = typer.Typer(
     cls=_Verbs,
     help="Adapt a language model with few labeled examples, and compare TELL with baselines.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: tell compare recipes/demo.yaml --out runs/demo",
@@ -85,6 +170,7 @@ def _before_every_verb(
         ),
     ] = False,
 ) -> None:
+    set_verbosity(0)
     for module in plugin or []:
         add_plugin(module)
     # Only `fit` shares its work among the processes of torchrun or `accelerate launch`.

@@ -7,24 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from telltune.outputs import verbosity
+from telltune.result_table import NUMBERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from telltune.planned import Plan
     from telltune.preview import ExamplePreview
     from telltune.research.continual.page import ContinualReport
     from telltune.research.quanta.report import QuantaReport
     from telltune.research.streams.page import StreamReport
-    from telltune.study.compare import ComparisonRow as CompareRow
+    from telltune.result_table import InNotebooks
     from telltune.study.example_scores import ExampleScores
     from telltune.study.recommend import Recommendation
     from telltune.study.statistics.summary import Summary
 
 __all__ = [
-    "print_comparison",
     "print_continual",
     "print_diagnosis",
     "print_examples",
     "print_json",
+    "print_note",
     "print_plan",
     "print_quanta",
     "print_recommendation",
@@ -33,6 +37,7 @@ __all__ = [
     "print_study",
     "print_study_plan",
     "print_table",
+    "print_tables",
     "print_warnings",
     "print_warnings_of",
 ]
@@ -43,64 +48,16 @@ def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def print_plan(values: dict[str, Any]) -> None:
+def print_plan(plan: Plan) -> None:
     """Print the result of `telltune.plan`."""
-    task = ("task", f"{values['task_examples']:,} examples, {values['task_tokens']:,} tokens")
-    inputs = values["unlabeled_examples"]
-    unlabeled = [("unlabeled", f"{inputs:,} inputs")] if inputs else []
-    if not values["trained_tokens"]:
-        labels = len(values["labels"])
-        rows = [
-            ("method", f"{values['method']} on {values['task']}"),
-            task,
-            *unlabeled,
-            ("answers", f"{labels} labels" if labels else "answers of the examples"),
-            ("training", "none: a baseline only fits a small classifier"),
-        ]
-        print_table("Plan", ("", ""), rows)
-        print_warnings(values["warnings"])
-        return
-    seconds = values["estimated_seconds"]
-    time = (
-        "not known yet; `tell plan` measures it"
-        if seconds is None
-        else f"about {seconds / 60:,.1f} minutes"
-    )
-    ratio, general = values["leverage_ratio"], f"{values['general_tokens']:,} tokens"
-    rate = f"{values['learning_rate']:g}"
-
-    def chosen(key: str) -> str:
-        return " (auto)" if key in values["auto"] else ""
-
-    rows = [
-        ("method", f"{values['method']} on {values['task']}, {values['precision']}"),
-        task,
-        *unlabeled,
-        (
-            "general",
-            f"{values['general_examples']:,} examples, {general} (leverage ratio {ratio:g})",
-        ),
-        ("passes", f"{values['passes']}{chosen('mixture.passes')}"),
-        ("learning rate", f"{rate}{chosen('training.learning_rate')}, {values['schedule']}"),
-        ("batch size", f"{values['batch_size']}{chosen('training.batch_size')}"),
-        ("optimizer steps", f"{values['optimizer_steps']:,}"),
-        (
-            "tokens to train",
-            f"{values['trained_tokens']:,}, {values['computed_tokens']:,} computed",
-        ),
-        ("time", time),
-        ("memory", f"about {values['estimated_memory_gib']:.1f} GiB"),
-    ]
-    dev = values["dev_examples"]
-    early = [("early stopping", f"{dev:,} dev examples, scored during the run")] if dev else []
-    print_table("Plan", ("", ""), [*rows, *early])
-    if values["before_training"]:
-        first = "; ".join(values["before_training"])
-        typer.echo(f"Before training, and not counted above: {first}.", err=True)
-    if values["truncated"]:
-        shown = ", ".join(values["truncated"][:5])
-        typer.echo(f"{len(values['truncated'])} examples will be truncated: {shown} …", err=True)
-    print_warnings(values["warnings"])
+    print_tables(plan)
+    if plan.get("before_training"):
+        first = "; ".join(plan["before_training"])
+        print_note(f"Before training, and not counted above: {first}.")
+    if plan.get("truncated"):
+        shown = ", ".join(plan["truncated"][:5])
+        print_note(f"{len(plan['truncated'])} examples will be truncated: {shown} …")
+    print_warnings(plan["warnings"])
 
 
 def print_examples(shown: Sequence[ExamplePreview]) -> None:
@@ -122,9 +79,15 @@ def print_examples(shown: Sequence[ExamplePreview]) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Print each warning on one line of standard error."""
+    """Print each warning on one line of standard error, unless `-q` is given."""
     for warning in warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+        print_note(f"Warning: {warning}")
+
+
+def print_note(text: str) -> None:
+    """Print a remark on standard error, unless `-q` is given."""
+    if verbosity() >= 0:
+        typer.echo(text, err=True)
 
 
 def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -173,56 +136,18 @@ def print_study(summary: Summary) -> None:
         for s in summary.saved
         if s.against == "sft_anchor"
     }
-    rows = []
+    scores, beside = [], []
     for p in summary.points:
         cell = (p.task, p.size, p.name, p.leverage_ratio)
-        rows.append(
-            (
-                p.task,
-                p.name,
-                f"{p.task_tokens:,.0f}",
-                f"{p.general_tokens:,.0f}",
-                f"{p.score:.1f}",
-                f"{p.low:.1f} to {p.high:.1f}",
-                f"{p.seeds}",
-                against.get(cell, ""),
-                saved.get(cell, ""),
-            )
-        )
-    heads = ("task", "method", "task tokens", "general tokens", "score", "interval", "seeds")
-    print_table("Scores", (*heads, "against sft_anchor", "data saved"), rows)
-
-
-def print_comparison(rows: Sequence[CompareRow], confidence: float) -> None:
-    """Print each method's score and difference from SFT, then its forgetting and cost.
-
-    Each of the two tables fits a terminal of 80 columns.
-    """
-    scores, beside = [], []
-    unlabeled = ["unlabeled"] if any(row.unlabeled_examples for row in rows) else []
-    for row in rows:
-        against = ""
-        if row.difference is not None:
-            against = (
-                f"{row.difference:+.1f} ({row.difference_low:+.1f} to {row.difference_high:+.1f})"
-            )
-        scores.append((row.method, f"{row.score:.1f}", f"{row.low:.1f} to {row.high:.1f}", against))
-        beside.append(
-            (
-                row.method,
-                "" if row.general_loss is None else f"{row.general_loss:.2f}",
-                "" if row.leakage is None else f"{row.leakage:.0%}",
-                f"{row.task_tokens:,}",
-                *([f"{row.unlabeled_examples:,}"] if unlabeled else []),
-                f"{row.general_tokens:,}",
-                f"{row.seconds:,.0f}",
-            )
-        )
-    title = f"{rows[0].items} test items, {rows[0].metric}"
-    _print_told(title, ("method", "score", f"{confidence:.0%} interval", "against sft"), scores)
-    counts = ("task tokens", *unlabeled, "general tokens", "seconds")
-    heads = ("method", "general loss", "leakage", *counts)
-    _print_told("Forgetting and cost", heads, beside)
+        tokens = f"{p.task_tokens:,.0f}"
+        interval = f"{p.low:.1f} to {p.high:.1f}"
+        scores.append((p.task, p.name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+        general = f"{p.general_tokens:,.0f}"
+        beside.append((p.name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
+    # Each of the two tables fits a terminal of 80 columns.
+    print_table("Scores", ("task", "method", "task tokens", "score", "interval", "seeds"), scores)
+    heads = ("method", "task tokens", "general tokens", "against sft_anchor", "data saved")
+    print_table("Compared with sft_anchor", heads, beside)
 
 
 def print_recommendation(found: Recommendation) -> None:
@@ -387,10 +312,10 @@ def print_quanta(report: QuantaReport) -> None:
     print_table("Agreement with the reference's order", heads, methods)
 
 
-def _print_told(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table without columns that are empty in every row."""
-    told = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    print_table(title, [heads[i] for i in told], [[row[i] for i in told] for row in rows])
+def print_tables(result: InNotebooks) -> None:
+    """Print the tables of a result."""
+    for table in result.tables():
+        print_table(table.title, table.heads, table.rows)
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -403,22 +328,9 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
         # A location without its line number is useless, so this column is folded, not cut.
         table.add_column(
             head,
-            justify="right" if head in _NUMBERS else "left",
+            justify="right" if head in NUMBERS else "left",
             overflow="fold" if head == "where" else "ellipsis",
         )
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-_NUMBERS = {
-    "score",
-    "loss",
-    "general loss",
-    "leakage",
-    "tokens",
-    "task tokens",
-    "general tokens",
-    "seconds",
-    "seeds",
-}

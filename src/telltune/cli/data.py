@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, RecipeFile, app
 from telltune.cli.console import print_json, print_table, print_warnings
 from telltune.errors import RecipeError
-
-if TYPE_CHECKING:
-    from telltune.data.files import Split
 
 
 @app.command(epilog="Example: tell check train.jsonl --test test.jsonl --model embedded")
@@ -52,13 +49,13 @@ def check(
     from telltune.recipe import columns_from_text, load_recipe
     from telltune.training.progress import phase
 
-    splits: dict[Split, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
+    splits: dict[str, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
     recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
     if recipe is None:
         if overrides:
             raise RecipeError("--set needs a recipe, but only data files are given.")
         with phase("reading the data", shown=not as_json):
-            counts, findings = checked(
+            found = checked(
                 {split: paths for split, paths in splits.items() if paths},
                 columns=None if columns is None else columns_from_text(columns),
                 model=model or "embedded",
@@ -68,19 +65,15 @@ def check(
         if len(data) > 1 or dev or test or columns:
             raise RecipeError(f"{recipe} names its own data and columns; give it alone.")
         with phase("reading the data", shown=not as_json):
-            counts, findings = checked(
-                load_recipe(recipe, overrides), model=model, max_length=max_length
-            )
-    refused = sum(finding.refused for finding in findings)
+            found = checked(load_recipe(recipe, overrides), model=model, max_length=max_length)
+    refused = sum(finding.refused for finding in found.findings)
     if as_json:
-        print_json(
-            {"examples": counts, "refused": refused, "findings": [asdict(f) for f in findings]}
-        )
+        findings = [asdict(finding) for finding in found.findings]
+        print_json({"examples": found.counts, "refused": refused, "findings": findings})
     else:
-        for group in grouped(findings):
+        for group in grouped(found.findings):
             typer.echo(f"{group} [{group.first.kind}]")
-        counted = ", ".join(f"{n:,} {split}" for split, n in counts.items())
-        typer.echo(f"{counted} examples; {refused} refused, {len(findings) - refused} warnings.")
+        typer.echo(found.tables()[0].title)
     if refused:
         raise typer.Exit(1)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
 from telltune.cli.console import (
-    print_comparison,
     print_examples,
     print_json,
+    print_note,
     print_plan,
     print_study_plan,
     print_table,
+    print_tables,
     print_warnings,
     print_warnings_of,
 )
@@ -43,7 +44,7 @@ def plan(
         from telltune.study.spec import load_study
 
         load_study(recipe)
-        from telltune.api import plan_study
+        from telltune.study.verbs import plan_study
 
         with phase("planning", shown=not as_json):
             planned = plan_study(recipe, out)
@@ -102,16 +103,11 @@ def fit(
     Called again after an interruption, training resumes from the last checkpoint.
     Settings for a file of examples are guessed; `tell init` writes them as a recipe.
     """
-    from telltune.recipe import load_recipe
+    from telltune.proposal.recipe_of import recipe_of
 
-    if recipe.suffix.lower() in (".yaml", ".yml"):
-        loaded = load_recipe(recipe, overrides)
-    else:
-        from telltune.proposal.write import recipe_for
-
-        loaded, guessed = recipe_for(recipe, overrides)
-        if not as_json:
-            typer.echo(guessed, err=True)
+    loaded, guessed = recipe_of(recipe, overrides=overrides)
+    if guessed and not as_json:
+        print_note(guessed)
     if restarts:
         _fit_with_restarts(out, restarts)
         return
@@ -193,14 +189,17 @@ def evaluate(
         int | None, typer.Option(min=1, help="Number of items to score, from the first.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write each item's answer and scores to this JSONL file.")
+        Path | None,
+        typer.Option(
+            help="Write each item's answer and scores to this file; its suffix sets the format."
+        ),
     ] = None,
     overrides: Overrides = None,
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter or baseline on held-out items, with confidence intervals."""
-    from telltune.api import evaluate as evaluated
+    from telltune.answering import evaluate as evaluated
     from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
 
@@ -221,21 +220,24 @@ def evaluate(
     if as_json:
         print_json({"adapter": str(adapter), "split": split, **result.to_dict()})
         return
-    print_table(
-        f"{adapter} on {result.items} {split} items",
-        ("metric", "score", f"{loaded.evaluation.confidence:.0%} interval"),
-        [(n, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}") for n, i in result.scores.items()],
-    )
+    [table] = result.tables()
+    print_table(f"{adapter} on {result.items} {split} items", table.heads, table.rows)
     print_warnings(result.warnings)
 
 
-@app.command(epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"')
+@app.command(
+    epilog='Example: tell predict runs/mine "Cholesterol is the precursor of:"; of a pipe: '
+    "tell predict runs/mine - --format csv < inputs.jsonl"
+)
 def predict(
     adapter: Annotated[
         Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
     ],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Prompt to answer.")
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="Prompt to answer; `-` reads texts or JSONL from standard input."
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="File of rows to answer, in any data format.")
@@ -243,9 +245,14 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output file for the rows with `prediction` added; its suffix sets the format."
+            help="Output file for the rows with `prediction` added; its suffix sets the format. "
+            "`-` is standard output."
         ),
     ] = None,
+    output_format: Annotated[
+        Literal["jsonl", "csv", "tsv", "json"],
+        typer.Option("--format", help="Format of rows on standard output."),
+    ] = "jsonl",
     columns: ColumnNames = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer in tokens.")
@@ -253,21 +260,22 @@ def predict(
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer one prompt, or every row of a file.
+    """Answer one prompt, or every row of a file or of standard input.
 
-    By default, a file is read with the columns that the adapter was trained on.
+    By default, rows are read with the columns that the adapter was trained on.
     """
-    from telltune.api import predict_examples
+    from telltune.answering import predict_examples
     from telltune.data.examples import Example
-    from telltune.data.prompts import read_prompts
-    from telltune.data.writing import check_writable, json_line, write_rows
+    from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
+    from telltune.data.writing import check_writable, rows_as_bytes, write_rows
     from telltune.errors import RecipeError
     from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
-    if prompt is not None:
+    piped = "-" in (prompt, str(file))
+    if prompt is not None and not piped:
         [answer] = predict_examples(
             adapter,
             [Example(prompt, "")],
@@ -279,15 +287,20 @@ def predict(
         else:
             typer.echo(answer)
         return
-    assert file is not None
+    if str(out) == "-":
+        out = None
     if out is not None:
         check_writable(out)
-    rows = read_prompts(
-        file,
-        # Answers need no column of completions.
-        columns=None if columns is None else columns_from_text(columns, completion="completion"),
-        trained_on=recipe_from_dict(read_tell(adapter)["recipe"]).task.train or (),
-    )
+    # Answers need no column of completions.
+    named = None if columns is None else columns_from_text(columns, completion="completion")
+    trained_on = recipe_from_dict(read_tell(adapter)["recipe"]).task.train or ()
+    if piped:
+        key = "prompt" if named is None else named.prompt
+        table = table_of_lines(sys.stdin.buffer, "standard input", key)
+        rows = prompts_of(table, columns=named, trained_on=trained_on)
+    else:
+        assert file is not None
+        rows = read_prompts(file, columns=named, trained_on=trained_on)
     answers = predict_examples(
         adapter,
         [example for _, example in rows],
@@ -298,17 +311,17 @@ def predict(
     answered = [
         values | {"prediction": answer} for (values, _), answer in zip(rows, answers, strict=True)
     ]
+    source = "-" if piped else str(file)
     if out is not None:
         write_rows(out, answered)
     if as_json:
         print_json(
-            {"file": str(file), "out": str(out), "rows": len(answered)}
+            {"file": source, "out": str(out), "rows": len(answered)}
             if out is not None
-            else {"file": str(file), "predictions": answers}
+            else {"file": source, "predictions": answers}
         )
     elif out is None:
-        for row in answered:
-            typer.echo(json_line(row))
+        typer.echo(rows_as_bytes(answered, f".{output_format}"), nl=False)
     else:
         typer.echo(f"{len(answered)} rows written to {out}.")
 
@@ -354,10 +367,7 @@ def compare(
         print_plan(values)
         others = [name for name in trained if name != last.method]
         if others:
-            typer.echo(
-                f"This plan covers only {last.method}; {', '.join(others)} are trained too.",
-                err=True,
-            )
+            print_note(f"This plan covers only {last.method}; {', '.join(others)} are trained too.")
     failure = None
     try:
         rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
@@ -366,7 +376,7 @@ def compare(
     if as_json:
         print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
     elif rows:
-        print_comparison(rows, loaded.evaluation.confidence)
+        print_tables(rows)
         print_warnings_of((row.method, row.warnings) for row in rows)
         for sentence in conclusion(rows):
             typer.echo(sentence)

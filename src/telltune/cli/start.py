@@ -10,14 +10,22 @@ import typer
 
 from telltune.cli.app import AsJson, ColumnNames, app
 from telltune.cli.console import print_json, print_warnings
+from telltune.errors import RecipeError
 
 
-@app.command(epilog="Example: tell init tickets.csv --out tickets")
+@app.command(
+    epilog="Example: tell init tickets.csv --out tickets; with data of ours: tell init --example "
+    "tickets"
+)
 def init(
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="DATA", help="Files or folders of examples, in any format."),
-    ],
+    ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Copy a recipe that telltune ships; `list` names them."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for recipe.yaml and the parts of the data.")
     ] = Path(),
@@ -31,6 +39,12 @@ def init(
 
     Files whose names contain the split are used as they are. Nothing is replaced.
     """
+    if (example is None) == (not data):
+        raise RecipeError("give either data or --example.")
+    if example is not None:
+        _copy_example(example, out, as_json=as_json)
+        return
+    assert data is not None
     from telltune.proposal.write import write_recipe
     from telltune.recipe import columns_from_text
     from telltune.training.progress import phase
@@ -53,3 +67,23 @@ def init(
         typer.echo(f"  tell recommend {done.recipe} --out runs/search")
     typer.echo(f"  tell fit {done.recipe} --out runs/mine")
     print_warnings(done.warnings)
+
+
+def _copy_example(name: str, out: Path, *, as_json: bool) -> None:
+    """Copy a shipped recipe with its data, or print the names of all."""
+    from telltune.proposal.examples import copy_example, examples
+
+    if name == "list":
+        found = examples()
+        if as_json:
+            print_json({"examples": found})
+            return
+        for each, told in found.items():
+            typer.echo(f"{each}: {told}")
+        return
+    files = copy_example(name, out)
+    if as_json:
+        print_json({"recipe": str(files[0]), "files": [str(file) for file in files]})
+        return
+    typer.echo(f"Copied {', '.join(map(str, files))}. Next:")
+    typer.echo(f"  tell plan {files[0]}")

@@ -42,7 +42,7 @@ def study(
     from telltune.study.spec import load_study
 
     load_study(study)  # before the slow import of PyTorch, to report typing mistakes at once
-    from telltune.api import plan_study, run_study
+    from telltune.study.verbs import plan_study, run_study
 
     if not as_json:
         print_study_plan(plan_study(study, out, measure=False))
@@ -88,7 +88,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a study's report again, as one HTML file. The study may still be running."""
-    from telltune.api import report as reported
+    from telltune.study.verbs import report as reported
 
     page = reported(folder)
     if as_json:

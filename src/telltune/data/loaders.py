@@ -15,6 +15,7 @@ from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields
 from telltune.data.files import Split, files_of, suggestion
 from telltune.data.formats import ParsedRow, read_rows, stem_of
+from telltune.data.given import is_given, named
 from telltune.data.parquet import as_spelled, class_name
 from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
@@ -186,7 +187,8 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
         yield Table(spec.path, spec.path, _hub_rows(spec, split))
         return
     for file in files:
-        yield Table(str(file), stem_of(file), read_rows(file, spec.quoting))
+        rows = read_rows(file, spec.quoting)
+        yield Table(named(file), stem_of(file), rows)
 
 
 def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
@@ -226,9 +228,12 @@ def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
     file = files.pop() if len(files) == 1 else "FILE"
     if any(spec != DataSpec(path=spec.path) for spec in specs):
         file = "RECIPE"  # the file alone lacks the recipe's settings for reading it
+    check = f"`tell check {file}`"
+    if any(is_given(spec.path) for spec in specs):
+        check = "`telltune.check`"
     count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"
     return (
         f"{count} in the data: {'; '.join(map(str, named))}"
         f"{f'; and {more:,} for other reasons' if more else ''}. "
-        f"`tell check {file}` lists them all."
+        f"{check} lists them all."
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows"]
+__all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows", "table_rows"]
 
 BATCH_ROWS = 1024
 # First bytes of the Arrow file format, which the streaming format does not have.
@@ -42,7 +42,7 @@ def parquet_rows(path: Path) -> Iterator[ParsedRow | Fault]:
     Raises:
         StopReadingError: The file is damaged from some row on.
     """
-    return _rows(_parquet_batches(path), "Parquet")
+    return _rows(_parquet_batches(path), "the Parquet file")
 
 
 def arrow_rows(path: Path) -> Iterator[ParsedRow | Fault]:
@@ -51,7 +51,21 @@ def arrow_rows(path: Path) -> Iterator[ParsedRow | Fault]:
     Raises:
         StopReadingError: The file is damaged from some row on.
     """
-    return _rows(_arrow_batches(path), "Arrow")
+    return _rows(_arrow_batches(path), "the Arrow file")
+
+
+def table_rows(table: Any, what: str) -> Iterator[ParsedRow | Fault]:
+    """Yield the rows of an Arrow table in memory, numbered from 1.
+
+    Args:
+        table: Table of pyarrow.
+        what: Description of the table in messages.
+
+    Raises:
+        StopReadingError: A value is outside the range of Python's types.
+    """
+    batches = table.to_batches(max_chunksize=BATCH_ROWS)
+    return _rows(((batch, table.schema) for batch in batches), what)
 
 
 def as_spelled(value: object) -> object:
@@ -78,7 +92,7 @@ def as_spelled(value: object) -> object:
     return value
 
 
-def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[ParsedRow | Fault]:
+def _rows(batches: Iterator[tuple[Any, Any]], what: str) -> Iterator[ParsedRow | Fault]:
     """Yield the rows of pairs (batch, schema of its values)."""
     import pyarrow as pa
 
@@ -96,7 +110,7 @@ def _rows(batches: Iterator[tuple[Any, Any]], name: str) -> Iterator[ParsedRow |
     # Arrow also raises OSError for damaged bytes, and ValueError for values outside Python's range.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise StopReadingError(line, f"the {name} file is damaged: {reason}") from error
+        raise StopReadingError(line, f"{what} is damaged: {reason}") from error
 
 
 def _parquet_batches(path: Path) -> Iterator[tuple[Any, Any]]:

@@ -11,18 +11,27 @@ from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields, is_blank
 from telltune.data.formats import ParsedRow, format_of, read_rows, stem_of
 from telltune.data.loaders import Table, tables
+from telltune.data.parsed_row import (
+    TOO_LONG,
+    Place,
+    StopReadingError,
+    lines_of,
+    parse_row,
+    utf8_text,
+)
 from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
 from telltune.data.turns import asks
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     from telltune.data.files import Split
     from telltune.data.report import ReadReport
     from telltune.recipe import Columns, DataSpec
 
-__all__ = ["read_prompts", "scan_unlabeled"]
+__all__ = ["prompts_of", "read_prompts", "scan_unlabeled", "table_of_lines"]
 
 
 def read_prompts(
@@ -53,6 +62,13 @@ def read_prompts(
         raise DataError(f"no file {path}: check the path.")
     alike = [spec for spec in trained_on if format_of(Path(spec.path)) == format_of(path)]
     table = Table(str(path), stem_of(path), read_rows(path, alike[0].quoting if alike else "auto"))
+    return prompts_of(table, columns=columns, trained_on=trained_on)
+
+
+def prompts_of(
+    table: Table, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
+) -> list[tuple[dict[str, Any], Example]]:
+    """Return the prompts of a table's rows; see `read_prompts`."""
     found: list[tuple[dict[str, Any], Example]] = []
     problems: Groups[Problem] = Groups()
     for item in _prompts(table, columns, trained_on):
@@ -63,8 +79,39 @@ def read_prompts(
     if problems.total:
         raise DataError(f"{'; '.join(map(str, problems))}.")
     if not found:
-        raise DataError(f"{path} contains no rows: add at least one prompt.")
+        raise DataError(f"{table.name} contains no rows: add at least one prompt.")
     return found
+
+
+def table_of_lines(stream: BinaryIO, name: str, key: str = "prompt") -> Table:
+    """Return the rows of a stream: JSON objects, or texts, one on a line.
+
+    Args:
+        stream: Lines in UTF-8. A line that starts with `{` is a JSON object.
+        name: Name of the stream in messages.
+        key: Column of the texts.
+    """
+
+    def rows() -> Iterator[ParsedRow | Problem]:
+        for number, line in lines_of(stream):
+            if line is None:
+                yield Problem(name, number, TOO_LONG)
+                continue
+            text = line.strip()
+            place = Place(number)
+            if text.startswith(b"{"):
+                row = parse_row(text, place)
+                yield row if isinstance(row, ParsedRow) else Problem(name, *row)
+            elif text:
+                yield ParsedRow(number, {key: utf8_text(text, place)})
+
+    def guarded() -> Iterator[ParsedRow | Problem]:
+        try:
+            yield from rows()
+        except StopReadingError as stop:
+            yield Problem(name, *stop.fault)
+
+    return Table(name, name, guarded())
 
 
 def scan_unlabeled(

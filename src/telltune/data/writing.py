@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["check_writable", "json_line", "write_rows"]
+__all__ = ["check_writable", "json_line", "rows_as_bytes", "write_rows"]
 
 _FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
 # Numbers in other formats can be invalid in JSON, such as 007 in CSV.
@@ -52,16 +52,19 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         StorageError: The suffix is not supported, or the file cannot be written.
     """
     check_writable(path)
-    suffix = path.suffix.lower()
+    write_bytes(path, rows_as_bytes(rows, path.suffix.lower()))
+
+
+def rows_as_bytes(rows: Sequence[Mapping[str, object]], suffix: str) -> bytes:
+    """Return the contents of a file with the rows, in the format of a suffix such as ".csv"."""
     if suffix == ".parquet":
-        write_bytes(path, _parquet(rows))
-    elif suffix in DELIMITED:
-        write_bytes(path, _delimited(rows, DELIMITED[suffix] or ",").encode())
-    elif suffix == ".json":
+        return _parquet(rows)
+    if suffix in DELIMITED:
+        return _delimited(rows, DELIMITED[suffix] or ",").encode()
+    if suffix == ".json":
         lines = ",\n".join(map(json_line, rows))
-        write_bytes(path, f"[\n{lines}\n]\n".encode())
-    else:
-        write_bytes(path, "".join(f"{json_line(row)}\n" for row in rows).encode())
+        return f"[\n{lines}\n]\n".encode()
+    return "".join(f"{json_line(row)}\n" for row in rows).encode()
 
 
 def json_line(value: object) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of
+from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of, grouped
 from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder, control_tokens
 from telltune.data.examples import Example, Problem
@@ -19,6 +19,7 @@ from telltune.data.report import ReadReport
 from telltune.data.task import REST, named_data
 from telltune.errors import DataError
 from telltune.models import load_tokenizer
+from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.recipe import DataSpec, ModelSpec, Recipe
 
-__all__ = ["check_files", "check_recipe_data"]
+__all__ = ["Checked", "check_files", "check_recipe_data"]
 
 GENERAL_AT_ONCE = 20_000
 # General data may be of any size and are read in parts. Repeated rows can only be found among all
@@ -34,8 +35,34 @@ GENERAL_AT_ONCE = 20_000
 _NOT_OF_GENERAL: frozenset[Kind] = frozenset({"duplicate", "conflict"})
 
 
-Checked: TypeAlias = tuple[dict[str, int], list[Finding]]
-"""Number of examples per split and of general data, and the findings."""
+class _Found(NamedTuple):
+    counts: dict[str, int]
+    findings: list[Finding]
+
+
+class Checked(_Found, InNotebooks):
+    """Result of `telltune.check`: a pair, which notebooks show as a table.
+
+    Attributes:
+        counts: Number of examples by split and of general data.
+        findings: Rows that would be refused, and rows that are suspicious.
+    """
+
+    def tables(self) -> list[ResultTable]:
+        """Return the findings as one table; those that differ only in numbers share a row."""
+        counted = ", ".join(f"{n:,} {split}" for split, n in self.counts.items())
+        refused = sum(finding.refused for finding in self.findings)
+        warned = len(self.findings) - refused
+        return [
+            ResultTable(
+                f"{counted} examples; {refused} refused, {warned} warnings.",
+                ("where", "finding", "kind"),
+                [
+                    (f"{group.first.file}:{group.first.line}", group.reason, group.first.kind)
+                    for group in grouped(self.findings)
+                ],
+            )
+        ]
 
 
 def check_files(
@@ -55,7 +82,7 @@ def check_files(
     groups = _read(specs, findings)
     findings += _Checks(model, max_length).of(groups)
     named = [(spec, split) for split, given in specs.items() for spec in given]
-    return _counts(groups), findings + _left_out(named)
+    return Checked(_counts(groups), findings + _left_out(named))
 
 
 def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
@@ -97,7 +124,7 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
             counts["general"] += len(part)
             found = checks.of({TRAIN: part, **tested})
             findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
-    return counts, findings + _left_out(named_data(recipe))
+    return Checked(counts, findings + _left_out(named_data(recipe)))
 
 
 def _left_out_input(finding: Finding) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.encoding import Encoder
+from telltune.data.formats import DELIMITED
+from telltune.data.writing import write_rows
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
-from telltune.storage import write_text
+from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ It needs no answers.
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(InNotebooks):
     """Scores of a predictor.
 
     Attributes:
@@ -58,6 +59,7 @@ class Evaluation:
         items: Number of scored items.
         seconds: Answering time in seconds.
         warnings: Reasons why the scores may be misleading; one sentence each.
+        confidence: Confidence level of the intervals.
     """
 
     scores: dict[str, Interval]
@@ -66,6 +68,16 @@ class Evaluation:
     items: int
     seconds: float
     warnings: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    def tables(self) -> list[ResultTable]:
+        """Return the scores as one table."""
+        heads = ("metric", "score", f"{self.confidence:.0%} interval")
+        rows = [
+            (name, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}")
+            for name, i in self.scores.items()
+        ]
+        return [ResultTable(f"{self.items} items", heads, rows, self.warnings)]
 
     @property
     def headline(self) -> tuple[str, Interval]:
@@ -137,7 +149,13 @@ class Answers:
             scores[name] = bootstrap_interval(scored, confidence, seed=seed)
             per_item[name] = scored.per_item.tolist()
         return Evaluation(
-            scores, per_item, self.predictions, len(self.prompts), self.seconds, self.warnings
+            scores,
+            per_item,
+            self.predictions,
+            len(self.prompts),
+            self.seconds,
+            self.warnings,
+            confidence,
         )
 
 
@@ -226,21 +244,22 @@ def evaluate_predictor(
 
 
 def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluation) -> None:
-    """Write one JSON line per item: its origin, prompt, reference, answer and scores."""
-    lines = [
-        json.dumps(
-            {
-                "origin": example.origin,
-                "prompt": example.prompt,
-                "reference": example.completion,
-                "prediction": answer,
-                "scores": {name: values[i] for name, values in evaluation.per_item.items()},
-            },
-            ensure_ascii=False,
-        )
-        for i, (example, answer) in enumerate(zip(test, evaluation.predictions, strict=True))
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+    """Write one row per item: its origin, prompt, reference, answer and scores; see `write_rows`.
+
+    In formats without objects, each score has a column of its own.
+    """
+    flat = path.suffix.lower() in DELIMITED
+    rows: list[dict[str, object]] = []
+    for i, (example, answer) in enumerate(zip(test, evaluation.predictions, strict=True)):
+        scores = {name: values[i] for name, values in evaluation.per_item.items()}
+        row: dict[str, object] = {
+            "origin": example.origin,
+            "prompt": example.prompt,
+            "reference": example.completion,
+            "prediction": answer,
+        }
+        rows.append(row | scores if flat else row | {"scores": scores})
+    write_rows(path, rows)
 
 
 def _perplexity(

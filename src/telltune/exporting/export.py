@@ -78,6 +78,13 @@ def export(
 
     Raises:
         TellError: The folder is a baseline, or cannot be exported to this target.
+
+    Examples:
+        >>> done = telltune.export("runs/adapter", "merge", "runs/merged", progress=False)
+        >>> telltune.predict("runs/merged", ["Where is my parcel?"]) == telltune.predict(
+        ...     "runs/adapter", ["Where is my parcel?"]
+        ... )
+        True
     """
     if target not in get_args(Target):
         raise RecipeError(f"`{target}` is no target of an export; give one of {get_args(Target)}.")

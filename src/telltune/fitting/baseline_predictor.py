@@ -11,6 +11,9 @@ from telltune.fitting.protocol import Predictor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from telltune.classifiers.classifier import Classifier
     from telltune.data.examples import Example
 
@@ -37,6 +40,15 @@ class BaselinePredictor(Predictor):
         if on_done is not None:
             on_done(len(examples))
         return answers
+
+    def label_scores(
+        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
+    ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return the answers and their scores; with `knn`, one for each training example."""
+        scores = self.classifier.scores(examples)
+        if on_done is not None:
+            on_done(len(examples))
+        return self.classifier.scorer.answers, scores
 
     def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
         """Raise an error: without a language model there are no likelihoods.

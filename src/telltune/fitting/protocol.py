@@ -140,7 +140,8 @@ class Predictor:
             return []
         prompts = self._prompts(examples, self._shots_for(examples))
         if self.chooses:
-            return self._likeliest(examples, prompts, on_done)
+            best = self._label_scores(examples, prompts, on_done).argmax(axis=1)
+            return [self.labels[i].strip() for i in best]
         if self._generator is None:
             self._generator = make_generator(
                 self.model,
@@ -222,22 +223,35 @@ class Predictor:
         plain._generator = self._generator
         return plain
 
-    def _likeliest(
+    def label_scores(
+        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
+    ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return the labels, and the score of each label for each example.
+
+        Returns:
+            Labels, and log-likelihoods in nats, (examples, labels). With a classifier, its scores
+            are added. A softmax over the labels gives probabilities.
+
+        Raises:
+            RecipeError: There is no closed set of labels.
+        """
+        prompts = self._prompts(examples, self._shots_for(examples))
+        return self.labels, self._label_scores(examples, prompts, on_done)
+
+    def _label_scores(
         self,
         examples: Sequence[Example],
         prompts: list[list[int]],
         on_done: Callable[[int], None] | None,
-    ) -> list[str]:
-        import torch
-
+    ) -> NDArray[np.float64]:
         check_labels(self.evaluation, self.labels)
         # Labels are encoded as in training, after a prompt; which one makes no difference.
         behind_one = [replace(examples[0], completion=label, reasoning="") for label in self.labels]
         labels = self._encoder.completions(behind_one)
-        nll = self._label_nll(prompts, labels, on_done)
+        scores: NDArray[np.float64] = -self._label_nll(prompts, labels, on_done).numpy()
         if self.classifier is not None:
-            nll = nll - torch.from_numpy(self.classifier.scores(examples, self.labels))
-        return [self.labels[i].strip() for i in nll.argmin(dim=1).tolist()]
+            scores = scores + self.classifier.scores(examples, self.labels)
+        return scores
 
     def _label_nll(
         self,

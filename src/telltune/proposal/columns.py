@@ -54,11 +54,16 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
         answer = _named(_ANSWERS, texts) or _only_answer(texts)
         others = {name: values for name, values in texts.items() if name != answer}
         prompt = _named(_PROMPTS, others) or _longest(rows, others)
+        if prompt is None and _longest(rows, texts) is None:
+            raise DataError(
+                f"{file}: no column has texts in most rows (the columns are "
+                f"{listed(rows[0].keys())}); give data with a prompt and an answer in each row."
+            ) from None
         if answer is None or prompt is None:
             raise DataError(
                 f"{file}: the columns with prompt and answer cannot be told from "
-                f"{listed(rows[0].keys())}; name them: --columns prompt=...,completion=... "
-                f"({refusal})."
+                f"{listed(rows[0].keys())}; name them: --columns prompt=...,completion=..., or "
+                f"`columns` in Python ({refusal})."
             ) from None
         return Columns(prompt=prompt, completion=answer)
     return None

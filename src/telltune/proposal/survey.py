@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import Columns
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "guessed_columns", "survey"]
 
 Kind = Literal["labels", "JSON", "short answers", "free text"]
 
@@ -82,19 +83,23 @@ class Survey:
         return f"{count:,} examples, {kind}{read or ''}"
 
 
-def survey(paths: Sequence[str], columns: Columns | None = None) -> Survey:
+def survey(
+    paths: Sequence[str] | Mapping[Split, Sequence[str]], columns: Columns | None = None
+) -> Survey:
     """Read data files, and guess what they are for.
 
     Args:
-        paths: Files or folders, in any format of training data.
+        paths: Files or folders, in any format of training data, or these by split.
         columns: Columns of the data; guessed if they are in no schema that telltune knows.
 
     Raises:
         DataError: A file cannot be read, a row is invalid, or the columns cannot be guessed.
     """
-    named = _by_split(paths)
+    named = paths if isinstance(paths, Mapping) else _by_split(paths)
     specs = {
-        split: [DataSpec(path=path, columns=columns or _guessed(path, split)) for path in found]
+        split: [
+            DataSpec(path=path, columns=columns or guessed_columns(path, split)) for path in found
+        ]
         for split, found in named.items()
     }
     report = ReadReport()
@@ -156,10 +161,23 @@ def _splits_of(path: str) -> list[Split]:
     return [] if same else list(files)
 
 
-def _guessed(path: str, split: Split) -> Columns | None:
+def guessed_columns(path: str, split: Split, known: Sequence[DataSpec] = ()) -> Columns | None:
+    """Return the columns of a file or folder, or None if its schema is known.
+
+    Args:
+        path: File or folder.
+        split: Split of a folder to read.
+        known: Data sets whose columns are used if the rows have them.
+
+    Raises:
+        DataError: The columns cannot be guessed.
+    """
     for table in tables(DataSpec(path=path), split):
         rows = [row.values for row in islice(table.rows, _LOOKED_AT) if isinstance(row, ParsedRow)]
         if rows:
+            for columns in filter(None, (spec.columns for spec in known)):
+                if {columns.prompt, columns.completion} <= rows[0].keys():
+                    return columns
             return guess_columns(rows, table.name)
     return None
 

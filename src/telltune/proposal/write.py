@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from telltune.data.checks import question
 from telltune.data.embedded.stable import stable_number
 from telltune.data.formats import ParsedRow
+from telltune.data.given import files_of_data
 from telltune.data.loaders import tables
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
+from telltune.proposal.recipe_of import as_columns, shown_files
 from telltune.proposal.split import LEAST_FOR_DEV, LEAST_FOR_TEST, split_rows
 from telltune.proposal.survey import survey
-from telltune.recipe import DataSpec, ModelSpec, recipe_from_dict
+from telltune.recipe import DataSpec, ModelSpec
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from telltune.data.files import Split
+    from telltune.data.given import AnyData
     from telltune.proposal.survey import Survey
-    from telltune.recipe import Columns, Recipe
+    from telltune.recipe import Columns
 
-__all__ = ["Proposal", "recipe_for", "write_recipe"]
+__all__ = ["Proposal", "write_recipe"]
 
 RECIPE = "recipe.yaml"
 _PARTS: tuple[Split, ...] = ("train", "dev", "test")
@@ -58,10 +61,10 @@ class Proposal:
 
 
 def write_recipe(
-    data: str | Path | Sequence[str | Path],
+    data: AnyData,
     out: str | Path = ".",
     *,
-    columns: Columns | None = None,
+    columns: Columns | Mapping[str, str] | None = None,
     model: str = "embedded",
 ) -> Proposal:
     """Write a recipe for data files, and split them unless their names tell the splits.
@@ -71,7 +74,8 @@ def write_recipe(
     replaced.
 
     Args:
-        data: One or several files or folders, in any format of training data.
+        data: One or several files or folders, in any format of training data; or rows in Python,
+            as for `telltune.fit`.
         out: Folder for `recipe.yaml`, `train.jsonl`, `dev.jsonl` and `test.jsonl`.
         columns: Columns of the data, if they cannot be guessed.
         model: Base model of the recipe: `embedded`, a hub id, or a folder.
@@ -79,10 +83,18 @@ def write_recipe(
     Raises:
         DataError: The data cannot be read, or their columns cannot be guessed.
         StorageError: A file exists already, or the folder cannot be written.
+
+    Examples:
+        >>> rows = [{"text": f"Parcel {n} is late.", "team": "shipping"} for n in range(8)]
+        >>> proposal = telltune.write_recipe(rows, "tickets")
+        >>> proposal.counts
+        {'train': 8}
     """
     out = Path(out)
-    paths = [str(one) for one in ([data] if isinstance(data, str | Path) else data)]
-    found = survey(paths, columns)
+    files = files_of_data(data)
+    if isinstance(files, dict):
+        raise DataError("the data are split already; `telltune.recipe_for` makes their recipe.")
+    found = survey(files, as_columns(columns))
     _refuse_existing([out / RECIPE])
     if found.is_split:
         specs, notes = found.specs, ["The files are used as they are split."]
@@ -91,33 +103,8 @@ def write_recipe(
         specs, counts, notes = _write_parts(found, out)
     warnings = list(found.warnings)
     length = _max_length(specs, model, warnings)
-    write_text(out / RECIPE, _recipe_text(found, paths, specs, out, model, length))
+    write_text(out / RECIPE, _recipe_text(found, shown_files(files), specs, out, model, length))
     return Proposal(out / RECIPE, found.told, counts, found.anchor, tuple(notes), tuple(warnings))
-
-
-def recipe_for(data: Path, overrides: list[str] | None = None) -> tuple[Recipe, str]:
-    """Return a recipe for the file or folder that a user gave instead of one, and its description.
-
-    Args:
-        data: File or folder, all of which is training data unless names in it tell splits.
-        overrides: See `load_recipe`.
-
-    Raises:
-        DataError: See `survey`.
-        RecipeError: An override is invalid.
-    """
-    found = survey([str(data)])
-    task = {
-        part: [spec.model_dump(exclude_none=True, exclude_defaults=True) for spec in specs]
-        for part, specs in found.specs.items()
-    }
-    values: dict[str, Any] = {"task": task, "general": "embedded", "anchor": found.anchor}
-    recipe = recipe_from_dict(values, name=str(data), overrides=overrides)
-    told = (
-        f"{data} is no recipe, so the settings are guessed: {found.told}; anchor "
-        f"{found.anchor!r}; model {recipe.model.name}. `tell init {data}` writes them as a recipe."
-    )
-    return recipe, told
 
 
 def _write_parts(
@@ -191,7 +178,7 @@ def _max_length(specs: dict[Split, list[DataSpec]], model: str, warnings: list[s
 
 def _recipe_text(
     found: Survey,
-    paths: Sequence[str],
+    shown: str,
     specs: dict[Split, list[DataSpec]],
     out: Path,
     model: str,
@@ -206,7 +193,7 @@ def _recipe_text(
         if part in specs
     ]
     lines = [
-        f"# Written by `tell init` for {', '.join(paths)}: {found.told}.",
+        f"# Written by `tell init` for {shown}: {found.told}.",
         "# The settings are guesses: read the anchor above all.",
         f"model: {_model(model, out)}   # `embedded` (SmolLM2-135M-Instruct), hub id, or folder",
         "task:",

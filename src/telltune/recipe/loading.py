@@ -48,6 +48,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Raises:
         RecipeError: The recipe is invalid; the message names every mistake with its key.
+
+    Examples:
+        >>> telltune.load_recipe("recipes/demo.yaml", ["mixture.passes=5"]).mixture.passes
+        5
     """
     path = Path(path)
     values = read_yaml(path, "recipe")

@@ -17,6 +17,7 @@ from telltune.fitting.output_folder import check_resumable, lock_folder, record_
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
+from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell
 from telltune.study.results import PREDICTIONS
@@ -27,14 +28,14 @@ from telltune.study.statistics.summary import scored_answers
 from telltune.training.trackers import check_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from telltune.evaluation.registry import Scored
     from telltune.recipe import AnyRecipe, Recipe
     from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
-__all__ = ["ComparisonRow", "FailedMethodsError", "compare", "default_methods"]
+__all__ = ["Comparison", "ComparisonRow", "FailedMethodsError", "compare", "default_methods"]
 
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
 _SUMMARY = "summary.json"
@@ -86,6 +87,55 @@ class ComparisonRow:
     unlabeled_examples: int = 0
 
 
+class Comparison(list[ComparisonRow], InNotebooks):
+    """Result of `compare`: the rows, which notebooks show as tables.
+
+    Attributes:
+        confidence: Confidence level of the intervals.
+    """
+
+    def __init__(self, rows: Iterable[ComparisonRow], confidence: float) -> None:
+        super().__init__(rows)
+        self.confidence = confidence
+
+    def tables(self) -> list[ResultTable]:
+        """Return scores and differences from SFT, then forgetting and cost.
+
+        Each of the two tables fits a terminal of 80 columns.
+        """
+        if not self:
+            return []
+        scores, beside = [], []
+        unlabeled = ["unlabeled"] if any(row.unlabeled_examples for row in self) else []
+        for row in self:
+            against = ""
+            if row.difference is not None:
+                interval = f"{row.difference_low:+.1f} to {row.difference_high:+.1f}"
+                against = f"{row.difference:+.1f} ({interval})"
+            between = f"{row.low:.1f} to {row.high:.1f}"
+            scores.append((row.method, f"{row.score:.1f}", between, against))
+            beside.append(
+                (
+                    row.method,
+                    "" if row.general_loss is None else f"{row.general_loss:.2f}",
+                    "" if row.leakage is None else f"{row.leakage:.0%}",
+                    f"{row.task_tokens:,}",
+                    *([f"{row.unlabeled_examples:,}"] if unlabeled else []),
+                    f"{row.general_tokens:,}",
+                    f"{row.seconds:,.0f}",
+                )
+            )
+        title = f"{self[0].items} test items, {self[0].metric}"
+        interval = f"{self.confidence:.0%} interval"
+        counts = ("task tokens", *unlabeled, "general tokens", "seconds")
+        heads = ("method", "general loss", "leakage", *counts)
+        warnings = [f"{row.method}: {warning}" for row in self for warning in row.warnings]
+        return [
+            ResultTable(title, ("method", "score", interval, "against sft"), scores).told(),
+            ResultTable("Forgetting and cost", heads, beside, warnings).told(),
+        ]
+
+
 class FailedMethodsError(TellError):
     """Raised at the end of a comparison if methods failed.
 
@@ -93,7 +143,7 @@ class FailedMethodsError(TellError):
         rows: Rows of the other methods, which are also in summary.json.
     """
 
-    def __init__(self, message: str, rows: list[ComparisonRow]) -> None:
+    def __init__(self, message: str, rows: Comparison) -> None:
         super().__init__(message)
         self.rows = rows
 
@@ -123,7 +173,7 @@ def compare(
     out: str | Path,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[ComparisonRow]:
+) -> Comparison:
     """Run each method and score it on the task's test items, as a study of one size and seed.
 
     All methods are checked before the first one runs. Adapters and baselines are saved to
@@ -145,6 +195,13 @@ def compare(
         DataError: The data cannot be used.
         FailedMethodsError: Methods failed while they ran. The others have been run, and a repeated
             call tries the failed ones again.
+
+    Examples:
+        >>> rows = telltune.compare(
+        ...     "recipes/demo.yaml", ["base"], out="runs/compared", progress=False
+        ... )
+        >>> [row.method for row in rows]
+        ['base']
     """
     recipe, out = as_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods
@@ -169,7 +226,8 @@ def compare(
                 continue
             rows.append(_row(found))
             _write_rows(out, rows)
-        rows = _against_sft(rows, out, recipe.evaluation.confidence)
+        confidence = recipe.evaluation.confidence
+        rows = Comparison(_against_sft(rows, out, confidence), confidence)
         _write_rows(out, rows)
     if failed:
         raise FailedMethodsError(

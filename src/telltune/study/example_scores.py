@@ -75,6 +75,11 @@ def score_examples(
         RecipeError: All weights are trained, so there is no adapter to switch off.
         DataError: There are too few examples for the folds, or only one fold contains a label.
         StorageError: The folder holds other files or another run.
+
+    Examples:
+        >>> scores = telltune.score_examples("recipes/demo.yaml", out="runs/scores", progress=False)
+        >>> scores.by
+        'pvi'
     """
     began = time.perf_counter()
     recipe, out = as_recipe(recipe), Path(out)

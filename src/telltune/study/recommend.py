@@ -155,6 +155,10 @@ def recommend(
     Raises:
         RecipeError: Lower values of the metric are better.
         DataError: There is too little task data.
+
+    Examples:
+        >>> found = telltune.recommend("recipes/demo.yaml", "runs/search", minutes=30)
+        >>> fitted = telltune.fit("runs/search/recipe.yaml", "runs/recommended")
     """
     recipe, out = as_recipe(recipe), Path(out)
     given = recipe.task

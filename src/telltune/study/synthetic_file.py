@@ -44,6 +44,10 @@ def write_synthetic(
     Raises:
         DataError: There are too few demonstrations, or no example passes the filters.
         StorageError: The folder holds other files or another run.
+
+    Examples:
+        >>> made = telltune.write_synthetic("recipes/demo.yaml", out="runs/made")
+        >>> print(len(made.examples))
     """
     recipe, out = as_recipe(recipe), Path(out)
     lever = synthesis_lever(recipe.synthesis or SynthesisSpec())

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from telltune.outputs import guard_outputs
+from telltune.outputs import guard_outputs, verbosity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def bar(*, shown: bool = True, transient: bool = False) -> Progress:
     kind = _Bar if _is_live(console) else _Lines
     return kind(
         console=console,
-        disable=not shown,
+        disable=not shown or verbosity() < 0,
         refresh_per_second=2,
         transient=transient,
         speed_estimate_period=_ESTIMATE_SECONDS,

@@ -1,0 +1,133 @@
+"""Recipe of a run, from a recipe or from data with guessed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.given import Frame, files_of_data, is_by_split, named, rows_of
+from telltune.errors import RecipeError
+from telltune.proposal.survey import survey
+from telltune.recipe import Columns, Recipe, load_recipe, recipe_from_dict
+
+if TYPE_CHECKING:
+    from telltune.data.files import Split
+    from telltune.data.given import AnyData
+    from telltune.recipe import AnyRecipe
+
+__all__ = ["as_columns", "is_recipe", "recipe_for", "recipe_of", "shown_files"]
+
+_DATA = ("train", "dev", "test", "unlabeled")
+
+
+def is_recipe(given: AnyRecipe | AnyData) -> bool:
+    """Return whether an argument is a recipe and not data: a recipe, a YAML file or its keys."""
+    if isinstance(given, str | Path):
+        return Path(given).suffix.lower() in (".yaml", ".yml")
+    return isinstance(given, Recipe) or (isinstance(given, Mapping) and not is_by_split(given))
+
+
+def recipe_of(
+    given: AnyRecipe | AnyData,
+    *,
+    columns: Columns | Mapping[str, str] | None = None,
+    overrides: list[str] | None = None,
+) -> tuple[Recipe, str]:
+    """Return the recipe of a run, and a description of what is guessed, or "".
+
+    Args:
+        given: Recipe, or data to guess settings for.
+        columns: Columns of the data, if they cannot be guessed.
+        overrides: Overrides of a recipe file or of guessed settings; see `load_recipe`.
+
+    Raises:
+        DataError: See `survey`.
+        RecipeError: The recipe or an override is invalid, or columns are given with a recipe.
+    """
+    if not is_recipe(given):
+        return _guessed(given, as_columns(columns), {}, overrides)  # type: ignore[arg-type]
+    if columns is not None:
+        raise RecipeError("`columns` is for data; a recipe names the columns of its own data.")
+    if isinstance(given, str | Path):
+        return load_recipe(given, overrides), ""
+    if isinstance(given, Recipe):
+        return given, ""
+    return recipe_from_dict(_with_paths(dict(given))), ""  # type: ignore[arg-type]
+
+
+def recipe_for(
+    data: AnyData, *, columns: Columns | Mapping[str, str] | None = None, **keys: Any
+) -> Recipe:
+    """Return a recipe for data, with guessed settings where none is given.
+
+    Args:
+        data: Path of a file or folder, list of dicts or of conversations, frame, data set, or a
+            dict of these by split. All of it is training data unless splits are told.
+        columns: Columns of the data, if they cannot be guessed, such as
+            `{"prompt": "text", "completion": "team"}`.
+        keys: Recipe keys, such as `model="embedded"` or `mixture={"passes": 5}`.
+
+    Raises:
+        DataError: The data cannot be read, or their columns cannot be guessed.
+        RecipeError: A key is invalid.
+
+    Examples:
+        >>> rows = [{"text": "The parcel is late.", "team": "shipping"}] * 4
+        >>> recipe = telltune.recipe_for(rows, method="sft", general=None)
+        >>> recipe.task.train[0].columns.completion
+        'team'
+    """
+    return _guessed(data, as_columns(columns), keys, None)[0]
+
+
+def as_columns(columns: Columns | Mapping[str, str] | None) -> Columns | None:
+    """Return columns that may be given as a dictionary."""
+    return Columns.model_validate(columns) if isinstance(columns, Mapping) else columns
+
+
+def _guessed(
+    data: AnyData, columns: Columns | None, keys: Mapping[str, Any], overrides: list[str] | None
+) -> tuple[Recipe, str]:
+    files = files_of_data(data)
+    found = survey(files, columns)
+    task = {
+        part: [spec.model_dump(exclude_none=True, exclude_defaults=True) for spec in specs]
+        for part, specs in found.specs.items()
+    }
+    guesses = {"task": task, "general": "embedded", "anchor": found.anchor}
+    values = _with_paths(guesses | dict(keys))
+    if isinstance(keys.get("task"), Mapping):
+        values["task"] = task | values["task"]
+    shown = shown_files(files)
+    recipe = recipe_from_dict(values, name=shown, overrides=overrides)
+    instead = f" `tell init {shown}` writes them as a recipe." if isinstance(data, Path) else ""
+    told = (
+        f"{shown} is no recipe, so the settings are guessed: {found.told}; anchor "
+        f"{found.anchor!r}; model {recipe.model.name}.{instead}"
+    )
+    return recipe, told
+
+
+def shown_files(files: list[str] | dict[Split, list[str]]) -> str:
+    """Return the names of files for messages."""
+    every = [path for of in files.values() for path in of] if isinstance(files, dict) else files
+    return ", ".join(named(Path(path)) for path in every)
+
+
+def _with_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's keys with the path of a file in place of rows that are given in Python."""
+    values = {key: _path(value) if key == "general" else value for key, value in values.items()}
+    if isinstance(values.get("task"), Mapping):
+        task = values["task"].items()
+        values["task"] = {key: _path(value) if key in _DATA else value for key, value in task}
+    return values
+
+
+def _path(value: Any) -> Any:
+    """Return the path of rows, and paths and settings of data sets as they are."""
+    if isinstance(value, list):
+        are_rows = any(not isinstance(one, str) and "path" not in one for one in value)
+        return rows_of(value).path() if value and are_rows else value
+    is_data = isinstance(value, Frame) or type(value).__module__.startswith("datasets.")
+    return rows_of(value).path() if is_data else value

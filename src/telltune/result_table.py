@@ -1,0 +1,75 @@
+"""Results as tables, which the command line prints and notebooks show as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["NUMBERS", "InNotebooks", "ResultTable"]
+
+NUMBERS = {
+    "score",
+    "loss",
+    "general loss",
+    "leakage",
+    "tokens",
+    "task tokens",
+    "general tokens",
+    "seconds",
+    "seeds",
+}
+"""Columns of numbers, which are right-aligned."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A result as a table.
+
+    Attributes:
+        title: Title of the table.
+        heads: Names of the columns; "" each for a table without a head.
+        rows: Cells of each row.
+        warnings: Warnings about the result, one sentence each.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    warnings: Sequence[str] = ()
+
+    def told(self) -> ResultTable:
+        """Return the table without columns that are empty in every row."""
+        kept = [i for i in range(len(self.heads)) if any(row[i] for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return ResultTable(self.title, [self.heads[i] for i in kept], rows, self.warnings)
+
+    def html(self) -> str:
+        """Return the table as HTML; all texts are escaped."""
+        lines = [f"<p><b>{escape(self.title)}</b></p>", "<table>"]
+        if any(self.heads):
+            cells = "".join(f"<th>{escape(head)}</th>" for head in self.heads)
+            lines.append(f"<thead><tr>{cells}</tr></thead>")
+        sides = ["right" if head in NUMBERS else "left" for head in self.heads]
+        for row in self.rows:
+            cells = "".join(
+                f'<td style="text-align: {side}">{escape(cell)}</td>'
+                for side, cell in zip(sides, row, strict=True)
+            )
+            lines.append(f"<tr>{cells}</tr>")
+        warned = [f"<p>Warning: {escape(warning)}</p>" for warning in self.warnings]
+        return "\n".join([*lines, "</table>", *warned])
+
+
+class InNotebooks:
+    """A result that notebooks show as tables."""
+
+    def tables(self) -> list[ResultTable]:
+        """Return the result as tables."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return "\n".join(table.html() for table in self.tables())

@@ -1,0 +1,126 @@
+"""Verbs of studies as Python functions: run, plan and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telltune.storage import write_text
+from telltune.study.cluster import connect
+from telltune.study.planning import plan_cells
+from telltune.study.report.page import REPORT, write_report
+from telltune.study.runner import run_cells
+from telltune.study.spec import STUDY_FILE, load_study, measures_forgetting
+
+if TYPE_CHECKING:
+    from telltune.study.results import ResultRow
+    from telltune.study.statistics.summary import Summary
+
+__all__ = ["plan_study", "report", "run_study"]
+
+
+def run_study(
+    study: str | Path,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    ray: str | None = None,
+    cpus: float = 1.0,
+    gpus: float | None = None,
+) -> tuple[Summary, list[ResultRow]]:
+    """Run methods x sizes x seeds on tasks: every cell without a finished row in `out`.
+
+    Args:
+        study: Study file in YAML; see `StudySpec`.
+        out: Output folder for results.jsonl, answers, summary.json, report.html, and study.yaml
+            with the whole study.
+        progress: Whether to show progress bars.
+        ray: Ray cluster that runs the cells: `auto` or HOST:PORT. None runs them on this machine.
+        cpus: CPUs per cell on the cluster.
+        gpus: GPUs per cell on the cluster; by default one if the cluster has GPUs.
+
+    Returns:
+        The summary of all rows in the folder, and the rows of this study.
+
+    Raises:
+        TellError: The study cannot be run, or none of its cells can.
+
+    Examples:
+        >>> summary, rows = telltune.run_study("recipes/study.yaml", "runs/study", progress=False)
+        >>> print(summary.comparisons)
+    """
+    out = Path(out)
+    spec, cells = load_study(study)
+    elsewhere = None if ray is None else connect(ray, cpus=cpus, gpus=gpus).run
+    write_text(out / STUDY_FILE, spec.to_yaml())
+    rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
+    return write_report(out), rows
+
+
+def report(out: str | Path) -> Path:
+    """Write a study's report again from its finished cells.
+
+    Args:
+        out: Folder of the study, which may still be running.
+
+    Returns:
+        Path of the report, one HTML file that needs no network. summary.json is written to the
+        same folder.
+
+    Raises:
+        StorageError: There are no finished cells.
+
+    Examples:
+        >>> print(telltune.report("runs/study"))
+        runs/study/report.html
+    """
+    write_report(Path(out))
+    return Path(out) / REPORT
+
+
+def plan_study(
+    study: str | Path, out: str | Path | None = None, *, measure: bool = True
+) -> dict[str, Any]:
+    """Return the size and time of a study without running it.
+
+    Args:
+        study: Study file in YAML.
+        out: Folder of the study. Its finished cells are skipped, and their answering times are
+            used for the estimate.
+        measure: Whether to measure unknown speeds. If False, times are None if this machine has
+            not trained such a model yet.
+
+    Returns:
+        cells, finished, trained_tokens, training_seconds, answering_seconds (None if no cell has
+        been run yet) and problems, with the title and reason of each cell that cannot run.
+
+    Examples:
+        >>> planned = telltune.plan_study("recipes/study.yaml")
+        >>> planned["cells"], planned["finished"]
+        (32, 0)
+    """
+    spec, cells = load_study(study)
+    planned = plan_cells(
+        cells,
+        None if out is None else Path(out),
+        measure=measure,
+        needs_forgetting=measures_forgetting(cells, spec.forgetting),
+    )
+    training = [one.training_seconds for one in planned]
+    answering = [one.answering_seconds for one in planned]
+    return {
+        "cells": len(cells),
+        "finished": len(cells) - len(planned),
+        "trained_tokens": sum(one.trained_tokens for one in planned),
+        "training_seconds": _sum(training),
+        "answering_seconds": _sum(answering),
+        "problems": [
+            {"cell": one.cell.title, "reason": one.problem} for one in planned if one.problem
+        ],
+    }
+
+
+def _sum(values: list[float | None]) -> float | None:
+    """Return the sum, or None if a value is unknown."""
+    known = [value for value in values if value is not None]
+    return round(sum(known), 1) if len(known) == len(values) else None
