@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import ApiSpec
 
-__all__ = ["ApiClient", "ApiUsage", "CallError", "Reply", "api_client"]
+__all__ = ["ApiClient", "ApiUsage", "CallError", "Reply", "api_client", "api_key"]
 
 _MOST_FAILURES = 3
 """Number of failed requests in a row after which the client gives the server a rest."""
@@ -129,7 +129,7 @@ class ApiClient:
 
         self.spec = spec
         self.usage = ApiUsage()
-        self._key = _key_of(spec)
+        self._key = api_key(spec)
         try:
             self._server = openai.OpenAI(
                 base_url=spec.url,
@@ -390,7 +390,12 @@ class ApiClient:
         return cache_folder("api", digest[:2]) / f"{digest}.json"
 
 
-def _key_of(spec: ApiSpec) -> str:
+def api_key(spec: ApiSpec) -> str:
+    """Return the key of a model from the environment; "" if it needs none.
+
+    Raises:
+        RecipeError: The environment variable is not set.
+    """
     if spec.api_key_env is None:
         return ""
     key = os.environ.get(spec.api_key_env, "").strip()
