@@ -33,6 +33,7 @@ from telltune.fitting.model_card import record_scores
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.pre_training import describe_pre_training
 from telltune.fitting.protocol import Settings
+from telltune.inference.api_client import api_client
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.models import compute_dtype, load_base, load_base_of
@@ -453,15 +454,22 @@ def check(
 def anchor(recipe: AnyRecipe, *, candidates: int = 8) -> Ranking:
     """Propose anchors and rank them by loss before training.
 
-    The ranking includes the recipe's own anchor and no anchor.
+    The ranking includes the recipe's own anchor and no anchor. If the recipe has a teacher, it
+    proposes the anchors; the base model ranks them.
 
     Raises:
         DataError: The examples shown to the model leave no task example to rank on.
+        ModelError: The teacher cannot be asked.
     """
     recipe = as_recipe(recipe)
     task = load_task(recipe)
     base = load_base(recipe.model, recipe.training.precision)
-    return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))
+    if recipe.teacher is None:
+        return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))
+    teacher = api_client(recipe.teacher)
+    proposals = propose_anchors(base, task, candidates, recipe.seed, teacher)
+    ranking = rank_anchors(base, task, proposals, proposer="teacher")
+    return replace(ranking, notes=(teacher.usage.told(recipe.teacher),))
 
 
 def run_study(

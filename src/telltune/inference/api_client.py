@@ -210,6 +210,7 @@ class ApiClient:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        labels: Sequence[str] = (),
         on_done: Callable[[int], None] | None = None,
     ) -> list[Reply]:
         """Answer several prompts at a time, each with a seed of its own; see `ask`.
@@ -222,6 +223,7 @@ class ApiClient:
             temperature: As in `ask`.
             top_p: As in `ask`.
             seed: Seed from which those of the prompts follow.
+            labels: As in `ask`.
             on_done: Callback that receives the number of prompts answered since its last call.
 
         Raises:
@@ -239,6 +241,7 @@ class ApiClient:
                     temperature=temperature,
                     top_p=top_p,
                     seed=(seed * 1_000_003 + i) % 2**31,
+                    labels=labels,
                 ): i
                 for i, example in enumerate(examples)
             }
