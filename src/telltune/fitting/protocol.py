@@ -118,11 +118,11 @@ class Predictor:
     release: Callable[[], object] = nullcontext
     cut: int = field(default=0, init=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
-    _asked: ApiUsage | None = field(default=None, init=False, repr=False)
+    _before: ApiUsage | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
-            self._asked = self.teacher.usage
+            self._before = self.teacher.usage
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -184,9 +184,14 @@ class Predictor:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of data and steps, and any counts of answering so far."""
-        if self.teacher is None or self._asked is None:
-            return self.cost.counts()
-        return self.cost.counts() | asdict(self.teacher.usage.since(self._asked))
+        return self.cost.counts() | (asdict(self.asked) if self.asked is not None else {})
+
+    @property
+    def asked(self) -> ApiUsage | None:
+        """Counts of what the teacher was asked so far; None without a teacher."""
+        if self.teacher is None or self._before is None:
+            return None
+        return self.teacher.usage.since(self._before)
 
     def _taught(self, asked: Sequence[Example], on_done: Callable[[int], None] | None) -> list[str]:
         """Return the teacher's answers; with `likelihood`, each is one of the labels."""
