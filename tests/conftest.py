@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from chat_server import ChatServer
     from forked import PlainPython
 
 # Tests must not need the network; huggingface_hub reads this when it is imported.
@@ -252,6 +253,22 @@ def toy_rows() -> Callable[[range], list[dict[str, str]]]:
         ]
 
     return rows
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """Yield a server with scripted replies; its answers are cached for one test only."""
+    import openai._base_client
+
+    from chat_server import ChatServer
+    from telltune.inference.api_client import api_client
+
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.02)
+    api_client.cache_clear()
+    made = ChatServer()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
 from telltune.fitting.learning_warnings import warnings_after
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.protocol import Settings
+from telltune.inference.api_client import api_client
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_base_of
@@ -327,7 +328,8 @@ def check(
 def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:
     """Propose anchors and rank them by loss before training.
 
-    The ranking includes the recipe's own anchor and no anchor.
+    The ranking includes the recipe's own anchor and no anchor. If the recipe has a teacher, it
+    proposes the anchors; the base model ranks them.
 
     Args:
         data: Recipe, or data to guess settings for; see `fit`.
@@ -335,6 +337,7 @@ def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:
 
     Raises:
         DataError: The examples shown to the model leave no task example to rank on.
+        ModelError: The teacher cannot be asked.
 
     Examples:
         >>> ranking = telltune.anchor("recipes/demo.yaml", candidates=2)
@@ -345,4 +348,10 @@ def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:
     recipe, _ = recipe_of(data)
     task = load_task(recipe)
     base = load_base(recipe.model, recipe.training.precision)
-    return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))
+    if recipe.teacher is None:
+        return rank_anchors(base, task, propose_anchors(base, task, candidates, recipe.seed))
+    teacher = api_client(recipe.teacher)
+    proposals = propose_anchors(base, task, candidates, recipe.seed, teacher)
+    ranking = rank_anchors(base, task, proposals, proposer="teacher")
+    return replace(ranking, notes=(teacher.usage.told(recipe.teacher),))
+

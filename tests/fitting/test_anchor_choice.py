@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from telltune.api import anchor
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, load_task
@@ -16,6 +17,9 @@ from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.scoring import response_nll
 from telltune.recipe import recipe_from_dict
+
+if TYPE_CHECKING:
+    from chat_server import ChatServer
 
 PROPOSALS = [Anchor("Say what the item is."), Anchor("Count to ten in a loud voice, please.")]
 
@@ -135,3 +139,13 @@ def test_repeated_and_empty_proposals_are_left_out(
     )
     proposals = propose_anchors(tiny_base, task, len(said), seed=0)
     assert proposals == [Anchor("Name the shape."), Anchor("Name the box."), Anchor("请写出形状。")]
+
+
+def test_a_teacher_proposes_and_the_base_ranks(
+    server: ChatServer, toy_recipe: dict[str, Any]
+) -> None:
+    server.rule = lambda text: f"Instruction: Name the shape, plan {len(server.seen)}."
+    ranking = anchor(toy_recipe | {"teacher": {"url": server.url, "model": "large"}}, candidates=3)
+    assert [c.origin for c in ranking.candidates].count("teacher") == 3
+    assert ranking.notes[0].startswith("large answered 3 requests, and the cache 0; it read 15")
+    assert "Input: item" in server.seen[0]["messages"][-1]["content"]

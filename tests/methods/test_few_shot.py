@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from chat_server import ChatServer
     from telltune.fitting.protocol import Predictor
     from telltune.models import LoadedModel
 
@@ -281,3 +282,58 @@ def test_beside_its_task_nothing_is_chosen_among_labels(
     base = get_method("base").run(load_task(checked), None, tiny_base, Settings(checked))
     questions = [Example("What is the capital of Iceland?", "")]
     assert plain.predict(questions) == base.predict(questions)
+
+
+def test_a_teacher_is_shown_what_the_base_is_shown(
+    server: ChatServer, tiny_base: LoadedModel, toy_recipe: dict[str, Any]
+) -> None:
+    server.rule = lambda text: f" {text.split()[-1]}\n"
+    recipe = recipe_from_dict(toy_recipe | {"teacher": {"url": server.url, "model": "large"}})
+    task = load_task(recipe)
+    predictor = get_method("few_shot_teacher").run(task, None, tiny_base, Settings(recipe))
+    shown = few_shot(tiny_base, toy_recipe)
+    assert predictor.shots == shown.shots
+    assert predictor.predict([Example("item 99 is flat", "")]) == ["flat"]
+    [seen] = server.seen
+    texts = [turn["content"] for turn in seen["messages"]]
+    assert texts[0].startswith("Name the shape")
+    assert texts[0].endswith(task.train[0].prompt)
+    assert texts[1:] == [*(turn.content for turn in shown.shots[1:]), "item 99 is flat"]
+    assert seen["max_tokens"] == shown.max_new_tokens
+    counts = predictor.counts()
+    assert (counts["requests"], counts["input_tokens"], counts["output_tokens"]) == (1, 5, 2)
+    with pytest.raises(RecipeError, match="no perplexity"):
+        predictor.nll(task.dev)
+
+
+def test_a_teacher_chooses_among_labels_by_structured_answers(
+    server: ChatServer, tiny_base: LoadedModel, toy_recipe: dict[str, Any]
+) -> None:
+    server.replies = ['{"label": "box"}', "It is a Ball."]
+    sections = {
+        "teacher": {"url": server.url, "model": "large", "concurrency": 1},
+        "evaluation": {"answers": "likelihood"},
+        "few_shot": {"examples": 20},
+    }
+    recipe = recipe_from_dict(toy_recipe | sections)
+    run = get_method("few_shot_teacher").run
+    predictor = run(load_task(recipe), None, tiny_base, Settings(recipe))
+    assert len(predictor.shots) == 40  # more than the base's context holds
+    assert predictor.predict([Example("a", ""), Example("b", "")]) == ["box", "ball"]
+    schema = server.seen[0]["response_format"]["json_schema"]["schema"]
+    assert sorted(schema["properties"]["label"]["enum"]) == ["ball", "box", "sheet"]
+
+
+def test_a_comparison_has_a_row_for_the_teacher(
+    server: ChatServer, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    server.rule = lambda text: {"round": "ball", "square": "box"}.get(text.split()[-1], "sheet")
+    recipe = toy_recipe | {"teacher": {"url": server.url, "model": "large"}}
+    methods, out = ["tell", "few_shot_teacher", "over_prompt_teacher"], tmp_path / "out"
+    with pytest.raises(RecipeError, match="`few_shot_teacher` asks the section `teacher`"):
+        telltune.compare(toy_recipe, methods, out=out, progress=False)
+    rows = telltune.compare(
+        recipe | {"over_prompt": {"inputs": 1}}, methods[:2], out=out, progress=False
+    )
+    scores = {row.method: row.score for row in rows}
+    assert scores["few_shot_teacher"] == 100

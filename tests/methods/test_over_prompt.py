@@ -16,6 +16,7 @@ from telltune.fitting.protocol import Settings
 from telltune.methods.numbered import read_answers, say_answers
 from telltune.methods.over_prompt import (
     OVER_PROMPT,
+    OVER_PROMPT_TEACHER,
     GroupPredictor,
     by_topic,
 )
@@ -23,6 +24,8 @@ from telltune.recipe import OverPromptSpec, recipe_from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from chat_server import ChatServer
 
 
 class Scripted:
@@ -151,3 +154,22 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     likely = recipe_from_dict(toy_recipe | {"evaluation": {"answers": "likelihood"}})
     with pytest.raises(RecipeError, match="needs generated replies"):
         OVER_PROMPT.run(task, None, tiny_base, Settings(likely)).predict(task.dev)
+
+
+def test_a_teacher_answers_groups(
+    server: ChatServer, toy_recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    server.rule = lambda text: honest(text, 0.0)
+    sections = {
+        "over_prompt": {"inputs": 5, "shots": 1},
+        "teacher": {"url": server.url, "model": "large"},
+    }
+    recipe = recipe_from_dict(toy_recipe | sections)
+    found = OVER_PROMPT_TEACHER.run(load_task(recipe), None, tiny_base, Settings(recipe))
+    assert found.predict(ITEMS) == WANTED
+    assert len(server.seen) == 2
+    first = server.seen[0]["messages"]
+    assert [turn["role"] for turn in first] == ["user", "assistant", "user"]
+    assert first[0]["content"].startswith("Name the shape")
+    counts = found.counts()
+    assert (counts["prompts"], counts["input_tokens"], counts["output_tokens"]) == (2, 10, 4)

@@ -9,16 +9,18 @@ import pytest
 
 from telltune.data.task import load_general, load_task
 from telltune.fitting.protocol import Settings
+from telltune.inference.api_client import ApiClient
 from telltune.methods import self_sampled
 from telltune.methods.registry import get_method
 from telltune.methods.self_sampled import sample_responses
-from telltune.recipe import recipe_from_dict
+from telltune.recipe import ApiSpec, recipe_from_dict
 from telltune.training import run as training_run
 from telltune.training.run import train
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chat_server import ChatServer
     from telltune.data.general import GeneralData
     from telltune.models import LoadedModel
 
@@ -139,3 +141,18 @@ def test_without_general_data_it_is_refused(
     recipe = recipe_from_dict(toy_recipe | {"general": None})
     with pytest.raises(RecipeError, match="needs general data"):
         get_method("tell_self_sampled").run(load_task(recipe), None, tiny_base, Settings(recipe))
+
+
+def test_a_teacher_answers_the_general_prompts(
+    server: ChatServer, tiny_base: LoadedModel, general: GeneralData
+) -> None:
+    server.rule = lambda text: f"So {text.split()[0]}"
+    client = ApiClient(ApiSpec(url=server.url, model="large"))
+    sampled = sample_responses(tiny_base, general, 6, seed=0, max_length=256, teacher=client)
+    assert [e.completion for e in sampled] == [f"So {e.prompt.split()[0]}" for e in sampled]
+    assert sampled.name.endswith("(answered by large)")
+    assert len(server.seen) == 8  # whole chunks
+    assert {(seen["temperature"], seen["top_p"]) for seen in server.seen} == {(0.7, 0.95)}
+    own = sample_responses(tiny_base, general, 6, seed=0, max_length=256)
+    assert [e.prompt for e in own] == [e.prompt for e in sampled]
+    assert [e.completion for e in own] != [e.completion for e in sampled]

@@ -168,8 +168,11 @@ def test_an_adapter_of_a_study_answers_as_it_did_in_the_study(recipe, tmp_path):
     assert again.predictions == [item["prediction"] for item in written]
 
 
-def test_methods_that_train_nothing_can_be_compared(recipe, toy_recipe, tmp_path, untrained):
+def test_methods_that_train_nothing_can_be_compared(
+    recipe, toy_recipe, tmp_path, untrained, server
+):
     short = recipe(
+        teacher={"url": server.url, "model": "large"},
         mixture={"general_examples": 4, "passes": 1},
         evaluation={"metrics": ["exact_match"], "max_items": 2},
         over_prompt={"inputs": 2},

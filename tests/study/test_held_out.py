@@ -14,6 +14,7 @@ from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chat_server import ChatServer
     from telltune.study.results import ResultRow
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
@@ -29,7 +30,9 @@ def test_training_is_the_same_whatever_the_test_items_say(
     tmp_path: Path,
     write_jsonl: Callable[..., Path],
     tiny_encoder: Path,
+    server: ChatServer,
 ) -> None:
+    toy_recipe["teacher"] = {"url": server.url, "model": "large"}
     keys = {
         "synthesis.rounds": 1,
         "synthesis.samples": 2,

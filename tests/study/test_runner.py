@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from chat_server import ChatServer
+
 FEW = ForgettingSpec(examples=8, prompts=4)
 PROGRAM = """
 import json, sys
@@ -265,9 +267,10 @@ def test_killed_at_a_random_moment_it_gives_the_same_rows(
 
 
 def test_methods_that_train_nothing_and_controls_can_be_studied(
-    study: dict[str, Any], tmp_path: Path, untrained: list[str]
+    study: dict[str, Any], tmp_path: Path, untrained: list[str], server: ChatServer
 ) -> None:
     study["seeds"], study["sizes"] = [0], [300]
+    study["recipe"]["teacher"] = {"url": server.url, "model": "large"}
     study["recipe"]["over_prompt"] = {"inputs": 2}
     study["recipe"]["task"]["unlabeled"] = "rest"
     methods = [*untrained, "sft_anchor", "sft_anchor_steps", "tell", "general_only"]

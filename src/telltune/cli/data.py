@@ -85,7 +85,7 @@ def anchor(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Propose anchors with the model, and rank them by held-out loss before training."""
+    """Propose anchors, and rank them by held-out loss before training."""
     from telltune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -111,6 +111,8 @@ def anchor(
             for row in ranking.candidates
         ],
     )
+    for note in ranking.notes:
+        typer.echo(note)
     print_warnings(ranking.warnings)
     typer.echo("Copy one of them into the recipe, under anchor.prompt.")
 

@@ -35,7 +35,10 @@ def diagnose(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="Model to ask last: `embedded`, a folder, or http://HOST/v1#NAME."),
+        typer.Option(
+            help="Model to ask last: `embedded`, a folder, or http://HOST/v1#NAME, with #VARIABLE "
+            "behind it if an environment variable holds an API key."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

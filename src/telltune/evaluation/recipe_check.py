@@ -17,6 +17,7 @@ from telltune.data.task import named_data
 from telltune.errors import RecipeError, TellError
 from telltune.evaluation.score import check_metrics
 from telltune.fitting.build_plan import check_needs
+from telltune.inference.api_client import api_key
 from telltune.methods.registry import get_method
 from telltune.models import check_named
 from telltune.training.trackers import check_trackers
@@ -67,6 +68,8 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     yield partial(check_named, recipe.model)
     yield partial(_check_trainable, recipe)
     yield partial(check_trackers, recipe.training.report_to)
+    if recipe.teacher is not None:
+        yield partial(api_key, recipe.teacher)
 
 
 def _check_method(recipe: Recipe) -> None:

@@ -14,14 +14,15 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
-from telltune.inference.engine import make_generator
 from telltune.inference.label_matching import words
 from telltune.inference.scoring import response_nll
+from telltune.inference.texts import sample_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.task import TaskData
+    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
 
 __all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
@@ -36,6 +37,7 @@ _SHOWN = 6
 _FEW = 10
 """Number of held-out examples below which a ranking has a warning."""
 _LONGEST_PROPOSAL = 80
+_TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Candidate:
 
     Attributes:
         anchor: The anchor; None for the row without an anchor.
-        origin: "recipe", "model" or "none".
+        origin: "recipe", "none", or the proposer: "model" or "teacher".
         loss: Mean negative log-likelihood per response token on held-out examples, in nats.
         tokens: Mean number of tokens that the anchor adds to a prompt.
     """
@@ -64,15 +66,19 @@ class Ranking:
         held_out: Number of task examples used for the ranking. None of these was shown to the model
             for its proposals.
         warnings: Reasons to doubt the ranking, in full sentences.
+        notes: Sentences on what the teacher was asked.
     """
 
     candidates: list[Candidate]
     held_out: int
     warnings: list[str]
+    notes: tuple[str, ...] = ()
 
 
-def propose_anchors(base: LoadedModel, task: TaskData, count: int, seed: int) -> list[Anchor]:
-    """Ask the base model for instructions that fit the task's examples.
+def propose_anchors(
+    base: LoadedModel, task: TaskData, count: int, seed: int, teacher: ApiClient | None = None
+) -> list[Anchor]:
+    """Ask the base model or a teacher for instructions that fit the task's examples.
 
     Args:
         base: Model that writes the instructions, at temperature 0.8.
@@ -80,10 +86,8 @@ def propose_anchors(base: LoadedModel, task: TaskData, count: int, seed: int) ->
             `rank_anchors` uses.
         count: Number of requests; fewer anchors are returned if the model repeats itself.
         seed: Seed of the sampling.
+        teacher: Model that writes the instructions instead.
     """
-    import torch
-
-    torch.manual_seed(seed)
     encoder = Encoder(base.tokenizer)
     examples, _ = _shown_and_held_out(task)
     requests = []
@@ -93,21 +97,30 @@ def propose_anchors(base: LoadedModel, task: TaskData, count: int, seed: int) ->
             f"Input: {e.prompt}\nOutput: {e.completion}" for e in examples[start : start + _SHOWN]
         )
         requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
-    generator = make_generator(base.model, int(base.tokenizer.pad_token_id or 0))
-    answers = generator.generate(
-        encoder.prompts(requests),
-        max_new_tokens=_LONGEST_PROPOSAL,
-        stop_ids=encoder.stop_ids,
-        temperature=0.8,
-    )
-    texts = [encoder.answer(text) for text in encoder.texts(answers)]
+    if teacher is not None:
+        replies = teacher.ask_all(
+            requests, max_tokens=_LONGEST_PROPOSAL, temperature=_TEMPERATURE, seed=seed
+        )
+        texts = [reply.text for reply in replies]
+    else:
+        texts = sample_texts(
+            base,
+            encoder.prompts(requests),
+            max_new_tokens=_LONGEST_PROPOSAL,
+            temperature=_TEMPERATURE,
+            seed=seed,
+        )
     place = task.anchor.place if task.anchor else "user"
     cleaned = dict.fromkeys(_cleaned(text) for text in texts)
     return [Anchor(text, place=place) for text in cleaned if len(words(text)) >= 3]
 
 
 def rank_anchors(
-    base: LoadedModel, task: TaskData, proposals: Sequence[Anchor], limit: int = 100
+    base: LoadedModel,
+    task: TaskData,
+    proposals: Sequence[Anchor],
+    limit: int = 100,
+    proposer: str = "model",
 ) -> Ranking:
     """Rank the recipe's anchor, no anchor, and the proposals, best first.
 
@@ -117,6 +130,7 @@ def rank_anchors(
             has none. Examples whose prompt was shown to the model are skipped.
         proposals: Anchors from `propose_anchors`.
         limit: Maximum number of held-out examples to score.
+        proposer: Origin of the proposals.
 
     Raises:
         DataError: There are too few examples to hold any out.
@@ -126,7 +140,7 @@ def rank_anchors(
     candidates: list[tuple[str, Anchor | None]] = [("none", None)]
     if task.anchor is not None:
         candidates.append(("recipe", task.anchor))
-    candidates += [("model", proposal) for proposal in proposals]
+    candidates += [(proposer, proposal) for proposal in proposals]
     plain = Encoder(base.tokenizer).encode(held_out)
     ranked = []
     for origin, anchor in candidates:

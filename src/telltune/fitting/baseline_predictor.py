@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from telltune.errors import RecipeError
 from telltune.fitting.protocol import Predictor
 
 if TYPE_CHECKING:
@@ -49,14 +48,3 @@ class BaselinePredictor(Predictor):
         if on_done is not None:
             on_done(len(examples))
         return self.classifier.scorer.answers, scores
-
-    def nll(self, examples: Sequence[Example]) -> Any:  # noqa: ARG002 - the predictor's protocol
-        """Raise an error: without a language model there are no likelihoods.
-
-        Raises:
-            RecipeError: Always.
-        """
-        raise RecipeError(
-            "a baseline without a language model has no perplexity; choose other metrics in "
-            "evaluation.metrics, or remove the baseline."
-        )

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import prepend_shots
+from telltune.errors import RecipeError
+from telltune.inference.api_client import api_client
 from telltune.inference.engine import make_generator
+from telltune.inference.label_matching import read_label
 from telltune.inference.labels import label_nll, need_labels
 from telltune.inference.scoring import response_nll
 from telltune.models import context_length
@@ -29,12 +32,13 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Message
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.run_plan import RunPlan
+    from telltune.inference.api_client import ApiClient, ApiUsage, Reply
     from telltune.inference.generator import Generator
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.trackers import TrackedRun
 
-__all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels"]
+__all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels", "teacher_of"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Predictor:
     As a context manager, it restores the base model on exit, even after an error.
 
     Attributes:
-        model: Model with or without an adapter; None if no language model answers.
+        model: Model with or without an adapter; None if no local language model answers.
         tokenizer: Tokenizer; its chat template contains the anchor if the method uses one.
         anchor: The same anchor, to strip its response side from answers; or None.
         max_new_tokens: Maximum number of tokens in an answer.
@@ -93,6 +97,7 @@ class Predictor:
             prompt has its own.
         answer_after: Marker; the answer is the text after its last occurrence. "" keeps all text.
         in_process: Whether to generate in this process, regardless of `evaluation.engine`.
+        teacher: Model behind an API that answers in place of `model`; or None.
         cost: Cost of making the predictor.
         release: Callable that removes the adapter from the base model.
         cut: Number of answers of the last `predict` that reached `max_new_tokens` without an end.
@@ -108,10 +113,16 @@ class Predictor:
     shots: tuple[Message, ...] = ()
     answer_after: str = ""
     in_process: bool = False
+    teacher: ApiClient | None = None
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
     cut: int = field(default=0, init=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
+    _before: ApiUsage | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self._before = self.teacher.usage
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -133,12 +144,16 @@ class Predictor:
 
         Raises:
             RecipeError: `evaluation.answers` is `likelihood`, and there is no closed set of labels.
-            ModelError: `evaluation.engine` does not support the model.
+            ModelError: `evaluation.engine` does not support the model, or the teacher cannot be
+                asked.
         """
         self.cut = 0
         if not examples:
             return []
-        prompts = self._prompts(examples, self._shots_for(examples))
+        shots = self._shots_for(examples)
+        if self.teacher is not None:
+            return self._taught(list(map(prepend_shots, shots, examples)), on_done)
+        prompts = self._prompts(examples, shots)
         if self.chooses:
             best = self._label_scores(examples, prompts, on_done).argmax(axis=1)
             return [self.labels[i].strip() for i in best]
@@ -170,7 +185,33 @@ class Predictor:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of data and steps, and any counts of answering so far."""
-        return self.cost.counts()
+        return self.cost.counts() | (asdict(self.asked) if self.asked is not None else {})
+
+    @property
+    def asked(self) -> ApiUsage | None:
+        """Counts of what the teacher was asked so far; None without a teacher."""
+        if self.teacher is None or self._before is None:
+            return None
+        return self.teacher.usage.since(self._before)
+
+    def _taught(self, asked: Sequence[Example], on_done: Callable[[int], None] | None) -> list[str]:
+        """Return the teacher's answers; with `likelihood`, each is one of the labels."""
+        labels: tuple[str, ...] = ()
+        if self.chooses:
+            check_labels(self.evaluation, self.labels)
+            labels = self.labels
+        replies = self._replies(
+            asked, max_tokens=self.max_new_tokens, labels=labels, on_done=on_done
+        )
+        self.cut = sum(reply.cut for reply in replies)
+        said = [self.answer(reply.text).strip() for reply in replies]
+        return [(read_label(text, labels) or text).strip() for text in said] if labels else said
+
+    def _replies(self, asked: Sequence[Example], **settings: Any) -> list[Reply]:
+        """Return the teacher's replies to examples with the anchor; see `ApiClient.ask_all`."""
+        assert self.teacher is not None  # The callers have checked this.
+        attached = [self.anchor.attach(example) if self.anchor else example for example in asked]
+        return self.teacher.ask_all(attached, **settings)
 
     def _texts(self, answers: list[list[int]]) -> list[str]:
         """Decode answers, and strip the thinking and the anchor's response side."""
@@ -271,7 +312,15 @@ class Predictor:
 
         Returns:
             Summed negative log-likelihood in nats, and number of response tokens; each (examples,).
+
+        Raises:
+            RecipeError: No local language model answers.
         """
+        if self.model is None:
+            raise RecipeError(
+                "a method without a local language model has no perplexity; choose other metrics "
+                "in evaluation.metrics, or remove the method."
+            )
         import torch
 
         encoded = self._encoder.encode(map(prepend_shots, self._shots_for(examples), examples))
@@ -290,6 +339,19 @@ def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
     """
     if evaluation.answers == "likelihood":
         need_labels(labels, "`evaluation.answers: likelihood`", "use `generate`")
+
+
+def teacher_of(recipe: Recipe, method: str) -> ApiClient:
+    """Return the client of a recipe's teacher.
+
+    Raises:
+        RecipeError: The recipe has no teacher, or its key is not in the environment.
+    """
+    if recipe.teacher is None:
+        raise RecipeError(
+            f"method `{method}` asks the section `teacher`; add it with its `url` and `model`."
+        )
+    return api_client(recipe.teacher)
 
 
 @dataclass(frozen=True)

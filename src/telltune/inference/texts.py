@@ -53,5 +53,6 @@ def sample_texts(
             top_p=top_p,
             on_done=on_done,
         )
-    texts = [str(tokenizer.decode(a, skip_special_tokens=True)) for a in answers]
-    return [(text if thinking else encoder.answer(text)).strip() for text in texts]
+    if thinking:
+        return [str(tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers]
+    return [encoder.answer(text).strip() for text in encoder.texts(answers)]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.task import TaskData
+    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
 
 __all__ = ["AUXILIARY", "Auxiliary", "Chain", "auxiliary_examples", "refine"]
@@ -74,15 +75,19 @@ class Auxiliary(Synthesis):
 
     def describe(self) -> str:
         """Return a clause for `tell plan`."""
-        return "the model makes auxiliary tasks from each task example"
+        said = f"{self.writer} makes auxiliary tasks from each task example"
+        if self.teacher is None:
+            return said
+        return f"{said} in at most {_ATTEMPTS * len(AUXILIARY)} requests each"
 
-    def make(
+    def _make(
         self,
         task: TaskData,
         base: LoadedModel,
+        teacher: ApiClient | None,
         *,
-        seed: int = 0,
-        progress: bool = False,  # noqa: ARG002 - it has none
+        seed: int,
+        progress: bool,  # noqa: ARG002 - it has none
     ) -> Yield:
         """Make two auxiliary examples from each labeled one.
 
@@ -90,7 +95,7 @@ class Auxiliary(Synthesis):
             DataError: The answers are not a closed set of labels.
         """
         began = time.perf_counter()
-        chains = refine(base, task.train, instruction_of(task), seed=seed)
+        chains = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
         made = tuple(auxiliary_examples(task.train, chains))
         asked = len(AUXILIARY) * len(chains)
         note = (
@@ -110,16 +115,23 @@ class Auxiliary(Synthesis):
 
 
 def refine(
-    base: LoadedModel, examples: Sequence[Example], instruction: str, *, seed: int = 0
+    base: LoadedModel,
+    examples: Sequence[Example],
+    instruction: str,
+    *,
+    teacher: ApiClient | None = None,
+    seed: int = 0,
 ) -> list[Chain]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
     Every attempt is cached on disk.
 
     Args:
-        base: Base model without an adapter, sampled at temperature 0.7.
+        base: Base model without an adapter. After each explanation, it gives the likelihood of the
+            labels.
         examples: Examples with a closed set of labels.
         instruction: Description of the task, used as the system message.
+        teacher: Model that writes the explanations, at temperature 0.7; by default the base model.
         seed: Seed of the sampling.
 
     Returns:
@@ -134,7 +146,7 @@ def refine(
             "auxiliary tasks need a closed set of labels (at most 100, each twice on average), "
             "which these answers are not; use `synthesis.make: examples`."
         )
-    asker = _Asker(base, examples, labels, instruction, seed)
+    asker = _Asker(base, teacher, examples, labels, instruction, seed)
     chains: list[Chain | None] = [None] * len(examples)
     wrong = list(range(len(examples)))
     told: dict[int, str] = {}
@@ -176,12 +188,13 @@ class _Asker:
     def __init__(
         self,
         base: LoadedModel,
+        teacher: ApiClient | None,
         examples: Sequence[Example],
         labels: Sequence[str],
         instruction: str,
         seed: int,
     ) -> None:
-        self.base, self.examples, self.labels = base, examples, labels
+        self.base, self.teacher, self.examples, self.labels = base, teacher, examples, labels
         self.instruction, self.seed = instruction, seed
         self._encoder = Encoder(base.tokenizer)
         self._label_ids = self._encoder.completions(
@@ -189,7 +202,7 @@ class _Asker:
         )
         self._key = (
             _VERSION,
-            base.speaker,
+            base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}",
             contents_of(examples).sha256,
             instruction,
             seed,
@@ -262,13 +275,20 @@ class _Asker:
         )
 
     def _generate(self, asked: Sequence[Example], draw: int) -> list[str]:
-        texts = sample_texts(
-            self.base,
-            self._fitting(asked),
-            max_new_tokens=_LONGEST,
-            temperature=_TEMPERATURE,
-            seed=self.seed * 1_000_000 + draw,
-        )
+        seed = self.seed * 1_000_000 + draw
+        if self.teacher is not None:
+            replies = self.teacher.ask_all(
+                asked, max_tokens=_LONGEST, temperature=_TEMPERATURE, seed=seed
+            )
+            texts = [reply.text for reply in replies]
+        else:
+            texts = sample_texts(
+                self.base,
+                self._fitting(asked),
+                max_new_tokens=_LONGEST,
+                temperature=_TEMPERATURE,
+                seed=seed,
+            )
         return [" ".join(text.split()) for text in texts]
 
     def _fitting(self, asked: Sequence[Example]) -> list[list[int]]:

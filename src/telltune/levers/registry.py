@@ -10,7 +10,7 @@ from telltune.levers.auxiliary import Auxiliary
 from telltune.levers.protocol import UseAs
 from telltune.levers.pseudo_label import PseudoLabel
 from telltune.levers.self_guide import SelfGuide
-from telltune.recipe import Recipe
+from telltune.recipe import Recipe, SynthesisSpec
 from telltune.recipe.base import ConfigModel
 from telltune.recipe.lever_sections import LEVER_SECTIONS
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.levers.protocol import Lever, Resources, Yield
     from telltune.levers.synthesis import Synthesis
-    from telltune.recipe import SynthesisSpec
 
 __all__ = ["PluginLever", "levers_of", "register_lever", "synthesis_lever"]
 
@@ -54,9 +53,11 @@ def register_lever(lever: type[PluginLever]) -> type[PluginLever]:
     return lever
 
 
-def synthesis_lever(spec: SynthesisSpec) -> Synthesis:
-    """Return the lever of the recipe key `synthesis`."""
-    return SelfGuide(spec) if spec.make == "examples" else Auxiliary(spec)
+def synthesis_lever(recipe: Recipe) -> Synthesis:
+    """Return the lever of the recipe key `synthesis`, with defaults if the recipe has none."""
+    spec = recipe.synthesis or SynthesisSpec()
+    teacher = recipe.teacher if spec.by == "teacher" else None
+    return SelfGuide(spec, teacher) if spec.make == "examples" else Auxiliary(spec, teacher)
 
 
 def levers_of(recipe: Recipe) -> tuple[Lever, ...]:
@@ -68,7 +69,7 @@ def levers_of(recipe: Recipe) -> tuple[Lever, ...]:
     """
     found: list[Lever] = []
     if recipe.synthesis is not None:
-        found.append(synthesis_lever(recipe.synthesis))
+        found.append(synthesis_lever(recipe))
     if recipe.pseudo_label is not None:
         found.append(PseudoLabel(recipe.pseudo_label))
     # `register_lever` accepts nothing else.

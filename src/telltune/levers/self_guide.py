@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.data.task import TaskData
+    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
 
@@ -57,10 +58,20 @@ class SelfGuide(Synthesis):
 
     def describe(self) -> str:
         """Return a clause for `tell plan`."""
-        return f"the model makes up to {self.spec.examples} task examples"
+        said = f"{self.writer} makes up to {self.spec.examples} task examples"
+        if self.teacher is None:
+            return said
+        requests = self.spec.rounds * _AT_ONCE * (1 + self.spec.samples)
+        return f"{said} in at most {requests:,} requests"
 
-    def make(
-        self, task: TaskData, base: LoadedModel, *, seed: int = 0, progress: bool = False
+    def _make(
+        self,
+        task: TaskData,
+        base: LoadedModel,
+        teacher: ApiClient | None,
+        *,
+        seed: int,
+        progress: bool,
     ) -> Yield:
         """Generate examples like the labeled ones.
 
@@ -78,7 +89,7 @@ class SelfGuide(Synthesis):
                 f"SELF-GUIDE needs at least two demonstrations, but there are "
                 f"{len(demonstrations)}; add more."
             )
-        writer = _Writer(base, demonstrations, instruction_of(task), spec, seed)
+        writer = _Writer(base, teacher, demonstrations, instruction_of(task), spec, seed)
         inputs = TextFilter([e.prompt for e in demonstrations])
         answers = TextFilter([e.completion for e in demonstrations], distinct=False)
         kept: list[Example] = []
@@ -131,12 +142,15 @@ class _Writer:
     def __init__(
         self,
         base: LoadedModel,
+        teacher: ApiClient | None,
         demonstrations: Sequence[Example],
         instruction: str,
         spec: SynthesisSpec,
         seed: int,
     ) -> None:
         self.base, self.demonstrations, self.instruction = base, demonstrations, instruction
+        self.teacher = teacher
+        self._speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
         self.spec, self.seed = spec, seed
         self.labels = closed_set(example.completion for example in demonstrations)
         self._encoder = Encoder(base.tokenizer)
@@ -181,7 +195,7 @@ class _Writer:
 
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
-        whole = (_VERSION, self.base.speaker, demonstrations, self.instruction, self.seed, *key)
+        whole = (_VERSION, self._speaker, demonstrations, self.instruction, self.seed, *key)
         digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
         path = cache_folder("self_guide") / f"{digest}.json"
         kept = read_cached_json(path)
@@ -235,12 +249,18 @@ class _Writer:
     def _generate(
         self, requests: Sequence[Example], longest: int, temperature: float, draw: int
     ) -> list[str]:
+        seed = self.seed * 1_000_000 + draw
+        if self.teacher is not None:
+            replies = self.teacher.ask_all(
+                requests, max_tokens=longest, temperature=temperature, seed=seed
+            )
+            return [reply.text for reply in replies]
         return sample_texts(
             self.base,
             self._fitting(requests, context_length(self.base.model.config) - longest),
             max_new_tokens=longest,
             temperature=temperature,
-            seed=self.seed * 1_000_000 + draw,
+            seed=seed,
         )
 
     def _fitting(self, requests: Sequence[Example], room: int) -> list[list[int]]:

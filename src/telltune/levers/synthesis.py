@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from telltune.data.examples import as_turns
+from telltune.inference.api_client import api_client
 
 if TYPE_CHECKING:
     from telltune.data.examples import Message
     from telltune.data.task import TaskData
+    from telltune.inference.api_client import ApiClient
     from telltune.levers.protocol import Resources, UseAs, Yield
     from telltune.models import LoadedModel
-    from telltune.recipe import SynthesisSpec
+    from telltune.recipe import ApiSpec, SynthesisSpec
 
 __all__ = ["Synthesis", "instruction_of"]
 
 
 @dataclass(frozen=True)
 class Synthesis(ABC):
-    """Base class of the levers by which the base model makes examples from the labeled ones.
+    """Base class of the levers by which a model makes examples from the labeled ones.
 
     Attributes:
         spec: Settings of the generation, and use of the examples.
+        teacher: Model behind an API that writes the texts; None for the base model.
     """
 
     spec: SynthesisSpec
+    teacher: ApiSpec | None = None
     name = "synthesis"
     needs_unlabeled = False
 
@@ -44,11 +48,38 @@ class Synthesis(ABC):
     def describe(self) -> str:
         """Return a clause for `tell plan`."""
 
-    @abstractmethod
     def make(
         self, task: TaskData, base: LoadedModel, *, seed: int = 0, progress: bool = False
     ) -> Yield:
-        """Make examples with the base model from the labeled examples."""
+        """Make examples with the base model or the teacher from the labeled examples.
+
+        Raises:
+            DataError: The labeled examples do not suit the lever, or none is made of them.
+            ModelError: The teacher cannot be asked.
+        """
+        if self.teacher is None:
+            return self._make(task, base, None, seed=seed, progress=progress)
+        client = api_client(self.teacher)
+        before = client.usage
+        got = self._make(task, base, client, seed=seed, progress=progress)
+        return replace(got, notes=(*got.notes, client.usage.since(before).told(self.teacher)))
+
+    @abstractmethod
+    def _make(
+        self,
+        task: TaskData,
+        base: LoadedModel,
+        teacher: ApiClient | None,
+        *,
+        seed: int,
+        progress: bool,
+    ) -> Yield:
+        """Make examples; see `make`."""
+
+    @property
+    def writer(self) -> str:
+        """Name of the model that writes the texts, for sentences."""
+        return "the model" if self.teacher is None else f"the teacher {self.teacher.model}"
 
     def shots(self, task: TaskData) -> tuple[Message, ...]:
         """Return the turns before every prompt if a run trains on the made examples only."""

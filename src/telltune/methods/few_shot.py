@@ -21,7 +21,7 @@ from telltune.data.examples import Example, as_turns, prepend_shots
 from telltune.data.task import count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.protocol import Cost, Predictor
+from telltune.fitting.protocol import Cost, Predictor, teacher_of
 from telltune.inference.labels import closed_set, label_nll, need_labels
 from telltune.models import context_length
 from telltune.valuation.embeddings import embed
@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["FEW_SHOT", "FEW_SHOT_CALIBRATED", "FEW_SHOT_NEAREST", "FewShot", "calibrated"]
+__all__ = [
+    "FEW_SHOT",
+    "FEW_SHOT_CALIBRATED",
+    "FEW_SHOT_NEAREST",
+    "FEW_SHOT_TEACHER",
+    "FewShot",
+    "calibrated",
+]
 
 _NEAREST = 8
 """Default number of nearest examples per prompt, whose computation prompts cannot share."""
@@ -53,12 +60,14 @@ class FewShot:
         name: Name in recipes and tables.
         label: Display name.
         calibrates: Whether to calibrate the label likelihoods; see `CalibratedPredictor`.
+        by_teacher: Whether the recipe's teacher answers instead of the base model.
         overrides: Recipe keys, such as `few_shot.choose`, and values that override the recipe's.
     """
 
     name: str
     label: str
     calibrates: bool = False
+    by_teacher: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
     anchored: bool = False
     uses_general: bool = False
@@ -85,13 +94,17 @@ class FewShot:
     ) -> Predictor:
         """Return a predictor with the recipe's number of shots, or as many as the context holds.
 
+        The teacher is shown what the base model would be shown, or the recipe's number of shots.
+
         Raises:
             DataError: The model's context cannot hold a single example.
-            RecipeError: The method calibrates labels, and the answers are not a closed set.
+            RecipeError: The method calibrates labels, and the answers are not a closed set. Or the
+                recipe has no teacher for the method.
             ModelError: The recipe asks for nearest examples, and the sentence encoder is not
                 installed.
         """
         recipe = settings.recipe.with_keys(self.overrides)
+        teacher = teacher_of(recipe, self.name) if self.by_teacher else None
         encoded = Encoder(base.tokenizer).encode(task.train)
         used = count_within_budget(encoded.lengths, recipe.task.max_tokens)
         examples = task.train[:used]
@@ -112,6 +125,8 @@ class FewShot:
             return len(encoder.prompts([prepend_shots(as_turns(shown[:count]), question)])[0])
 
         fitting = bisect.bisect_right(range(1, used + 1), room, key=length)
+        if teacher is not None and recipe.few_shot.examples:
+            fitting = used
         if fitting == 0:
             raise DataError(
                 f"{shown[0].origin}: one example ({encoded.lengths[order[0]]} tokens) does not fit "
@@ -119,7 +134,8 @@ class FewShot:
             )
         count = min(recipe.few_shot.examples or (_NEAREST if nearest else fitting), fitting)
         common: dict[str, Any] = {
-            "model": base.model,
+            "model": base.model if teacher is None else None,
+            "teacher": teacher,
             "tokenizer": tokenizer,
             "anchor": task.anchor,
             "max_new_tokens": budget,
@@ -205,6 +221,7 @@ def calibrated(nll: Tensor, content_free: Tensor) -> Tensor:
 
 
 FEW_SHOT = FewShot("few_shot", "few-shot in context")
+FEW_SHOT_TEACHER = FewShot("few_shot_teacher", "few-shot, teacher", by_teacher=True)
 FEW_SHOT_NEAREST = FewShot(
     "few_shot_nearest", "few-shot, nearest examples", overrides=(("few_shot.choose", "nearest"),)
 )

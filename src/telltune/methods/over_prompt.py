@@ -19,7 +19,7 @@ from telltune.data.examples import Example, as_turns, prepend_shots
 from telltune.data.task import count_within_budget
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.protocol import Cost, Predictor
+from telltune.fitting.protocol import Cost, Predictor, teacher_of
 from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
 from telltune.methods.numbered import ask_group, read_answers, say_answers
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["OVER_PROMPT", "GroupPredictor", "Usage"]
+__all__ = ["OVER_PROMPT", "OVER_PROMPT_TEACHER", "GroupPredictor", "OverPrompt", "Usage"]
 
 _RETRY_TEMPERATURE = 0.5
 """Sampling temperature of a retry; greedy decoding would repeat the same reply."""
@@ -113,20 +113,16 @@ class GroupPredictor(Predictor):
         again: list[tuple[list[int], bool]] = []
         for retry in (False, True):
             groups = [group for group, asked in waiting if asked == retry]
-            fitting, prompts = [], []
+            fitting, asked = [], []
             for group in groups:
                 prompt = self._prompt([examples[i] for i in group])
-                if len(prompt) + self._room(len(group)) <= context_length(self.model.config):
+                if len(group) == 1 or self._fits(prompt, len(group)):
                     fitting.append(group)
-                    prompts.append(prompt)
-                elif len(group) > 1:
+                    asked.append(prompt)
+                else:
                     self.usage.shrunk += 1
                     again += [(half, False) for half in _halves(group)]
-                else:
-                    room = context_length(self.model.config) - self._room(1)
-                    fitting.append(group)
-                    prompts.append(prompt[-room:])
-            for group, reply in zip(fitting, self._ask(prompts, fitting, retry), strict=True):
+            for group, reply in zip(fitting, self._ask(asked, fitting, retry), strict=True):
                 found = read_answers(reply, len(group))
                 if found is not None or len(group) == 1:
                     if found is None:
@@ -144,16 +140,39 @@ class GroupPredictor(Predictor):
                     again += [(half, False) for half in _halves(group)]
         return again
 
-    def _prompt(self, group: Sequence[Example]) -> list[int]:
+    def _prompt(self, group: Sequence[Example]) -> Example:
         asked = Example(ask_group([e.prompt for e in group], self.spec.answers), "")
-        return self._encoder.prompts([prepend_shots(self.shots, asked)])[0]
+        return prepend_shots(self.shots, asked)
+
+    def _fits(self, prompt: Example, count: int) -> bool:
+        """Return whether the context holds a prompt and its reply; that of a teacher is unknown."""
+        if self.teacher is not None:
+            return True
+        [ids] = self._encoder.prompts([prompt])
+        return len(ids) + self._room(count) <= context_length(self.model.config)
 
     def _room(self, count: int) -> int:
         return count * (self.max_new_tokens + _AROUND)
 
-    def _ask(self, prompts: list[list[int]], groups: list[list[int]], retry: bool) -> list[str]:
-        if not prompts:
+    def _ask(self, asked: list[Example], groups: list[list[int]], retry: bool) -> list[str]:
+        if not asked:
             return []
+        longest = self._room(max(map(len, groups)))
+        temperature = _RETRY_TEMPERATURE if retry else 0.0
+        if self.teacher is not None:
+            told = self._replies(
+                asked, max_tokens=longest, temperature=temperature, seed=self.usage.prompts
+            )
+            self.usage.prompts += len(told)
+            self.usage.input_tokens += sum(reply.input_tokens for reply in told)
+            self.usage.output_tokens += sum(reply.output_tokens for reply in told)
+            return [self.answer(reply.text).strip() for reply in told]
+        # A single input that is too long loses its start.
+        context = context_length(self.model.config)
+        prompts = [
+            prompt[-(context - self._room(len(group))) :]
+            for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True)
+        ]
         if self._generator is None:
             pad = int(self.tokenizer.pad_token_id or 0)
             engine = self.evaluation.engine
@@ -162,9 +181,9 @@ class GroupPredictor(Predictor):
             torch.manual_seed(self.usage.prompts)
             replies = self._generator.generate(
                 prompts,
-                max_new_tokens=self._room(max(map(len, groups))),
+                max_new_tokens=longest,
                 stop_ids=self._encoder.stop_ids,
-                temperature=_RETRY_TEMPERATURE if retry else 0.0,
+                temperature=temperature,
             )
         self.usage.prompts += len(prompts)
         self.usage.input_tokens += sum(map(len, prompts))
@@ -215,10 +234,17 @@ def _halves(group: list[int]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class OverPrompt:
-    """Asks the base model about several inputs at once, after solved groups of task examples."""
+    """Asks a model about several inputs at once, after solved groups of task examples.
+
+    Attributes:
+        name: Name in recipes and tables.
+        label: Display name.
+        by_teacher: Whether the recipe's teacher answers instead of the base model.
+    """
 
     name: str
     label: str
+    by_teacher: bool = False
     anchored: bool = False
     uses_general: bool = False
     trains: bool = False
@@ -236,8 +262,10 @@ class OverPrompt:
         Raises:
             DataError: There are too few task examples for the solved groups, or an example has
                 earlier turns, a system turn or tools of its own.
+            RecipeError: The recipe has no teacher for the method.
         """
         recipe = settings.recipe
+        teacher = teacher_of(recipe, self.name) if self.by_teacher else None
         spec = recipe.over_prompt or OverPromptSpec()
         encoded = Encoder(base.tokenizer).encode(task.train)
         used = count_within_budget(encoded.lengths, recipe.task.max_tokens)
@@ -257,7 +285,8 @@ class OverPrompt:
             for group in groups
         ]
         return GroupPredictor(
-            model=base.model,
+            model=base.model if teacher is None else None,
+            teacher=teacher,
             tokenizer=anchored_tokenizer(base.tokenizer, task.anchor),
             anchor=task.anchor,
             max_new_tokens=answer_budget(encoded.response_lengths, recipe),
@@ -270,3 +299,4 @@ class OverPrompt:
 
 
 OVER_PROMPT = OverPrompt("over_prompt", "OverPrompt, several inputs per prompt")
+OVER_PROMPT_TEACHER = OverPrompt("over_prompt_teacher", "OverPrompt, teacher", by_teacher=True)

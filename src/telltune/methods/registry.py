@@ -16,12 +16,17 @@ from telltune.methods.baselines import (
     TFIDF_EM,
     TFIDF_LINEAR,
 )
-from telltune.methods.few_shot import FEW_SHOT, FEW_SHOT_CALIBRATED, FEW_SHOT_NEAREST
+from telltune.methods.few_shot import (
+    FEW_SHOT,
+    FEW_SHOT_CALIBRATED,
+    FEW_SHOT_NEAREST,
+    FEW_SHOT_TEACHER,
+)
 from telltune.methods.meta import META, TELL_META
-from telltune.methods.over_prompt import OVER_PROMPT
+from telltune.methods.over_prompt import OVER_PROMPT, OVER_PROMPT_TEACHER
 from telltune.methods.rcl import RCL
 from telltune.methods.self_guide import SELF_GUIDE
-from telltune.methods.self_sampled import TELL_SELF_SAMPLED
+from telltune.methods.self_sampled import TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED
 from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PRODUCT, SFT_PSEUDO_LABEL
 from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
 from telltune.methods.tell_variants import TELL_VALUED
@@ -33,10 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["get_method", "method_names", "register_method"]
 
 _ALL: tuple[Method, ...] = (
-    *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, OVER_PROMPT),
+    *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, FEW_SHOT_TEACHER),
+    *(OVER_PROMPT, OVER_PROMPT_TEACHER),
     *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL, SFT_PRODUCT),
     *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN, PROBE),
-    *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED),
+    *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),
 )
 _METHODS = {method.name: method for method in _ALL}

@@ -1,14 +1,16 @@
-"""TELL with general responses that the model wrote itself (DELIA, arXiv 2408.10841).
+"""TELL with general responses that the model or a teacher wrote (DELIA, arXiv 2408.10841).
 
 The model's own responses keep the general data on its distribution, so training on them changes the
-model less than other responses do. They are sampled at temperature 0.7 and top-p 0.95, with up to
-512 tokens. They are cached on disk for other methods and sizes.
+model less than other responses do. Those of a teacher draw it towards the teacher. They are sampled
+at temperature 0.7 and top-p 0.95, with up to 512 tokens. They are cached on disk for other methods
+and sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -22,9 +24,11 @@ from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import first_drawn
 from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.protocol import teacher_of
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.texts import sample_texts
 from telltune.storage import cache_folder, write_text
+from telltune.training.processes import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +36,10 @@ if TYPE_CHECKING:
 
     from telltune.data.task import TaskData
     from telltune.fitting.protocol import Predictor, Settings
+    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
 
-__all__ = ["TELL_SELF_SAMPLED", "sample_responses"]
+__all__ = ["TELL_SELF_SAMPLED", "TELL_TEACHER_SAMPLED", "sample_responses"]
 
 _TEMPERATURE = 0.7
 _TOP_P = 0.95
@@ -68,7 +73,13 @@ class SampledData(GeneralData):
 
 @dataclass(frozen=True)
 class SelfSampled(TrainedMethod):
-    """Trains on general prompts with the base model's own responses."""
+    """Trains on general prompts with the base model's own responses, or with a teacher's.
+
+    Attributes:
+        by_teacher: Whether the recipe's teacher writes the responses.
+    """
+
+    by_teacher: bool = False
 
     def run(
         self, task: TaskData, general: GeneralData | None, base: LoadedModel, settings: Settings
@@ -80,13 +91,20 @@ class SelfSampled(TrainedMethod):
                 f"method `{self.name}` answers the general prompts drawn by its seed; remove "
                 "`general_choice`, or use `tell`."
             )
+        teacher = teacher_of(recipe, self.name) if self.by_teacher else None
         known = ModelInfo.of(base.model.config, base.tokenizer)
         # `build_run_plan` raises an error if the recipe has no general data.
         counts = build_run_plan(self, task, general, known, recipe).counts
         assert general is not None  # `build_run_plan` has checked this.
         began = time.perf_counter()
         longest = longest_example(known, recipe)
-        sampled = sample_responses(base, general, counts.general_examples, recipe.seed, longest)
+        # The other processes read what the first one has sampled.
+        with processes().first_before_others():
+            sampled = sample_responses(
+                base, general, counts.general_examples, recipe.seed, longest, teacher
+            )
+        if teacher is not None:
+            logging.getLogger(__name__).warning("%s", teacher.usage.told(teacher.spec))
         sampling = time.perf_counter() - began
         spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
         settings = replace(
@@ -99,9 +117,14 @@ class SelfSampled(TrainedMethod):
 
 
 def sample_responses(
-    base: LoadedModel, general: GeneralData, count: int, seed: int, max_length: int
+    base: LoadedModel,
+    general: GeneralData,
+    count: int,
+    seed: int,
+    max_length: int,
+    teacher: ApiClient | None = None,
 ) -> SampledData:
-    """Return the general examples that a mixture draws first, with the model's own responses.
+    """Return the general examples that a mixture draws first, with a model's responses.
 
     Args:
         base: Model that answers, without an adapter.
@@ -109,10 +132,12 @@ def sample_responses(
         count: Number of examples.
         seed: Seed of the mixture and of the sampling.
         max_length: Maximum number of tokens in an example. A longer one keeps its given response.
+        teacher: Model that answers instead of the base.
     """
     # Whole chunks are sampled, so that a larger mixture contains the responses of a smaller one.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
-    settings = (base.speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
+    speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
+    settings = (speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
     folder = cache_folder("self_sampled", digest)
     files = []
@@ -121,9 +146,10 @@ def sample_responses(
         file = folder / f"{start}.jsonl"
         if not file.is_file():
             # Each chunk has its own seed, so that it is the same after an interruption.
-            write_text(file, _answered(base, examples, max_length, seed=seed + start))
+            write_text(file, _answered(base, teacher, examples, max_length, seed=seed + start))
         files.append(file)
-    return SampledData(f"{general.name} (self-sampled)", general.sources, tuple(files), count)
+    by = "self-sampled" if teacher is None else f"answered by {teacher.spec.model}"
+    return SampledData(f"{general.name} ({by})", general.sources, tuple(files), count)
 
 
 def _read(file: Path) -> Iterator[Example]:
@@ -133,21 +159,42 @@ def _read(file: Path) -> Iterator[Example]:
         yield Example(**values, history=history)
 
 
-def _answered(base: LoadedModel, examples: list[Example], max_length: int, *, seed: int) -> str:
-    """Return JSON lines; an empty answer or a prompt without room keeps the given response."""
+def _answered(
+    base: LoadedModel,
+    teacher: ApiClient | None,
+    examples: list[Example],
+    max_length: int,
+    *,
+    seed: int,
+) -> str:
+    """Return JSON lines; an empty answer or a prompt without room keeps the given response.
+
+    So does a prompt with tools that a teacher would answer, since the client sends none.
+    """
     encoder = Encoder(base.tokenizer)
     prompts = encoder.prompts(examples)
     longest = min(_LONGEST, max_length // 4)
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_length - longest]
-    texts = sample_texts(
-        base,
-        [prompts[i] for i in fitting],
-        max_new_tokens=longest,
-        temperature=_TEMPERATURE,
-        top_p=_TOP_P,
-        seed=seed,
-        thinking=True,
-    )
+    if teacher is not None:
+        fitting = [i for i in fitting if not examples[i].tools]
+        replies = teacher.ask_all(
+            [examples[i] for i in fitting],
+            max_tokens=longest,
+            temperature=_TEMPERATURE,
+            top_p=_TOP_P,
+            seed=seed,
+        )
+        texts = [reply.text for reply in replies]
+    else:
+        texts = sample_texts(
+            base,
+            [prompts[i] for i in fitting],
+            max_new_tokens=longest,
+            temperature=_TEMPERATURE,
+            top_p=_TOP_P,
+            seed=seed,
+            thinking=True,
+        )
     found = list(examples)
     for i, text in zip(fitting, texts, strict=True):
         if text:
@@ -172,4 +219,11 @@ def _answered(base: LoadedModel, examples: list[Example], max_length: int, *, se
 
 TELL_SELF_SAMPLED = SelfSampled(
     "tell_self_sampled", "TELL, self-sampled general data", anchored=True, uses_general=True
+)
+TELL_TEACHER_SAMPLED = SelfSampled(
+    "tell_teacher_sampled",
+    "TELL, general data answered by a teacher",
+    anchored=True,
+    uses_general=True,
+    by_teacher=True,
 )

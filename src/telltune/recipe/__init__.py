@@ -1,5 +1,6 @@
 """Typed and validated recipe of a run, read from and written to YAML."""
 
+from telltune.recipe.api_spec import ApiSpec
 from telltune.recipe.data_selection import (
     ConfidenceSpec,
     GeneralChoiceSpec,
@@ -42,6 +43,7 @@ from telltune.recipe.validation_messages import explain
 __all__ = [
     "AnchorSpec",
     "AnyRecipe",
+    "ApiSpec",
     "Columns",
     "ConfidenceSpec",
     "DataSpec",

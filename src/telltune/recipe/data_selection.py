@@ -35,11 +35,13 @@ class GeneralChoiceSpec(ConfigModel):
 
 
 class SynthesisSpec(ConfigModel):
-    """Generation of task data by the model itself, from the given examples."""
+    """Generation of task data by the model itself or a teacher, from the given examples."""
 
     make: Literal["examples", "auxiliary"] = "examples"
     """`examples` generates task examples (SELF-GUIDE); `auxiliary` explains each answer (MT-ISA).
     """
+    by: Literal["model", "teacher"] = "model"
+    """Writer of the texts: the base `model` itself, or the recipe's `teacher`."""
     examples: PositiveInt = 200
     """Number of examples to generate; fewer if the rounds do not yield them."""
     rounds: PositiveInt = 20

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from telltune.recipe.api_spec import ApiSpec
 from telltune.recipe.base import ConfigModel, short
 from telltune.recipe.data_selection import (
     ConfidenceSpec,
@@ -385,6 +386,7 @@ class Recipe(ConfigModel):
     ] = None
     general_choice: Annotated[GeneralChoiceSpec | None, short("take")] = None
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
+    teacher: ApiSpec | None = None
     synthesis: Annotated[SynthesisSpec | None, short("use_as")] = None
     pseudo_label: Annotated[PseudoLabelSpec | None, short("by")] = None
     levers: Annotated[
@@ -401,6 +403,17 @@ class Recipe(ConfigModel):
     few_shot: FewShotSpec = FewShotSpec()
     over_prompt: OverPromptSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("synthesis")
+    @classmethod
+    def _has_its_teacher(
+        cls, synthesis: SynthesisSpec | None, info: ValidationInfo
+    ) -> SynthesisSpec | None:
+        # An invalid `teacher` is missing from `info.data`.
+        asked = synthesis is not None and synthesis.by == "teacher"
+        if asked and info.data.get("teacher", ...) is None:
+            raise ValueError("`by: teacher` needs the section `teacher` with its `url` and `model`")
+        return synthesis
 
     def with_keys(self, keys: Sequence[tuple[str, Any]]) -> Recipe:
         """Return a copy of the recipe with new values for some keys.

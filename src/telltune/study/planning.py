@@ -14,9 +14,11 @@ from telltune.errors import TellError
 from telltune.fitting.build_plan import build_run_plan, check_needs
 from telltune.fitting.forecast import forecast
 from telltune.fitting.model_info import load_model_info
+from telltune.fitting.protocol import teacher_of
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
 from telltune.methods.few_shot import FewShot
+from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
 from telltune.study.results import Results, is_finished, place
 
@@ -120,6 +122,8 @@ def plan_cell(
         method.data(task, model.tokenizer.load(), recipe)
     elif isinstance(method, FewShot):
         method.labels_of(task.train)
+    if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
+        teacher_of(recipe, method.name)
     return None
 
 

@@ -340,6 +340,9 @@ class CellWorker:
                 answers = answer_items(
                     predictor, items, answers=of_task, on_done=partial(shown.advance, counter)
                 )
+            if predictor.teacher is not None and predictor.asked is not None:
+                told = predictor.asked.told(predictor.teacher.spec)
+                logging.getLogger(__name__).warning("%s: %s", cell.title, told)
             began = time.perf_counter()
             after = self._aside(predictor, task, base, held_out)
             asking += time.perf_counter() - began

@@ -12,7 +12,7 @@ from telltune.fitting.output_folder import check_resumable, lock_folder, record_
 from telltune.fitting.selection import examples_in_budget
 from telltune.levers.registry import synthesis_lever
 from telltune.models import load_base
-from telltune.recipe import SynthesisSpec, as_recipe
+from telltune.recipe import as_recipe
 from telltune.storage import write_json, write_text
 from telltune.training.progress import phase
 
@@ -50,7 +50,7 @@ def write_synthetic(
         >>> print(len(made.examples))
     """
     recipe, out = as_recipe(recipe), Path(out)
-    lever = synthesis_lever(recipe.synthesis or SynthesisSpec())
+    lever = synthesis_lever(recipe)
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
         task = load_task(recipe)

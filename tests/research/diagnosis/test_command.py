@@ -70,5 +70,5 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no log in this folder"):
         diagnose_logs(tmp_path)
     (tmp_path / "a.log").write_text("x")
-    with pytest.raises(RecipeError, match="append the model's name"):
+    with pytest.raises(RecipeError, match="give URL#NAME, or URL#NAME#VARIABLE"):
         diagnose_logs(tmp_path / "a.log", model="http://localhost:1/v1")

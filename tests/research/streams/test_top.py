@@ -1,78 +1,74 @@
-"""The largest model over HTTP: a real server that is slow, limits its rate or fails."""
+"""The largest model behind an API: its labels, unreadable answers, and servers that fail."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.data.examples import Message
-from telltune.errors import RecipeError
+from telltune.errors import ModelError
+from telltune.inference.api_client import ApiClient
+from telltune.recipe import ApiSpec
 from telltune.research.streams.top import Endpoint
+
+if TYPE_CHECKING:
+    from chat_server import ChatServer
 
 LABELS = ("billing", "shipping")
 
 
-def endpoint(server: Any, **settings: Any) -> Endpoint:
-    return Endpoint(server.url, "large", LABELS, "Route it.", **settings)
+def endpoint(server: ChatServer, **settings: Any) -> Endpoint:
+    client = ApiClient(ApiSpec(url=server.url, model="large", retries=0, **settings))
+    return Endpoint(client, LABELS, "Route it.")
 
 
-def test_it_asks_as_openai_has_it_and_reads_the_label(server: Any) -> None:
+def test_it_asks_for_one_of_the_labels(server: ChatServer) -> None:
     server.replies = ["The team is: Billing."]
-    shots = (Message("user", "late parcel"), Message("assistant", "shipping"))
-    found = endpoint(server, shots=shots, key="secret").label("wrong sum")
+    found = endpoint(server).label("wrong sum")
     assert (found.label, found.tokens, found.failure) == ("billing", 7, "")
     [seen] = server.seen
-    assert seen["path"] == "/v1/chat/completions"
-    assert seen["model"] == "large"
-    assert [turn["role"] for turn in seen["messages"]] == ["system", "user", "assistant", "user"]
-    assert seen["messages"][-1]["content"] == "wrong sum"
-    assert server.keys == ["Bearer secret"]
-    assert "secret" not in repr(endpoint(server, key="secret"))
+    system, user = seen["messages"]
+    assert system["content"] == "Route it. Labels: billing, shipping."
+    assert user["content"] == "wrong sum"
+    schema = seen["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["label"]["enum"] == list(LABELS)
 
 
-@pytest.mark.parametrize(
-    "rubbish",
-    [
-        "no idea",
-        b"<html>",
-        b'{"choices": []}',
-        b'{"choices": [{"message": {"content": 5}}]}',
-        b"[]",
-    ],
-)
-def test_rubbish_is_asked_again_and_then_a_failure(server: Any, rubbish: Any) -> None:
-    server.replies = [rubbish, "shipping"]
-    assert endpoint(server).label("x").label == "shipping"
-    server.replies = [rubbish]
+def test_labels_in_the_instruction_are_not_repeated(server: ChatServer) -> None:
+    named = "Is it Billing or shipping?"
+    assert Endpoint(endpoint(server).client, LABELS, named).instruction == named
+
+
+def test_an_answer_without_a_label_is_asked_again_in_other_words(server: ChatServer) -> None:
+    server.replies = ["no idea", "shipping"]
     found = endpoint(server).label("x")
-    assert found.label is None
-    assert found.failure
+    assert (found.label, found.tokens) == ("shipping", 14)
+    told = [turn["content"] for turn in server.seen[1]["messages"]]
+    assert told[1:3] == ["x", "no idea"]
+    assert "billing, shipping" in told[3]
+    server.replies = ["no idea"]
+    found = endpoint(server).label("y")
+    assert (found.label, found.failure) == (None, "no label in `no idea`")
     assert len(server.seen) == 4
 
 
-def test_a_slow_server_costs_two_timeouts_and_no_more(server: Any) -> None:
-    server.replies = [5.0]
-    began = time.perf_counter()
-    found = endpoint(server, timeout=0.3).label("x")
-    assert time.perf_counter() - began < 2
+def test_a_failed_request_is_a_failure_of_one_input(server: ChatServer) -> None:
+    server.replies = [500, "billing"]
+    top = endpoint(server)
+    found = top.label("x")
     assert found.label is None
-    assert "timed out" in found.failure
+    assert "answered 500" in found.failure
+    assert top.label("x").label == "billing"
 
 
-def test_a_rate_limit_is_waited_for(server: Any) -> None:
-    server.replies = [429, "billing"]
-    began = time.perf_counter()
-    assert endpoint(server).label("x").label == "billing"
-    assert time.perf_counter() - began >= 0.2
-    server.replies = [503]
-    assert "503" in endpoint(server).label("x").failure
-
-
-def test_nobody_there_is_a_failure_too_and_no_address_is_refused() -> None:
-    found = Endpoint("http://127.0.0.1:9/v1", "m", LABELS, "", timeout=1).label("x")
-    assert found.label is None
-    assert "URLError" in found.failure
-    with pytest.raises(RecipeError, match="not an HTTP address"):
-        Endpoint("file:///etc/passwd", "m", LABELS, "")
+@pytest.mark.parametrize(("fault", "inputs"), [(401, 1), (b"<html>", 3)])
+def test_a_server_that_labels_nothing_stops_the_stream(
+    server: ChatServer, fault: Any, inputs: int
+) -> None:
+    server.replies = [fault]
+    top = endpoint(server)
+    for i in range(inputs - 1):
+        assert top.label(f"x {i}").failure
+    with pytest.raises(ModelError):
+        top.label("last")
+    assert len(server.seen) == inputs

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from telltune.errors import DataError, RecipeError
+from telltune.inference.api_client import api_client
 from telltune.masking import masked
+from telltune.recipe import ApiSpec, explain
 from telltune.research.diagnosis.compression import Filters, compress
 from telltune.research.diagnosis.diagnose import UNKNOWN, diagnose
 from telltune.research.diagnosis.past import Past, past_file
@@ -15,6 +20,8 @@ from telltune.research.diagnosis.rules import load_rules
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from telltune.research.streams.top import Top
 
 __all__ = ["diagnose_logs", "keep_healthy", "keep_past"]
 
@@ -106,14 +113,36 @@ def _lines(path: Path) -> list[str]:
 
 
 def _asker(model: str, causes: Sequence[str]) -> Callable[[str, Sequence[str]], str | None]:
-    """Return a function that asks a local model or a server given as http://HOST/v1#NAME."""
+    """Return a function that asks a local model or one behind an API; see `tell diagnose --help`.
+
+    Raises:
+        RecipeError: The address has no model name, is invalid, or names a variable that is not set.
+    """
     from telltune.research.streams.top import Endpoint, local_model
 
-    if model.startswith(("http://", "https://")):
-        url, _, name = model.partition("#")
-        if not name:
-            raise RecipeError(f"--model {model}: append the model's name, as in {model}#NAME.")
-        asked: Any = Endpoint(url, name, causes, f"{_ASKS} Causes: {', '.join(causes)}.")
-    else:
-        asked = local_model(model, None, causes, f"{_ASKS} Causes: {', '.join(causes)}.")
-    return lambda text, _: asked.label(text).label
+    asked: Top = (
+        Endpoint(api_client(_api_spec(model)), causes, _ASKS)
+        if model.startswith(("http://", "https://"))
+        else local_model(model, None, causes, _ASKS)
+    )
+
+    def ask(text: str, _: Sequence[str]) -> str | None:
+        found = asked.label(text)
+        if found.failure:
+            logging.getLogger(__name__).warning("the model names no cause: %s", found.failure)
+        return found.label
+
+    return ask
+
+
+def _api_spec(address: str) -> ApiSpec:
+    """Return the model of an address such as http://HOST/v1#NAME or http://HOST/v1#NAME#KEY."""
+    url, name, variable = [*address.split("#"), "", ""][:3]
+    try:
+        return ApiSpec(url=url, model=name, api_key_env=variable or None)
+    except ValidationError as error:
+        told = "; ".join(explain(error, ApiSpec, "address"))
+        raise RecipeError(
+            f"--model {address}: {told}; give URL#NAME, or URL#NAME#VARIABLE with the environment "
+            "variable of the API key."
+        ) from None

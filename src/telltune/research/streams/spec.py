@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +15,8 @@ from pydantic import (
 )
 
 from telltune.errors import RecipeError
-from telltune.recipe import explain, read_yaml
+from telltune.inference.api_client import api_client
+from telltune.recipe import ApiSpec, explain, read_yaml
 from telltune.recipe.base import ConfigModel
 
 if TYPE_CHECKING:
@@ -53,16 +53,12 @@ class LevelSpec(ConfigModel):
 class TopSpec(ConfigModel):
     """Top model, which labels the inputs that no level answers."""
 
-    endpoint: str | None = None
-    """URL of a server with OpenAI's chat completions API, up to and including `/v1`."""
+    teacher: ApiSpec | None = None
+    """Model behind an API, used in place of a local model."""
     model: str = "embedded"
-    """Name of the model on the server, or of a local base model without `endpoint`."""
+    """Name of a local base model."""
     adapter: str | None = None
     """Folder of `tell fit`, used in place of a local base model."""
-    timeout: PositiveFloat = 30.0
-    """Timeout of a call to the server in seconds; a failed call is retried once."""
-    key_variable: str | None = None
-    """Environment variable that holds the server's API key."""
 
 
 class CascadeSpec(ConfigModel):
@@ -75,7 +71,7 @@ class CascadeSpec(ConfigModel):
         levels:
           - {kind: linear}
           - {kind: adapter, path: runs/tickets, cache: 16, decay: 0.95}
-        top: {endpoint: "http://localhost:8000/v1", model: large}
+        top: {teacher: {url: "http://localhost:8000/v1", model: large}}
         ```
     """
 
@@ -108,8 +104,8 @@ def make_cascade(spec: CascadeSpec) -> Cascade:
     """Load the models of a cascade.
 
     Raises:
-        RecipeError: The variable with the server's key is not set, the endpoint is not an HTTP
-            address, or a baseline knows none of the labels.
+        RecipeError: The variable with the server's key is not set, or a baseline knows none of the
+            labels.
         ModelError: A model cannot be loaded.
     """
     from telltune.research.streams.cascade import Cascade
@@ -137,16 +133,6 @@ def _top(spec: CascadeSpec) -> Top:
     from telltune.research.streams.top import Endpoint, local_model
 
     top = spec.top
-    if top.endpoint is None:
-        return local_model(top.model, top.adapter, spec.labels, spec.instruction)
-    key = ""
-    if top.key_variable is not None:
-        key = os.environ.get(top.key_variable, "")
-        if not key:
-            raise RecipeError(
-                f"top.key_variable: {top.key_variable} is not set in the environment; set it, or "
-                "remove `key_variable` if the server needs no key."
-            )
-    return Endpoint(
-        top.endpoint, top.model, spec.labels, spec.instruction, timeout=top.timeout, key=key
-    )
+    if top.teacher is not None:
+        return Endpoint(api_client(top.teacher), spec.labels, spec.instruction)
+    return local_model(top.model, top.adapter, spec.labels, spec.instruction)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from telltune.errors import RecipeError
-from telltune.inference.label_matching import read_label
+from telltune.data.examples import Example, Message
+from telltune.inference.api_client import CallError
+from telltune.inference.label_matching import names, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.data.examples import Message
     from telltune.fitting.protocol import Predictor
+    from telltune.inference.api_client import ApiClient
 
 __all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
 
 _LONGEST = 32
-"""Maximum number of tokens of an answer: a label and a few words around it."""
+"""Maximum number of tokens of a local model's answer: a label and a few words around it."""
+_LONGEST_REPLY = 128
+"""Maximum number of tokens of a reply; a model behind an API ends earlier by itself."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class Top(Protocol):
     """A model that labels the inputs that no lower level answers."""
 
     def label(self, text: str) -> LabeledItem:
-        """Label one input; a failure is returned, not raised."""
+        """Label one input; a failure is returned, not raised.
+
+        Raises:
+            ModelError: The model cannot label any input.
+        """
         ...
 
 
@@ -64,8 +68,6 @@ class LocalModel:
 
     def label(self, text: str) -> LabeledItem:
         """Return the label that the predictor's answer names."""
-        from telltune.data.examples import Example
-
         began = time.perf_counter()
         [answer] = self.predictor.predict([Example(text, "")])
         spent = time.perf_counter() - began
@@ -86,7 +88,7 @@ def local_model(
         model: Name of the base model; ignored if `adapter` is given.
         adapter: Folder of `tell fit`, or None.
         labels: Allowed labels.
-        instruction: System message for the base model.
+        instruction: System message for the base model; labels that it does not name are added.
 
     Raises:
         ModelError: The model cannot be loaded.
@@ -100,84 +102,59 @@ def local_model(
     if adapter is not None:
         return LocalModel(load_folder(Path(adapter)), labels)
     base = load_base(ModelSpec(name=model))
-    anchor = Anchor(instruction, place="system")
+    anchor = Anchor(_with_labels(instruction, labels), place="system")
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
     return LocalModel(Predictor(base.model, tokenizer, anchor, _LONGEST), labels)
 
 
 @dataclass
 class Endpoint:
-    """A server with OpenAI's chat completions API.
+    """A model behind an OpenAI-compatible API.
 
     Attributes:
-        url: URL of the server, up to and including `/v1`.
-        model: Name of the model on the server.
+        client: Client of the model.
         labels: Allowed labels.
-        instruction: System message.
-        shots: Messages shown before each input.
-        timeout: Timeout of a call in seconds.
-        key: API key, sent as a bearer token and never stored.
-
-    Raises:
-        RecipeError: The URL is not an HTTP address.
+        instruction: System message; labels that it does not name are added.
     """
 
-    url: str
-    model: str
+    client: ApiClient
     labels: Sequence[str]
     instruction: str
-    shots: tuple[Message, ...] = ()
-    timeout: float = 30.0
-    key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise RecipeError(f"endpoint {self.url} is not an HTTP address; use http://HOST/v1.")
+        self.instruction = _with_labels(self.instruction, self.labels)
 
     def label(self, text: str) -> LabeledItem:
-        """Label one input; retry once if the call fails or gives no label."""
+        """Label one input; if the answer names no label, ask once more and list the labels.
+
+        A request that failed after its retries is a failure of this input.
+
+        Raises:
+            ModelError: The server refuses all requests, has failed several times in a row, or the
+                budget is spent.
+        """
         began = time.perf_counter()
         tokens, failure = 0, ""
+        asked = Example(text, "", history=(Message("system", self.instruction),))
         for _ in range(2):
             try:
-                answer, used = self._call(text)
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                failure = f"{type(error).__name__}: {error}"
-                _wait(error, began, self.timeout)
-                continue
-            tokens += used
-            label = read_label(answer, self.labels)
+                reply = self.client.ask(asked, max_tokens=_LONGEST_REPLY, labels=self.labels)
+            except CallError as error:
+                failure = str(error)
+                break
+            tokens += reply.input_tokens + reply.output_tokens
+            label = read_label(reply.text, self.labels)
             if label is not None:
                 return LabeledItem(label, tokens, time.perf_counter() - began)
-            failure = f"no label in `{answer[:80]}`"
+            failure = f"no label in `{reply.text[:80]}`"
+            said = (Message("user", asked.prompt), Message("assistant", reply.text))
+            again = f"Name one of these labels, nothing else: {', '.join(self.labels)}"
+            asked = replace(asked, prompt=again, history=(*asked.history, *said))
         return LabeledItem(None, tokens, time.perf_counter() - began, failure)
 
-    def _call(self, text: str) -> tuple[str, int]:
-        turns = [{"role": "system", "content": self.instruction}]
-        turns += [{"role": turn.role, "content": turn.content} for turn in self.shots]
-        turns.append({"role": "user", "content": text})
-        body = {"model": self.model, "messages": turns, "temperature": 0, "max_tokens": _LONGEST}
-        request = urllib.request.Request(  # noqa: S310 - http(s) by `__post_init__`
-            f"{self.url.rstrip('/')}/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
-        )
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:  # noqa: S310
-            found: dict[str, Any] = json.loads(reply.read())
-        answer = found["choices"][0]["message"]["content"]
-        if not isinstance(answer, str):
-            raise TypeError("the reply's content is not a string")
-        return answer, int(found.get("usage", {}).get("total_tokens", 0))
 
-
-def _wait(error: Exception, began: float, timeout: float) -> None:
-    """Wait as long as a rate-limiting server asks for, within the timeout of the call."""
-    if not (isinstance(error, urllib.error.HTTPError) and error.code in (429, 503)):
-        return
-    try:
-        asked = float(error.headers.get("Retry-After") or 1.0)
-    except ValueError:
-        asked = 1.0
-    left = timeout - (time.perf_counter() - began)
-    time.sleep(max(0.0, min(asked, left)))
+def _with_labels(instruction: str, labels: Sequence[str]) -> str:
+    """Return an instruction, followed by the labels unless it names them all."""
+    if all(names(instruction, label) for label in labels):
+        return instruction
+    return f"{instruction} Labels: {', '.join(labels)}."

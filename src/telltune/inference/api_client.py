@@ -1,0 +1,464 @@
+"""Client of a language model behind an OpenAI-compatible API.
+
+Time-outs, rate limits and server errors are retried by the `openai` package, with exponential
+backoff, jitter and the server's `Retry-After`. Replies are cached on disk by the content of the
+request, so a command that stopped goes on where it was. The key is read from the environment when
+the client is made; it is in no file, message or cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from telltune.data.thinking import without_thinking
+from telltune.errors import DataError, ModelError, RecipeError
+from telltune.storage import cache_folder, read_cached_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from telltune.data.examples import Example
+    from telltune.recipe import ApiSpec
+
+__all__ = ["ApiClient", "ApiUsage", "CallError", "Reply", "api_client", "api_key"]
+
+_MOST_FAILURES = 3
+"""Number of failed requests in a row after which the client gives the server a rest."""
+_REST = 60.0
+"""Length of the rest in seconds; until then every request is refused at once."""
+_OPTIONAL = ("response_format", "seed", "top_p", "temperature")
+"""Parameters that are left out if a server refuses them."""
+_SHOWN = 200
+"""Maximum number of characters of a server's text in a message."""
+# Increase this when the same request would be read differently than before.
+_VERSION = 1
+# To write a file, the process's umask is changed for a moment.
+_WRITING = threading.Lock()
+
+
+class CallError(ModelError):
+    """A request that failed after its retries; another one may succeed."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Reply to one request.
+
+    Attributes:
+        text: The answer without thinking and without white space around it.
+        input_tokens: Number of tokens that the model read.
+        output_tokens: Number of tokens that the model wrote, thinking included.
+        cut: Whether the answer reached the limit on its tokens.
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class ApiUsage:
+    """Counts of what a client asked.
+
+    Attributes:
+        requests: Number of requests that the server answered.
+        cached: Number of requests that the cache answered.
+        input_tokens: Number of tokens that the server read.
+        output_tokens: Number of tokens that the server wrote.
+    """
+
+    requests: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def since(self, before: ApiUsage) -> ApiUsage:
+        """Return the counts since an earlier state of the same client."""
+        earlier = asdict(before)
+        return ApiUsage(**{name: count - earlier[name] for name, count in asdict(self).items()})
+
+    def cost(self, spec: ApiSpec) -> float | None:
+        """Return the cost in the currency of the prices; None without prices."""
+        if spec.price_in is None or spec.price_out is None:
+            return None
+        return (self.input_tokens * spec.price_in + self.output_tokens * spec.price_out) / 1e6
+
+    def told(self, spec: ApiSpec) -> str:
+        """Return a sentence with the counts, and with the cost if the prices are known."""
+        cost = self.cost(spec)
+        return (
+            f"{spec.model} answered {self.requests:,} requests, and the cache {self.cached:,}; it "
+            f"read {self.input_tokens:,} tokens and wrote {self.output_tokens:,}"
+            + ("." if cost is None else f", which costs {cost:,.4f}.")
+        )
+
+
+@cache
+def api_client(spec: ApiSpec) -> ApiClient:
+    """Return the process's client of a model; its users share limits, budgets and counts.
+
+    Raises:
+        RecipeError: The environment variable with the key is not set, or the URL is invalid.
+    """
+    return ApiClient(spec)
+
+
+class ApiClient:
+    """Asks a model behind an API; safe to use from several threads.
+
+    Args:
+        spec: The model, and the limits on its use.
+
+    Raises:
+        RecipeError: The environment variable with the key is not set, or the URL is invalid.
+    """
+
+    def __init__(self, spec: ApiSpec) -> None:
+        import openai
+
+        self.spec = spec
+        self.usage = ApiUsage()
+        self._key = api_key(spec)
+        try:
+            self._server = openai.OpenAI(
+                base_url=spec.url,
+                # A key must be given; otherwise the package reads OPENAI_API_KEY.
+                api_key=self._key or "-",
+                timeout=spec.timeout,
+                max_retries=spec.retries,
+            )
+        except Exception as error:  # the package passes on errors of its HTTP library
+            raise RecipeError(f"url {spec.url} is not a valid address: {error}.") from None
+        self._headers = {} if self._key else {"Authorization": openai.Omit()}
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(spec.concurrency)
+        self._refused: set[str] = set()
+        self._failures = 0
+        self._rests_until = 0.0
+        self._stopped = ""
+
+    @property
+    def speaker(self) -> str:
+        """Cache key of the model."""
+        return f"{self.spec.url} {self.spec.model}"
+
+    def ask(
+        self,
+        example: Example,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        labels: Sequence[str] = (),
+    ) -> Reply:
+        """Answer an example's prompt; its completion is ignored.
+
+        Args:
+            example: Prompt with the turns before it.
+            max_tokens: Maximum length of the answer in tokens, without thinking.
+            temperature: Sampling temperature.
+            top_p: Sample among the likeliest tokens that together have this probability.
+            seed: Seed of the sampling; requests with different seeds are cached apart.
+            labels: If given, the answer is one of these, on servers with structured answers.
+
+        Raises:
+            CallError: The request failed.
+            ModelError: The server refuses all requests, has failed several times in a row, or the
+                budget is spent.
+            DataError: The example has tools.
+        """
+        request: dict[str, Any] = {
+            "messages": _messages(example),
+            "max_tokens": max_tokens + self.spec.thinking_tokens,
+            "temperature": temperature,
+        }
+        if temperature > 0:
+            request |= {"top_p": top_p, "seed": seed}
+        if labels:
+            request["response_format"] = _one_of(labels)
+        path = self._cached(request)
+        kept = read_cached_json(path)
+        if isinstance(kept, dict):
+            self._count(cached=1)
+            return Reply(**kept)
+        with self._places:
+            self._check()
+            reply = self._call(request)
+        if labels:
+            reply = replace(reply, text=_label_in(reply.text))
+        with _WRITING:
+            write_json(path, asdict(reply))
+        return reply
+
+    def ask_all(
+        self,
+        examples: Sequence[Example],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        labels: Sequence[str] = (),
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Reply]:
+        """Answer several prompts at a time, each with a seed of its own; see `ask`.
+
+        All are asked even if some fail, so that a repeated call asks only about the failed ones.
+
+        Args:
+            examples: Prompts with the turns before them.
+            max_tokens: As in `ask`.
+            temperature: As in `ask`.
+            top_p: As in `ask`.
+            seed: Seed from which those of the prompts follow.
+            labels: As in `ask`.
+            on_done: Callback that receives the number of prompts answered since its last call.
+
+        Raises:
+            ModelError: As in `ask`, or requests failed.
+            DataError: An example has tools.
+        """
+        replies: dict[int, Reply] = {}
+        failed: list[CallError] = []
+        with ThreadPoolExecutor(self.spec.concurrency) as pool:
+            asked = {
+                pool.submit(
+                    self.ask,
+                    example,
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=(seed * 1_000_003 + i) % 2**31,
+                    labels=labels,
+                ): i
+                for i, example in enumerate(examples)
+            }
+            try:
+                for done in as_completed(asked):
+                    try:
+                        replies[asked[done]] = done.result()
+                    except CallError as error:
+                        failed.append(error)
+                    if on_done is not None:
+                        on_done(1)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if failed:
+            raise ModelError(
+                f"{len(failed)} of {len(examples)} requests failed, the first because {failed[0]} "
+                "The other answers are cached; run the command again to ask only for the rest."
+            )
+        return [replies[i] for i in range(len(examples))]
+
+    def _check(self) -> None:
+        """Raise an error if nothing more may be asked."""
+        spec, cost = self.spec, self.usage.cost(self.spec)
+        spent = self.usage.input_tokens + self.usage.output_tokens
+        kept = "answers so far are cached and cost nothing when the command runs again."
+        if spec.token_budget is not None and spent >= spec.token_budget:
+            raise ModelError(
+                f"token_budget: {spec.token_budget:,} for {spec.model} is spent ({spent:,} tokens "
+                f"in {self.usage.requests:,} requests); raise it: {kept}"
+            )
+        if spec.cost_budget is not None and (cost or 0.0) >= spec.cost_budget:
+            raise ModelError(
+                f"cost_budget: {spec.cost_budget:g} for {spec.model} is spent ({cost or 0:,.4f} "
+                f"in {self.usage.requests:,} requests); raise it: {kept}"
+            )
+        if self._stopped and time.monotonic() < self._rests_until:
+            raise ModelError(self._stopped)
+
+    def _call(self, request: dict[str, Any]) -> Reply:
+        import openai
+
+        try:
+            reply = _reply(self._sent(request), request)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            variable = self.spec.api_key_env
+            hint = f"check the key in {variable}" if variable else "name its key in `api_key_env`"
+            raise self._stop(f"{self._refusal(error)}; {hint}.") from None
+        except openai.NotFoundError as error:
+            hint = "check `url`, which usually ends in /v1, and `model`"
+            if models := self._models():
+                hint = f"its models are {models}"
+            raise self._stop(f"{self._refusal(error)}; {hint}.") from None
+        except openai.APIStatusError as error:
+            raise self._failed(f"{self._refusal(error)}.") from None
+        except openai.APITimeoutError:
+            tried = self.spec.retries + 1
+            told = f"did not answer in {self.spec.timeout:g} seconds, {tried} times"
+            raise self._failed(f"{self._named} {told}.") from None
+        except openai.APIConnectionError as error:
+            cause = self._shown(str(error.__cause__ or error))
+            raise self._failed(f"the connection to {self._named} failed: {cause}.") from None
+        except (openai.OpenAIError, ValueError) as error:
+            told = f"sent no chat completion but {self._shown(str(error))}"
+            raise self._failed(f"{self._named} {told}; check `url`.") from None
+        with self._lock:
+            self._failures, self._stopped = 0, ""
+        self._count(requests=1, input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+        return reply
+
+    def _sent(self, request: dict[str, Any]) -> Any:
+        """Send a request; leave out parameters that the server refuses, and remember them."""
+        import openai
+
+        while True:
+            sent = {name: value for name, value in request.items() if name not in self._refused}
+            if "max_tokens" not in sent:
+                sent["max_completion_tokens"] = request["max_tokens"]
+            try:
+                return self._server.chat.completions.create(
+                    model=self.spec.model, extra_headers=self._headers, **sent
+                )
+            except openai.BadRequestError as error:
+                told = str(error)
+                names = [name for name in _OPTIONAL if name in sent and name in told]
+                if "max_completion_tokens" in told:
+                    names = [name for name in ("max_tokens",) if name in sent]
+                if not names:
+                    raise
+                if not self._refused.issuperset(names):
+                    logging.getLogger(__name__).warning(
+                        "%s refuses `%s`; it is left out.", self._named, names[0]
+                    )
+                self._refused.add(names[0])
+
+    def _models(self) -> str:
+        """Return the names of the server's models; "" if it does not list them."""
+        try:
+            server = self._server.with_options(max_retries=0)
+            names = [model.id for model in server.models.list(extra_headers=self._headers)]
+        except Exception:  # whatever a server that is none may cause
+            return ""
+        return self._shown(", ".join(names))
+
+    def _stop(self, message: str) -> ModelError:
+        """Refuse all further requests."""
+        with self._lock:
+            self._stopped, self._rests_until = message, float("inf")
+        return ModelError(message)
+
+    def _failed(self, message: str) -> CallError | ModelError:
+        """Count a failure, and return the error to raise."""
+        with self._lock:
+            self._failures += 1
+            if self._failures < _MOST_FAILURES:
+                return CallError(message)
+            self._stopped = (
+                f"{self._failures} requests in a row failed, the last because {message} Answers so "
+                "far are cached; run the command again when the server answers."
+            )
+            self._rests_until = time.monotonic() + _REST
+            return ModelError(self._stopped)
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            self.usage = replace(
+                self.usage, **{name: getattr(self.usage, name) + n for name, n in more.items()}
+            )
+
+    @property
+    def _named(self) -> str:
+        return f"{self.spec.model} at {self.spec.url}"
+
+    def _refusal(self, error: Any) -> str:
+        """Return a clause with the server's status and message."""
+        body = error.body if isinstance(error.body, dict) else {}
+        told = body.get("message") or body.get("detail") or error.response.text
+        return f"{self._named} answered {error.status_code}: {self._shown(str(told))}"
+
+    def _shown(self, text: str) -> str:
+        """Return the start of a server's text on one line, without the key."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:_SHOWN].rstrip(". ")
+
+    def _cached(self, request: dict[str, Any]) -> Path:
+        key = json.dumps([_VERSION, self.speaker, request], sort_keys=True)
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return cache_folder("api", digest[:2]) / f"{digest}.json"
+
+
+def api_key(spec: ApiSpec) -> str:
+    """Return the key of a model from the environment; "" if it needs none.
+
+    Raises:
+        RecipeError: The environment variable is not set.
+    """
+    if spec.api_key_env is None:
+        return ""
+    key = os.environ.get(spec.api_key_env, "").strip()
+    if not key:
+        raise RecipeError(
+            f"api_key_env: {spec.api_key_env} is not set in the environment; set it, or remove "
+            "`api_key_env` if the server needs no key."
+        )
+    return key
+
+
+def _messages(example: Example) -> list[dict[str, str]]:
+    if example.tools:
+        raise DataError(f"{example.origin or 'an example'}: tools cannot be sent to an API model.")
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
+    return [*turns, {"role": "user", "content": example.prompt}]
+
+
+def _one_of(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the format of an answer that is one of the labels."""
+    schema = {
+        "type": "object",
+        "properties": {"label": {"type": "string", "enum": list(labels)}},
+        "required": ["label"],
+        "additionalProperties": False,
+    }
+    of_label = {"name": "label", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": of_label}
+
+
+def _label_in(text: str) -> str:
+    """Return the label of a structured answer; another text is returned as it is."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    label = found.get("label") if isinstance(found, dict) else None
+    return label if isinstance(label, str) else text
+
+
+def _reply(completion: Any, request: dict[str, Any]) -> Reply:
+    """Read a reply; a server that does not count tokens is taken to use one per four bytes.
+
+    Raises:
+        ValueError: It is not a chat completion.
+    """
+    try:
+        choice = completion.choices[0]
+        # There is no content if thinking took all tokens, or if a filter removed it.
+        text = choice.message.content or ""
+        written = text.encode("utf-8", "replace")
+    except (AttributeError, IndexError, TypeError):
+        if hasattr(completion, "to_json"):
+            completion = completion.to_json(indent=None, warnings=False)
+        raise ValueError(f"`{completion}`") from None
+    read = json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "replace")
+    usage = completion.usage
+    return Reply(
+        without_thinking(text).strip(),
+        int(getattr(usage, "prompt_tokens", None) or len(read) // 4),
+        int(getattr(usage, "completion_tokens", None) or len(written) // 4),
+        choice.finish_reason == "length",
+    )
