@@ -13,6 +13,7 @@ from telltune.cli import (  # noqa: F401  (each registers its verbs)
     exports,
     runs,
     scores,
+    serving,
     start,
     streams,
     studies,
