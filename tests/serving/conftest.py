@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import telltune
-from serving.asking import serving
+from asking import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

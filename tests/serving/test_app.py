@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 import telltune
-from serving.asking import SHAPES, asked, http, said, serving, streamed, until
+from asking import SHAPES, asked, http, said, serving, streamed, until
 from telltune.api import predict_examples
 from telltune.data.examples import Example, Message
 from telltune.serving.app import MOST_BODY

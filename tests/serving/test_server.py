@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from asking import SHAPES, asked, http, said
 from forked import Forked
-from serving.asking import SHAPES, asked, http, said
 from telltune.cli import main
 
 if TYPE_CHECKING:

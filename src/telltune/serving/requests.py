@@ -38,6 +38,9 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "modalities": (["text"],),
 }
 
+_LEAST_TEMPERATURE = 0.01
+"""Temperature below which decoding is greedy."""
+
 _Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -100,9 +103,11 @@ class ChatBody(BaseModel):
     @property
     def wish(self) -> Wish:
         """How the request wants to be answered."""
+        temperature = self.temperature or 0.0
         return Wish(
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=self.temperature or 0.0,
+            # Logits divided by a smaller number could overflow.
+            temperature=temperature if temperature >= _LEAST_TEMPERATURE else 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
         )

@@ -78,9 +78,10 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.service.draining = True
-        said = f"Finishing {self.service.open} requests; interrupt again to stop at once.\n"
-        # A signal may interrupt a call of `print`, which must not be nested.
-        os.write(2, said.encode())
+        if self.service.open:
+            said = f"Finishing {self.service.open} requests; interrupt again to stop at once.\n"
+            # A signal may interrupt a call of `print`, which must not be nested.
+            os.write(2, said.encode())
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether the server ends; called ten times per second."""

@@ -42,7 +42,8 @@ class Writing:
         else:
             text = self._until_stop(self._predictor.text_so_far(answer))
             if not self.stopped:
-                text = text[: len(text) - self._held(text)]
+                # White space at the end of a final text is removed.
+                text = text[: len(text) - self._held(text)].rstrip()
         new = text.removeprefix(self._sent)
         self._sent += new
         return new
