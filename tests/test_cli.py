@@ -18,7 +18,7 @@ from telltune.data.formats import read_rows
 CASES = Path(__file__).parent / "cases"
 VERBS = (
     *("plan", "show", "fit", "evaluate", "predict", "check", "anchor", "compare"),
-    *("verify", "export", "init"),
+    *("verify", "export", "init", "serve"),
     *("study", "report", "recommend", "quanta"),
 )
 ADAPTER_FILES = {
@@ -695,7 +695,7 @@ def test_help_of_a_verb_shows_an_example(tell, verb):
 def test_help_lists_every_verb(tell):
     code, out, _ = tell("--help")
     assert code == 0
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out for verb in (*VERBS, "chat"))
 
 
 def _calling(*args):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from telltune.errors import ModelError
 from telltune.inference.engine import make_generator
-from telltune.inference.packed_engine import PackedGenerator, draft
+from telltune.inference.generator import Row
+from telltune.inference.next_tokens import draft
+from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:
@@ -146,6 +149,69 @@ def test_waiting_prompts_come_in_as_others_leave(tiny_base: Any, passes: list[in
     answers = engine.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
     assert max(passes) <= 30
     assert answers == together.generate(PROMPTS, max_new_tokens=12, stop_ids={END})
+
+
+def test_rows_join_and_leave_between_passes(tiny_base: Any) -> None:
+    engine = PackedGenerator(tiny_base.model)
+    wanted = alone(engine)
+    rows = [Row(prompt, 12, {END}) for prompt in PROMPTS]
+    waiting, moved = deque(rows), []
+    with engine.computing():
+        batch = engine.batch()
+        # Rows of all lengths join one by one, so that the cache grows in both directions.
+        while waiting or batch.rows:
+            if waiting:
+                moved += batch.start(batch.take(waiting, len(batch.rows) + 1))
+            if len(waiting) == 2:
+                gone = batch.rows[1]
+                batch.leave(gone)
+            moved += batch.grow()
+    for row, answer in zip(rows, wanted, strict=True):
+        if row is gone:
+            assert row.end is None
+            assert answer[: len(row.answer)] == row.answer
+        else:
+            assert (row.answer, row.end) == (answer, "stop" if len(answer) < 12 else "length")
+    assert set(moved) == set(rows)
+
+
+def test_rows_wait_until_a_batch_has_room_for_them(tiny_base: Any) -> None:
+    engine = PackedGenerator(tiny_base.model, batch_tokens=60, pass_tokens=20)
+    waiting = deque(Row([5] * n, 10, {END}) for n in (9, 3, 17, 90))
+    with engine.computing():
+        batch = engine.batch()
+        taken = batch.take(waiting, 8)
+        # Two rows of 19 tokens fit, and three of 27 do not.
+        assert [len(row.prompt) for row in taken] == [9, 3]
+        batch.start(taken)
+        assert batch.take(waiting, 8) == []
+        for row in list(batch.rows):
+            batch.leave(row)
+        assert [len(row.prompt) for row in batch.take(waiting, 8)] == [17]
+        # A row that is longer than any batch is computed alone.
+        assert [len(row.prompt) for row in batch.take(waiting, 8)] == [90]
+
+
+def test_rows_of_one_batch_are_sampled_as_each_asks(tiny_base: Any) -> None:
+    import torch
+
+    engine = PackedGenerator(tiny_base.model)
+
+    def run(*rows: Row) -> list[list[int]]:
+        with engine.computing():
+            batch = engine.batch()
+            batch.start(list(rows))
+            while batch.rows:
+                batch.grow()
+        return [row.answer for row in rows]
+
+    def drawn(seed: int) -> Row:
+        return Row(PROMPTS[0], 12, {END}, 1.0, 0.9, torch.Generator().manual_seed(seed))
+
+    [one], [other] = run(drawn(1)), run(drawn(2))
+    assert one != other
+    greedy = Row(PROMPTS[2], 12, {END})
+    assert run(drawn(2), greedy, drawn(1)) == [other, alone(engine)[2], one]
 
 
 def test_drafts_spare_passes_and_change_nothing(

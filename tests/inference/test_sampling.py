@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from telltune.inference.packed_engine import PackedGenerator, choose
+from telltune.inference.next_tokens import choose
+from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:

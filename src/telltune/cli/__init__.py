@@ -15,6 +15,7 @@ from telltune.cli import (  # noqa: F401  (each registers its verbs)
     exports,
     runs,
     scores,
+    serving,
     start,
     streams,
     studies,

@@ -53,6 +53,10 @@ class Anchor:
         """Remove the response side from the start of an answer, if present."""
         return _without_opening(text, self.response)
 
+    def pending(self, text: str) -> bool:
+        """Return whether more text may turn all of an unfinished answer into the response side."""
+        return " ".join(self.response.split()).startswith(" ".join(text.split()))
+
     def attach(self, example: Example) -> Example:
         """Write both sides into an example's own text, for examples with different anchors.
 

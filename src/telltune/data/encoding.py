@@ -163,6 +163,22 @@ class Encoder:
         """Return generated text, or a completion, without the thinking before it."""
         return self._template.tags.answer(text, opened=self._template.opened)
 
+    def answer_so_far(self, ids: list[int]) -> str:
+        """Return the part of an unfinished answer that later tokens do not change.
+
+        It has no thinking, and is empty until the thinking is over.
+        """
+        text = self.texts([ids])[0]
+        if self._before_answers and not self._answer_start(ids):
+            return ""
+        if self._template.tags.pending(text, opened=self._template.opened):
+            return ""
+        if self.tokenizer.clean_up_tokenization_spaces:
+            # The space before the last word may still be removed.
+            text = text.rpartition(" ")[0]
+        # A character may be spread over several tokens.
+        return self.answer(text).rstrip("\ufffd")
+
     def _answer_start(self, ids: list[int]) -> int:
         """Return the index after the last control token before the answer, or 0."""
         starts = [0]

@@ -56,6 +56,12 @@ class ThinkingTags(NamedTuple):
         block = self.match(text, opened=opened)
         return text[block.end() :] if block else text
 
+    def pending(self, text: str, *, opened: bool = False) -> bool:
+        """Return whether more text may turn all of an unfinished answer into thinking."""
+        start = text.lstrip()
+        begun = opened or start.startswith(self.open) or self.open.startswith(start)
+        return begun and self.close not in text
+
 
 @cache
 def _pattern(opening: str, closing: str, opened: bool) -> re.Pattern[str]:

@@ -279,6 +279,7 @@ def load_predictor(
     precision: str = "auto",
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
+    base: LoadedModel | None = None,
 ) -> Predictor:
     """Load an adapter folder from `tell fit`, or a model merged from one, as a predictor.
 
@@ -288,6 +289,7 @@ def load_predictor(
         evaluation: How to answer; the recipe's settings if None.
         trust_model: Whether the base may run its own code and load pickles where tell.json asks for
             it. The folder alone cannot grant this.
+        base: Base model of the adapter, with or without other adapters. None loads it.
 
     Raises:
         ModelError: The folder is not finished or is damaged, or its base model is missing.
@@ -296,11 +298,12 @@ def load_predictor(
     refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]
     if is_whole_model(record):
-        base = load_base(ModelSpec(name=str(folder.resolve())), precision)
-        model: Any = base.model
-        tokenizer = base.tokenizer
+        whole = load_base(ModelSpec(name=str(folder.resolve())), precision)
+        model: Any = whole.model
+        tokenizer = whole.tokenizer
     else:
-        base = load_base(base_spec(folder, record, trust_model=trust_model), precision)
+        if base is None:
+            base = load_base(base_spec(folder, record, trust_model=trust_model), precision)
         if base.revision != record["base"]["revision"]:
             raise ModelError(
                 f"{folder} was trained on {base.name} {record['base']['revision']}, but found "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.fitting.protocol import Predictor
+    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
 __all__ = [
@@ -105,11 +106,12 @@ def load_folder(
     precision: str = "auto",
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
+    base: LoadedModel | None = None,
 ) -> Predictor:
     """Load a baseline or adapter folder from `tell fit`; see `load_predictor`.
 
-    `precision` and `trust_model` apply to adapters only. Among the baselines, only `probe` loads
-    its base model, at the first prompts; the model may not run its own code.
+    `precision`, `trust_model` and `base` apply to adapters only. Among the baselines, only `probe`
+    loads its base model, at the first prompts; the model may not run its own code.
 
     Raises:
         ModelError: The folder is not finished or is damaged, or its base or encoder is missing.
@@ -117,7 +119,11 @@ def load_folder(
     record = read_tell(folder)
     if not is_baseline(record):
         return load_predictor(
-            folder, precision=precision, evaluation=evaluation, trust_model=trust_model
+            folder,
+            precision=precision,
+            evaluation=evaluation,
+            trust_model=trust_model,
+            base=base,
         )
     refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]

@@ -157,6 +157,23 @@ class Predictor:
         if self.chooses:
             best = self._label_scores(examples, prompts, on_done).argmax(axis=1)
             return [self.labels[i].strip() for i in best]
+        answers = self.generator.generate(
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=self.stop_ids,
+            on_done=on_done,
+        )
+        # Answers exclude the end token, so a full-length answer was cut.
+        self.cut = sum(len(answer) >= self.max_new_tokens for answer in answers)
+        return self.final_texts(answers)
+
+    @property
+    def generator(self) -> Generator:
+        """Engine that generates the answers.
+
+        Raises:
+            ModelError: `evaluation.engine` does not support the model.
+        """
         if self._generator is None:
             self._generator = make_generator(
                 self.model,
@@ -165,18 +182,30 @@ class Predictor:
                 self.evaluation.engine,
                 in_process=self.in_process,
             )
-        answers = self._generator.generate(
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self._encoder.stop_ids,
-            on_done=on_done,
-        )
-        # Answers exclude the end token, so a full-length answer was cut.
-        self.cut = sum(len(answer) >= self.max_new_tokens for answer in answers)
+        return self._generator
+
+    @property
+    def stop_ids(self) -> set[int]:
+        """Ids of the tokens that end an answer."""
+        return self._encoder.stop_ids
+
+    def prompt_ids(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Return the token ids of each prompt, up to the start of the answer."""
+        return self._prompts(examples, self._shots_for(examples))
+
+    def final_texts(self, answers: list[list[int]]) -> list[str]:
+        """Return answers as `predict` does, given the token ids that the model generated."""
         said = self._texts(answers)
         if self.answer_after:
             said = [text.rpartition(self.answer_after)[2] for text in said]
         return [text.strip() for text in said]
+
+    def text_so_far(self, answer: list[int]) -> str:
+        """Return the start of the final text that an unfinished answer already determines."""
+        text = "" if self.answer_after else self._encoder.answer_so_far(answer)
+        if self.anchor is not None and self.anchor.pending(text):
+            return ""
+        return (self.anchor.strip(text) if self.anchor else text).strip()
 
     @property
     def chooses(self) -> bool:

@@ -84,6 +84,22 @@ class KeyValues:
         """Number of tokens of the shared prefix."""
         return next(iter(self.prefix.values()))[0].shape[1] if self.prefix else 0
 
+    def reserve(self, rows: int, width: int) -> None:
+        """Make room for this many sequences of this width, and keep those that are stored.
+
+        Sizes are rounded up, so that stored sequences are seldom copied.
+        """
+        if rows <= self.rows and width <= self.width:
+            return
+        self.rows, self.width = 1 << (rows - 1).bit_length(), -(-width // CHUNK) * CHUNK
+        count, longest = len(self.lengths), max(self.lengths, default=0)
+        for layer, kept in self._layers.items():
+            shape = (self.rows, kept[0].shape[1], self.width, kept[0].shape[3])
+            keys, values = (old.new_zeros(shape) for old in kept)
+            for new, old in zip((keys, values), kept, strict=True):
+                new[:count, :, :longest] = old[:count, :, :longest]
+            self._layers[layer] = keys, values
+
     def start(self, lengths: Sequence[int]) -> None:
         """Prepare a pass over new sequences of these lengths, concatenated in one row."""
         self._new = list(lengths)

@@ -7,6 +7,7 @@ of tokens: the packed prompts of new sequences, or the next token of each runnin
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from telltune.inference.generator import Row
 from telltune.inference.key_values import KeyValues, attend
+from telltune.inference.next_tokens import choose, draft
 from telltune.models.kernels.attention import agrees, attention, tried_once
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -27,15 +30,22 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["PackedGenerator", "can_generate_packed", "choose", "draft", "shared_length"]
+__all__ = [
+    "PackedBatch",
+    "PackedGenerator",
+    "can_generate_packed",
+    "shared_length",
+    "starts_with",
+]
 
 NAME = "telltune_key_values"
 # Above this number, the cost of a pass is proportional to its rows, so larger batches do not help.
 MOST_ROWS = 128
 # A pass over four rows costs a fifth more than a pass over one row.
 MOST_DRAFTED = 3
-_SORTED = 1024
-"""Number of likeliest tokens that are sorted first to sample with top-p."""
+
+# Tokens of a shared prefix, and its keys and values by layer.
+_Prefix = tuple[tuple[int, ...], dict[int, Any]]
 
 
 @dataclass
@@ -51,7 +61,7 @@ class PackedGenerator:
     model: Any
     batch_tokens: int = 8192
     pass_tokens: int = 1024
-    _prefix: tuple[tuple[int, ...], dict[int, Any]] = field(default=((), {}), init=False)
+    _prefix: _Prefix = field(default=((), {}), init=False)
     _packed: Prepacked | None = field(default=None, init=False)
 
     def generate(
@@ -65,106 +75,59 @@ class PackedGenerator:
         on_done: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Continue each prompt; see `Generator.generate`."""
+        rows = [Row(prompt, max_new_tokens, stop_ids, temperature, top_p) for prompt in prompts]
+        if rows and max_new_tokens > 0:
+            with self.computing():
+                self._continue(rows, on_done)
+        return [row.answer for row in rows]
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Enter the state in which batches compute; the model is otherwise unchanged."""
         self.model.eval()
         if self._packed is None:
             self._packed = Prepacked(self.model, quick=_layer_backend(self.model) == "quick")
         attending = attention(self.model, NAME, attend)
         with shared_cores(), torch.inference_mode(), self._packed, attending:
-            return self._generate(prompts, max_new_tokens, stop_ids, temperature, top_p, on_done)
+            yield
 
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop_ids: set[int],
-        temperature: float,
-        top_p: float,
-        on_done: Callable[[int], None] | None,
-    ) -> list[list[int]]:
-        answers: list[list[int]] = [[] for _ in prompts]
-        prefix = self._shared_prefix(prompts)
-        start = len(prefix)
+    def batch(self, prefix: Sequence[int] = ()) -> PackedBatch:
+        """Return a new batch for prompts that start with a prefix; within `computing`."""
+        return PackedBatch(self, self._computed(tuple(prefix)))
+
+    def _continue(self, rows: list[Row], on_done: Callable[[int], None] | None) -> None:
+        prefix = self._shared_prefix([row.prompt for row in rows])
         # The longest prompts come first, so that a lack of memory shows at once.
-        waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        if not waiting or max_new_tokens < 1:
-            return answers
-        width = len(prompts[waiting[-1]]) - start + max_new_tokens
-        rows = min(max(1, self.batch_tokens // width), MOST_ROWS, len(prompts))
-        store = KeyValues(rows, width, self._prefix[1] if start else None)
-        growing: list[int] = []
-        reach = MOST_DRAFTED
-        while waiting or growing:
+        waiting = deque(sorted(rows, key=lambda row: len(row.prompt))[::-1])
+        width = len(waiting[0].prompt) - len(prefix[0]) + waiting[0].max_new_tokens
+        most = min(max(1, self.batch_tokens // width), MOST_ROWS, len(rows))
+        batch = PackedBatch(self, prefix, (most, width))
+        while waiting or batch.rows:
             # New prompts start when half of the batch has ended, so that few passes are for them.
-            if waiting and len(growing) <= rows // 2:
-                new = self._next(waiting, prompts, start, rows - len(growing))
-                logits = self._start(store, [list(prompts[i][start:]) for i in new])
-                first = len(growing)
-                growing += new
-                chosen = [[token] for token in choose(logits, temperature, top_p)]
-            elif len(growing) == 1 and temperature == 0:
-                first = 0
-                answer = answers[growing[0]]
-                most = min(reach, max_new_tokens - len(answer) - 1)
-                ahead = draft([*prompts[growing[0]], *answer], most)
-                chosen = [self._try(store, [answer[-1], *ahead])]
-                if ahead:
-                    # The next guess is at most one token longer than the right part of this one,
-                    # so that texts without repetition cost little more.
-                    reach = min(len(chosen[0]), MOST_DRAFTED)
+            if waiting and len(batch.rows) <= most // 2:
+                moved = batch.start(batch.take(waiting, most))
             else:
-                first = 0
-                logits = self._grow(store, [[answers[i][-1]] for i in growing])
-                chosen = [[token] for token in choose(logits, temperature, top_p)]
-            # Rows are visited from the last, so that a row moved to a free place is already done.
-            for row in range(len(growing) - 1, first - 1, -1):
-                i = growing[row]
-                if _extend(answers[i], chosen[row - first], stop_ids, max_new_tokens):
-                    store.remove(row)
-                    growing[row] = growing[-1]
-                    growing.pop()
-                    if on_done is not None:
-                        on_done(1)
-        return answers
+                moved = batch.grow()
+            for row in moved:
+                if row.end is not None and on_done is not None:
+                    on_done(1)
 
-    def _try(self, store: KeyValues, tokens: list[int]) -> list[int]:
-        """Compute a token and the guessed tokens after it, and return the greedy choices.
-
-        The result has the right part of the guess and the first choice that differs from it. It is
-        the same as with one pass per token.
-        """
-        chosen = choose(self._grow(store, [tokens]))
-        right = 0
-        while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
-            right += 1
-        store.shorten(0, len(tokens) - 1 - right)
-        return chosen[: right + 1]
-
-    def _next(
-        self, waiting: list[int], prompts: Sequence[Sequence[int]], start: int, room: int
-    ) -> list[int]:
-        """Take the longest waiting prompts that fit into one pass."""
-        new = [waiting.pop()]
-        tokens = len(prompts[new[0]]) - start
-        while waiting and len(new) < room:
-            tokens += len(prompts[waiting[-1]]) - start
-            if tokens > self.pass_tokens:
-                break
-            new.append(waiting.pop())
-        return new
-
-    def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> _Prefix:
         """Return the shared prefix of all prompts; it is computed once and kept for later calls."""
         kept, _ = self._prefix
-        if kept and all(tuple(p[: len(kept)]) == kept and len(p) > len(kept) for p in prompts):
-            return kept
-        length = shared_length(prompts)
-        if length < LEAST_SHARED:
-            return ()
-        prefix = tuple(prompts[0][:length])
-        store = KeyValues(1, length)
+        if not kept or any(not starts_with(prompt, kept) for prompt in prompts):
+            length = shared_length(prompts)
+            if length < LEAST_SHARED:
+                return (), {}
+            self._prefix = self._computed(tuple(prompts[0][:length]))
+        return self._prefix
+
+    def _computed(self, prefix: tuple[int, ...]) -> _Prefix:
+        if not prefix:
+            return prefix, {}
+        store = KeyValues(1, len(prefix))
         self._start(store, [list(prefix)])
-        self._prefix = (prefix, store.as_prefix())
-        return prefix
+        return prefix, store.as_prefix()
 
     def _start(self, store: KeyValues, prompts: list[list[int]]) -> Tensor:
         """Return the logits after each prompt, (prompts, vocabulary)."""
@@ -201,6 +164,118 @@ class PackedGenerator:
         return logits
 
 
+class PackedBatch:
+    """Rows that grow together, and join and leave between passes.
+
+    Its methods are called within `PackedGenerator.computing`.
+
+    Attributes:
+        rows: Rows that have started and not ended.
+
+    Args:
+        engine: Engine that computes the passes.
+        prefix: Tokens with which every prompt starts, and their keys and values.
+        size: Rows and tokens, without the prefix, for which memory is reserved at once.
+    """
+
+    def __init__(
+        self, engine: PackedGenerator, prefix: _Prefix, size: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.rows: list[Row] = []
+        self._engine = engine
+        self._prefix = prefix[0]
+        self._store = KeyValues(*size, prefix[1])
+        self._reach = MOST_DRAFTED
+
+    def take(self, waiting: deque[Row], most: int) -> list[Row]:
+        """Take the first waiting rows that fit into one pass and into the batch.
+
+        Args:
+            waiting: Rows in the order in which they start.
+            most: Maximum number of rows in the batch.
+        """
+        new: list[Row] = []
+        tokens, width = 0, self._width(self.rows)
+        while waiting and len(self.rows) + len(new) < most:
+            row = waiting[0]
+            tokens += len(row.prompt) - len(self._prefix)
+            width = max(width, self._width([row]))
+            count = len(self.rows) + len(new) + 1
+            if new and tokens > self._engine.pass_tokens:
+                break
+            # A row that is too long for any batch is computed alone.
+            if count > 1 and count * width > self._engine.batch_tokens:
+                break
+            new.append(waiting.popleft())
+        return new
+
+    def start(self, new: list[Row]) -> list[Row]:
+        """Compute the prompts and the first tokens of new rows, and return these rows."""
+        if not new:
+            return []
+        rows = [*self.rows, *new]
+        self._store.reserve(len(rows), self._width(rows))
+        skipped = len(self._prefix)
+        logits = self._engine._start(self._store, [list(row.prompt[skipped:]) for row in new])
+        first, self.rows = len(self.rows), rows
+        return self._extend(first, [[token] for token in _chosen(new, logits)])
+
+    def grow(self) -> list[Row]:
+        """Compute the next token of each row, of a single row perhaps several; return the rows."""
+        if len(self.rows) == 1 and self.rows[0].temperature == 0:
+            return self._extend(0, [self._grow_one(self.rows[0])])
+        logits = self._engine._grow(self._store, [[row.answer[-1]] for row in self.rows])
+        return self._extend(0, [[token] for token in _chosen(self.rows, logits)])
+
+    def leave(self, row: Row) -> None:
+        """Remove a row that has not ended."""
+        self._remove(self.rows.index(row))
+
+    def _grow_one(self, row: Row) -> list[int]:
+        most = min(self._reach, row.max_new_tokens - len(row.answer) - 1)
+        ahead = draft([*row.prompt, *row.answer], most)
+        chosen = self._try([row.answer[-1], *ahead])
+        if ahead:
+            # The next guess is at most one token longer than the right part of this one, so that
+            # texts without repetition cost little more.
+            self._reach = min(len(chosen), MOST_DRAFTED)
+        return chosen
+
+    def _try(self, tokens: list[int]) -> list[int]:
+        """Compute a token and the guessed tokens after it, and return the greedy choices.
+
+        The result has the right part of the guess and the first choice that differs from it. It is
+        the same as with one pass per token.
+        """
+        chosen = choose(self._engine._grow(self._store, [tokens]))
+        right = 0
+        while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
+            right += 1
+        self._store.shorten(0, len(tokens) - 1 - right)
+        return chosen[: right + 1]
+
+    def _extend(self, first: int, chosen: list[list[int]]) -> list[Row]:
+        """Append tokens to the rows from `first` on, remove those that end, and return all."""
+        moved = self.rows[first:]
+        # Rows are visited from the last, so that a row moved to a free place is already done.
+        for index in range(len(self.rows) - 1, first - 1, -1):
+            self.rows[index].extend(chosen[index - first])
+            if self.rows[index].end is not None:
+                self._remove(index)
+        return moved
+
+    def _remove(self, index: int) -> None:
+        self._store.remove(index)
+        last = self.rows.pop()
+        if index < len(self.rows):
+            self.rows[index] = last
+
+    def _width(self, rows: list[Row]) -> int:
+        """Return the number of tokens that the largest row may need, without the prefix."""
+        skipped = len(self._prefix)
+        return max((len(r.prompt) - skipped + r.max_new_tokens for r in rows), default=0)
+
+
 def can_generate_packed(model: Any) -> bool:
     """Return whether this engine reproduces the model's logits, by running both."""
     return _layer_backend(model) is not None
@@ -221,8 +296,9 @@ def _layer_backend(model: Any) -> Literal["quick", "plain"] | None:
 
     def grown() -> Tensor:
         engine = PackedGenerator(model)
-        start = len(engine._shared_prefix(texts))
-        store = KeyValues(len(texts), 8, engine._prefix[1])
+        prefix, before = engine._shared_prefix(texts)
+        start = len(prefix)
+        store = KeyValues(len(texts), 8, before)
         engine._start(store, [text[start:-2] for text in texts])
         return engine._grow(store, [text[-2:] for text in texts])[1::2]
 
@@ -256,65 +332,19 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(len(p) for p in prompts) - 1)
 
 
-def _extend(answer: list[int], tokens: list[int], stop_ids: set[int], longest: int) -> bool:
-    """Append tokens to an answer and return whether it has ended."""
-    for token in tokens:
-        if token in stop_ids:
-            return True
-        answer.append(token)
-        if len(answer) == longest:
-            return True
-    return False
+def starts_with(prompt: Sequence[int], prefix: Sequence[int]) -> bool:
+    """Return whether a prompt starts with a prefix and has more tokens."""
+    return len(prompt) > len(prefix) and tuple(prompt[: len(prefix)]) == tuple(prefix)
 
 
-def draft(tokens: Sequence[int], most: int) -> list[int]:
-    """Guess the next tokens: those after the previous occurrence of the last two tokens.
-
-    Answers repeat parts of their prompts and of themselves. A pass over a few rows costs little
-    more than a pass over one, whose time is that of reading the weights (prompt lookup decoding).
-
-    Args:
-        tokens: Tokens of the prompt and the answer so far.
-        most: Maximum number of guessed tokens.
-    """
-    last = tuple(tokens[-2:])
-    for at in range(len(tokens) - 3, -1, -1):
-        if tokens[at] == last[0] and tokens[at + 1] == last[1]:
-            return list(tokens[at + 2 : at + 2 + most])
-    return []
-
-
-def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0) -> list[int]:
-    """Return the next token of each sequence.
-
-    Args:
-        logits: Logits, (sequences, vocabulary).
-        temperature: Sampling temperature; 0 means greedy decoding.
-        top_p: Sample among the likeliest tokens that together have this probability.
-    """
-    tokens: list[int]
-    if temperature == 0:
-        tokens = logits.argmax(dim=-1).tolist()
-        return tokens
-    chances = torch.softmax(logits.float() / temperature, -1)
-    if top_p < 1:
-        chances = _likeliest(chances, top_p)
-    # torch.multinomial draws one number per token of the vocabulary, which takes six times as long.
-    # With sums in 32 bits the rarest tokens would never be drawn.
-    below = chances.cumsum(-1, dtype=torch.float64)
-    drawn = torch.rand(len(below), 1, dtype=below.dtype).to(below.device) * below[:, -1:]
-    tokens = torch.searchsorted(below, drawn, right=True)[:, 0].tolist()
+def _chosen(rows: list[Row], logits: Tensor) -> list[int]:
+    """Return the next token of each row; rows with the same settings are sampled together."""
+    groups: dict[tuple[float, float, torch.Generator | None], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault((row.temperature, row.top_p, row.draws), []).append(i)
+    tokens = [0] * len(rows)
+    for how, places in groups.items():
+        own = logits if len(groups) == 1 else logits[places]
+        for i, token in zip(places, choose(own, *how), strict=True):
+            tokens[i] = token
     return tokens
-
-
-def _likeliest(chances: Tensor, share: float) -> Tensor:
-    """Set all probabilities to 0 except those of the likeliest tokens, at least one.
-
-    Sorting a whole vocabulary takes longer than a pass of a small model. Only the likeliest tokens
-    are sorted if they have enough probability.
-    """
-    best, tokens = chances.topk(min(_SORTED, chances.shape[-1]))
-    if bool((best.sum(-1) < share).any()):
-        best, tokens = chances.sort(-1, descending=True)
-    best = best.where(best.cumsum(-1) - best < share, 0.0)
-    return torch.zeros_like(chances).scatter_(-1, tokens, best)

@@ -55,7 +55,7 @@ class LoadedModel:
     """A loaded base model, shared by all methods that run on it.
 
     Attributes:
-        model: Frozen causal language model.
+        model: Frozen causal language model, without adapters or with those of `load_adapter`.
         tokenizer: Tokenizer of the model, with its chat template.
         name: Name of the model in the recipe.
         revision: Hub commit or hash of the weight files, which makes results traceable.
@@ -190,6 +190,8 @@ def load_config(spec: ModelSpec) -> Any:
 def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """Load an adapter folder onto its base model; its chat template includes the anchor.
 
+    A base that already has adapters gets one more, which becomes the active one.
+
     Raises:
         ModelError: If the folder holds no adapter.
     """
@@ -201,7 +203,12 @@ def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrained
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no adapter found ({file} is missing).")
     try:
-        model = PeftModel.from_pretrained(base.model, folder)
+        if isinstance(base.model, PeftModel):
+            model, name = base.model, f"adapter_{len(base.model.peft_config)}"
+            model.load_adapter(folder, name)
+            model.set_adapter(name)
+        else:
+            model = PeftModel.from_pretrained(base.model, folder)
         # If unset, transformers asks on the terminal whether to run the folder's code.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False

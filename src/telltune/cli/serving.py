@@ -1,0 +1,114 @@
+"""Verbs that answer requests: serve and chat."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from telltune.cli.app import AsJson, TrustModel, app
+from telltune.cli.console import print_json
+from telltune.errors import RecipeError
+
+_KEY = "TELLTUNE_API_KEY"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@app.command(epilog="Example: tell serve runs/mine --port 8000")
+def serve(
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ADAPTER...", help="Output folders of `tell fit`, or merged models."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8000,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Most requests to one model that are computed together.")
+    ] = 128,
+    trust_model: TrustModel = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer requests in OpenAI's form, several at once.
+
+    Each folder is a model of its name, and adapters of one base share its weights. Requests must
+    carry the key in TELLTUNE_API_KEY if it is set.
+    """
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise RecipeError("`tell serve` needs a web server: pip install 'telltune[serve]'.")
+    from telltune.serving.server import Server, open_port
+
+    # The port is tried before the models are loaded, which takes longer.
+    with open_port(host, port) as opened:
+        from telltune.serving.models import load_models
+        from telltune.training.progress import phase
+
+        with phase("loading the models", shown=not as_json):
+            models = load_models(adapters, most=max_batch, trust_model=trust_model)
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{opened.getsockname()[1]}/v1"
+        key = os.environ.get(_KEY) or None
+        if as_json:
+            print_json({"url": url, "models": {one.name: one.engine for one in models}})
+        else:
+            for one in models:
+                typer.echo(f"{one.name}: {one.engine}.")
+            typer.echo(f"Serving on {url}; Ctrl-C finishes open requests and ends.")
+        if key is None and host not in _LOOPBACK:
+            typer.echo(f"warning: anybody who reaches {host} may ask; set {_KEY}.", err=True)
+        sys.stdout.flush()
+        Server(models, key).run_on(opened)
+
+
+@app.command(epilog='Example: tell chat runs/mine --system "Answer in one word."')
+def chat(
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model."),
+    ],
+    system: Annotated[str | None, typer.Option(help="System turn of the conversation.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer in tokens.")
+    ] = None,
+    trust_model: TrustModel = False,
+) -> None:
+    """Talk with an adapter in the terminal, or answer the lines of standard input in turn.
+
+    `/reset` begins a new conversation, and `/exit` ends.
+    """
+    from telltune.serving.chat import chat as talk
+    from telltune.serving.models import Wish, load_models
+    from telltune.training.progress import phase
+
+    with phase("loading the model"):
+        [model] = load_models([adapter], most=1, trust_model=trust_model)
+    wish = Wish(max_new_tokens=max_new_tokens)
+    talk(model, _lines(), _write, system=system, wish=wish)
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+    sys.stdout.flush()
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input; a person at a terminal is prompted for each."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401 - gives `input` a history
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            typer.echo()
+            return

@@ -1,0 +1,388 @@
+"""The web application: OpenAI's endpoints for chat, and those for health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from telltune.errors import DataError, shown
+from telltune.serving.models import TooLongError
+from telltune.serving.requests import ChatBody, messages_example
+from telltune.serving.scheduler import Scheduler
+from telltune.serving.writing import Writing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from telltune.serving.lanes import Job
+    from telltune.serving.models import ServedModel
+
+__all__ = ["MOST_BODY", "Service", "make_app"]
+
+MOST_BODY = 2**20
+"""Longest body of a request in bytes."""
+
+
+class Service:
+    """Models behind an event loop: it submits jobs, and counts.
+
+    Attributes:
+        models: Served models by name.
+        open: Number of requests for an answer that have not been answered completely.
+        draining: Whether new requests are refused, because the server ends.
+
+    Args:
+        models: Served models.
+    """
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.models = {model.name: model for model in models}
+        self.open = 0
+        self.draining = False
+        self._scheduler = Scheduler([model.lane for model in models], self._tell)
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Run the thread that computes answers."""
+        self._loop = asyncio.get_running_loop()
+        self._scheduler.start()
+        try:
+            yield
+        finally:
+            self._scheduler.stop()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread that computes answers, whatever is open; see `Scheduler.stop`."""
+        self._scheduler.stop(timeout)
+
+    def find(self, name: str) -> ServedModel:
+        """Return a served model.
+
+        Raises:
+            HTTPException: No folder of this name is served, or the server ends.
+        """
+        if self.draining:
+            raise _Refused(503, "the server is shutting down and takes no new requests.")
+        if name not in self.models:
+            known = ", ".join(self.models)
+            told = f"model `{shown(name)}` is not served here; models: {known}."
+            raise _Refused(404, told, "model_not_found")
+        return self.models[name]
+
+    async def pieces(
+        self, model: ServedModel, job: Job, writing: Writing
+    ) -> AsyncIterator[tuple[str, str | None]]:
+        """Submit a job, and yield its answer in pieces of text.
+
+        The job is dropped if the iterator is closed before its end.
+
+        Args:
+            model: Model to answer.
+            job: Job from `model.job`.
+            writing: Text of its answer, still empty.
+
+        Yields:
+            Texts, and with the last of them the reason why the answer ended.
+
+        Raises:
+            HTTPException: The answer could not be computed.
+        """
+        self.open += 1
+        self._counts["requests", model.name] += 1
+        outcome = "cancelled"
+        try:
+            self._scheduler.submit(model.lane, job)
+            end = None
+            while end is None:
+                await job.changed.wait()
+                job.changed.clear()
+                if job.error:
+                    outcome = "failed"
+                    raise _Refused(500, f"the answer could not be computed: {job.error}.")
+                if job.row is None:
+                    yield job.label or "", "stop"
+                    break
+                # The end is read first, because the other thread may add tokens meanwhile.
+                end = job.row.end
+                piece = writing.piece(list(job.row.answer), ended=end is not None)
+                if writing.stopped:
+                    end = "stop"
+                if piece or end is not None:
+                    yield piece, end
+            outcome = "finished"
+        finally:
+            job.dropped = True
+            self.open -= 1
+            self._counts[outcome, model.name] += 1
+            usage = _usage(job, writing)
+            self._counts["prompt", model.name] += usage["prompt_tokens"]
+            self._counts["completion", model.name] += usage["completion_tokens"]
+
+    def metrics(self) -> str:
+        """Return the counts in the text format of Prometheus."""
+        scheduler, lines = self._scheduler, []
+
+        def add(name: str, kind: str, told: str, values: dict[str, int]) -> None:
+            lines.append(f"# HELP telltune_{name} {told}")
+            lines.append(f"# TYPE telltune_{name} {kind}")
+            lines.extend(f"telltune_{name}{label} {value}" for label, value in values.items())
+
+        def by_model(what: str) -> dict[str, int]:
+            return {f"{{model={json.dumps(m)}}}": self._counts[what, m] for m in self.models}
+
+        add("requests_total", "counter", "Requests for an answer.", by_model("requests"))
+        for outcome in ("finished", "cancelled", "failed"):
+            told = f"Requests that were {outcome}."
+            add(f"requests_{outcome}_total", "counter", told, by_model(outcome))
+        add("prompt_tokens_total", "counter", "Tokens of prompts.", by_model("prompt"))
+        add("completion_tokens_total", "counter", "Generated tokens.", by_model("completion"))
+        lanes = {f"{{model={json.dumps(name)}}}": m.lane for name, m in self.models.items()}
+        waiting = {label: lane.waiting for label, lane in lanes.items()}
+        add("requests_waiting", "gauge", "Requests that have not begun.", waiting)
+        running = {label: lane.running for label, lane in lanes.items()}
+        add("requests_running", "gauge", "Requests that are computed now.", running)
+        largest = {"": scheduler.largest}
+        add("largest_batch", "gauge", "Most requests that were computed together.", largest)
+        return "\n".join(lines) + "\n"
+
+    def _tell(self, jobs: list[Job]) -> None:
+        if jobs and self._loop is not None:
+            self._loop.call_soon_threadsafe(_wake, jobs)
+
+
+def make_app(service: Service, key: str | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        service: The models.
+        key: Key that requests must carry, except those to `/health`; None for no key.
+    """
+    app = FastAPI(title="telltune", lifespan=service.running, docs_url=None, redoc_url=None)
+    app.add_middleware(_BodyLimit)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
+
+    def check_key(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
+            told = "the key is missing or wrong; send the server's TELLTUNE_API_KEY."
+            raise _Refused(401, told, "invalid_api_key")
+
+    guarded = [Depends(check_key)]
+
+    @app.get("/health")
+    async def health() -> Response:
+        status = "shutting down" if service.draining else "ok"
+        return JSONResponse({"status": status}, 503 if service.draining else 200)
+
+    @app.get("/metrics", dependencies=guarded)
+    async def metrics() -> Response:
+        return PlainTextResponse(service.metrics(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", dependencies=guarded)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_described(one) for one in service.models.values()]}
+
+    @app.get("/v1/models/{name}", dependencies=guarded)
+    async def model(name: str) -> dict[str, Any]:
+        return _described(service.find(name))
+
+    @app.post("/v1/chat/completions", dependencies=guarded)
+    async def chat(body: ChatBody, request: Request) -> Response:
+        model = service.find(body.model)
+        try:
+            job = model.job(messages_example(body.messages), body.wish)
+        except DataError as error:
+            code = "context_length_exceeded" if isinstance(error, TooLongError) else None
+            raise _Refused(400, str(error), code) from None
+        writing = Writing(model.predictor, body.stops)
+        pieces = service.pieces(model, job, writing)
+        reply = _Reply(model.name, job, writing)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            events = reply.events(pieces, usage=usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        whole = asyncio.ensure_future(_gathered(pieces))
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not whole.done():
+                return Response(status_code=499)  # nobody reads it
+            text, end = whole.result()
+            return JSONResponse(reply.whole(text, end))
+        finally:
+            for task in (whole, gone):
+                task.cancel()
+
+    return app
+
+
+class _Reply:
+    """Answer to a chat request, in OpenAI's form."""
+
+    def __init__(self, model: str, job: Job, writing: Writing) -> None:
+        self._job, self._writing = job, writing
+        self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, text: str, end: str | None) -> dict[str, Any]:
+        """Return the body of an answer in one piece."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end}
+        head = self._head | {"object": "chat.completion"}
+        return head | {"choices": [choice], "usage": _usage(self._job, self._writing)}
+
+    async def events(
+        self, pieces: AsyncIterator[tuple[str, str | None]], *, usage: bool
+    ) -> AsyncIterator[str]:
+        """Yield the events of a streamed answer.
+
+        Args:
+            pieces: Texts, and with the last one the reason of the end.
+            usage: Whether a last chunk has the numbers of tokens.
+        """
+        try:
+            yield self._chunk({"role": "assistant", "content": ""})
+            async for text, end in pieces:
+                if text:
+                    yield self._chunk({"content": text})
+                if end is not None:
+                    yield self._chunk({}, end)
+        except HTTPException as error:
+            yield _event(_error(error))
+            return
+        if usage:
+            yield _event(self._part([]) | {"usage": _usage(self._job, self._writing)})
+        yield "data: [DONE]\n\n"
+
+    def _chunk(self, delta: dict[str, str], end: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}
+        return _event(self._part([choice]))
+
+    def _part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._head | {"object": "chat.completion.chunk", "choices": choices}
+
+
+class _Refused(HTTPException):
+    """A request that is not answered.
+
+    Args:
+        status: HTTP status.
+        message: The reason, and what to do.
+        code: OpenAI's code of the error, if it has one.
+    """
+
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(status, message)
+        self.code = code
+
+
+class _BodyLimit:
+    """Middleware that refuses bodies longer than `MOST_BODY` instead of reading them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = int(dict(scope.get("headers", ())).get(b"content-length", 0))
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            # FastAPI passes on only HTTP exceptions from here.
+            _check_length(declared)
+            message = await receive()
+            read += len(message.get("body", b""))
+            _check_length(read)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_BODY:
+        raise _Refused(
+            413, f"the body is longer than {MOST_BODY:,} bytes; shorten it.", "request_too_large"
+        )
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse(_error(error), error.status_code, error.headers)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """Answer a body that is no JSON, or whose keys or values are wrong."""
+    assert isinstance(error, RequestValidationError)
+    mistake = error.errors()[0]
+    if mistake["type"] == "json_invalid":
+        told = f"the body is no JSON: {mistake['ctx']['error']} at character {mistake['loc'][1]}."
+        return JSONResponse(_error(_Refused(400, told)), 400)
+    place = ".".join(str(part) for part in mistake["loc"][1:] if str(part).isidentifier())
+    message = mistake["msg"].removeprefix("Value error, ")
+    told = f"{place}: {message}." if place else f"{message}."
+    return JSONResponse(_error(_Refused(400, told)), 400)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return JSONResponse(_error(_Refused(500, f"{type(error).__name__}: {error}")), 500)
+
+
+def _error(error: StarletteHTTPException) -> dict[str, Any]:
+    """Return the body of an error in OpenAI's form."""
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    code = getattr(error, "code", None)
+    return {"error": {"message": error.detail, "type": kind, "param": None, "code": code}}
+
+
+def _described(model: ServedModel) -> dict[str, Any]:
+    head = {"id": model.name, "object": "model", "created": model.loaded}
+    return head | {"owned_by": "telltune"}
+
+
+def _usage(job: Job, writing: Writing) -> dict[str, int]:
+    """Return the numbers of tokens; a chosen label counts none."""
+    prompt = 0 if job.row is None else len(job.row.prompt)
+    total = prompt + writing.tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": writing.tokens,
+        "total_tokens": total,
+    }
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def _gathered(pieces: AsyncIterator[tuple[str, str | None]]) -> tuple[str, str | None]:
+    texts, end = [], None
+    async for text, end in pieces:  # noqa: B007 - the last one counts
+        texts.append(text)
+    return "".join(texts), end
+
+
+async def _hung_up(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _wake(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.changed.set()

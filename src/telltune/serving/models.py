@@ -1,0 +1,177 @@
+"""Loaded models that answer requests: adapters, merged models and baselines."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from telltune.data.examples import Example
+from telltune.errors import DataError, RecipeError
+from telltune.fitting.adapter_folder import base_spec, read_tell
+from telltune.fitting.baseline_folder import is_baseline, load_folder
+from telltune.fitting.model_card import is_whole_model
+from telltune.inference.generator import Row
+from telltune.inference.packed_engine import PackedGenerator, shared_length
+from telltune.models import context_length, load_base
+from telltune.models.kernels.packing import LEAST_SHARED
+from telltune.serving.lanes import ChoosingLane, GeneratingLane, Job, PackedLane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from telltune.fitting.protocol import Predictor
+    from telltune.models import LoadedModel
+    from telltune.serving.lanes import Lane
+
+__all__ = ["ServedModel", "Wish", "load_models"]
+
+_ENGINES = {
+    PackedLane: "packed engine, requests join the running batch",
+    GeneratingLane: "transformers, in batches and without streaming: the packed engine does not "
+    "support this model",
+    ChoosingLane: "chooses a label",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a request wants to be answered.
+
+    Attributes:
+        max_new_tokens: Longest answer in tokens; None for the adapter's own limit.
+        temperature: Sampling temperature; 0 means greedy decoding.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        seed: Seed of the sampling; None for none.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded folder and the lane of its requests.
+
+    Attributes:
+        name: Name of the folder, which requests give as `model`.
+        predictor: The predictor, as in `tell predict`.
+        lane: Lane of the requests.
+        loaded: Time of loading in seconds since 1970.
+    """
+
+    name: str
+    predictor: Predictor
+    lane: Lane
+    loaded: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def engine(self) -> str:
+        """Description of how requests are answered."""
+        return _ENGINES[type(self.lane)]
+
+    def job(self, example: Example, wish: Wish) -> Job:
+        """Return a job for a prompt.
+
+        Raises:
+            DataError: The prompt and its answer are longer than the model's context, or the chat
+                template refuses the prompt.
+        """
+        predictor = self.predictor
+        if predictor.anchor is not None:
+            example = predictor.anchor.detach(example)
+        if isinstance(self.lane, ChoosingLane):
+            return Job(example)
+        [prompt] = predictor.prompt_ids([example])
+        context = context_length(predictor.model.config)
+        room = context - len(prompt)
+        most = wish.max_new_tokens or max(1, min(predictor.max_new_tokens, room))
+        if most > room:
+            raise TooLongError(
+                f"the model's context is {context} tokens, but the prompt has {len(prompt)} and "
+                f"the answer may have {most}; shorten the messages or lower max_tokens."
+            )
+        draws = None
+        if wish.seed is not None and wish.temperature > 0:
+            draws = torch.Generator().manual_seed(wish.seed % 2**63)
+        return Job(
+            example,
+            Row(prompt, most, predictor.stop_ids, wish.temperature, wish.top_p, draws),
+        )
+
+
+class TooLongError(DataError):
+    """A prompt that does not fit into the model's context with its answer."""
+
+
+def load_models(
+    folders: Sequence[Path], *, most: int, trust_model: bool = False
+) -> list[ServedModel]:
+    """Load folders of `fit` or merged models; adapters of the same base share its weights.
+
+    Args:
+        folders: The folders.
+        most: Maximum number of requests to one model that are computed together.
+        trust_model: As in `tell evaluate`.
+
+    Raises:
+        RecipeError: Two folders have the same name.
+        ModelError: A folder is not finished or is damaged, or its base is missing.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RecipeError(
+            f"two folders are named {min(twice)}, which requests could not tell apart; rename one."
+        )
+    bases: dict[str, LoadedModel] = {}
+    models = []
+    for name, folder in zip(names, folders, strict=True):
+        record = read_tell(folder)
+        base = None
+        if not is_baseline(record) and not is_whole_model(record):
+            revision = record["base"]["revision"]
+            if revision not in bases:
+                bases[revision] = load_base(base_spec(folder, record, trust_model=trust_model))
+            base = bases[revision]
+        predictor = load_folder(folder, trust_model=trust_model, base=base)
+        if base is not None:
+            base.model = predictor.model
+        predictor.in_process = predictor.evaluation.engine != "transformers"
+        lane = _lane(predictor, most)
+        # The weights are packed now, and not at the first request.
+        with lane.ready():
+            models.append(ServedModel(name, predictor, lane))
+    return models
+
+
+def _activation(model: Any) -> Callable[[], object]:
+    """Return a callable that makes a model's adapter, which is active now, the active one."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return lambda: None
+    return partial(_activate, model, model.active_adapter)
+
+
+def _activate(model: Any, name: str) -> None:
+    if model.active_adapter != name:
+        model.set_adapter(name)
+
+
+def _lane(predictor: Predictor, most: int) -> Lane:
+    activate = _activation(predictor.model)
+    if predictor.model is None or predictor.chooses:
+        return ChoosingLane(predictor, activate, most)
+    engine = predictor.generator
+    if not isinstance(engine, PackedGenerator):
+        return GeneratingLane(engine, activate, most)
+    two = predictor.prompt_ids([Example("a", ""), Example("b", "")])
+    shared = shared_length(two)
+    prefix = two[0][:shared] if shared >= LEAST_SHARED else []
+    return PackedLane(engine, prefix, activate, most)
