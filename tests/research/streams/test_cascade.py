@@ -197,6 +197,19 @@ def test_a_failing_top_costs_an_answer_of_its_own_and_never_the_stream() -> None
     assert all(found[place].label == labels[place] for place in late)
 
 
+def test_a_level_that_never_pays_still_answers_if_the_top_fails() -> None:
+    top = Oracle(fails=lambda number: number > 300)
+    level = Partial("dear", [word for words in WORDS.values() for word in words])
+    made = Cascade(LABELS, [Rung(level, cost=1.0)], top, policy="cost_aware", agreement=0.9)
+    texts, labels = stream(400, seed=7)
+    found = list(made.feed(texts))
+    assert {decision.by for decision in found[:300]} == {TOP}
+    assert {decision.by for decision in found[300:]} == {"dear"}
+    assert [decision.label for decision in found[300:]] == labels[300:]
+    # Before, it is asked about the sample only.
+    assert len(set(level.asked) & set(texts[100:300])) < 40
+
+
 def test_an_error_of_the_top_keeps_all_answers_before_it() -> None:
     class Refusing(Oracle):
         def label(self, text: str) -> LabeledItem:

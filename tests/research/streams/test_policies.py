@@ -106,6 +106,16 @@ def test_the_cheapest_thresholds_skip_a_level_that_costs_more_than_it_saves() ->
         assert policy.thresholds == thresholds
 
 
+def test_if_no_level_pays_only_the_sample_is_left() -> None:
+    policy = Promised(1, 0.9, cheapest=True, seed=0)
+    assert policy.sampled(range(500), [0]).all()
+    filled(policy, [[0.9, 0.1]], 0, 100)
+    policy.update([], 8, [1.0])
+    assert policy.thresholds == [math.inf]
+    assert not policy.asks(0)
+    assert 10 < policy.sampled(range(500), [0]).sum() < 45
+
+
 def test_the_decay_is_scaled_to_the_stream() -> None:
     # The published values for 25,000 inputs are .99, .97 and .95.
     assert [scaled_decay(25_000, cache) for cache in (8, 16, 32)] == pytest.approx(

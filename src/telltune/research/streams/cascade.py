@@ -22,6 +22,8 @@ from telltune.research.streams.policies import Judged, Learned, Policy, Promised
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from telltune.research.streams.levels import Level
     from telltune.research.streams.top import Top
 
@@ -156,17 +158,14 @@ class Cascade:
         by = np.full(len(texts), -1)
         seconds = np.zeros(len(texts))
         likely: list[dict[int, list[float]]] = []
-        for number, rung in enumerate(self.rungs):
+        for number in range(len(self.rungs)):
             asked = waiting if self._policy.asks(number) else waiting[sampled[waiting]]
             likely.append({})
             if not len(asked):
                 continue
             began = time.perf_counter()
-            found = rung.level.likelihoods([texts[i] for i in asked])
-            spent = time.perf_counter() - began
-            self._seconds[number] += spent
-            self.asked[number] += len(asked)
-            seconds[asked] += spent / len(asked)
+            found = self._likelihoods(number, [texts[i] for i in asked])
+            seconds[asked] += (time.perf_counter() - began) / len(asked)
             likely[-1] = dict(zip(asked.tolist(), found.tolist(), strict=True))
             answers = self._policy.answers(
                 number, found, [places[i] for i in asked], self.updates[number]
@@ -193,7 +192,7 @@ class Cascade:
         self._seconds[-1] += told.seconds
         self.asked[-1] += 1
         if told.label is None or told.label not in self.labels:
-            number, guess = self._guess(likely)
+            number, guess = self._guess(text, likely)
             failure = told.failure or f"`{told.label}` is not one of the labels"
             return guess, self._name(number), told.tokens, failure
         judged = Judged(likely, self.labels.index(told.label))
@@ -201,16 +200,26 @@ class Cascade:
         self._remember(text, judged)
         return told.label, TOP, told.tokens, ""
 
-    def _guess(self, likely: list[list[float] | None]) -> tuple[int, str]:
-        """Return the level that was right most often, among those asked, and its answer."""
-        asked = [number for number, found in enumerate(likely) if found is not None]
-        share = {}
-        for number in asked:
+    def _guess(self, text: str, likely: list[list[float] | None]) -> tuple[int, str]:
+        """Return the level that agreed with the top most often, and its answer."""
+        share = []
+        for number in range(len(self.rungs)):
             known = [one.right(number) for one in self._judged if one.likely[number] is not None]
-            share[number] = sum(known) / max(len(known), 1)
-        # Of equally good levels, the upper one.
-        best = max(asked, key=lambda number: (share[number], number))
-        return best, self._best(likely[best])
+            # Of equally good levels, the upper one.
+            share.append((sum(known) / max(len(known), 1), number))
+        _, best = max(share)
+        found = likely[best]
+        if found is None:
+            found = self._likelihoods(best, [text])[0].tolist()
+        return best, self._best(found)
+
+    def _likelihoods(self, number: int, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Ask a level, and count its time and inputs."""
+        began = time.perf_counter()
+        found = self.rungs[number].level.likelihoods(texts)
+        self._seconds[number] += time.perf_counter() - began
+        self.asked[number] += len(texts)
+        return found
 
     def _best(self, likely: list[float] | None) -> str:
         """Return the most likely label of a level that was asked."""

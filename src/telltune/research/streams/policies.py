@@ -197,8 +197,8 @@ class Learned:
 class Promised:
     """Thresholds on the levels' confidence that keep a promised agreement with the top model.
 
-    A level without a usable threshold is asked about sampled inputs only. If no level has one, all
-    inputs are sampled.
+    A level without a threshold is asked about sampled inputs only. All inputs are sampled until the
+    sample is large enough for the promise.
 
     Args:
         levels: Number of levels.
@@ -217,6 +217,7 @@ class Promised:
         self.seed = seed
         self.thresholds = [math.inf] * levels
         self._sample: list[tuple[list[float], list[bool]]] = []
+        self._enough = False
         self._inputs = 0
         self._exposed = 0
         self._limit = 0.0
@@ -227,8 +228,8 @@ class Promised:
         places: Sequence[int],
         updates: Sequence[int],  # noqa: ARG002 - the protocol of policies
     ) -> NDArray[np.bool_]:
-        """Return a random share of the inputs, or all of them if no level may answer."""
-        if min(self.thresholds) == math.inf:
+        """Return a random share of the inputs, or all of them while the sample is too small."""
+        if not self._enough:
             return np.ones(len(places), bool)
         return np.array([_draw(self.seed, place, -1) < _AUDITED for place in places])
 
@@ -275,7 +276,8 @@ class Promised:
         while most < size - 1 and _limit(most + 1, size) <= allowed:
             most += 1
         self._limit, levels = 0.0, len(self.thresholds)
-        if most < 0:
+        self._enough = most >= 0
+        if not self._enough:
             self.thresholds = [math.inf] * levels
             return
         confidence, wrong = map(np.array, zip(*self._sample, strict=True))
@@ -298,6 +300,7 @@ class Promised:
         return {
             "thresholds": list(self.thresholds),
             "sample": list(self._sample),
+            "enough": self._enough,
             "inputs": self._inputs,
             "exposed": self._exposed,
             "limit": self._limit,
@@ -308,6 +311,7 @@ class Promised:
         """Restore a state returned by `state`."""
         self.thresholds = list(state["thresholds"])
         self._sample = [(list(confidence), list(wrong)) for confidence, wrong in state["sample"]]
+        self._enough = state["enough"]
         self._inputs, self._exposed = state["inputs"], state["exposed"]
         self._limit, self._spent = state["limit"], state["spent"]
 
