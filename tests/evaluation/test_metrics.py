@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation import registry
 from telltune.evaluation.metrics import Scored, get_metric, mean_of, metric, metric_names
+from telltune.evaluation.text import sari_of
 
 BUILT_IN = [
     "accuracy",
+    "answer_letter",
     "balanced_accuracy",
     "bleu",
     "chrf",
+    "edit_similarity",
     "exact_match",
     "json_field_accuracy",
     "json_valid",
     "macro_f1",
     "rouge_l",
+    "sari",
     "token_f1",
 ]
 
@@ -52,7 +56,7 @@ def scratch_registry(monkeypatch):
 
 
 def score(name, predictions, references):
-    return get_metric(name)(predictions, references).score
+    return get_metric(name)(predictions, references, references).score
 
 
 # The registry
@@ -68,7 +72,7 @@ def test_each_metric_has_a_summary():
 
 def test_binary_metrics_are_those_whose_score_is_a_share_of_right_items():
     binary = [name for name in BUILT_IN if get_metric(name).binary]
-    assert binary == ["accuracy", "exact_match", "json_valid"]
+    assert binary == ["accuracy", "answer_letter", "exact_match", "json_valid"]
 
 
 def test_unknown_name_suggests_the_nearest():
@@ -77,7 +81,7 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_name_like_no_other_lists_all():
-    with pytest.raises(RecipeError, match="no metric 'zzz'; choose from accuracy, balanced"):
+    with pytest.raises(RecipeError, match="no metric 'zzz'; choose from accuracy, answer_letter"):
         get_metric("zzz")
 
 
@@ -159,6 +163,58 @@ def test_lengths_must_agree():
 
 
 # Free text
+
+
+def test_edit_similarity_is_fuzzywuzzys_ratio():
+    # From fuzzywuzzy's README: fuzz.ratio("this is a test", "this is a test!") is 97.
+    pairs = [
+        ("this is a test", "this is a test!", 97),
+        ("return x", "return y", 88),
+        ("", "x", 0),
+        ("x", "", 0),
+    ]
+    predictions, references, wanted = zip(*pairs, strict=True)
+    assert get_metric("edit_similarity")(predictions, references).per_item.tolist() == list(wanted)
+
+
+def test_edit_similarity_reads_the_literals_of_py150():
+    gold = "if x > <NUM_LIT:2> and y == '<STR_LIT:a b>' or <NUM_LIT> : '<STR_LIT>'"
+    same = "if x > 2 and y == 'a b' or 0 : ''"
+    assert score("edit_similarity", [same], [gold]) == 100
+
+
+def test_sari_is_that_of_the_published_example():
+    # The example of the library `evaluate`, which TRACE uses, and of EASSE.
+    references = [
+        "About 95 species are currently known.",
+        "About 95 species are now accepted.",
+        "95 species are now accepted.",
+    ]
+    found = sari_of(
+        "About 95 species are currently accepted.", "About 95 you now get in.", references
+    )
+    assert found == pytest.approx(26.953601953601954)
+
+
+def test_sari_of_a_few_words_is_as_counted_by_hand():
+    sari = get_metric("sari")
+    source, gold = "a b", "a c"
+    # A copy: of a and b, a is kept rightly (precision 1/2, recall 1, F1 2/3), c is not added (F1
+    # 0), and nothing is deleted (1). The bigram of the source is kept wrongly (0), that of the
+    # reference is not added (0). All other scores are of no gram at all (1).
+    copy = (2 / 3 + 0 + 1 + 0 + 0 + 1 + 6) / 12
+    # Nothing is kept (F1 0) or added (0), and one of two deleted words was right to delete.
+    nothing = (0 + 0 + 1 / 2 + 1 + 0 + 1 + 6) / 12
+    assert sari([source, "", gold], [gold] * 3, [source] * 3).per_item == pytest.approx(
+        [100 * copy, 100 * nothing, 100]
+    )
+
+
+def test_an_answer_letter_is_read_before_its_reasons():
+    gold = "Answer: B\nBecause of this."
+    predictions = ["Answer: B\nBecause of that.", "Answer: A\nBecause of this.", "B", "", gold]
+    found = get_metric("answer_letter")(predictions, [gold] * 5)
+    assert found.per_item.tolist() == [100, 0, 0, 0, 100]
 
 
 def test_exact_match_folds_white_space_and_composition_only():
@@ -407,7 +463,7 @@ def _pairs(name):
 @settings(max_examples=15)
 def test_scores_lie_on_the_scale(name, data):
     predictions, references = zip(*data.draw(_pairs(name)), strict=True)
-    scored = get_metric(name)(predictions, references)
+    scored = get_metric(name)(predictions, references, references)
     assert 0 <= scored.score <= 100
     assert len(scored) == len(scored.per_item) == len(scored.statistics) == len(references)
     assert scored.per_item.min() >= 0
@@ -422,7 +478,7 @@ def test_scores_lie_on_the_scale(name, data):
 @settings(max_examples=15)
 def test_perfect_predictions_give_100(name, data):
     references = data.draw(st.lists(_texts(name), min_size=1, max_size=8))
-    scored = get_metric(name)(references, references)
+    scored = get_metric(name)(references, references, references)
     assert scored.score == pytest.approx(100)
     assert scored.per_item.tolist() == pytest.approx([100] * len(references))
 
@@ -442,7 +498,8 @@ def test_order_of_items_does_not_matter(name, data):
 @settings(max_examples=15)
 def test_a_resample_scores_as_if_its_items_were_scored_afresh(name, data):
     pairs = data.draw(_pairs(name))
-    scored = get_metric(name)(*zip(*pairs, strict=True))
+    predictions, references = zip(*pairs, strict=True)
+    scored = get_metric(name)(predictions, references, references)
     picks = data.draw(
         st.lists(st.integers(0, len(pairs) - 1), min_size=len(pairs), max_size=len(pairs))
     )
@@ -454,7 +511,8 @@ def test_a_resample_scores_as_if_its_items_were_scored_afresh(name, data):
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_reduce_works_on_any_leading_shape(name):
     text = '{"a": 1}' if name.startswith("json") else "one two three four five"
-    scored = get_metric(name)([text, "{}"], [text, text.replace("1", "2")])
+    references = [text, text.replace("1", "2")]
+    scored = get_metric(name)([text, "{}"], references, references)
     sums = np.stack([scored.statistics, scored.statistics * 2, scored.statistics + 0.0])
     assert scored.reduce(sums).shape == (3, 2)
 

@@ -23,12 +23,15 @@ def cascade(
         typer.Option(help="JSONL file with `text` and, optionally, `label` to measure accuracy."),
     ],
     out: Annotated[Path, typer.Option(help="Output folder for decisions.jsonl, state and report.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for further rows until interrupted (Ctrl-C).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer each input with the cheapest sufficient model, and learn from the largest."""
     from telltune.research.streams.stream import DECISIONS, run_stream
 
-    report = run_stream(file, stream, out, progress=not as_json)
+    report = run_stream(file, stream, out, follow=follow, progress=not as_json)
     if as_json:
         print_json({"out": str(out / DECISIONS), **asdict(report)})
     else:

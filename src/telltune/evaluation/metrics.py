@@ -22,21 +22,33 @@ from telltune.evaluation.registry import (
 )
 from telltune.evaluation.structured import (
     accuracy,
+    answer_letter,
     balanced_accuracy,
     json_field_accuracy,
     json_valid,
     macro_f1,
 )
-from telltune.evaluation.text import bleu, chrf, exact_match, fold, rouge_l, token_f1
+from telltune.evaluation.text import (
+    bleu,
+    chrf,
+    edit_similarity,
+    exact_match,
+    fold,
+    rouge_l,
+    sari,
+    token_f1,
+)
 
 __all__ = [
     "Floats",
     "Metric",
     "Scored",
     "accuracy",
+    "answer_letter",
     "balanced_accuracy",
     "bleu",
     "chrf",
+    "edit_similarity",
     "exact_match",
     "fold",
     "get_metric",
@@ -47,5 +59,6 @@ __all__ = [
     "metric",
     "metric_names",
     "rouge_l",
+    "sari",
     "token_f1",
 ]

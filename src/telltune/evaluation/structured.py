@@ -13,12 +13,15 @@ from telltune.evaluation.text import fold
 
 __all__ = [
     "accuracy",
+    "answer_letter",
     "balanced_accuracy",
     "is_json",
     "json_field_accuracy",
     "json_valid",
     "macro_f1",
 ]
+
+_ANSWER = "Answer: "
 
 # The fields of a JSON object, each value in canonical form.
 _Fields = dict[str, str]
@@ -40,6 +43,26 @@ def accuracy(predictions: Sequence[str], references: Sequence[str]) -> Scored:
     """
     pairs = zip(predictions, references, strict=True)
     return mean_of([100.0 * (_label(got) == _label(gold)) for got, gold in pairs])
+
+
+@metric("answer_letter", percent=True, binary=True)
+def answer_letter(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Share of predictions with the reference's character after `Answer: `, whatever follows.
+
+    It scores a choice that is followed by reasons. A prediction without `Answer: ` is wrong. A
+    reference without it is compared as a whole.
+
+    Source: TRACE (arXiv 2310.06762), ScienceQA.
+    """
+
+    def right(prediction: str, reference: str) -> bool:
+        if _ANSWER not in reference:
+            return fold(prediction) == fold(reference)
+        got, gold = (text.partition(_ANSWER)[2][:1] for text in (prediction, reference))
+        return got == gold and _ANSWER in prediction
+
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([100.0 * right(got, gold) for got, gold in pairs])
 
 
 @metric("macro_f1", percent=True)

@@ -1,4 +1,4 @@
-"""Metrics of free text: exact match, token F1, ROUGE-L, chrF and BLEU."""
+"""Metrics of free text: exact match, token F1, edit similarity, ROUGE-L, chrF, BLEU and SARI."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from telltune.evaluation.registry import Floats, Scored, mean_of, metric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["bleu", "chrf", "exact_match", "fold", "rouge_l", "token_f1"]
+__all__ = ["bleu", "chrf", "edit_similarity", "exact_match", "fold", "rouge_l", "sari", "token_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"[^\W_]+")
+_LITERAL = re.compile(r"<(STR|NUM|CHAR)_LIT(?::(.*?))?>", re.DOTALL)
+_LONGEST_GRAM = 4
 
 
 def fold(text: str) -> str:
@@ -67,6 +69,29 @@ def _shared_f1(prediction: str, reference: str) -> float:
         return float(fold(prediction) == fold(reference))
     shared = sum((Counter(got) & Counter(gold)).values())
     return 2 * shared / (len(got) + len(gold))
+
+
+@metric("edit_similarity", percent=True)
+def edit_similarity(predictions: Sequence[str], references: Sequence[str]) -> Scored:
+    """Mean ratio of matching characters, rounded to a percent, as `fuzz.ratio` of fuzzywuzzy.
+
+    Two times the characters in matching blocks, divided by the length of both texts. The literals
+    of Py150, such as `<NUM_LIT:2>`, count as their values, `2`; `<NUM_LIT>` without a value counts
+    as 0, and other ones as nothing. An empty prediction is wrong.
+
+    Source: Ratcliff and Metzener (1988), as in Python's difflib; TRACE (arXiv 2310.06762), Py150.
+    """
+    from difflib import SequenceMatcher
+
+    def plain(text: str) -> str:
+        return _LITERAL.sub(lambda found: found[2] or ("0" if found[1] == "NUM" else ""), text)
+
+    def score(prediction: str, reference: str) -> int:
+        got, gold = plain(prediction.strip()), plain(reference.strip())
+        return round(100 * SequenceMatcher(None, got, gold).ratio()) if got or not gold else 0
+
+    pairs = zip(predictions, references, strict=True)
+    return mean_of([score(got, gold) for got, gold in pairs])
 
 
 class _UnicodeWords:
@@ -189,3 +214,65 @@ def _bleu_of(sums: Floats) -> Floats:
     mean = np.exp(np.log(precision).mean(axis=-1))
     score: Floats = np.where(defined, np.minimum(100 * brevity * mean, 100.0), 0.0)
     return score
+
+
+@metric("sari", percent=True, needs_prompts=True)
+def sari(predictions: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> Scored:
+    """Mean SARI: quality of the words kept, added and deleted against the prompt (Xu et al., 2016).
+
+    The whole prompt is the text that is simplified, as in TRACE. Texts are in lower case, with 13a
+    words.
+    """
+    rows = zip(prompts, predictions, references, strict=True)
+    return mean_of([sari_of(source, got, [gold]) for source, got, gold in rows])
+
+
+def sari_of(source: str, prediction: str, references: Sequence[str]) -> float:
+    """Return the SARI of a simplification, 0 to 100.
+
+    The mean over 1- to 4-grams of three scores: F1 of the grams that are kept, F1 of those that are
+    added, and the precision of those that are deleted. A gram of the source or prediction counts as
+    right in proportion to the references that agree. A score without any gram is 1, as in the
+    library `evaluate`, which TRACE uses; the paper's own script has 0.
+
+    Args:
+        source: Text that is simplified.
+        prediction: Its simplification.
+        references: Right simplifications.
+
+    Source: Xu et al. (2016), "Optimizing statistical machine translation for text simplification",
+    section 4.
+    """
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    words = Tokenizer13a()
+    texts = [words(text.lower()).split() for text in (source, prediction, *references)]
+    total = 0.0
+    for order in range(1, _LONGEST_GRAM + 1):
+        before, after, *gold = (_grams(text, order) for text in texts)
+        every: Counter[tuple[str, ...]] = sum(gold, Counter())
+        # With r references, a gram of the source and of the prediction counts r times.
+        before, after = (Counter({g: n * len(gold) for g, n in c.items()}) for c in (before, after))
+        kept, deleted, added = before & after, before - after, set(after) - set(before)
+        right_kept, right_deleted = kept & every, deleted - every
+        to_keep, to_add = before & every, set(every) - set(before)
+        found = added & set(every)
+        total += _f1(
+            _share(sum(n / kept[gram] for gram, n in right_kept.items()), len(kept)),
+            _share(right_kept.total(), to_keep.total()),
+        )
+        total += _share(sum(n / deleted[gram] for gram, n in right_deleted.items()), len(deleted))
+        total += _f1(_share(len(found), len(added)), _share(len(found), len(to_add)))
+    return 100 * total / (3 * _LONGEST_GRAM)
+
+
+def _grams(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 1.0
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from telltune.errors import RecipeError
-from telltune.research.streams.cascade import TOP, Cascade, Decision, Rung
+from telltune.errors import ModelError, RecipeError
+from telltune.research.streams.cascade import TOP, Cascade, Decision, PolicyName, Rung
 from telltune.research.streams.levels import LinearLevel
 from telltune.research.streams.top import LabeledItem
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
 LABELS = ("fruit", "metal")
-WORDS = {"fruit": ("apple", "pear"), "metal": ("iron", "zinc")}
+WORDS = {"fruit": ("apple", "pear", "fig"), "metal": ("iron", "zinc", "tin")}
+POLICIES: tuple[PolicyName, ...] = ("learned", "threshold", "cost_aware")
 
 
 def stream(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     rng = np.random.default_rng(seed)
     labels = [LABELS[k] for k in rng.integers(0, 2, count)]
     texts = [
-        f"{rng.choice(WORDS[label])} w{rng.integers(0, 50)} w{rng.integers(0, 50)}"
-        for label in labels
+        f"{rng.choice(WORDS[label])} w{rng.integers(0, 50)} n{place}"
+        for place, label in enumerate(labels)
     ]
     return texts, labels
 
@@ -43,33 +50,49 @@ class Oracle:
         )
 
 
-class Watched(LinearLevel):
-    """Second level that records what it is asked."""
+class Partial(LinearLevel):
+    """Level that knows some words only, and records what it is asked."""
 
-    name = "second"
-
-    def __init__(self, labels: int) -> None:
-        super().__init__(labels)
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        super().__init__(2)
+        self.name = name
+        self.words = words
         self.asked: list[str] = []
 
-    def likelihoods(self, texts: Any) -> Any:
+    def seen(self, texts: Sequence[str]) -> list[str]:
+        return [word if (word := text.split()[0]) in self.words else "fog" for text in texts]
+
+    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
         self.asked += texts
-        return super().likelihoods(texts)
+        return super().likelihoods(self.seen(texts))
+
+    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        super().learn(self.seen(texts), labels)
 
 
-def cascade(top: Oracle, *, levels: int = 1, seed: int = 0) -> Cascade:
-    rungs = [Rung(LinearLevel(2), cache=8, decay=0.9), Rung(Watched(2), cache=16, decay=0.9)]
-    return Cascade(LABELS, rungs[:levels], top, seed=seed)
+def cascade(
+    top: Any, *, levels: int = 1, policy: PolicyName = "learned", seed: int = 0, **settings: Any
+) -> Cascade:
+    """Return a cascade whose lowest level knows a third of the words, and whose third one all."""
+    known = [[words[i] for words in WORDS.values() for i in range(n + 1)] for n in range(3)]
+    rungs = [
+        Rung(Partial(name, words), cache=cache, decay=0.9, cost=cost)
+        for name, words, cache, cost in zip(
+            ("first", "second", "third"), known, (8, 16, 24), (0.01, 0.02, 0.03), strict=True
+        )
+    ]
+    kept = rungs[-levels:] if levels == 1 else rungs[:levels]
+    return Cascade(LABELS, kept, top, policy=policy, seed=seed, **settings)
 
 
-def plain(decisions: list[Decision]) -> list[tuple[str, str]]:
+def plain(decisions: Sequence[Decision]) -> list[tuple[str, str]]:
     return [(decision.label, decision.by) for decision in decisions]
 
 
 def test_the_top_labels_all_at_first_and_little_in_the_end() -> None:
     top = Oracle()
     texts, labels = stream(1500)
-    found = list(cascade(top).feed(texts))
+    found = list(Cascade(LABELS, [Rung(LinearLevel(2), decay=0.9)], top).feed(texts))
     assert len(found) == 1500
     # Ten updates of eight.
     assert {decision.by for decision in found[:80]} == {TOP}
@@ -110,52 +133,118 @@ def test_it_hands_on_what_it_cannot_know_and_a_dear_top_is_asked_less() -> None:
     assert asked[5.0] < asked[0.3] / 2
 
 
-def test_answers_do_not_depend_on_how_many_are_fed_at_once() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_answers_do_not_depend_on_how_many_are_fed_at_once(policy: PolicyName) -> None:
     texts, _ = stream(600, seed=1)
-    # One level only: with more, deferral depends on measured seconds.
-    together = list(cascade(Oracle()).feed(texts))
-    one = cascade(Oracle())
+    together = list(cascade(Oracle(), levels=2, policy=policy).feed(texts))
+    one = cascade(Oracle(), levels=2, policy=policy)
     assert plain(together) == plain([d for text in texts for d in one.feed([text])])
+    assert {decision.by for decision in together} == {"first", "second", TOP}
 
 
-def test_what_a_lower_level_answers_the_upper_is_not_asked() -> None:
-    found = cascade(Oracle(), levels=2)
-    texts, _ = stream(1200, seed=2)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_level_is_asked_once_about_each_input_that_reaches_it(policy: PolicyName) -> None:
+    found = cascade(Oracle(), levels=3, policy=policy)
+    texts, _ = stream(1500, seed=2)
     decisions = list(found.feed(texts))
-    second = found.rungs[1].level
-    assert isinstance(second, Watched)
-    answered = [t for t, d in zip(texts, decisions, strict=True) if d.by == "linear"]
-    assert len(answered) > 300
-    # It learns the top's labels, and sees what is passed on, which is little in the end.
-    late = {t for t, d in zip(texts[-300:], decisions[-300:], strict=True) if d.by == "linear"}
-    assert len(late & set(second.asked)) < len(late)
+    answered = {decision.by for decision in decisions}
+    # The cheapest thresholds may skip a level.
+    assert answered == {"first", "second", "third", TOP} or policy == "cost_aware"
+    reached = list(zip(texts, decisions, strict=True))
+    for rung in found.rungs:
+        assert isinstance(rung.level, Partial)
+        needed = [text for text, _ in reached]
+        asked = rung.level.asked
+        # While a level may not answer, it is asked only about what the top labels anyway.
+        spared = set(needed) - set(asked)
+        assert len(asked) == len(set(asked)) == len(needed) - len(spared)
+        assert found.asked[found.rungs.index(rung)] == len(asked)
+        if policy == "learned":
+            assert not spared
+        reached = [(text, decision) for text, decision in reached if decision.by != rung.level.name]
+    assert {decision.by for _, decision in reached} == {TOP}
+
+
+def test_seconds_of_all_levels_and_updates_are_charged() -> None:
+    class Slow(Partial):
+        def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
+            time.sleep(0.001 * len(texts))
+            return super().likelihoods(texts)
+
+        def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+            time.sleep(0.01)
+            super().learn(texts, labels)
+
+    rungs = [Rung(Slow("slow", ["apple", "iron"])), Rung(Partial("second", ["pear"]))]
+    began = time.perf_counter()
+    found = list(Cascade(LABELS, rungs, Oracle(), policy="threshold").feed(stream(150)[0]))
+    spent = time.perf_counter() - began
+    charged = sum(decision.seconds for decision in found)
+    assert 0.001 * 150 + 0.01 * (150 // 8) < charged <= spent
 
 
 def test_a_failing_top_costs_an_answer_of_its_own_and_never_the_stream() -> None:
     top = Oracle(fails=lambda number: number % 5 == 0)
-    texts, _ = stream(400, seed=3)
-    found = list(cascade(top).feed(texts))
-    assert len(found) == 400
-    failed = [decision for decision in found if decision.failure]
+    texts, labels = stream(600, seed=3)
+    found = list(cascade(top, levels=3).feed(texts))
+    assert len(found) == 600
+    failed = [place for place, decision in enumerate(found) if decision.failure]
     assert len(failed) == len(top.asked) // 5 > 0
-    assert {decision.by for decision in failed} == {"linear"}
-    assert {decision.failure for decision in failed} == {"it timed out"}
+    assert {found[place].failure for place in failed} == {"it timed out"}
+    # The third level knows all words, and the others do not.
+    late = [place for place in failed if place > 100]
+    assert {found[place].by for place in late} == {"third"}
+    assert all(found[place].label == labels[place] for place in late)
 
 
-def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
+def test_a_level_that_never_pays_still_answers_if_the_top_fails() -> None:
+    top = Oracle(fails=lambda number: number > 300)
+    level = Partial("dear", [word for words in WORDS.values() for word in words])
+    made = Cascade(LABELS, [Rung(level, cost=1.0)], top, policy="cost_aware", agreement=0.9)
+    texts, labels = stream(400, seed=7)
+    found = list(made.feed(texts))
+    assert {decision.by for decision in found[:300]} == {TOP}
+    assert {decision.by for decision in found[300:]} == {"dear"}
+    assert [decision.label for decision in found[300:]] == labels[300:]
+    # Before, it is asked about the sample only.
+    assert len(set(level.asked) & set(texts[100:300])) < 40
+
+
+def test_an_error_of_the_top_keeps_all_answers_before_it() -> None:
+    class Refusing(Oracle):
+        def label(self, text: str) -> LabeledItem:
+            if len(self.asked) == 150:
+                self.asked.append("")
+                raise ModelError("the key is not valid.")
+            return super().label(text)
+
+    texts, _ = stream(600, seed=6)
+    stopped = cascade(Refusing())
+    found: list[Decision] = []
+    with pytest.raises(ModelError, match="key is not valid"):
+        found.extend(stopped.feed(texts))
+    assert stopped.seen == len(found) >= 150
+    found += stopped.feed(texts[len(found) :])
+    assert plain(found) == plain(list(cascade(Oracle()).feed(texts)))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_saved_state_goes_on_as_if_nothing_had_been(policy: PolicyName) -> None:
     texts, _ = stream(700, seed=4)
-    whole = list(cascade(Oracle()).feed(texts))
-    before = cascade(Oracle())
+    whole = list(cascade(Oracle(), levels=2, policy=policy).feed(texts))
+    before = cascade(Oracle(), levels=2, policy=policy)
     head = list(before.feed(texts[:333]))
-    after = cascade(Oracle())
+    after = cascade(Oracle(), levels=2, policy=policy)
     after.restore(before.state())
     assert plain(head + list(after.feed(texts[333:]))) == plain(whole)
 
 
 def test_another_cascades_state_is_refused() -> None:
-    state = cascade(Oracle()).state()
-    with pytest.raises(RecipeError, match="levels linear, but this one has linear, second"):
-        cascade(Oracle(), levels=2).restore(state)
+    state = cascade(Oracle(), levels=2).state()
+    with pytest.raises(RecipeError, match="levels first, second, but this one has third"):
+        cascade(Oracle()).restore(state)
+    with pytest.raises(RecipeError, match="policy learned, but this one has threshold"):
+        cascade(Oracle(), levels=2, policy="threshold").restore(state)
     with pytest.raises(RecipeError, match="at least two labels"):
         Cascade(["one"], [Rung(LinearLevel(1))], Oracle())
     with pytest.raises(RecipeError, match="one level below the top"):

@@ -120,20 +120,21 @@ def test_a_server_that_fails_now_and_then_never_costs_the_stream(
     assert report.accuracy > 80
 
 
-def test_a_killed_stream_ends_as_one_that_was_not(
-    files: tuple[Path, Path, Path], server: Any
+@pytest.mark.parametrize("policy", ["learned", "threshold", "cost_aware"])
+def test_a_killed_stream_of_two_levels_ends_as_one_that_was_not(
+    policy: str, files: tuple[Path, Path, Path], server: Any
 ) -> None:
     cascade, stream, out = files
+    spec = yaml.safe_load(cascade.read_text())
+    # Measured costs would differ between the runs.
+    levels = [{"kind": "linear", "cost": 0.01}, {"kind": "tfidf_em", "cost": 0.02}]
+    cascade.write_text(yaml.safe_dump(spec | {"levels": levels, "policy": policy}))
     whole = run_stream(cascade, stream, out, progress=False)
+    assert len(whole.by) > 1
     killed = out.parent / "killed"
-    command = [sys.executable, "-m", "telltune", "cascade", str(cascade), "--stream", str(stream)]
     before = len(server.seen)
-    process = subprocess.Popen(
-        [*command, "--out", str(killed), "--json"],
-        stdout=subprocess.DEVNULL,
-        # Without the answers to the whole stream.
-        env={**os.environ, "TELLTUNE_CACHE": str(out.parent / "empty")},
-    )
+    # Without the answers to the whole stream.
+    process = command(cascade, stream, killed, cache=out.parent / "empty")
     while len(server.seen) < before + 60 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -142,6 +143,43 @@ def test_a_killed_stream_ends_as_one_that_was_not(
     found = run_stream(cascade, stream, killed, progress=False)
     assert found.by == whole.by
     assert decided(killed) == decided(out)
+
+
+def command(
+    *files: Path, follow: bool = False, cache: Path | None = None
+) -> subprocess.Popen[bytes]:
+    cascade, stream, out = map(str, files)
+    env = os.environ | ({} if cache is None else {"TELLTUNE_CACHE": str(cache)})
+    options = ["--stream", stream, "--out", out, "--json", *["--follow"] * follow]
+    line = [sys.executable, "-m", "telltune", "cascade", cascade, *options]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, env=env)
+
+
+def test_a_followed_file_is_answered_as_it_grows_until_an_interrupt(
+    files: tuple[Path, Path, Path],
+) -> None:
+    cascade, stream, out = files
+    lines = stream.read_text().splitlines(keepends=True)[:60]
+    stream.write_text("".join(lines[:40]) + lines[40][:9])
+
+    def answered(count: int) -> bool:
+        while process.poll() is None:
+            if (out / DECISIONS).exists() and len(decided(out)) >= count:
+                return True
+            time.sleep(0.02)
+        return False
+
+    process = command(cascade, stream, out, follow=True)
+    assert answered(40)
+    with stream.open("a") as file:
+        file.write(lines[40][9:] + "".join(lines[41:]))
+    assert answered(60)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate()
+    assert process.returncode == 0
+    assert json.loads(told)["inputs"] == 60
+    assert [line for line, _, _ in decided(out)] == [*range(1, 61)]
+    assert (out / "report.html").exists()
 
 
 def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
@@ -154,7 +192,7 @@ def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
         run_stream(cascade, out.parent / "none.jsonl", out.parent / "new", progress=False)
     text = cascade.read_text()
     for change, message in (
-        ("kind: linear\n  path: x", "not allowed for `linear`"),
+        ("kind: linear\n  path: x", "not allowed for other kinds"),
         ("kind: encoder", "required for `encoder`"),
         ("kind: linaer", "levels"),
     ):

@@ -1,25 +1,23 @@
 """Online cascade learning (Nie et al., arXiv 2402.04513): use the cheapest adequate answer.
 
-Each input passes through the levels from the cheapest up, and each level may defer to the next.
-During warm-up the top model labels every input. Each level caches the inputs that the top model has
-labeled and learns from them whenever its cache is full. A level answers only if its deferral
-network allows it *and* a random draw with probability 1 - γ^updates succeeds, so that it answers
-more often after each update. The top model labels the inputs that no level answers.
+Each input passes through the levels from the cheapest up, until the policy lets a level answer it.
+The top model labels the inputs that no level answers. Each level caches these and learns from them
+whenever its cache is full.
 
-If the top model fails, the answer is the lowest level's most likely label. The decision records the
-failure, and no level learns from it.
+If the top model fails, the answer is that of the level that agreed with it most often on recent
+inputs. The decision records the failure, and no level learns from it.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from telltune.errors import RecipeError
-from telltune.research.streams.deferral import Deferral
+from telltune.research.streams.policies import Judged, Learned, Policy, Promised, scaled_decay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,35 +27,37 @@ if TYPE_CHECKING:
     from telltune.research.streams.levels import Level
     from telltune.research.streams.top import Top
 
-__all__ = ["TOP", "Cascade", "Decision", "Rung"]
+__all__ = ["PUBLISHED_INPUTS", "TOP", "Cascade", "Decision", "PolicyName", "Rung"]
 
+PolicyName = Literal["learned", "threshold", "cost_aware"]
 TOP = "top"
-_TOGETHER = 32
-_WARM_UPDATES = 10
-"""Number of updates of each level before the warm-up ends, as published."""
-_STEPS = 8
-"""Deferral-network steps per update of the lowest level; short streams need more than one."""
-_REPLAYED = 24
-"""Number of earlier inputs added to the newest ones in each of these steps."""
+PUBLISHED_INPUTS = 25_000
+"""Number of inputs of the published IMDB stream."""
+_TOGETHER = 256
+"""Maximum number of inputs that pass through a level together."""
 _KEPT = 512
-"""Number of most recently labeled inputs from which the earlier ones are drawn."""
+"""Number of most recently labeled inputs that are kept."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Configuration of one level below the top model; defaults are the published IMDB values.
+    """Configuration of one level below the top model.
 
     Attributes:
         level: Model of this level.
         cache: Number of labeled inputs per update.
-        decay: γ: after n updates the level may answer with probability 1 - γ^n.
-        calibration: Target deferral probability where the level is right, from 0 to 1.
+        decay: γ: after n updates the level may answer with probability 1 - γ^n; by default it is
+            scaled to the length of the stream. Used by the policy `learned`.
+        calibration: Target deferral probability where the level is right, from 0 to 1. Used by the
+            policy `learned`.
+        cost: Cost of an input relative to a call of the top model; measured in seconds if None.
     """
 
     level: Level
     cache: int = 8
-    decay: float = 0.97
+    decay: float | None = None
     calibration: float = 0.4
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Decision:
     Attributes:
         label: Answer to the input.
         by: Name of the level that gave the answer.
-        seconds: Time for this input in seconds, learning included.
+        seconds: Time for this input in seconds, with its share of the levels' time and the updates
+            that it triggered.
         tokens: Number of tokens that the top model read and wrote.
         failure: Reason why the top model was called but gave no label; "" otherwise.
     """
@@ -80,29 +81,11 @@ class Decision:
 
 
 @dataclass
-class _Costs:
-    """Total seconds and number of inputs per level, the top model last."""
-
-    seconds: list[float]
-    inputs: list[int]
-
-    def add(self, level: int, seconds: float, inputs: int) -> None:
-        self.seconds[level] += seconds
-        self.inputs[level] += inputs
-
-    def above(self) -> list[float]:
-        """Return, for each level, the cost of the next one relative to the top model."""
-        means = [s / max(n, 1) for s, n in zip(self.seconds, self.inputs, strict=True)]
-        top = means[-1] or 1.0
-        return [min(mean / top, 1.0) for mean in means[1:]]
-
-
-@dataclass
 class Cascade:
     """A cascade that answers inputs and learns from them.
 
     Example:
-        >>> cascade = Cascade(["spam", "fine"], [Rung(LinearLevel(2))], top)
+        >>> cascade = Cascade(["spam", "fine"], [Rung(LinearLevel(2))], top, policy="threshold")
         >>> for decision in cascade.feed(["win a prize now", "see you at nine"]):
         ...     print(decision.label, decision.by)
 
@@ -110,19 +93,33 @@ class Cascade:
         labels: Possible labels of an input.
         rungs: Levels below the top model, from the cheapest up.
         top: Model that labels the inputs that no level answers.
-        price: μ: price of a call to the top model, in nats of prediction loss.
+        policy: `learned` (deferral networks and random draws, as published), `threshold`
+            (thresholds on confidence that keep the promised agreement) or `cost_aware` (the same,
+            with the thresholds that cost least).
+        agreement: Promised share of inputs whose answer is the top model's. Used by `threshold` and
+            `cost_aware`.
+        price: μ: price of a call to the top model, in nats of prediction loss. Used by `learned`.
+        inputs: Expected number of inputs of the stream, to which γ is scaled.
         seed: Seed of the random draws and of the deferral networks' initialization.
+
+    Raises:
+        RecipeError: There are fewer than two labels, or no levels.
     """
 
     labels: Sequence[str]
     rungs: Sequence[Rung]
     top: Top
+    policy: PolicyName = "learned"
+    agreement: float = 0.98
     price: float = 0.5
+    inputs: int = PUBLISHED_INPUTS
     seed: int = 0
     seen: int = field(default=0, init=False)
     """Number of inputs seen so far."""
     updates: list[int] = field(init=False)
     """Number of updates of each level."""
+    asked: list[int] = field(init=False)
+    """Number of inputs that each level was asked about, the top model last."""
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
@@ -131,134 +128,162 @@ class Cascade:
             raise RecipeError("a cascade needs at least one level below the top model.")
         self.updates = [0] * len(self.rungs)
         self._caches: list[list[tuple[str, int]]] = [[] for _ in self.rungs]
-        self._judged: list[tuple[list[list[float]], int]] = []
-        self._costs = _Costs([0.0] * (len(self.rungs) + 1), [0] * (len(self.rungs) + 1))
-        self._deferral = Deferral(
-            len(self.labels),
-            [rung.calibration for rung in self.rungs],
-            price=self.price,
-            seed=self.seed,
-        )
+        self._judged: list[Judged] = []
+        self.asked = [0] * (len(self.rungs) + 1)
+        self._seconds = [0.0] * (len(self.rungs) + 1)
+        self._policy = self._make_policy()
 
     def feed(self, texts: Sequence[str]) -> Iterator[Decision]:
         """Answer inputs in their order, and learn from those that the top model labels.
 
-        Up to 32 inputs pass through a level together, which is much faster than one at a time and
-        gives the same answers. The inputs after the first one that needs the top model are
-        processed again, because its label may trigger an update.
+        Inputs pass through a level together, as many as cannot fill a cache. No level learns
+        between them, so the answers are the same as one at a time, and no input passes a level
+        twice. If the top model raises an error, all answers before it are kept.
         """
         start = 0
         while start < len(texts):
-            if self._warm:
-                decided = self._pass(texts[start : start + _TOGETHER])
+            room = min(
+                rung.cache - len(cache)
+                for rung, cache in zip(self.rungs, self._caches, strict=True)
+            )
+            block = texts[start : start + min(room, _TOGETHER)]
+            yield from self._pass(block)
+            start += len(block)
+
+    def _pass(self, texts: Sequence[str]) -> Iterator[Decision]:
+        """Decide inputs between which no level learns."""
+        places = range(self.seen, self.seen + len(texts))
+        sampled = self._policy.sampled(places, self.updates)
+        waiting = np.arange(len(texts))
+        by = np.full(len(texts), -1)
+        seconds = np.zeros(len(texts))
+        likely: list[dict[int, list[float]]] = []
+        for number in range(len(self.rungs)):
+            asked = waiting if self._policy.asks(number) else waiting[sampled[waiting]]
+            likely.append({})
+            if not len(asked):
+                continue
+            began = time.perf_counter()
+            found = self._likelihoods(number, [texts[i] for i in asked])
+            seconds[asked] += (time.perf_counter() - began) / len(asked)
+            likely[-1] = dict(zip(asked.tolist(), found.tolist(), strict=True))
+            answers = self._policy.answers(
+                number, found, [places[i] for i in asked], self.updates[number]
+            )
+            by[asked[answers & ~sampled[asked]]] = number
+            waiting = waiting[by[waiting] < 0]
+        for i, text in enumerate(texts):
+            began = time.perf_counter()
+            own = [level.get(i) for level in likely]
+            if by[i] >= 0:
+                label, name, tokens, failure = self._best(own[by[i]]), self._name(by[i]), 0, ""
             else:
-                decided = [self._ask_top(texts[start], time.perf_counter())]
-            yield from decided
-            start += len(decided)
-
-    @property
-    def _warm(self) -> bool:
-        return min(self.updates) >= _WARM_UPDATES
-
-    def _pass(self, texts: Sequence[str]) -> list[Decision]:
-        """Decide the inputs up to and including the first that the top model has to label."""
-        began = time.perf_counter()
-        decided: dict[int, Decision] = {}
-        waiting = list(range(len(texts)))
-        judged: list[dict[int, list[float]]] = []
-        for number, rung in enumerate(self.rungs):
-            likely = self._likelihoods(number, [texts[i] for i in waiting])
-            judged.append(dict(zip(waiting, likely.tolist(), strict=True)))
-            willing = self._deferral.defers(number, likely) <= 0.5
-            chance = 1 - rung.decay ** self.updates[number]
-            lucky = np.array([self._coin(self.seen + i, number) < chance for i in waiting])
-            for i, label, acts in zip(waiting, likely.argmax(1), willing & lucky, strict=True):
-                if acts:
-                    decided[i] = Decision(self.labels[label], rung.level.name, 0.0)
-            waiting = [i for i in waiting if i not in decided]
-            if not waiting:
-                break
-        first = waiting[0] if waiting else len(texts)
-        each = (time.perf_counter() - began) / max(first, 1)
-        found = [replace(decided[i], seconds=each) for i in range(first)]
-        self.seen += first
-        if waiting:
-            seen = [level[first] for level in judged]
-            found.append(self._ask_top(texts[first], time.perf_counter(), seen))
-        return found
-
-    def _likelihoods(self, number: int, texts: Sequence[str]) -> NDArray[np.float64]:
-        began = time.perf_counter()
-        found = self.rungs[number].level.likelihoods(texts)
-        self._costs.add(number, time.perf_counter() - began, len(texts))
-        return found
-
-    def _coin(self, place: int, number: int) -> float:
-        """Return a draw from [0, 1) that depends only on seed, level and place in the stream."""
-        key = (self.seed * 2**40 + place * len(self.rungs) + number) * 0x9E3779B97F4A7C15
-        key = (key ^ (key >> 31)) * 0xBF58476D1CE4E5B9 % 2**64
-        return ((key ^ (key >> 27)) % 2**53) / 2**53
+                label, name, tokens, failure = self._ask_top(text, own, sampled=bool(sampled[i]))
+            self.seen += 1
+            self._policy.count(sampled=by[i] < 0 and bool(sampled[i]))
+            spent = seconds[i] + time.perf_counter() - began
+            yield Decision(label, name, float(spent), tokens, failure)
 
     def _ask_top(
-        self, text: str, began: float, judged: list[list[float]] | None = None
-    ) -> Decision:
+        self, text: str, likely: list[list[float] | None], *, sampled: bool
+    ) -> tuple[str, str, int, str]:
+        """Return the label, who gave it, tokens and failure; learn if the top gave the label."""
         told = self.top.label(text)
-        self._costs.add(len(self.rungs), told.seconds, 1)
-        self.seen += 1
+        self._seconds[-1] += told.seconds
+        self.asked[-1] += 1
         if told.label is None or told.label not in self.labels:
-            likely = self.rungs[0].level.likelihoods([text])
-            guess = self.labels[int(likely.argmax())]
+            number, guess = self._guess(text, likely)
             failure = told.failure or f"`{told.label}` is not one of the labels"
-            seconds = time.perf_counter() - began
-            return Decision(guess, self.rungs[0].level.name, seconds, told.tokens, failure)
-        if judged is None:
-            judged = [self._likelihoods(n, [text])[0].tolist() for n in range(len(self.rungs))]
-        self._remember(text, self.labels.index(told.label), judged)
-        return Decision(told.label, TOP, time.perf_counter() - began, told.tokens)
+            return guess, self._name(number), told.tokens, failure
+        judged = Judged(likely, self.labels.index(told.label))
+        self._policy.observe(judged, sampled=sampled)
+        self._remember(text, judged)
+        return told.label, TOP, told.tokens, ""
 
-    def _remember(self, text: str, label: int, judged: list[list[float]]) -> None:
+    def _guess(self, text: str, likely: list[list[float] | None]) -> tuple[int, str]:
+        """Return the level that agreed with the top most often, and its answer."""
+        share = []
+        for number in range(len(self.rungs)):
+            known = [one.right(number) for one in self._judged if one.likely[number] is not None]
+            # Of equally good levels, the upper one.
+            share.append((sum(known) / max(len(known), 1), number))
+        _, best = max(share)
+        found = likely[best]
+        if found is None:
+            found = self._likelihoods(best, [text])[0].tolist()
+        return best, self._best(found)
+
+    def _likelihoods(self, number: int, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Ask a level, and count its time and inputs."""
+        began = time.perf_counter()
+        found = self.rungs[number].level.likelihoods(texts)
+        self._seconds[number] += time.perf_counter() - began
+        self.asked[number] += len(texts)
+        return found
+
+    def _best(self, likely: list[float] | None) -> str:
+        """Return the most likely label of a level that was asked."""
+        assert likely is not None
+        return self.labels[likely.index(max(likely))]
+
+    def _name(self, number: int) -> str:
+        return self.rungs[number].level.name
+
+    def _remember(self, text: str, judged: Judged) -> None:
         """Add an input that the top model labeled to every cache; learn from full caches.
 
         The stored likelihoods are those from before the levels learn the input. A level is rarely
-        wrong on an input that it has just learned, so deferral networks trained on later
-        likelihoods would never defer.
+        wrong on an input that it has just learned, so a policy that learned from later likelihoods
+        would never defer.
         """
-        self._judged = [*self._judged[1 - _KEPT :], (judged, label)]
+        self._judged = [*self._judged[1 - _KEPT :], judged]
         for number, (rung, cache) in enumerate(zip(self.rungs, self._caches, strict=True)):
-            cache.append((text, label))
+            cache.append((text, judged.label))
             if len(cache) >= rung.cache:
                 texts, labels = zip(*cache, strict=True)
                 rung.level.learn(texts, labels)
                 self.updates[number] += 1
                 cache.clear()
                 if number == 0:
-                    self._learn_deferral(len(texts))
+                    self._policy.update(self._judged, len(texts), self._costs())
 
-    def _learn_deferral(self, newest: int) -> None:
-        """Train the deferral networks on the newest labeled inputs and on earlier ones."""
-        rng = np.random.default_rng([self.seed, self.updates[0]])
-        earlier, new = self._judged[:-newest], self._judged[-newest:]
-        for _ in range(_STEPS):
-            drawn = rng.permutation(len(earlier))[:_REPLAYED].tolist()
-            batch = new + [earlier[i] for i in drawn]
-            likely = [
-                np.array([judged[number] for judged, _ in batch])
-                for number in range(len(self.rungs))
-            ]
-            labels = np.array([label for _, label in batch], np.int64)
-            self._deferral.learn(likely, labels, self._costs.above())
+    def _costs(self) -> list[float]:
+        """Return the cost of an input at each level relative to a call of the top, at most 1."""
+        means = [s / max(n, 1) for s, n in zip(self._seconds, self.asked, strict=True)]
+        top = means[-1] or 1.0
+        return [
+            min(mean / top, 1.0) if rung.cost is None else rung.cost
+            for rung, mean in zip(self.rungs, means[:-1], strict=True)
+        ]
+
+    def _make_policy(self) -> Policy:
+        if self.policy != "learned":
+            cheapest = self.policy == "cost_aware"
+            return Promised(len(self.rungs), self.agreement, cheapest=cheapest, seed=self.seed)
+        return Learned(
+            len(self.labels),
+            [rung.calibration for rung in self.rungs],
+            [rung.decay or scaled_decay(self.inputs, rung.cache) for rung in self.rungs],
+            price=self.price,
+            seed=self.seed,
+        )
+
+    def _identity(self) -> dict[str, list[str]]:
+        """Return what a restored state must share."""
+        levels = [rung.level.name for rung in self.rungs]
+        return {"labels": list(self.labels), "levels": levels, "policy": [self.policy]}
 
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` rebuilds the cascade."""
         return {
-            "labels": list(self.labels),
-            "levels": [rung.level.name for rung in self.rungs],
+            **self._identity(),
+            "inputs": self.inputs,
             "seen": self.seen,
             "updates": list(self.updates),
             "caches": [list(cache) for cache in self._caches],
-            "judged": list(self._judged),
-            "costs": (list(self._costs.seconds), list(self._costs.inputs)),
-            "deferral": self._deferral.state(),
+            "judged": [tuple(judged) for judged in self._judged],
+            "costs": (list(self._seconds), list(self.asked)),
+            "decisions": self._policy.state(),
             "models": [rung.level.state() for rung in self.rungs],
         }
 
@@ -266,19 +291,20 @@ class Cascade:
         """Restore a state returned by `state`.
 
         Raises:
-            RecipeError: The state has other labels or levels.
+            RecipeError: The state has other labels, levels or policy.
         """
-        own = {"labels": list(self.labels), "levels": [rung.level.name for rung in self.rungs]}
-        for what, value in own.items():
-            if state[what] != value:
+        for what, own in self._identity().items():
+            if state[what] != own:
                 raise RecipeError(
                     f"the saved cascade has the {what} {', '.join(state[what])}, but this one has "
-                    f"{', '.join(value)}; restore them or use another folder."
+                    f"{', '.join(own)}; restore them or use another folder."
                 )
+        self.inputs = state["inputs"]
         self.seen, self.updates = state["seen"], list(state["updates"])
         self._caches = [[tuple(row) for row in cache] for cache in state["caches"]]
-        self._judged = [(judged, label) for judged, label in state["judged"]]
-        self._costs = _Costs(*map(list, state["costs"]))
-        self._deferral.restore(state["deferral"])
+        self._judged = [Judged(*judged) for judged in state["judged"]]
+        self._seconds, self.asked = map(list, state["costs"])
+        self._policy = self._make_policy()
+        self._policy.restore(state["decisions"])
         for rung, kept in zip(self.rungs, state["models"], strict=True):
             rung.level.restore(kept)

@@ -59,6 +59,8 @@ class EncoderLevel:
                 )
             except (OSError, ValueError) as error:
                 raise ModelError(f"encoder {model} cannot be loaded: {error}.") from None
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(self._device)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -66,14 +68,15 @@ class EncoderLevel:
         self._model.eval()
         with torch.inference_mode():
             logits = self._model(**self._inputs(texts)).logits
-        found: NDArray[np.float64] = logits.double().softmax(1).numpy()
+        found: NDArray[np.float64] = logits.double().softmax(1).cpu().numpy()
         return found
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
         """Take one AdamW step on a batch."""
         self._model.train()
         self._optimizer.zero_grad()
-        self._model(**self._inputs(texts), labels=torch.tensor(list(labels))).loss.backward()
+        targets = torch.tensor(list(labels), device=self._device)
+        self._model(**self._inputs(texts), labels=targets).loss.backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
 
@@ -90,7 +93,7 @@ class EncoderLevel:
     def _inputs(self, texts: Sequence[str]) -> Any:
         return self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"
-        )
+        ).to(self._device)
 
 
 class AdapterLevel:

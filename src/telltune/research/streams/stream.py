@@ -6,18 +6,18 @@ import io
 import json
 import time
 from collections import Counter
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from telltune.errors import DataError, StorageError
+from telltune.errors import DataError, StorageError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.research.streams.cascade import TOP
+from telltune.research.streams.cascade import PUBLISHED_INPUTS, TOP
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.spec import load_cascade, make_cascade
 from telltune.storage import write_bytes, write_json, write_text, writing
@@ -35,12 +35,19 @@ _SUMMARY = "summary.json"
 _STATE = "state.pt"
 _CHUNK = 256
 """Number of inputs between two saved states."""
+_PAUSE = 0.5
+"""Seconds between two looks at a file that is followed."""
 _PLACES = 50
 """Number of points of a course."""
 
 
 def run_stream(
-    cascade: str | Path, stream: str | Path, out: str | Path, *, progress: bool = True
+    cascade: str | Path,
+    stream: str | Path,
+    out: str | Path,
+    *,
+    follow: bool = False,
+    progress: bool = True,
 ) -> StreamReport:
     """Answer every row of a stream.
 
@@ -53,6 +60,7 @@ def run_stream(
             measure accuracy.
         out: Output folder for decisions.jsonl (one line per row), the state, summary.json and
             report.html.
+        follow: Wait for further rows at the end of the file, until a KeyboardInterrupt.
         progress: Show a progress bar.
 
     Raises:
@@ -62,22 +70,29 @@ def run_stream(
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with lock_folder(out):
+        kept = _load(out)
+        if kept is not None:
+            inputs = int(kept["cascade"]["inputs"])
+        else:
+            inputs = 0 if follow else _lines(stream)
         with phase("loading the models", shown=progress):
-            made = make_cascade(spec)
-            decided = _resume(made, out)
+            made = make_cascade(spec, inputs or PUBLISHED_INPUTS)
+        decided = _resume(made, kept, out)
         with bar(shown=progress) as shown, writing(out), shared_cores():
             counter = shown.add_task(stream.name, completed=decided, total=None, unit="input")
-            rows = islice(_rows(stream), decided, None)
-            while chunk := list(islice(rows, _CHUNK)):
-                adapt_threads()
-                began = time.perf_counter()
-                lines = _decide(made, chunk, set(spec.labels))
-                with (out / DECISIONS).open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                decided += len(chunk)
-                _save(made, out, decided)
-                rate = len(chunk) / (time.perf_counter() - began)
-                shown.update(counter, completed=decided, note=f"{rate:,.0f} inputs/s")
+            with suppress(KeyboardInterrupt) if follow else nullcontext():
+                for chunk in _chunks(stream, decided, follow=follow):
+                    adapt_threads()
+                    began = time.perf_counter()
+                    lines, error = _decide(made, chunk, set(spec.labels))
+                    with (out / DECISIONS).open("a", encoding="utf-8") as file:
+                        file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
+                    decided += len(lines)
+                    _save(made, out, decided)
+                    if error is not None:
+                        raise error
+                    rate = len(chunk) / (time.perf_counter() - began)
+                    shown.update(counter, completed=decided, note=f"{rate:,.0f} inputs/s")
         report = _report(out)
         write_json(out / _SUMMARY, asdict(report))
         write_page(report, out)
@@ -86,16 +101,22 @@ def run_stream(
 
 def _decide(
     cascade: Cascade, chunk: list[tuple[int, dict[str, Any] | str]], labels: set[str]
-) -> list[dict[str, Any]]:
-    """Return one record per row, in order; an invalid row has the reason as `refused`."""
+) -> tuple[list[dict[str, Any]], TellError | None]:
+    """Return one record per row, in order, and the error that ended the stream before its end.
+
+    An invalid row has the reason as `refused`.
+    """
     texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
     decisions: Iterator[Decision] = cascade.feed(texts)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for line, row in chunk:
         if isinstance(row, str):
             lines.append({"line": line, "refused": row})
             continue
-        decision = next(decisions)
+        try:
+            decision = next(decisions)
+        except TellError as error:
+            return lines, error
         record = {
             "line": line,
             "label": decision.label,
@@ -110,25 +131,65 @@ def _decide(
         elif row.get("label") is not None:
             record["unknown_label"] = str(row["label"])
         lines.append(record)
-    return lines
+    return lines, None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield line numbers with the row, or with the reason why it is invalid.
+def _lines(path: Path) -> int:
+    with _reading(path), path.open("rb") as file:
+        return sum(1 for _ in file)
 
-    Reading stops at an unfinished last line, which may still be being written.
-    """
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith("\n"):
-                    try:
-                        json.loads(line)
-                    except ValueError:
-                        return
-                yield number, _row(line)
+        yield
     except OSError as error:
         raise DataError(f"{path}: the stream cannot be read: {error}.") from None
+
+
+def _chunks(
+    path: Path, done: int, *, follow: bool
+) -> Iterator[list[tuple[int, dict[str, Any] | str]]]:
+    """Yield line numbers with the row, or with the reason why it is invalid.
+
+    Reading stops at an unfinished last line, which may still be being written. With `follow`, the
+    rest of it and further lines are waited for.
+
+    Args:
+        path: File of the stream.
+        done: Number of lines to skip.
+        follow: Wait for further lines.
+    """
+    chunk: list[tuple[int, dict[str, Any] | str]] = []
+    number, line = 0, ""
+    with _reading(path):
+        file = path.open(encoding="utf-8", errors="replace")
+    with file:
+        while True:
+            with _reading(path):
+                line += file.readline()
+            if line.endswith("\n") or (not follow and _is_whole(line)):
+                number += 1
+                if number > done:
+                    chunk.append((number, _row(line)))
+                line = ""
+                if len(chunk) < _CHUNK:
+                    continue
+            if chunk:
+                yield chunk
+                chunk = []
+            elif follow:
+                time.sleep(_PAUSE)
+            else:
+                return
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(line: str) -> dict[str, Any] | str:
@@ -144,21 +205,31 @@ def _row(line: str) -> dict[str, Any] | str:
     return row
 
 
-def _resume(cascade: Cascade, out: Path) -> int:
-    """Restore the last state, drop later decisions, and return the number of those kept."""
-    state = out / _STATE
-    if not state.exists():
-        if (out / DECISIONS).exists():
-            write_text(out / DECISIONS, "")
-        return 0
+def _load(out: Path) -> dict[str, Any] | None:
+    """Return the last state; None if there is none."""
+    if not (out / _STATE).exists():
+        return None
     try:
-        kept = torch.load(state, weights_only=True)
+        found: dict[str, Any] = torch.load(out / _STATE, weights_only=True)
+        if not {"cascade", "decided"} <= found.keys() or "inputs" not in found["cascade"]:
+            raise ValueError("it lacks a part")
     except Exception as error:
-        raise StorageError(f"{state} is damaged ({error}); remove {out} to start over.") from None
-    cascade.restore(kept["cascade"])
-    decided = int(kept["decided"])
-    lines = (out / DECISIONS).read_text(encoding="utf-8").splitlines(keepends=True)[:decided]
-    write_text(out / DECISIONS, "".join(lines))
+        raise StorageError(
+            f"{out / _STATE} is damaged ({error}); remove {out} to start over."
+        ) from None
+    return found
+
+
+def _resume(cascade: Cascade, kept: dict[str, Any] | None, out: Path) -> int:
+    """Restore a state, drop later decisions, and return the number of those kept."""
+    decided = 0
+    if kept is not None:
+        cascade.restore(kept["cascade"])
+        decided = int(kept["decided"])
+    if (out / DECISIONS).exists():
+        lines = (out / DECISIONS).read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) > decided:
+            write_text(out / DECISIONS, "".join(lines[:decided]))
     return decided
 
 
