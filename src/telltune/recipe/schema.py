@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -62,6 +63,7 @@ Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
 Quoting = Literal["auto", "minimal", "none"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
+_INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 AutoInt = Annotated[
     Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
     Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
@@ -247,6 +249,34 @@ class LoraSpec(ConfigModel):
     """Dropout probability on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
     """PEFT's `target_modules`."""
+    layers: list[NonNegativeInt] | None = Field(default=None, min_length=1)
+    """Numbers of the decoder layers that get an adapter, from 0; by default all."""
+    rank_pattern: dict[str, PositiveInt] = Field(default={})
+    """Other ranks for some layers, by the end of their names or a regular expression."""
+    alpha_pattern: dict[str, PositiveFloat] = Field(default={})
+    """Other values of `alpha` for some layers, by the end of their names or a regular expression.
+    """
+    use_dora: bool = False
+    """Whether to train magnitudes and directions of weights separately (DoRA, arXiv 2402.09353)."""
+    use_rslora: bool = False
+    """Whether to scale the update by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    init: str = "default"
+    """Initial weights: `default`, `gaussian`, `orthogonal`, `olora` (arXiv 2406.01775), `pissa`
+    (arXiv 2404.02948), or `pissa_niter_N` with N iterations of a fast decomposition."""
+    modules_to_save: list[str] | None = Field(default=None, min_length=1)
+    """Modules to train whole and save with the adapter, by the end of their names."""
+
+    @field_validator("init")
+    @classmethod
+    def _is_known_init(cls, init: str) -> str:
+        if init not in _INITS and not re.fullmatch(r"pissa_niter_\d+", init):
+            raise ValueError(f"use {', '.join(_INITS)} or pissa_niter_N, such as pissa_niter_16")
+        return init
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether `init` moves a part of the base's weights into the adapter."""
+        return self.init.startswith(("olora", "pissa"))
 
 
 class TrainingSpec(ConfigModel):
