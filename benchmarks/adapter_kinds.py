@@ -19,9 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import describe
-
 import telltune
+from machine import describe
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1)

@@ -120,8 +120,8 @@ class DataSpec(ConfigModel):
     """Location and format of one data set."""
 
     path: str
-    """File (JSONL, JSON, CSV, TSV, Parquet, Arrow), folder of such files, hub id, or `embedded`
-    (general data)."""
+    """File (JSONL, JSON, CSV, TSV, Parquet, Arrow), folder of such files, pattern such as
+    `shards/*.jsonl`, hub id, or `embedded` (general data)."""
     columns: Columns | None = None
     """Names of columns, for schemas that telltune does not recognize."""
     labels: list[str] | None = Field(default=None, min_length=2)
@@ -137,6 +137,18 @@ class DataSpec(ConfigModel):
     rows: tuple[int, int] | None = None
     """Range `[from, to]` of examples to use, counted from 0, with `to` excluded. Hub data sets are
     streamed, and later rows are not downloaded."""
+    take: AutoInt | None = None
+    """Number of examples to read from a stream, whose shards are read in a fixed random order; the
+    rest is not read. `auto` (general data only) is as many as the mixture needs."""
+
+    @field_validator("take")
+    @classmethod
+    def _is_no_stretch(
+        cls, take: int | Literal["auto"] | None, info: ValidationInfo
+    ) -> int | Literal["auto"] | None:
+        if take is not None and info.data.get("rows") is not None:
+            raise ValueError("use `take` or `rows`, not both")
+        return take
 
     @field_validator("rows")
     @classmethod
@@ -198,11 +210,15 @@ class GeneralSpec(ConfigModel):
     """General data, which are abundant: instructions and answers."""
 
     sources: DataList
-    """Files, folders, hub ids, or `embedded`."""
+    """Files, folders, hub ids, or `embedded`. `stream: X` in place of `sources` is a source with
+    `path: X` and `take: auto`."""
 
 
 def _as_sources(value: Any) -> Any:
-    """Turn one data set, or a list of them, into a mapping with `sources`."""
+    """Turn one data set, a list of them, or a stream into a mapping with `sources`."""
+    if isinstance(value, dict) and isinstance(value.get("stream"), str):
+        value = {"path": value["stream"], "take": "auto"} | value
+        del value["stream"]
     one = isinstance(value, str | list) or (isinstance(value, dict) and "path" in value)
     return {"sources": value} if one else value
 
