@@ -266,6 +266,13 @@ def test_to_yaml_writes_every_default_out():
         "alpha": 16.0,
         "dropout": 0.05,
         "target_modules": "all-linear",
+        "layers": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_dora": False,
+        "use_rslora": False,
+        "init": "default",
+        "modules_to_save": None,
     }
 
 

@@ -104,8 +104,8 @@ def verify(adapter: str | Path) -> Verification:
     folder = Path(adapter)
     record = read_tell(folder)
     recipe = recipe_from_dict(record["recipe"], name=str(folder / TELL_JSON))
-    recipe = recipe.model_copy(update={"model": without_rights(recipe.model)})
     checks = [*_files(folder, record), *_recipe(folder, record, recipe)]
+    recipe = recipe.model_copy(update={"model": without_rights(recipe.model)})
     if is_baseline(record):
         checks += _baseline(folder, record, recipe)
         now = baseline_versions()
@@ -151,7 +151,8 @@ def _recipe(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Ch
     except TellError as error:
         yield Check(RECIPE_FILE, held=False, reason=str(error))
         return
-    claimed = record["recipe"]
+    # An earlier version may not have had all keys; they are compared by their defaults.
+    claimed = recipe.model_dump(mode="json")
     keys = [key for key, value in written.items() if claimed.get(key) != value]
     reason = f"it differs from the recipe in {TELL_JSON}: {', '.join(keys)}" if keys else ""
     yield Check(RECIPE_FILE, not keys, reason)

@@ -229,3 +229,59 @@ def test_what_is_not_read_is_told_again_from_memory(tmp_path, write_jsonl, reads
     assert warning.startswith("general: not read: `mood` (3 of 3 rows); ")
     assert again.warnings == first.warnings
     assert len(reads) == 1
+
+
+@pytest.fixture
+def shards(tmp_path, write_jsonl):
+    """Five shards of 600 rows each; every prompt has the number of its shard."""
+    (tmp_path / "shards").mkdir()
+    for shard in range(5):
+        numbers = range(shard * 1000, shard * 1000 + 600)
+        write_jsonl(tmp_path / "shards" / f"part-{shard}.jsonl", rows(numbers, tmp_path.name))
+    return str(tmp_path / "shards" / "part-*.jsonl")
+
+
+def shards_of(examples):
+    return {int(example.prompt.split()[1]) // 1000 for example in examples}
+
+
+def test_a_stream_is_read_no_further_than_needed(shards, tmp_path):
+    for last in sorted((tmp_path / "shards").iterdir())[-1:]:
+        last.write_text("{broken")
+    drawn = list(data(shards, take=40))
+    assert len(drawn) == 40
+    # 40 examples and a buffer of 1,000 are in the first two shards of the order.
+    assert len(shards_of(drawn)) == 2
+    found = data(shards, take=40).contents
+    assert found.examples == 40
+    assert found == contents_of(drawn)
+
+
+def test_a_longer_part_of_a_stream_starts_with_a_shorter_one(shards):
+    short, longer = (list(data(shards, take=take)) for take in (30, 900))
+    assert longer[:30] == short
+    assert len({example.prompt for example in longer}) == 900
+    every = list(data(shards, take=10_000))
+    assert every[:900] == longer
+    assert sorted(e.origin for e in every) == sorted(e.origin for e in data(shards))
+    assert [e.origin for e in every] != [e.origin for e in data(shards)]
+
+
+def test_the_part_is_known_until_a_shard_changes(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
+    stream = data(shards, take=2000)
+    before = stream.contents
+    monkeypatch.setattr(general, "scan_general", lambda *_: pytest.fail("read again"))
+    assert data(shards, take=2000).contents == before
+    monkeypatch.undo()
+    monkeypatch.setattr(fingerprint, "_TICK_NS", -(10**9))
+    for shard in (tmp_path / "shards").iterdir():
+        shard.write_text(shard.read_text().replace("Write", "Copy"))
+    assert data(shards, take=2000).contents != before
+
+
+def test_a_broken_row_in_the_part_ends_the_reading(shards, tmp_path):
+    for shard in (tmp_path / "shards").iterdir():
+        shard.write_text('{"prompt": 1}\n' * 5000)
+    with pytest.raises(DataError, match="20 problems"):
+        list(data(shards, take=20))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.data.task import load_split, load_task, unlabeled_beside
+from telltune.data.task import load_general, load_split, load_task, unlabeled_beside
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Recipe, recipe_from_dict
 
@@ -185,3 +185,60 @@ def test_the_rest_of_an_embedded_task_has_no_dev_or_test_inputs() -> None:
 def test_rows_without_a_prompt_are_refused(with_unlabeled: Callable[..., Recipe]) -> None:
     with pytest.raises(DataError, match=r"1 problem in the data: .*more\.jsonl:2"):
         load_task(with_unlabeled([{"prompt": "new"}, {"prompt": ""}]))
+
+
+@pytest.fixture
+def streaming(
+    tmp_path: Path, write_jsonl: Callable[..., Path], toy_rows: Callable[..., Any]
+) -> Callable[..., Recipe]:
+    """Return a function that makes a recipe with 30 task rows and a stream of 8,000 rows."""
+    train = str(write_jsonl(tmp_path / "train.jsonl", toy_rows(range(30))))
+    rows = [{"prompt": f"Write {n}.", "completion": "word " * 20} for n in range(8000)]
+    for shard in range(4):
+        write_jsonl(tmp_path / f"s{shard}.jsonl", rows[shard * 2000 : (shard + 1) * 2000])
+
+    def build(**keys: Any) -> Recipe:
+        general = {"stream": str(tmp_path / "s*.jsonl")} | keys.pop("general", {})
+        return recipe_from_dict({"task": {"train": train}, "general": general} | keys)
+
+    return build
+
+
+def read(recipe: Recipe) -> int:
+    general = load_general(recipe)
+    assert general is not None
+    return general.contents.examples
+
+
+def test_of_a_stream_as_much_is_read_as_the_mixture_needs(
+    streaming: Callable[..., Recipe],
+) -> None:
+    # 30 rows of some 20 bytes need less than the least part.
+    assert read(streaming()) == 1000
+    # Twice 500 times the bytes of the task, in examples of about 111 bytes.
+    assert 5000 < read(streaming(mixture={"leverage_ratio": 500})) < 6000
+    # Everything, if there is no more.
+    assert read(streaming(mixture={"leverage_ratio": 5000})) == 8000
+    assert read(streaming(mixture={"general_examples": 900})) == 1800
+    assert read(streaming(meta={"examples": 3000})) == 3000
+
+
+def test_how_much_of_a_stream_is_read_can_be_set(streaming: Callable[..., Recipe]) -> None:
+    recipe = streaming(general={"take": 7})
+    assert recipe.general is not None
+    assert [source.take for source in recipe.general.sources] == [7]
+    assert read(recipe) == 7
+    with pytest.raises(RecipeError, match=r"`general\.sources\.0\.take`: use `take` or `rows`"):
+        streaming(general={"take": 7, "rows": [0, 5]})
+
+
+def test_a_pattern_is_taken_beside_the_recipe(
+    streaming: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streaming()
+    monkeypatch.chdir(tmp_path.parent)
+    values = {"task": "answer_kind", "general": {"stream": "s?.jsonl", "take": 7}}
+    assert read(recipe_from_dict(values, folder=tmp_path)) == 7
+    missing = recipe_from_dict(values | {"general": "t?.jsonl"}, folder=tmp_path)
+    with pytest.raises(DataError, match=r"no file or folder t\?\.jsonl"):
+        read(missing)

@@ -47,13 +47,20 @@ def test_vllm_serves_the_base_with_the_adapter_and_its_template(tmp_path: Path) 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (65, 128), (512, 512)])
 def test_the_rank_is_one_that_vllm_has(tmp_path: Path, rank: int, allowed: int) -> None:
-    folder = adapter(tmp_path, r=1, rank_pattern={"q_proj": rank})
+    folder = adapter(tmp_path, r=rank)
     assert f"--max-lora-rank {allowed} " in vllm_command(folder, record())
 
 
 def test_a_rank_above_those_of_vllm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"rank 513.*up to 512"):
         vllm_command(adapter(tmp_path, r=513), record())
+
+
+def test_kinds_that_vllm_ignores_or_refuses_are_to_be_merged(tmp_path: Path) -> None:
+    kinds = {"use_dora": True, "alpha_pattern": {"q_proj": 2}, "modules_to_save": ["lm_head"]}
+    for name, value in kinds.items():
+        with pytest.raises(ModelError, match=rf"uses {name}, .* merge it"):
+            vllm_command(adapter(tmp_path, **{name: value}), record())
 
 
 def test_a_whole_model_needs_no_options(tmp_path: Path) -> None:

@@ -286,6 +286,7 @@ def test_samples_repeat_with_torchs_seed(tiny_base: Any, vllm: list[FakeEngine])
     [
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"lora_bias": True}, "lora_bias"),
         ({"rank": 600}, "rank 600"),
     ],

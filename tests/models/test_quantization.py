@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import telltune
+from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, RecipeError
 from telltune.evaluation.recipe_check import check_recipe
+from telltune.fitting.protocol import Settings
+from telltune.methods.registry import get_method
 from telltune.models import base_revision, load_base
 from telltune.recipe import ModelSpec, recipe_from_dict
 
@@ -102,3 +105,35 @@ def test_weights_in_four_bits_are_not_trained_themselves(quantized: dict[str, An
     recipe = recipe_from_dict(quantized | {"training": {"full_parameters": True}})
     with pytest.raises(RecipeError, match="cannot be trained; remove that key"):
         check_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"use_dora": True},
+        {"use_rslora": True, "init": "gaussian", "rank_pattern": {"q_proj": 2}},
+        {"modules_to_save": ["lm_head", "norm"], "layers": [1]},
+    ],
+    ids=["DoRA", "patterns", "modules_to_save"],
+)
+def test_plain_peft_answers_with_every_kind_of_adapter_on_them(
+    quantized: dict[str, Any], wide_model: Path, tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    recipe = recipe_from_dict(quantized | {"lora": quantized["lora"] | kind})
+    base = load_base(recipe.model, "fp32")
+    tokens = torch.arange(4, 24)[None]
+    with torch.no_grad():
+        plain = base.model(tokens).logits
+    settings = Settings(recipe, tmp_path / "out", progress=False)
+    predictor = get_method("tell").run(load_task(recipe), load_general(recipe), base, settings)
+    with torch.no_grad():
+        trained = predictor.model(tokens).logits
+        predictor.release()
+        assert base.model(tokens).logits.equal(plain)
+        loaded = PeftModel.from_pretrained(load_base(recipe.model, "fp32").model, tmp_path / "out")
+        found = loaded.eval()(tokens).logits
+    assert (trained - plain).abs().max() > 0.1
+    torch.testing.assert_close(found, trained, rtol=1e-4, atol=1e-4)

@@ -138,7 +138,7 @@ def test_layers_that_are_not_there_are_named(tiny_base: Any, what: str) -> None:
     wanted, message = REFUSED[what]
     layers = named_layers(tiny_base.model)
     with pytest.raises(RecipeError, match=r"^lora\.target_modules: ") as error:
-        adapter_targets(layers, wanted)
+        adapter_targets(layers, LoraSpec(target_modules=wanted))
     assert re.search(message, str(error.value))
     assert "\n" not in str(error.value)
     with pytest.raises(RecipeError):
@@ -156,7 +156,7 @@ def test_layers_that_are_not_there_are_named(tiny_base: Any, what: str) -> None:
     ],
 )
 def test_what_peft_takes_is_given_as_it_is(tiny_base: Any, wanted: str | list[str]) -> None:
-    assert adapter_targets(named_layers(tiny_base.model), wanted) == wanted
+    assert adapter_targets(named_layers(tiny_base.model), LoraSpec(target_modules=wanted)) == wanted
     adapted = add_lora(tiny_base, LoraSpec(target_modules=wanted), seed=0)
     assert any(p.requires_grad for p in adapted.parameters())
 
@@ -164,23 +164,26 @@ def test_what_peft_takes_is_given_as_it_is(tiny_base: Any, wanted: str | list[st
 def test_a_layer_that_a_mixer_reads_directly_is_refused_by_name() -> None:
     layers = named_layers(tiny("mamba"))
     with pytest.raises(RecipeError, match=r"`out_proj` cannot be adapted: .*reads the weights"):
-        adapter_targets(layers, ["in_proj", "out_proj"])
+        adapter_targets(layers, LoraSpec(target_modules=["in_proj", "out_proj"]))
     # In other models, this name is an ordinary layer.
-    assert adapter_targets(named_layers(tiny("jamba")), ["out_proj"]) == ["out_proj"]
+    spec = LoraSpec(target_modules=["out_proj"])
+    assert adapter_targets(named_layers(tiny("jamba")), spec) == ["out_proj"]
 
 
 def test_experts_by_their_old_names_are_for_peft_to_translate() -> None:
     model = tiny("mixtral")
     wanted = ["q_proj", "w1", "w2", "w3"]
-    assert adapter_targets(named_layers(model), wanted) == wanted
+    assert adapter_targets(named_layers(model), LoraSpec(target_modules=wanted)) == wanted
     with pytest.raises(RecipeError, match="`w4`"):
-        adapter_targets(named_layers(model), [*wanted, "w4"])
+        adapter_targets(named_layers(model), LoraSpec(target_modules=[*wanted, "w4"]))
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=wanted)
     assert get_peft_model(model, config).peft_config["default"].target_parameters
 
 
 def test_what_peft_refuses_is_one_sentence() -> None:
     base = type("Base", (), {"model": tiny("mixtral")})()
-    with pytest.raises(RecipeError, match=r"PEFT cannot adapt them: .*dropout") as error:
+    with pytest.raises(
+        RecipeError, match=r"^lora: PEFT cannot add this adapter: .*dropout"
+    ) as error:
         add_lora(base, LoraSpec(target_modules=["w1", "w2", "w3"], dropout=0.1), seed=0)
     assert "\n" not in str(error.value)

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("full", "kind"),
+    [(False, {}), (True, {}), (False, {"use_dora": True, "modules_to_save": ["lm_head"]})],
+    ids=["LoRA", "full parameters", "DoRA and a module"],
+)
 def test_trained_weights_are_copied_and_set_again(
-    tiny_base: LoadedModel, toy_recipe: dict[str, Any], full: bool
+    tiny_base: LoadedModel, toy_recipe: dict[str, Any], kind: dict[str, Any], *, full: bool
 ) -> None:
     toy_recipe["training"]["full_parameters"] = full
+    toy_recipe["lora"] |= kind
     model = trainable(tiny_base, recipe_from_dict(toy_recipe))
     before = trained_weights(model)
     with torch.no_grad():

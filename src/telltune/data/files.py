@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -146,6 +147,10 @@ def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
                 f"{path} is a file, but `split` applies only to folders and hub data sets: remove "
                 "`split`."
             )
+        if not path.exists() and has_magic(str(path)):
+            # pathlib's own refuses some patterns.
+            found = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207
+            return _Choice([file for file in found if file.is_file()], {}) if found else None
         return _Choice([path], {}) if path.exists() else None
     splits = _saved_splits(path)
     if splits is not None:

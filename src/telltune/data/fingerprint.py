@@ -16,7 +16,7 @@ from pathlib import Path
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.version import VERSION
 
-__all__ = ["code_hash", "file_hash"]
+__all__ = ["code_hash", "file_hash", "file_stamp"]
 
 # Two changes within one tick of the file system's clock (2 s on FAT) leave the same metadata. So a
 # hash is cached only if the file did not change for longer than one tick.
@@ -49,6 +49,22 @@ def file_hash(path: Path) -> str | None:
     except OSError:
         return None
     return found
+
+
+def file_stamp(path: Path) -> str | None:
+    """Return metadata that change with a file, which need not be read.
+
+    Returns:
+        None if the path is not a regular file, cannot be read, or changed so recently that a
+        further change might not show.
+    """
+    try:
+        told = _identity(path.resolve())
+    except OSError:
+        return None
+    if told is None or max(told[1], told[2]) + _TICK_NS >= time.time_ns():
+        return None
+    return repr(told)
 
 
 def _identity(path: Path) -> list[int] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from telltune.data.contents import Contents, contents_of
 from telltune.data.embedded import data_folder, embedded_general
 from telltune.data.files import files_of
-from telltune.data.fingerprint import code_hash, file_hash
+from telltune.data.fingerprint import code_hash, file_hash, file_stamp
 from telltune.data.loaders import scan, stream_examples
 from telltune.data.report import ReadReport
 from telltune.storage import cache_folder, read_cached_json, write_json
@@ -97,7 +97,8 @@ class GeneralData:
                 return None
             digest.update(repr((spec.model_dump(), len(files))).encode("utf-8", "surrogatepass"))
             for file in files:
-                content = file_hash(file)
+                # Of a stream only a part is read, so the whole is not hashed.
+                content = file_hash(file) if spec.take is None else file_stamp(file)
                 if content is None:
                     return None
                 # The name is hashed too, because it is part of each example's origin.

@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
@@ -23,11 +24,13 @@ from telltune.errors import DataError, shown
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Table", "read_examples", "scan", "stream_examples", "tables"]
 
 SHOWN_REASONS = 5
+_BUFFER = 1000
+"""Number of examples in the buffer that shuffles a stream."""
 
 # Usual split names of hub data sets.
 _HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
@@ -79,10 +82,10 @@ def scan(
     """
     report = ReadReport() if report is None else report
     rows, left_out, empty = report.rows, report.left_out.total, True
-    for table in tables(spec, split):
-        for item in _examples(table, spec, report):
-            empty = False
-            yield item
+    found = (item for table in tables(spec, split) for item in _examples(table, spec, report))
+    for item in found if spec.take is None else _drawn(found, spec.take):
+        empty = False
+        yield item
     if empty and report.left_out.total > left_out:
         count = report.rows - rows
         yield Problem(
@@ -90,6 +93,35 @@ def scan(
         )
     elif empty:
         yield Problem(spec.path, 1, "contains no rows: add at least one example")
+
+
+def _drawn(
+    items: Iterator[Example | Problem], take: int | Literal["auto"]
+) -> Iterator[Example | Problem]:
+    """Yield the first examples of a stream, which pass through a buffer that shuffles them.
+
+    The order does not depend on `take`, and at most `_BUFFER` more examples are read.
+
+    Args:
+        items: Examples and problems; a problem is yielded at once, in place of an example.
+        take: Number of examples to yield; all for `auto`, whose caller stops by itself.
+    """
+    rng, buffer = Random(0), list[Example]()
+
+    def drawn() -> Iterator[Example | Problem]:
+        for item in items:
+            if isinstance(item, Problem):
+                yield item
+            elif len(buffer) < _BUFFER:
+                buffer.append(item)
+            else:
+                place = rng.randrange(_BUFFER)
+                yield buffer[place]
+                buffer[place] = item
+        rng.shuffle(buffer)
+        yield from buffer
+
+    return islice(drawn(), None if take == "auto" else take)
 
 
 def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
@@ -186,6 +218,8 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
     if files is None:
         yield Table(spec.path, spec.path, _hub_rows(spec, split))
         return
+    if spec.take is not None:
+        Random(0).shuffle(files)
     for file in files:
         rows = read_rows(file, spec.quoting)
         yield Table(named(file), stem_of(file), rows)
@@ -194,13 +228,16 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
 def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
     # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
     _, stop = spec.rows or (0, None)
-    part = {} if stop is None else {"streaming": True}
+    part = {"streaming": True} if stop is not None or spec.take is not None else {}
     try:
         import datasets
 
-        rows: Iterable[dict[str, object]] = datasets.load_dataset(
+        rows: Any = datasets.load_dataset(
             spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
         )
+        if spec.take is not None:
+            # A buffer of one: only the order of the shards changes; see `_drawn`.
+            rows = rows.shuffle(seed=0, buffer_size=1)
         features = getattr(rows, "features", None) or {}
         classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
         for number, values in enumerate(islice(rows, stop), start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +13,15 @@ from telltune.data.anchor import Anchor
 from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
+from telltune.data.examples import Problem
 from telltune.data.files import Split
-from telltune.data.general import EMBEDDED, GeneralData
+from telltune.data.general import EMBEDDED, GeneralData, scan_general
 from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
+from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example, Message
-    from telltune.recipe import DataSpec, Recipe
+    from telltune.recipe import Recipe
 
 __all__ = [
     "REST",
@@ -231,8 +233,56 @@ def load_general(recipe: Recipe) -> GeneralData | None:
     """Return the general data, which are read on demand, or None if the recipe has none."""
     if recipe.general is None:
         return None
-    sources = recipe.general.sources
-    return GeneralData("+".join(spec.path for spec in sources), tuple(sources))
+    sources = tuple(_sized(spec, recipe) for spec in recipe.general.sources)
+    return GeneralData("+".join(spec.path for spec in sources), sources)
+
+
+def _sized(spec: DataSpec, recipe: Recipe) -> DataSpec:
+    """Return a stream with the number of examples that the mixture needs.
+
+    Tokens are not known yet, so bytes stand for them. The number has room for a general text with
+    twice as many bytes per token as the task's, and for held-out examples.
+    """
+    if spec.take != "auto":
+        return spec
+    mixture = recipe.mixture
+    least = max(
+        _LEAST_OF_STREAM,
+        2 * (mixture.general_examples or 0),
+        recipe.general_choice.candidates if recipe.general_choice else 0,
+        recipe.meta.examples if recipe.meta else 0,
+    )
+    size = 0.0
+    if mixture.general_examples is None:
+        size = sum(map(_bytes, load_task(recipe).train))
+        if recipe.task.max_tokens is not None:
+            size = min(size, _MOST_BYTES * recipe.task.max_tokens)
+    count = _count(spec.model_dump_json(), least, 2 * mixture.leverage_ratio * size)
+    return spec.model_copy(update={"take": count})
+
+
+_LEAST_OF_STREAM = 1000
+_MOST_BYTES = 8
+"""Usual maximum of bytes per token."""
+
+
+@lru_cache
+def _count(stream: str, least: int, size: float) -> int:
+    """Return how many examples of a stream have `size` bytes, and at least `least`."""
+    count, found = 0, 0
+    for item in scan_general(DataSpec.model_validate_json(stream)):
+        count += 1
+        if isinstance(item, Problem):  # Reading the examples reports it.
+            break
+        found += _bytes(item)
+        if count >= least and found >= size:
+            break
+    return max(count, 1)
+
+
+def _bytes(example: Example) -> int:
+    texts = (*(message.content for message in example.history), example.prompt, example.completion)
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:

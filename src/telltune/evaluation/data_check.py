@@ -16,7 +16,7 @@ from telltune.data.general import scan_general
 from telltune.data.loaders import scan
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
-from telltune.data.task import REST, named_data
+from telltune.data.task import REST, load_general, named_data
 from telltune.errors import DataError
 from telltune.models import load_tokenizer
 from telltune.result_table import InNotebooks, ResultTable
@@ -116,10 +116,15 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         counts["unlabeled"] = len(inputs)
         shared = check_examples({TRAIN: inputs, **tested})
         findings += [_left_out_input(f) for f in shared if f.kind in ("leak_exact", "leak_near")]
-    if recipe.general is not None:
+    sources = recipe.general.sources if recipe.general else []
+    unsized = [spec.path for spec in sources if spec.take == "auto"]
+    if unsized and any(finding.refused for finding in findings):
+        reason = "not checked: how much is read depends on the task data, which have problems"
+        findings += [Finding(path, 1, reason, "left_out", refused=False) for path in unsized]
+    elif (general := load_general(recipe)) is not None:
         known = set(findings)
         counts["general"] = 0
-        examples = _examples(recipe.general.sources, scan_general, findings)
+        examples = _examples(general.sources, scan_general, findings)
         while part := list(islice(examples, GENERAL_AT_ONCE)):
             counts["general"] += len(part)
             found = checks.of({TRAIN: part, **tested})

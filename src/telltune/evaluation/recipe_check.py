@@ -86,6 +86,12 @@ def _check_trainable(recipe: Recipe) -> None:
             f"weights quantized by `model.quantization: {recipe.model.quantization}` cannot be "
             "trained; remove that key or `training.full_parameters`."
         )
+    unrounded = recipe.lora.changes_base or recipe.lora.init == "orthogonal"
+    if unrounded and recipe.model.quantization is not None:
+        raise RecipeError(
+            f"`lora.init: {recipe.lora.init}` does not support a base that `model.quantization: "
+            f"{recipe.model.quantization}` has rounded; remove one of the two."
+        )
 
 
 def _check_data(spec: DataSpec, split: Split) -> None:

@@ -35,8 +35,10 @@ def vllm_command(folder: Path, record: dict[str, Any]) -> str:
         record: Contents of its tell.json.
 
     Raises:
-        ModelError: The adapter cannot be read, or its rank is too large for vLLM.
+        ModelError: The adapter cannot be read, or is of a kind or rank that vLLM does not serve.
     """
+    from telltune.inference.vllm_engine import beyond_vllm
+
     here = str(folder.resolve())
     custom = ["--trust-remote-code"] if record["recipe"]["model"]["trust_remote_code"] else []
     if is_whole_model(record):
@@ -45,7 +47,13 @@ def vllm_command(folder: Path, record: dict[str, Any]) -> str:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / ADAPTER_CONFIG} cannot be read: {error}.") from None
-    rank = max([config["r"], *config.get("rank_pattern", {}).values()])
+    beyond = beyond_vllm(config)
+    if beyond:
+        raise ModelError(
+            f"{folder} uses {', '.join(beyond)}, which vLLM does not support in adapters; merge it "
+            "(`tell export --merge`)."
+        )
+    rank = config["r"]
     allowed = next((one for one in _RANKS if one >= rank), None)
     if allowed is None:
         raise ModelError(

@@ -148,7 +148,11 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
         "data": {
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": (
-                {"name": general.name, "sha256": general.contents.digest}
+                {
+                    "name": general.name,
+                    "sha256": general.contents.digest,
+                    "examples": general.contents.examples,
+                }
                 if method.uses_general and general is not None
                 else None
             ),

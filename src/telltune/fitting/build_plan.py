@@ -17,7 +17,7 @@ from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
 from telltune.inference.labels import closed_set, need_labels
 from telltune.levers.registry import levers_of
-from telltune.models import adapter_targets
+from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
@@ -78,8 +78,19 @@ def build_run_plan(
     for lever in levers_of(recipe):
         if lever.needs_unlabeled:
             check_unlabeled(task.unlabeled, f"`{lever.name}`")
-    if model.layers is not None and not recipe.training.full_parameters:
-        adapter_targets(model.layers, recipe.lora.target_modules)
+    if not recipe.training.full_parameters:
+        if model.layers is not None:
+            adapter_targets(model.layers, recipe.lora)
+        if recipe.meta is not None and recipe.lora.changes_base:
+            raise RecipeError(
+                f"`lora.init: {recipe.lora.init}` sets the initial weights, which `meta` learns; "
+                "remove one of the two."
+            )
+        if recipe.lora.modules_to_save and compute_dtype(recipe.training.precision).itemsize < 4:
+            raise RecipeError(
+                "`lora.modules_to_save` needs `training.precision: fp32`: in bf16, rounding would "
+                "undo the steps of the optimizer."
+            )
     plain, anchored = (encoding(model, recipe, carried) for carried in (None, anchor))
     # Sizes are counted without the anchor, so that methods are compared at equal task tokens.
     counted = plain.encode(task.train)

@@ -22,18 +22,20 @@ import torch
 from telltune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["VllmGenerator"]
+__all__ = ["VllmGenerator", "beyond_vllm"]
 
 # Values of `max_lora_rank` that vLLM accepts, from the default rank of recipes on, so that engines
 # are seldom restarted.
 _RANKS = (16, 32, 64, 128, 256, 320, 512)
-# LoRA options of PEFT that vLLM does not support, and their neutral values.
+# LoRA options of PEFT that vLLM refuses or, as the patterns, ignores, and their neutral values.
 _BEYOND_LORA: dict[str, tuple[object, ...]] = {
     "bias": (None, "none"),
     "lora_bias": (None, False),
     "use_dora": (None, False),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
     "modules_to_save": (None, []),
     "trainable_token_indices": (None, [], {}),
     "layer_replication": (None, []),
@@ -243,11 +245,10 @@ def _base_of(model: Any) -> _Base:
 
 
 def _rank_of(model: Any) -> int:
-    """Return the largest rank of the adapter's layers, or 0 without an adapter."""
+    """Return the rank of the adapter, or 0 without one."""
     if not _adapted(model):
         return 0
-    config = model.peft_config["default"]
-    return int(max([config.r, *config.rank_pattern.values()]))
+    return int(model.peft_config["default"].r)
 
 
 def _refusal(model: Any) -> str:
@@ -260,11 +261,7 @@ def _refusal(model: Any) -> str:
         config = model.peft_config["default"]
         if config.peft_type != "LORA":
             return f"its adapter is {config.peft_type.value}, not LoRA"
-        beyond = [
-            name
-            for name, neutral in _BEYOND_LORA.items()
-            if getattr(config, name, None) not in neutral
-        ]
+        beyond = beyond_vllm(vars(config))
         if beyond:
             return f"its adapter uses {', '.join(beyond)}, which vLLM does not support"
         if _rank_of(model) > _RANKS[-1]:
@@ -272,6 +269,11 @@ def _refusal(model: Any) -> str:
     if any(p.requires_grad for name, p in model.named_parameters() if "lora_" not in name):
         return "weights of the base were trained, but vLLM would load the untrained ones"
     return ""
+
+
+def beyond_vllm(config: Mapping[str, Any]) -> list[str]:
+    """Return the options of PEFT's adapter configuration that vLLM does not support."""
+    return [name for name, neutral in _BEYOND_LORA.items() if config.get(name) not in neutral]
 
 
 def _started(base: _Base, rank: int) -> Any:

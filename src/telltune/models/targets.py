@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from telltune.recipe import ModelSpec
+    from telltune.recipe import LoraSpec, ModelSpec
 
 __all__ = [
     "ALL_LINEAR",
@@ -151,30 +151,55 @@ def layers_of(spec: ModelSpec) -> Layers | None:
         return None
 
 
-def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
+def adapter_targets(layers: Layers, spec: LoraSpec) -> str | list[str]:
     """Return the value of PEFT's `target_modules`.
 
     Args:
         layers: Layers of the model.
-        wanted: Value of `lora.target_modules`.
+        spec: The `lora` section of a recipe.
 
     Returns:
-        `wanted`, or the names of the layers to adapt if `all-linear` includes layers that must be
-        excluded.
+        `spec.target_modules`, or the names of the layers to adapt if `all-linear` does not select
+        the right ones: layers must be excluded, or `spec.layers` selects some.
 
     Raises:
-        RecipeError: If `wanted` names layers that do not exist or that LoRA cannot adapt.
+        RecipeError: If `spec` names layers that do not exist or that LoRA cannot adapt.
     """
+    wanted = spec.target_modules
+    adaptable = [*layers.linear, *layers.others, *layers.like_experts]
     if _is_all_linear(wanted):
         if not layers.linear:
             raise RecipeError(
                 "lora.target_modules: the model has no linear layers; set "
                 "training.full_parameters: true to train all its weights."
             )
-        return list(layers.linear) if layers.read_directly or layers.fused_experts else wanted
-    adaptable = [*layers.linear, *layers.others, *layers.like_experts]
-    if isinstance(wanted, str):
-        return _checked_pattern(layers, wanted, adaptable)
+        if layers.read_directly or layers.fused_experts or spec.layers is not None:
+            wanted = list(layers.linear)
+        adapted = list(layers.linear)
+    elif isinstance(wanted, str):
+        if spec.layers is not None:
+            raise RecipeError(
+                "lora.layers: PEFT does not combine it with a regular expression; name the layers "
+                "in `lora.target_modules`, or write their numbers into the expression."
+            )
+        wanted = _checked_pattern(layers, wanted, adaptable)
+        adapted = [name for name in adaptable if re.fullmatch(wanted, name)]
+    else:
+        _check_names(layers, wanted, adaptable)
+        adapted = [name for name in adaptable if any(_matching(each, [name]) for each in wanted)]
+    _check_numbers(spec, adapted)
+    _check_patterns(spec, adapted)
+    saved = [*adaptable, *layers.read_directly, *layers.rest]
+    for name in spec.modules_to_save or ():
+        if not any(each.endswith(name) for each in saved):
+            raise RecipeError(
+                f"lora.modules_to_save: `{shown(name)}` is no module of this model; name modules "
+                "such as `lm_head` or `embed_tokens`, as the model calls them."
+            )
+    return wanted
+
+
+def _check_names(layers: Layers, wanted: list[str], adaptable: list[str]) -> None:
     direct = [name for name in wanted if _matching(name, layers.read_directly)]
     if direct:
         raise RecipeError(
@@ -189,7 +214,35 @@ def adapter_targets(layers: Layers, wanted: str | list[str]) -> str | list[str]:
             f"lora.target_modules: {_not_found(missing, adaptable)}; the linear layers are "
             f"{_listed(_endings(layers.linear))}."
         )
-    return wanted
+
+
+def _check_numbers(spec: LoraSpec, adapted: Sequence[str]) -> None:
+    """Raise unless every number in `lora.layers` has layers to adapt."""
+    # As PEFT finds the number of a layer in its name.
+    found = (re.match(r".*?\.[^.]*\.(\d+)\.", name) for name in adapted)
+    numbers = {int(match[1]) for match in found if match}
+    for number in spec.layers or ():
+        if number not in numbers:
+            last = f"the last one is {max(numbers)}" if numbers else "no layer has a number"
+            raise RecipeError(f"lora.layers: there is no layer {number} to adapt; {last}.")
+
+
+def _check_patterns(spec: LoraSpec, adapted: Sequence[str]) -> None:
+    """Raise unless every pattern matches the name of an adapted layer."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(spec, key):
+            try:
+                # As PEFT matches them.
+                known = re.compile(rf"(.*\.)?({pattern})$")
+            except re.error as error:
+                raise RecipeError(
+                    f"lora.{key}: `{shown(pattern)}` is not a valid regular expression: {error}."
+                ) from None
+            if not any(known.match(name) for name in adapted):
+                raise RecipeError(
+                    f"lora.{key}: `{shown(pattern)}` matches no layer with an adapter; these are "
+                    f"{_listed(_endings(adapted))}."
+                )
 
 
 def layers_left_out(layers: Layers, wanted: str | list[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import stat
+from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,7 +238,13 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     def beside(name: str) -> str:
         there = folder / name
         try:
-            return str(there.resolve()) if not Path(name).is_absolute() and there.exists() else name
+            if Path(name).is_absolute():
+                return name
+            found = there.exists()
+            if not found and has_magic(name):
+                # As in `telltune.data.files`.
+                found = bool(glob(str(there), recursive=True))  # noqa: PTH207
+            return str(there.resolve()) if found else name
         except OSError:  # E.g. a name that is too long; reading it reports the error.
             return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -63,6 +64,7 @@ Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
 Quoting = Literal["auto", "minimal", "none"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
+_INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 AutoInt = Annotated[
     Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
     Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
@@ -119,8 +121,8 @@ class DataSpec(ConfigModel):
     """Location and format of one data set."""
 
     path: str
-    """File (JSONL, JSON, CSV, TSV, Parquet, Arrow), folder of such files, hub id, or `embedded`
-    (general data)."""
+    """File (JSONL, JSON, CSV, TSV, Parquet, Arrow), folder of such files, pattern such as
+    `shards/*.jsonl`, hub id, or `embedded` (general data)."""
     columns: Columns | None = None
     """Names of columns, for schemas that telltune does not recognize."""
     labels: list[str] | None = Field(default=None, min_length=2)
@@ -136,6 +138,18 @@ class DataSpec(ConfigModel):
     rows: tuple[int, int] | None = None
     """Range `[from, to]` of examples to use, counted from 0, with `to` excluded. Hub data sets are
     streamed, and later rows are not downloaded."""
+    take: AutoInt | None = None
+    """Number of examples to read from a stream, whose shards are read in a fixed random order; the
+    rest is not read. `auto` (general data only) is as many as the mixture needs."""
+
+    @field_validator("take")
+    @classmethod
+    def _is_no_stretch(
+        cls, take: int | Literal["auto"] | None, info: ValidationInfo
+    ) -> int | Literal["auto"] | None:
+        if take is not None and info.data.get("rows") is not None:
+            raise ValueError("use `take` or `rows`, not both")
+        return take
 
     @field_validator("rows")
     @classmethod
@@ -211,11 +225,15 @@ class GeneralSpec(ConfigModel):
     """General data, which are abundant: instructions and answers."""
 
     sources: DataList
-    """Files, folders, hub ids, or `embedded`."""
+    """Files, folders, hub ids, or `embedded`. `stream: X` in place of `sources` is a source with
+    `path: X` and `take: auto`."""
 
 
 def _as_sources(value: Any) -> Any:
-    """Turn one data set, or a list of them, into a mapping with `sources`."""
+    """Turn one data set, a list of them, or a stream into a mapping with `sources`."""
+    if isinstance(value, dict) and isinstance(value.get("stream"), str):
+        value = {"path": value["stream"], "take": "auto"} | value
+        del value["stream"]
     one = isinstance(value, str | list) or (isinstance(value, dict) and "path" in value)
     return {"sources": value} if one else value
 
@@ -262,6 +280,34 @@ class LoraSpec(ConfigModel):
     """Dropout probability on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
     """PEFT's `target_modules`."""
+    layers: list[NonNegativeInt] | None = Field(default=None, min_length=1)
+    """Numbers of the decoder layers that get an adapter, from 0; by default all."""
+    rank_pattern: dict[str, PositiveInt] = Field(default={})
+    """Other ranks for some layers, by the end of their names or a regular expression."""
+    alpha_pattern: dict[str, PositiveFloat] = Field(default={})
+    """Other values of `alpha` for some layers, by the end of their names or a regular expression.
+    """
+    use_dora: bool = False
+    """Whether to train magnitudes and directions of weights separately (DoRA, arXiv 2402.09353)."""
+    use_rslora: bool = False
+    """Whether to scale the update by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    init: str = "default"
+    """Initial weights: `default`, `gaussian`, `orthogonal`, `olora` (arXiv 2406.01775), `pissa`
+    (arXiv 2404.02948), or `pissa_niter_N` with N iterations of a fast decomposition."""
+    modules_to_save: list[str] | None = Field(default=None, min_length=1)
+    """Modules to train whole and save with the adapter, by the end of their names."""
+
+    @field_validator("init")
+    @classmethod
+    def _is_known_init(cls, init: str) -> str:
+        if init not in _INITS and not re.fullmatch(r"pissa_niter_\d+", init):
+            raise ValueError(f"use {', '.join(_INITS)} or pissa_niter_N, such as pissa_niter_16")
+        return init
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether `init` moves a part of the base's weights into the adapter."""
+        return self.init.startswith(("olora", "pissa"))
 
 
 class TrainingSpec(ConfigModel):

@@ -241,11 +241,9 @@ class CellWorker:
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
-        """Return the general data, which is loaded only once."""
-        key = recipe.general.model_dump_json() if recipe.general else ""
-        if key not in self._general:
-            self._general[key] = load_general(recipe)
-        return self._general[key]
+        """Return the general data, whose contents are computed only once."""
+        general = load_general(recipe)
+        return self._general.setdefault(repr(general and general.sources), general)
 
     @staticmethod
     def blank(cell: Cell, key: str, split: Split) -> ResultRow:

@@ -20,7 +20,7 @@ from telltune.errors import RecipeError
 from telltune.models import compute_dtype, load_base_of, model_shape
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
-from telltune.training.adapter import set_trained_weights, trainable
+from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
 from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
 from telltune.training.log import LOG
 from telltune.training.processes import processes
@@ -139,6 +139,15 @@ def train(
         raise RecipeError(
             "`training.early_stopping` supports one process only; set it to false, or use one."
         )
+    if recipe.lora.changes_base and not settings.full_parameters:
+        wrong = f"`lora.init: {recipe.lora.init}`"
+        if options.start is not None:
+            raise RecipeError(
+                f"{wrong} sets the initial weights, but this run starts from those of an earlier "
+                "one (meta-learning or another task); remove it."
+            )
+        if together.count > 1:
+            raise RecipeError(f"{wrong} supports one process only; remove it, or use one.")
     sampler = StepSampler(data.mixture, data.epochs)
     measured: dict[str, Any] = {}
     watch, stop = Stopwatch(measured), StopCallback(together)
@@ -220,6 +229,7 @@ def train(
         stop.leave(steps, len(sampler))
         if stopping is not None and stopping.looks:
             stopping.restore(model)
+        rebase(model)
     if steps < len(sampler) and (stopping is None or not stopping.ended):
         logging.getLogger(__name__).warning(
             "A callback ended training after step %d of %d.", steps, len(sampler)
@@ -288,7 +298,7 @@ def _restore(base: LoadedModel, model: Any, recipe: Recipe) -> None:
     if recipe.training.full_parameters:
         base.model.load_state_dict(load_base_of(recipe).model.state_dict())
     else:
-        model.unload()
+        take_off(model)
 
 
 def _forget_checkpointing(base: LoadedModel, recipe: Recipe) -> None:

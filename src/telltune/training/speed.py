@@ -79,6 +79,10 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
                 "rank": lora.rank,
                 "target_modules": lora.target_modules,
                 "dropout": lora.dropout > 0,
+                "layers": lora.layers,
+                "rank_pattern": lora.rank_pattern,
+                "use_dora": lora.use_dora,
+                "modules_to_save": lora.modules_to_save,
             }
         ),
         "precision": str(compute_dtype(training.precision)),

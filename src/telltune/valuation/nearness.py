@@ -62,7 +62,7 @@ def gradients_of(
     """
     limit = context_length(base.model.config)
     encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
-    model: Any = add_lora(base, lora, seed)
+    model: Any = add_lora(base, lora.model_copy(update={"init": "default"}), seed)
     with borrowing(model):
         model.eval()
         # `lora_B` is initialized to zero, so the gradient of `lora_A` is zero and is skipped.

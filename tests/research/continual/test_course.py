@@ -185,6 +185,7 @@ def test_what_cannot_be_learned_is_refused_before_anything_is(
         ({"tasks": tasks[:1]}, "tasks"),
         ({"tasks": [tasks[0], tasks[0]]}, "the same name"),
         ({"tasks": [tasks[0], tasks[1] | {"anchor": None}]}, "has no anchor"),
+        ({"tasks": [tasks[0], tasks[1] | {"lora": {"init": "olora"}}]}, "`lora.init: olora` sets"),
         ({"strategies": ["sequentail"]}, "strategies"),
         ({"tasks": [tasks[0], tasks[1] | {"task": {"train": tasks[1]["task"]["train"]}}]}, "test"),
     ):

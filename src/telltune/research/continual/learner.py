@@ -177,7 +177,8 @@ class Learner:
 
         Raises:
             RecipeError: A task lacks test data, or the anchor or general data that a strategy
-                needs; or some tasks train all weights and others an adapter.
+                needs; or some tasks train all weights and others an adapter; or `lora.init`
+                changes the base.
         """
         uses_general = {"replay", "tell", "adapters"} & set(strategies)
         order = self._order(seeds[0])
@@ -187,6 +188,11 @@ class Learner:
                 "starts from the weights of the previous one; set it once, in the recipe."
             )
         for known in order:
+            if known.recipe.lora.changes_base and not known.recipe.training.full_parameters:
+                raise RecipeError(
+                    f"{self._name}: `lora.init: {known.recipe.lora.init}` sets the initial "
+                    "weights, but each task starts from those of the previous one; remove it."
+                )
             if known.task.anchor is None:
                 raise RecipeError(
                     f"{self._name}: task `{known.name}` has no anchor, which the model needs to "
