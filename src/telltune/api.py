@@ -354,4 +354,3 @@ def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:
     proposals = propose_anchors(base, task, candidates, recipe.seed, teacher)
     ranking = rank_anchors(base, task, proposals, proposer="teacher")
     return replace(ranking, notes=(teacher.usage.told(recipe.teacher),))
-

@@ -214,9 +214,9 @@ def search(
         ]
 
     if progress:
-        own = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
-        least = [cell for size in sizes[:-1] for cell in cells(own, size, _SEEDS[:1])]
-        _say_least([*least, *cells(own[:2], sizes[-1], last)], len(last), out, minutes)
+        tried = [one.entry for one in candidates_of(recipe, methods)[: len(methods)]]
+        least = [cell for size in sizes[:-1] for cell in cells(tried, size, _SEEDS[:1])]
+        _say_least([*least, *cells(tried[:2], sizes[-1], last)], len(last), out, minutes)
 
     def run(
         names: Sequence[MethodEntry],
