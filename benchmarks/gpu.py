@@ -257,7 +257,7 @@ def measure(cell: Cell, model: Path, out: Path, *, toy: bool, until: float) -> d
             asked |= {"profile": str(out / f"profile_{cell.shape}.txt"), "steps": 7}
     else:
         script = "peer_trl"
-        asked |= peer(cell)
+        asked |= peer(cell) | ({"max_length": 256} if toy else {})
     try:
         ran = subprocess.run(
             [sys.executable, "-m", f"speed_parts.{script}", json.dumps(asked)],

@@ -56,6 +56,20 @@ def test_recipe_keys_in_the_docs_exist(page: str) -> None:
     assert unknown == []
 
 
+def test_each_feature_beside_other_tools_has_a_test() -> None:
+    table = [line.split("|") for line in DOCS["docs/research/peers.md"].splitlines()]
+    features = {row[1].strip(): row[2:4] for row in table if len(row) == 6}
+    untested = {name for name, (_, test) in features.items() if not re.search(r"`tests/", test)}
+    assert untested == {
+        "feature",
+        "---",
+        *(name for name, (ours, _) in features.items() if ours.strip() == "none"),
+    }
+    named = [re.search(r"`(tests/[^`]+)`", test) for _, test in features.values()]
+    for test in filter(None, named):
+        assert "\ndef test_" in (ROOT / test[1]).read_text(encoding="utf-8")
+
+
 def rows() -> list[tuple[str, str]]:
     """Return keys and defaults in the tables of the recipe reference, for recipe sections."""
     reference = DOCS["docs/reference/recipe.md"]
