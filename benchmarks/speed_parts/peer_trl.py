@@ -106,7 +106,10 @@ def quantized(kind: str | None) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return {"quantization_config": config, "device_map": {"": 0}}
+    return {
+        "quantization_config": config,
+        "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
+    }
 
 
 def _labels(ids: Any, prompt: int) -> list[int]:
