@@ -99,7 +99,7 @@ def evaluate(
     try:
         task = load_task(recipe)
         answers = task_answers(recipe, task, all_items if split == "test" else None)
-        task_name = task.name
+        task_name = task.name if asked is recipe else None
     except DataError as error:
         # An adapter can be scored on a machine that lacks its training data.
         told = f"the metrics and warnings use only the {split} items"

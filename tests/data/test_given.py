@@ -113,6 +113,7 @@ def test_numpy_values_become_plain_ones() -> None:
         ([], "the list is empty: give at least one example."),
         (["a", 3], "list:1: the row is of type str"),
         ([{"prompt": "a"}, 3], "list:2: the row is of type int: give a dict such as"),
+        ({"a": 1}, "data of type dict cannot be read"),
         (7, "data of type int cannot be read: give a path, a list of dicts, a frame"),
     ],
 )

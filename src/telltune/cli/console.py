@@ -136,18 +136,21 @@ def print_study(summary: Summary) -> None:
         for s in summary.saved
         if s.against == "sft_anchor"
     }
-    scores, beside = [], []
-    for p in summary.points:
-        cell = (p.task, p.size, p.name, p.leverage_ratio)
-        tokens = f"{p.task_tokens:,.0f}"
-        interval = f"{p.low:.1f} to {p.high:.1f}"
-        scores.append((p.task, p.name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
-        general = f"{p.general_tokens:,.0f}"
-        beside.append((p.name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
-    # Each of the two tables fits a terminal of 80 columns.
-    print_table("Scores", ("task", "method", "task tokens", "score", "interval", "seeds"), scores)
-    heads = ("method", "task tokens", "general tokens", "against sft_anchor", "data saved")
-    print_table("Compared with sft_anchor", heads, beside)
+    for task in dict.fromkeys(point.task for point in summary.points):
+        scores, beside = [], []
+        for p in summary.points:
+            if p.task != task:
+                continue
+            cell = (p.task, p.size, p.name, p.leverage_ratio)
+            tokens = f"{p.task_tokens:,.0f}"
+            interval = f"{p.low:.1f} to {p.high:.1f}"
+            scores.append((p.name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+            general = f"{p.general_tokens:,.0f}"
+            beside.append((p.name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
+        # Each of the two tables fits a terminal of 80 columns.
+        print_table(task, ("method", "task tokens", "score", "interval", "seeds"), scores)
+        heads = ("method", "task\ntokens", "general\ntokens", "against\nsft_anchor", "data saved")
+        print_table(f"{task}: cost, and comparison with sft_anchor", heads, beside)
 
 
 def print_recommendation(found: Recommendation) -> None:
@@ -325,12 +328,15 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
 
     table = Table(title=title, show_header=any(heads), title_justify="left")
     for head in heads:
-        # A location without its line number is useless, so this column is folded, not cut.
+        # Part of a name or of a location is useless, so these columns are folded, not cut.
         table.add_column(
             head,
-            justify="right" if head in NUMBERS else "left",
-            overflow="fold" if head == "where" else "ellipsis",
+            justify="right" if head.replace("\n", " ") in NUMBERS else "left",
+            overflow="fold" if head in _NAMES else "ellipsis",
         )
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+_NAMES = {"where", "method", "metric", "strategy", "level"}

@@ -166,7 +166,7 @@ def rows_of(data: Rows) -> GivenRows:
         found = GivenRows("list", [_row(n, row) for n, row in enumerate(several, start=1)])
     elif isinstance(data, Frame):
         found = GivenRows("frame", _of_arrow(data, "frame"))
-    elif type(data).__module__.startswith("datasets.") and hasattr(data, "with_format"):
+    elif type(data).__module__.startswith("datasets.") and not isinstance(data, Mapping):
         found = GivenRows("dataset", _of_dataset(data))
     else:
         raise DataError(f"data of type {type(data).__name__} cannot be read: give {_TAKEN}.")

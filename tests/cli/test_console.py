@@ -1,0 +1,74 @@
+"""Tables fit a terminal of 80 columns, with nothing cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from telltune.cli.console import print_study, print_table
+from telltune.study.statistics.summary import (
+    Comparison,
+    Point,
+    SavedData,
+    Summary,
+)
+from telltune.study.statistics.time_breakdown import TimeBreakdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    return lines
+
+
+def test_names_are_folded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "m" * 90
+    print_table("Scores", ("method", "score"), [(name, "1.0")])
+    cells: Sequence[str] = [line.split("│")[1].strip() for line in lines_of(capsys) if "│" in line]
+    assert "".join(cells) == name
+
+
+def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    point = Point(
+        task="medical_specialty",
+        name="tell_stratified",
+        method="tell_stratified",
+        size=10_000,
+        leverage_ratio=8.0,
+        task_tokens=10_784,
+        general_tokens=1_086_272,
+        metric="accuracy",
+        score=69.25,
+        low=64.2,
+        high=100.0,
+        deviation=1.0,
+        seeds=8,
+        items=400,
+        seconds=60,
+        forgetting={},
+    )
+    cell = ("medical_specialty", 10_000, "tell_stratified", 8.0, "sft_anchor")
+    summary = Summary(
+        points=[point, replace(point, task="answer_kind")],
+        comparisons=[Comparison(*cell, 12.3, 1.0, 20.0, 0.001, 0.002)],
+        saved=[SavedData(*cell, 2.1, 1.2, 3.4, "", "2.1 (1.2 to 3.4)")],
+        general_curves=[],
+        failed=[],
+        spent=TimeBreakdown(0, 0, 0, 0, 0, 0),
+    )
+    print_study(summary)
+    text = "\n".join(lines_of(capsys))
+    assert text.count("medical_specialty") == 2, "the task is in the titles"
+    assert "10,784 │  69.2 │ 64.2 to 100.0" in text
+    assert "+12.3 (p 0.002)" in text
+    assert "2.1 (1.2 to 3.4)" in text
