@@ -220,7 +220,7 @@ def make_app(service: Service, key: str | None = None) -> FastAPI:
     async def chat(body: ChatBody, request: Request) -> Response:
         model = service.find(body.model)
         try:
-            job = model.job(messages_example(body.messages), body.wish)
+            job = model.job(messages_example(body.messages), body.sampling)
         except DataError as error:
             code = "context_length_exceeded" if isinstance(error, TooLongError) else None
             raise _Refused(400, str(error), code) from None
