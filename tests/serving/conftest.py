@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telltune.serving.server import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fitted")
 

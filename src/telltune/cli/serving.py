@@ -85,13 +85,12 @@ def chat(
     `/reset` begins a new conversation, and `/exit` ends.
     """
     from telltune.serving.chat import chat as talk
-    from telltune.serving.models import Wish, load_models
+    from telltune.serving.models import load_models
     from telltune.training.progress import phase
 
     with phase("loading the model"):
         [model] = load_models([adapter], most=1, trust_model=trust_model)
-    wish = Wish(max_new_tokens=max_new_tokens)
-    talk(model, _lines(), _write, system=system, wish=wish)
+    talk(model, _lines(), _write, system=system, max_new_tokens=max_new_tokens)
 
 
 def _write(text: str) -> None:

@@ -7,7 +7,7 @@ import hmac
 import json
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ from telltune.serving.scheduler import Scheduler
 from telltune.serving.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,16 @@ __all__ = ["MOST_BODY", "Service", "make_app"]
 
 MOST_BODY = 2**20
 """Longest body of a request in bytes."""
+
+_COUNTERS = {
+    "requests": "Requests for an answer.",
+    "requests_finished": "Requests that were answered.",
+    "requests_cancelled": "Requests whose client hung up.",
+    "requests_failed": "Requests whose answer could not be computed.",
+    "prompt_tokens": "Tokens of prompts.",
+    "completion_tokens": "Generated tokens.",
+}
+"""Descriptions of the counters by name."""
 
 
 class Service:
@@ -85,7 +95,7 @@ class Service:
         return self.models[name]
 
     async def pieces(
-        self, model: ServedModel, job: Job, writing: Writing
+        self, model: ServedModel, job: Job, writing: Writing, *, whole: bool
     ) -> AsyncIterator[tuple[str, str | None]]:
         """Submit a job, and yield its answer in pieces of text.
 
@@ -95,6 +105,7 @@ class Service:
             model: Model to answer.
             job: Job from `model.job`.
             writing: Text of its answer, still empty.
+            whole: Whether to yield the answer in one piece.
 
         Yields:
             Texts, and with the last of them the reason why the answer ended.
@@ -104,7 +115,7 @@ class Service:
         """
         self.open += 1
         self._counts["requests", model.name] += 1
-        outcome = "cancelled"
+        outcome = "requests_cancelled"
         try:
             self._scheduler.submit(model.lane, job)
             end = None
@@ -112,57 +123,59 @@ class Service:
                 await job.changed.wait()
                 job.changed.clear()
                 if job.error:
-                    outcome = "failed"
+                    outcome = "requests_failed"
                     raise _Refused(500, f"the answer could not be computed: {job.error}.")
                 if job.row is None:
                     yield job.label or "", "stop"
                     break
                 # The end is read first, because the other thread may add tokens meanwhile.
                 end = job.row.end
+                if whole and end is None:
+                    continue
                 piece = writing.piece(list(job.row.answer), ended=end is not None)
                 if writing.stopped:
                     end = "stop"
                 if piece or end is not None:
                     yield piece, end
-            outcome = "finished"
+            outcome = "requests_finished"
         finally:
             job.dropped = True
             self.open -= 1
             self._counts[outcome, model.name] += 1
             usage = _usage(job, writing)
-            self._counts["prompt", model.name] += usage["prompt_tokens"]
-            self._counts["completion", model.name] += usage["completion_tokens"]
+            for name in ("prompt_tokens", "completion_tokens"):
+                self._counts[name, model.name] += usage[name]
 
     def metrics(self) -> str:
         """Return the counts in the text format of Prometheus."""
-        scheduler, lines = self._scheduler, []
+        lines = []
 
         def add(name: str, kind: str, told: str, values: dict[str, int]) -> None:
             lines.append(f"# HELP telltune_{name} {told}")
             lines.append(f"# TYPE telltune_{name} {kind}")
             lines.extend(f"telltune_{name}{label} {value}" for label, value in values.items())
 
-        def by_model(what: str) -> dict[str, int]:
-            return {f"{{model={json.dumps(m)}}}": self._counts[what, m] for m in self.models}
+        def each(value: Callable[[ServedModel], int]) -> dict[str, int]:
+            return {
+                f"{{model={json.dumps(name, ensure_ascii=False)}}}": value(model)
+                for name, model in self.models.items()
+            }
 
-        add("requests_total", "counter", "Requests for an answer.", by_model("requests"))
-        for outcome in ("finished", "cancelled", "failed"):
-            told = f"Requests that were {outcome}."
-            add(f"requests_{outcome}_total", "counter", told, by_model(outcome))
-        add("prompt_tokens_total", "counter", "Tokens of prompts.", by_model("prompt"))
-        add("completion_tokens_total", "counter", "Generated tokens.", by_model("completion"))
-        lanes = {f"{{model={json.dumps(name)}}}": m.lane for name, m in self.models.items()}
-        waiting = {label: lane.waiting for label, lane in lanes.items()}
-        add("requests_waiting", "gauge", "Requests that have not begun.", waiting)
-        running = {label: lane.running for label, lane in lanes.items()}
-        add("requests_running", "gauge", "Requests that are computed now.", running)
-        largest = {"": scheduler.largest}
-        add("largest_batch", "gauge", "Most requests that were computed together.", largest)
+        for name, told in _COUNTERS.items():
+            add(f"{name}_total", "counter", told, each(lambda m, n=name: self._counts[n, m.name]))
+        told = "Requests that have not begun."
+        add("requests_waiting", "gauge", told, each(lambda model: model.lane.waiting))
+        told = "Requests that are computed now."
+        add("requests_running", "gauge", told, each(lambda model: model.lane.running))
+        told = "Most requests that were computed together."
+        add("largest_batch", "gauge", told, {"": self._scheduler.largest})
         return "\n".join(lines) + "\n"
 
     def _tell(self, jobs: list[Job]) -> None:
-        if jobs and self._loop is not None:
-            self._loop.call_soon_threadsafe(_wake, jobs)
+        # A second signal closes the loop during a step.
+        with suppress(RuntimeError):
+            if jobs and self._loop is not None:
+                self._loop.call_soon_threadsafe(_wake, jobs)
 
 
 def make_app(service: Service, key: str | None = None) -> FastAPI:
@@ -207,27 +220,28 @@ def make_app(service: Service, key: str | None = None) -> FastAPI:
     async def chat(body: ChatBody, request: Request) -> Response:
         model = service.find(body.model)
         try:
-            job = model.job(messages_example(body.messages), body.wish)
+            job = model.job(messages_example(body.messages), body.sampling)
         except DataError as error:
             code = "context_length_exceeded" if isinstance(error, TooLongError) else None
             raise _Refused(400, str(error), code) from None
         writing = Writing(model.predictor, body.stops)
-        pieces = service.pieces(model, job, writing)
+        # A text that ends the answer is looked for after each token.
+        whole = not body.stream and not body.stops
+        pieces = service.pieces(model, job, writing, whole=whole)
         reply = _Reply(model.name, job, writing)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             events = reply.events(pieces, usage=usage)
             return StreamingResponse(events, media_type="text/event-stream")
-        whole = asyncio.ensure_future(_gathered(pieces))
+        answer = asyncio.ensure_future(_gathered(pieces))
         gone = asyncio.ensure_future(_hung_up(request))
         try:
-            await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not whole.done():
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
                 return Response(status_code=499)  # nobody reads it
-            text, end = whole.result()
-            return JSONResponse(reply.whole(text, end))
+            return JSONResponse(reply.whole(*answer.result()))
         finally:
-            for task in (whole, gone):
+            for task in (answer, gone):
                 task.cancel()
 
     return app

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.serving.models import Wish
+from telltune.serving.models import Sampling
 from telltune.serving.writing import Writing
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from telltune.serving.models import ServedModel
 
-__all__ = ["answer", "chat"]
+__all__ = ["chat"]
 
 
 def chat(
@@ -23,7 +23,7 @@ def chat(
     write: Callable[[str], object],
     *,
     system: str | None = None,
-    wish: Wish = Wish(),  # noqa: B008 - frozen
+    max_new_tokens: int | None = None,
 ) -> None:
     """Answer lines of a user until `/exit` or their end; `/reset` begins a new conversation.
 
@@ -32,7 +32,7 @@ def chat(
         lines: Lines of the user.
         write: Function that prints a text without a line break after it.
         system: System turn; None for none.
-        wish: How to answer.
+        max_new_tokens: Longest answer in tokens; None for the adapter's own limit.
     """
     opening = () if system is None else (Message("system", system),)
     history: tuple[Message, ...] = opening
@@ -47,7 +47,7 @@ def chat(
             continue
         said = ""
         try:
-            for piece in answer(model, Example(prompt, "", history=history), wish):
+            for piece in _answer(model, Example(prompt, "", history=history), max_new_tokens):
                 write(piece)
                 said += piece
         except DataError as error:
@@ -57,13 +57,13 @@ def chat(
         write("\n")
 
 
-def answer(model: ServedModel, example: Example, wish: Wish) -> Iterator[str]:
+def _answer(model: ServedModel, example: Example, max_new_tokens: int | None) -> Iterator[str]:
     """Yield the answer to a prompt in pieces.
 
     Raises:
         DataError: See `ServedModel.job`.
     """
-    job = model.job(example, wish)
+    job = model.job(example, Sampling(max_new_tokens))
     writing = Writing(model.predictor)
     model.lane.add(job)
     with model.lane.ready():

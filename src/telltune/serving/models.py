@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.serving.lanes import Lane
 
-__all__ = ["ServedModel", "Wish", "load_models"]
+__all__ = ["Sampling", "ServedModel", "TooLongError", "load_models"]
 
 _ENGINES = {
     PackedLane: "packed engine, requests join the running batch",
@@ -39,8 +39,8 @@ _ENGINES = {
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a request wants to be answered.
+class Sampling:
+    """How the answer to a request is generated.
 
     Attributes:
         max_new_tokens: Longest answer in tokens; None for the adapter's own limit.
@@ -76,7 +76,7 @@ class ServedModel:
         """Description of how requests are answered."""
         return _ENGINES[type(self.lane)]
 
-    def job(self, example: Example, wish: Wish) -> Job:
+    def job(self, example: Example, sampling: Sampling) -> Job:
         """Return a job for a prompt.
 
         Raises:
@@ -91,18 +91,18 @@ class ServedModel:
         [prompt] = predictor.prompt_ids([example])
         context = context_length(predictor.model.config)
         room = context - len(prompt)
-        most = wish.max_new_tokens or max(1, min(predictor.max_new_tokens, room))
+        most = sampling.max_new_tokens or max(1, min(predictor.max_new_tokens, room))
         if most > room:
             raise TooLongError(
                 f"the model's context is {context} tokens, but the prompt has {len(prompt)} and "
                 f"the answer may have {most}; shorten the messages or lower max_tokens."
             )
         draws = None
-        if wish.seed is not None and wish.temperature > 0:
-            draws = torch.Generator().manual_seed(wish.seed % 2**63)
+        if sampling.seed is not None and sampling.temperature > 0:
+            draws = torch.Generator().manual_seed(sampling.seed % 2**63)
         return Job(
             example,
-            Row(prompt, most, predictor.stop_ids, wish.temperature, wish.top_p, draws),
+            Row(prompt, most, predictor.stop_ids, sampling.temperature, sampling.top_p, draws),
         )
 
 
@@ -143,10 +143,11 @@ def load_models(
         if base is not None:
             base.model = predictor.model
         predictor.in_process = predictor.evaluation.engine != "transformers"
-        lane = _lane(predictor, most)
-        # The weights are packed now, and not at the first request.
-        with lane.ready():
-            models.append(ServedModel(name, predictor, lane))
+        models.append(ServedModel(name, predictor, _lane(predictor, most)))
+    for model in models:
+        # The weights are packed now, with all adapters in place, and not at the first request.
+        with model.lane.ready():
+            pass
     return models
 
 

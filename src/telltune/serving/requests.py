@@ -10,7 +10,7 @@ from telltune.data.examples import Example, Message
 from telltune.data.fields import Fields, RowRefusedError
 from telltune.data.turns import Turn, check_order, read_turns
 from telltune.errors import DataError
-from telltune.serving.models import Wish
+from telltune.serving.models import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,10 +101,10 @@ class ChatBody(BaseModel):
         return self
 
     @property
-    def wish(self) -> Wish:
-        """How the request wants to be answered."""
+    def sampling(self) -> Sampling:
+        """How the answer is generated."""
         temperature = self.temperature or 0.0
-        return Wish(
+        return Sampling(
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
             # Logits divided by a smaller number could overflow.
             temperature=temperature if temperature >= _LEAST_TEMPERATURE else 0.0,
