@@ -30,7 +30,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "DoRA": {"lora": {"use_dora": True}},
     "PiSSA": {"lora": {"init": "pissa_niter_16"}},
     "OLoRA": {"lora": {"init": "olora"}},
-    "orthogonal": {"lora": {"init": "orthogonal"}},
     "last 10 of 30 layers": {"lora": {"layers": list(range(20, 30))}},
     "QLoRA (nf4)": {"model": {"name": "embedded", "quantization": "nf4"}},
 }
@@ -66,7 +65,7 @@ def run(kind: str, seed: int) -> dict[str, Any]:
         "model": "embedded",
         "task": {"embedded": "medical_specialty", "max_examples": 60},
         "training": {"early_stopping": False, "precision": "fp32"},
-        "evaluation": {"max_items": 150},
+        "evaluation": {"max_items": 100},
         "seed": seed,
     } | KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:

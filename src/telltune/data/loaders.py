@@ -21,6 +21,7 @@ from telltune.data.parquet import as_spelled, class_name
 from telltune.data.report import ReadReport
 from telltune.data.schemas import RowRefusedError, Schema, find_schema
 from telltune.errors import DataError, shown
+from telltune.hub import ask_hub, silence
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
     # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
     _, stop = spec.rows or (0, None)
     part = {"streaming": True} if stop is not None or spec.take is not None else {}
+    ask_hub()
     try:
         import datasets
 
@@ -250,7 +252,7 @@ def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
             )
     # The hub client raises many types of exceptions, its own and those of HTTP libraries.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = silence() or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{spec.path} is not a local file or folder{suggestion(Path(spec.path))}, and it "
             f"cannot be loaded as a hub data set ({reason}): check the name and the connection."

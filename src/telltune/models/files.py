@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, TellError
+from telltune.hub import ask_hub, is_cached, silence
 from telltune.storage import atomic_folder, cache_folder, checksum
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def locate(spec: ModelSpec) -> str:
         return str(_converted(embedded_gguf()))
     if spec.name.endswith(".gguf"):
         return str(_converted(Path(spec.name)))
+    if not Path(spec.name).expanduser().exists():
+        ask_hub()
+        # Said before transformers is imported, which takes seconds.
+        if silence() and not is_cached(spec.name, spec.revision):
+            raise ModelError(
+                f"model `{spec.name}` is not in the hub's cache on this machine, and {silence()}; "
+                "check the connection, or set `model` to `embedded` or a folder."
+            )
     return spec.name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError
+from telltune.hub import download_model
 from telltune.models.allocator import keep_freed_memory
 from telltune.models.files import (
     explained,
@@ -123,6 +124,8 @@ def load_base(
         raise only_pickle(spec)
     dtype = torch.float32 if trainable else compute_dtype(precision)
     with explained(spec):
+        if not Path(folder).exists():
+            download_model(folder, spec.revision, pickles=spec.allow_pickle)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,

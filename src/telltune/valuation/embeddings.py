@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from telltune.errors import ModelError
+from telltune.hub import ask_hub, silence
 from telltune.models.files import fingerprint, hush_transformers
 from telltune.models.threads import shared_cores
 
@@ -67,11 +68,14 @@ class _Encoder:
         from transformers import AutoModel, AutoTokenizer
 
         hush_transformers()
+        if not Path(name).exists():
+            ask_hub()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self._model: Any = AutoModel.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise ModelError(f"embedding model {name} cannot be loaded: {error}.") from None
+            reason = silence() or error
+            raise ModelError(f"embedding model {name} cannot be loaded: {reason}.") from None
         self._model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(self._device)
