@@ -265,12 +265,14 @@ def print_continual(report: ContinualReport) -> None:
             f"{row['backward']:+.1f} ({row['backward_by_tasks']:+.1f})",
             f"{row['valid']:.0%}",
             "-" if row["general"] is None else f"{row['general']:+.0f}%",
+            *(f"{row['abilities'][ability]:+.1f}" for ability in report.abilities),
             "-" if row["leakage"] is None else f"{row['leakage']:.0%}",
             f"{row['seconds']:.0f}",
         )
         for row in report.rows
     ]
-    columns = ("strategy", "seeds", "OP", "BWT (by T)", "valid", "general loss", "leakage", "s")
+    measured = ("strategy", "seeds", "OP", "BWT (by T)", "valid", "general loss")
+    columns = (*measured, *report.abilities.values(), "leakage", "s")
     print_table(f"{len(report.tasks)} tasks, one after another", columns, rows)
     for row in report.rows:
         matrix = [

@@ -245,7 +245,7 @@ def sari_of(source: str, prediction: str, references: Sequence[str]) -> float:
     """
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-    words = Tokenizer13a()
+    words = Tokenizer13a()  # type: ignore[no-untyped-call]
     texts = [words(text.lower()).split() for text in (source, prediction, *references)]
     total = 0.0
     for order in range(1, _LONGEST_GRAM + 1):

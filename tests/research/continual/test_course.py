@@ -109,14 +109,58 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
     ]
 
 
-def test_every_strategy_runs_and_the_second_task_begins_where_the_first_ended(
-    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_strategy_runs_with_and_without_an_anchor(
+    order: Callable[..., Path], tmp_path: Path
 ) -> None:
     strategies = list(learner.STRATEGIES)
-    report = run_continual(order(1, strategies=strategies), tmp_path / "out", progress=False)
+    tasks = yaml.safe_load(order().read_text())["tasks"]
+    del tasks[1]["anchor"]
+    # One of three items is a prompt of the task, and the other two are new.
+    shown = "item 3 is it"
+    beside = tmp_path / "beside.json"
+    items = [shown, "Name the capital of Iceland.", "Write a note about the weather."]
+    beside.write_text(json.dumps([{"prompt": text, "answer": "ball"} for text in items]))
+    ability = {"name": "notes", "task": {"train": str(beside), "test": str(beside)}}
+    path = order(1, strategies=strategies, tasks=tasks, abilities={"instructions": [ability]})
+    out = tmp_path / "out"
+    report = run_continual(path, out, progress=False)
     assert [row["strategy"] for row in report.rows] == strategies
-    assert (tmp_path / "out" / "adapters" / "sequential-0-2.safetensors").exists()
-    assert not (tmp_path / "out" / "adapters" / "adapters-0-2.safetensors").exists()
+    assert (out / "adapters" / "sequential-0-2.safetensors").exists()
+    assert not (out / "adapters" / "adapters-0-2.safetensors").exists()
+    for line in map(json.loads, (out / "continual.jsonl").read_text().splitlines()):
+        # Abilities are scored after the last task.
+        assert bool(line["abilities"]) == (line["number"] == 1)
+        if line["abilities"]:
+            before, after = line["abilities"]["instructions"]["notes"]
+            [row] = [row for row in report.rows if row["strategy"] == line["strategy"]]
+            assert row["abilities"] == {"instructions": pytest.approx(after - before, abs=1e-3)}
+            told = "notes, scored after numbers: 1 of 3 items occur in the training data; left out."
+            assert told in row["warnings"]
+    assert "ΔI" in (out / "report.html").read_text()
+
+
+def test_a_published_replay_follows_each_task(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    train = trained.train
+
+    def recorded(model: Any, recipe: Any, data: Any, options: Any) -> Any:
+        seen.append([example.prompt for example in options.texts[0]])
+        return train(model, recipe, data, options)
+
+    monkeypatch.setattr(trained, "train", recorded)
+    path = order(1, strategies=["sequential_replay"])
+    run_continual(path, tmp_path / "out", progress=False)
+    shapes, first, numbers, second = seen
+    assert len(shapes) == len(numbers) == 24
+    # General examples, a fifth of the task's number, and a tenth of the earlier task.
+    assert len(first) == 5
+    assert len(second) == 5 + 2
+    assert not set(first) & set(shapes)
+    replayed = [text for text in second if text.startswith("Name the shape.")]
+    assert len(replayed) == 2
+    assert all(any(text.endswith(shape) for shape in shapes) for text in replayed)
 
 
 def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
@@ -184,8 +228,8 @@ def test_what_cannot_be_learned_is_refused_before_anything_is(
     for change, message in (
         ({"tasks": tasks[:1]}, "tasks"),
         ({"tasks": [tasks[0], tasks[0]]}, "the same name"),
-        ({"tasks": [tasks[0], tasks[1] | {"anchor": None}]}, "has no anchor"),
         ({"tasks": [tasks[0], tasks[1] | {"lora": {"init": "olora"}}]}, "`lora.init: olora` sets"),
+        ({"trace": "nowhere"}, "give two or more `tasks`, or `trace`"),
         ({"strategies": ["sequentail"]}, "strategies"),
         ({"tasks": [tasks[0], tasks[1] | {"task": {"train": tasks[1]["task"]["train"]}}]}, "test"),
     ):
@@ -212,10 +256,9 @@ def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: 
     with pytest.raises(StorageError, match="cannot resume"):
         run_continual(path, tmp_path / "out", progress=False)
 
-    """Return the order's recipe with all weights trained."""
-
 
 def full(toy_recipe: dict[str, Any], passes: int = 8) -> dict[str, Any]:
+    """Return the order's recipe with all weights trained."""
     recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
     recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
     recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
@@ -243,7 +286,7 @@ def test_all_weights_can_be_trained_by_every_strategy(
         order(recipe=full(toy_recipe), strategies=strategies), tmp_path / "out", progress=False
     )
     # Each training gets the unchanged base, or, if one model continues, the weights so far.
-    fresh = {"adapters": [True, True]}
+    fresh = {"adapters": [True, True], "sequential_replay": [True, False, False, False]}
     wanted = [f for s in strategies if s != "in_context" for f in fresh.get(s, [True, False])]
     assert begun == [(start, True) for start in wanted]
     rows = {row["strategy"]: row for row in report.rows}

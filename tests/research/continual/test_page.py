@@ -26,6 +26,7 @@ def row(strategy: str, overall: float, backward: float, **changes: Any) -> dict[
         "backward_by_tasks": backward / 2,
         "valid": 0.9,
         "general": 3.0,
+        "abilities": {"general": -2.25},
         "leakage": 0.25,
         "seconds": 40.0,
         "matrix": [[80.0, None], [overall, overall]],

@@ -12,17 +12,19 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
 from telltune.errors import RecipeError
 from telltune.fitting.output_folder import lock_folder
-from telltune.recipe.base import ConfigModel
+from telltune.recipe.base import ConfigModel, short
+from telltune.research.continual.abilities import Ability, mean_change
 from telltune.research.continual.learner import STRATEGIES, Learner, Step, Strategy
 from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
+from telltune.research.continual.trace import TraceSpec, trace_tasks
 from telltune.storage import write_json, write_text
 from telltune.study.spec import Tasks, read_spec
 from telltune.training.progress import bar, phase
@@ -47,14 +49,30 @@ class ContinualSpec(ConfigModel):
 
     recipe: dict[str, Any]
     """Recipe keys shared by all tasks, or the name of a recipe file in the same folder."""
-    tasks: Tasks = Field(min_length=2)
-    """Tasks as in a study, learned in this order."""
+    tasks: Tasks = Field(default=[])
+    """Tasks as in a study, learned in this order: two or more."""
+    trace: Annotated[TraceSpec | None, short("folder")] = Field(default=None, validate_default=True)
+    """TRACE's benchmark, in place of `tasks`: its folder, or a mapping with `folder` and
+    `max_examples`. Its eight tasks are learned in the published order."""
     strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
     """Strategies to learn the tasks with."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     """Random seeds. Each seed draws its own task data, order and initialization."""
     general_items: PositiveInt = 50
     """Number of held-out general examples whose loss is measured before and after each task."""
+    abilities: dict[Ability, Tasks] = Field(default={})
+    """Tasks, as in a study, whose test items are scored before and after all tasks, by ability:
+    `general` (ΔG), `instructions` (ΔI) and `safety` (ΔS)."""
+
+    @field_validator("trace")
+    @classmethod
+    def _is_in_place_of_tasks(
+        cls, trace: TraceSpec | None, info: ValidationInfo
+    ) -> TraceSpec | None:
+        # Invalid `tasks` are missing from `info.data`.
+        if "tasks" in info.data and (trace is None) == (len(info.data["tasks"]) < 2):
+            raise ValueError("give two or more `tasks`, or `trace`")
+        return trace
 
 
 def load_continual(path: str | Path) -> ContinualSpec:
@@ -62,10 +80,14 @@ def load_continual(path: str | Path) -> ContinualSpec:
 
     Raises:
         RecipeError: A key of the file is invalid, or two tasks have the same name.
+        DataError: A file of TRACE is missing.
     """
     path = Path(path)
     spec = read_spec(path, ContinualSpec, "task order")
-    names = [task.name for task in spec.tasks]
+    if spec.trace is not None:
+        spec = spec.model_copy(update={"tasks": trace_tasks(spec.trace, path.parent)})
+    beside = [task for tasks in spec.abilities.values() for task in tasks]
+    names = [task.name for task in (*spec.tasks, *beside)]
     if len(set(names)) < len(names):
         raise RecipeError(f"{path}: two tasks have the same name; rename one.")
     return spec
@@ -82,7 +104,7 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
         progress: Whether to show a progress bar.
 
     Raises:
-        RecipeError: The task order is invalid, or a task has no test data or anchor.
+        RecipeError: The task order is invalid, or a task has no test data.
         DataError: The task data cannot be loaded; see `load_task`.
     """
     order, out = Path(order), Path(out)
@@ -94,6 +116,7 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
                 spec.recipe,
                 spec.tasks,
                 spec.general_items,
+                spec.abilities,
                 out,
                 name=str(order),
                 folder=order.parent,
@@ -150,6 +173,7 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
                 "backward": fmean(backward_transfer(r) for r in found),
                 "backward_by_tasks": fmean(backward_transfer(r, by_tasks=True) for r in found),
                 "general": _general_change(runs),
+                "abilities": _abilities(runs),
                 "leakage": _leakage(runs),
                 "valid": fmean(fmean(r[-1].valid.values()) for r in runs),
                 "seconds": fmean(sum(step.seconds for step in r) for r in runs),
@@ -178,6 +202,15 @@ def _general_change(runs: list[list[Step]]) -> float | None:
     if any(math.isnan(step.base_nll) for step in last):
         return None
     return fmean(100 * (step.general_nll / step.base_nll - 1) for step in last)
+
+
+def _abilities(runs: list[list[Step]]) -> dict[str, float]:
+    """Return ΔG, ΔI and ΔS by ability, for those that were measured."""
+    last = [run[-1].abilities for run in runs]
+    return {
+        ability: round(fmean(mean_change(found[ability]) for found in last), 3)
+        for ability in last[0]
+    }
 
 
 def _leakage(runs: list[list[Step]]) -> float | None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors.torch import load, save
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import RecipeError, StorageError
 from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import evaluate_predictor
-from telltune.fitting.build_plan import build_run_plan
+from telltune.fitting.build_plan import answer_budget, build_run_plan
 from telltune.fitting.general_choice import ChosenData, first_drawn
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings
@@ -25,13 +26,14 @@ from telltune.methods.rcl import can_reason
 from telltune.methods.registry import get_method
 from telltune.models import load_base_of
 from telltune.recipe import recipe_from_dict
+from telltune.research.continual.abilities import unseen_items
 from telltune.research.continual.scores import format_validity
 from telltune.storage import write_bytes
 from telltune.study.spec import merged_keys
 from telltune.training.adapter import trained_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -44,13 +46,17 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Method, Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
+    from telltune.research.continual.abilities import Ability
     from telltune.study.spec import TaskEntry
 
 __all__ = ["STRATEGIES", "Learner", "Step", "Strategy"]
 
-Strategy = Literal["sequential", "replay", "tell", "rcl", "adapters", "in_context"]
+Strategy = Literal[
+    "sequential", "sequential_replay", "replay", "tell", "rcl", "adapters", "in_context"
+]
 STRATEGIES: dict[Strategy, str] = {
     "sequential": "sft_anchor",
+    "sequential_replay": "sft_anchor",
     "replay": "tell",
     "tell": "tell",
     "rcl": "rcl",
@@ -60,12 +66,16 @@ STRATEGIES: dict[Strategy, str] = {
 """Method that learns each task, by strategy:
 
 - `sequential`: SFT with the anchor, one adapter for all tasks.
-- `replay`: the same adapter, with a tenth of each earlier task and general data mixed in.
+- `sequential_replay`: the same, and after each task SFT on a tenth of each earlier task and on
+  general examples, a fifth of the task's number. This is TRACE's replay.
+- `replay`: TELL with one adapter, with a tenth of each earlier task and general data mixed in.
 - `tell`: TELL at every step, one adapter for all tasks.
 - `rcl`: SFT with the anchor on a rationale followed by the answer, one adapter for all tasks. A
   task with neither rationales nor labels as answers is learned from its answers alone.
 - `adapters`: TELL with a separate adapter per task, so that no task is forgotten.
 - `in_context`: examples of the task in the base's prompt.
+
+A task without an anchor is learned by the same methods without it.
 
 With `training.full_parameters: true` all weights are trained instead of an adapter. One model then
 learns all tasks in sequence (`sequential` is TRACE's SeqFT), while `adapters` starts from the base
@@ -75,6 +85,8 @@ _OWN = ("adapters", "in_context")
 """Strategies that carry nothing over from task to task."""
 _REPLAYED = 0.1
 """Share of each earlier task's examples that is replayed, as published."""
+_ALIGNED = 0.2
+"""General examples that are replayed, as a share of the task's: LIMA's 1,000 to 5,000."""
 _PROMPTS = 16
 """Number of general prompts answered after each task."""
 
@@ -98,6 +110,8 @@ class Step:
         answer_tokens: Maximum number of tokens of an answer to this task, now and later.
         answer_after: Prefix of the answers to this task, now and later; "" if there is none.
         warnings: Reasons why a score may be misleading, by task so far; one sentence each.
+        abilities: Score of the base and score after the last task, by ability and task; empty after
+            other tasks.
     """
 
     strategy: str
@@ -112,8 +126,9 @@ class Step:
     seconds: float
     answer_tokens: int
     answer_after: str
-    # Rows written by earlier versions lack this field.
+    # Rows written by earlier versions lack these fields.
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    abilities: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,6 +168,7 @@ class Learner:
         recipe: Recipe keys shared by all tasks.
         tasks: Tasks in order.
         general_items: Number of held-out general examples to measure.
+        abilities: Tasks whose scores are compared with the base's, by ability; see `abilities`.
         out: Folder in which adapters are kept between steps.
         name: Name of the order, for messages.
         folder: Folder that relative paths start from.
@@ -163,6 +179,7 @@ class Learner:
         recipe: dict[str, Any],
         tasks: Sequence[TaskEntry],
         general_items: int,
+        abilities: Mapping[Ability, Sequence[TaskEntry]],
         out: Path,
         *,
         name: str,
@@ -171,16 +188,20 @@ class Learner:
         self._recipe, self._tasks, self._general_items = recipe, tasks, general_items
         self._out, self._name, self._folder = out, name, folder
         self._base: LoadedModel | None = None
+        self._ability_tasks = abilities
+        self._abilities: list[tuple[Ability, _Known, list[str]]] = []
+        # Scores of the base by the name of an ability's task.
+        self._before: dict[str, float] = {}
 
     def check(self, strategies: Sequence[Strategy], seeds: Sequence[int]) -> None:
         """Check all tasks before the first one is learned.
 
         Raises:
-            RecipeError: A task lacks test data, or the anchor or general data that a strategy
-                needs; or some tasks train all weights and others an adapter; or `lora.init`
-                changes the base.
+            RecipeError: A task lacks test data, or the general data that a strategy needs; some
+                tasks train all weights and others an adapter; `lora.init` changes the base; or all
+                items of an ability occur in the training data.
         """
-        uses_general = {"replay", "tell", "adapters"} & set(strategies)
+        uses_general = {"sequential_replay", "replay", "tell", "adapters"} & set(strategies)
         order = self._order(seeds[0])
         if len({known.recipe.training.full_parameters for known in order}) > 1:
             raise RecipeError(
@@ -193,16 +214,33 @@ class Learner:
                     f"{self._name}: `lora.init: {known.recipe.lora.init}` sets the initial "
                     "weights, but each task starts from those of the previous one; remove it."
                 )
-            if known.task.anchor is None:
-                raise RecipeError(
-                    f"{self._name}: task `{known.name}` has no anchor, which the model needs to "
-                    "distinguish the tasks; add `anchor: ...` to it."
-                )
             if uses_general and known.recipe.general is None:
                 raise RecipeError(
                     f"{self._name}: strategy `{min(uses_general)}` needs general data; set "
                     "`general: embedded` in the recipe, or name files."
                 )
+        self._load_abilities(order)
+
+    def _load_abilities(self, order: Sequence[_Known]) -> None:
+        """Read the items of the abilities, without those that occur in the training data."""
+        if not self._ability_tasks:
+            return
+        general = load_general(order[0].recipe)
+        trained = [example for known in order for example in known.task.train]
+        trained += general or ()
+        for ability, entries in self._ability_tasks.items():
+            for entry in entries:
+                known = self._known(entry, order[0].recipe.seed)
+                kept = unseen_items(known.items, trained)
+                if not kept:
+                    raise RecipeError(
+                        f"{self._name}: abilities.{ability}: all {len(known.items)} items of "
+                        f"`{entry.name}` occur in the training data; name other items."
+                    )
+                out = len(known.items) - len(kept)
+                told = f"{out} of {len(known.items)} items occur in the training data; left out."
+                found = replace(known, items=kept)
+                self._abilities.append((ability, found, [told] if out else []))
 
     def learn(self, strategy: Strategy, seed: int, done: Sequence[Step]) -> Iterator[Step]:
         """Learn the remaining tasks and yield a step for each.
@@ -239,12 +277,18 @@ class Learner:
         general = self._general(strategy, order[:-1], known, base)
         recipe = self._with_general(known.recipe, general)
         settings = Settings(recipe, progress=False, save=False, start=progress.start)
-        method = _method(strategy, examples_in_budget(known.task, base, recipe))
+        method = _method(strategy, known.task, examples_in_budget(known.task, base, recipe))
         held = self._held_out(known)
+        last = number + 1 == len(self._tasks)
         # This must run before the base is changed or gets an adapter.
         base_nll = _nll(get_method("base").run(known.task, None, base, settings), held)
+        if last:
+            self._score_base(base, settings)
         predictor = method.run(known.task, general if method.uses_general else None, base, settings)
         progress.forms[known.name] = (predictor.max_new_tokens, predictor.answer_after)
+        if strategy == "sequential_replay":
+            predictor = self._replay(order, predictor, settings)
+            base = self._loaded(order[0].recipe)
         for other in [known] if own else order:
             tokens, after = progress.forms[other.name]
             asked = replace(predictor, max_new_tokens=tokens, answer_after=after)
@@ -255,6 +299,8 @@ class Learner:
             )
             progress.warnings[other.name] = list(found.warnings)
         general_nll, leakage = _aside(predictor, base, held, order)
+        abilities = self._score_abilities(predictor, base) if last else {}
+        noted = {known.name: told for _, known, told in self._abilities if last and told}
         if not own:
             progress.start = trained_weights(predictor.model)
             self._keep(strategy, seed, number, progress.start)
@@ -273,22 +319,72 @@ class Learner:
             leakage,
             predictor.cost.seconds,
             *progress.forms[known.name],
-            dict(progress.warnings),
+            dict(progress.warnings) | noted,
+            abilities,
         )
+
+    def _replay(self, order: Sequence[_Known], predictor: Predictor, settings: Settings) -> Any:
+        """Train on a tenth of each earlier task and on general examples, as TRACE does.
+
+        Args:
+            order: The task that was just learned, and those before it.
+            predictor: Predictor after the task, which is released.
+            settings: Settings of the task.
+
+        Returns:
+            Predictor after the replay, with the time of both trainings.
+        """
+        known, seconds = order[-1], predictor.cost.seconds
+        settings = replace(settings, start=trained_weights(predictor.model))
+        predictor.release()
+        if known.recipe.training.full_parameters:
+            self._base = None  # the base was trained itself
+        base = self._loaded(order[0].recipe)
+        general = load_general(known.recipe)
+        assert general is not None  # by `check`
+        count = max(1, round(_ALIGNED * len(known.task.train)))
+        memory = [*first_drawn(general, count, known.recipe.seed), *_replayed(order[:-1], base)]
+        task = replace(known.task, train=tuple(memory), dev=(), anchor=None, unlabeled=())
+        spec = known.recipe.task.model_copy(update={"max_tokens": None})
+        recipe = known.recipe.model_copy(update={"task": spec})
+        found = get_method("sft").run(task, None, base, replace(settings, recipe=recipe))
+        return replace(found, cost=replace(found.cost, seconds=seconds + found.cost.seconds))
+
+    def _score_base(self, base: LoadedModel, settings: Settings) -> None:
+        for _, known, _ in self._abilities:
+            if known.name not in self._before:
+                asked = get_method("base").run(known.task, None, base, settings)
+                self._before[known.name] = _score(asked, known, base).headline[1].score
+
+    def _score_abilities(
+        self, predictor: Predictor, base: LoadedModel
+    ) -> dict[str, dict[str, list[float]]]:
+        """Return the scores of the base and of a predictor, by ability and task."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for ability, known, _ in self._abilities:
+            lengths = Encoder(base.tokenizer).encode(known.items).response_lengths
+            asked = replace(
+                predictor,
+                max_new_tokens=answer_budget(lengths, known.recipe),
+                answer_after="",
+                shots=(),
+            )
+            after = _score(asked, known, base).headline[1].score
+            found.setdefault(ability, {})[known.name] = [self._before[known.name], after]
+        return found
 
     def _order(self, seed: int) -> list[_Known]:
         """Return all tasks with the examples drawn for this seed."""
-        found = []
-        for entry in self._tasks:
-            values = merged_keys(self._recipe, entry.keys) | {"seed": seed}
-            name = f"{self._name} ({entry.name})"
-            recipe = recipe_from_dict(values, name=name, folder=self._folder)
-            task = load_task(recipe)
-            test = load_split(recipe, "test")
-            answers = task_answers(recipe, task, test)
-            items = test[: recipe.evaluation.max_items]
-            found.append(_Known(entry.name, recipe, task, items, answers))
-        return found
+        return [self._known(entry, seed) for entry in self._tasks]
+
+    def _known(self, entry: TaskEntry, seed: int) -> _Known:
+        values = merged_keys(self._recipe, entry.keys) | {"seed": seed}
+        name = f"{self._name} ({entry.name})"
+        recipe = recipe_from_dict(values, name=name, folder=self._folder)
+        task = load_task(recipe)
+        test = load_split(recipe, "test")
+        answers = task_answers(recipe, task, test)
+        return _Known(entry.name, recipe, task, test[: recipe.evaluation.max_items], answers)
 
     def _loaded(self, recipe: Recipe) -> LoadedModel:
         if self._base is None:
@@ -302,20 +398,14 @@ class Learner:
         general = load_general(known.recipe)
         if strategy != "replay" or general is None:
             return general
-        method = get_method(STRATEGIES[strategy])
+        method = _method(strategy, known.task, ())
         assert isinstance(method, TrainedMethod)  # TELL
         model = ModelInfo.of(base.model.config, base.tokenizer)
         count = build_run_plan(
             method, known.task, general, model, known.recipe
         ).counts.general_examples
-        replayed: list[Example] = []
-        for other in earlier:
-            examples = examples_in_budget(other.task, base, other.recipe)
-            anchor = other.task.anchor
-            assert anchor is not None  # by `check`
-            kept = examples[: max(1, round(_REPLAYED * len(examples)))]
-            replayed += [anchor.attach(example) for example in kept]
         drawn = first_drawn(general, count, known.recipe.seed)
+        replayed = _replayed(earlier, base)
         return ChosenData(f"{general.name}+replay", general.sources, (*drawn, *replayed))
 
     def _with_general(self, recipe: Recipe, general: GeneralData | None) -> Recipe:
@@ -351,10 +441,25 @@ class Learner:
         return self._out / "adapters" / f"{strategy}-{seed}-{number + 1}.safetensors"
 
 
-def _method(strategy: Strategy, examples: Sequence[Example]) -> Method:
+def _method(strategy: Strategy, task: TaskData, examples: Sequence[Example]) -> Method:
+    """Return the method that learns a task, without the anchor if the task has none."""
+    method = get_method(STRATEGIES[strategy])
     if strategy == "rcl" and not can_reason(examples):
-        return get_method("sft_anchor")
-    return get_method(STRATEGIES[strategy])
+        method = get_method("sft_anchor")
+    if task.anchor is None and isinstance(method, TrainedMethod):
+        return replace(method, anchored=False)
+    return method
+
+
+def _replayed(earlier: Sequence[_Known], base: LoadedModel) -> list[Example]:
+    """Return a tenth of each earlier task; the examples contain their task's anchor as text."""
+    found: list[Example] = []
+    for other in earlier:
+        examples = examples_in_budget(other.task, base, other.recipe)
+        kept = examples[: max(1, round(_REPLAYED * len(examples)))]
+        anchor = other.task.anchor
+        found += kept if anchor is None else [anchor.attach(example) for example in kept]
+    return found
 
 
 def _nll(predictor: Predictor, examples: Sequence[Example]) -> float:

@@ -19,6 +19,7 @@ from telltune.html_report.drawing import (
 )
 from telltune.html_report.formats import score, signed
 from telltune.html_report.page import REPORT, render
+from telltune.research.continual.abilities import ABILITIES
 from telltune.storage import write_text
 
 __all__ = ["ContinualReport", "verdict", "write_page"]
@@ -33,16 +34,22 @@ class ContinualReport:
     Attributes:
         tasks: Names of the tasks in order.
         rows: One dictionary per strategy: `overall` (OP), `backward` and `backward_by_tasks` (BWT
-            with both denominators), `general` (change of the general loss, percent), `leakage`
-            (share of general prompts answered in a task's format at the end), `valid` (share of
-            the tasks' answers in the right format at the end), `seconds`, `seeds`, `matrix` (R;
-            None above the diagonal) and `warnings` (reasons why scores may be misleading; one
-            sentence each, with the task and the tasks after which it was scored). Values that were
-            not measured are None.
+            with both denominators), `general` (change of the general loss, percent), `abilities`
+            (ΔG, ΔI and ΔS in points, by ability; empty if not measured), `leakage` (share of
+            general prompts answered in a task's format at the end), `valid` (share of the tasks'
+            answers in the right format at the end), `seconds`, `seeds`, `matrix` (R; None above the
+            diagonal) and `warnings` (reasons why scores may be misleading; one sentence each, with
+            the task and the tasks after which it was scored). Values that were not measured are
+            None.
     """
 
     tasks: list[str]
     rows: list[dict[str, Any]]
+
+    @property
+    def abilities(self) -> dict[str, str]:
+        """Names of the measured changes (ΔG, ΔI, ΔS), by ability."""
+        return {key: name for key, name in ABILITIES.items() if key in self.rows[0]["abilities"]}
 
 
 def write_page(report: ContinualReport, out: Path) -> None:
@@ -56,6 +63,7 @@ def write_page(report: ContinualReport, out: Path) -> None:
         _TEMPLATE,
         title=out.resolve().name,
         report=report,
+        abilities=report.abilities,
         verdict=verdict(report),
         courses=[_courses(report)],
         matrices=[_matrix(report.tasks, row) for row in report.rows],

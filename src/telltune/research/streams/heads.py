@@ -61,7 +61,7 @@ class HeadLevel:
         """Return the likelihood of each label, (texts, labels); 0 for a label not yet seen."""
         self._inputs += texts
         vectors = self._features(texts) if self._features is not None else None
-        if self._kind == "encoder":
+        if self._kind == "encoder" and vectors is not None:
             self._vectors |= zip(texts, vectors, strict=True)
         if self._scorer is None:
             return np.full((len(texts), self._count), 1 / self._count)
