@@ -184,8 +184,9 @@ def run(out: Path, *, toy: bool, until: float) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the rows of a file, the latest of each name."""
+    rows = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+    return list({row["name"]: row for row in rows}.values())
 
 
 def add(path: Path, row: dict[str, Any]) -> None:
