@@ -42,9 +42,10 @@ ROWS = "gpu_rows.jsonl"
 
 # What a bare image with CUDA lacks; none of these needs a compiler.
 WHEELS = (
-    *("altair", "annotated-types", "bitsandbytes", "datasets", "dill", "distro", "gguf", "jiter"),
-    *("multiprocess", "nltk", "openai", "pydantic", "pydantic-core", "rouge-score", "sniffio"),
-    *("trl", "typing-inspection"),
+    *("altair", "annotated-types", "bitsandbytes", "datasets", "defusedxml", "dill", "gguf"),
+    *("httpcore2", "httpx2", "jiter", "jsonschema", "jsonschema-specifications", "multiprocess"),
+    *("nltk", "openai", "pydantic", "pydantic-core", "referencing", "rouge-score", "rpds-py"),
+    *("sniffio", "trl", "truststore", "typing-inspection"),
 )
 PLATFORMS = ("manylinux_2_28", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
 
