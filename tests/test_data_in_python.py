@@ -141,13 +141,13 @@ def test_frames_without_a_text_column_are_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_are_checked(shapes: Callable[..., Any], tmp_path: Path) -> None:
+def test_rows_are_checked(tiny_model: Path, shapes: Callable[..., Any], tmp_path: Path) -> None:
     rows = shapes(range(3))
     columns = {"prompt": "body", "completion": "team"}
     found = telltune.check({"train": rows, "test": pandas.DataFrame(rows[:1])}, columns=columns)
     assert found.counts == {"train": 3, "test": 1}
     assert [(f.file, f.line, f.kind) for f in found.findings] == [("list", 1, "leak_exact")]
-    telltune.write_recipe(rows * 8, tmp_path, columns=columns)
+    telltune.write_recipe(rows * 8, tmp_path, columns=columns, model=str(tiny_model))
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["task"]["train"]
 
 
