@@ -134,6 +134,9 @@ def test_frames_without_a_text_column_are_refused_in_one_sentence(
         refusals.append(str(refused.value))
     assert all(text.startswith("frame") and text.endswith(".") for text in refusals)
     assert all("`price`, `size`" in text and ". " not in text for text in refusals)
+    assert refusals[2] == (
+        "frame:1: no column `body`, as set in the recipe; the columns are `price`, `size`."
+    )
     assert refusals[0] == (
         "frame: no column has texts in most rows (the columns are `price`, `size`); give data with "
         "a prompt and an answer in each row."
