@@ -134,6 +134,9 @@ def test_frames_without_a_text_column_are_refused_in_one_sentence(
         refusals.append(str(refused.value))
     assert all(text.startswith("frame") and text.endswith(".") for text in refusals)
     assert all("`price`, `size`" in text and ". " not in text for text in refusals)
+    assert refusals[2] == (
+        "frame:1: no column `body`, as set in the recipe; the columns are `price`, `size`."
+    )
     assert refusals[0] == (
         "frame: no column has texts in most rows (the columns are `price`, `size`); give data with "
         "a prompt and an answer in each row."
@@ -141,13 +144,13 @@ def test_frames_without_a_text_column_are_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_are_checked(shapes: Callable[..., Any], tmp_path: Path) -> None:
+def test_rows_are_checked(tiny_model: Path, shapes: Callable[..., Any], tmp_path: Path) -> None:
     rows = shapes(range(3))
     columns = {"prompt": "body", "completion": "team"}
     found = telltune.check({"train": rows, "test": pandas.DataFrame(rows[:1])}, columns=columns)
     assert found.counts == {"train": 3, "test": 1}
     assert [(f.file, f.line, f.kind) for f in found.findings] == [("list", 1, "leak_exact")]
-    telltune.write_recipe(rows * 8, tmp_path, columns=columns)
+    telltune.write_recipe(rows * 8, tmp_path, columns=columns, model=str(tiny_model))
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["task"]["train"]
 
 

@@ -208,8 +208,11 @@ def _columns_of(values: Mapping[str, object], known: Sequence[Columns]) -> Colum
 def _with_response(values: Mapping[str, object], columns: Columns | None) -> dict[str, object]:
     """Return a row with a placeholder as its response if it has none.
 
-    With `columns`, the placeholder also replaces an existing response.
+    With `columns`, the placeholder also replaces an existing response. A row without the prompt's
+    column is refused with the columns that it has, so it gets none.
     """
+    if columns is not None and columns.prompt not in values:
+        return dict(values)
     if columns is not None:
         return {**values, columns.completion: UNKNOWN}
     filled = {key: value for key, value in values.items() if not is_blank(value)}

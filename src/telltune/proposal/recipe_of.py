@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.given import Frame, files_of_data, is_by_split, named, rows_of
 from telltune.errors import RecipeError
-from telltune.proposal.survey import survey
 from telltune.recipe import Columns, Recipe, load_recipe, recipe_from_dict
 
 if TYPE_CHECKING:
@@ -89,6 +88,9 @@ def as_columns(columns: Columns | Mapping[str, str] | None) -> Columns | None:
 def _guessed(
     data: AnyData, columns: Columns | None, keys: Mapping[str, Any], overrides: list[str] | None
 ) -> tuple[Recipe, str]:
+    # Its import of PyTorch is slow, and a recipe does not need it.
+    from telltune.proposal.survey import survey
+
     files = files_of_data(data)
     found = survey(files, columns)
     task = {
