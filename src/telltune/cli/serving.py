@@ -23,9 +23,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def serve(
     adapters: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="ADAPTER...", help="Output folders of `tell fit`, or merged models."
-        ),
+        typer.Argument(metavar="ADAPTER", help="Output folders of `tell fit`, or merged models."),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[

@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -162,7 +163,7 @@ class Service:
             }
 
         for name, told in _COUNTERS.items():
-            add(f"{name}_total", "counter", told, each(lambda m, n=name: self._counts[n, m.name]))
+            add(f"{name}_total", "counter", told, each(partial(self._count, name)))
         told = "Requests that have not begun."
         add("requests_waiting", "gauge", told, each(lambda model: model.lane.waiting))
         told = "Requests that are computed now."
@@ -170,6 +171,9 @@ class Service:
         told = "Most requests that were computed together."
         add("largest_batch", "gauge", told, {"": self._scheduler.largest})
         return "\n".join(lines) + "\n"
+
+    def _count(self, name: str, model: ServedModel) -> int:
+        return self._counts[name, model.name]
 
     def _tell(self, jobs: list[Job]) -> None:
         # A second signal closes the loop during a step.
