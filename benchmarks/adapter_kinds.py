@@ -5,7 +5,7 @@ key that names its kind. Rows are written to benchmarks/adapter_kinds.jsonl; cel
 are skipped.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/adapter_kinds.py --minutes 25
-    python benchmarks/adapter_kinds.py --table    # print the table of docs/guides/adapters.md
+    python benchmarks/adapter_kinds.py --table    # print a table of the rows
 """
 
 from __future__ import annotations

@@ -230,6 +230,8 @@ def test_how_much_of_a_stream_is_read_can_be_set(streaming: Callable[..., Recipe
     assert read(recipe) == 7
     with pytest.raises(RecipeError, match=r"`general\.sources\.0\.take`: use `take` or `rows`"):
         streaming(general={"take": 7, "rows": [0, 5]})
+    with pytest.raises(RecipeError, match=r"`task\.train`: `take: auto` is for general data"):
+        recipe_from_dict({"task": {"train": {"path": "a.jsonl", "take": "auto"}}})
 
 
 def test_a_pattern_is_taken_beside_the_recipe(

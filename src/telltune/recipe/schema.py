@@ -213,6 +213,13 @@ class TaskSpec(ConfigModel):
             )
         return fold
 
+    @field_validator("train", "dev", "test", "unlabeled")
+    @classmethod
+    def _has_a_number(cls, data: list[DataSpec] | None) -> list[DataSpec] | None:
+        if any(spec.take == "auto" for spec in data or ()):
+            raise ValueError("`take: auto` is for general data; give a number of examples")
+        return data
+
     @field_validator("dev_share")
     @classmethod
     def _has_no_dev(cls, share: float | None, info: ValidationInfo) -> float | None:
