@@ -131,7 +131,7 @@ def cascade(
     """Run `tell cascade`, and return its row."""
     spec = {
         "labels": labels,
-        "levels": [{"kind": "linear"}],
+        "levels": [{"kind": "linear", "decay": 0.97}],
         "top": {"adapter": str(folder / "adapter")},
         "price": price,
     }

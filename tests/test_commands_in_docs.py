@@ -24,6 +24,7 @@ from telltune.evaluation.metrics import get_metric
 from telltune.methods.registry import get_method
 from telltune.recipe import columns_from_text, load_recipe, recipe_from_dict
 from telltune.recipe.schema import DataSpec
+from telltune.research.continual.course import ContinualSpec
 from telltune.study.spec import load_study
 from telltune.valuation.embeddings import is_installed
 
@@ -218,6 +219,12 @@ def test_yaml_is_a_recipe_or_a_part_of_one(block: Block, tmp_path: Path) -> None
         shutil.copy(ROOT / "recipes" / "demo.yaml", tmp_path)
         (tmp_path / "study.yaml").write_text(block.text)
         load_study(tmp_path / "study.yaml")
+    elif "trace" in values:
+        ContinualSpec.model_validate(values)
+    elif "abilities" in values:
+        ContinualSpec.model_validate(
+            {"recipe": {}, "tasks": ["equation", "open_question"]} | values
+        )
     elif "path" in values:
         DataSpec.model_validate(values)
     else:
