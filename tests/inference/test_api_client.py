@@ -267,7 +267,7 @@ def test_a_refused_parameter_is_left_out_from_then_on(
     server.replies = [
         (400, "response_format json_schema is not supported"),
         (400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
-        (400, "'temperature' does not support 0 with this model"),
+        (422, "'temperature' does not support 0 with this model"),
         "billing",
     ]
     asked = client(server, thinking_tokens=100)
