@@ -324,18 +324,20 @@ class ApiClient:
                 return self._server.chat.completions.create(
                     model=self.spec.model, extra_headers=self._headers, **sent
                 )
-            except openai.BadRequestError as error:
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 told = str(error)
                 names = [name for name in _OPTIONAL if name in sent and name in told]
                 if "max_completion_tokens" in told:
                     names = [name for name in ("max_tokens",) if name in sent]
                 if not names:
                     raise
-                if not self._refused.issuperset(names):
+                with self._lock:
+                    known = names[0] in self._refused
+                    self._refused.add(names[0])
+                if not known:
                     logging.getLogger(__name__).warning(
                         "%s refuses `%s`; it is left out.", self._named, names[0]
                     )
-                self._refused.add(names[0])
 
     def _models(self) -> str:
         """Return the names of the server's models; "" if it does not list them."""

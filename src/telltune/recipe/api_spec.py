@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -31,11 +33,11 @@ class ApiSpec(ConfigModel):
         ```
     """
 
-    url: str = Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")
+    url: str
     """Address of the API, which usually ends in `/v1`."""
     model: str = Field(min_length=1)
     """Name of the model on the server."""
-    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: str | None = None
     """Name of the environment variable that holds the API key; by default no key is sent."""
     concurrency: PositiveInt = 8
     """Maximum number of requests at a time."""
@@ -56,6 +58,20 @@ class ApiSpec(ConfigModel):
     cost_budget: NonNegativeFloat | None = None
     """Cost after which a command asks nothing more, in the currency of the prices; by default no
     limit."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+            raise ValueError("must be an HTTP address such as http://localhost:8000/v1")
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, variable: str | None) -> str | None:
+        if variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII):
+            raise ValueError("must be the name of an environment variable, not the key itself")
+        return variable
 
     @field_validator("cost_budget")
     @classmethod

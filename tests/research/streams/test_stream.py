@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from telltune.errors import DataError, RecipeError, StorageError
+from telltune.errors import DataError, ModelError, RecipeError, StorageError
+from telltune.inference.api_client import api_client
 from telltune.research.streams.stream import DECISIONS, run_stream
 
 if TYPE_CHECKING:
@@ -118,6 +119,22 @@ def test_a_server_that_fails_now_and_then_never_costs_the_stream(
     assert sum(report.failures.values()) > 0
     assert report.accuracy is not None
     assert report.accuracy > 80
+
+
+def test_a_refused_key_stops_the_stream_and_loses_nothing(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    cascade, stream, out = files
+    stream.write_text("".join(stream.read_text().splitlines(keepends=True)[:60]))
+    server.rule = lambda text: 403 if len(server.seen) > 20 else rule(text)
+    with pytest.raises(ModelError, match="answered 403: wait; name its key in `api_key_env`"):
+        run_stream(cascade, stream, out, progress=False)
+    assert len(server.seen) == 21
+    server.rule = rule
+    api_client.cache_clear()  # as in a new process
+    assert run_stream(cascade, stream, out, progress=False).inputs == 60
+    # The answers before the refusal are in the cache.
+    assert len(server.seen) == 21 + 40
 
 
 @pytest.mark.parametrize("policy", ["learned", "threshold", "cost_aware"])

@@ -21,7 +21,7 @@ __all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
 
 _LONGEST = 32
 """Maximum number of tokens of a local model's answer: a label and a few words around it."""
-_LONGEST_REPLY = 128
+_LONGEST_REPLY = 64
 """Maximum number of tokens of a reply; a model behind an API ends earlier by itself."""
 
 
