@@ -80,7 +80,7 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
         # From the inside out, because adapters of experts are nested.
         for name, module in reversed(list(base.model.named_modules())):
             if isinstance(module, BaseTunerLayer):
-                base.model.set_submodule(name, module.base_layer)
+                base.model.set_submodule(name, module.get_base_layer())
         for weight, values in own.values():
             weight.data = values
         reason = " ".join(str(error).split())[:300]
