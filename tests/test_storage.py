@@ -202,6 +202,14 @@ def test_what_cannot_be_read_of_the_cache_is_not_there(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the umask")
+def test_writing_does_not_change_the_umask_that_other_threads_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+    write_text(tmp_path / "text", "")
+
+
 def test_what_is_written_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -225,9 +226,22 @@ def _share(path: Path) -> None:
 
     `tempfile` and safetensors make private ones, which nobody else on a shared disk could read.
     """
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+
+
+def _umask() -> int:
+    """Return the process's umask, on Linux without changing it for a moment for all threads."""
+    status = Path("/proc/self/status")
+    found = (
+        re.search(r"^Umask:\s*([0-7]+)$", status.read_text(), re.MULTILINE)
+        if status.exists()
+        else None
+    )
+    if found:
+        return int(found[1], 8)
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    return umask
 
 
 def _sync(path: Path) -> None:

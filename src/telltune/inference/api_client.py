@@ -42,8 +42,6 @@ _SHOWN = 200
 """Maximum number of characters of a server's text in a message."""
 # Increase this when the same request would be read differently than before.
 _VERSION = 1
-# To write a file, the process's umask is changed for a moment.
-_WRITING = threading.Lock()
 
 
 class CallError(ModelError):
@@ -198,8 +196,7 @@ class ApiClient:
             reply = self._call(request)
         if labels:
             reply = replace(reply, text=_label_in(reply.text))
-        with _WRITING:
-            write_json(path, asdict(reply))
+        write_json(path, asdict(reply))
         return reply
 
     def ask_all(
