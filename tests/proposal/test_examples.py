@@ -58,6 +58,8 @@ def test_the_command_line_lists_and_copies_examples(tmp_path: Path) -> None:
     for words in ([], ["data.csv", "--example", "tickets"]):
         refused = CliRunner().invoke(app, ["init", *words])
         assert "give either data or --example" in str(refused.exception)
+    refused = CliRunner().invoke(app, ["init", "--example", "tickets", "--model", "other"])
+    assert "are for data; edit the copied recipe" in str(refused.exception)
 
 
 def test_the_wheel_has_the_recipes() -> None:

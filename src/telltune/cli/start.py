@@ -42,6 +42,8 @@ def init(
     if (example is None) == (not data):
         raise RecipeError("give either data or --example.")
     if example is not None:
+        if columns is not None or model != "embedded":
+            raise RecipeError("--columns and --model are for data; edit the copied recipe instead.")
         _copy_example(example, out, as_json=as_json)
         return
     assert data is not None
