@@ -78,6 +78,7 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
             _keep_own_weights(model, own, spec)
     except (ValueError, TypeError, RuntimeError) as error:
         # From the inside out, because adapters of experts are nested.
+        module: Any
         for name, module in reversed(list(base.model.named_modules())):
             if isinstance(module, BaseTunerLayer):
                 base.model.set_submodule(name, module.get_base_layer())
