@@ -49,7 +49,7 @@ RECOMMENDED = "recipe.yaml"
 """File name of the recommended recipe in the folder of the search."""
 
 _MORE = 100
-# With 12 dev items, the choice was measured to cost 4 to 6 points, with 60 items 1 to 2; see
+# With 12 dev items, the choice was measured to cost 4 to 5 points, with 60 items 1 to 3; see
 # docs/guides/recommend.md. Fewer held-out items are replaced by more folds.
 _DEV_SHARE, _DEV_ITEMS = 0.2, 60
 _TAIL = (1 - 0.95) / 2
@@ -321,7 +321,7 @@ def choose(
 
     Among equal scores, a baseline is preferred because it needs no training and forgets nothing. A
     finalist with the highest score gives way to another one that forgets less and scores within one
-    standard error (Breiman et al. 1984). The same allowance for baselines was measured to cost two
+    standard error (Breiman et al. 1984). The same allowance for baselines was measured to cost one
     to five points; see docs/guides/recommend.md.
 
     Args:
