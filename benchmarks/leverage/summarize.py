@@ -87,18 +87,19 @@ def draw(task: dict[str, Any]) -> alt.LayerChart:
     y = alt.Y("score:Q", title="accuracy, %").scale(shown)
     low, high = alt.Y("low:Q").scale(shown), alt.Y2("high:Q")
     others.sort(key=lambda row: row["score"])
-    points = [alt.Chart(alt.Data(values=others[i::2])).encode(x, y) for i in (0, 1)]
+    for number, row in enumerate(others):
+        # Names of neighbors would cover each other.
+        row["at"] = max([row["score"] - 1, *(other["at"] + 1.6 for other in others[:number])])
+    points = alt.Chart(alt.Data(values=others)).encode(x)
     ink = "#1f6f5c"
     title = f"{task['task']}: SFT (line, with 95% intervals) and levers with the fewest labels"
     return (
         alt.layer(
             sft.mark_area(color="#888", opacity=0.2).encode(x, low, high),
             sft.mark_line(color="#666", point={"color": "#666"}).encode(x, y),
-            *(one.mark_point(size=70, filled=True, opacity=1, color=ink) for one in points),
-            # Alternately below and above their points, so that neighbors are legible.
-            *(
-                one.mark_text(align="left", dx=8, baseline=side, color=ink).encode(text="name:N")
-                for one, side in zip(points, ("top", "bottom"), strict=True)
+            points.mark_point(size=70, filled=True, opacity=1, color=ink).encode(y),
+            points.mark_text(align="left", dx=8, color=ink).encode(
+                alt.Y("at:Q").scale(shown), text="name:N"
             ),
         )
         .properties(width=520, height=280, title=title)

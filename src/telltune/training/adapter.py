@@ -78,10 +78,10 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
             _keep_own_weights(model, own, spec)
     except (ValueError, TypeError, RuntimeError) as error:
         # From the inside out, because adapters of experts are nested.
-        module: Any
         for name, module in reversed(list(base.model.named_modules())):
             if isinstance(module, BaseTunerLayer):
-                base.model.set_submodule(name, module.get_base_layer())
+                layer: Any = module
+                base.model.set_submodule(name, layer.base_layer)
         for weight, values in own.values():
             weight.data = values
         reason = " ".join(str(error).split())[:300]
