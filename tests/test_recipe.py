@@ -7,9 +7,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError, model_validator
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
+from telltune.recipe.validation_messages import explain
 from telltune.research.continual.course import load_continual
 from telltune.research.streams.spec import load_cascade
 from telltune.study.spec import load_study
@@ -533,3 +535,19 @@ def test_any_keys_give_a_recipe_that_can_be_written_or_a_recipe_error(values):
         assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
     message.encode()
     assert "\n" not in message
+
+
+def test_a_mistake_of_a_whole_section_is_told_without_a_key() -> None:
+    class Span(BaseModel):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _is_in_order(self):
+            if self.low > self.high:
+                raise ValueError("Low is above high")
+            return self
+
+    with pytest.raises(ValidationError) as caught:
+        Span(low=2, high=1)
+    assert explain(caught.value, Span, "section") == ["low is above high"]

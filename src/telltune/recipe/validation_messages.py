@@ -34,7 +34,7 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[s
 
 
 def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
-    parts = mistake["loc"][:-1] if mistake["loc"][-1] == NUMBER else mistake["loc"]
+    parts = mistake["loc"][:-1] if mistake["loc"][-1:] == (NUMBER,) else mistake["loc"]
     key = ".".join(shown(str(part)) for part in parts)
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(mistake["loc"], model)
@@ -44,7 +44,9 @@ def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
     if mistake["type"] == "missing":
         return f"`{key}` is missing"
     message = mistake["msg"].removeprefix("Value error, ")
-    return f"`{key}`: {message[0].lower()}{message[1:]}"
+    message = message[:1].lower() + message[1:]
+    # A check of the whole object has no key.
+    return f"`{key}`: {message}" if key else message
 
 
 def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
