@@ -67,7 +67,8 @@ def test_the_examples_in_the_help_of_a_verb_parse(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_can_be_quiet_or_verbose(verb: str) -> None:
     options = {option for parameter in TELL.commands[verb].params for option in parameter.opts}
-    assert {"-q", "--quiet", "-v", "--verbose", "--json"} <= options
+    assert {"-q", "--quiet", "-v", "--verbose"} <= options
+    assert ("--json" in options) is (verb != "chat")  # a conversation has no result
 
 
 def test_quiet_leaves_results_and_errors(toy_recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from openai import OpenAI
 
 import telltune
 from asking import SHAPES, asked, http, said, serving, streamed, until
-from telltune.api import predict_examples
+from telltune.answering import predict_examples
 from telltune.data.examples import Example, Message
 from telltune.serving.app import MOST_BODY
 
@@ -214,13 +215,22 @@ def test_a_body_of_a_hundred_megabytes_is_refused(client: OpenAI) -> None:
     assert refused.value.status_code == 413
 
     # Without a declared length it is refused as soon as it is too long.
-    status, _ = http(client, "chat/completions", (b" " * 2**16 for _ in range(64)))
-    assert status == 413
+    try:
+        status, _ = http(client, "chat/completions", (b" " * 2**16 for _ in range(17)))
+        assert status == 413
+    except OSError:
+        pass  # The server closed the connection before the end was sent.
     assert said(client, SHAPES[0]) == "ball"
 
 
-def test_a_client_that_hangs_up_leaves_the_batch(client: OpenAI, both: Any) -> None:
+def test_a_client_that_hangs_up_leaves_the_batch(
+    client: OpenAI, both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, _ = both
+    lane = server.service.models["rambling"].lane
+    step = lane.step
+    # Otherwise a quick machine answers before the client hangs up.
+    monkeypatch.setattr(lane, "step", lambda: time.sleep(0.01) or step())
     cancelled = metric(client, "requests_cancelled_total")
     long = {"max_tokens": 400, "temperature": 2.0, "seed": 3}
     stream = client.chat.completions.create(**asked(RAMBLES[0], "rambling", stream=True, **long))
@@ -228,11 +238,11 @@ def test_a_client_that_hangs_up_leaves_the_batch(client: OpenAI, both: Any) -> N
     with ThreadPoolExecutor(1) as thread:
         impatient = client.with_options(timeout=0.3)
         waits = thread.submit(said, impatient, RAMBLES[1], "rambling", **long)
-        until(lambda: server.service.models["rambling"].lane.running == 2)
+        until(lambda: lane.running == 2)
         stream.response.close()
         with pytest.raises(openai.APITimeoutError):
             waits.result()
-    until(lambda: server.service.models["rambling"].lane.running == 0)
+    until(lambda: lane.running == 0)
     assert server.service.open == 0
     assert metric(client, "requests_cancelled_total") == cancelled + 2
 

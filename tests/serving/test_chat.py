@@ -10,7 +10,7 @@ import pytest
 
 import telltune
 from asking import SHAPES
-from telltune.api import predict_examples
+from telltune.answering import predict_examples
 from telltune.cli import main
 from telltune.data.examples import Example, Message
 from telltune.serving.chat import chat

@@ -92,6 +92,13 @@ class ResultRow:
         return self.scores[self.metric]["score"]
 
 
+_ADDED = {
+    "lora": ("use_dora", "use_rslora", "init", "rank_pattern", "alpha_pattern"),
+    "synthesis": ("by",),
+}
+"""Keys that first rows of studies lack, with another default than None."""
+
+
 def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     """Return a key for the work of a cell: equal for the same recipe, data and base.
 
@@ -102,8 +109,14 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
         cell: The cell.
         hashes: Hashes of its data and its base.
     """
-    # Unset keys are excluded, so that keys added in later versions do not change the hash.
+    # Keys added in later versions do not change the hash if they are not set.
     recipe = cell.recipe.model_dump(mode="json", exclude_none=True)
+    for section, names in _ADDED.items():
+        given = getattr(cell.recipe, section)
+        for name in names if given is not None else ():
+            default = type(given).model_fields[name].get_default(call_default_factory=True)
+            if getattr(given, name) == default:
+                del recipe[section][name]
     for part in ("train", "dev", "test", "embedded", "unlabeled"):
         recipe["task"].pop(part, None)
     recipe.pop("general", None)
