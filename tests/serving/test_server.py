@@ -64,13 +64,16 @@ def test_a_signal_lets_the_server_finish_what_it_began(started: tuple[Forked, Op
     assert process.wait() == 0
 
 
-def test_a_second_signal_ends_the_server_at_once(started: tuple[Forked, OpenAI]) -> None:
+def test_a_second_signal_ends_the_server_at_once(
+    started: tuple[Forked, OpenAI], tmp_path: Path
+) -> None:
     process, client = started
     stream = long_answer(client)
     process.signal(signal.SIGINT)
     process.until(lambda: http(client, "/health")[0] == 503)
     process.signal(signal.SIGINT)
     assert process.wait() == 128 + signal.SIGINT
+    assert "Traceback" not in (tmp_path / "complaints").read_text()
     with pytest.raises(openai.APIError):
         list(stream)
 

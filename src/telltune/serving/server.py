@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -75,6 +76,8 @@ class Server(uvicorn.Server):
         """Refuse new requests; the second time, end at once."""
         if self.service.draining:
             self.forced_by = sig
+            # Otherwise uvicorn prints the stack of what it cancels.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self.should_exit = self.force_exit = True
             return
         self.service.draining = True
