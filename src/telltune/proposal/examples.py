@@ -89,4 +89,5 @@ def _first_sentence(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     lines = takewhile(lambda line: line.startswith("# ") and line[2] != " ", text.splitlines())
     comment = " ".join(line.lstrip("# ").rstrip() for line in lines)
-    return f"{comment.partition('. ')[0].rstrip('.:')}."
+    said = comment.partition(". ")[0].rstrip(".:")
+    return said if said.endswith("?") else f"{said}."
