@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -64,12 +65,12 @@ class ResultTable:
         return "\n".join([*lines, "</table>", *warned])
 
 
-class InNotebooks:
+class InNotebooks(ABC):
     """A result that notebooks show as tables."""
 
+    @abstractmethod
     def tables(self) -> list[ResultTable]:
         """Return the result as tables."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return "\n".join(table.html() for table in self.tables())

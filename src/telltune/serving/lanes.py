@@ -7,6 +7,7 @@ Other engines, and predictors that choose a label, answer the waiting requests a
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ class PackedLane:
         return _failed(jobs, reason)
 
 
-class _BatchLane:
+class _BatchLane(ABC):
     """Requests that are answered in one piece, as many as are waiting.
 
     Args:
@@ -223,12 +224,13 @@ class _BatchLane:
         jobs, self._jobs, self._begun = [*self._begun, *self._jobs], [], []
         return _failed(jobs, reason)
 
+    @abstractmethod
     def _kind(self, job: Job) -> object:
         """Return what jobs that are answered together have in common."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, jobs: list[Job]) -> None:
-        raise NotImplementedError
+        """Set the answers of jobs of one kind."""
 
 
 class GeneratingLane(_BatchLane):

@@ -68,3 +68,18 @@ def test_vectors_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     level.learn(train[:8], labels[:8])
     level.learn(train[8:], labels[8:])
     assert asked == train
+
+
+def test_a_long_stream_without_labels_needs_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telltune.research.streams.heads._INPUTS", 50)
+    seen, _ = texts(600, seed=2)
+    states = []
+    for block in (1, 40):
+        level = HeadLevel("tfidf_em", 3)
+        for start in range(0, len(seen), block):
+            level.likelihoods(seen[start : start + block])
+            assert len(level.state()["inputs"]) <= 2 * 50 + block
+        level.learn(["rain", "goal"], [0, 1])
+        states.append(level.state()["inputs"])
+    assert states[0] == states[1]
+    assert len(states[0]) == 50

@@ -63,6 +63,8 @@ class HeadLevel:
         vectors = self._features(texts) if self._features is not None else None
         if self._kind == "encoder" and vectors is not None:
             self._vectors |= zip(texts, vectors, strict=True)
+        if len(self._inputs) > 2 * _INPUTS:  # a stream may go on for long without a label
+            self._forget()
         if self._scorer is None:
             return np.full((len(texts), self._count), 1 / self._count)
         scores = np.full((len(texts), self._count), -np.inf)
@@ -79,11 +81,15 @@ class HeadLevel:
             self._fitted = self._seen
 
     def _forget(self) -> None:
-        """Drop the oldest texts, and the vectors of those dropped."""
+        """Drop the oldest texts, and the vectors of those dropped.
+
+        Of a text that came several times, the latest place counts, so that it does not matter when
+        texts are dropped.
+        """
         self._labeled = self._labeled[-_LABELED:]
         known = {text for text, _ in self._labeled}
-        self._inputs = [text for text in dict.fromkeys(self._inputs) if text not in known]
-        self._inputs = self._inputs[-_INPUTS:]
+        latest = [text for text in dict.fromkeys(reversed(self._inputs)) if text not in known]
+        self._inputs = latest[:_INPUTS][::-1]
         kept = known.union(self._inputs)
         self._vectors = {text: found for text, found in self._vectors.items() if text in kept}
 
