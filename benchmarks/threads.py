@@ -12,8 +12,9 @@ one and two processes that only compute. These ways take turns:
     telltune       nothing set: as many threads as there are free cores
 
 A process's fair share is cores / processes. The fair time is that of one thread alone, divided by
-the share if it is below one core. Seconds are those of training, from tell.json. Arguments choose
-rounds, ways and loads: `python benchmarks/threads.py --rounds 2`.
+the share if it is below one core. Seconds are those of training, from tell.json. Every other round
+takes the ways in reverse. Arguments choose rounds, ways and loads, and where the rows go:
+`python benchmarks/threads.py --rounds 2 --out rows.json`.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--loads", default=",".join(map(str, LOADS)))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.fit:
         fit(given.fit)
@@ -107,10 +109,10 @@ def main() -> None:
     ways, loads = given.ways.split(","), [int(n) for n in given.loads.split(",")]
     found: dict[str, Any] = {"machine": describe(), "busy_processes": {}}
     by_load: dict[int, dict[str, list[float]]] = {n: {way: [] for way in ways} for n in loads}
-    for _ in range(given.rounds):
+    for turn in range(given.rounds):
         for load in loads:
             with busy(load):
-                for way in ways:
+                for way in ways[:: -1 if turn % 2 else 1]:
                     by_load[load][way].append(round(seconds(way), 2))
                     print(load, way, by_load[load][way][-1], flush=True)
     found["busy_processes"] = by_load
@@ -129,7 +131,7 @@ def main() -> None:
     print_table(
         "Seconds of training", ("busy processes", "way", "seconds", "to the fair time", "all"), rows
     )
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
