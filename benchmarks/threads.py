@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from machine import describe
 from telltune.cli.console import print_table
@@ -74,8 +75,8 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def seconds(way: str) -> float:
-    """Train once in a separate process, and return the seconds of training."""
+def train(way: str) -> tuple[float, list[int]]:
+    """Train once in a separate process, and return the seconds and each number of threads set."""
     unset = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     environment = {k: v for k, v in os.environ.items() if k not in unset} | WAYS[way]
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
@@ -83,15 +84,20 @@ def seconds(way: str) -> float:
         done = subprocess.run(
             command, env=environment, check=True, text=True, stdout=subprocess.PIPE
         )
-    return float(done.stdout.split()[-1])
+    took, *threads = json.loads(done.stdout.splitlines()[-1])
+    return round(took, 2), threads
 
 
 def fit(folder: str) -> None:
-    """Train, and print the seconds."""
+    """Train, and print the seconds and each number of threads that was set."""
+    import torch
+
     from telltune.api import fit as fitted
 
-    done = fitted(RECIPE, Path(folder) / "out", progress=False)
-    print(done.record["seconds"])
+    with patch.object(torch, "set_num_threads", wraps=torch.set_num_threads) as setter:
+        done = fitted(RECIPE, Path(folder) / "out", progress=False)
+    numbers = [call.args[0] for call in setter.call_args_list]
+    print(json.dumps([done.record["seconds"], *numbers]))
 
 
 def main() -> None:
@@ -113,8 +119,9 @@ def main() -> None:
         for load in loads:
             with busy(load):
                 for way in ways[:: -1 if turn % 2 else 1]:
-                    by_load[load][way].append(round(seconds(way), 2))
-                    print(load, way, by_load[load][way][-1], flush=True)
+                    took, threads = train(way)
+                    by_load[load][way].append(took)
+                    print(load, way, took, "threads:", threads, flush=True)
     found["busy_processes"] = by_load
     alone = {way: median(by_load[0][way]) for way in ways} if 0 in loads else {}
     rows = []
