@@ -32,8 +32,8 @@ from telltune.models import base_revision, base_weights, without_rights
 from telltune.recipe import load_recipe, recipe_from_dict
 from telltune.storage import checksum, checksums
 from telltune.training.log import LOG, read_log
-from telltune.training.step_flops import step_places
 from telltune.training.trackers import RUNS
+from telltune.training.training_data import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

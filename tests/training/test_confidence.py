@@ -20,12 +20,11 @@ from telltune.models.kernels.packing import pack
 from telltune.recipe import LoraSpec, ModelSpec, TrainingSpec, recipe_from_dict
 from telltune.training.adapter import add_lora
 from telltune.training.confidence import Confidence
-from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
 from telltune.training.source_weights import LearnedWeights, SourceGroups
 from telltune.training.steps import Collator
 from telltune.training.trainer import MixtureTrainer, training_arguments
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import LossWeights, TrainingData
 
 if TYPE_CHECKING:
     from pathlib import Path

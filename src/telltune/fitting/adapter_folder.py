@@ -58,22 +58,6 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
-__all__ = [
-    "CHAT_TEMPLATE",
-    "CLASSIFIER",
-    "MADE",
-    "MODELFILE",
-    "TELL_JSON",
-    "FinishedRun",
-    "base_spec",
-    "load_predictor",
-    "read_tell",
-    "refuse_damaged",
-    "save_adapter",
-    "versions",
-    "whole_files",
-]
-
 TELL_JSON = "tell.json"
 MADE = "made.jsonl"
 """File with the examples that levers made."""

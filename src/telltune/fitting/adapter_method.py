@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Order, Recipe
 
-__all__ = ["AdapterMethod"]
-
 
 @dataclass(frozen=True)
 class AdapterMethod(ABC):

@@ -14,9 +14,9 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
-from telltune.inference.label_matching import words
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import words
 from telltune.inference.scoring import response_nll
-from telltune.inference.texts import sample_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
 
 # Prompts to the model; candidates differ by wording, examples and sampling.
 _REQUESTS = (

@@ -34,14 +34,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
-__all__ = [
-    "BASELINE",
-    "baseline_versions",
-    "is_baseline",
-    "load_folder",
-    "save_baseline",
-]
-
 BASELINE = "baseline.safetensors"
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from telltune.classifiers.classifier import Classifier
     from telltune.data.examples import Example
 
-__all__ = ["BaselinePredictor"]
-
 
 @dataclass
 class BaselinePredictor(Predictor):

@@ -21,8 +21,8 @@ from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
 from telltune.training.defaults import auto_settings, resolve
-from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
+from telltune.training.training_data import LossWeights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.protocol import Method
     from telltune.recipe import Recipe
-
-__all__ = [
-    "answer_budget",
-    "build_run_plan",
-    "check_needs",
-    "encoding",
-    "longest_example",
-    "plan_looks",
-]
-
 
 # A run evaluates the first dev examples only, at most this many.
 _MOST_DEV_ITEMS = 100

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.models import compute_dtype, load_base_of
-from telltune.training.speed import recall, training_shape
-from telltune.training.step_flops import flop, sampled_steps, step_work
+from telltune.training.speed import flop, recall, sampled_steps, step_work, training_shape
 
 if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
     from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
-    from telltune.training.step_flops import Work
-
-__all__ = ["Forecast", "estimated_memory_gib", "forecast"]
+    from telltune.training.speed import Work
 
 # Number of sampled steps whose rows are packed and counted; they stand for all others.
 _LOOKED_AT = 48

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.fitting.run_plan import RunPlan
 
-__all__ = ["guessing_loss", "warnings_after", "warnings_before"]
-
 _FEW_STEPS = 20
 _ENOUGH_STEPS = 40
 # A run that learned only the set of labels is as good as guessing by frequency. The factor allows

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from telltune.models import Origin
 
-__all__ = ["CARD", "SCORES", "baseline_card", "is_whole_model", "model_card", "record_scores"]
-
 CARD = "README.md"
 SCORES = "scores.json"
 _BEGIN, _END = "<!-- scores: written by `tell evaluate` -->", "<!-- end of scores -->"

@@ -14,10 +14,9 @@ from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
-from telltune.fitting.confidence_scores import add_confidence_scores
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
 from telltune.fitting.meta_init import meta_start
-from telltune.fitting.selection import Selection, select
+from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
 from telltune.levers.protocol import Resources
 from telltune.levers.registry import levers_of
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
     from telltune.recipe import ProductSpec, Recipe
-
-__all__ = ["PreTraining", "describe_pre_training", "run_pre_training"]
 
 
 @dataclass

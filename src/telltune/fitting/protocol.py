@@ -12,9 +12,8 @@ from telltune.data.examples import prepend_shots
 from telltune.errors import RecipeError
 from telltune.inference.api_client import api_client
 from telltune.inference.engine import make_generator
-from telltune.inference.label_matching import read_label
-from telltune.inference.labels import label_nll, need_labels
-from telltune.inference.scoring import response_nll
+from telltune.inference.labels import need_labels, read_label
+from telltune.inference.scoring import label_nll, response_nll
 from telltune.models import context_length
 from telltune.recipe import EvaluationSpec
 
@@ -33,12 +32,10 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.run_plan import RunPlan
     from telltune.inference.api_client import ApiClient, ApiUsage, Reply
-    from telltune.inference.generator import Generator
+    from telltune.inference.engine import Generator
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.trackers import TrackedRun
-
-__all__ = ["Cost", "Method", "Predictor", "Settings", "check_labels", "teacher_of"]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["order_hash", "provenance"]
-
 # Keys of `training_shape` that also affect the rounding of sums.
 _DECISIVE = ("machine", "instructions", "threads", "torch", "precision")
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from telltune.fitting.adapter_method import AdapterMethod
     from telltune.models import LoadedModel
 
-__all__ = ["Teacher"]
-
 # Increase this when the same data and settings give different answers than before.
 _VERSION = 1
 _NO_CHECKPOINTS = 10**9

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["TrainedMethod"]
-
 
 @dataclass(frozen=True)
 class TrainedMethod(AdapterMethod):

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import ApiSpec
 
-__all__ = ["ApiClient", "ApiUsage", "CallError", "Reply", "api_client", "api_key"]
-
 _MOST_FAILURES = 3
 """Number of failed requests in a row after which the client gives the server a rest."""
 _REST = 60.0

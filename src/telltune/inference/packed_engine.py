@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from telltune.inference.generator import Row
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.next_tokens import choose, draft
+from telltune.inference.next_tokens import Row, choose, chosen, draft
 from telltune.models.kernels.attention import agrees, attention, tried_once
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -29,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
-
-__all__ = [
-    "PackedBatch",
-    "PackedGenerator",
-    "can_generate_packed",
-    "shared_length",
-    "starts_with",
-]
 
 NAME = "telltune_key_values"
 # Above this number, the cost of a pass is proportional to its rows, so larger batches do not help.
@@ -218,14 +209,14 @@ class PackedBatch:
         skipped = len(self._prefix)
         logits = self._engine._start(self._store, [list(row.prompt[skipped:]) for row in new])
         first, self.rows = len(self.rows), rows
-        return self._extend(first, [[token] for token in _chosen(new, logits)])
+        return self._extend(first, [[token] for token in chosen(new, logits)])
 
     def grow(self) -> list[Row]:
         """Compute the next token of each row, of a single row perhaps several; return the rows."""
         if len(self.rows) == 1 and self.rows[0].temperature == 0:
             return self._extend(0, [self._grow_one(self.rows[0])])
         logits = self._engine._grow(self._store, [[row.answer[-1]] for row in self.rows])
-        return self._extend(0, [[token] for token in _chosen(self.rows, logits)])
+        return self._extend(0, [[token] for token in chosen(self.rows, logits)])
 
     def leave(self, row: Row) -> None:
         """Remove a row that has not ended."""
@@ -335,16 +326,3 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
 def starts_with(prompt: Sequence[int], prefix: Sequence[int]) -> bool:
     """Return whether a prompt starts with a prefix and has more tokens."""
     return len(prompt) > len(prefix) and tuple(prompt[: len(prefix)]) == tuple(prefix)
-
-
-def _chosen(rows: list[Row], logits: Tensor) -> list[int]:
-    """Return the next token of each row; rows with the same settings are sampled together."""
-    groups: dict[tuple[float, float, torch.Generator | None], list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault((row.temperature, row.top_p, row.draws), []).append(i)
-    tokens = [0] * len(rows)
-    for how, places in groups.items():
-        own = logits if len(groups) == 1 else logits[places]
-        for i, token in zip(places, choose(own, *how), strict=True):
-            tokens[i] = token
-    return tokens

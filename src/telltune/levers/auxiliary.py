@@ -20,8 +20,9 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.labels import closed_set, label_nll
-from telltune.inference.texts import sample_texts
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import closed_set
+from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["AUXILIARY", "Auxiliary", "Chain", "auxiliary_examples", "refine"]
 
 AUXILIARY = ("evidence", "reason")
 """Names of the auxiliary tasks; each is a separate source."""

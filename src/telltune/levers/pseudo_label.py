@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from telltune.levers.protocol import Answer, Resources, UseAs
     from telltune.recipe import PseudoLabelSpec
 
-__all__ = ["PseudoLabel"]
-
 
 @dataclass(frozen=True)
 class PseudoLabel:

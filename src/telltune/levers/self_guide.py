@@ -23,10 +23,9 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
+from telltune.inference.engine import sample_texts
 from telltune.inference.labels import closed_set
-from telltune.inference.texts import sample_texts
-from telltune.levers.agreement import agreed, balanced
-from telltune.levers.filters import TextFilter
+from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
-
-__all__ = ["SelfGuide"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32

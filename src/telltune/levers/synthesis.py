@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import ApiSpec, SynthesisSpec
 
-__all__ = ["Synthesis", "instruction_of"]
-
 
 @dataclass(frozen=True)
 class Synthesis(ABC):

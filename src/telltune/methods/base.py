@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["BASE", "BASE_ANCHOR"]
-
 
 @dataclass(frozen=True)
 class Untrained:

@@ -34,19 +34,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
-__all__ = [
-    "ENCODER_CENTROID",
-    "ENCODER_EM",
-    "ENCODER_LINEAR",
-    "KNN",
-    "PROBE",
-    "TFIDF_EM",
-    "TFIDF_LINEAR",
-    "Baseline",
-    "BaselineData",
-    "suitable_baselines",
-]
-
 
 class BaselineData(NamedTuple):
     """Training data of a baseline.

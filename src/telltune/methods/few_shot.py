@@ -22,7 +22,8 @@ from telltune.data.task import count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.protocol import Cost, Predictor, teacher_of
-from telltune.inference.labels import closed_set, label_nll, need_labels
+from telltune.inference.labels import closed_set, need_labels
+from telltune.inference.scoring import label_nll
 from telltune.models import context_length
 from telltune.valuation.embeddings import embed
 
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
-
-__all__ = [
-    "FEW_SHOT",
-    "FEW_SHOT_CALIBRATED",
-    "FEW_SHOT_NEAREST",
-    "FEW_SHOT_TEACHER",
-    "FewShot",
-    "calibrated",
-]
 
 _NEAREST = 8
 """Default number of nearest examples per prompt, whose computation prompts cannot share."""

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Format", "ask_group", "read_answers", "say_answers"]
-
 Format = Literal["lines", "json"]
 Pair = tuple[int, str]
 """A number and its answer; "" if the answer cannot be parsed."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["OVER_PROMPT", "OVER_PROMPT_TEACHER", "GroupPredictor", "OverPrompt", "Usage"]
-
 _RETRY_TEMPERATURE = 0.5
 """Sampling temperature of a retry; greedy decoding would repeat the same reply."""
 _AROUND = 8

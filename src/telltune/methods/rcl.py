@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 
-__all__ = ["RCL", "can_reason", "with_reasons"]
-
 _ANSWER = "Answer:"
 
 

@@ -26,7 +26,7 @@ from telltune.fitting.general_choice import first_drawn
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import teacher_of
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.texts import sample_texts
+from telltune.inference.engine import sample_texts
 from telltune.storage import cache_folder, write_text
 from telltune.training.processes import processes
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Predictor, Settings
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["TELL_SELF_SAMPLED", "TELL_TEACHER_SAMPLED", "sample_responses"]
 
 _TEMPERATURE = 0.7
 _TOP_P = 0.95

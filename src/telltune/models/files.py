@@ -16,24 +16,6 @@ from telltune.storage import atomic_folder, cache_folder, checksum
 if TYPE_CHECKING:
     from telltune.recipe import ModelSpec
 
-__all__ = [
-    "EMBEDDED_GGUF",
-    "EMBEDDED_ORIGIN",
-    "EMBEDDED_PACKAGE",
-    "base_weights",
-    "check_named",
-    "embedded_gguf",
-    "explained",
-    "fingerprint",
-    "has_only_pickles",
-    "hush_transformers",
-    "locate",
-    "model_files",
-    "only_pickle",
-    "weight_files",
-    "where_from",
-]
-
 _SAFE = frozenset({".safetensors"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 WEIGHTS = _SAFE | _PICKLES | {".gguf", ".h5", ".msgpack", ".onnx"}

@@ -13,8 +13,6 @@ from telltune.models.files import EMBEDDED_GGUF, EMBEDDED_ORIGIN, EMBEDDED_PACKA
 if TYPE_CHECKING:
     from telltune.recipe import ModelSpec
 
-__all__ = ["LOCAL", "Origin", "model_origin"]
-
 LOCAL = "path/to/base"
 """Placeholder for the folder of a base model that exists only on the training machine."""
 

@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import LoraSpec, ModelSpec
 
-__all__ = [
-    "ALL_LINEAR",
-    "Layers",
-    "adapter_targets",
-    "layers_left_out",
-    "layers_of",
-    "named_layers",
-]
-
 ALL_LINEAR = "all-linear"
 # Names that PEFT translates if experts that used to be separate layers share one parameter.
 _EXPERTS = frozenset({"w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})

@@ -21,14 +21,6 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "adapt_threads",
-    "cpu_limit",
-    "shared_cores",
-    "threads_for",
-    "watch_load",
-]
-
 # A user who sets one of these has chosen the number of threads. torchrun, accelerate and Ray set
 # the first one for their workers.
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

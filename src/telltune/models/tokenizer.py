@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import ModelSpec
 
-__all__ = ["CHATML", "PLAIN_TEMPLATE", "check_vocabulary", "load_tokenizer", "template_file"]
-
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}"

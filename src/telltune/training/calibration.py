@@ -15,8 +15,7 @@ from telltune.models import compute_dtype, model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
-from telltune.training.speed import learn
-from telltune.training.step_flops import sampled_steps, step_work
+from telltune.training.speed import learn, sampled_steps, step_work
 from telltune.training.steps import StepSampler
 from telltune.training.trainer import MixtureTrainer, training_arguments
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.training_data import TrainingData
-
-__all__ = ["calibrate"]
 
 _ROWS = 6
 _SECONDS = 10.0

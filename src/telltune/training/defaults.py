@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["auto_settings", "resolve"]
-
 _MOST_PASSES, _LEAST_PASSES = 16, 3
 _LARGEST_BATCH, _SMALLEST_BATCH = 16, 4
 _HIGHEST_RATE = 2e-3

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["Processes", "processes"]
-
 
 class Processes:
     """Processes of a run, from the point of view of one of them.

@@ -25,8 +25,7 @@ from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
 from telltune.training.log import LOG
 from telltune.training.processes import processes
 from telltune.training.progress import bar
-from telltune.training.speed import learn
-from telltune.training.step_flops import sampled_steps
+from telltune.training.speed import learn, sampled_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from telltune.training.early_stopping import EarlyStopping
     from telltune.training.trackers import TrackedRun
     from telltune.training.training_data import TrainingData
-
-__all__ = ["Trained", "TrainingOptions", "train"]
 
 # Number of steps from which the speed of a run is measured, and minimum length of such a run.
 _LOOKED_AT = 32
@@ -118,11 +115,16 @@ def train(
     """
     import torch
 
-    from telltune.training.callbacks import LogCallback, Stopwatch
-    from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+    from telltune.training.callbacks import (
+        HealthCallback,
+        LeftOut,
+        LogCallback,
+        StopCallback,
+        Stopwatch,
+        UnhealthyStepError,
+    )
     from telltune.training.source_weights import LearnedWeights, source_groups
     from telltune.training.steps import StepSampler
-    from telltune.training.stopping import StopCallback
     from telltune.training.trackers import Trackers
     from telltune.training.trainer import MixtureTrainer, training_arguments
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["LearnedWeights", "SourceGroups", "source_groups"]
-
 _FILE = "source_weights.pt"
 
 

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from telltune.data.encoding import EncodedSet
     from telltune.data.mixture import Mixture
     from telltune.training.confidence import Confidence
-    from telltune.training.loss import LossWeights
     from telltune.training.processes import Processes
     from telltune.training.source_weights import SourceGroups
-
-__all__ = ["Collator", "Sources", "Step", "StepSampler", "own_share"]
+    from telltune.training.training_data import LossWeights
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from telltune.training.steps import Step, StepSampler
     from telltune.training.training_data import TrainingData
 
-__all__ = ["MixtureTrainer", "training_arguments"]
-
 # Names of measurements in logs that differ from those in training_log.jsonl: transformers and
 # trackers show `eval_` as a group of its own.
 _NAMES = {"dev_loss": "eval_loss", "dev_score": "eval_score"}

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["assign_folds", "draw_folds"]
-
 
 def draw_folds(
     examples: Sequence[Example], folds: int, rng: np.random.Generator, *, by_label: bool

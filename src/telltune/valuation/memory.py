@@ -21,8 +21,8 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
-from telltune.inference.label_matching import names, words
-from telltune.inference.texts import sample_texts
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import names, words
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.training.progress import bar
 
@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.models import LoadedModel
-
-__all__ = [
-    "LEVELS",
-    "TEMPLATES",
-    "Memory",
-    "memory_of",
-    "propose_templates",
-    "read_aliases",
-    "says",
-]
 
 LEVELS = 4
 """Highest memory level: more than three quarters of the completions contain the answer."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.valuation.fold_models import pvi_scores
 from telltune.valuation.memory import (
     LEVELS,
     TEMPLATES,
@@ -15,6 +14,7 @@ from telltune.valuation.memory import (
     propose_templates,
     read_aliases,
 )
+from telltune.valuation.pvi import pvi_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SelectionSpec
-
-__all__ = ["Scores", "score"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from telltune.data.examples import Example, Message
 from telltune.inference.api_client import CallError
-from telltune.inference.label_matching import names, read_label
+from telltune.inference.labels import names, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
