@@ -205,11 +205,12 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     try:
         if not isinstance(method, TrainedMethod):
             raise ModelError(f"method `{method.name}` does not train.")
+        recipe = method.configured(recipe)
         if record.get("answer_after"):
             raise ModelError("rationales were put before the answers in the run.")
         # Earlier versions did not record what `synthesis` made.
         made = any(got["made"] for got in record.get("levers", []))
-        if made or method.configured(recipe).synthesis is not None:
+        if made or recipe.synthesis is not None:
             raise ModelError("a lever made task data in the run.")
         task = load_task(recipe)
         if record.get("selection"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from telltune.data.tokenizer import KnownTokenizer
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 

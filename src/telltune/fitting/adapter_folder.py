@@ -18,7 +18,7 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Message
 from telltune.errors import ModelError
 from telltune.fitting.model_card import CARD, is_whole_model, model_card
-from telltune.fitting.protocol import Cost, Predictor
+from telltune.fitting.predictor import Cost, Predictor
 from telltune.fitting.provenance import provenance
 from telltune.models import (
     ADAPTER_CONFIG,
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from telltune.data.examples import Example
-    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.fitting.pre_training import PreTraining
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.fitting.run_plan import RunPlan
     from telltune.models import LoadedModel, Origin
     from telltune.recipe import Recipe

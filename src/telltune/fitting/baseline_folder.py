@@ -18,9 +18,8 @@ from telltune.fitting.adapter_folder import (
     versions,
     whole_files,
 )
-from telltune.fitting.baseline_predictor import BaselinePredictor
 from telltune.fitting.model_card import CARD, baseline_card
-from telltune.fitting.protocol import Cost
+from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.models import load_tokenizer
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import write_bytes, write_json, write_text
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 

@@ -20,7 +20,7 @@ from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
-from telltune.training.defaults import auto_settings, resolve
+from telltune.training.defaults import resolve
 from telltune.training.processes import processes
 from telltune.training.training_data import LossWeights
 
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.fitting.model_info import ModelInfo
-    from telltune.fitting.protocol import Method
+    from telltune.fitting.protocol import AdapterMethod, Method
     from telltune.recipe import Recipe
 
 # A run evaluates the first dev examples only, at most this many.
@@ -57,12 +56,18 @@ def build_run_plan(
     Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
     each time. With general data, all passes are shuffled together, as in TELL.
 
+    Args:
+        method: The method.
+        task: The task.
+        general: The general data, or None.
+        model: Facts about the base model.
+        recipe: Recipe with the method's own keys; see `AdapterMethod.configured`.
+
     Raises:
         RecipeError: The recipe lacks an anchor, general data or unlabeled inputs that the method
             needs, or names layers that the model does not have.
         DataError: An example is too long, or there are too few general data.
     """
-    recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
     for lever in levers_of(recipe):
@@ -91,8 +96,7 @@ def build_run_plan(
         need_labels(labels, "`product_of_experts`", "remove it")
     encoded = anchored.encode([prepend_shots(task.shots, example) for example in task.train[:used]])
 
-    chosen = auto_settings(recipe, used, model.shape)
-    recipe = resolve(recipe, used, model.shape)
+    recipe, chosen = resolve(recipe, used, model.shape)
     settings, spec = recipe.training, recipe.mixture
     passes, batch_size = as_number(spec.passes), as_number(settings.batch_size)
     pool = None

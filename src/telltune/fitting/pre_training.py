@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.fitting.model_info import ModelInfo
-    from telltune.fitting.protocol import Settings
+    from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
@@ -114,6 +113,7 @@ def run_pre_training(
     base: LoadedModel,
     settings: Settings,
     known: ModelInfo,
+    recipe: Recipe,
 ) -> PreTraining:
     """Run the steps before training that the recipe and the method ask for.
 
@@ -124,11 +124,11 @@ def run_pre_training(
         base: Base model without an adapter; unchanged on return.
         settings: Settings of the run.
         known: Facts about the base that are known without its weights.
+        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
 
     Raises:
         TellError: A step is not possible with this data or model.
     """
-    recipe = method.configured(settings.recipe)
     found = PreTraining(task, general, recipe, settings.run_plan, start=settings.start)
     run = _Run(method, base, settings, known)
     if recipe.meta is not None:

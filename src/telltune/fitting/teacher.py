@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.models import LoadedModel
 
 # Increase this when the same data and settings give different answers than before.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.fitting.adapter_folder import FinishedRun, save_adapter
-from telltune.fitting.adapter_method import AdapterMethod
 from telltune.fitting.build_plan import answer_budget, build_run_plan
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.pre_training import run_pre_training
-from telltune.fitting.protocol import Cost, Predictor, check_labels
+from telltune.fitting.predictor import Cost, Predictor, check_labels
+from telltune.fitting.protocol import AdapterMethod
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.training.processes import processes
@@ -40,7 +40,9 @@ class TrainedMethod(AdapterMethod):
         known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
         with together.first_before_others():
-            ground = run_pre_training(self, task, general, base, settings, known)
+            ground = run_pre_training(
+                self, task, general, base, settings, known, self.configured(settings.recipe)
+            )
             task, general, recipe = ground.task, ground.general, ground.recipe
             run_plan = ground.run_plan or build_run_plan(self, task, general, known, recipe)
             recipe = run_plan.recipe

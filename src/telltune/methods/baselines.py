@@ -16,8 +16,8 @@ from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.fitting.baseline_folder import save_baseline
-from telltune.fitting.baseline_predictor import BaselinePredictor
-from telltune.fitting.protocol import Cost
+from telltune.fitting.predictor import BaselinePredictor, Cost
+from telltune.fitting.protocol import Method
 from telltune.inference.labels import closed_set, need_labels
 from telltune.valuation.embeddings import is_installed
 
@@ -52,25 +52,17 @@ class BaselineData(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Method):
     """Method that learns a linear function of prompt vectors, on the CPU, in seconds.
 
     Attributes:
-        name: Name in recipes and tables.
-        label: Display name.
         features: Kind of prompt vectors: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of
             words, or hidden states of the frozen base model, with the anchor if there is one.
         head: Kind of classifier on the vectors; see `fit_head`.
     """
 
-    name: str
-    label: str
     features: FeatureKind
     head: Head
-    anchored: bool = False
-    uses_general: bool = False
-    trains: bool = False
-    depends_on_size: bool = True
 
     def data(
         self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe

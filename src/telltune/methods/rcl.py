@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.protocol import Predictor, Settings
+    from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 

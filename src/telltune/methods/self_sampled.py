@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Predictor, Settings
+    from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Settings
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
 
@@ -92,7 +93,7 @@ class SelfSampled(TrainedMethod):
         teacher = teacher_of(recipe, self.name) if self.by_teacher else None
         known = ModelInfo.of(base.model.config, base.tokenizer)
         # `build_run_plan` raises an error if the recipe has no general data.
-        counts = build_run_plan(self, task, general, known, recipe).counts
+        counts = build_run_plan(self, task, general, known, self.configured(recipe)).counts
         assert general is not None  # `build_run_plan` has checked this.
         began = time.perf_counter()
         longest = longest_example(known, recipe)

@@ -8,10 +8,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.trainer_utils import SaveStrategy
 
-from telltune.models import compute_dtype, model_shape
+from telltune.models import model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
@@ -48,21 +47,14 @@ def calibrate(
     measured: dict[str, Any] = {}
     watch = Stopwatch(measured, stop_after=_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
-        args = training_arguments(
-            settings,
-            out=Path(folder),
-            steps=len(sampler),
-            seed=recipe.seed,
-            bf16=compute_dtype(settings.precision) is torch.bfloat16,
-        )
+        args = training_arguments(recipe, Path(folder), len(sampler))
         args.save_strategy = SaveStrategy.NO
         trainer = MixtureTrainer(
             model,
             data=data,
             sampler=sampler,
-            micro_batch_tokens=settings.micro_batch_tokens,
+            settings=settings,
             args=args,
-            kernels=settings.kernels,
             callbacks=[watch],
             measured=measured,
         )

@@ -17,7 +17,7 @@ import numpy as np
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
-from telltune.models import compute_dtype, load_base_of, model_shape
+from telltune.models import load_base_of, model_shape
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
@@ -113,8 +113,6 @@ def train(
         KeyboardInterrupt: On SIGINT, after the current step.
         SystemExit: On SIGTERM, after the current step.
     """
-    import torch
-
     from telltune.training.callbacks import (
         HealthCallback,
         LeftOut,
@@ -165,13 +163,7 @@ def train(
         inputs = _inputs(base, data, options.texts[1], options.start)
         together.check_same({"recipe": recipe.to_yaml(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
-        args = training_arguments(
-            settings,
-            out=checkpoints.unfinished,
-            steps=len(sampler),
-            seed=recipe.seed,
-            bf16=compute_dtype(settings.precision) is torch.bfloat16,
-        )
+        args = training_arguments(recipe, checkpoints.unfinished, len(sampler))
         shown = stack.enter_context(bar(shown=options.progress))
         log = LogCallback(out / LOG, shown, options.description, measured)
         # The health check comes first, so that unhealthy steps are not logged.
@@ -198,9 +190,8 @@ def train(
                 model,
                 data=data,
                 sampler=sampler,
-                micro_batch_tokens=settings.micro_batch_tokens,
+                settings=settings,
                 args=args,
-                kernels=settings.kernels,
                 callbacks=[*callbacks, *watching],
                 measured=measured,
                 checkpoints=checkpoints,

@@ -99,7 +99,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
 
 def recall(shape: dict[str, Any]) -> Speed | None:
     """Return the stored speed of a shape, from fits if possible; None if there is no record."""
-    stored = _read(_path(shape))
+    stored = _stored(shape)[1]
     sources = [stored.get("fit", {}), stored.get("rehearsal", {})]
 
     def known(name: str) -> float | None:
@@ -187,8 +187,7 @@ def remember(
     """
     # A finished fit must not fail because the record for later forecasts cannot be written.
     with suppress(StorageError):
-        path = _path(shape)
-        stored = {"shape": shape} | _read(path)
+        path, stored = _stored(shape)
         if packed is not None:
             stored["packed"] = packed
         lists = stored.setdefault(source, {})
@@ -197,15 +196,11 @@ def remember(
         write_json(path, stored)
 
 
-def _path(shape: dict[str, Any]) -> Path:
+def _stored(shape: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a record and its content; only the shape if it cannot be read."""
     text = json.dumps(shape, sort_keys=True)
-    return cache_folder("speed") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a record; empty if there is no readable one."""
-    stored = read_cached_json(path)
-    return stored if isinstance(stored, dict) else {}
+    path = cache_folder("speed") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return path, {"shape": shape} | (read_cached_json(path) or {})
 
 
 def _processor() -> str:

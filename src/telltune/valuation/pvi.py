@@ -168,7 +168,7 @@ def pvi_scores(
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
     encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
     shots = spec.in_context
-    recipe = resolve(recipe, len(examples), model_shape(base.model.config))
+    recipe, _ = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
     nll, tokens = {}, np.zeros(len(examples), np.int64)
     for side, shown in (("input", list(examples)), ("empty", without_input(examples))):
