@@ -17,13 +17,19 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
-from telltune.fitting.adapter_folder import CHAT_TEMPLATE, MODELFILE, TELL_JSON, read_tell, versions
+from telltune.fitting.adapter_folder import (
+    CHAT_TEMPLATE,
+    MODELFILE,
+    TELL_JSON,
+    order_hash,
+    read_tell,
+    versions,
+)
 from telltune.fitting.baseline_folder import BASELINE, baseline_versions, is_baseline
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_card import CARD, SCORES
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import RECIPE_FILE
-from telltune.fitting.provenance import order_hash
 from telltune.fitting.selection import Selection
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
