@@ -176,12 +176,9 @@ def save_adapter(
 def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str]]]:
     """Fill a temporary folder, then move its complete files into `out`.
 
-    Args:
-        out: Folder for the files.
-        needed: Estimated size of the files in bytes.
-
     Yields:
-        The folder to fill, and a dictionary that on exit maps file names to their sha256.
+        The folder to fill, and a dictionary that on exit maps file names to their sha256. `needed`
+        is the estimated size of the files in bytes.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -317,10 +314,7 @@ def load_predictor(
 def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> ModelSpec:
     """Return the base model of an adapter folder, with the chat template that the folder holds.
 
-    Args:
-        folder: Adapter folder, possibly from an untrusted source.
-        record: Contents of its tell.json.
-        trust_model: See `load_predictor`.
+    The folder may come from an untrusted source; `trust_model` is as in `load_predictor`.
     """
     spec = ModelSpec.model_validate(record["recipe"]["model"])
     # The recipe may name a template file outside the folder; the folder has a copy.
@@ -330,11 +324,7 @@ def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> Mod
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
-    """Raise an error unless every file is unchanged since the run ended.
-
-    Args:
-        folder: Adapter or baseline folder.
-        files: Expected sha256 of each file by name, from tell.json.
+    """Raise an error unless every file has its sha256 in tell.json, i.e. is as the run left it.
 
     Raises:
         ModelError: A file is missing or changed.

@@ -47,15 +47,6 @@ def save_baseline(
 ) -> None:
     """Write the folder of a baseline. tell.json is written last and marks the fit as finished.
 
-    Args:
-        out: The output folder.
-        method: Name of the method.
-        predictor: The fitted predictor.
-        task: Name of the task.
-        labeled: Labeled examples that it was fitted on.
-        unlabeled: Unlabeled inputs that it was fitted on.
-        recipe: Recipe of the fit.
-
     Raises:
         StorageError: The folder cannot be written.
     """

@@ -53,15 +53,9 @@ def build_run_plan(
 ) -> RunPlan:
     """Encode, size and order the training data of a method.
 
-    Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
-    each time. With general data, all passes are shuffled together, as in TELL.
-
-    Args:
-        method: The method.
-        task: The task.
-        general: The general data, or None.
-        model: Facts about the base model.
-        recipe: Recipe with the method's own keys; see `AdapterMethod.configured`.
+    The recipe has the method's own keys; see `AdapterMethod.configured`. Without general data,
+    `mixture.passes` are ordinary epochs: every example once, in a new order each time. With general
+    data, all passes are shuffled together, as in TELL.
 
     Raises:
         RecipeError: The recipe lacks an anchor, general data or unlabeled inputs that the method
@@ -157,13 +151,8 @@ def build_run_plan(
 def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
     """Plan 4 to 10 evaluations on dev data that take about a quarter of the training work.
 
-    Answers are scored if this budget allows at least four evaluations. Otherwise only the loss is
-    computed.
-
-    Args:
-        encoded: The encoded dev examples.
-        trained_tokens: Number of tokens that the whole run trains on.
-        answer_tokens: Maximum number of tokens in an answer.
+    Answers of up to `answer_tokens` are scored if this budget allows at least four evaluations.
+    Otherwise only the loss is computed. `trained_tokens` are those of the whole run.
     """
     loss = _FORWARD * int(encoded.offsets[-1])
     answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
@@ -197,11 +186,7 @@ def _template_warnings(
 ) -> tuple[str, ...]:
     """Return warnings about unexpected effects of the chat template on the data.
 
-    Args:
-        model: Model with the chat template.
-        recipe: Recipe of the run.
-        unthought: Number of examples without thinking whose prompt opens a thinking block.
-        examples: Number of all examples.
+    `unthought` of all `examples` have no thinking, although their prompt opens a thinking block.
     """
     found = []
     if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
@@ -222,13 +207,7 @@ def _template_warnings(
 
 
 def encoding(model: ModelInfo, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
-    """Return the encoder of a run's data, which caches on disk.
-
-    Args:
-        model: Model with the tokenizer and context length.
-        recipe: Recipe; limits the length of an example.
-        anchor: Anchor of every example, or None.
-    """
+    """Return the encoder of a run's data with an anchor or none, which caches on disk."""
     limit = longest_example(model, recipe)
     too_long = recipe.training.too_long
     return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
@@ -241,11 +220,6 @@ def longest_example(model: ModelInfo, recipe: Recipe) -> int:
 
 def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
     """Check that the recipe has the anchor and general data that a method needs.
-
-    Args:
-        method: The method.
-        anchored: Whether there is an anchor.
-        general: Whether there are general data.
 
     Raises:
         RecipeError: The anchor or the general data are missing.

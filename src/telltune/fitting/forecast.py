@@ -102,11 +102,8 @@ def estimated_memory_gib(
 ) -> float:
     """Return a fit's peak memory in GiB: libraries, weights, and activations of one row.
 
-    Args:
-        model: Sizes of the model.
-        spec: `training` settings of the recipe.
-        row_tokens: Number of tokens in the longest row.
-        row_responses: Maximum number of tokens with logits in a row.
+    `row_tokens` are those of the longest row, and `row_responses` the most tokens with logits in a
+    row.
     """
     width = compute_dtype(spec.precision).itemsize
     weights = model.layer_weights + model.vocabulary * model.hidden

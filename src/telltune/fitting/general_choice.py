@@ -72,18 +72,11 @@ def choose_general(
     *,
     progress: bool = False,
 ) -> ChosenData:
-    """Choose general examples by nearness or diversity, up to the recipe's leverage ratio.
+    """Choose general examples by nearness to the training examples or by diversity.
 
-    Candidates are the first examples that a mixture with this seed draws. Examples held out from
-    the end of the draw therefore stay held out. Embeddings and gradients are cached on disk.
-
-    Args:
-        task: Task; nearness is measured to its training examples.
-        general: General data that contain the candidates.
-        base: Model that computes gradients, if the choice is by gradients; unchanged on return.
-        recipe: Recipe; its mixture sets the number of tokens or examples.
-        spec: How to choose.
-        progress: Whether to show a progress bar for gradients.
+    The recipe's mixture sets their number or tokens. Candidates are the first examples that a
+    mixture with this seed draws. Examples held out from the end of the draw therefore stay held
+    out. Embeddings and gradients are cached on disk; the base model is unchanged on return.
 
     Raises:
         DataError: There are fewer candidates than the recipe asks for.
@@ -185,14 +178,8 @@ def gradients_of(
 ) -> NDArray[np.float32]:
     """Return unit-length sketched gradients of each example's mean loss, (examples, width).
 
-    Each example takes one forward and one backward pass.
-
-    Args:
-        base: Base model; a temporary adapter is added and removed.
-        examples: Examples, truncated to the model's context.
-        lora: LoRA configuration of the adapter.
-        seed: Seed of the adapter's initialization and of the sketch.
-        progress: Show a progress bar.
+    Each example, truncated to the model's context, takes one forward and one backward pass through
+    a temporary adapter. `seed` is that of its initialization and of the sketch.
     """
     limit = context_length(base.model.config)
     encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
@@ -218,21 +205,17 @@ def gradients_of(
 def nearest_first(candidates: NDArray[np.float32], task: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return candidate indices by decreasing mean cosine to the task's examples, (candidates,).
 
-    Args:
-        candidates: Unit vectors of the candidates, (candidates, width).
-        task: Unit vectors of the task's examples, (task examples, width).
+    Both arguments hold unit vectors, (candidates, width) and (task examples, width).
     """
     return np.argsort(-(candidates @ task.mean(0)), kind="stable")
 
 
 def spread_first(candidates: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return candidate indices in farthest-first order, (candidates,).
+    """Return candidate indices in farthest-first order from the first one, (candidates,).
 
     Farthest-first traversal (Gonzalez, 1985): the first k indices cover all candidates within twice
-    the smallest radius that any k candidates can achieve.
-
-    Args:
-        candidates: Unit vectors, (candidates, width). The traversal starts at the first.
+    the smallest radius that any k candidates can achieve. Candidates are unit vectors,
+    (candidates, width).
     """
     order = np.zeros(len(candidates), np.int64)
     nearest = np.full(len(candidates), -np.inf)

@@ -63,12 +63,8 @@ def meta_start(
 ) -> dict[str, Tensor]:
     """Learn initial adapter weights, and cache them on disk.
 
-    Args:
-        base: Base model without an adapter; unchanged on return.
-        general: General data, of which each source is a task.
-        recipe: Recipe; sets `lora`, precision and seed.
-        spec: Settings of meta-learning. Examples of more than 512 tokens are skipped.
-        progress: Whether to show a progress bar.
+    Each source of the general data is a task; examples of more than 512 tokens are skipped. The
+    base model is without an adapter, and is unchanged on return.
 
     Raises:
         DataError: Fewer than two sources have enough examples for an episode.
@@ -269,9 +265,7 @@ class Episode(Generic[B]):
 def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64]:
     """Return the probability of visiting each task, (tasks,).
 
-    Args:
-        sizes: Number of examples of each task.
-        sampling: Uniform, proportional to the sizes, or the mean of the two.
+    It is uniform, proportional to the number of examples, or the mean of the two.
     """
     uniform = np.full(len(sizes), 1 / len(sizes))
     proportional = np.asarray(sizes, np.float64) / sum(sizes)
@@ -292,12 +286,8 @@ def adapt(
 ) -> dict[str, Tensor]:
     """Return the weights after gradient descent with one step per batch.
 
-    Args:
-        weights: Initial weights; they must require gradients.
-        loss: Function from weights and a batch to a scalar.
-        batches: One batch per step.
-        learning_rate: Learning rate of the steps.
-        second_order: Whether to keep the graph for derivatives with respect to `weights`.
+    The weights must require gradients. `second_order` keeps the graph for derivatives with respect
+    to them.
     """
     found = dict(weights)
     for batch in batches:
@@ -322,12 +312,7 @@ def meta_gradient(
 ) -> tuple[dict[str, Tensor], float]:
     """Return the meta-gradient of the initial weights, to be used like a gradient.
 
-    Args:
-        algorithm: Meta-learning algorithm; see the module's description.
-        weights: Initial weights; they must require gradients.
-        loss: Function from weights and a batch to a scalar.
-        episodes: One or more episodes.
-        learning_rate: Learning rate of the inner steps.
+    The weights must require gradients. `learning_rate` is that of the inner steps.
 
     Returns:
         Mean meta-gradient over episodes by name, and mean query loss at θ', before Reptile's step

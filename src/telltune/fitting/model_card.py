@@ -36,12 +36,7 @@ def is_whole_model(record: dict[str, Any]) -> bool:
 
 
 def model_card(record: dict[str, Any], origin: Origin) -> str:
-    """Return the model card of an adapter or of a merged model.
-
-    Args:
-        record: Contents of tell.json.
-        origin: Origin of the base model.
-    """
+    """Return the model card of an adapter or of a merged model, given the contents of tell.json."""
     whole = is_whole_model(record)
     head = {
         "library_name": "transformers" if whole else "peft",

@@ -117,14 +117,8 @@ def run_pre_training(
 ) -> PreTraining:
     """Run the steps before training that the recipe and the method ask for.
 
-    Args:
-        method: The method.
-        task: The task.
-        general: The general data, or None.
-        base: Base model without an adapter; unchanged on return.
-        settings: Settings of the run.
-        known: Facts about the base that are known without its weights.
-        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
+    The base model is without an adapter, and is unchanged on return. The recipe has the method's
+    own keys; see `AdapterMethod.configured`.
 
     Raises:
         TellError: A step is not possible with this data or model.
@@ -236,13 +230,8 @@ def _place(
 ) -> None:
     """Add made examples to the data; see `UseAs`.
 
-    Args:
-        found: Result so far, to update.
-        trained_on: Training examples so far.
-        got: Result of the lever.
-        lever: The lever, which names the use of its examples.
-        counts: Counts of the run without the made examples. The number of general examples stays
-            the same unless the made examples are to be among them.
+    `trained_on` and `counts` are those of the run without the made examples. The number of general
+    examples stays the same unless the made examples are to be among them.
     """
     train, made = trained_on, got.examples
     mixture: dict[str, Any] = {"general_examples": counts.general_examples}
@@ -301,9 +290,7 @@ def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -
 def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
     """Return one clause per step that a plan's time and counts do not include.
 
-    Args:
-        method: The method.
-        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
+    The recipe has the method's own keys; see `AdapterMethod.configured`.
     """
     said = [lever.describe() for lever in levers_of(recipe)]
     chosen, trusted = recipe.selection, recipe.confidence

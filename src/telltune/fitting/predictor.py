@@ -252,12 +252,7 @@ class Predictor:
     def _prompts(
         self, examples: Sequence[Example], shots: Sequence[tuple[Message, ...]]
     ) -> list[list[int]]:
-        """Return token ids of each prompt; halve the shots of prompts longer than the context.
-
-        Args:
-            examples: Examples to ask about.
-            shots: Turns before each of them, (examples,).
-        """
+        """Return token ids of each prompt; halve the shots of prompts longer than the context."""
         prompts = self._encoder.prompts(map(prepend_shots, shots, examples))
         room = context_length(self.model.config) - self.max_new_tokens
         long = [i for i, prompt in enumerate(prompts) if shots[i] and len(prompt) > room]
@@ -270,10 +265,8 @@ class Predictor:
     def beside_its_task(self, tokenizer: PreTrainedTokenizerBase) -> Predictor:
         """Return a predictor of the same model without anchor, shots and labels.
 
-        It measures how the model answers prompts outside its task.
-
-        Args:
-            tokenizer: The model's own tokenizer, whose chat template contains no anchor.
+        It measures how the model answers prompts outside its task. The tokenizer is the model's
+        own, without an anchor in its chat template.
         """
         # `likelihood` would answer every prompt with one of the task's labels.
         written = self.evaluation.model_copy(update={"answers": "generate"})
@@ -379,10 +372,6 @@ class BaselinePredictor(Predictor):
 
 def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
     """Raise an error if answers are to be chosen among labels and there are none.
-
-    Args:
-        evaluation: The recipe's evaluation settings.
-        labels: Labels of the training data; empty if the answers are not a closed set.
 
     Raises:
         RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.

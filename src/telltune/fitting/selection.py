@@ -71,13 +71,7 @@ def select(
 ) -> Selection:
     """Score the examples within the recipe's budget, and select among them.
 
-    Args:
-        task: Task whose training examples are scored.
-        base: Base model without an adapter; unchanged on return.
-        recipe: Recipe of the run.
-        spec: Settings of the selection.
-        anchored: Whether to add the anchor to the examples.
-        progress: Whether to show progress bars.
+    The base model is without an adapter, and is unchanged on return.
 
     Raises:
         RecipeError: See `score`.
@@ -99,14 +93,10 @@ def examples_in_budget(task: TaskData, base: LoadedModel, recipe: Recipe) -> Seq
 
 
 def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:
-    """Return the indices of the examples to use, in the order of training.
+    """Return the indices of the examples to use, in the order of training, (chosen,).
 
     Filters apply in this order: levels; shares, rounded down to whole examples so that at least one
-    remains; number of examples.
-
-    Args:
-        scores: Scores of all examples, in the order of their draw.
-        spec: Filters and order. Without an order, the examples keep theirs.
+    remains; number of examples. Without an order, the examples keep that of their draw.
 
     Raises:
         DataError: No example has one of the levels.
@@ -145,13 +135,7 @@ def add_confidence_scores(
 ) -> tuple[NDArray[np.float64], float]:
     """Return the confidence in each training example within the recipe's budget.
 
-    Args:
-        task: Task with the training examples.
-        base: Base model without an adapter; unchanged on return.
-        recipe: Recipe of the run.
-        spec: Source of the confidences.
-        anchored: Whether to add the anchor to the examples.
-        progress: Whether to show progress bars.
+    The base model is without an adapter, and is unchanged on return.
 
     Returns:
         Confidences in (0, 1], (examples,); and the time that they took in seconds.

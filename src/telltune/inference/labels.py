@@ -244,10 +244,7 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
 def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
     """Raise an error if there are no labels to choose from.
 
-    Args:
-        labels: Labels of the training data; empty if its answers are not a closed set.
-        what: Recipe key or method that needs labels, for the message.
-        instead: Advice to the user, in the imperative.
+    The message names `what` needs them, and advises what to do `instead`, in the imperative.
 
     Raises:
         RecipeError: There are no labels.

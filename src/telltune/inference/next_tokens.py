@@ -53,14 +53,10 @@ class Row:
 
 
 def draft(tokens: Sequence[int], most: int) -> list[int]:
-    """Guess the next tokens: those after the previous occurrence of the last two tokens.
+    """Guess up to `most` next tokens: those after the previous occurrence of the last two tokens.
 
     Answers repeat parts of their prompts and of themselves. A pass over a few rows costs little
     more than a pass over one, whose time is that of reading the weights (prompt lookup decoding).
-
-    Args:
-        tokens: Tokens of the prompt and the answer so far.
-        most: Maximum number of guessed tokens.
     """
     last = tuple(tokens[-2:])
     for at in range(len(tokens) - 3, -1, -1):

@@ -131,9 +131,7 @@ class PackedGenerator:
     def _grow(self, store: KeyValues, tokens: list[list[int]]) -> Tensor:
         """Return the logits after each of the next tokens of all sequences, (tokens, vocabulary).
 
-        Args:
-            store: Cache of the sequences.
-            tokens: Next tokens of each sequence, the same number for all.
+        `tokens` has the next tokens of each sequence, the same number for all.
         """
         count = len(tokens[0])
         places = torch.tensor(store.lengths)[:, None] + store.prefix_length + torch.arange(count)
@@ -179,12 +177,7 @@ class PackedBatch:
         self._reach = MOST_DRAFTED
 
     def take(self, waiting: deque[Row], most: int) -> list[Row]:
-        """Take the first waiting rows that fit into one pass and into the batch.
-
-        Args:
-            waiting: Rows in the order in which they start.
-            most: Maximum number of rows in the batch.
-        """
+        """Take the first waiting rows that fit into one pass and into a batch of `most` rows."""
         new: list[Row] = []
         tokens, width = 0, self._width(self.rows)
         while waiting and len(self.rows) + len(new) < most:

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torch.Tensor:
     """Return the summed negative log-likelihood of each response, in nats, (examples,).
 
-    Args:
-        model: Causal language model, with or without an adapter.
-        encoded: Encoded examples.
-        budget: Number of tokens per pass.
+    `budget` is the number of tokens per pass.
     """
     together = can_pack(model)
     rows = [encoded[i] for i in range(len(encoded))]

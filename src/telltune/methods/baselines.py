@@ -67,12 +67,7 @@ class Baseline(Method):
     def data(
         self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
     ) -> BaselineData:
-        """Return the training data of the method.
-
-        Args:
-            task: The task.
-            tokenizer: Tokenizer of the base model, to count tokens.
-            recipe: Recipe; may limit the number of tokens.
+        """Return the training data of the method; the tokenizer of the base model counts tokens.
 
         Raises:
             RecipeError: The method needs a closed set of labels or unlabeled inputs, and the task
@@ -121,11 +116,7 @@ class Baseline(Method):
     ) -> BaselinePredictor:
         """Fit the classifier, and save it in `settings.out` if given; see `run`.
 
-        Args:
-            task: Task with the training examples.
-            tokenizer: Tokenizer of the base model, to count tokens.
-            settings: Settings of the run.
-            base: Base model for the hidden states of `probe`, which loads it if None.
+        `probe` loads the base model if none is given.
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
@@ -162,9 +153,7 @@ class Baseline(Method):
 def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     """Return the names of the baselines that suit a task's answers and that this machine can run.
 
-    Args:
-        task: Task from `load_task`.
-        metrics: Names of metrics; no baseline suits `perplexity`, which needs a language model.
+    None suits the metric `perplexity`, which needs a language model.
     """
     if "perplexity" in metrics:
         return []

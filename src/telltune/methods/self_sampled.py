@@ -123,15 +123,10 @@ def sample_responses(
     max_length: int,
     teacher: ApiClient | None = None,
 ) -> SampledData:
-    """Return the general examples that a mixture draws first, with a model's responses.
+    """Return the first `count` general examples that a mixture draws, with a model's responses.
 
-    Args:
-        base: Model that answers, without an adapter.
-        general: General data whose prompts are answered.
-        count: Number of examples.
-        seed: Seed of the mixture and of the sampling.
-        max_length: Maximum number of tokens in an example. A longer one keeps its given response.
-        teacher: Model that answers instead of the base.
+    The base model, without an adapter, or a teacher answers. An example that would be longer than
+    `max_length` tokens keeps its given response.
     """
     # Whole chunks are sampled, so that a larger mixture contains the responses of a smaller one.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)

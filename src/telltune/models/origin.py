@@ -44,10 +44,8 @@ class Origin:
 def model_origin(spec: ModelSpec, revision: str, loaded_from: str) -> Origin:
     """Determine the origin of a model.
 
-    Args:
-        spec: Model of the recipe.
-        revision: Revision that was loaded: hub commit or hash of local weights.
-        loaded_from: Folder or hub id that transformers loaded.
+    `revision` is a hub commit or a hash of local weights, and `loaded_from` the folder or hub id
+    that transformers loaded.
     """
     if spec.name == "embedded":
         return _embedded()

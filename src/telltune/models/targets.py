@@ -145,10 +145,6 @@ def layers_of(spec: ModelSpec) -> Layers | None:
 def adapter_targets(layers: Layers, spec: LoraSpec) -> str | list[str]:
     """Return the value of PEFT's `target_modules`.
 
-    Args:
-        layers: Layers of the model.
-        spec: The `lora` section of a recipe.
-
     Returns:
         `spec.target_modules`, or the names of the layers to adapt if `all-linear` does not select
         the right ones: layers must be excluded, or `spec.layers` selects some.

@@ -36,11 +36,7 @@ _BUSY = ("user", "system", "irq", "softirq", "steal", "interrupt", "dpc")
 def cpu_limit(root: Path = Path("/")) -> float:
     """Return how many cores this process may use: its affinity and its cgroups' quotas.
 
-    Args:
-        root: Folder with `proc/self/cgroup` and `sys/fs/cgroup`.
-
-    Returns:
-        Number of cores, at least 0.1; fractional if a quota is.
+    At least 0.1; fractional if a quota is. `root` has `proc/self/cgroup` and `sys/fs/cgroup`.
     """
     return max(0.1, min([len(_own_cores()), *_quotas(root)]))
 

@@ -34,11 +34,8 @@ def calibrate(
 ) -> None:
     """Train for a few seconds on examples from the whole run, and store the measured speed.
 
-    Args:
-        base: Base model. It must not be used afterwards, because the adapter stays on it.
-        recipe: Recipe of the run.
-        data: Training data of the whole run.
-        load_seconds: Time in seconds that loading took, as it will in a fit.
+    The base must not be used afterwards, because the adapter stays on it. `load_seconds` is the
+    time that loading took, as it will in a fit.
     """
     began = time.perf_counter()
     model = trainable(base, recipe)

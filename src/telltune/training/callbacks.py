@@ -297,11 +297,7 @@ class StopCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def leave(self, step: int, steps: int) -> None:
-        """End the process as the received signal would, if there was one.
-
-        Args:
-            step: Number of the last finished step.
-            steps: Number of steps of the run.
+        """End the process as the received signal would, if there was one, after `step` of `steps`.
 
         Raises:
             KeyboardInterrupt: On SIGINT; the command line exits with 130.

@@ -68,10 +68,7 @@ class Processes:
         return int(self.total(torch.tensor(value, device=self._state.device), "MAX"))
 
     def check_same(self, named: Mapping[str, str | None]) -> None:
-        """Check that all processes have the same inputs.
-
-        Args:
-            named: Text or hash of each input by name, such as "task data".
+        """Check that all processes have the same inputs, given the text or hash of each by name.
 
         Raises:
             RecipeError: In every process, if inputs differ; the message names inputs and process.

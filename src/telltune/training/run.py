@@ -98,12 +98,6 @@ def train(
     If torchrun or `accelerate launch` started several processes, all of them must call this. Each
     computes its share of every step, and only the first one writes.
 
-    Args:
-        base: Base model.
-        recipe: Recipe of the run.
-        data: Training data, e.g. a `RunPlan`.
-        options: Options besides the data.
-
     Raises:
         RecipeError: If the run does not fit in memory or stays unhealthy; or if there are several
             processes with different recipes or data, with early stopping, or more than a step has

@@ -55,12 +55,7 @@ class SourceGroups:
 
 
 def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
-    """Return one source for each data set of the task data and of the general data.
-
-    Args:
-        task: Task examples of the run.
-        general: General data of the mixture, or None.
-    """
+    """Return one source for each data set of the task data and of the general data."""
     found = list(dict.fromkeys(example.source for example in task))
     numbers = np.array([found.index(example.source) for example in task], np.int64)
     names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]

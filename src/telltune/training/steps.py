@@ -136,14 +136,8 @@ def own_share(lengths: list[int], processes: Processes) -> list[int]:
     """Return the examples of a step that this process computes, balanced by tokens.
 
     Examples are assigned from the longest to the shortest, each to the process with the fewest
-    tokens so far. All processes compute the same assignment.
-
-    Args:
-        lengths: Number of tokens of each example.
-        processes: Processes of the run.
-
-    Returns:
-        Indices in ascending order; may be empty with fewer examples than processes.
+    tokens so far. All processes compute the same assignment. The indices are in ascending order;
+    there may be none with fewer examples than processes.
     """
     if processes.count == 1:
         return list(range(len(lengths)))

@@ -10,11 +10,10 @@ g_x and g∅.
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.models import compute_dtype, context_length, model_shape
 from telltune.recipe import as_number
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.adapter import borrowing
 from telltune.training.defaults import resolve
 from telltune.training.processes import processes
@@ -107,13 +106,9 @@ def without_input(examples: Sequence[Example]) -> list[Example]:
 def in_context(
     examples: Sequence[Example], fold: NDArray[np.int64], shots: int, seed: int
 ) -> list[Example]:
-    """Prepend exemplars from other folds to each example, the same ones within a fold.
+    """Prepend up to `shots` exemplars from other folds to each example, the same within a fold.
 
-    Args:
-        examples: Examples with or without input.
-        fold: Fold of each example, (examples,).
-        shots: Maximum number of exemplars.
-        seed: Seed for drawing the exemplars.
+    `fold` is the fold of each example, (examples,).
     """
     generator = np.random.default_rng([seed, shots])
     history: dict[int, tuple[Message, ...]] = {}
@@ -143,16 +138,10 @@ def pvi_scores(
 ) -> Pvi:
     """Score examples by PVI with models trained on the other folds.
 
-    The scores of each fold are cached on disk. An interrupted call resumes at the fold where it
-    stopped, and the same examples, settings and base are never scored twice.
-
-    Args:
-        base: Base model without an adapter; it is left unchanged.
-        examples: Examples to score.
-        anchor: Anchor of every example, in training and scoring, or None.
-        recipe: Recipe whose training settings, `mixture.passes` and `lora` are used for each fold.
-        spec: Number of folds, or of in-context exemplars used instead of training.
-        progress: Show a progress bar for each training run.
+    Each fold uses the recipe's training settings, `mixture.passes` and `lora`, or in-context
+    exemplars instead of training if `spec` asks for them. The scores of each fold are cached on
+    disk. An interrupted call resumes at the fold where it stopped, and the same examples, settings
+    and base are never scored twice. The base model is unchanged on return.
 
     Raises:
         RecipeError: All weights are trained, or fold models would be trained in more than one
@@ -206,11 +195,10 @@ class _Scorer:
         folder = cache_folder("pvi", self._key(digest))
         found = np.zeros(len(encoded))
         for number in np.unique(self.fold).tolist():
-            path = folder / f"{number}.json"
-            kept = read_cached_json(path)
-            if not isinstance(kept, dict):
-                kept = self._one(f"{side}, fold {number + 1}", number, encoded, examples)
-                write_json(path, kept)
+            kept = cached_json(
+                folder / f"{number}.json",
+                partial(self._one, f"{side}, fold {number + 1}", number, encoded, examples),
+            )
             found[self.fold == number] = kept["nll"]
             # Cached folds count with their original time, so the cost does not depend on the cache.
             self.training_seconds += kept["training"]
@@ -219,7 +207,7 @@ class _Scorer:
 
     def _key(self, digest: str) -> str:
         settings = self.recipe.training
-        decisive = (
+        return content_key(
             _VERSION,
             self.base.speaker,
             digest,
@@ -235,7 +223,6 @@ class _Scorer:
             str(compute_dtype(settings.precision)),
             self.recipe.seed,
         )
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
     def _one(
         self, title: str, number: int, encoded: EncodedSet, examples: Sequence[Example]

@@ -61,15 +61,9 @@ def score(
     *,
     progress: bool = False,
 ) -> Scores:
-    """Score examples by the method in `selection`.
+    """Score examples by the method in `selection`; memory scores do not use the anchor.
 
-    Args:
-        base: Base model without an adapter; it is left unchanged.
-        examples: Examples to score.
-        anchor: Anchor of every example in training, or None. Memory scores do not use it.
-        recipe: Recipe of the run.
-        spec: Scoring method and its settings.
-        progress: Show progress bars.
+    The base model is without an adapter, and is unchanged on return.
 
     Raises:
         RecipeError: See `pvi_scores`.

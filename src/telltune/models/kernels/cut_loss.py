@@ -80,11 +80,7 @@ class CutLoss:
 
 
 def cut_loss(model: Any) -> CutLoss | None:
-    """Return a loss without logits that agrees with the model's own; None if there is none.
-
-    Args:
-        model: Causal language model, with or without an adapter.
-    """
+    """Return a loss without logits that agrees with the model's own; None if there is none."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         return None
