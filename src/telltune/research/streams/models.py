@@ -12,9 +12,9 @@ from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.adapter_folder import load_predictor, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
-from telltune.fitting.baseline_predictor import BaselinePredictor
-from telltune.inference.label_matching import label_key
-from telltune.inference.labels import label_nll
+from telltune.fitting.predictor import BaselinePredictor
+from telltune.inference.labels import label_key
+from telltune.inference.scoring import label_nll
 from telltune.research.streams.levels import softmax
 
 if TYPE_CHECKING:
