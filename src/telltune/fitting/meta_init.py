@@ -33,7 +33,7 @@ from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import add_lora, borrowing, trained_weights
+from telltune.training.adapter import add_lora, borrowing, trained_parameters, trained_weights
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ def _learn(
     with borrowing(model):
         model.eval()
         weights = {
-            name: value.detach().clone()
-            for name, value in model.named_parameters()
-            if value.requires_grad
+            name: value.detach().clone() for name, value in trained_parameters(model).items()
         }
         loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
@@ -118,10 +116,9 @@ def _learn(
                     value.grad = direction[name].detach()
                 optimizer.step()
                 shown.update(counter, completed=step + 1, note=f"loss {seen:.3f}")
-        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in weights.items():
-                parameters[name].copy_(value)
+                trained[name].copy_(value)
         return trained_weights(model)
 
 
@@ -178,7 +175,7 @@ class _Loss:
     def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
         self._model, self._second_order = model, second_order
         self._nll = _Nll(model)
-        self._trained = [value for value in model.parameters() if value.requires_grad]
+        self._trained = list(trained_parameters(model).values())
         self._fast = FastPath(model, recipe.training.kernels, fused=not second_order)
         dtype = compute_dtype(recipe.training.precision)
         device = next(model.parameters()).device.type

@@ -12,7 +12,7 @@ from telltune.models import adapter_targets, named_layers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec, Recipe
@@ -178,9 +178,14 @@ def take_off(model: Any) -> None:
     model.unload()
 
 
+def trained_parameters(model: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def trained_bytes(model: Any) -> int:
-    """Return the size of the trainable weights in bytes."""
-    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    """Return the size of the trained parameters in bytes."""
+    return sum(weight.nbytes for weight in trained_parameters(model).values())
 
 
 def trainable(base: LoadedModel, recipe: Recipe) -> Any:
@@ -227,12 +232,12 @@ def whole_weights(model: Any) -> dict[str, Tensor] | None:
     """
     from torch.distributed.tensor import DTensor
 
-    named = [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
-    if not any(isinstance(value, DTensor) for _, value in named):
+    named = {name: weight.detach() for name, weight in trained_parameters(model).items()}
+    if not any(isinstance(value, DTensor) for value in named.values()):
         return None
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
-        for name, value in named
+        for name, value in named.items()
     }
 
 

@@ -41,16 +41,6 @@ class Confidence:
         found[is_task] = self.values[index[is_task]]
         return found
 
-    @property
-    def scales_prompts(self) -> bool:
-        """Whether embeddings are scaled; then shared prefixes need equal confidence."""
-        return self.scale != "output"
-
-    @property
-    def scales_losses(self) -> bool:
-        """Whether the loss is scaled."""
-        return self.scale != "input"
-
 
 @contextmanager
 def scaled_prompts(model: Any, batch: PackedBatch, scale: torch.Tensor) -> Iterator[None]:
