@@ -93,9 +93,8 @@ def _learn(
     model = add_lora(base, lora, recipe.seed)
     with borrowing(model):
         model.eval()
-        weights = {
-            name: value.detach().clone() for name, value in trained_parameters(model).items()
-        }
+        trained = trained_parameters(model)
+        weights = {name: value.detach().clone() for name, value in trained.items()}
         loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
         with bar(shown=progress) as shown, loss, shared_cores():
