@@ -26,7 +26,7 @@ class FixedMixture(Mixture):
 
     fixed: Slots
 
-    def _slots(self, epoch: int, start: int, stop: int, general_before: int) -> Slots:  # noqa: ARG002
+    def _slots(self, epoch: int, start: int, stop: int, task_before: int) -> Slots:  # noqa: ARG002
         return Slots(self.fixed.is_task[start:stop], self.fixed.index[start:stop])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, TellError
-from telltune.hub import ask_hub, is_cached, silence
+from telltune.hub import check_reachable
 from telltune.storage import atomic_folder, cache_folder, checksum
 
 if TYPE_CHECKING:
@@ -65,13 +65,9 @@ def locate(spec: ModelSpec) -> str:
     if spec.name.endswith(".gguf"):
         return str(_converted(Path(spec.name)))
     if not Path(spec.name).expanduser().exists():
-        ask_hub()
         # Said before transformers is imported, which takes seconds.
-        if silence() and not is_cached(spec.name, spec.revision):
-            raise ModelError(
-                f"model `{spec.name}` is not in the hub's cache on this machine, and {silence()}; "
-                "check the connection, or set `model` to `embedded` or a folder."
-            )
+        instead = "set `model` to `embedded` or a folder"
+        check_reachable(f"model `{spec.name}`", spec.name, spec.revision, instead)
     return spec.name
 
 
