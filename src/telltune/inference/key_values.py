@@ -104,10 +104,6 @@ class KeyValues:
         grown = self._at.shape[1]
         self.lengths = self.lengths + self._new if self._new else [n + grown for n in self.lengths]
 
-    def shorten(self, row: int, tokens: int) -> None:
-        """Remove the last tokens of a sequence."""
-        self.lengths[row] -= tokens
-
     def remove(self, row: int) -> None:
         """Remove a sequence; the last sequence is moved to its row."""
         last = len(self.lengths) - 1

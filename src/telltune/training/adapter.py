@@ -150,11 +150,7 @@ def rebase(model: Any) -> None:
 
 @contextmanager
 def borrowing(model: Any) -> Iterator[None]:
-    """Remove the adapter from its base on exit, also after an error.
-
-    Args:
-        model: Base model with an adapter; a model without one is unchanged.
-    """
+    """Remove the adapter, if there is one, from its base on exit, also after an error."""
     try:
         yield
     finally:

@@ -44,13 +44,11 @@ class Confidence:
 
 @contextmanager
 def scaled_prompts(model: Any, batch: PackedBatch, scale: torch.Tensor) -> Iterator[None]:
-    """Scale the embeddings of each example's prompt within a context.
+    """Scale the embeddings of each example's prompt in a packed row within a context.
 
-    Args:
-        model: Model that looks up its input embeddings once in a forward pass.
-        batch: Packed row. Examples that share a prefix must have the same factor, because the
-            prefix is computed once (`pack` separates examples with different `sources`).
-        scale: Factor of each of the caller's examples, (examples,).
+    The model looks up its input embeddings once in a forward pass. `scale` has the factor of each
+    of the caller's examples, (examples,). Examples that share a prefix must have the same factor,
+    because the prefix is computed once (`pack` separates examples with different `sources`).
     """
     asks = batch.asks[0]
     factors = torch.where(asks >= 0, scale[asks.clamp(min=0)], 1.0)[None, :, None]

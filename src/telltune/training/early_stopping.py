@@ -51,9 +51,8 @@ class DevLook:
 class EarlyStopping(TrainerCallback):
     """Evaluate on dev data, keep the best weights, and stop a run that no longer improves.
 
-    Args:
-        looks: Number of looks, spread evenly over the run.
-        look: Function from the model to the loss and score of a `DevLook`.
+    `looks` evaluations are spread evenly over the run. `look` is a function from the model to the
+    loss and score of a `DevLook`.
     """
 
     def __init__(self, looks: int, look: Callable[[Any], tuple[float, float | None]]) -> None:
