@@ -14,7 +14,7 @@ from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.fitting import teacher
 from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.pre_training import describe_pre_training, run_pre_training
+from telltune.fitting.pre_training import PreTraining, describe_pre_training
 from telltune.fitting.protocol import Settings
 from telltune.levers.protocol import Yield
 from telltune.levers.registry import PluginLever
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.task import TaskData
-    from telltune.fitting.pre_training import PreTraining
     from telltune.levers.protocol import Resources, UseAs
 
 SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
@@ -50,9 +49,9 @@ def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> PreTraining:
         general = GeneralData("toy", tuple(read.general.sources))
     settings = Settings(read, progress=False)
     how = get_method(method)
-    return run_pre_training(
-        how, load_task(read), general, base, settings, known, how.configured(read)
-    )
+    found = PreTraining(how, base, settings, known, load_task(read), general, how.configured(read))
+    found.run()
+    return found
 
 
 def test_made_examples_come_once_and_labeled_ones_in_every_pass(
