@@ -13,7 +13,6 @@ import telltune
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.fitting import teacher
-from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.pre_training import PreTraining, describe_pre_training
 from telltune.fitting.protocol import Settings
 from telltune.levers.protocol import Yield
@@ -42,14 +41,12 @@ def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> PreTraining:
     from telltune.data.general import GeneralData
 
     read = as_recipe(recipe)
-    known = ModelInfo.of(base.model.config, base.tokenizer)
     general = None
     if get_method(method).uses_general:
         assert read.general is not None
         general = GeneralData("toy", tuple(read.general.sources))
     settings = Settings(read, progress=False)
-    how = get_method(method)
-    found = PreTraining(how, base, settings, known, load_task(read), general, how.configured(read))
+    found = PreTraining(get_method(method), base, settings, load_task(read), general)
     found.run()
     return found
 

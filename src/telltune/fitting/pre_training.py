@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
 from telltune.fitting.meta_init import meta_start
+from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
 from telltune.levers.protocol import Resources
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
@@ -49,11 +49,12 @@ class PreTraining:
         method: The method.
         base: Base model without an adapter; unchanged after each step.
         settings: Settings of the run.
-        known: Facts about the base that are known without its weights.
         task: Task with the training examples.
         general: General data to mix in, or None.
+        known: Facts about the base that are known without its weights.
         recipe: Recipe with the method's own keys, adjusted to these data.
         run_plan: Run plan, if it is still valid for these data; else None.
+        start: Initial adapter weights.
         labeled: Labeled examples, if the training examples also contain others; else None.
         labeled_tokens: Number of their tokens.
         selection: Selection among the training examples.
@@ -62,18 +63,18 @@ class PreTraining:
         unlabeled_tokens: Number of their tokens.
         choice: Classifier to combine with the adapter, if the recipe asks for one.
         confidence: Confidence in the training examples.
-        start: Initial adapter weights.
         seconds: Time that the steps took, in seconds.
     """
 
     method: AdapterMethod
     base: LoadedModel
     settings: Settings
-    known: ModelInfo
     task: TaskData
     general: GeneralData | None
-    recipe: Recipe
-    run_plan: RunPlan | None = None
+    known: ModelInfo = field(init=False)
+    recipe: Recipe = field(init=False)
+    run_plan: RunPlan | None = field(init=False)
+    start: Mapping[str, Tensor] | None = field(init=False)
     labeled: tuple[Example, ...] | None = None
     labeled_tokens: int = 0
     selection: Selection | None = None
@@ -82,8 +83,12 @@ class PreTraining:
     unlabeled_tokens: int = 0
     choice: Choice | None = None
     confidence: Confidence | None = None
-    start: Mapping[str, Tensor] | None = None
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.known = ModelInfo.of(self.base.model.config, self.base.tokenizer)
+        self.recipe = self.method.configured(self.settings.recipe)
+        self.run_plan, self.start = self.settings.run_plan, self.settings.start
 
     @property
     def counts(self) -> dict[str, int]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.anchor import anchored_tokenizer
 from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
 from telltune.fitting.protocol import AdapterMethod
@@ -37,20 +36,9 @@ class TrainedMethod(AdapterMethod):
         from telltune.training.run import TrainingOptions, train
         from telltune.training.trackers import TrackedRun
 
-        known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
         with together.first_before_others():
-            ground = PreTraining(
-                self,
-                base,
-                settings,
-                known,
-                task,
-                general,
-                self.configured(settings.recipe),
-                settings.run_plan,
-                start=settings.start,
-            )
+            ground = PreTraining(self, base, settings, task, general)
             ground.run()
             task, general, run_plan = ground.task, ground.general, ground.plan()
             recipe = run_plan.recipe
