@@ -729,6 +729,22 @@ def test_start_imports_little(statement, more, modules):
     assert len(loaded) < modules
 
 
+def test_misspelt_keys_are_refused_before_pytorch_is_imported(tmp_path):
+    recipe, study = tmp_path / "recipe.yaml", tmp_path / "study.yaml"
+    recipe.write_text("task: equation\nmixtur: {passes: 1}\n")
+    study.write_text("recipe: {task: equation}\nmethods: [sft]\nsizs: [1]\n")
+    out = ("--out", str(tmp_path / "out"))
+    calls = [
+        *(("plan", recipe), ("plan", study), ("study", study, *out), ("check", recipe)),
+        *(("check", "data.jsonl", "--columns", "text=a"), ("init", "a.csv", "--columns", "text=a")),
+        ("fit", "data.jsonl", *out, "--set", "mixtur.passes=1"),
+        *(("evaluate", "runs/mine", "--recipe", recipe), ("predict", "runs/mine")),
+        ("pick", "data.jsonl", *out, "--columns", "text=a"),
+    ]
+    statements = [_calling(*map(str, words)) for words in calls]
+    assert "torch" not in _modules_after("\n".join(statements), errors=len(calls))
+
+
 def test_a_plan_imports_no_training_loop():
     loaded = _modules_after("import telltune.api, telltune.study.compare")
     assert not {"transformers.trainer", "peft", "accelerate"} & loaded
@@ -745,13 +761,14 @@ def test_a_plan_of_what_is_known_imports_no_transformers(recipe):
     assert not (heavy | {"huggingface_hub", "pandas", "pyarrow", "torch._dynamo"}) & loaded
 
 
-def _modules_after(statement):
+def _modules_after(statement, errors=0):
     code = f"{statement}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
     # The same number of threads as here: speeds are cached by number of threads.
     environment = _with_src() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     )
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == errors
     return set(done.stderr.split())
 
 

@@ -16,9 +16,8 @@ from telltune.data.mixture import Mixture, Slots
 from telltune.models import load_base
 from telltune.recipe import load_recipe
 from telltune.training.log import LOG
-from telltune.training.loss import LossWeights
 from telltune.training.run import TrainingOptions, train
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import LossWeights, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)

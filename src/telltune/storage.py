@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from telltune.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "atomic_folder",
     "cache_folder",
+    "cached_json",
     "checksum",
     "checksums",
+    "content_key",
     "publish",
     "read_cached_json",
     "remove_unfinished",
@@ -144,6 +146,20 @@ def read_cached_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def content_key(*parts: Any) -> str:
+    """Return a name for a cache file that depends on values, which JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def cached_json(path: Path, make: Callable[[], Any]) -> Any:
+    """Return the contents of a JSON file in the cache; make and write them if there are none."""
+    kept = read_cached_json(path)
+    if kept is None:
+        kept = make()
+        write_json(path, kept)
+    return kept
 
 
 @contextmanager

@@ -49,7 +49,10 @@ def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> PreTraining:
         assert read.general is not None
         general = GeneralData("toy", tuple(read.general.sources))
     settings = Settings(read, progress=False)
-    return run_pre_training(get_method(method), load_task(read), general, base, settings, known)
+    how = get_method(method)
+    return run_pre_training(
+        how, load_task(read), general, base, settings, known, how.configured(read)
+    )
 
 
 def test_made_examples_come_once_and_labeled_ones_in_every_pass(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.inference.label_matching import names, read_label, same_text, words
+from telltune.inference.labels import names, read_label, same_text, words
 
 FIELDS = ("anatomy", "surgery", "medicine")
 

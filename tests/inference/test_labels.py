@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from telltune.inference import labels as module
-from telltune.inference.labels import label_nll
+from telltune.inference.scoring import label_nll
 
 numbers = np.random.default_rng(2)
 OPENING = numbers.integers(3, 300, 12).tolist()

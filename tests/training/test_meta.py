@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from telltune.training.meta import Algorithm, Episode, adapt, meta_gradient, task_chances
+from telltune.fitting.meta_init import Algorithm, Episode, adapt, meta_gradient, task_chances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from telltune.training.run import TrainingOptions, train
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.models import LoadedModel
 
 

@@ -88,6 +88,7 @@ class _Columns:
     """
 
     def __init__(self, header: list[str], line: int) -> None:
+        self._header = header
         given = [name.strip() for name in header]
         self._unnamed = {f"column {i}" for i, name in enumerate(given, start=1) if not name}
         self._names = [name or f"column {i}" for i, name in enumerate(given, start=1)]
@@ -103,6 +104,8 @@ class _Columns:
 
     def row(self, line: int, cells: list[str]) -> ParsedRow | Fault:
         """Return the row at a line, without empty cells outside of named columns."""
+        if cells == self._header and len(cells) > 1:
+            return Fault(line, "the line repeats the header: delete it")
         missing = len(cells) < self._needed
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
             hint = "write one per column" if missing else "quote cells that contain the separator"

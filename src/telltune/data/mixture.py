@@ -157,9 +157,7 @@ class Mixture:
         task_before = 0
         length = max(1, _CHUNK // self.batch_size) * self.batch_size
         for start in range(0, self._size, length):
-            is_task, index = self._slots(
-                epoch, start, min(start + length, self._size), task_before
-            )
+            is_task, index = self._slots(epoch, start, min(start + length, self._size), task_before)
             task_before += int(is_task.sum())
             for first in range(0, len(index), self.batch_size):
                 part = slice(first, first + self.batch_size)

@@ -14,7 +14,7 @@ from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.evaluation.text import fold
 from telltune.fitting.build_plan import answer_budget
-from telltune.inference.label_matching import label_key
+from telltune.inference.labels import label_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from telltune.data.tokenizer import KnownTokenizer
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 __all__ = ["Forgetting", "held_out_general", "measure_forgetting", "task_format"]
 

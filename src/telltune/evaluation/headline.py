@@ -15,8 +15,7 @@ from telltune.data.task import load_split
 from telltune.data.thinking import without_thinking
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
-from telltune.inference.label_matching import UNSPACED
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import UNSPACED, closed_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

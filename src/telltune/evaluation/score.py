@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 __all__ = [
     "PERPLEXITY",

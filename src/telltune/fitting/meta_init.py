@@ -1,12 +1,21 @@
-"""Meta-learned initial adapter weights; each source of the general data is one task."""
+"""Initial adapter weights by MAML, first-order MAML and Reptile (as in arXiv 1908.10423).
+
+Each source of the general data is one task. With θ the initial weights, and θ' the weights after
+gradient descent on a task's support batches:
+
+- MAML (Finn et al., arXiv 1703.03400): θ ← θ - β ∇_θ L_query(θ'), through the inner steps.
+- FOMAML: θ ← θ - β ∇_θ' L_query(θ'): as if θ' did not depend on θ.
+- Reptile (Nichol et al., arXiv 1803.02999): θ ← θ + ε · mean(θ' - θ); needs no query batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +34,12 @@ from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
 from telltune.training.adapter import add_lora, borrowing, trained_weights
-from telltune.training.meta import Episode, meta_gradient, task_chances
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from telltune.data.encoded import EncodedSet
@@ -38,8 +47,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.models.kernels.packing import PackedBatch
     from telltune.recipe import MetaSpec, Recipe
-
-__all__ = ["meta_start"]
 
 _LONGEST = 512
 """Maximum number of tokens in an example, since MAML keeps every activation."""
@@ -56,12 +63,8 @@ def meta_start(
 ) -> dict[str, Tensor]:
     """Learn initial adapter weights, and cache them on disk.
 
-    Args:
-        base: Base model without an adapter; unchanged on return.
-        general: General data, of which each source is a task.
-        recipe: Recipe; sets `lora`, precision and seed.
-        spec: Settings of meta-learning. Examples of more than 512 tokens are skipped.
-        progress: Whether to show a progress bar.
+    Each source of the general data is a task; examples of more than 512 tokens are skipped. The
+    base model is without an adapter, and is unchanged on return.
 
     Raises:
         DataError: Fewer than two sources have enough examples for an episode.
@@ -239,3 +242,94 @@ class _Nll(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         return token_nll(self.model, batch)
+
+
+Algorithm = Literal["maml", "fomaml", "reptile"]
+Sampling = Literal["uniform", "proportional", "mixed"]
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Episode(Generic[B]):
+    """Batches of one visit to a task.
+
+    Attributes:
+        support: One batch per inner step.
+        query: Batch of the outer loss of MAML and FOMAML, and of Reptile's last inner step.
+    """
+
+    support: Sequence[B]
+    query: B
+
+
+def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64]:
+    """Return the probability of visiting each task, (tasks,).
+
+    It is uniform, proportional to the number of examples, or the mean of the two.
+    """
+    uniform = np.full(len(sizes), 1 / len(sizes))
+    proportional = np.asarray(sizes, np.float64) / sum(sizes)
+    return {
+        "uniform": uniform,
+        "proportional": proportional,
+        "mixed": (uniform + proportional) / 2,
+    }[sampling]
+
+
+def adapt(
+    weights: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor], B], Tensor],
+    batches: Sequence[B],
+    learning_rate: float,
+    *,
+    second_order: bool = False,
+) -> dict[str, Tensor]:
+    """Return the weights after gradient descent with one step per batch.
+
+    The weights must require gradients. `second_order` keeps the graph for derivatives with respect
+    to them.
+    """
+    found = dict(weights)
+    for batch in batches:
+        slopes = torch.autograd.grad(
+            loss(found, batch), list(found.values()), create_graph=second_order
+        )
+        found = {
+            name: value - learning_rate * slope
+            for (name, value), slope in zip(found.items(), slopes, strict=True)
+        }
+        if not second_order:
+            found = {name: value.detach().requires_grad_() for name, value in found.items()}
+    return found
+
+
+def meta_gradient(
+    algorithm: Algorithm,
+    weights: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor], B], Tensor],
+    episodes: Sequence[Episode[B]],
+    learning_rate: float,
+) -> tuple[dict[str, Tensor], float]:
+    """Return the meta-gradient of the initial weights, to be used like a gradient.
+
+    The weights must require gradients. `learning_rate` is that of the inner steps.
+
+    Returns:
+        Mean meta-gradient over episodes by name, and mean query loss at θ', before Reptile's step
+        on the query.
+    """
+    total = {name: torch.zeros_like(value) for name, value in weights.items()}
+    seen = 0.0
+    for episode in episodes:
+        second_order = algorithm == "maml"
+        moved = adapt(weights, loss, episode.support, learning_rate, second_order=second_order)
+        query = loss(moved, episode.query)
+        seen += float(query.detach()) / len(episodes)
+        of = weights if second_order else moved
+        slopes = dict(zip(of, torch.autograd.grad(query, list(of.values())), strict=True))
+        for name, value in weights.items():
+            direction = slopes[name]
+            if algorithm == "reptile":
+                direction = value.detach() - (moved[name] - learning_rate * slopes[name]).detach()
+            total[name] += direction / len(episodes)
+    return total, seen

@@ -14,10 +14,9 @@ from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
-from telltune.fitting.confidence_scores import add_confidence_scores
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
 from telltune.fitting.meta_init import meta_start
-from telltune.fitting.selection import Selection, select
+from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
 from telltune.levers.protocol import Resources
 from telltune.levers.registry import levers_of
@@ -34,15 +33,12 @@ if TYPE_CHECKING:
     from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.fitting.model_info import ModelInfo
-    from telltune.fitting.protocol import Settings
+    from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
     from telltune.recipe import ProductSpec, Recipe
-
-__all__ = ["PreTraining", "describe_pre_training", "run_pre_training"]
 
 
 @dataclass
@@ -117,21 +113,16 @@ def run_pre_training(
     base: LoadedModel,
     settings: Settings,
     known: ModelInfo,
+    recipe: Recipe,
 ) -> PreTraining:
     """Run the steps before training that the recipe and the method ask for.
 
-    Args:
-        method: The method.
-        task: The task.
-        general: The general data, or None.
-        base: Base model without an adapter; unchanged on return.
-        settings: Settings of the run.
-        known: Facts about the base that are known without its weights.
+    The base model is without an adapter, and is unchanged on return. The recipe has the method's
+    own keys; see `AdapterMethod.configured`.
 
     Raises:
         TellError: A step is not possible with this data or model.
     """
-    recipe = method.configured(settings.recipe)
     found = PreTraining(task, general, recipe, settings.run_plan, start=settings.start)
     run = _Run(method, base, settings, known)
     if recipe.meta is not None:
@@ -239,13 +230,8 @@ def _place(
 ) -> None:
     """Add made examples to the data; see `UseAs`.
 
-    Args:
-        found: Result so far, to update.
-        trained_on: Training examples so far.
-        got: Result of the lever.
-        lever: The lever, which names the use of its examples.
-        counts: Counts of the run without the made examples. The number of general examples stays
-            the same unless the made examples are to be among them.
+    `trained_on` and `counts` are those of the run without the made examples. The number of general
+    examples stays the same unless the made examples are to be among them.
     """
     train, made = trained_on, got.examples
     mixture: dict[str, Any] = {"general_examples": counts.general_examples}
@@ -304,9 +290,7 @@ def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -
 def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
     """Return one clause per step that a plan's time and counts do not include.
 
-    Args:
-        method: The method.
-        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
+    The recipe has the method's own keys; see `AdapterMethod.configured`.
     """
     said = [lever.describe() for lever in levers_of(recipe)]
     chosen, trusted = recipe.selection, recipe.confidence

@@ -9,15 +9,12 @@ from torch.nn import functional
 
 from telltune.models.kernels.attention import NoLayoutError
 from telltune.models.kernels.attention_products import cap, softmax
-from telltune.models.kernels.blocks import CHUNK
-from telltune.models.kernels.layout import visible
+from telltune.models.kernels.layout import CHUNK, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
-
-__all__ = ["AttentionKind", "KeyValues", "attend"]
 
 # Number of queries whose scores are held at once by `_attend_plainly`.
 _QUERIES = 256

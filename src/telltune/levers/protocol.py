@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.models import LoadedModel
 
-__all__ = ["Answer", "Lever", "Resources", "UseAs", "Yield", "yield_text"]
-
-
 Answer: TypeAlias = "Callable[[Sequence[Example], int], tuple[list[str], float]]"
 """Function that trains an adapter on the labeled examples with a seed and answers prompts.
 

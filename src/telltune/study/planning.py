@@ -103,7 +103,7 @@ def plan_cell(
     """
     method, recipe = get_method(cell.method), cell.recipe
     if isinstance(method, TrainedMethod):
-        return build_run_plan(method, task, general, model, recipe)
+        return build_run_plan(method, task, general, model, method.configured(recipe))
     check_needs(method, anchored=task.anchor is not None, general=general is not None)
     if isinstance(method, Baseline):
         method.data(task, model.tokenizer.load(), recipe)

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec, Recipe
 
-__all__ = [
-    "add_lora",
-    "borrowing",
-    "rebase",
-    "set_trained_weights",
-    "take_off",
-    "trainable",
-    "trained_bytes",
-    "trained_weights",
-    "whole_weights",
-]
-
 
 def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
     """Wrap the base in a new LoRA adapter (arXiv 2106.09685), initialized with `seed`.

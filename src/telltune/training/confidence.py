@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from telltune.models.kernels.packing import PackedBatch
 
-__all__ = ["Confidence", "scaled_prompts"]
-
 
 @dataclass(frozen=True)
 class Confidence:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from telltune.training.callbacks import Stopwatch
     from telltune.training.checkpoints import Checkpoints
 
-__all__ = ["DevLook", "EarlyStopping"]
-
 PATIENCE = 3
 """Number of consecutive looks without improvement after which the run stops."""
 _STATE, _WEIGHTS = "early_stopping.json", "best.safetensors"

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["LearnedWeights", "SourceGroups", "source_groups"]
-
 _FILE = "source_weights.pt"
 
 
@@ -57,12 +55,7 @@ class SourceGroups:
 
 
 def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
-    """Return one source for each data set of the task data and of the general data.
-
-    Args:
-        task: Task examples of the run.
-        general: General data of the mixture, or None.
-    """
+    """Return one source for each data set of the task data and of the general data."""
     found = list(dict.fromkeys(example.source for example in task))
     numbers = np.array([found.index(example.source) for example in task], np.int64)
     names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]

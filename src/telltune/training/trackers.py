@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from transformers import TrainerCallback, TrainerControl
 
-__all__ = ["RUNS", "TrackedRun", "Trackers", "check_trackers", "register_tracker"]
-
 RUNS = "runs"
 """Name of the folder for files of trackers in an output folder."""
 

@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "EMBEDDED",
-    "EMBEDDED_WIDTH",
-    "INSTALL",
-    "embed",
-    "embedded_folder",
-    "embedded_revision",
-    "is_installed",
-]
-
 EMBEDDED = "embedded"
 EMBEDDED_WIDTH = 384
 """Width of the embedded encoder's vectors."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["prompt_states"]
-
 _ANY_TWO = ("a", "Z")
 """Two texts with different starts; their prompts share only the template and the anchor."""
 

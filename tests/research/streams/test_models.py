@@ -9,7 +9,7 @@ import pytest
 
 from telltune.api import fit
 from telltune.errors import ModelError, RecipeError
-from telltune.research.streams.models import EncoderLevel, fitted_level
+from telltune.research.streams.models import EncoderLevel, FittedLevel
 from telltune.research.streams.top import local_model
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_a_finished_adapter_is_a_level_and_a_top(
 ) -> None:
     recipe = toy_recipe | {"mixture": {"passes": 30, "leverage_ratio": 0.1}}
     fit(recipe, tmp_path / "adapter", progress=False)
-    level = fitted_level(tmp_path / "adapter", LABELS)
+    level = FittedLevel(tmp_path / "adapter", LABELS)
     assert level.name == "adapter"
     texts, labels = items(12)
     likely = level.likelihoods(texts)
@@ -75,7 +75,7 @@ def test_a_finished_baseline_is_a_level_and_a_top(
 ) -> None:
     folder = tmp_path / "baseline"
     fit(toy_recipe | {"method": method}, folder, progress=False)
-    level = fitted_level(folder, [*LABELS, "never seen"])
+    level = FittedLevel(folder, [*LABELS, "never seen"])
     texts, labels = items(12)
     likely = level.likelihoods(texts)
     np.testing.assert_allclose(likely.sum(1), 1, atol=1e-6)
@@ -95,7 +95,7 @@ def test_a_finished_baseline_is_a_level_and_a_top(
 def test_a_baseline_of_other_labels_is_no_level(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
     fit(toy_recipe | {"method": "tfidf_linear"}, tmp_path / "baseline", progress=False)
     with pytest.raises(RecipeError, match="none of the labels"):
-        fitted_level(tmp_path / "baseline", ["spam", "fine"])
+        FittedLevel(tmp_path / "baseline", ["spam", "fine"])
 
 
 def test_a_base_model_is_a_top_that_may_say_no_label(tiny_model: Path) -> None:

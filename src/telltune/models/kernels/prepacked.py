@@ -15,17 +15,20 @@ import torch
 from torch import nn
 
 from telltune.models.kernels.decoder_layers import FusedLayers
-from telltune.models.kernels.lora import AugmentedWeights, FusedLora, is_plain_lora
+from telltune.models.kernels.lora import (
+    AugmentedWeights,
+    FusedLora,
+    SharedInput,
+    is_plain_lora,
+    same_input,
+)
 from telltune.models.kernels.norms import FusedRMSNorm
-from telltune.models.kernels.shared_input import SharedInput, same_input
 from telltune.models.loading import native_bf16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
-
-__all__ = ["Prepacked"]
 
 # The layout depends on the expected number of rows. This value was good for 1 to 1,024 rows.
 _ROWS = 32
