@@ -20,10 +20,17 @@ __all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
 
 UNKNOWN = "unknown"
 _SHOWN = 4
-# Warnings and retries did not end the run; they count only if nothing else matches.
-_PASSING = re.compile(r"\bWARN(ING)?\b|[Rr]etry(ing)?\b|\bINFO\b|\bDEBUG\b")
-# Source lines quoted by a traceback name exceptions that the program may never have raised.
-_QUOTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S|^(\[rank\d+\]:)?\s+File \"")
+# Warnings and retries did not end the run; they count only if nothing else matches. `NCCL WARN`
+# introduces errors; `[W1129 ` and `W1129 ` are warnings of PyTorch, which also says that way that a
+# launcher ends the other ranks.
+_PASSING = re.compile(
+    r"(?<!NCCL )\bWARN(ING)?\b|[Rr]etry(ing)?\b|\bINFO\b|\bDEBUG\b|^(\[rank\d+\]:)?\[?[IW]\d{4} "
+)
+# Source lines quoted by a traceback name exceptions that the program may never have raised. Lines
+# such as `      Reason:       OOMKilled` are not source but a report of kubectl.
+_QUOTED = re.compile(
+    r"^(\[rank\d+\]:)?\s{4,}(?![A-Z][A-Za-z ]+:\s{2,})\S|^(\[rank\d+\]:)?\s+File \""
+)
 
 
 @dataclass(frozen=True)
