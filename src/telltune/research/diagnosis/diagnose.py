@@ -20,17 +20,15 @@ __all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
 
 UNKNOWN = "unknown"
 _SHOWN = 4
-# Warnings and retries did not end the run; they count only if nothing else matches. `NCCL WARN`
-# introduces errors; `[W1129 ` and `W1129 ` are warnings of PyTorch, which also says that way that a
-# launcher ends the other ranks.
+# Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints its
+# errors as `WARN`. PyTorch prints `[W1129 ` before warnings.
 _PASSING = re.compile(
-    r"(?<!NCCL )\bWARN(ING)?\b|[Rr]etry(ing)?\b|\bINFO\b|\bDEBUG\b|^(\[rank\d+\]:)?\[?[IW]\d{4} "
+    r"^(?!.*(?:NCCL|\.c[cu]?:\d+) WARN).*(?:\bWARN(?:ING)?\b|[Rr]etry(?:ing)?\b|\bINFO\b|\bDEBUG\b)"
+    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} "
 )
-# Source lines quoted by a traceback name exceptions that the program may never have raised. Lines
-# such as `      Reason:       OOMKilled` are not source but a report of kubectl.
-_QUOTED = re.compile(
-    r"^(\[rank\d+\]:)?\s{4,}(?![A-Z][A-Za-z ]+:\s{2,})\S|^(\[rank\d+\]:)?\s+File \""
-)
+# Source lines quoted by a traceback name exceptions that the program may never have raised.
+_FRAME = re.compile(r"^(\[rank\d+\]:)?\s+File \"")
+_INDENTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _by_rules(lines: Sequence[Line], rules: Sequence[Rule]) -> Diagnosis | None:
     matched: dict[int, list[tuple[int, Line]]] = {}
     frames: list[str] = []
     for place, line in enumerate(lines):
-        if _QUOTED.search(line.text):
+        if _FRAME.search(line.text) or (frames and _INDENTED.search(line.text)):
             frames.append(line.text)
             continue
         above, frames = "\n".join(frames), []
