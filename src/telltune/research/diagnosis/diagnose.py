@@ -21,10 +21,11 @@ __all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
 UNKNOWN = "unknown"
 _SHOWN = 4
 # Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints its
-# errors as `WARN`. PyTorch prints `[W1129 ` before warnings.
+# errors as `WARN`. PyTorch prints `[W1129 ` before warnings. A process that aborts has named another
+# cause before, unless it is native code.
 _PASSING = re.compile(
     r"^(?!.*(?:NCCL|\.c[cu]?:\d+) WARN).*(?:\bWARN(?:ING)?\b|[Rr]etry(?:ing)?\b|\bINFO\b|\bDEBUG\b)"
-    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} "
+    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} |exitcode *: *-6\b|\(SIGABRT\)"
 )
 # Source lines quoted by a traceback name exceptions that the program may never have raised.
 _FRAME = re.compile(r"^(\[rank\d+\]:)?\s+File \"")
