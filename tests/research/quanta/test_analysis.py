@@ -72,11 +72,7 @@ def run(recipe: dict[str, Any], methods: tuple[str, ...], out: Path, **more: Any
 
 
 def test_the_whole_way_and_again_for_another_method(
-    recipe: dict[str, Any],
-    tmp_path: Path,
-    toy_task: dict[str, Path],
-    trained: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict[str, Any], tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     load_split = task_module.load_split
@@ -120,14 +116,18 @@ def test_the_whole_way_and_again_for_another_method(
     assert set(read) == {"train", "dev"}
     assert sorted(path.suffix for path in out.iterdir()) == [".json"] * 5 + [".yaml"]
 
-    # Other settings or data are refused.
+
+def test_other_settings_or_data_are_refused(
+    recipe: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path], trained: list[str]
+) -> None:
+    run(recipe, ("sft_anchor",), tmp_path / "out")
     with pytest.raises(StorageError, match="holds a run with moments 6, not 5"):
-        run(recipe, ("sft_anchor",), out, moments=5)
+        run(recipe, ("sft_anchor",), tmp_path / "out", moments=5)
     with toy_task["dev"].open("a") as file:
         file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
     with pytest.raises(StorageError, match="holds a run with items 12, not 13"):
-        run(recipe, ("sft_anchor",), out)
-    assert len(trained) == 4
+        run(recipe, ("sft_anchor",), tmp_path / "out")
+    assert len(trained) == 2
 
 
 @pytest.mark.parametrize(
