@@ -122,10 +122,6 @@ class CheckedBaseline:
 def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
     """Load and check the training data of a baseline.
 
-    Args:
-        recipe: Recipe of the fit.
-        method: Method of the recipe.
-
     Raises:
         TellError: The fit cannot start.
     """

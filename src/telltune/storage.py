@@ -60,10 +60,6 @@ def _cache_root() -> Path:
 def writing(path: Path, *, needed: int = 0) -> Iterator[None]:
     """Turn errors of the disk into a `StorageError` that names the path.
 
-    Args:
-        path: File or folder that is written.
-        needed: Number of bytes to write, if known.
-
     Raises:
         StorageError: There is no space or permission, or the file system is read-only.
     """
@@ -172,10 +168,6 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
 
     If two processes make the same target at once, the first to finish wins and the other's copy is
     removed. Both then see one complete folder.
-
-    Args:
-        target: Final path of the folder.
-        needed: Number of bytes to write, if known.
 
     Raises:
         StorageError: There is no space or permission, or the file system is read-only.

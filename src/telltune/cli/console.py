@@ -91,11 +91,7 @@ def print_note(text: str) -> None:
 
 
 def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """Print each warning once on standard error, with the names of all rows that have it.
-
-    Args:
-        rows: Name and warnings of each row.
-    """
+    """Print each warning once on standard error, with the names of all rows that have it."""
     told: dict[str, list[str]] = {}
     for name, warnings in rows:
         for warning in warnings:

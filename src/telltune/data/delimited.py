@@ -172,14 +172,7 @@ def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[li
 def _parsed(
     lines: Iterator[str], record: _Record, separator: str, *, doubt: bool
 ) -> Iterator[list[str] | Fault]:
-    """Yield records whose cells may be quoted.
-
-    Args:
-        lines: Lines of the file.
-        record: Record to which `lines` adds each line.
-        separator: One character.
-        doubt: Whether to refuse a quoted cell whose lines look like rows.
-    """
+    """Yield records with quoted cells; with `doubt`, refuse cells whose lines look like rows."""
     # The csv module's limit is 128 KiB per field and can only be changed for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     reader = csv.reader(lines, delimiter=separator, strict=True)

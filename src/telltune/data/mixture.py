@@ -139,11 +139,6 @@ class Mixture:
 
         Time and memory grow only with `stop - start`; with `ranked`, the time grows with `stop`.
 
-        Args:
-            epoch: Epoch, from 0.
-            start: First slot, from 0.
-            stop: One past the last slot, at most `len(self)`.
-
         Returns:
             Arrays of shape (stop - start,).
 

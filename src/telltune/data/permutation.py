@@ -53,10 +53,6 @@ def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.ui
 def hash64(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
     """Hash each value with splitmix64 (Steele, Lea and Flood 2014), starting at `key`.
 
-    Args:
-        values: Values to hash, any shape.
-        key: Key from `derive_keys`.
-
     Returns:
         Hashes in the shape of `values`.
     """
@@ -112,10 +108,7 @@ class Permutation:
         self._right = np.uint64(-(-size // left))
 
     def __getitem__(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Return the number at each position.
-
-        Args:
-            positions: Integers from 0 to size - 1, any shape.
+        """Return the number at each position, in the shape of `positions`.
 
         Returns:
             Numbers in the shape of `positions`.

@@ -37,10 +37,6 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
     Known names come first. Otherwise the answer is the only column with a closed set of labels, or
     the second of two columns of text, and the prompt is the column with the longest texts.
 
-    Args:
-        rows: Rows of a file.
-        file: Name of the file, for errors.
-
     Returns:
         The columns, or None if the rows have a schema that telltune knows.
 

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import signal
-import threading
 import time
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
+from telltune.signals import handling
 from telltune.storage import write_text, writing
 from telltune.training.log import read_log
 from telltune.training.training_data import step_places
@@ -244,7 +244,6 @@ class LeftOut:
         ]
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = "\n{}: stopping after this step, with a checkpoint. Repeat to stop immediately.\n"
 
 
@@ -259,15 +258,8 @@ class StopCallback(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals within a context; do nothing outside of the main thread."""
-        if threading.current_thread() is not threading.main_thread():
+        with handling(self._take):
             yield
-            return
-        before = {number: signal.signal(number, self._take) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Request a checkpoint and the end of training if any process received a signal."""
@@ -291,7 +283,7 @@ class StopCallback(TrainerCallback):
             )
         raise _end(self.received)
 
-    def _take(self, number: int, _: Any) -> None:
+    def _take(self, number: int) -> None:
         if self.received is not None:
             raise _end(number)
         self.received = number
