@@ -16,7 +16,7 @@ from telltune.data.examples import Problem
 from telltune.data.formats import ParsedRow, format_of, known_suffixes, read_rows, stem_of
 from telltune.errors import DataError
 
-on_files = settings(max_examples=60)
+on_files = settings(max_examples=30)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
 
