@@ -14,8 +14,6 @@ from telltune.models.threads import cpu_limit
 from telltune.storage import cache_folder
 from telltune.version import VERSION
 
-__all__ = ["EXTRAS", "environment"]
-
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"),
     *("huggingface_hub", "scikit-learn", "numpy", "pydantic", "typer"),

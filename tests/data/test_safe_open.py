@@ -12,8 +12,9 @@ import pytest
 
 from telltune.data import safe_open
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, read_rows
+from telltune.data.formats import read_rows
 from telltune.data.loaders import read_examples
+from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 
@@ -69,7 +70,7 @@ from telltune.data.loaders import scan
 from telltune.recipe import DataSpec
 
 limit = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 {}
 for item in scan(DataSpec(path=sys.argv[1])):
     print(item)
