@@ -479,13 +479,26 @@ def test_warnings_alone_exit_with_0(tell_json, tmp_path, tiny_model, write_jsonl
 def test_check_takes_columns(tell, tell_json, tiny_model):
     args = ("check", CASES / "columns" / "t.csv", "--model", tiny_model)
     code, out, _ = tell(*args)
-    assert code == 1
-    first, last = out.splitlines()  # one line for all that fails for one reason
-    assert first.startswith(f"{args[1]}:2: the keys `text`, `team` match no supported schema")
-    assert "19 more" in first
-    assert last == "0 train examples; 20 refused, 0 warnings."
+    guessed = f"The columns text → team of {args[1]} are guessed."
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        f"20 train examples; 0 refused, 0 warnings. {guessed}",
+    )
+    assert tell_json(*args)["guessed"] == guessed
     value = tell_json(*args, "--columns", "prompt=text,completion=team")
     assert (value["examples"], value["refused"]) == ({"train": 20}, 0)
+    assert "guessed" not in value
+
+
+def test_check_lists_rows_whose_columns_cannot_be_guessed(tell, tmp_path, write_jsonl):
+    rows = [{"red": "a b c", "blue": "d e f", "green": f"g h {n}"} for n in range(20)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    code, out, _ = tell("check", path)
+    assert code == 1
+    first, last = out.splitlines()  # one line for all that fails for one reason
+    assert first.startswith(f"{path}:1: the keys `red`, `blue`, `green` match no supported schema")
+    assert "19 more" in first
+    assert last == "0 train examples; 20 refused, 0 warnings."
 
 
 @pytest.mark.parametrize(

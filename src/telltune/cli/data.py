@@ -74,7 +74,8 @@ def check(
     refused = sum(finding.refused for finding in found.findings)
     if as_json:
         findings = [asdict(finding) for finding in found.findings]
-        print_json({"examples": found.counts, "refused": refused, "findings": findings})
+        told = {"guessed": found.guessed} if found.guessed else {}
+        print_json({"examples": found.counts, "refused": refused, **told, "findings": findings})
     else:
         for group in grouped(found.findings):
             typer.echo(f"{group} [{group.first.kind}]")

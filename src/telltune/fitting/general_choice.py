@@ -86,7 +86,11 @@ def choose_general(
     candidates = first_drawn(general, spec.candidates, recipe.seed)
     encoder = Encoder(base.tokenizer)
     lengths = encoder.encode(candidates).lengths
-    order = _ranked(examples, candidates, base, recipe, spec, progress)
+    found = _vectors(candidates, base, recipe, spec, progress)
+    if spec.take == "diverse":
+        order = spread_first(found)
+    else:
+        order = nearest_first(found, _vectors(examples, base, recipe, spec, progress))
     wanted = recipe.mixture.general_examples
     if wanted is None:
         target = recipe.mixture.leverage_ratio * int(encoder.encode(examples).lengths.sum())
@@ -116,21 +120,6 @@ def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
     places = {int(order[i]): i for i in range(min(count, available))}
     found = {places[i]: example for i, example in enumerate(general) if i in places}
     return [found[i] for i in range(len(found))]
-
-
-def _ranked(
-    examples: Sequence[Example],
-    candidates: Sequence[Example],
-    base: LoadedModel,
-    recipe: Recipe,
-    spec: GeneralChoiceSpec,
-    progress: bool,
-) -> NDArray[np.int64]:
-    """Return the candidates' indices in order of preference."""
-    found = _vectors(candidates, base, recipe, spec, progress)
-    if spec.take == "diverse":
-        return spread_first(found)
-    return nearest_first(found, _vectors(examples, base, recipe, spec, progress))
 
 
 def _vectors(

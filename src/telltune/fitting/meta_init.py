@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import add_lora, borrowing, trained_weights
+from telltune.training.adapter import add_lora, borrowing, trained_parameters, trained_weights
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -93,14 +92,14 @@ def _learn(
     model = add_lora(base, lora, recipe.seed)
     with borrowing(model):
         model.eval()
-        weights = {
-            name: value.detach().clone()
-            for name, value in model.named_parameters()
-            if value.requires_grad
-        }
-        loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
+        trained = trained_parameters(model)
+        weights = {name: value.detach().clone() for name, value in trained.items()}
+        second_order = spec.algorithm == "maml"
+        loss = _Loss(model, second_order=second_order, recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
-        with bar(shown=progress) as shown, loss, shared_cores():
+        # Fused attention kernels cannot be differentiated twice.
+        attending = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()
+        with bar(shown=progress) as shown, attending, shared_cores():
             counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, unit="step")
             for step in range(spec.steps):
                 adapt_threads()
@@ -118,10 +117,9 @@ def _learn(
                     value.grad = direction[name].detach()
                 optimizer.step()
                 shown.update(counter, completed=step + 1, note=f"loss {seen:.3f}")
-        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in weights.items():
-                parameters[name].copy_(value)
+                trained[name].copy_(value)
         return trained_weights(model)
 
 
@@ -151,7 +149,7 @@ class _Visits:
             )
         self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
 
-    def episode(self, step: int, visit: int) -> Episode[Any]:
+    def episode(self, step: int, visit: int) -> Episode:
         """Return batches of distinct examples from one source drawn by its probability."""
         rng = np.random.default_rng([self._seed, step, visit])
         group = self._groups[int(rng.choice(len(self._groups), p=self._chances))]
@@ -168,33 +166,20 @@ class _Visits:
 class _Loss:
     """Mean loss per response token of a batch, as a function of the adapter's weights.
 
-    Args:
-        model: Model with an adapter.
-        second_order: Whether the loss is differentiated twice. If not, the fused layers of training
-            compute it together with its gradient.
-        recipe: Recipe; sets the precision.
+    Unless it is differentiated twice (`second_order`), the fused layers of training compute it
+    together with its gradient.
     """
 
     def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
         self._model, self._second_order = model, second_order
         self._nll = _Nll(model)
-        self._trained = [value for value in model.parameters() if value.requires_grad]
+        self._trained = list(trained_parameters(model).values())
         self._fast = FastPath(model, recipe.training.kernels, fused=not second_order)
         dtype = compute_dtype(recipe.training.precision)
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(
             device, dtype=dtype, enabled=dtype is torch.bfloat16, cache_enabled=False
         )
-        self._contexts = ExitStack()
-
-    def __enter__(self) -> _Loss:
-        # Fused attention kernels cannot be differentiated twice.
-        plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
-        self._contexts.enter_context(plain)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._contexts.close()
 
     def __call__(self, weights: Mapping[str, Tensor], batch: Sequence[PackedBatch]) -> Tensor:
         if not self._second_order:
@@ -246,11 +231,9 @@ class _Nll(nn.Module):
 
 Algorithm = Literal["maml", "fomaml", "reptile"]
 Sampling = Literal["uniform", "proportional", "mixed"]
-B = TypeVar("B")
 
 
-@dataclass(frozen=True)
-class Episode(Generic[B]):
+class Episode(NamedTuple):
     """Batches of one visit to a task.
 
     Attributes:
@@ -258,8 +241,8 @@ class Episode(Generic[B]):
         query: Batch of the outer loss of MAML and FOMAML, and of Reptile's last inner step.
     """
 
-    support: Sequence[B]
-    query: B
+    support: Sequence[Any]
+    query: Any
 
 
 def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64]:
@@ -278,8 +261,8 @@ def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64
 
 def adapt(
     weights: Mapping[str, Tensor],
-    loss: Callable[[Mapping[str, Tensor], B], Tensor],
-    batches: Sequence[B],
+    loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+    batches: Sequence[Any],
     learning_rate: float,
     *,
     second_order: bool = False,
@@ -306,8 +289,8 @@ def adapt(
 def meta_gradient(
     algorithm: Algorithm,
     weights: Mapping[str, Tensor],
-    loss: Callable[[Mapping[str, Tensor], B], Tensor],
-    episodes: Sequence[Episode[B]],
+    loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+    episodes: Sequence[Episode],
     learning_rate: float,
 ) -> tuple[dict[str, Tensor], float]:
     """Return the meta-gradient of the initial weights, to be used like a gradient.

@@ -38,7 +38,7 @@ def is_whole_model(record: dict[str, Any]) -> bool:
 def model_card(record: dict[str, Any], origin: Origin) -> str:
     """Return the model card of an adapter or of a merged model, given the contents of tell.json."""
     whole = is_whole_model(record)
-    head = {
+    head: dict[str, Any] = {
         "library_name": "transformers" if whole else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["telltune", record["method"]],

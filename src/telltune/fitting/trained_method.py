@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.fitting.adapter_folder import save_adapter
-from telltune.fitting.build_plan import answer_budget, build_run_plan
-from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.pre_training import run_pre_training
+from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
 from telltune.fitting.protocol import AdapterMethod
 from telltune.inference.labels import closed_set
@@ -38,14 +37,11 @@ class TrainedMethod(AdapterMethod):
         from telltune.training.run import TrainingOptions, train
         from telltune.training.trackers import TrackedRun
 
-        known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
         with together.first_before_others():
-            ground = run_pre_training(
-                self, task, general, base, settings, known, self.configured(settings.recipe)
-            )
-            task, general, recipe = ground.task, ground.general, ground.recipe
-            run_plan = ground.run_plan or build_run_plan(self, task, general, known, recipe)
+            ground = PreTraining(self, base, settings, task, general)
+            ground.run()
+            task, general, run_plan = ground.task, ground.general, ground.plan()
             recipe = run_plan.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
         answered = task.train[: run_plan.counts.task_examples]

@@ -235,7 +235,7 @@ class PackedBatch:
         right = 0
         while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
             right += 1
-        self._store.shorten(0, len(tokens) - 1 - right)
+        self._store.lengths[0] -= len(tokens) - 1 - right
         return chosen[: right + 1]
 
     def _extend(self, first: int, chosen: list[list[int]]) -> list[Row]:

@@ -102,10 +102,10 @@ def _apart(
 
 
 @dataclass
-class _Row:
+class PromptRow:
     """A row being filled: the shared prefix, then prompts, each followed by its labels."""
 
-    labels: Sequence[Sequence[int]]
+    labels: Sequence[Sequence[int]] = ()
     items: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -139,17 +139,22 @@ class _Row:
             seen = [end_of_prompt, *range(len(self.kept) - len(inputs), len(self.kept))]
             self.looks += [(at, number, k, t) for k, t in zip(seen, label, strict=True)]
 
-    def nll(self, model: Any) -> Tensor:
-        """Return the sum over the tokens of each label, (items, labels)."""
+    def outputs(self, model: Any, kept: list[int], **settings: Any) -> Any:
+        """Return the model's outputs for the row, with logits at the positions `kept` only."""
         device = next(model.parameters()).device
-        logits = model(
+        return model(
             input_ids=torch.tensor([self.ids], device=device),
             position_ids=torch.tensor([self.places], device=device),
-            logits_to_keep=torch.tensor(self.kept, device=device),
+            logits_to_keep=torch.tensor(kept, device=device),
             layout=Layout(self.segments),
             use_cache=False,
-        ).logits[0]
-        likelihood = logits.float().log_softmax(-1)
+            **settings,
+        )
+
+    def nll(self, model: Any) -> Tensor:
+        """Return the sum over the tokens of each label, (items, labels)."""
+        likelihood = self.outputs(model, self.kept).logits[0].float().log_softmax(-1)
+        device = likelihood.device
         items, numbers, kept, targets = torch.tensor(self.looks).T
         sums = torch.zeros(len(self.items), len(self.labels), dtype=torch.float64)
         looked = -likelihood[kept.to(device), targets.to(device)].double().cpu()
@@ -158,16 +163,16 @@ class _Row:
 
 def _rows(
     prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], shared: int, budget: int
-) -> Iterator[_Row]:
+) -> Iterator[PromptRow]:
     """Yield rows of at most `budget` tokens after the shared prefix, or of one longer prompt."""
     each = sum(len(label) - 1 for label in labels)
-    row: _Row | None = None
+    row: PromptRow | None = None
     for i, prompt in enumerate(prompts):
         if row is not None and len(row.ids) + len(prompt) - 2 * shared + each > budget:
             yield row
             row = None
         if row is None:
-            row = _Row(labels)
+            row = PromptRow(labels)
             if shared:
                 row.add(prompts[0][:shared], 0)
         row.add_item(i, prompt, shared)

@@ -86,8 +86,7 @@ class Yield:
 def yield_text(report: Mapping[str, Any]) -> str:
     """Return a text such as `6 examples from 90 inputs; refused: not asked (84)`.
 
-    Args:
-        report: From `Yield.to_dict`, or an entry of `levers` in tell.json.
+    The report is from `Yield.to_dict`, or an entry of `levers` in tell.json.
     """
     told = [f"{reason} ({count:,})" for reason, count in report["refused"].items() if count]
     reasons = ", ".join(told) or "none"

@@ -21,7 +21,6 @@ from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.predictor import Cost, Predictor
 from telltune.fitting.protocol import Method, teacher_of
-from telltune.inference.engine import make_generator
 from telltune.inference.labels import closed_set
 from telltune.methods.numbered import ask_group, read_answers, say_answers
 from telltune.models import context_length
@@ -173,13 +172,9 @@ class GroupPredictor(Predictor):
             prompt[-(context - self._room(len(group))) :]
             for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True)
         ]
-        if self._generator is None:
-            pad = int(self.tokenizer.pad_token_id or 0)
-            engine = self.evaluation.engine
-            self._generator = make_generator(self.model, pad, self.evaluation.batch_tokens, engine)
         with torch.random.fork_rng():
             torch.manual_seed(self.usage.prompts)
-            replies = self._generator.generate(
+            replies = self.generator.generate(
                 prompts,
                 max_new_tokens=longest,
                 stop_ids=self._encoder.stop_ids,

@@ -100,13 +100,14 @@ def load_base(
         ModelError: If the model does not exist, is not a causal language model, needs custom code
             that the spec does not allow, or needs bitsandbytes and it is not installed.
     """
+    # A missing model is told before transformers is imported, which takes seconds.
+    folder = locate(spec)
     import torch
     from transformers import AutoModelForCausalLM
 
     hush_transformers()
     keep_freed_memory()
     watch_load()
-    folder = locate(spec)
     load_config(spec)
     if not spec.allow_pickle and has_only_pickles(Path(folder)):
         raise only_pickle(spec)

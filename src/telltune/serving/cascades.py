@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-    from telltune.research.streams.cascade import CascadeAnswer, Passed
+    from telltune.research.streams.cascade import Passed
     from telltune.serving.models import Sampling
 
 __all__ = ["SAVED_AFTER", "CascadeLane", "ServedCascade", "cascade_folders", "serve_cascade"]
@@ -78,7 +78,7 @@ class CascadeLane:
     @property
     def running(self) -> int:
         """Number of jobs that wait for the top model."""
-        return len(self._open)
+        return sum(not one.concluded for one in self._open)
 
     @property
     def busy(self) -> bool:
@@ -126,11 +126,10 @@ class CascadeLane:
         if not jobs:
             return []
         changed = []
-        for job, passed in zip(
-            jobs, self._cascade.enter([j.example.prompt for j in jobs]), strict=True
-        ):
+        entered = self._cascade.enter([job.example.prompt for job in jobs])
+        for job, passed in zip(jobs, entered, strict=True):
             if passed.level >= 0:
-                _set(job, self._cascade.conclude(passed, None))
+                self._answer(job, passed, None)
                 self._cascade.learn(passed, None)
                 changed.append(job)
                 continue
@@ -139,8 +138,23 @@ class CascadeLane:
             if self._cascade.top.threads:
                 # A daemon, because the process may end before the server has answered.
                 Thread(target=self._ask, args=(one,), daemon=True).start()
-        self._unsaved += len(jobs)
         return changed
+
+    def _answer(self, job: Job, passed: Passed, told: LabeledItem | None) -> None:
+        """Set the answer to a job, with how it came about."""
+        answer = self._cascade.conclude(passed, told)
+        job.label, job.level = answer.text, answer.level
+        job.more = {
+            "cascade": {
+                "level": answer.level,
+                "confidence": answer.confidence,
+                "cost": answer.cost,
+                "seconds": answer.seconds,
+                "top_tokens": answer.tokens,
+                "top_failure": answer.failure or None,
+            }
+        }
+        self._unsaved += 1
 
     def _ask(self, one: _Open) -> None:
         """Ask the top model, in any thread."""
@@ -164,7 +178,7 @@ class CascadeLane:
         changed = []
         for one in self._open:
             if one.told is not None and not one.concluded:
-                _set(one.job, self._cascade.conclude(one.passed, one.told))
+                self._answer(one.job, one.passed, one.told)
                 one.concluded = True
                 changed.append(one.job)
         return changed
@@ -192,22 +206,6 @@ class CascadeLane:
         """
         self._cascade.save(self._folder)
         self._unsaved = 0
-
-
-def _set(job: Job, answer: CascadeAnswer) -> None:
-    """Set the answer to a job, with how it came about."""
-    job.label = answer.text
-    job.level = answer.level
-    job.more = {
-        "cascade": {
-            "level": answer.level,
-            "confidence": answer.confidence,
-            "cost": answer.cost,
-            "seconds": answer.seconds,
-            "top_tokens": answer.tokens,
-            "top_failure": answer.failure or None,
-        }
-    }
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import signal
-import threading
 import time
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
+from telltune.signals import handling
 from telltune.storage import write_text, writing
 from telltune.training.log import read_log
 from telltune.training.training_data import step_places
@@ -41,12 +41,7 @@ class LogCallback(TrainerCallback):
     """Write one JSON line per step to the training log, and update the progress bar.
 
     A resumed run first removes the lines after its checkpoint, because their steps are repeated.
-
-    Args:
-        path: Path of the log.
-        progress: Progress display.
-        description: Title of the bar.
-        measured: Measurements of the latest step, from the trainer.
+    `measured` has the measurements of the latest step, from the trainer.
     """
 
     def __init__(
@@ -103,12 +98,9 @@ class StepTime(NamedTuple):
 
 
 class Stopwatch(TrainerCallback):
-    """Measure the time of every step, and optionally stop the run.
+    """Measure the time of every step, and stop the run after `stop_after` seconds if given.
 
-    Args:
-        measured: Measurements of the latest step, from the trainer.
-        stop_after: Time in seconds after which training stops at the end of a step; None for no
-            limit.
+    `measured` has the measurements of the latest step, from the trainer.
     """
 
     def __init__(self, measured: Mapping[str, Any], stop_after: float | None = None) -> None:
@@ -161,12 +153,7 @@ class UnhealthyStepError(Exception):
 
 
 class HealthCallback(TrainerCallback):
-    """Check the measurements of each step before they are logged and a checkpoint is written.
-
-    Args:
-        vocabulary: Vocabulary size of the model.
-        measured: Measurements of the latest step, from the trainer.
-    """
+    """Check the measurements of each step before they are logged and a checkpoint is written."""
 
     def __init__(self, vocabulary: int, measured: Mapping[str, Any]) -> None:
         self.limit = _TIMES_GUESSING * math.log(vocabulary)
@@ -197,10 +184,7 @@ class HealthCallback(TrainerCallback):
 class LeftOut:
     """Skipped steps of a run, starting with those in its log.
 
-    Args:
-        log: Path of the run's training_log.jsonl, which need not exist yet.
-        mixture: Mixture, which defines the examples of each step.
-        texts: Task and general data before encoding, which have the origins of examples.
+    `texts` are task and general data before encoding, which have the origins of examples.
     """
 
     def __init__(
@@ -260,16 +244,11 @@ class LeftOut:
         ]
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = "\n{}: stopping after this step, with a checkpoint. Repeat to stop immediately.\n"
 
 
 class StopCallback(TrainerCallback):
-    """End training after the step in which a process receives a signal.
-
-    Args:
-        together: Processes of the run. All stop after the same step, whichever gets the signal.
-    """
+    """End training after the step in which a process of the run receives a signal."""
 
     def __init__(self, together: Processes) -> None:
         self.received: int | None = None
@@ -279,15 +258,8 @@ class StopCallback(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals within a context; do nothing outside of the main thread."""
-        if threading.current_thread() is not threading.main_thread():
+        with handling(self._take):
             yield
-            return
-        before = {number: signal.signal(number, self._take) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Request a checkpoint and the end of training if any process received a signal."""
@@ -311,7 +283,7 @@ class StopCallback(TrainerCallback):
             )
         raise _end(self.received)
 
-    def _take(self, number: int, _: Any) -> None:
+    def _take(self, number: int) -> None:
         if self.received is not None:
             raise _end(number)
         self.received = number

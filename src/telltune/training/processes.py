@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class Processes:
     """Processes of a run, from the point of view of one of them.
 
-    Args:
-        state: `PartialState` of accelerate; None for a single process.
+    `state` is the `PartialState` of accelerate; None for a single process.
     """
 
     def __init__(self, state: Any = None) -> None:

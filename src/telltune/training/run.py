@@ -233,7 +233,7 @@ def train(
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.fast.packed,
-            own_prompts=options.confidence is not None and options.confidence.scales_prompts,
+            own_prompts=options.confidence is not None and options.confidence.scale != "output",
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
@@ -271,21 +271,17 @@ def _inputs(
 
 @contextmanager
 def _restored_on_error(base: LoadedModel, model: Any, recipe: Recipe) -> Iterator[None]:
+    """Restore a base to its state before `trainable` after an error."""
     try:
         yield
     except BaseException:
         if processes().count == 1:  # several processes end with the error
-            _restore(base, model, recipe)
+            _forget_checkpointing(base, recipe)
+            if recipe.training.full_parameters:
+                base.model.load_state_dict(load_base_of(recipe).model.state_dict())
+            else:
+                take_off(model)
         raise
-
-
-def _restore(base: LoadedModel, model: Any, recipe: Recipe) -> None:
-    """Restore a base to its state before `trainable`."""
-    _forget_checkpointing(base, recipe)
-    if recipe.training.full_parameters:
-        base.model.load_state_dict(load_base_of(recipe).model.state_dict())
-    else:
-        take_off(model)
 
 
 def _forget_checkpointing(base: LoadedModel, recipe: Recipe) -> None:

@@ -110,9 +110,9 @@ class Collator:
         scale: NDArray[np.float64] | None = None
         if self.confidence is not None:
             trusted = self.confidence.of(is_task, index)
-            if self.confidence.scales_losses:
+            if self.confidence.scale != "input":
                 weights *= trusted
-            if self.confidence.scales_prompts:
+            if self.confidence.scale != "output":
                 scale = trusted
         own = own_share([len(ids) for ids, _ in rows], self.processes)
         group = shares = None

@@ -27,7 +27,7 @@ from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
-from telltune.training.adapter import trained_bytes
+from telltune.training.adapter import trained_bytes, trained_parameters
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
 from telltune.training.processes import processes
@@ -356,11 +356,8 @@ class MixtureTrainer(Trainer):
         if beside is None or not self.args.should_save:
             super()._save(output_dir, state_dict)
             return
-        model: Any = self.model
-        trained = {
-            name: values for name, values in model.named_parameters() if values.requires_grad
-        }
-        beside.later(partial(super()._save, output_dir, copied(trained)))
+        trained = copied(trained_parameters(self.model))
+        beside.later(partial(super()._save, output_dir, trained))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         beside = self._beside()

@@ -14,8 +14,9 @@ hides the rest. The cuts minimize the number of blocks and of masked scores.
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import accumulate, pairwise
+from operator import or_
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -237,7 +238,7 @@ def blocks_of(
     total = bounds[-1][1]
     seen = _seen_chunks(bounds, ancestors)
     cuts = _cuts(seen)
-    reads = [_union(seen[a:b]) for a, b in pairwise(cuts)]
+    reads = [reduce(or_, seen[a:b]) for a, b in pairwise(cuts)]
     widest = max(bits.bit_count() for bits in reads) * CHUNK
     if most_keys is not None and widest > most_keys:
         return None
@@ -258,7 +259,7 @@ def _seen_chunks(
     seen = [0] * -(-bounds[-1][1] // CHUNK)
     chunks = [(start // CHUNK, (stop - 1) // CHUNK) for start, stop in bounds]
     for (own, last), chain in zip(chunks, ancestors, strict=True):
-        inherited = _union([_bits(*chunks[i]) for i in chain])
+        inherited = reduce(or_, (_bits(*chunks[i]) for i in chain), 0)
         for chunk in range(own, last + 1):
             seen[chunk] |= inherited | _bits(own, chunk)
     return seen
@@ -266,13 +267,6 @@ def _seen_chunks(
 
 def _bits(first: int, last: int) -> int:
     return (1 << (last + 1)) - (1 << first)
-
-
-def _union(bits: Sequence[int]) -> int:
-    every = 0
-    for some in bits:
-        every |= some
-    return every
 
 
 def _cuts(seen: Sequence[int]) -> list[int]:
