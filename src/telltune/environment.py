@@ -15,8 +15,6 @@ from telltune.storage import cache_folder
 from telltune.training.speed import processor
 from telltune.version import VERSION
 
-__all__ = ["EXTRAS", "environment"]
-
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"),
     *("huggingface_hub", "scikit-learn", "numpy", "pydantic", "typer"),

@@ -44,7 +44,7 @@ def test_rows_are_those_of_the_decoder_wherever_chunks_end(
     chunk: int, rows: list[object], around: dict[str, object], indent: int, ascii_only: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_document, "CHUNK_BYTES", chunk)
+        patch.setattr(json_document, "PIECE_BYTES", chunk)
         for document in (rows, around | {"": rows}):
             text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
             try:

@@ -16,18 +16,6 @@ from telltune.outputs import set_verbosity
 from telltune.plugins import add_plugin
 from telltune.version import VERSION
 
-__all__ = [
-    "GROUPS",
-    "AsJson",
-    "ColumnNames",
-    "Overrides",
-    "Overwrite",
-    "RecipeFile",
-    "TrustModel",
-    "app",
-]
-
-
 GROUPS = {
     "Make": ("init", "fit", "pick", "anchor", "score", "synthesize"),
     "Look": ("check", "show", "plan", "verify", "diagnose", "env", "config-schema"),

@@ -1,4 +1,4 @@
-"""Verbs that answer requests: serve and chat."""
+"""Verbs that answer requests and streams: serve, chat and cascade."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from telltune.cli.app import AsJson, TrustModel, app
-from telltune.cli.console import print_json
+from telltune.cli.console import print_json, print_stream
 from telltune.errors import RecipeError
 
 _KEY = "TELLTUNE_API_KEY"
@@ -161,3 +162,29 @@ def _lines() -> Iterator[str]:
         except EOFError:
             typer.echo()
             return
+
+
+@app.command(
+    epilog="Example: tell cascade recipes/cascade.yaml --stream tickets.jsonl --out runs/cascade; "
+    "called again, it resumes and also answers rows added to the stream."
+)
+def cascade(
+    file: Annotated[Path, typer.Argument(metavar="CASCADE", help="Cascade file in YAML.")],
+    stream: Annotated[
+        Path,
+        typer.Option(help="JSONL file with `text` and, optionally, `label` to measure accuracy."),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder for decisions.jsonl, state and report.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for further rows until interrupted (Ctrl-C).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer each input with the cheapest sufficient model, and learn from the largest."""
+    from telltune.research.streams.stream import DECISIONS, run_stream
+
+    report = run_stream(file, stream, out, follow=follow, progress=not as_json)
+    if as_json:
+        print_json({"out": str(out / DECISIONS), **asdict(report)})
+    else:
+        print_stream(report)

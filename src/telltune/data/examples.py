@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Example", "Message", "Problem", "as_turns", "prepend_shots"]
-
 
 class Message(NamedTuple):
     """One turn of a conversation. `role` is "system", "user" or "assistant"."""

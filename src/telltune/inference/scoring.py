@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from telltune.data.encoding import EncodedSet
+    from telltune.data.encoded import EncodedSet
 
 
 def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torch.Tensor:

@@ -14,20 +14,8 @@ from telltune.storage import writing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.data.task import Split
+    from telltune.data.files import Split
     from telltune.study.spec import Cell
-
-__all__ = [
-    "ANSWERS",
-    "PREDICTIONS",
-    "RESULTS",
-    "ResultRow",
-    "Results",
-    "cell_key",
-    "is_finished",
-    "place",
-    "read_answers",
-]
 
 RESULTS = "results.jsonl"
 ANSWERS, PREDICTIONS = "answers", "predictions"
@@ -145,9 +133,6 @@ def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
 class Results:
     """Rows of a study's folder.
 
-    Args:
-        folder: Folder of the study; it is created with the first row.
-
     Raises:
         StorageError: A row cannot be read.
     """
@@ -215,10 +200,7 @@ class Results:
 def is_finished(row: ResultRow, *, needs_forgetting: bool) -> bool:
     """Return whether a cell does not need to run again.
 
-    Args:
-        row: Row of the cell.
-        needs_forgetting: Whether the study measures forgetting. A row from an earlier edit without
-            general data lacks these measurements.
+    A row from an earlier edit without general data lacks measurements of forgetting.
     """
     return row.status == "done" and (bool(row.forgetting) or not needs_forgetting)
 
