@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from telltune.cli.console import print_table
-from telltune.training.health import spike_of
+from telltune.training.callbacks import spike_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
