@@ -7,16 +7,19 @@ after it. A label costs only its own tokens, and a label of one token only a loo
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from telltune.data.thinking import without_thinking
 from telltune.errors import RecipeError
 from telltune.inference.label_matching import label_key
 from telltune.inference.packed_engine import shared_length
 from telltune.models.kernels.attention import packed_attention
+from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.layout import Layout, Segment
 from telltune.models.kernels.lora import FusedLora
 from telltune.models.kernels.packing import LEAST_SHARED, can_pack, pack, token_nll
@@ -27,11 +30,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from telltune.models.kernels.cut_loss import CutLoss
+
 __all__ = ["closed_set", "label_nll", "need_labels"]
 
 # Above this number of labels, scoring all of them is no longer faster than generating an answer.
 MOST_LABELS = 100
 LONGEST_LABEL = 80
+_LOGITS = 2**24
+"""Number of logits that are normalized at once."""
 
 
 def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ...]:
@@ -48,13 +55,13 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
       does not make them labels.
 
     Args:
-        answers: Completions of a task; empty ones are ignored.
+        answers: Completions of a task. Empty ones are ignored, and so is thinking at their start.
         most: Maximum number of labels.
 
     Returns:
-        The different answers as written, sorted.
+        The different answers as written, without thinking, sorted.
     """
-    seen = [answer for answer in answers if answer.strip()]
+    seen = [answer for answer in map(without_thinking, answers) if answer.strip()]
     counts = Counter(map(label_key, seen))
     different = len(counts)
     numbers = sum(map(_is_number, counts))
@@ -115,10 +122,16 @@ def label_nll(
         return _apart(model, prompts, labels, found, on_done)
     shared = shared_length(prompts)
     shared = shared if shared >= LEAST_SHARED else 0
-    with shared_cores(), torch.inference_mode(), FusedLora(model), packed_attention(model):
-        for row in _rows(prompts, labels, shared, budget):
+    rows = list(_rows(prompts, labels, shared, budget))
+    at_once = max(_LOGITS // model.get_output_embeddings().weight.shape[0], 1)
+    with shared_cores(), torch.inference_mode(), FusedLora(model):
+        # It tries the model, which takes longer than the logits of a short row.
+        cut = cut_loss(model) if any(len(row.kept) > at_once for row in rows) else None
+        attending = packed_attention(model)
+    with shared_cores(), torch.inference_mode(), FusedLora(model), attending:
+        for row in rows:
             adapt_threads()
-            found[row.items] = row.nll(model)
+            found[row.items] = row.nll(model, cut, at_once)
             if on_done is not None:
                 on_done(len(row.items))
     return found
@@ -180,21 +193,32 @@ class _Row:
             seen = [end_of_prompt, *range(len(self.kept) - len(inputs), len(self.kept))]
             self.looks += [(at, number, k, t) for k, t in zip(seen, label, strict=True)]
 
-    def nll(self, model: Any) -> Tensor:
-        """Return the sum over the tokens of each label, (items, labels)."""
+    def nll(self, model: Any, cut: CutLoss | None, at_once: int) -> Tensor:
+        """Return the sum over the tokens of each label, (items, labels).
+
+        Args:
+            model: Causal language model.
+            cut: Its output layer without logits, from `cut_loss`; None computes all logits at once.
+            at_once: Number of positions whose logits are normalized at once.
+        """
         device = next(model.parameters()).device
-        logits = model(
-            input_ids=torch.tensor([self.ids], device=device),
-            position_ids=torch.tensor([self.places], device=device),
-            logits_to_keep=torch.tensor(self.kept, device=device),
-            layout=Layout(self.segments),
-            use_cache=False,
-        ).logits[0]
-        likelihood = logits.float().log_softmax(-1)
+        with cut or nullcontext():
+            outputs = model(
+                input_ids=torch.tensor([self.ids], device=device),
+                position_ids=torch.tensor([self.places], device=device),
+                logits_to_keep=torch.tensor(self.kept, device=device),
+                layout=Layout(self.segments),
+                use_cache=False,
+            ).logits[0]
         items, numbers, kept, targets = torch.tensor(self.looks).T
         sums = torch.zeros(len(self.items), len(self.labels), dtype=torch.float64)
-        looked = -likelihood[kept.to(device), targets.to(device)].double().cpu()
-        return sums.index_put_((items, numbers), looked, accumulate=True)
+        for first in range(0, len(self.kept), at_once):
+            part = outputs[first : first + at_once]
+            likelihood = (part if cut is None else cut.logits(part)).float().log_softmax(-1)
+            here = (kept >= first) & (kept < first + at_once)
+            looked = -likelihood[(kept[here] - first).to(device), targets[here].to(device)]
+            sums.index_put_((items[here], numbers[here]), looked.double().cpu(), accumulate=True)
+        return sums
 
 
 def _rows(
