@@ -109,6 +109,14 @@ class _Run(NamedTuple):
         )
         return found.run_plan.counts
 
+    def general_examples(self, found: PreTraining) -> int:
+        """Return the number of general examples that TELL mixes with the data so far."""
+        if not self.method.equal_steps:
+            return self.counts(found).general_examples
+        mixing = replace(self.method, equal_steps=False)
+        planned = build_run_plan(mixing, found.task, found.general, self.known, found.recipe)
+        return planned.counts.general_examples
+
 
 def run_pre_training(
     method: AdapterMethod,
@@ -210,7 +218,9 @@ def _apply(found: PreTraining, lever: Lever, run: _Run) -> None:
         got = replace(got, asked=got.asked + long, refused=refused)
     found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
     if got.examples:
-        _place(found, trained_on, got, lever, counts)
+        # With `once`, repeated examples stand for the passes, of which `equal_steps` makes more.
+        general = counts.general_examples if lever.use_as == "once" else run.general_examples(found)
+        _place(found, trained_on, got, lever, passes=counts.passes, general_examples=general)
 
 
 def _find_unlabeled(found: PreTraining, labeled: tuple[Example, ...], base: LoadedModel) -> None:
@@ -235,7 +245,9 @@ def _place(
     trained_on: tuple[Example, ...],
     got: Yield,
     lever: Lever,
-    counts: RunCounts,
+    *,
+    passes: int,
+    general_examples: int,
 ) -> None:
     """Add made examples to the data; see `UseAs`.
 
@@ -244,16 +256,17 @@ def _place(
         trained_on: Training examples so far.
         got: Result of the lever.
         lever: The lever, which names the use of its examples.
-        counts: Counts of the run without the made examples. The number of general examples stays
-            the same unless the made examples are to be among them.
+        passes: Number of passes of the run without the made examples.
+        general_examples: Number of its general examples, which stays the same unless the made
+            examples are to be among them.
     """
     train, made = trained_on, got.examples
-    mixture: dict[str, Any] = {"general_examples": counts.general_examples}
+    mixture: dict[str, Any] = {"general_examples": general_examples}
     if lever.use_as == "once":
-        train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
+        train, mixture["passes"] = (*trained_on * passes, *made), 1
         before = found.confidence or Confidence(np.ones(len(trained_on)), "output")
         own = np.array([one.confidence for one in made])
-        values = np.concatenate([np.tile(before.values, counts.passes), own])
+        values = np.concatenate([np.tile(before.values, passes), own])
         found.confidence = Confidence(values, before.scale)
     elif lever.use_as == "task":
         train = (*trained_on, *made)
@@ -261,7 +274,7 @@ def _place(
         train = made
     else:
         assert found.general is not None  # `_apply` has checked this.
-        beside = counts.general_examples if lever.use_as == "third" else 0
+        beside = general_examples if lever.use_as == "third" else 0
         drawn = first_drawn(found.general, beside, found.recipe.seed)
         name = f"{found.general.name}+{lever.name}"
         found.general = ChosenData(name, found.general.sources, (*drawn, *made))
