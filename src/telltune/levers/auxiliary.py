@@ -47,7 +47,7 @@ _DECIDES = "So what is the answer?"
 _TEMPERATURE = 0.7
 _LONGEST = 48
 _ATTEMPTS = 10
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ class Auxiliary(Synthesis):
         Raises:
             DataError: The answers are not a closed set of labels.
         """
-        began = time.perf_counter()
-        chains = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
+        chains, seconds = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
         made = tuple(auxiliary_examples(task.train, chains))
         asked = len(AUXILIARY) * len(chains)
         note = (
@@ -109,7 +108,7 @@ class Auxiliary(Synthesis):
             asked,
             {"empty text": asked - len(made)} if asked > len(made) else {},
             (note,),
-            time.perf_counter() - began,
+            seconds,
             self.shots(task),
         )
 
@@ -121,7 +120,7 @@ def refine(
     *,
     teacher: ApiClient | None = None,
     seed: int = 0,
-) -> list[Chain]:
+) -> tuple[list[Chain], float]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
     Every attempt is cached on disk.
@@ -135,7 +134,8 @@ def refine(
         seed: Seed of the sampling.
 
     Returns:
-        The best chain of each example: the one with the highest likelihood of the true label.
+        The best chain of each example: the one with the highest likelihood of the true label. And
+        the time of all attempts in seconds; cached ones count with their original time.
 
     Raises:
         DataError: The answers are not a closed set of labels.
@@ -157,10 +157,10 @@ def refine(
             if before is None or chain.likelihood >= before.likelihood:
                 chains[i] = chain
             told[i] = guess
-        wrong = [i for i in wrong if told[i] != examples[i].completion]
+        wrong = [i for i in wrong if told[i] != examples[i].answer]
         if not wrong:
             break
-    return [chain for chain in chains if chain is not None]
+    return [chain for chain in chains if chain is not None], asker.seconds
 
 
 def auxiliary_examples(examples: Sequence[Example], chains: Sequence[Chain]) -> list[Example]:
@@ -196,6 +196,7 @@ class _Asker:
     ) -> None:
         self.base, self.teacher, self.examples, self.labels = base, teacher, examples, labels
         self.instruction, self.seed = instruction, seed
+        self.seconds = 0.0
         self._encoder = Encoder(base.tokenizer)
         self._label_ids = self._encoder.completions(
             [replace(examples[0], completion=label, reasoning="") for label in labels]
@@ -223,9 +224,12 @@ class _Asker:
         path = cache_folder("auxiliary") / f"{digest}.json"
         kept = read_cached_json(path)
         if kept is None:
-            kept = self._ask(number, wrong, told)
+            began = time.perf_counter()
+            chains = self._ask(number, wrong, told)
+            kept = {"chains": chains, "seconds": time.perf_counter() - began}
             write_json(path, kept)
-        return [(i, Chain(**chain), guess) for i, chain, guess in kept]
+        self.seconds += kept["seconds"]
+        return [(i, Chain(**chain), guess) for i, chain, guess in kept["chains"]]
 
     def _ask(
         self, number: int, wrong: Sequence[int], told: dict[int, str]
@@ -251,7 +255,7 @@ class _Asker:
         likely = (-nll).softmax(dim=1)
         found = []
         for row, i in enumerate(wrong):
-            true = self.labels.index(self.examples[i].completion)
+            true = self.labels.index(self.examples[i].answer)
             guess = int(likely[row].argmax())
             chain = Chain(
                 said["evidence"][row],
@@ -267,7 +271,7 @@ class _Asker:
         example = self.examples[i]
         hint = ""
         if guess is not None:
-            hint = f"\n\nThe answer is {example.completion}, not {guess}. Look again."
+            hint = f"\n\nThe answer is {example.answer}, not {guess}. Look again."
         return Example(
             f"{example.prompt}{hint}\n\n{_ASKS[AUXILIARY[0]]}",
             "",

@@ -49,7 +49,7 @@ _AT_ONCE = 32
 _SHOWN = (4, 4)
 """Maximum numbers of demonstrations and of the model's earlier inputs in a request."""
 _ANSWERING_TEMPERATURE = 0.2
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class SelfGuide(Synthesis):
             asked,
             {reason: count for reason, count in refused.most_common() if count},
             (f"Inputs were written in {rounds} rounds.",),
-            time.perf_counter() - began,
+            time.perf_counter() - began + writer.earlier_seconds,
             self.shots(task),
         )
         if not found:
@@ -137,7 +137,11 @@ class SelfGuide(Synthesis):
 
 
 class _Writer:
-    """Writes inputs and answers, one round at a time."""
+    """Writes inputs and answers, one round at a time.
+
+    Attributes:
+        earlier_seconds: Time that cached texts took when they were written, in seconds.
+    """
 
     def __init__(
         self,
@@ -152,6 +156,7 @@ class _Writer:
         self.teacher = teacher
         self._speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
         self.spec, self.seed = spec, seed
+        self.earlier_seconds = 0.0
         self.labels = closed_set(example.completion for example in demonstrations)
         self._encoder = Encoder(base.tokenizer)
         lengths = self._encoder.encode(demonstrations)
@@ -199,10 +204,13 @@ class _Writer:
         digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
         path = cache_folder("self_guide") / f"{digest}.json"
         kept = read_cached_json(path)
-        if kept is None:
-            kept = write()
+        if kept is not None:
+            self.earlier_seconds += kept["seconds"]
+        else:
+            began = time.perf_counter()
+            kept = {"texts": write(), "seconds": time.perf_counter() - began}
             write_json(path, kept)
-        return kept
+        return kept["texts"]
 
     @property
     def _system(self) -> Message:
@@ -227,7 +235,7 @@ class _Writer:
         """Return a request for an input, with earlier requests and inputs as its history."""
         most, most_own = _SHOWN
         shown = [self.demonstrations[i] for i in rng.permutation(len(self.demonstrations))[:most]]
-        turns = [(self._ask(e.completion if self.labels else None), e.prompt) for e in shown]
+        turns = [(self._ask(e.answer if self.labels else None), e.prompt) for e in shown]
         if earlier and label is None:
             own = rng.permutation(len(earlier))[: int(rng.integers(0, most_own + 1))]
             turns = [(self._ask(None), earlier[i].prompt) for i in own] + turns
