@@ -7,6 +7,7 @@ from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.thinking import without_thinking
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
@@ -50,16 +51,20 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
         response_tokens: Mean number of tokens in a response, including the end of the turn.
 
     Returns:
-        Nats per token; None if the answers are not a closed set of labels.
+        Nats per token; None if the answers are not labels alone, without thinking.
     """
-    if not closed_set(answers):
+    if not closed_set(answers) or any(without_thinking(text) != text for text in answers):
         return None
     shares = [count / len(answers) for count in Counter(answers).values()]
     return -sum(share * math.log(share) for share in shares) / response_tokens
 
 
 def warnings_after(
-    run_plan: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+    run_plan: RunPlan,
+    examples: Sequence[Example],
+    log: Sequence[dict[str, Any]],
+    *,
+    with_classifier: bool = False,
 ) -> list[str]:
     """Return a warning if the task loss shows that a run did not learn.
 
@@ -67,6 +72,7 @@ def warnings_after(
         run_plan: Run plan.
         examples: Training examples.
         log: Rows of training_log.jsonl.
+        with_classifier: Whether a classifier chooses the labels together with the adapter.
     """
     losses = [row["loss_task"] for row in log if "loss_task" in row]
     if not losses:
@@ -77,10 +83,13 @@ def warnings_after(
         [example.completion for example in examples], float(run_plan.task.response_lengths.mean())
     )
     # With a single label the guessing loss is 0, so the loss is compared with its first value.
+    missed = "the labels were not learned"
+    if with_classifier:
+        missed = "the adapter did not learn the labels, so the classifier alone decides the answers"
     if guessing and final > _WORSE_THAN_GUESSING * guessing:
         found = (
             f"the task loss ended at {final:.2f} nats per token, but guessing the labels by their "
-            f"frequency gives {guessing:.2f}: the labels were not learned"
+            f"frequency gives {guessing:.2f}: {missed}"
         )
     elif not guessing and final > _HARDLY_MOVED * first:
         found = (
