@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from telltune.proposal.recipe_of import recipe_for
     from telltune.proposal.write import write_recipe
     from telltune.recipe import Recipe, load_recipe
+    from telltune.research.streams import Cascade, CascadeAnswer, CascadeSpec
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples
     from telltune.study.recommend import recommend
@@ -43,6 +44,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = VERSION
 
 __all__ = [
+    "Cascade",
+    "CascadeAnswer",
+    "CascadeSpec",
     "Recipe",
     "TellClassifier",
     "TellError",
@@ -69,6 +73,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cascade": "telltune.research.streams.cascade",
+    "CascadeAnswer": "telltune.research.streams.cascade",
+    "CascadeSpec": "telltune.research.streams.spec",
     "Recipe": "telltune.recipe",
     "TellClassifier": "telltune.tell_classifier",
     "TellError": "telltune.errors",

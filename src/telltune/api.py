@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from telltune.data.given import AnyData
     from telltune.evaluation.data_check import Checked
     from telltune.fitting.anchor_choice import Ranking
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.planned import Plan
     from telltune.recipe import AnyRecipe, Columns, Recipe
 

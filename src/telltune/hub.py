@@ -12,7 +12,9 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["ask_hub", "download_model", "is_cached", "silence"]
+from telltune.errors import ModelError
+
+__all__ = ["ask_hub", "check_reachable", "download_model", "is_cached", "silence"]
 
 _SECONDS = 3.0
 _AGAIN = 60.0
@@ -57,6 +59,28 @@ def is_cached(repo: str, revision: str | None) -> bool:
     return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
 
 
+def check_reachable(what: str, repo: str, revision: str | None, instead: str) -> None:
+    """Ask the hub, and refuse a model that it cannot give and that is not in the cache.
+
+    It takes seconds, where the hub's client would try again for minutes.
+
+    Args:
+        what: Description of the model for the message.
+        repo: Hub id of the model.
+        revision: Branch, tag or commit.
+        instead: Advice to the user besides a look at the connection, in the imperative.
+
+    Raises:
+        ModelError: The hub does not answer, and the model is not in the cache.
+    """
+    ask_hub()
+    if silence() and not is_cached(repo, revision):
+        raise ModelError(
+            f"{what} is not in the hub's cache on this machine, and {silence()}; check the "
+            f"connection, or {instead}."
+        )
+
+
 def _set_offline(offline: bool) -> None:
     from huggingface_hub import constants
 
@@ -71,11 +95,6 @@ def download_model(repo: str, revision: str | None, *, pickles: bool) -> None:
 
     The hub's client retries, and continues files that an earlier download left half-finished. A
     model that is in the cache is not downloaded, and nothing is said.
-
-    Args:
-        repo: Hub id of the model.
-        revision: Branch, tag or commit.
-        pickles: Whether weights may be in pickle files.
     """
     from huggingface_hub import constants, snapshot_download
 

@@ -196,13 +196,7 @@ class StateFeatures:
     def of(
         cls, model: ModelSpec, anchor: Anchor | None, base: LoadedModel | None = None
     ) -> StateFeatures:
-        """Create the features of a base model.
-
-        Args:
-            model: Base model.
-            anchor: Anchor of every text, or None.
-            base: The same model, if it is already loaded.
-        """
+        """Create the features of a base model, which may be loaded already."""
         base = base or load_base(model)
         width = int(base.model.config.get_text_config().hidden_size)
         return cls(model, anchor, base.revision, width, base)
@@ -298,11 +292,7 @@ def tfidf_of_others(texts: Sequence[str]) -> Callable[[NDArray[np.intp]], Any]:
 
 
 def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
-    """Restore saved features.
-
-    Args:
-        told: JSON part of their `state`, and their `kind`.
-        arrays: Arrays of the state; other arrays are ignored.
+    """Restore saved features from their `state`, whose JSON part also has their `kind`.
 
     Raises:
         KeyError: A part of the state is missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +20,22 @@ _KEY = "TELLTUNE_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@app.command(epilog="Example: tell serve runs/mine --port 8000")
+@app.command(
+    epilog="Example: tell serve runs/mine --port 8000; or tell serve cascade.yaml --out "
+    "runs/cascade"
+)
 def serve(
-    adapters: Annotated[
+    paths: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER", help="Output folders of `tell fit`, or merged models."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Output folders of `tell fit`, merged models, folders of cascades, or a cascade "
+            "in YAML.",
+        ),
     ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what the cascade in YAML learns.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
@@ -37,20 +48,28 @@ def serve(
 ) -> None:
     """Answer requests in OpenAI's form, several at once.
 
-    Each folder is a model of its name, and adapters of one base share its weights. Requests must
-    carry the key in TELLTUNE_API_KEY if it is set.
+    Each folder is a model of its name, and adapters of one base share its weights. A cascade learns
+    from its largest model while it answers. Requests must carry the key in TELLTUNE_API_KEY if it
+    is set.
     """
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise RecipeError("`tell serve` needs a web server: pip install 'telltune[serve]'.")
     from telltune.serving.server import Server, open_port
 
     # The port is tried before the models are loaded, which takes longer.
-    with open_port(host, port) as opened:
-        from telltune.serving.models import load_models
+    with open_port(host, port) as opened, ExitStack() as stack:
+        from telltune.serving.cascades import cascade_folders, serve_cascade
+        from telltune.serving.models import check_names, load_models
         from telltune.training.progress import phase
 
+        cascades = cascade_folders(paths, out)
+        check_names([cascades.get(path, path) for path in paths])
         with phase("loading the models", shown=not as_json):
-            models = load_models(adapters, most=max_batch, trust_model=trust_model)
+            others = [path for path in paths if path not in cascades]
+            models = [
+                *load_models(others, most=max_batch, trust_model=trust_model),
+                *(stack.enter_context(serve_cascade(*each)) for each in cascades.items()),
+            ]
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{opened.getsockname()[1]}/v1"
         key = os.environ.get(_KEY) or None

@@ -167,13 +167,7 @@ def _examples(
     reader: Callable[[DataSpec, ReadReport], Iterator[Example | Problem]],
     findings: list[Finding],
 ) -> Iterator[Example]:
-    """Yield examples as they are read, and append problems of their rows to the findings.
-
-    Args:
-        specs: Data sets, in order.
-        reader: Function that reads one data set and fills the report.
-        findings: List that problems and ignored parts of rows are appended to.
-    """
+    """Yield examples as they are read, and append problems of their rows to the findings."""
     report = ReadReport()
     for spec in specs:
         start, stop = spec.rows or (0, None)

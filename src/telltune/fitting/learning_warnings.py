@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.fitting.run_plan import RunPlan
 
-__all__ = ["guessing_loss", "warnings_after", "warnings_before"]
-
 _FEW_STEPS = 20
 _ENOUGH_STEPS = 40
 # A run that learned only the set of labels is as good as guessing by frequency. The factor allows
@@ -42,16 +40,10 @@ def warnings_before(run_plan: RunPlan) -> list[str]:
 
 
 def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | None:
-    """Return the loss per token of a model that guesses labels by their frequency.
+    """Return the loss per token in nats of a model that guesses labels by their frequency.
 
-    This is the entropy of the labels divided by the mean number of response tokens.
-
-    Args:
-        answers: Answers of the training examples.
-        response_tokens: Mean number of tokens in a response, including the end of the turn.
-
-    Returns:
-        Nats per token; None if the answers are not labels alone, without thinking.
+    This is the entropy of the labels divided by the mean number of response tokens, end of turn
+    included. None if the answers are not labels alone, without thinking.
     """
     if not closed_set(answers) or any(without_thinking(text) != text for text in answers):
         return None
@@ -66,13 +58,9 @@ def warnings_after(
     *,
     with_classifier: bool = False,
 ) -> list[str]:
-    """Return a warning if the task loss shows that a run did not learn.
+    """Return a warning if the task loss in the training log shows that a run did not learn.
 
-    Args:
-        run_plan: Run plan.
-        examples: Training examples.
-        log: Rows of training_log.jsonl.
-        with_classifier: Whether a classifier chooses the labels together with the adapter.
+    With `with_classifier`, a classifier chooses the labels together with the adapter.
     """
     losses = [row["loss_task"] for row in log if "loss_task" in row]
     if not losses:

@@ -10,9 +10,6 @@ for the rarest labels, and surplus examples of frequent labels are discarded.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,14 +20,13 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
+from telltune.inference.engine import sample_texts
 from telltune.inference.labels import closed_set
-from telltune.inference.texts import sample_texts
-from telltune.levers.agreement import agreed, balanced
-from telltune.levers.filters import TextFilter
+from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.storage import cache_folder, cached_and_timed, content_key
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
-
-__all__ = ["SelfGuide"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32
@@ -82,7 +76,6 @@ class SelfGuide(Synthesis):
             DataError: There are fewer than two labeled examples, or no example is kept; the message
                 then has the counts by reason.
         """
-        began = time.perf_counter()
         spec, demonstrations = self.spec, task.train
         if len(demonstrations) < 2:
             raise DataError(
@@ -128,7 +121,7 @@ class SelfGuide(Synthesis):
             asked,
             {reason: count for reason, count in refused.most_common() if count},
             (f"Inputs were written in {rounds} rounds.",),
-            time.perf_counter() - began + writer.earlier_seconds,
+            writer.seconds,
             self.shots(task),
         )
         if not found:
@@ -139,8 +132,7 @@ class SelfGuide(Synthesis):
 class _Writer:
     """Writes inputs and answers, one round at a time.
 
-    Attributes:
-        earlier_seconds: Time that cached texts took when they were written, in seconds.
+    `seconds` is the time that it took, also for cached rounds.
     """
 
     def __init__(
@@ -156,7 +148,7 @@ class _Writer:
         self.teacher = teacher
         self._speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
         self.spec, self.seed = spec, seed
-        self.earlier_seconds = 0.0
+        self.seconds = 0.0
         self.labels = closed_set(example.completion for example in demonstrations)
         self._encoder = Encoder(base.tokenizer)
         lengths = self._encoder.encode(demonstrations)
@@ -201,16 +193,10 @@ class _Writer:
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
         whole = (_VERSION, self._speaker, demonstrations, self.instruction, self.seed, *key)
-        digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
-        path = cache_folder("self_guide") / f"{digest}.json"
-        kept = read_cached_json(path)
-        if kept is not None:
-            self.earlier_seconds += kept["seconds"]
-        else:
-            began = time.perf_counter()
-            kept = {"texts": write(), "seconds": time.perf_counter() - began}
-            write_json(path, kept)
-        return kept["texts"]
+        path = cache_folder("self_guide") / f"{content_key(*whole)}.json"
+        written, seconds = cached_and_timed(path, write)
+        self.seconds += seconds
+        return written
 
     @property
     def _system(self) -> Message:

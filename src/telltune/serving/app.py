@@ -6,9 +6,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,33 +16,25 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from telltune.errors import DataError, shown
+from telltune.serving.cascades import ServedCascade
+from telltune.serving.metrics import Metrics
 from telltune.serving.models import TooLongError
 from telltune.serving.requests import ChatBody, messages_example
 from telltune.serving.scheduler import Scheduler
-from telltune.serving.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from telltune.serving.lanes import Job
     from telltune.serving.models import ServedModel
+    from telltune.serving.writing import Writing
 
 __all__ = ["MOST_BODY", "Service", "make_app"]
 
 MOST_BODY = 2**20
 """Longest body of a request in bytes."""
-
-_COUNTERS = {
-    "requests": "Requests for an answer.",
-    "requests_finished": "Requests that were answered.",
-    "requests_cancelled": "Requests whose client hung up.",
-    "requests_failed": "Requests whose answer could not be computed.",
-    "prompt_tokens": "Tokens of prompts.",
-    "completion_tokens": "Generated tokens.",
-}
-"""Descriptions of the counters by name."""
 
 
 class Service:
@@ -59,12 +49,15 @@ class Service:
         models: Served models.
     """
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel | ServedCascade]) -> None:
         self.models = {model.name: model for model in models}
         self.open = 0
         self.draining = False
         self._scheduler = Scheduler([model.lane for model in models], self._tell)
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._metrics = Metrics()
+        for model in models:
+            if isinstance(model, ServedCascade):
+                model.lane.wake = self._scheduler.wake
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
@@ -81,7 +74,7 @@ class Service:
         """End the thread that computes answers, whatever is open; see `Scheduler.stop`."""
         self._scheduler.stop(timeout)
 
-    def find(self, name: str) -> ServedModel:
+    def find(self, name: str) -> ServedModel | ServedCascade:
         """Return a served model.
 
         Raises:
@@ -96,7 +89,7 @@ class Service:
         return self.models[name]
 
     async def pieces(
-        self, model: ServedModel, job: Job, writing: Writing, *, whole: bool
+        self, model: ServedModel | ServedCascade, job: Job, writing: Writing | None, *, whole: bool
     ) -> AsyncIterator[tuple[str, str | None]]:
         """Submit a job, and yield its answer in pieces of text.
 
@@ -105,7 +98,7 @@ class Service:
         Args:
             model: Model to answer.
             job: Job from `model.job`.
-            writing: Text of its answer, still empty.
+            writing: Text of its answer, from `model.writing`.
             whole: Whether to yield the answer in one piece.
 
         Yields:
@@ -115,8 +108,8 @@ class Service:
             HTTPException: The answer could not be computed.
         """
         self.open += 1
-        self._counts["requests", model.name] += 1
-        outcome = "requests_cancelled"
+        self._metrics.count("requests", model.name)
+        outcome, began = "requests_cancelled", time.perf_counter()
         try:
             self._scheduler.submit(model.lane, job)
             end = None
@@ -126,7 +119,7 @@ class Service:
                 if job.error:
                     outcome = "requests_failed"
                     raise _Refused(500, f"the answer could not be computed: {job.error}.")
-                if job.row is None:
+                if job.row is None or writing is None:
                     yield job.label or "", "stop"
                     break
                 # The end is read first, because the other thread may add tokens meanwhile.
@@ -139,41 +132,19 @@ class Service:
                 if piece or end is not None:
                     yield piece, end
             outcome = "requests_finished"
+            level = {"level": job.level} if job.level else {}
+            self._metrics.time(time.perf_counter() - began, model=model.name, **level)
         finally:
             job.dropped = True
             self.open -= 1
-            self._counts[outcome, model.name] += 1
+            self._metrics.count(outcome, model.name)
             usage = _usage(job, writing)
             for name in ("prompt_tokens", "completion_tokens"):
-                self._counts[name, model.name] += usage[name]
+                self._metrics.count(name, model.name, usage[name])
 
     def metrics(self) -> str:
-        """Return the counts in the text format of Prometheus."""
-        lines = []
-
-        def add(name: str, kind: str, told: str, values: dict[str, int]) -> None:
-            lines.append(f"# HELP telltune_{name} {told}")
-            lines.append(f"# TYPE telltune_{name} {kind}")
-            lines.extend(f"telltune_{name}{label} {value}" for label, value in values.items())
-
-        def each(value: Callable[[ServedModel], int]) -> dict[str, int]:
-            return {
-                f"{{model={json.dumps(name, ensure_ascii=False)}}}": value(model)
-                for name, model in self.models.items()
-            }
-
-        for name, told in _COUNTERS.items():
-            add(f"{name}_total", "counter", told, each(partial(self._count, name)))
-        told = "Requests that have not begun."
-        add("requests_waiting", "gauge", told, each(lambda model: model.lane.waiting))
-        told = "Requests that are computed now."
-        add("requests_running", "gauge", told, each(lambda model: model.lane.running))
-        told = "Most requests that were computed together."
-        add("largest_batch", "gauge", told, {"": self._scheduler.largest})
-        return "\n".join(lines) + "\n"
-
-    def _count(self, name: str, model: ServedModel) -> int:
-        return self._counts[name, model.name]
+        """Return all metrics in the text format of Prometheus."""
+        return self._metrics.text(self.models.values(), self._scheduler.largest)
 
     def _tell(self, jobs: list[Job]) -> None:
         # A second signal closes the loop during a step.
@@ -228,7 +199,7 @@ def make_app(service: Service, key: str | None = None) -> FastAPI:
         except DataError as error:
             code = "context_length_exceeded" if isinstance(error, TooLongError) else None
             raise _Refused(400, str(error), code) from None
-        writing = Writing(model.predictor, body.stops)
+        writing = model.writing(body.stops)
         # A text that ends the answer is looked for after each token.
         whole = not body.stream and not body.stops
         pieces = service.pieces(model, job, writing, whole=whole)
@@ -254,7 +225,7 @@ def make_app(service: Service, key: str | None = None) -> FastAPI:
 class _Reply:
     """Answer to a chat request, in OpenAI's form."""
 
-    def __init__(self, model: str, job: Job, writing: Writing) -> None:
+    def __init__(self, model: str, job: Job, writing: Writing | None) -> None:
         self._job, self._writing = job, writing
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -263,7 +234,8 @@ class _Reply:
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end}
         head = self._head | {"object": "chat.completion"}
-        return head | {"choices": [choice], "usage": _usage(self._job, self._writing)}
+        usage = _usage(self._job, self._writing)
+        return head | {"choices": [choice], "usage": usage, **self._job.more}
 
     async def events(
         self, pieces: AsyncIterator[tuple[str, str | None]], *, usage: bool
@@ -280,7 +252,7 @@ class _Reply:
                 if text:
                     yield self._chunk({"content": text})
                 if end is not None:
-                    yield self._chunk({}, end)
+                    yield self._chunk({}, end, **self._job.more)
         except HTTPException as error:
             yield _event(_error(error))
             return
@@ -288,9 +260,9 @@ class _Reply:
             yield _event(self._part([]) | {"usage": _usage(self._job, self._writing)})
         yield "data: [DONE]\n\n"
 
-    def _chunk(self, delta: dict[str, str], end: str | None = None) -> str:
+    def _chunk(self, delta: dict[str, str], end: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}
-        return _event(self._part([choice]))
+        return _event(self._part([choice]) | more)
 
     def _part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head | {"object": "chat.completion.chunk", "choices": choices}
@@ -368,19 +340,19 @@ def _error(error: StarletteHTTPException) -> dict[str, Any]:
     return {"error": {"message": error.detail, "type": kind, "param": None, "code": code}}
 
 
-def _described(model: ServedModel) -> dict[str, Any]:
+def _described(model: ServedModel | ServedCascade) -> dict[str, Any]:
     head = {"id": model.name, "object": "model", "created": model.loaded}
     return head | {"owned_by": "telltune"}
 
 
-def _usage(job: Job, writing: Writing) -> dict[str, int]:
+def _usage(job: Job, writing: Writing | None) -> dict[str, int]:
     """Return the numbers of tokens; a chosen label counts none."""
     prompt = 0 if job.row is None else len(job.row.prompt)
-    total = prompt + writing.tokens
+    written = 0 if writing is None else writing.tokens
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": writing.tokens,
-        "total_tokens": total,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
     }
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
 from telltune.serving.models import Sampling
-from telltune.serving.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,12 +63,12 @@ def _answer(model: ServedModel, example: Example, max_new_tokens: int | None) ->
         DataError: See `ServedModel.job`.
     """
     job = model.job(example, Sampling(max_new_tokens))
-    writing = Writing(model.predictor)
+    writing = model.writing()
     model.lane.add(job)
     with model.lane.ready():
         while not job.done:
             model.lane.step()
-            if job.row is None:
+            if job.row is None or writing is None:
                 yield job.label or ""
             else:
                 yield writing.piece(job.row.answer, ended=job.done)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
-    from telltune.inference.generator import Generator, Row
+    from telltune.fitting.predictor import Predictor
+    from telltune.inference.engine import Generator
+    from telltune.inference.next_tokens import Row
     from telltune.inference.packed_engine import PackedBatch
 
 __all__ = ["ChoosingLane", "GeneratingLane", "Job", "Lane", "PackedLane"]
@@ -37,6 +38,8 @@ class Job:
         example: Prompt and the turns before it.
         row: Tokens of the prompt and of the answer; None if the model chooses a label.
         label: Chosen label; None before.
+        level: Level of a cascade that chose the label; "" for other models.
+        more: Keys that the reply has besides those of OpenAI.
         error: Reason why there will be no answer; "" if there is none.
         dropped: Whether nobody waits for the answer any more.
         changed: Event that the server sets after each change.
@@ -45,6 +48,8 @@ class Job:
     example: Example
     row: Row | None = None
     label: str | None = None
+    level: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     dropped: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -67,6 +72,11 @@ class Lane(Protocol):
     @property
     def running(self) -> int:
         """Number of jobs that have begun and not ended."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would compute something now."""
         ...
 
     def add(self, job: Job) -> None:
@@ -122,6 +132,11 @@ class PackedLane:
     def running(self) -> int:
         """Number of jobs that have begun and not ended."""
         return sum(len(batch.rows) for _, batch in self._queues)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would compute something now."""
+        return bool(self.waiting or self.running)
 
     def add(self, job: Job) -> None:
         """Let a job wait for the next step."""
@@ -197,6 +212,11 @@ class _BatchLane(ABC):
     def running(self) -> int:
         """Number of jobs that have begun and not ended."""
         return len(self._begun)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would compute something now."""
+        return bool(self.waiting or self.running)
 
     def add(self, job: Job) -> None:
         """Let a job wait for the next step."""

@@ -14,21 +14,22 @@ from telltune.errors import DataError, RecipeError
 from telltune.fitting.adapter_folder import base_spec, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
 from telltune.fitting.model_card import is_whole_model
-from telltune.inference.generator import Row
+from telltune.inference.next_tokens import Row
 from telltune.inference.packed_engine import PackedGenerator, shared_length
 from telltune.models import context_length, load_base
 from telltune.models.kernels.packing import LEAST_SHARED
 from telltune.serving.lanes import ChoosingLane, GeneratingLane, Job, PackedLane
+from telltune.serving.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.serving.lanes import Lane
 
-__all__ = ["Sampling", "ServedModel", "TooLongError", "load_models"]
+__all__ = ["Sampling", "ServedModel", "TooLongError", "check_names", "load_models"]
 
 _ENGINES = {
     PackedLane: "packed engine, requests join the running batch",
@@ -76,6 +77,14 @@ class ServedModel:
         """Description of how requests are answered."""
         return _ENGINES[type(self.lane)]
 
+    def writing(self, stops: Sequence[str] = ()) -> Writing | None:
+        """Return the text of an answer, still empty; None if answers are labels in one piece.
+
+        Args:
+            stops: Texts that end the answer; they are not part of it.
+        """
+        return None if isinstance(self.lane, ChoosingLane) else Writing(self.predictor, stops)
+
     def job(self, example: Example, sampling: Sampling) -> Job:
         """Return a job for a prompt.
 
@@ -110,6 +119,19 @@ class TooLongError(DataError):
     """A prompt that does not fit into the model's context with its answer."""
 
 
+def check_names(folders: Sequence[Path]) -> None:
+    """Refuse folders that requests could not tell apart.
+
+    Raises:
+        RecipeError: Two folders have the same name.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RecipeError(
+            f"two folders are named {min(twice)}, which requests could not tell apart; rename one."
+        )
+
+
 def load_models(
     folders: Sequence[Path], *, most: int, trust_model: bool = False
 ) -> list[ServedModel]:
@@ -121,17 +143,11 @@ def load_models(
         trust_model: As in `tell evaluate`.
 
     Raises:
-        RecipeError: Two folders have the same name.
         ModelError: A folder is not finished or is damaged, or its base is missing.
     """
-    names = [folder.resolve().name for folder in folders]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise RecipeError(
-            f"two folders are named {min(twice)}, which requests could not tell apart; rename one."
-        )
     bases: dict[str, LoadedModel] = {}
     models = []
-    for name, folder in zip(names, folders, strict=True):
+    for folder in folders:
         record = read_tell(folder)
         base = None
         if not is_baseline(record) and not is_whole_model(record):
@@ -143,7 +159,7 @@ def load_models(
         if base is not None:
             base.model = predictor.model
         predictor.in_process = predictor.evaluation.engine != "transformers"
-        models.append(ServedModel(name, predictor, _lane(predictor, most)))
+        models.append(ServedModel(folder.resolve().name, predictor, _lane(predictor, most)))
     for model in models:
         # The weights are packed now, with all adapters in place, and not at the first request.
         with model.lane.ready():

@@ -44,6 +44,11 @@ class Scheduler:
             self._new.append((lane, job))
             self._wake.notify()
 
+    def wake(self) -> None:
+        """Look again which lanes are busy; any thread may call this."""
+        with self._wake:
+            self._wake.notify()
+
     def stop(self, timeout: float | None = None) -> None:
         """End the thread after its current step; jobs that have not ended stay without answer.
 
@@ -59,10 +64,10 @@ class Scheduler:
         while not self._stopped:
             self._take_in()
             for lane in self._lanes:
-                if _busy(lane):
+                if lane.busy:
                     self._turn(lane)
             with self._wake:
-                while not (self._new or self._stopped or any(map(_busy, self._lanes))):
+                while not (self._new or self._stopped or any(one.busy for one in self._lanes)):
                     self._wake.wait()
 
     def _take_in(self) -> None:
@@ -75,18 +80,14 @@ class Scheduler:
         """Step through one lane, until it is done or another has something to compute."""
         try:
             with lane.ready():
-                while _busy(lane) and not self._stopped:
+                while lane.busy and not self._stopped:
                     changed = lane.step()
                     self.largest = max(self.largest, lane.running, len(changed))
                     self._tell(changed)
                     self._take_in()
-                    if any(_busy(other) for other in self._lanes if other is not lane):
+                    if any(other.busy for other in self._lanes if other is not lane):
                         break
         except Exception as error:
             # One lane may fail, for example without memory, and the next request may fit.
             logging.getLogger(__name__).exception("A step failed.")
             self._tell(lane.fail(f"{type(error).__name__}: {error}"))
-
-
-def _busy(lane: Lane) -> bool:
-    return bool(lane.waiting or lane.running)

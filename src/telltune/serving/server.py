@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
+    from telltune.serving.cascades import ServedCascade
     from telltune.serving.models import ServedModel
 
 __all__ = ["Server", "open_port"]
@@ -54,7 +55,9 @@ class Server(uvicorn.Server):
         key: Key that requests must carry; None for no key.
     """
 
-    def __init__(self, models: Sequence[ServedModel], key: str | None = None) -> None:
+    def __init__(
+        self, models: Sequence[ServedModel | ServedCascade], key: str | None = None
+    ) -> None:
         self.service = Service(models)
         self.forced_by: int | None = None
         """Number of the second signal."""

@@ -200,11 +200,6 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
 def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
     """Read a file whose `recipe` is a mapping of keys or the name of a file in the same folder.
 
-    Args:
-        path: YAML file.
-        kind: Class of the content.
-        what: Name of the kind of file in messages.
-
     Raises:
         RecipeError: A key of the file is invalid.
     """

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from telltune.api import fit
+from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
-from telltune.research.streams.models import EncoderLevel, fitted_level
+from telltune.fitting.baseline_folder import load_folder
+from telltune.research.streams.levels import softmax
+from telltune.research.streams.models import EncoderLevel, FittedLevel
 from telltune.research.streams.top import local_model
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ def test_a_finished_adapter_is_a_level_and_a_top(
 ) -> None:
     recipe = toy_recipe | {"mixture": {"passes": 30, "leverage_ratio": 0.1}}
     fit(recipe, tmp_path / "adapter", progress=False)
-    level = fitted_level(tmp_path / "adapter", LABELS)
+    level = FittedLevel(tmp_path / "adapter", LABELS)
     assert level.name == "adapter"
     texts, labels = items(12)
     likely = level.likelihoods(texts)
@@ -69,13 +72,52 @@ def test_a_finished_adapter_is_a_level_and_a_top(
     assert all(t.tokens > 0 and t.seconds > 0 for t in told)
 
 
+def test_the_classifier_of_an_adapter_folder_chooses_with_the_adapter(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    untrained = {"learning_rate": 1e-9}
+    recipe = toy_recipe | {"method": "sft_product", "training": toy_recipe["training"] | untrained}
+    fit(recipe, tmp_path / "adapter", progress=False)
+    # Labels may be spelled and ordered in another way, and some may be new.
+    level = FittedLevel(tmp_path / "adapter", ["Sheet", "never seen", "box", "ball"])
+    texts, _ = items(12)
+    predictor = load_folder(tmp_path / "adapter")
+    examples = [Example(text, "") for text in texts]
+    names, scores = predictor.label_scores(examples)
+    order = [names.index(name) for name in ("sheet", "box", "ball")]
+    likely = level.likelihoods(texts)
+    np.testing.assert_allclose(likely[:, [0, 2, 3]], softmax(scores[:, order]), atol=1e-6)
+    assert not likely[:, 1].any()
+    # The adapter alone has learned nothing; the classifier knows the task.
+    said = np.array(["sheet", "", "box", "ball"])[likely.argmax(1)].tolist()
+    assert said == predictor.predict(examples)
+    predictor.classifier = None
+    _, alone = predictor.label_scores(examples)
+    assert np.abs(softmax(alone[:, order]) - likely[:, [0, 2, 3]]).max() > 0.1
+    with pytest.raises(RecipeError, match="none of the labels"):
+        FittedLevel(tmp_path / "adapter", ["spam", "fine"])
+
+
+def test_an_input_beyond_the_context_is_left_to_the_top_which_says_so(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(toy_recipe, tmp_path / "adapter", progress=False)
+    long = "item " * 600
+    likely = FittedLevel(tmp_path / "adapter", LABELS).likelihoods([long, "item 1 is round"])
+    np.testing.assert_allclose(likely[0], 1 / 3)
+    assert likely[1].max() > 0.34
+    told = local_model("", str(tmp_path / "adapter"), LABELS, "").label(long)
+    assert (told.label, told.tokens) == (None, 0)
+    assert "the top's context 512" in told.failure
+
+
 @pytest.mark.parametrize("method", ["tfidf_linear", "knn"])
 def test_a_finished_baseline_is_a_level_and_a_top(
     method: str, toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "baseline"
     fit(toy_recipe | {"method": method}, folder, progress=False)
-    level = fitted_level(folder, [*LABELS, "never seen"])
+    level = FittedLevel(folder, [*LABELS, "never seen"])
     texts, labels = items(12)
     likely = level.likelihoods(texts)
     np.testing.assert_allclose(likely.sum(1), 1, atol=1e-6)
@@ -95,7 +137,7 @@ def test_a_finished_baseline_is_a_level_and_a_top(
 def test_a_baseline_of_other_labels_is_no_level(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
     fit(toy_recipe | {"method": "tfidf_linear"}, tmp_path / "baseline", progress=False)
     with pytest.raises(RecipeError, match="none of the labels"):
-        fitted_level(tmp_path / "baseline", ["spam", "fine"])
+        FittedLevel(tmp_path / "baseline", ["spam", "fine"])
 
 
 def test_a_base_model_is_a_top_that_may_say_no_label(tiny_model: Path) -> None:

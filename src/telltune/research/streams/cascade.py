@@ -5,19 +5,25 @@ The top model labels the inputs that no level answers. Each level caches these a
 whenever its cache is full.
 
 If the top model fails, the answer is that of the level that agreed with it most often on recent
-inputs. The decision records the failure, and no level learns from it.
+inputs. The answer records the failure, and no level learns from it.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from telltune.errors import RecipeError
+from telltune.errors import RecipeError, TellError
 from telltune.research.streams.policies import Judged, Learned, Policy, Promised, scaled_decay
+from telltune.research.streams.saved import read_settings, read_state, write_cascade
+from telltune.research.streams.spec import PUBLISHED_INPUTS, as_cascade
+from telltune.research.streams.top import LabeledItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,14 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.research.streams.levels import Level
+    from telltune.research.streams.spec import AnyCascade
     from telltune.research.streams.top import Top
 
-__all__ = ["PUBLISHED_INPUTS", "TOP", "Cascade", "Decision", "PolicyName", "Rung"]
+__all__ = ["TOP", "Cascade", "CascadeAnswer", "Passed"]
 
-PolicyName = Literal["learned", "threshold", "cost_aware"]
 TOP = "top"
-PUBLISHED_INPUTS = 25_000
-"""Number of inputs of the published IMDB stream."""
 _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""
 _KEPT = 512
@@ -40,125 +44,181 @@ _KEPT = 512
 
 
 @dataclass(frozen=True)
-class Rung:
-    """Configuration of one level below the top model.
+class CascadeAnswer:
+    """Answer to one input.
 
     Attributes:
-        level: Model of this level.
-        cache: Number of labeled inputs per update.
-        decay: γ: after n updates the level may answer with probability 1 - γ^n; by default it is
-            scaled to the length of the stream. Used by the policy `learned`.
-        calibration: Target deferral probability where the level is right, from 0 to 1. Used by the
-            policy `learned`.
-        cost: Cost of an input relative to a call of the top model; measured in seconds if None.
-    """
-
-    level: Level
-    cache: int = 8
-    decay: float | None = None
-    calibration: float = 0.4
-    cost: float | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Decision on one input.
-
-    Attributes:
-        label: Answer to the input.
-        by: Name of the level that gave the answer.
-        seconds: Time for this input in seconds, with its share of the levels' time and the updates
-            that it triggered.
+        text: The answer, which is one of the labels.
+        level: Name of the level that gave it; `top` for the top model.
+        confidence: Likelihood of the answer according to that level, from 0 to 1; None for the top
+            model.
+        cost: Cost of the levels that were asked, relative to a call of the top model, which costs
+            1.
+        seconds: Time for this input in seconds, with its share of the levels' time.
         tokens: Number of tokens that the top model read and wrote.
-        failure: Reason why the top model was called but gave no label; "" otherwise.
+        failure: Reason why the top model was needed but gave no label; "" otherwise.
     """
 
-    label: str
-    by: str
+    text: str
+    level: str
+    confidence: float | None
+    cost: float
     seconds: float
     tokens: int = 0
     failure: str = ""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """Input that has passed through the levels.
+
+    Attributes:
+        text: The input.
+        sampled: Whether the top model labels it whatever the levels think.
+        level: Number of the level that answers it; -1 for the top model.
+        likely: Likelihood of each label by each level; None for a level that was not asked.
+        seconds: Time of the levels in seconds.
+    """
+
+    text: str
+    sampled: bool
+    level: int
+    likely: list[list[float] | None]
+    seconds: float
+
+
 class Cascade:
     """A cascade that answers inputs and learns from them.
 
     Example:
-        >>> cascade = Cascade(["spam", "fine"], [Rung(LinearLevel(2))], top, policy="threshold")
-        >>> for decision in cascade.feed(["win a prize now", "see you at nine"]):
-        ...     print(decision.label, decision.by)
+        >>> cascade = telltune.Cascade("cascade.yaml")
+        >>> answer = cascade.answer("My parcel is late.")
+        >>> print(answer.text, answer.level, answer.confidence)
+        >>> cascade.save("runs/cascade")
+        >>> cascade = telltune.Cascade.load("runs/cascade")
+
+    Args:
+        spec: The settings: a `CascadeSpec`, the path of a YAML file, or a dictionary.
+        levels: Models of the levels; by default those that the settings name.
+        top: Top model; by default the one that the settings name.
 
     Attributes:
-        labels: Possible labels of an input.
-        rungs: Levels below the top model, from the cheapest up.
-        top: Model that labels the inputs that no level answers.
-        policy: `learned` (deferral networks and random draws, as published), `threshold`
-            (thresholds on confidence that keep the promised agreement) or `cost_aware` (the same,
-            with the thresholds that cost least).
-        agreement: Promised share of inputs whose answer is the top model's. Used by `threshold` and
-            `cost_aware`.
-        price: μ: price of a call to the top model, in nats of prediction loss. Used by `learned`.
+        spec: The settings.
+        levels: Models below the top model, from the cheapest up.
+        names: Names of the levels, each different, and `top`.
         inputs: Expected number of inputs of the stream, to which γ is scaled.
-        seed: Seed of the random draws and of the deferral networks' initialization.
+        lines: Number of lines of a stream's file that were read; see `run_stream`.
+        seen: Number of inputs that have entered.
+        asked: Number of inputs that each level was asked about, the top model last.
+        updates: Number of updates of each level.
+        answered: Number of inputs that each level answered, by name.
+        failures: Number of inputs for which the top model gave no label.
+        tokens: Number of tokens that the top model read and wrote.
+        cost: Cost of all answers, relative to a call of the top model.
 
     Raises:
-        RecipeError: There are fewer than two labels, or no levels.
+        RecipeError: The settings are invalid, the variable with the server's key is not set, or a
+            folder knows none of the labels.
+        ModelError: A model cannot be loaded.
     """
 
-    labels: Sequence[str]
-    rungs: Sequence[Rung]
-    top: Top
-    policy: PolicyName = "learned"
-    agreement: float = 0.98
-    price: float = 0.5
-    inputs: int = PUBLISHED_INPUTS
-    seed: int = 0
-    seen: int = field(default=0, init=False)
-    """Number of inputs seen so far."""
-    updates: list[int] = field(init=False)
-    """Number of updates of each level."""
-    asked: list[int] = field(init=False)
-    """Number of inputs that each level was asked about, the top model last."""
+    def __init__(
+        self, spec: AnyCascade, *, levels: Sequence[Level] | None = None, top: Top | None = None
+    ) -> None:
+        self.spec = as_cascade(spec)
+        if levels is None or top is None:
+            from telltune.research.streams.making import make_levels, make_top
 
-    def __post_init__(self) -> None:
-        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise RecipeError("a cascade needs at least two labels, each listed once.")
-        if not self.rungs:
-            raise RecipeError("a cascade needs at least one level below the top model.")
-        self.updates = [0] * len(self.rungs)
-        self._caches: list[list[tuple[str, int]]] = [[] for _ in self.rungs]
+            levels = make_levels(self.spec) if levels is None else levels
+            top = make_top(self.spec) if top is None else top
+        if len(levels) != len(self.spec.levels):
+            raise RecipeError(
+                f"the cascade's settings have {len(self.spec.levels)} levels, but {len(levels)} "
+                "models were given; give one for each."
+            )
+        self.levels = list(levels)
+        self.top = top
+        self.names = _different([level.name for level in levels])
+        self.inputs = self.spec.inputs or PUBLISHED_INPUTS
+        self.lines = self.seen = self.failures = self.tokens = 0
+        self.cost = 0.0
+        self.updates = [0] * len(levels)
+        self.asked = [0] * len(self.names)
+        self.answered = dict.fromkeys(self.names, 0)
+        self._seconds = [0.0] * len(self.names)
+        self._caches: list[list[tuple[str, int]]] = [[] for _ in levels]
         self._judged: list[Judged] = []
-        self.asked = [0] * (len(self.rungs) + 1)
-        self._seconds = [0.0] * (len(self.rungs) + 1)
         self._policy = self._make_policy()
+        self._lock = Lock()
 
-    def feed(self, texts: Sequence[str]) -> Iterator[Decision]:
+    def answer(self, text: str) -> CascadeAnswer:
+        """Answer an input, and learn from it if the top model labels it.
+
+        If the top model cannot label it, whatever the reason, the best level answers. Several
+        threads may call this; inputs are answered in turn.
+        """
+        with self._lock:
+            [passed] = self.enter([text])
+            told = None if passed.level >= 0 else self.ask_top(text)
+            answer = self.conclude(passed, told)
+            return replace(answer, seconds=answer.seconds + self.learn(passed, told))
+
+    def feed(self, texts: Sequence[str]) -> Iterator[CascadeAnswer]:
         """Answer inputs in their order, and learn from those that the top model labels.
 
         Inputs pass through a level together, as many as cannot fill a cache. No level learns
         between them, so the answers are the same as one at a time, and no input passes a level
         twice. If the top model raises an error, all answers before it are kept.
+
+        Raises:
+            ModelError: The top model cannot label any input.
         """
         start = 0
         while start < len(texts):
-            room = min(
-                rung.cache - len(cache)
-                for rung, cache in zip(self.rungs, self._caches, strict=True)
-            )
-            block = texts[start : start + min(room, _TOGETHER)]
-            yield from self._pass(block)
+            block = self.enter(texts[start : start + min(self.room, _TOGETHER)])
+            done = 0
+            try:
+                for passed in block:
+                    told = None if passed.level >= 0 else self.top.label(passed.text)
+                    answer = self.conclude(passed, told)
+                    learning = self.learn(passed, told)
+                    done += 1
+                    yield replace(answer, seconds=answer.seconds + learning)
+            finally:
+                self.seen -= len(block) - done
             start += len(block)
 
-    def _pass(self, texts: Sequence[str]) -> Iterator[Decision]:
-        """Decide inputs between which no level learns."""
+    @property
+    def room(self) -> int:
+        """Number of inputs that may enter before a level can learn, at least 1."""
+        sizes = [level.cache for level in self.spec.levels]
+        return min(size - len(kept) for size, kept in zip(sizes, self._caches, strict=True))
+
+    @property
+    def agreement(self) -> tuple[float, float] | None:
+        """Share of inputs whose answer is the top model's: an estimate, and its lower limit at 95%.
+
+        Inputs on which the top model failed are not counted. None before the first input, and for
+        the policy `learned`, which has no random sample to estimate it from.
+        """
+        return self._policy.agreement()
+
+    def enter(self, texts: Sequence[str]) -> list[Passed]:
+        """Let inputs pass through the levels, without learning.
+
+        `conclude` and then `learn` must follow for each of them; `learn` in the same order.
+
+        Args:
+            texts: At most as many inputs as there is `room` beside those that have entered and that
+                the top model has not labeled yet.
+        """
         places = range(self.seen, self.seen + len(texts))
         sampled = self._policy.sampled(places, self.updates)
         waiting = np.arange(len(texts))
         by = np.full(len(texts), -1)
         seconds = np.zeros(len(texts))
         likely: list[dict[int, list[float]]] = []
-        for number in range(len(self.rungs)):
+        for number in range(len(self.levels)):
             asked = waiting if self._policy.asks(number) else waiting[sampled[waiting]]
             likely.append({})
             if not len(asked):
@@ -172,62 +232,105 @@ class Cascade:
             )
             by[asked[answers & ~sampled[asked]]] = number
             waiting = waiting[by[waiting] < 0]
-        for i, text in enumerate(texts):
-            began = time.perf_counter()
-            own = [level.get(i) for level in likely]
-            if by[i] >= 0:
-                label, name, tokens, failure = self._best(own[by[i]]), self._name(by[i]), 0, ""
-            else:
-                label, name, tokens, failure = self._ask_top(text, own, sampled=bool(sampled[i]))
-            self.seen += 1
-            self._policy.count(sampled=by[i] < 0 and bool(sampled[i]))
-            spent = seconds[i] + time.perf_counter() - began
-            yield Decision(label, name, float(spent), tokens, failure)
+        self.seen += len(texts)
+        return [
+            Passed(
+                text,
+                bool(sampled[i]),
+                int(by[i]),
+                [level.get(i) for level in likely],
+                float(seconds[i]),
+            )
+            for i, text in enumerate(texts)
+        ]
 
-    def _ask_top(
-        self, text: str, likely: list[list[float] | None], *, sampled: bool
-    ) -> tuple[str, str, int, str]:
-        """Return the label, who gave it, tokens and failure; learn if the top gave the label."""
-        told = self.top.label(text)
-        self._seconds[-1] += told.seconds
-        self.asked[-1] += 1
-        if told.label is None or told.label not in self.labels:
-            number, guess = self._guess(text, likely)
-            failure = told.failure or f"`{told.label}` is not one of the labels"
-            return guess, self._name(number), told.tokens, failure
-        judged = Judged(likely, self.labels.index(told.label))
-        self._policy.observe(judged, sampled=sampled)
-        self._remember(text, judged)
-        return told.label, TOP, told.tokens, ""
+    def ask_top(self, text: str) -> LabeledItem:
+        """Ask the top model; if it cannot label any input, that is a failure of this one."""
+        began = time.perf_counter()
+        try:
+            return self.top.label(text)
+        except TellError as error:
+            return LabeledItem(None, 0, time.perf_counter() - began, str(error))
 
-    def _guess(self, text: str, likely: list[list[float] | None]) -> tuple[int, str]:
-        """Return the level that agreed with the top most often, and its answer."""
+    def conclude(self, passed: Passed, told: LabeledItem | None) -> CascadeAnswer:
+        """Return the answer to an input, and count it.
+
+        Args:
+            passed: The input, from `enter`.
+            told: Answer of the top model; None if a level answers.
+        """
+        level, likely, failure = passed.level, passed.likely, ""
+        cost = sum(
+            each for each, found in zip(self._costs(), likely, strict=True) if found is not None
+        )
+        if told is not None:
+            self.asked[-1] += 1
+            self.tokens += told.tokens
+            # A call that was not made costs nothing, for example while the server has a rest.
+            cost += bool(told.label or told.tokens)
+            failure = self._failure(told)
+        if failure:
+            self.failures += 1
+            level, likely = self._guess(passed)
+        name = self.names[level]
+        found = likely[level] if level >= 0 else None
+        self.cost += cost
+        self.answered[name] += 1
+        if found is None:
+            assert told is not None
+            assert told.label is not None
+            text, confidence = told.label, None
+        else:
+            confidence = max(found)
+            text = self.spec.labels[found.index(confidence)]
+        seconds = passed.seconds + (0.0 if told is None else told.seconds)
+        tokens = 0 if told is None else told.tokens
+        return CascadeAnswer(text, name, confidence, cost, seconds, tokens, failure)
+
+    def learn(self, passed: Passed, told: LabeledItem | None) -> float:
+        """Learn from an input, and return the seconds that it took.
+
+        Args:
+            passed: The input, from `enter`.
+            told: Answer of the top model; None if a level answered.
+        """
+        began = time.perf_counter()
+        if told is None:
+            self._policy.count(sampled=False)
+        elif not self._failure(told):
+            self._seconds[-1] += told.seconds
+            judged = Judged(passed.likely, self.spec.labels.index(str(told.label)))
+            self._policy.observe(judged, sampled=passed.sampled)
+            self._remember(passed.text, judged)
+            self._policy.count(sampled=passed.sampled)
+        return time.perf_counter() - began
+
+    def _failure(self, told: LabeledItem) -> str:
+        """Return the reason why the top model gave no label; "" if it gave one."""
+        if told.label is None:
+            return told.failure or "the top gave no label"
+        return "" if told.label in self.spec.labels else f"`{told.label}` is not one of the labels"
+
+    def _guess(self, passed: Passed) -> tuple[int, list[list[float] | None]]:
+        """Return the level that agreed with the top most often, with its likelihoods filled in."""
         share = []
-        for number in range(len(self.rungs)):
+        for number in range(len(self.levels)):
             known = [one.right(number) for one in self._judged if one.likely[number] is not None]
             # Of equally good levels, the upper one.
             share.append((sum(known) / max(len(known), 1), number))
         _, best = max(share)
-        found = likely[best]
-        if found is None:
-            found = self._likelihoods(best, [text])[0].tolist()
-        return best, self._best(found)
+        likely = list(passed.likely)
+        if likely[best] is None:
+            likely[best] = self._likelihoods(best, [passed.text])[0].tolist()
+        return best, likely
 
     def _likelihoods(self, number: int, texts: Sequence[str]) -> NDArray[np.float64]:
         """Ask a level, and count its time and inputs."""
         began = time.perf_counter()
-        found = self.rungs[number].level.likelihoods(texts)
+        found = self.levels[number].likelihoods(texts)
         self._seconds[number] += time.perf_counter() - began
         self.asked[number] += len(texts)
         return found
-
-    def _best(self, likely: list[float] | None) -> str:
-        """Return the most likely label of a level that was asked."""
-        assert likely is not None
-        return self.labels[likely.index(max(likely))]
-
-    def _name(self, number: int) -> str:
-        return self.rungs[number].level.name
 
     def _remember(self, text: str, judged: Judged) -> None:
         """Add an input that the top model labeled to every cache; learn from full caches.
@@ -237,11 +340,11 @@ class Cascade:
         would never defer.
         """
         self._judged = [*self._judged[1 - _KEPT :], judged]
-        for number, (rung, cache) in enumerate(zip(self.rungs, self._caches, strict=True)):
+        for number, (level, cache) in enumerate(zip(self.levels, self._caches, strict=True)):
             cache.append((text, judged.label))
-            if len(cache) >= rung.cache:
+            if len(cache) >= self.spec.levels[number].cache:
                 texts, labels = zip(*cache, strict=True)
-                rung.level.learn(texts, labels)
+                level.learn(texts, labels)
                 self.updates[number] += 1
                 cache.clear()
                 if number == 0:
@@ -249,42 +352,95 @@ class Cascade:
 
     def _costs(self) -> list[float]:
         """Return the cost of an input at each level relative to a call of the top, at most 1."""
-        means = [s / max(n, 1) for s, n in zip(self._seconds, self.asked, strict=True)]
+        # Failed calls may take no time, and say nothing about the cost of a label.
+        counts = [*self.asked[:-1], self.asked[-1] - self.failures]
+        means = [s / max(n, 1) for s, n in zip(self._seconds, counts, strict=True)]
         top = means[-1] or 1.0
         return [
-            min(mean / top, 1.0) if rung.cost is None else rung.cost
-            for rung, mean in zip(self.rungs, means[:-1], strict=True)
+            min(mean / top, 1.0) if level.cost is None else level.cost
+            for level, mean in zip(self.spec.levels, means[:-1], strict=True)
         ]
 
     def _make_policy(self) -> Policy:
-        if self.policy != "learned":
-            cheapest = self.policy == "cost_aware"
-            return Promised(len(self.rungs), self.agreement, cheapest=cheapest, seed=self.seed)
+        spec = self.spec
+        if spec.policy != "learned":
+            cheapest = spec.policy == "cost_aware"
+            return Promised(len(spec.levels), spec.agreement, cheapest=cheapest, seed=spec.seed)
         return Learned(
-            len(self.labels),
-            [rung.calibration for rung in self.rungs],
-            [rung.decay or scaled_decay(self.inputs, rung.cache) for rung in self.rungs],
-            price=self.price,
-            seed=self.seed,
+            len(spec.labels),
+            [level.calibration for level in spec.levels],
+            [level.decay or scaled_decay(self.inputs, level.cache) for level in spec.levels],
+            price=spec.price,
+            seed=spec.seed,
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the settings (cascade.yaml) and what was learned (state.pt) to a folder.
+
+        Each file is complete at any time, so that a killed process leaves the last saved state.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        write_cascade(Path(folder), self.spec, self.state())
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        spec: AnyCascade | None = None,
+        *,
+        levels: Sequence[Level] | None = None,
+        top: Top | None = None,
+    ) -> Self:
+        """Return a cascade that continues from the state in a folder.
+
+        Args:
+            folder: Folder of `save`, `tell cascade` or `tell serve`.
+            spec: Settings to use in place of the saved ones; with the same labels, levels and
+                policy.
+            levels: See `Cascade`.
+            top: See `Cascade`.
+
+        Raises:
+            RecipeError: The settings are invalid, or do not fit the state.
+            ModelError: A model cannot be loaded.
+            StorageError: The folder has no state, or it is damaged.
+        """
+        folder = Path(folder)
+        state = read_state(folder)
+        cascade = cls(read_settings(folder) if spec is None else spec, levels=levels, top=top)
+        cascade.restore(state)
+        return cascade
 
     def _identity(self) -> dict[str, list[str]]:
         """Return what a restored state must share."""
-        levels = [rung.level.name for rung in self.rungs]
-        return {"labels": list(self.labels), "levels": levels, "policy": [self.policy]}
+        return {
+            "labels": list(self.spec.labels),
+            "levels": list(self.names[:-1]),
+            "policy": [self.spec.policy],
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` rebuilds the cascade."""
         return {
             **self._identity(),
             "inputs": self.inputs,
+            "lines": self.lines,
             "seen": self.seen,
             "updates": list(self.updates),
+            "asked": list(self.asked),
+            "seconds": list(self._seconds),
+            "counts": {
+                "answered": dict(self.answered),
+                "failures": self.failures,
+                "tokens": self.tokens,
+                "cost": self.cost,
+            },
             "caches": [list(cache) for cache in self._caches],
             "judged": [tuple(judged) for judged in self._judged],
-            "costs": (list(self._seconds), list(self.asked)),
             "decisions": self._policy.state(),
-            "models": [rung.level.state() for rung in self.rungs],
+            "models": [level.state() for level in self.levels],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -299,12 +455,24 @@ class Cascade:
                     f"the saved cascade has the {what} {', '.join(state[what])}, but this one has "
                     f"{', '.join(own)}; restore them or use another folder."
                 )
-        self.inputs = state["inputs"]
-        self.seen, self.updates = state["seen"], list(state["updates"])
+        self.inputs, self.lines, self.seen = state["inputs"], state["lines"], state["seen"]
+        self.updates, self.asked = list(state["updates"]), list(state["asked"])
+        self._seconds, counts = list(state["seconds"]), state["counts"]
+        self.answered, self.failures = dict(counts["answered"]), counts["failures"]
+        self.tokens, self.cost = counts["tokens"], counts["cost"]
         self._caches = [[tuple(row) for row in cache] for cache in state["caches"]]
         self._judged = [Judged(*judged) for judged in state["judged"]]
-        self._seconds, self.asked = map(list, state["costs"])
         self._policy = self._make_policy()
         self._policy.restore(state["decisions"])
-        for rung, kept in zip(self.rungs, state["models"], strict=True):
-            rung.level.restore(kept)
+        for level, kept in zip(self.levels, state["models"], strict=True):
+            level.restore(kept)
+
+
+def _different(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the levels, numbered where several have the same, and `top`."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return (*found, TOP)

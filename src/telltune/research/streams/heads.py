@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from telltune.classifiers.features import Features, TextKind
     from telltune.classifiers.heads import Head
+    from telltune.research.streams.spec import HeadKind
 
-__all__ = ["HeadKind", "HeadLevel"]
+__all__ = ["HeadLevel"]
 
-HeadKind = Literal["tfidf_linear", "tfidf_em", "encoder_linear", "encoder_centroid", "encoder_em"]
 _LABELED = 2000
 """Maximum number of labeled texts; older ones are forgotten."""
 _INPUTS = 1000

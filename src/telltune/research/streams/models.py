@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
-from telltune.fitting.adapter_folder import load_predictor, read_tell
+from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
-from telltune.fitting.baseline_predictor import BaselinePredictor
-from telltune.inference.label_matching import label_key
-from telltune.inference.labels import label_nll
+from telltune.fitting.predictor import BaselinePredictor
+from telltune.hub import check_reachable, silence
+from telltune.inference.labels import label_key
+from telltune.models import context_length
+from telltune.models.files import hush_transformers
 from telltune.research.streams.levels import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from telltune.research.streams.levels import Level
-
-__all__ = ["AdapterLevel", "BaselineLevel", "EncoderLevel", "fitted_level"]
+__all__ = ["EncoderLevel", "FittedLevel"]
 
 _LONGEST = 128
 
@@ -48,17 +47,21 @@ class EncoderLevel:
     def __init__(
         self, model: str, labels: int, *, learning_rate: float = 5e-5, seed: int = 0
     ) -> None:
+        if not Path(model).exists():
+            check_reachable(f"encoder `{model}`", model, None, "set `path` to a folder")
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        hush_transformers()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
                 self._model: Any = AutoModelForSequenceClassification.from_pretrained(
-                    model, num_labels=labels
+                    model, num_labels=labels, trust_remote_code=False, use_safetensors=True
                 )
             except (OSError, ValueError) as error:
-                raise ModelError(f"encoder {model} cannot be loaded: {error}.") from None
+                reason = " ".join(str(silence() or error).split())
+                raise ModelError(f"encoder `{model}` cannot be loaded: {reason}.") from None
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(self._device)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
@@ -96,87 +99,11 @@ class EncoderLevel:
         ).to(self._device)
 
 
-class AdapterLevel:
-    """An adapter from `tell fit`, which is not trained further.
+class FittedLevel:
+    """An adapter or a baseline from `tell fit`, which is not trained further.
 
-    Args:
-        folder: Output folder of `tell fit`.
-        labels: Possible labels of an input.
-    """
-
-    name = "adapter"
-
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self._predictor = load_predictor(folder)
-        self._encoder = Encoder(self._predictor.tokenizer)
-        self._labels = self._encoder.completions([Example("-", label) for label in labels])
-
-    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the likelihood of each label as the answer, (texts, labels)."""
-        prompts = self._encoder.prompts([Example(text, "") for text in texts])
-        nll = label_nll(self._predictor.model, prompts, self._labels)
-        found: NDArray[np.float64] = (-nll).softmax(1).numpy()
-        return found
-
-    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """Do nothing; the adapter is fixed."""
-
-    def state(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Do nothing; the state is empty."""
-
-
-class BaselineLevel:
-    """A baseline from `tell fit`, which is not trained further.
-
-    Args:
-        folder: Output folder of `tell fit`.
-        labels: Possible labels of an input.
-
-    Raises:
-        RecipeError: The baseline knows none of the labels.
-    """
-
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self.name: str = read_tell(folder)["method"]
-        predictor = load_folder(folder)
-        assert isinstance(predictor, BaselinePredictor)  # guaranteed by `fitted_level`
-        self._classifier = predictor.classifier
-        answers = predictor.classifier.scorer.answers
-        keys = np.array([label_key(answer) for answer in answers])
-        # For each label, the score columns of its answers; a k-NN baseline has one per example.
-        self._rows = [np.flatnonzero(keys == label_key(label)) for label in labels]
-        if not any(len(rows) for rows in self._rows):
-            raise RecipeError(
-                f"{folder} knows none of the labels ({', '.join(labels)}), but answers such "
-                f"as `{answers[0]}`; use another folder or change the labels to match."
-            )
-
-    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the likelihood of each label, (texts, labels); 0 for unknown labels."""
-        scores = self._classifier.scores([Example(text, "") for text in texts])
-        best = np.full((len(texts), len(self._rows)), -np.inf)
-        for label, rows in enumerate(self._rows):
-            if len(rows):
-                best[:, label] = scores[:, rows].max(axis=1)
-        return softmax(best)
-
-    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
-        """Do nothing; the baseline is fixed."""
-
-    def state(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Do nothing; the state is empty."""
-
-
-def fitted_level(folder: Path, labels: Sequence[str]) -> Level:
-    """Return a level for an adapter or baseline from `tell fit`.
+    An adapter gives the likelihood of each label as the answer. If its folder has a classifier
+    (product of experts), both choose together, as in `tell predict`.
 
     Args:
         folder: Output folder of `tell fit`.
@@ -184,7 +111,55 @@ def fitted_level(folder: Path, labels: Sequence[str]) -> Level:
 
     Raises:
         ModelError: The folder cannot be loaded.
-        RecipeError: The folder is a baseline that knows none of the labels.
+        RecipeError: The folder's classifier or baseline knows none of the labels.
     """
-    kind = BaselineLevel if is_baseline(read_tell(folder)) else AdapterLevel
-    return kind(folder, labels)
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        predictor, record = load_folder(folder), read_tell(folder)
+        self.name: str = record["method"] if is_baseline(record) else "adapter"
+        if predictor.model is not None and predictor.classifier is None:
+            predictor.labels = tuple(labels)
+        self._predictor = predictor
+        answers = predictor.labels
+        if isinstance(predictor, BaselinePredictor):
+            answers = predictor.classifier.scorer.answers
+        keys = np.array([label_key(answer) for answer in answers])
+        # For each label, the score columns of its answers; a k-NN baseline has one per example.
+        self._columns = [np.flatnonzero(keys == label_key(label)) for label in labels]
+        if not any(map(len, self._columns)):
+            raise RecipeError(
+                f"{folder} knows none of the labels ({', '.join(labels)}), but answers such "
+                f"as `{answers[0]}`; use another folder or change the labels to match."
+            )
+
+    def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the likelihood of each label, (texts, labels); 0 for unknown labels.
+
+        All labels are as likely for a text that is longer than the model's context.
+        """
+        best = np.zeros((len(texts), len(self._columns)))
+        examples = [Example(text, "") for text in texts]
+        fit = self._that_fit(examples)
+        if fit:
+            _, scores = self._predictor.label_scores([examples[i] for i in fit])
+            for label, columns in enumerate(self._columns):
+                best[fit, label] = scores[:, columns].max(axis=1, initial=-np.inf)
+        return softmax(best)
+
+    def _that_fit(self, examples: Sequence[Example]) -> list[int]:
+        """Return the numbers of the examples that are not longer than the model's context."""
+        if self._predictor.model is None:
+            return list(range(len(examples)))
+        room = context_length(self._predictor.model.config) - self._predictor.max_new_tokens
+        prompts = self._predictor.prompt_ids(examples)
+        return [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+
+    def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        """Do nothing; the model is fixed."""
+
+    def state(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Do nothing; the state is empty."""

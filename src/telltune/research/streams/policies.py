@@ -112,6 +112,10 @@ class Policy(Protocol):
         """
         ...
 
+    def agreement(self) -> tuple[float, float] | None:
+        """Return the share of counted inputs whose answer is the top model's; see `Cascade`."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` rebuilds the policy."""
         ...
@@ -184,6 +188,9 @@ class Learned:
             labels = np.array([one.label for one in batch], np.int64)
             self._deferral.learn(likely, labels, [*costs[1:], 1.0])
 
+    def agreement(self) -> None:
+        """Return None: the inputs that the top model labels are no random sample."""
+
     def state(self) -> dict[str, Any]:
         """Return the state of the networks."""
         return {"deferral": self._deferral.state(), "learned": self._learned}
@@ -220,8 +227,10 @@ class Promised:
         self._enough = False
         self._inputs = 0
         self._exposed = 0
-        self._limit = 0.0
-        self._spent = 0.0
+        # Rate of disagreements at the thresholds: in the sample, and its upper limit. The sums are
+        # those of earlier thresholds, over the inputs that they may have answered.
+        self._rate = self._limit = 0.0
+        self._expected = self._spent = 0.0
 
     def sampled(
         self,
@@ -268,6 +277,7 @@ class Promised:
         costs: Sequence[float],
     ) -> None:
         """Choose the thresholds anew."""
+        self._expected += self._rate * self._exposed
         self._spent += self._limit * self._exposed
         self._exposed = 0
         room = self.allowed * self._inputs - self._spent
@@ -275,7 +285,7 @@ class Promised:
         size, most = len(self._sample), -1
         while most < size - 1 and _limit(most + 1, size) <= allowed:
             most += 1
-        self._limit, levels = 0.0, len(self.thresholds)
+        self._rate, self._limit, levels = 0.0, 0.0, len(self.thresholds)
         self._enough = most >= 0
         if not self._enough:
             self.thresholds = [math.inf] * levels
@@ -293,7 +303,15 @@ class Promised:
             found += int((acts & wrong[:, level]).sum())
             everything = everything & ~acts
         if min(self.thresholds) < math.inf:
-            self._limit = _limit(found, size)
+            self._rate, self._limit = found / size, _limit(found, size)
+
+    def agreement(self) -> tuple[float, float] | None:
+        """Return an estimate from the random sample, and its lower limit."""
+        if not self._inputs:
+            return None
+        expected = self._expected + self._rate * self._exposed
+        spent = self._spent + self._limit * self._exposed
+        return 1 - expected / self._inputs, 1 - spent / self._inputs
 
     def state(self) -> dict[str, Any]:
         """Return the thresholds, the sample and the counts."""
@@ -303,8 +321,8 @@ class Promised:
             "enough": self._enough,
             "inputs": self._inputs,
             "exposed": self._exposed,
-            "limit": self._limit,
-            "spent": self._spent,
+            "rates": (self._rate, self._limit),
+            "sums": (self._expected, self._spent),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -313,7 +331,8 @@ class Promised:
         self._sample = [(list(confidence), list(wrong)) for confidence, wrong in state["sample"]]
         self._enough = state["enough"]
         self._inputs, self._exposed = state["inputs"], state["exposed"]
-        self._limit, self._spent = state["limit"], state["spent"]
+        self._rate, self._limit = state["rates"]
+        self._expected, self._spent = state["sums"]
 
 
 class _Sample(NamedTuple):

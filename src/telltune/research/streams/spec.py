@@ -1,9 +1,10 @@
-"""Configuration of a cascade, read from a YAML file."""
+"""Configuration of a cascade: typed settings, also read from a YAML file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -15,34 +16,31 @@ from pydantic import (
 )
 
 from telltune.errors import RecipeError
-from telltune.inference.api_client import api_client
 from telltune.recipe import ApiSpec, explain, read_yaml
 from telltune.recipe.base import ConfigModel
-from telltune.research.streams.cascade import PUBLISHED_INPUTS, PolicyName
 
-if TYPE_CHECKING:
-    from telltune.research.streams.cascade import Cascade, Rung
-    from telltune.research.streams.levels import Level
-    from telltune.research.streams.top import Top
+__all__ = [
+    "PUBLISHED_INPUTS",
+    "AnyCascade",
+    "CascadeSpec",
+    "HeadKind",
+    "LevelSpec",
+    "TopSpec",
+    "as_cascade",
+    "load_cascade",
+]
 
-__all__ = ["CascadeSpec", "LevelSpec", "TopSpec", "load_cascade", "make_cascade"]
+PUBLISHED_INPUTS = 25_000
+"""Number of inputs of the published IMDB stream."""
+HeadKind = Literal["tfidf_linear", "tfidf_em", "encoder_linear", "encoder_centroid", "encoder_em"]
 
 
 class LevelSpec(ConfigModel):
     """One level below the top model."""
 
-    kind: Literal[
-        "linear",
-        "tfidf_linear",
-        "tfidf_em",
-        "encoder_linear",
-        "encoder_centroid",
-        "encoder_em",
-        "encoder",
-        "adapter",
-    ]
-    """Model of the level: hashed words, a baseline that is refitted to the top model's labels, a
-    small transformer that learns, or a `tell fit` folder (of an adapter or a baseline)."""
+    kind: Literal["linear", "encoder", "adapter"] | HeadKind
+    """Model of the level: hashed words, a small transformer that learns, a `tell fit` folder (of an
+    adapter or a baseline), or a baseline that is refitted to the top model's labels."""
     path: str | None = Field(default=None, validate_default=True)
     """Path of the encoder or of the `tell fit` folder."""
     cache: PositiveInt = 8
@@ -95,7 +93,7 @@ class CascadeSpec(ConfigModel):
     levels: list[LevelSpec] = Field(min_length=1)
     """Levels below the top model, from the cheapest up."""
     top: TopSpec
-    policy: PolicyName = "learned"
+    policy: Literal["learned", "threshold", "cost_aware"] = "learned"
     """Who answers: deferral networks and random draws (`learned`), thresholds on confidence that
     keep the promised agreement (`threshold`), or those of them that cost least (`cost_aware`)."""
     agreement: float = Field(default=0.98, gt=0, lt=1)
@@ -104,8 +102,33 @@ class CascadeSpec(ConfigModel):
     """μ: price of a call to the top model, in nats of prediction loss (policy `learned`)."""
     inputs: PositiveInt | None = None
     """Expected number of inputs of the stream, to which γ is scaled. By default, the number of
-    lines of the stream's file at the first call."""
+    lines of the stream's file at the first call, or 25,000 without a file."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the random draws and of the initial weights."""
+
+    @field_validator("labels")
+    @classmethod
+    def _are_different(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("each label must be listed once")
+        return labels
+
+
+AnyCascade = CascadeSpec | str | Path | Mapping[str, Any]
+"""Cascade argument: the settings, the path of a YAML file, or a mapping of keys."""
+
+
+def as_cascade(cascade: AnyCascade) -> CascadeSpec:
+    """Return the settings of a cascade.
+
+    Raises:
+        RecipeError: The settings are invalid; the message names the keys.
+    """
+    if isinstance(cascade, CascadeSpec):
+        return cascade
+    if isinstance(cascade, Mapping):
+        return _checked(cascade, "cascade")
+    return load_cascade(cascade)
 
 
 def load_cascade(path: str | Path) -> CascadeSpec:
@@ -114,62 +137,12 @@ def load_cascade(path: str | Path) -> CascadeSpec:
     Raises:
         RecipeError: The file cannot be read or is invalid; the message names the keys.
     """
+    return _checked(read_yaml(Path(path), "cascade"), str(path))
+
+
+def _checked(values: Mapping[str, Any], name: str) -> CascadeSpec:
     try:
-        return CascadeSpec.model_validate(read_yaml(Path(path), "cascade"))
+        return CascadeSpec.model_validate(values)
     except ValidationError as error:
         told = "; ".join(explain(error, CascadeSpec, "cascade"))
-        raise RecipeError(f"{path}: {told}.") from None
-
-
-def make_cascade(spec: CascadeSpec, inputs: int = PUBLISHED_INPUTS) -> Cascade:
-    """Load the models of a cascade.
-
-    Args:
-        spec: The configuration.
-        inputs: Expected number of inputs of the stream, if the configuration has none.
-
-    Raises:
-        RecipeError: The variable with the server's key is not set, or a baseline knows none of the
-            labels.
-        ModelError: A model cannot be loaded.
-    """
-    from telltune.research.streams.cascade import Cascade
-
-    rungs = [_rung(level, spec) for level in spec.levels]
-    return Cascade(
-        spec.labels,
-        rungs,
-        _top(spec),
-        policy=spec.policy,
-        agreement=spec.agreement,
-        price=spec.price,
-        inputs=spec.inputs or inputs,
-        seed=spec.seed,
-    )
-
-
-def _rung(level: LevelSpec, spec: CascadeSpec) -> Rung:
-    from telltune.research.streams.cascade import Rung
-    from telltune.research.streams.heads import HeadLevel
-    from telltune.research.streams.levels import LinearLevel
-    from telltune.research.streams.models import EncoderLevel, fitted_level
-
-    made: Level
-    if level.kind == "linear":
-        made = LinearLevel(len(spec.labels))
-    elif level.kind == "encoder":
-        made = EncoderLevel(str(level.path), len(spec.labels), seed=spec.seed)
-    elif level.kind == "adapter":
-        made = fitted_level(Path(str(level.path)), spec.labels)
-    else:
-        made = HeadLevel(level.kind, len(spec.labels))
-    return Rung(made, level.cache, level.decay, level.calibration, level.cost)
-
-
-def _top(spec: CascadeSpec) -> Top:
-    from telltune.research.streams.top import Endpoint, local_model
-
-    top = spec.top
-    if top.teacher is not None:
-        return Endpoint(api_client(top.teacher), spec.labels, spec.instruction)
-    return local_model(top.model, top.adapter, spec.labels, spec.instruction)
+        raise RecipeError(f"{name}: {told}.") from None

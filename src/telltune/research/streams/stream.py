@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections import Counter
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from telltune.errors import DataError, StorageError, TellError
+from telltune.errors import DataError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.research.streams.cascade import PUBLISHED_INPUTS, TOP
+from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.page import StreamReport, write_page
-from telltune.research.streams.spec import load_cascade, make_cascade
-from telltune.storage import write_bytes, write_json, write_text, writing
+from telltune.research.streams.saved import has_state
+from telltune.research.streams.spec import load_cascade
+from telltune.signals import handling
+from telltune.storage import write_json, write_text, writing
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from telltune.research.streams.cascade import Cascade, Decision
+    from telltune.research.streams.cascade import CascadeAnswer
 
 __all__ = ["DECISIONS", "run_stream"]
 
 DECISIONS = "decisions.jsonl"
 _SUMMARY = "summary.json"
-_STATE = "state.pt"
 _CHUNK = 256
 """Number of inputs between two saved states."""
 _PAUSE = 0.5
@@ -60,7 +58,8 @@ def run_stream(
             measure accuracy.
         out: Output folder for decisions.jsonl (one line per row), the state, summary.json and
             report.html.
-        follow: Wait for further rows at the end of the file, until a KeyboardInterrupt.
+        follow: Wait for further rows at the end of the file, until SIGINT or SIGTERM. The inputs at
+            hand are still answered; a second signal ends the process at once.
         progress: Show a progress bar.
 
     Raises:
@@ -70,29 +69,27 @@ def run_stream(
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with lock_folder(out):
-        kept = _load(out)
-        if kept is not None:
-            inputs = int(kept["cascade"]["inputs"])
-        else:
-            inputs = 0 if follow else _lines(stream)
+        known = has_state(out)
+        if not known and spec.inputs is None and not follow:
+            spec = spec.model_copy(update={"inputs": _lines(stream) or None})
         with phase("loading the models", shown=progress):
-            made = make_cascade(spec, inputs or PUBLISHED_INPUTS)
-        decided = _resume(made, kept, out)
+            made = Cascade.load(out, spec) if known else Cascade(spec)
+        _drop_later(out, made.lines)
         with bar(shown=progress) as shown, writing(out), shared_cores():
-            counter = shown.add_task(stream.name, completed=decided, total=None, unit="input")
-            with suppress(KeyboardInterrupt) if follow else nullcontext():
-                for chunk in _chunks(stream, decided, follow=follow):
+            counter = shown.add_task(stream.name, completed=made.lines, total=None, unit="input")
+            with _first_signal() if follow else nullcontext() as ending:
+                for chunk in _chunks(stream, made.lines, ending):
                     adapt_threads()
                     began = time.perf_counter()
                     lines, error = _decide(made, chunk, set(spec.labels))
                     with (out / DECISIONS).open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
-                    decided += len(lines)
-                    _save(made, out, decided)
+                    made.lines += len(lines)
+                    made.save(out)
                     if error is not None:
                         raise error
                     rate = len(chunk) / (time.perf_counter() - began)
-                    shown.update(counter, completed=decided, note=f"{rate:,.0f} inputs/s")
+                    shown.update(counter, completed=made.lines, note=f"{rate:,.0f} inputs/s")
         report = _report(out)
         write_json(out / _SUMMARY, asdict(report))
         write_page(report, out)
@@ -107,27 +104,27 @@ def _decide(
     An invalid row has the reason as `refused`.
     """
     texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
-    decisions: Iterator[Decision] = cascade.feed(texts)
+    answers: Iterator[CascadeAnswer] = cascade.feed(texts)
     lines: list[dict[str, Any]] = []
     for line, row in chunk:
         if isinstance(row, str):
             lines.append({"line": line, "refused": row})
             continue
         try:
-            decision = next(decisions)
+            answer = next(answers)
         except TellError as error:
             return lines, error
         record = {
             "line": line,
-            "label": decision.label,
-            "by": decision.by,
-            "seconds": round(decision.seconds, 6),
-            "tokens": decision.tokens,
+            "label": answer.text,
+            "by": answer.level,
+            "seconds": round(answer.seconds, 6),
+            "tokens": answer.tokens,
         }
-        if decision.failure:
-            record["failure"] = decision.failure
+        if answer.failure:
+            record["failure"] = answer.failure
         if row.get("label") in labels:
-            record["right"] = row["label"] == decision.label
+            record["right"] = row["label"] == answer.text
         elif row.get("label") is not None:
             record["unknown_label"] = str(row["label"])
         lines.append(record)
@@ -147,18 +144,31 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: the stream cannot be read: {error}.") from None
 
 
+@contextmanager
+def _first_signal() -> Iterator[Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets; a second one acts as usual."""
+    came = Event()
+
+    def take(_: int) -> None:
+        restore()
+        came.set()
+
+    with handling(take) as restore:
+        yield came
+
+
 def _chunks(
-    path: Path, done: int, *, follow: bool
+    path: Path, done: int, ending: Event | None
 ) -> Iterator[list[tuple[int, dict[str, Any] | str]]]:
     """Yield line numbers with the row, or with the reason why it is invalid.
 
-    Reading stops at an unfinished last line, which may still be being written. With `follow`, the
+    Reading stops at an unfinished last line, which may still be being written. With `ending`, the
     rest of it and further lines are waited for.
 
     Args:
         path: File of the stream.
         done: Number of lines to skip.
-        follow: Wait for further lines.
+        ending: Event after which no line is waited for.
     """
     chunk: list[tuple[int, dict[str, Any] | str]] = []
     number, line = 0, ""
@@ -168,7 +178,7 @@ def _chunks(
         while True:
             with _reading(path):
                 line += file.readline()
-            if line.endswith("\n") or (not follow and _is_whole(line)):
+            if line.endswith("\n") or (ending is None and _is_whole(line)):
                 number += 1
                 if number > done:
                     chunk.append((number, _row(line)))
@@ -177,11 +187,11 @@ def _chunks(
                     continue
             if chunk:
                 yield chunk
-                chunk = []
-            elif follow:
-                time.sleep(_PAUSE)
-            else:
+            elif ending is None:
                 return
+            if ending is not None and ending.wait(0 if chunk else _PAUSE):
+                return
+            chunk = []
 
 
 def _is_whole(line: str) -> bool:
@@ -205,50 +215,13 @@ def _row(line: str) -> dict[str, Any] | str:
     return row
 
 
-def _load(out: Path) -> dict[str, Any] | None:
-    """Return the last state; None if there is none."""
-    if not (out / _STATE).exists():
-        return None
-    try:
-        found: dict[str, Any] = torch.load(out / _STATE, weights_only=True)
-        if not {"cascade", "decided"} <= found.keys() or "inputs" not in found["cascade"]:
-            raise ValueError("it lacks a part")
-    except Exception as error:
-        raise StorageError(
-            f"{out / _STATE} is damaged ({error}); remove {out} to start over."
-        ) from None
-    return found
-
-
-def _resume(cascade: Cascade, kept: dict[str, Any] | None, out: Path) -> int:
-    """Restore a state, drop later decisions, and return the number of those kept."""
-    decided = 0
-    if kept is not None:
-        cascade.restore(kept["cascade"])
-        decided = int(kept["decided"])
-    if (out / DECISIONS).exists():
-        lines = (out / DECISIONS).read_text(encoding="utf-8").splitlines(keepends=True)
-        if len(lines) > decided:
-            write_text(out / DECISIONS, "".join(lines[:decided]))
-    return decided
-
-
-def _save(cascade: Cascade, out: Path, decided: int) -> None:
-    """Write the state atomically."""
-    buffer = io.BytesIO()
-    torch.save({"cascade": _as_tensors(cascade.state()), "decided": decided}, buffer)
-    write_bytes(out / _STATE, buffer.getvalue())
-
-
-def _as_tensors(value: Any) -> Any:
-    """Convert arrays to tensors, which `torch.load` reads with `weights_only=True`."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    if isinstance(value, dict):
-        return {key: _as_tensors(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_tensors(inner) for inner in value]
-    return value
+def _drop_later(out: Path, lines: int) -> None:
+    """Drop decisions that were written after the last saved state."""
+    path = out / DECISIONS
+    if path.exists():
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(kept) > lines:
+            write_text(path, "".join(kept[:lines]))
 
 
 def _report(out: Path) -> StreamReport:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from telltune.data.examples import Example, Message
 from telltune.inference.api_client import CallError
-from telltune.inference.label_matching import names, read_label
+from telltune.inference.labels import names, read_label
+from telltune.models import context_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.inference.api_client import ApiClient
 
 __all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
@@ -45,6 +46,11 @@ class LabeledItem:
 class Top(Protocol):
     """A model that labels the inputs that no lower level answers."""
 
+    @property
+    def threads(self) -> bool:
+        """Whether several threads may ask at a time."""
+        ...
+
     def label(self, text: str) -> LabeledItem:
         """Label one input; a failure is returned, not raised.
 
@@ -65,15 +71,22 @@ class LocalModel:
 
     predictor: Predictor
     labels: Sequence[str]
+    threads = False
 
     def label(self, text: str) -> LabeledItem:
         """Return the label that the predictor's answer names."""
         began = time.perf_counter()
-        [answer] = self.predictor.predict([Example(text, "")])
-        spent = time.perf_counter() - began
+        asked, predictor, tokens = Example(text, ""), self.predictor, 0
         # A baseline has no language model and reads no tokens.
-        read = self.predictor.model is not None
-        tokens = len(self.predictor.tokenizer(text + answer)["input_ids"]) if read else 0
+        if predictor.model is not None:
+            [prompt] = predictor.prompt_ids([asked])
+            tokens = len(prompt)
+            if tokens + predictor.max_new_tokens > (most := context_length(predictor.model.config)):
+                failure = f"the input has {tokens:,} tokens, and the top's context {most:,}"
+                return LabeledItem(None, 0, time.perf_counter() - began, failure)
+        [answer] = predictor.predict([asked])
+        spent = time.perf_counter() - began
+        tokens += len(predictor.tokenizer(answer)["input_ids"]) if tokens else 0
         label = read_label(answer, self.labels)
         failure = "" if label is not None else f"no label in `{answer[:80]}`"
         return LabeledItem(label, tokens, spent, failure)
@@ -95,7 +108,7 @@ def local_model(
     """
     from telltune.data.anchor import Anchor, anchored_tokenizer
     from telltune.fitting.baseline_folder import load_folder
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 
@@ -120,6 +133,7 @@ class Endpoint:
     client: ApiClient
     labels: Sequence[str]
     instruction: str
+    threads = True
 
     def __post_init__(self) -> None:
         self.instruction = _with_labels(self.instruction, self.labels)
