@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TOKEN = "secret"  # noqa: S105 - of these tests
+TOKEN = "secret"
 
 
 @pytest.fixture

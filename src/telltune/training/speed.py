@@ -134,7 +134,8 @@ def learn(
         watch: Stopwatch of the run.
         source: Kind of run.
         steps: Number, from 0, and examples of each step. Steps that were not measured are skipped,
-            and so is the first measured one, which includes one-time work.
+            and so is the first measured one, which includes one-time work. That work is added
+            to `setup_seconds`.
         data: Training data.
         model: Sizes of the model.
         recipe: Recipe of the run.
@@ -143,7 +144,11 @@ def learn(
         seconds: Further values to store, as in `remember`.
     """
     settings = recipe.training
-    seen = [*watch.steps][1:] or [*watch.steps]
+    first, *others = watch.steps
+    seen = others or [first]
+    # One-time work of the first step, such as compiling kernels, is a part of every fit's start.
+    once = watch.steps[first].whole - max(watch.steps[number].whole for number in seen)
+    seconds["setup_seconds"] = seconds.get("setup_seconds", 0.0) + max(0.0, once)
     rates = []
     for number, examples in steps:
         if number in seen:
