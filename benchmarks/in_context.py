@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.task import load_split, load_task
 from telltune.evaluation.score import evaluate_predictor
-from telltune.fitting.protocol import Predictor, Settings
+from telltune.fitting.predictor import Predictor
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import as_recipe

@@ -29,7 +29,7 @@ from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, recipe_from_dict
-from telltune.valuation.fold_models import pvi_scores
+from telltune.valuation.pvi import pvi_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

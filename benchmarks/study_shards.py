@@ -83,7 +83,8 @@ def steps_left(study: Path, out: Path) -> dict[int, int]:
         left[place] = 0
         if isinstance(method, TrainedMethod):
             task, general = load_task(recipe), load_general(recipe)
-            run_plan = build_run_plan(method, task, general, load_model_info(recipe.model), recipe)
+            model, recipe = load_model_info(recipe.model), method.configured(recipe)
+            run_plan = build_run_plan(method, task, general, model, recipe)
             left[place] = run_plan.counts.optimizer_steps
     return left
 

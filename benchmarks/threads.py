@@ -12,8 +12,9 @@ one and two processes that only compute. These ways take turns:
     telltune       nothing set: as many threads as there are free cores
 
 A process's fair share is cores / processes. The fair time is that of one thread alone, divided by
-the share if it is below one core. Seconds are those of training, from tell.json. Arguments choose
-rounds, ways and loads: `python benchmarks/threads.py --rounds 2`.
+the share if it is below one core. Seconds are those of training, from tell.json. Every other round
+takes the ways in reverse. Arguments choose rounds, ways and loads, and where the rows go:
+`python benchmarks/threads.py --rounds 2 --out rows.json`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from machine import describe
 from telltune.cli.console import print_table
@@ -73,8 +75,8 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def seconds(way: str) -> float:
-    """Train once in a separate process, and return the seconds of training."""
+def train(way: str) -> tuple[float, list[int]]:
+    """Train once in a separate process, and return the seconds and each number of threads set."""
     unset = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     environment = {k: v for k, v in os.environ.items() if k not in unset} | WAYS[way]
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
@@ -82,15 +84,20 @@ def seconds(way: str) -> float:
         done = subprocess.run(
             command, env=environment, check=True, text=True, stdout=subprocess.PIPE
         )
-    return float(done.stdout.split()[-1])
+    took, *threads = json.loads(done.stdout.splitlines()[-1])
+    return round(took, 2), threads
 
 
 def fit(folder: str) -> None:
-    """Train, and print the seconds."""
+    """Train, and print the seconds and each number of threads that was set."""
+    import torch
+
     from telltune.api import fit as fitted
 
-    done = fitted(RECIPE, Path(folder) / "out", progress=False)
-    print(done.record["seconds"])
+    with patch.object(torch, "set_num_threads", wraps=torch.set_num_threads) as setter:
+        done = fitted(RECIPE, Path(folder) / "out", progress=False)
+    numbers = [call.args[0] for call in setter.call_args_list]
+    print(json.dumps([done.record["seconds"], *numbers]))
 
 
 def main() -> None:
@@ -100,6 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--loads", default=",".join(map(str, LOADS)))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.fit:
         fit(given.fit)
@@ -107,12 +115,13 @@ def main() -> None:
     ways, loads = given.ways.split(","), [int(n) for n in given.loads.split(",")]
     found: dict[str, Any] = {"machine": describe(), "busy_processes": {}}
     by_load: dict[int, dict[str, list[float]]] = {n: {way: [] for way in ways} for n in loads}
-    for _ in range(given.rounds):
+    for turn in range(given.rounds):
         for load in loads:
             with busy(load):
-                for way in ways:
-                    by_load[load][way].append(round(seconds(way), 2))
-                    print(load, way, by_load[load][way][-1], flush=True)
+                for way in ways[:: -1 if turn % 2 else 1]:
+                    took, threads = train(way)
+                    by_load[load][way].append(took)
+                    print(load, way, took, "threads:", threads, flush=True)
     found["busy_processes"] = by_load
     alone = {way: median(by_load[0][way]) for way in ways} if 0 in loads else {}
     rows = []
@@ -129,7 +138,7 @@ def main() -> None:
     print_table(
         "Seconds of training", ("busy processes", "way", "seconds", "to the fair time", "all"), rows
     )
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

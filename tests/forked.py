@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
-        *("telltune.cli", "telltune.api", "telltune.training.trainer", "telltune.training.health"),
-        *("telltune.training.stopping", "peft", "transformers.models.llama.modeling_llama"),
+        *("telltune.cli", "telltune.api", "telltune.training.trainer"),
+        *("telltune.training.callbacks", "peft", "transformers.models.llama.modeling_llama"),
     ]
 )
 # Limit of every wait; the machine may be busy.

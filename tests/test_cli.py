@@ -479,13 +479,26 @@ def test_warnings_alone_exit_with_0(tell_json, tmp_path, tiny_model, write_jsonl
 def test_check_takes_columns(tell, tell_json, tiny_model):
     args = ("check", CASES / "columns" / "t.csv", "--model", tiny_model)
     code, out, _ = tell(*args)
-    assert code == 1
-    first, last = out.splitlines()  # one line for all that fails for one reason
-    assert first.startswith(f"{args[1]}:2: the keys `text`, `team` match no supported schema")
-    assert "19 more" in first
-    assert last == "0 train examples; 20 refused, 0 warnings."
+    guessed = f"The columns text → team of {args[1]} are guessed."
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        f"20 train examples; 0 refused, 0 warnings. {guessed}",
+    )
+    assert tell_json(*args)["guessed"] == guessed
     value = tell_json(*args, "--columns", "prompt=text,completion=team")
     assert (value["examples"], value["refused"]) == ({"train": 20}, 0)
+    assert "guessed" not in value
+
+
+def test_check_lists_rows_whose_columns_cannot_be_guessed(tell, tmp_path, write_jsonl):
+    rows = [{"red": "a b c", "blue": "d e f", "green": f"g h {n}"} for n in range(20)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    code, out, _ = tell("check", path)
+    assert code == 1
+    first, last = out.splitlines()  # one line for all that fails for one reason
+    assert first.startswith(f"{path}:1: the keys `red`, `blue`, `green` match no supported schema")
+    assert "19 more" in first
+    assert last == "0 train examples; 20 refused, 0 warnings."
 
 
 @pytest.mark.parametrize(
@@ -729,6 +742,22 @@ def test_start_imports_little(statement, more, modules):
     assert len(loaded) < modules
 
 
+def test_misspelt_keys_are_refused_before_pytorch_is_imported(tmp_path):
+    recipe, study = tmp_path / "recipe.yaml", tmp_path / "study.yaml"
+    recipe.write_text("task: equation\nmixtur: {passes: 1}\n")
+    study.write_text("recipe: {task: equation}\nmethods: [sft]\nsizs: [1]\n")
+    out = ("--out", str(tmp_path / "out"))
+    calls = [
+        *(("plan", recipe), ("plan", study), ("study", study, *out), ("check", recipe)),
+        *(("check", "data.jsonl", "--columns", "text=a"), ("init", "a.csv", "--columns", "text=a")),
+        ("fit", "data.jsonl", *out, "--set", "mixtur.passes=1"),
+        *(("evaluate", "runs/mine", "--recipe", recipe), ("predict", "runs/mine")),
+        ("pick", "data.jsonl", *out, "--columns", "text=a"),
+    ]
+    statements = [_calling(*map(str, words)) for words in calls]
+    assert "torch" not in _modules_after("\n".join(statements), errors=len(calls))
+
+
 def test_a_plan_imports_no_training_loop():
     loaded = _modules_after("import telltune.api, telltune.study.compare")
     assert not {"transformers.trainer", "peft", "accelerate"} & loaded
@@ -745,13 +774,14 @@ def test_a_plan_of_what_is_known_imports_no_transformers(recipe):
     assert not (heavy | {"huggingface_hub", "pandas", "pyarrow", "torch._dynamo"}) & loaded
 
 
-def _modules_after(statement):
+def _modules_after(statement, errors=0):
     code = f"{statement}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
     # The same number of threads as here: speeds are cached by number of threads.
     environment = _with_src() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     )
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == errors
     return set(done.stderr.split())
 
 

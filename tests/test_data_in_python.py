@@ -154,6 +154,26 @@ def test_rows_are_checked(tiny_model: Path, shapes: Callable[..., Any], tmp_path
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["task"]["train"]
 
 
+def test_a_check_guesses_the_columns_that_a_fit_guesses(
+    shapes: Callable[..., Any], write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = shapes(range(12))
+    guessed = telltune.recipe_for(rows, general=None).task.train
+    assert guessed is not None
+    assert guessed[0].columns is not None
+    names = f"{guessed[0].columns.prompt} → {guessed[0].columns.completion}"
+    assert names == "body → team"
+    found = telltune.check(pandas.DataFrame(rows))
+    assert (found.counts, found.findings) == ({"train": 12}, [])
+    assert found.guessed == f"The columns {names} of frame are guessed."
+    assert found.guessed in found.tables()[0].title
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    told = telltune.check({"train": [path], "test": shapes(range(12, 16))})
+    assert told.counts == {"train": 12, "test": 4}
+    assert told.guessed == f"The columns {names} of {path}, list are guessed."
+    assert telltune.check([{"prompt": "a", "completion": "b"}]).guessed == ""
+
+
 def test_a_recipe_names_its_own_columns(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="a recipe names the columns of its own data"):
         telltune.fit(toy_recipe, tmp_path, columns={"prompt": "a", "completion": "b"})

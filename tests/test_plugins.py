@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from forked import Forked
 from telltune.answering import predict
 from telltune.cli import app
 from telltune.data.formats import read_rows, register_format
@@ -42,6 +43,10 @@ def site(tmp_path: Path) -> Path:
     return site
 
 
+def install(site: str) -> None:
+    sys.path.insert(0, site)
+
+
 def test_an_installed_plugin_adds_a_method_a_lever_a_metric_and_a_format(
     site: Path, toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -51,18 +56,15 @@ def test_an_installed_plugin_adds_a_method_a_lever_a_metric_and_a_format(
     toy_recipe["task"] = {"train": "mine.pairs", "test": "mine.pairs"}
     toy_recipe["evaluation"] = {"metrics": ["same_length"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_recipe))
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "telltune", "fit", str(tmp_path / "recipe.yaml")),
-            *("--out", str(tmp_path / "run"), "--json"),
-        ],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])},
-        capture_output=True,
-        text=True,
-        check=False,
+    out, err = tmp_path / "out.txt", tmp_path / "err.txt"
+    process = Forked(
+        *("fit", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "--json"),
+        said=out,
+        complaints=err,
+        first=partial(install, str(site)),
     )
-    assert ran.returncode == 0, ran.stderr
-    done = json.loads(ran.stdout)
+    assert process.wait() == 0, err.read_text()
+    done = json.loads(out.read_text())
     assert done["method"] == "tell_one_pass"
     # Twelve examples in one pass, and each again in lower case.
     assert (done["counts"]["passes"], done["counts"]["task_examples"]) == (1, 24)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 import telltune
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, RecipeError
+from telltune.fitting.adapter_folder import provenance
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
-from telltune.fitting.provenance import provenance
 from telltune.methods.registry import get_method
 from telltune.recipe import recipe_from_dict
 from telltune.verification import Verification, verify

@@ -16,9 +16,8 @@ from telltune.data.mixture import Mixture, Slots
 from telltune.models import load_base
 from telltune.recipe import load_recipe
 from telltune.training.log import LOG
-from telltune.training.loss import LossWeights
 from telltune.training.run import TrainingOptions, train
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import LossWeights, TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class FixedMixture(Mixture):
 
     fixed: Slots
 
-    def _slots(self, epoch: int, start: int, stop: int, general_before: int) -> Slots:  # noqa: ARG002
+    def _slots(self, epoch: int, start: int, stop: int, task_before: int) -> Slots:  # noqa: ARG002
         return Slots(self.fixed.is_task[start:stop], self.fixed.index[start:stop])
 
 

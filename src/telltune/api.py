@@ -6,15 +6,15 @@ The command line parses arguments, calls these and prints.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.checked_run import check_baseline, check_run, trained_method
-from telltune.data.given import files_of_data
+from telltune.data.given import files_of_data, named
 from telltune.data.task import load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
 from telltune.evaluation.answer_warnings import answer_warnings
 from telltune.evaluation.data_check import check_files, check_recipe_data
 from telltune.evaluation.score import (
@@ -32,6 +32,7 @@ from telltune.models import load_base, load_base_of
 from telltune.planned import plan_baseline, plan_run
 from telltune.preview import shown_examples
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
+from telltune.proposal.survey import guessed_columns
 from telltune.recipe import DataSpec, ModelSpec
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.training.log import LOG, read_log
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from telltune.data.given import AnyData
     from telltune.evaluation.data_check import Checked
     from telltune.fitting.anchor_choice import Ranking
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.planned import Plan
     from telltune.recipe import AnyRecipe, Columns, Recipe
 
@@ -291,13 +292,14 @@ def check(
     Args:
         data: Recipe, to check all data that it names; or data as for `fit`. `train` and a recipe's
             general data are compared with every other split.
-        columns: Columns of the data. A recipe names its own.
+        columns: Columns of the data, if they cannot be guessed. A recipe names its own.
         model: Model whose tokenizer counts tokens and finds control tokens. By default the
             recipe's model; for data, none.
         max_length: Longest example in tokens. By default the recipe's; for data, none.
 
     Returns:
-        The number of examples by split and of general data, and the findings.
+        The number of examples by split and of general data, and the findings. The attribute
+        `guessed` says which columns were guessed.
 
     Raises:
         TellError: The recipe, a file or the model does not exist.
@@ -317,12 +319,25 @@ def check(
         )
     files = files_of_data(data)  # type: ignore[arg-type]
     by_split: dict[Split, list[str]] = files if isinstance(files, dict) else {"train": files}
-    specs = {
-        split: [DataSpec(path=path, columns=as_columns(columns)) for path in paths]
-        for split, paths in by_split.items()
-    }
+    specs: dict[Split, list[DataSpec]] = {split: [] for split in by_split}
+    guesses: dict[str, list[str]] = {}
+    for split, paths in by_split.items():
+        for path in paths:
+            used = as_columns(columns)
+            if used is None:
+                with suppress(DataError):  # The findings then say what is wrong with the file.
+                    used = guessed_columns(path, split)
+                if used is not None:
+                    guess = f"{used.prompt} → {used.completion}"
+                    guesses.setdefault(guess, []).append(named(Path(path)))
+            specs[split].append(DataSpec(path=path, columns=used))
     of_model = None if model is None else ModelSpec(name=model)
-    return check_files(specs, model=of_model, max_length=max_length)
+    found = check_files(specs, model=of_model, max_length=max_length)
+    found.guessed = " ".join(
+        f"The columns {guess} of {', '.join(files)} are guessed."
+        for guess, files in guesses.items()
+    )
+    return found
 
 
 def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:

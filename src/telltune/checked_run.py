@@ -16,7 +16,7 @@ from telltune.evaluation.score import check_metrics
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.learning_warnings import warnings_before
 from telltune.fitting.model_info import load_model_info
-from telltune.fitting.protocol import check_labels
+from telltune.fitting.predictor import check_labels
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.registry import get_method
@@ -79,7 +79,7 @@ def check_run(recipe: Recipe) -> CheckedRun:
     check_metrics(task.metrics)
     general = load_general(recipe) if method.uses_general else None
     model = load_model_info(recipe.model)
-    run_plan = build_run_plan(method, task, general, model, recipe)
+    run_plan = build_run_plan(method, task, general, model, method.configured(recipe))
     trained_on = task.train[: run_plan.counts.task_examples]
     check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
     seconds = time.perf_counter() - began
@@ -121,10 +121,6 @@ class CheckedBaseline:
 
 def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
     """Load and check the training data of a baseline.
-
-    Args:
-        recipe: Recipe of the fit.
-        method: Method of the recipe.
 
     Raises:
         TellError: The fit cannot start.

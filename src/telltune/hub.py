@@ -95,11 +95,6 @@ def download_model(repo: str, revision: str | None, *, pickles: bool) -> None:
 
     The hub's client retries, and continues files that an earlier download left half-finished. A
     model that is in the cache is not downloaded, and nothing is said.
-
-    Args:
-        repo: Hub id of the model.
-        revision: Branch, tag or commit.
-        pickles: Whether weights may be in pickle files.
     """
     from huggingface_hub import constants, snapshot_download
 

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from telltune.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "atomic_folder",
     "cache_folder",
+    "cached_json",
     "checksum",
     "checksums",
+    "content_key",
     "publish",
     "read_cached_json",
     "remove_unfinished",
@@ -57,10 +59,6 @@ def _cache_root() -> Path:
 @contextmanager
 def writing(path: Path, *, needed: int = 0) -> Iterator[None]:
     """Turn errors of the disk into a `StorageError` that names the path.
-
-    Args:
-        path: File or folder that is written.
-        needed: Number of bytes to write, if known.
 
     Raises:
         StorageError: There is no space or permission, or the file system is read-only.
@@ -150,16 +148,26 @@ def read_cached_json(path: Path) -> Any:
         return None
 
 
+def content_key(*parts: Any) -> str:
+    """Return a name for a cache file that depends on values, which JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def cached_json(path: Path, make: Callable[[], Any]) -> Any:
+    """Return the contents of a JSON file in the cache; make and write them if there are none."""
+    kept = read_cached_json(path)
+    if kept is None:
+        kept = make()
+        write_json(path, kept)
+    return kept
+
+
 @contextmanager
 def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `target` if the block succeeds.
 
     If two processes make the same target at once, the first to finish wins and the other's copy is
     removed. Both then see one complete folder.
-
-    Args:
-        target: Final path of the folder.
-        needed: Number of bytes to write, if known.
 
     Raises:
         StorageError: There is no space or permission, or the file system is read-only.

@@ -17,13 +17,19 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, TellError
-from telltune.fitting.adapter_folder import CHAT_TEMPLATE, MODELFILE, TELL_JSON, read_tell, versions
+from telltune.fitting.adapter_folder import (
+    CHAT_TEMPLATE,
+    MODELFILE,
+    TELL_JSON,
+    order_hash,
+    read_tell,
+    versions,
+)
 from telltune.fitting.baseline_folder import BASELINE, baseline_versions, is_baseline
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_card import CARD, SCORES
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import RECIPE_FILE
-from telltune.fitting.provenance import order_hash
 from telltune.fitting.selection import Selection
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
@@ -32,8 +38,8 @@ from telltune.models import base_revision, base_weights, without_rights
 from telltune.recipe import load_recipe, recipe_from_dict
 from telltune.storage import checksum, checksums
 from telltune.training.log import LOG, read_log
-from telltune.training.step_flops import step_places
 from telltune.training.trackers import RUNS
+from telltune.training.training_data import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,11 +211,12 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     try:
         if not isinstance(method, TrainedMethod):
             raise ModelError(f"method `{method.name}` does not train.")
+        recipe = method.configured(recipe)
         if record.get("answer_after"):
             raise ModelError("rationales were put before the answers in the run.")
         # Earlier versions did not record what `synthesis` made.
         made = any(got["made"] for got in record.get("levers", []))
-        if made or method.configured(recipe).synthesis is not None:
+        if made or recipe.synthesis is not None:
             raise ModelError("a lever made task data in the run.")
         task = load_task(recipe)
         if record.get("selection"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,19 @@ def test_every_verb_can_be_quiet_or_verbose(verb: str) -> None:
     options = {option for parameter in TELL.commands[verb].params for option in parameter.opts}
     assert {"-q", "--quiet", "-v", "--verbose"} <= options
     assert ("--json" in options) is (verb != "chat")  # a conversation has no result
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_names_no_python_type(verb: str) -> None:
+    described = said(verb, "--help", env={"COLUMNS": "200"}).partition("Example:")[0]
+    assert not re.search(r"<\w|list\[", described)
+
+
+def test_the_help_names_types_as_click_does() -> None:
+    told = said("score", "--help", env={"COLUMNS": "200"}) + said("check", "--help")
+    for option in ("--out PATH", "--by [pvi|memory]", "--folds INTEGER", "--model TEXT"):
+        assert f"  {option} " in told
+    assert "  --minutes FLOAT " in said("recommend", "--help")
 
 
 def test_quiet_leaves_results_and_errors(toy_recipe: dict[str, Any], tmp_path: Path) -> None:

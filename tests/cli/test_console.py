@@ -37,6 +37,15 @@ def test_names_are_folded(
     assert "".join(cells) == name
 
 
+def test_other_columns_are_folded_before_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    row = ("encoder_centroid", "67.4 (61.2 to 73.2)", "2.5 (1.2 to >4.0)", "14.0", "8 of 8")
+    print_table("T", ("method", "score", "factor", "time", "runs"), [row])
+    assert "encoder_centroid" in capsys.readouterr().out
+
+
 def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     point = Point(

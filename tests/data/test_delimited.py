@@ -119,6 +119,12 @@ def test_a_record_over_the_longest_length_ends_the_file(
     assert "close an open quote" in problem.reason
 
 
+def test_a_header_in_the_middle_of_joined_files_is_refused_by_line(tmp_path: Path) -> None:
+    one, again, two = rows_of(tmp_path / "a.csv", "p,c\none,two\np,c\nthree,four\n")
+    assert values_of([one, two]) == [{"p": "one", "c": "two"}, {"p": "three", "c": "four"}]
+    assert again == Problem(str(tmp_path / "a.csv"), 3, "the line repeats the header: delete it")
+
+
 @pytest.mark.parametrize(
     ("header", "said"), [("p,p", "`p` twice"), (",,", "no column names"), ('"p', "unreadable")]
 )

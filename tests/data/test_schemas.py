@@ -192,6 +192,15 @@ def test_row_of_weight_one_is_learned(said):
     assert examples_of({"prompt": "p", "completion": "c", "weight": said})[0].completion == "c"
 
 
+@pytest.mark.parametrize("said", ["accept", "reject", "ignore"])
+def test_of_prodigys_rows_the_accepted_ones_are_learned(said):
+    fields = Fields({"text": "t", "label": "spam", "answer": said, "_task_hash": 1})
+    schema = find_schema(fields.values)
+    examples = schema.read(fields, source="s", origin="s:1")
+    assert len(examples) == (said == "accept")
+    assert len(fields.left_out) == (said != "accept")
+
+
 @pytest.mark.parametrize("said", [0.5, 2, -1, "heavy", [1]])
 def test_other_weights_are_refused(said):
     assert "`weight`" in refusal_of({"prompt": "p", "completion": "c", "weight": said})

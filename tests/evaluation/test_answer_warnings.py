@@ -12,7 +12,7 @@ import telltune
 from telltune.data.examples import Example
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import TaskAnswers, choose_metrics, label_set
-from telltune.fitting.protocol import Cost, Predictor
+from telltune.fitting.predictor import Cost, Predictor
 from telltune.recipe import EvaluationSpec
 
 if TYPE_CHECKING:

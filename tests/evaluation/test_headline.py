@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from telltune.data.task import load_task
 from telltune.evaluation.headline import choose_metrics, label_set, task_answers
-from telltune.inference.label_matching import label_key
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import closed_set, label_key
 from telltune.recipe import recipe_from_dict
 
 if TYPE_CHECKING:

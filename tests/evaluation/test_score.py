@@ -21,7 +21,7 @@ from telltune.evaluation.score import (
     evaluate_predictor,
     write_predictions,
 )
-from telltune.fitting.protocol import Cost
+from telltune.fitting.predictor import Cost
 from telltune.recipe import EvaluationSpec
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -180,7 +180,7 @@ def test_written_predictions_are_one_line_an_item(tmp_path):
 
 
 def tiny_predictor(tiny_model, anchor=None):
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 

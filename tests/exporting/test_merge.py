@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,14 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from forked import PlainPython
+
 PLAIN = """
 import json, sys
 from transformers import pipeline
 
+sys.modules["peft"] = None  # cannot be imported
 pipe = pipeline("text-generation", sys.argv[1])
 chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv[2])]
 print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"] for chat in chats]))
-assert not any(name.partition(".")[0] in ("telltune", "peft") for name in sys.modules)
+assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
 """
 PROMPTS = ["item 7 is round", "item 8 is square"]
 KINDS = {"round": "ball", "square": "box", "flat": "sheet"}
@@ -78,13 +79,13 @@ def work(
     return work
 
 
-def test_plain_transformers_answers_as_the_adapter_does(work: Path) -> None:
+def test_plain_transformers_answers_as_the_adapter_does(
+    plain_python: PlainPython, work: Path
+) -> None:
     answers = telltune.predict(work / "out", PROMPTS)
     assert answers == ["ball", "box"]
-    command = [sys.executable, "-c", PLAIN, str(work / "merged"), json.dumps(PROMPTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == answers == telltune.predict(work / "merged", PROMPTS)
+    found = json.loads(plain_python.run(PLAIN, work / "merged", json.dumps(PROMPTS)))
+    assert found == answers == telltune.predict(work / "merged", PROMPTS)
 
 
 def test_weights_are_added_in_fp32_and_saved_in_the_precision_of_the_base(work: Path) -> None:

@@ -55,9 +55,9 @@ def test_an_adapter_that_has_no_room_is_written_when_there_is(
     out = small_disk / "out"
     save = trained_method.save_adapter
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **parts: Any) -> None:
         fill(small_disk, 12)
-        save(*arguments)
+        save(*arguments, **parts)
 
     with monkeypatch.context() as patched:
         patched.setattr(trained_method, "save_adapter", full)

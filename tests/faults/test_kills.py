@@ -39,12 +39,9 @@ def lines(out: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def goes_on(
-    fit: Callable[..., Forked], out: Path, undisturbed: Left, lost: Callable[..., None]
-) -> None:
-    """The same command ends with the same adapter, and each step is in the log once."""
-    again = fit()
-    assert again.wait() == 0, again.said.read_text()
+def goes_on(recipe: Path, out: Path, undisturbed: Left, lost: Callable[..., None]) -> None:
+    """The same run ends with the same adapter, and each step is in the log once."""
+    telltune.fit(recipe, out, progress=False)
     left = Left.of(out)
     missing = {row["step"] for row in undisturbed.rows} - {row["step"] for row in left.rows}
     lost("lost", len(missing) + (left.adapter != undisturbed.adapter))
@@ -55,6 +52,7 @@ def goes_on(
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_at_a_random_moment(
     fit: Callable[..., Forked],
+    recipe: Path,
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
@@ -77,7 +75,7 @@ def test_killed_at_a_random_moment(
         shutil.rmtree(out)
         later /= 2
     assert ended == -signal.SIGKILL
-    goes_on(fit, out, undisturbed, record_property)
+    goes_on(recipe, out, undisturbed, record_property)
 
 
 # A run has at least 110 such moments: the lock, the recipe, four checkpoints,
@@ -85,30 +83,33 @@ def test_killed_at_a_random_moment(
 @pytest.mark.parametrize("moment", random.Random(0).sample(range(1, 111), KILLS))
 def test_killed_between_one_write_and_the_next(
     fit: Callable[..., Forked],
+    recipe: Path,
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
     moment: int,
 ) -> None:
     assert fit(first=partial(die_at_write, moment)).wait() == -signal.SIGKILL
-    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+    goes_on(recipe, tmp_path / "out", undisturbed, record_property)
 
 
 # Four files per checkpoint: arguments, optimizer, schedule, random numbers.
 @pytest.mark.parametrize("file", random.Random(0).sample(range(1, 17), min(KILLS, 8)))
 def test_killed_with_a_file_of_a_checkpoint_half_written(
     fit: Callable[..., Forked],
+    recipe: Path,
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
     file: int,
 ) -> None:
     assert fit(first=partial(die_while_saving, file)).wait() == -signal.SIGKILL
-    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+    goes_on(recipe, tmp_path / "out", undisturbed, record_property)
 
 
 def test_killed_while_it_tokenizes(
     fit: Callable[..., Forked],
+    recipe: Path,
     undisturbed: Left,
     tmp_path: Path,
     record_property: Callable[..., None],
@@ -116,7 +117,7 @@ def test_killed_while_it_tokenizes(
 ) -> None:
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     assert fit(first=die_while_tokenizing).wait() == -signal.SIGKILL
-    goes_on(fit, tmp_path / "out", undisturbed, record_property)
+    goes_on(recipe, tmp_path / "out", undisturbed, record_property)
 
 
 def test_killed_once_it_is_finished(
@@ -144,7 +145,7 @@ def test_killed_again_and_again(
         victim.until(partial(_has, out, reached))
         victim.signal(signal.SIGKILL)
         assert victim.wait() == -signal.SIGKILL
-    goes_on(fit, out, undisturbed, record_property)
+    goes_on(recipe, out, undisturbed, record_property)
     again, whole = (
         telltune.evaluate(folder, recipe, progress=False) for folder in (out, undisturbed.folder)
     )

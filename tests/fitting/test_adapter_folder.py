@@ -16,7 +16,7 @@ from telltune.data.examples import Example, Message
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import ModelError
 from telltune.fitting.adapter_folder import load_predictor, read_tell
-from telltune.fitting.protocol import Predictor, Settings
+from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from forked import PlainPython
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import ModelSpec
 

@@ -16,7 +16,7 @@ from telltune.data.task import load_split, load_task
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.baseline_folder import BASELINE, load_folder
-from telltune.fitting.baseline_predictor import BaselinePredictor
+from telltune.fitting.predictor import BaselinePredictor
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_tokenizer

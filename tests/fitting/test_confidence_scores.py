@@ -10,7 +10,7 @@ import pytest
 
 from telltune.api import fit
 from telltune.errors import DataError, RecipeError
-from telltune.fitting.confidence_scores import from_bits
+from telltune.fitting.selection import from_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

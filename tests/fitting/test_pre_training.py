@@ -13,8 +13,7 @@ import telltune
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.fitting import teacher
-from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.pre_training import describe_pre_training, run_pre_training
+from telltune.fitting.pre_training import PreTraining, describe_pre_training
 from telltune.fitting.protocol import Settings
 from telltune.levers.protocol import Yield
 from telltune.levers.registry import PluginLever
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.task import TaskData
-    from telltune.fitting.pre_training import PreTraining
     from telltune.levers.protocol import Resources, UseAs
 
 SHAPES = {"round": "ball", "square": "box", "flat": "sheet"}
@@ -43,13 +41,14 @@ def laid(recipe: dict[str, Any], base: Any, method: str = "sft") -> PreTraining:
     from telltune.data.general import GeneralData
 
     read = as_recipe(recipe)
-    known = ModelInfo.of(base.model.config, base.tokenizer)
     general = None
     if get_method(method).uses_general:
         assert read.general is not None
         general = GeneralData("toy", tuple(read.general.sources))
     settings = Settings(read, progress=False)
-    return run_pre_training(get_method(method), load_task(read), general, base, settings, known)
+    found = PreTraining(get_method(method), base, settings, load_task(read), general)
+    found.run()
+    return found
 
 
 def test_made_examples_come_once_and_labeled_ones_in_every_pass(

@@ -36,7 +36,7 @@ def test_the_likeliest_label_is_the_answer(toy_recipe: dict[str, Any], tmp_path:
 
 def test_answers_that_are_no_closed_set_cannot_be_chosen_among(tiny_base: Any) -> None:
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
     spec = EvaluationSpec(answers="likelihood")
     predictor = Predictor(tiny_base.model, tiny_base.tokenizer, None, 8, spec)
@@ -45,7 +45,7 @@ def test_answers_that_are_no_closed_set_cannot_be_chosen_among(tiny_base: Any) -
 
 
 def test_no_prompts_have_no_answers(tiny_base: Any) -> None:
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
     for answers in ("generate", "likelihood"):
         spec = EvaluationSpec(answers=answers)
@@ -60,7 +60,7 @@ def test_the_recipe_names_the_engine(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch, name: Any, kind: Any
 ) -> None:
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
     asked = []
     generate = kind.generate
@@ -77,7 +77,7 @@ def test_a_few_prompts_start_no_other_engine(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch, name: Any
 ) -> None:
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.inference import engine
 
     def started(_: Any) -> Any:

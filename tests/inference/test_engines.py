@@ -10,13 +10,12 @@ import pytest
 
 from telltune.errors import ModelError
 from telltune.inference.engine import make_generator
-from telltune.inference.generator import Row
-from telltune.inference.next_tokens import draft
+from telltune.inference.next_tokens import Row, draft
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:
-    from telltune.inference.generator import Generator
+    from telltune.inference.engine import Generator
 
 END = 2
 generator = np.random.default_rng(5)

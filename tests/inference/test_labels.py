@@ -1,70 +1,127 @@
-"""Labels that are scored in one pass get the likelihood that each has alone."""
+"""A label matches an answer as whole words, in any script, unless it is negated."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from telltune.inference import labels as module
-from telltune.inference.labels import label_nll
+from telltune.inference.labels import names, read_label, same_text, words
 
-numbers = np.random.default_rng(2)
-OPENING = numbers.integers(3, 300, 12).tolist()
-PROMPTS = [OPENING + numbers.integers(3, 300, n).tolist() for n in (5, 9, 1, 7)]
-# Labels of one token, of several, and two that begin alike.
-LABELS = [[7], [9, 4, 2], [9, 5, 8, 2], [11, 2]]
+FIELDS = ("anatomy", "surgery", "medicine")
 
 
-@pytest.mark.parametrize("budget", [1, 40, 2048])
-@pytest.mark.parametrize("prompts", [PROMPTS, [p[3:] for p in PROMPTS[:1]], [[5, 6], [7]]])
-def test_a_label_is_as_likely_as_in_a_text_of_its_own(
-    tiny_base: Any, prompts: list[list[int]], budget: int
-) -> None:
-    done: list[int] = []
-    found = label_nll(tiny_base.model, prompts, LABELS, budget=budget, on_done=done.append)
-    assert found.shape == (len(prompts), len(LABELS))
-    assert sum(done) == len(prompts)
-    for i, prompt in enumerate(prompts):
-        for j, label in enumerate(LABELS):
-            ids = torch.tensor([*prompt, *label])
-            with torch.no_grad():
-                likelihood = tiny_base.model(ids[None]).logits[0].log_softmax(-1)
-            at = range(len(prompt) - 1, len(ids) - 1)
-            wanted = -sum(float(likelihood[p, ids[p + 1]]) for p in at)
-            assert float(found[i, j]) == pytest.approx(wanted, rel=1e-4)
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("Anatomy.", "anatomy"),
+        ("**Anatomy**", "anatomy"),
+        ("The answer is: anatomy", "anatomy"),
+        ("not anatomy", None),
+        ("It's not anatomy.", None),
+        ("This isn't anatomy", None),
+        ("This isn’t an anatomy question", None),
+        ("It cannot be anatomy", None),
+        ("non-anatomy", None),
+        ("no anatomy here", None),
+        ("neither anatomy nor surgery", None),
+        ("neither anatomy, surgery, nor medicine", None),
+        ("not anatomy or surgery", None),
+        ("anatomy is not it", None),
+        ("Anatomy isn't right", None),
+        ("anything rather than anatomy", None),
+        ("anatomy or surgery", None),
+        # A negation ends with its clause, and applies only to what follows.
+        ("No, anatomy", "anatomy"),
+        ("No. It is anatomy", "anatomy"),
+        ("No - anatomy", "anatomy"),
+        ("not anatomy but surgery", "surgery"),
+        ("not anatomy, surgery", "surgery"),
+        ("surgery, not anatomy", "surgery"),
+        ("surgery rather than anatomy", "surgery"),
+        ("surgery instead of anatomy", "surgery"),
+        ("It isn't anatomy. It is surgery.", "surgery"),
+        ("anatomy is not the answer; surgery is", "surgery"),
+        ("neither anatomy nor medicine but surgery", "surgery"),
+        ("nothing but anatomy", "anatomy"),
+        ("anatomy, no doubt", "anatomy"),
+        ("no doubt anatomy", "anatomy"),
+        ("It is not only anatomy", "anatomy"),
+        ("I do not know", None),
+        ("", None),
+    ],
+)
+def test_a_label_that_is_denied_is_not_read(answer: str, label: str | None) -> None:
+    assert read_label(answer, FIELDS) == label
 
 
-def test_a_model_that_cannot_be_packed_gets_the_same(
-    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packed = label_nll(tiny_base.model, PROMPTS, LABELS)
-    monkeypatch.setattr(module, "can_pack", lambda _: False)
-    torch.testing.assert_close(
-        label_nll(tiny_base.model, PROMPTS, LABELS), packed, rtol=1e-4, atol=0
-    )
+@pytest.mark.parametrize(
+    ("answer", "labels", "label"),
+    [
+        # A negation may be a label or a part of one.
+        ("no", ("yes", "no"), "no"),
+        ("No, it is not.", ("yes", "no"), "no"),
+        ("Not spam.", ("spam", "not spam"), "not spam"),
+        ("It is not spam", ("spam", "not spam"), "not spam"),
+        ("It isn't spam", ("spam", "not spam"), "not spam"),
+        ("spam", ("spam", "not spam"), "spam"),
+        ("It isn't spam", ("spam", "ham"), None),
+        ("not_entailment", ("entailment", "not_entailment"), "not_entailment"),
+        ("not entailment", ("entailment", "contradiction"), None),
+        ("I don’t know", ("I don't know", "sure"), "I don't know"),
+        ("NOT ENOUGH INFO", ("supports", "refutes", "not enough info"), "not enough info"),
+        ("no finding of pneumonia", ("pneumonia", "no finding"), "no finding"),
+        # If one label contains another, the longest counts.
+        ("heart surgery, since the heart is ill", ("heart", "heart surgery"), "heart surgery"),
+        ("not heart surgery", ("heart", "heart surgery", "surgery"), None),
+        ("not heart surgery, but heart", ("heart", "heart surgery"), "heart"),
+        ("it is art", ("art", "heart"), "art"),
+        # Without words, or with the same words.
+        ("+", ("+", "-"), "+"),
+        (" C++ ", ("C", "C++"), "C++"),
+        ("the score is -1", ("+1", "-1", "1"), "-1"),
+        # Scripts without spaces.
+        ("答案是积极。", ("积极", "消极"), "积极"),
+        ("这条评论不是积极的", ("积极", "消极"), None),
+        ("不是积极，是消极", ("积极", "消极"), "消极"),
+        ("非常积极", ("积极", "消极"), "积极"),
+        ("没错，积极", ("积极", "消极"), "积极"),
+        ("不安です", ("不安", "安心"), "不安"),
+        ("ポジティブです", ("ポジティブ", "ネガティブ"), "ポジティブ"),
+        ("ポジティブではない", ("ポジティブ", "ネガティブ"), None),
+        # Other languages.
+        ("Das ist nicht positiv, sondern negativ", ("positiv", "negativ"), "negativ"),
+        ("kein Spam", ("spam", "ham"), None),
+        ("ce n'est pas positif", ("positif", "négatif"), None),
+        ("no es positivo sino negativo", ("positivo", "negativo"), "negativo"),
+        ("не спам", ("спам", "письмо"), None),
+    ],
+)
+def test_labels_of_many_kinds(answer: str, labels: tuple[str, ...], label: str | None) -> None:
+    assert read_label(answer, labels) == label
 
 
-def test_what_is_shared_is_computed_once(tiny_base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = []
-    tiny_base.model.register_forward_pre_hook(
-        lambda _, args, values: counted.append(values["input_ids"].numel()), with_kwargs=True
-    )
-    monkeypatch.setattr(module, "can_pack", lambda _: True)
-    label_nll(tiny_base.model, PROMPTS, LABELS)
-    own = sum(len(prompt) - len(OPENING) for prompt in PROMPTS)
-    assert counted == [len(OPENING) + own + len(PROMPTS) * sum(len(label) - 1 for label in LABELS)]
+@given(
+    labels=st.lists(st.text(min_size=1, max_size=8).map(str.strip).filter(bool), unique=True),
+    data=st.data(),
+)
+def test_every_label_reads_as_itself(labels: list[str], data: st.DataObject) -> None:
+    if labels:
+        label = data.draw(st.sampled_from(labels))
+        assert read_label(f" {label}\n", labels) == label
 
 
-def test_a_long_shared_start_leaves_rows_as_full_as_a_short_one(
-    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = []
-    tiny_base.model.register_forward_pre_hook(
-        lambda _, args, values: rows.append(values["input_ids"].numel()), with_kwargs=True
-    )
-    monkeypatch.setattr(module, "can_pack", lambda _: True)
-    label_nll(tiny_base.model, [OPENING * 10 + prompt for prompt in PROMPTS], LABELS, budget=200)
-    assert len(rows) == 1
+def test_words_are_counted_where_no_space_stands_between_them() -> None:
+    assert words("Don't PANIC, hi_x") == ["don", "t", "panic", "hi_x"]
+    assert words("今天天气") == ["今", "天", "天", "气"]
+    assert words("データベースです") == ["データベース", "で", "す"]
+    assert words("हिन्दी का") == ["हिन्दी", "का"]
+    assert words("-5 or 5-10") == ["-5", "or", "5", "10"]
+
+
+def test_a_name_stands_in_a_text_denied_or_not() -> None:
+    # Published memory levels count plain occurrence.
+    assert names("It is not Paris.", "paris")
+    assert not names("Parisian", "Paris")
+    assert not names("anything", "?!")
+    assert same_text("A,  b!") == same_text("a b")

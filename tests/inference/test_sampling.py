@@ -12,7 +12,7 @@ from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.transformers_engine import TransformersGenerator
 
 if TYPE_CHECKING:
-    from telltune.inference.generator import Generator
+    from telltune.inference.engine import Generator
     from telltune.models import LoadedModel
 
 

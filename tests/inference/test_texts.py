@@ -9,8 +9,8 @@ import torch
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
-from telltune.inference import texts
-from telltune.inference.texts import sample_texts
+from telltune.inference import engine
+from telltune.inference.engine import sample_texts
 
 if TYPE_CHECKING:
     import pytest
@@ -36,7 +36,7 @@ def test_the_thinking_before_an_answer_is_left_out_unless_asked_for(
     said = "<think>\nround\n</think>\n\nball"
     ids = tiny_base.tokenizer(said)["input_ids"]
     thinker = SimpleNamespace(generate=lambda prompts, **_: [ids for _ in prompts])
-    monkeypatch.setattr(texts, "make_generator", lambda *_: thinker)
+    monkeypatch.setattr(engine, "make_generator", lambda *_: thinker)
     how = {"max_new_tokens": 40, "temperature": 1.0, "seed": 0}
     assert sample_texts(tiny_base, [[1]], **how) == ["ball"]
     assert sample_texts(tiny_base, [[1]], **how, thinking=True) == [said]

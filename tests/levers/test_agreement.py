@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telltune.data.examples import Example
-from telltune.levers.agreement import agreed, balanced
-from telltune.levers.filters import TextFilter
+from telltune.levers.filters import TextFilter, agreed, balanced
 
 LABELS = ("heart", "heart surgery", "skin")
 FREE = TextFilter(["a b c", "d e f"], distinct=False)

@@ -22,7 +22,7 @@ from telltune.recipe import as_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
 WITH_UNLABELED = ("tfidf_em", "encoder_em")

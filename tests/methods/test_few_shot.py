@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chat_server import ChatServer
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
 
 SHAPES = ("round", "square", "flat")

@@ -46,3 +46,14 @@ def test_two_possible_answers_are_no_guess() -> None:
 def test_columns_that_are_mostly_empty_are_not_considered() -> None:
     found = rows(frage=TEXTS, art=["a", "b"] * 4, label=["", "", "", "", "", "", "", "z"])
     assert guess_columns(found, "x.csv") == Columns(prompt="frage", completion="art")
+
+
+def test_a_row_in_place_of_the_header_is_refused() -> None:
+    found = rows(**{"Hello there": TEXTS, "ham": ["spam", "ham"] * 4})
+    with pytest.raises(DataError, match=r"x\.csv:1: `ham` is the name of a column and a value"):
+        guess_columns(found, "x.csv")
+
+
+def test_a_usual_name_may_be_a_value_as_well() -> None:
+    found = rows(Text=TEXTS, spam=["spam", "ham"] * 4)
+    assert guess_columns(found, "x.csv") == Columns(prompt="Text", completion="spam")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from telltune.data.anchor import Anchor
-from telltune.fitting.protocol import Predictor
+from telltune.fitting.predictor import Predictor
 from telltune.serving.writing import Writing
 
 ANCHOR = Anchor("Name the shape.", "The shape is:")

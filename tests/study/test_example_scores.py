@@ -9,7 +9,7 @@ import pytest
 
 from telltune.errors import DataError, RecipeError, StorageError
 from telltune.study.example_scores import SCORES, score_examples
-from telltune.valuation import fold_models
+from telltune.valuation import pvi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_it_goes_on_where_it_was_cut_short_and_nothing_is_scored_twice(
 ) -> None:
     recipe = by(planted, folds=2)
     trained: list[str] = []
-    train = fold_models.train
+    train = pvi.train
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         trained.append(args[3].description)
@@ -77,7 +77,7 @@ def test_it_goes_on_where_it_was_cut_short_and_nothing_is_scored_twice(
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(fold_models, "train", cut)
+    monkeypatch.setattr(pvi, "train", cut)
     with pytest.raises(KeyboardInterrupt):
         score_examples(recipe, out=tmp_path / "out", progress=False)
     cut_short = score_examples(recipe, out=tmp_path / "out", progress=False)
@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_was_cut_short_and_nothing_is_scored_twice(
 def test_exemplars_need_no_training(
     planted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold_models, "train", None)
+    monkeypatch.setattr(pvi, "train", None)
     out = tmp_path / "out"
     score_examples(by(planted, folds=3, in_context=2), out=out, progress=False)
     assert len({row["fold"] for row in rows_of(out)}) == 3

@@ -14,8 +14,7 @@ from telltune.cli.console import print_recommendation
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
 from telltune.evaluation.metrics import mean_of
-from telltune.fitting.baseline_predictor import BaselinePredictor
-from telltune.fitting.protocol import Predictor
+from telltune.fitting.predictor import BaselinePredictor, Predictor
 from telltune.recipe import as_recipe, load_recipe
 from telltune.study.recommend import (
     RECOMMENDED,

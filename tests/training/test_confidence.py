@@ -17,15 +17,14 @@ from telltune.fitting.model_info import load_model_info
 from telltune.methods.registry import get_method
 from telltune.models import load_base
 from telltune.models.kernels.packing import pack
-from telltune.recipe import LoraSpec, ModelSpec, TrainingSpec, recipe_from_dict
+from telltune.recipe import LoraSpec, ModelSpec, Recipe, TrainingSpec, recipe_from_dict
 from telltune.training.adapter import add_lora
 from telltune.training.confidence import Confidence
-from telltune.training.loss import LossWeights
 from telltune.training.processes import processes
 from telltune.training.source_weights import LearnedWeights, SourceGroups
 from telltune.training.steps import Collator
 from telltune.training.trainer import MixtureTrainer, training_arguments
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import LossWeights, TrainingData
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,15 +68,14 @@ def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixtu
             if "lora_B" in name:  # zero at the start, so the other matrix would have no gradient
                 torch.nn.init.normal_(parameter, std=0.1)
     out = tmp_path_factory.mktemp("confidence")
+    settings = TrainingSpec(learning_rate=1e-3, micro_batch_tokens=64, precision="fp32")
     nothing: Any = None  # the test passes the steps one by one
     return MixtureTrainer(
         model,
         data=TrainingData(nothing, nothing, nothing, 1, nothing),
         sampler=nothing,
-        micro_batch_tokens=1,
-        args=training_arguments(
-            TrainingSpec(learning_rate=1e-3), out=out, steps=1, seed=0, bf16=False
-        ),
+        settings=settings,
+        args=training_arguments(Recipe.model_construct(training=settings, seed=0), out, 1),
         callbacks=[],
         measured={},
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telltune.models import ModelShape
 from telltune.recipe import Recipe, recipe_from_dict
-from telltune.training.defaults import auto_settings, resolve
+from telltune.training.defaults import resolve
 
 SMALL = ModelShape(
     model_type="llama",
@@ -36,7 +36,7 @@ def recipe(**parts: Any) -> Recipe:
 def test_passes_and_batch_follow_from_the_number_of_examples(
     examples: int, passes: int, batch_size: int
 ):
-    found = resolve(recipe(), examples, SMALL)
+    found, _ = resolve(recipe(), examples, SMALL)
     assert (found.mixture.passes, found.training.batch_size) == (passes, batch_size)
 
 
@@ -44,21 +44,22 @@ def test_passes_and_batch_follow_from_the_number_of_examples(
     ("hidden", "rate"), [(576, 1.3e-3), (640, 1.2e-3), (2048, 4.9e-4), (4096, 2.9e-4), (32, 2e-3)]
 )
 def test_the_learning_rate_follows_from_the_models_width(hidden: int, rate: float):
-    assert resolve(recipe(), 60, replace(SMALL, hidden=hidden)).training.learning_rate == rate
+    assert resolve(recipe(), 60, replace(SMALL, hidden=hidden))[0].training.learning_rate == rate
 
 
 def test_training_every_weight_takes_a_tenth_of_the_learning_rate():
     full = recipe(training={"full_parameters": True})
-    assert resolve(full, 60, SMALL).training.learning_rate == 1.3e-4
+    assert resolve(full, 60, SMALL)[0].training.learning_rate == 1.3e-4
 
 
 def test_what_a_recipe_gives_stays():
     given_ = {"learning_rate": 3e-4, "batch_size": 5}
     given_recipe = recipe(mixture={"passes": 7}, training=given_)
-    assert resolve(given_recipe, 60, SMALL) is given_recipe
-    assert auto_settings(given_recipe, 60, SMALL) == {}
+    same, numbers = resolve(given_recipe, 60, SMALL)
+    assert same is given_recipe
+    assert numbers == {}
     partly = recipe(mixture={"passes": 7})
-    assert set(auto_settings(partly, 60, SMALL)) == {
+    assert set(resolve(partly, 60, SMALL)[1]) == {
         "training.batch_size",
         "training.learning_rate",
     }
@@ -66,7 +67,7 @@ def test_what_a_recipe_gives_stays():
 
 @given(examples=st.integers(1, 10**6))
 def test_every_size_gets_enough_steps_and_no_needless_ones(examples: int):
-    found = resolve(recipe(), examples, SMALL)
+    found, _ = resolve(recipe(), examples, SMALL)
     passes, batch_size = int(found.mixture.passes), int(found.training.batch_size)
     steps = examples * passes / batch_size
     assert 3 <= passes <= 16

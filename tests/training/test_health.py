@@ -12,8 +12,8 @@ import pytest
 from telltune.data.examples import Example
 from telltune.data.mixture import Mixture
 from telltune.errors import DataError, RecipeError
-from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
-from telltune.training.step_flops import step_places
+from telltune.training.callbacks import HealthCallback, LeftOut, UnhealthyStepError
+from telltune.training.training_data import step_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

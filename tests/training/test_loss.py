@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.data.mixture import Mixture
-from telltune.training.loss import LossWeights
+from telltune.training.training_data import LossWeights
 
 IS_TASK = np.array([True, False, False])
 LENGTHS = np.array([2, 3, 5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from telltune.training.meta import Algorithm, Episode, adapt, meta_gradient, task_chances
+from telltune.fitting.meta_init import Algorithm, Episode, adapt, meta_gradient, task_chances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ def loss(weights: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
     return ((x @ weights["w"] - y) ** 2).mean()
 
 
-def episode(generator: torch.Generator, steps: int = 3) -> Episode[tuple[Tensor, Tensor]]:
+def episode(generator: torch.Generator, steps: int = 3) -> Episode:
     """Return noiseless batches of a task whose true weights are near the center."""
     true = CENTRE + 0.3 * torch.randn(3, generator=generator)
     batches = [torch.randn(8, 3, generator=generator) for _ in range(steps + 1)]

@@ -21,7 +21,7 @@ from telltune.training.run import TrainingOptions, train
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.models import LoadedModel
 
 
@@ -82,7 +82,7 @@ def test_an_adapter_that_cannot_be_saved_leaves_the_base_as_it_was(
     base = load_base(recipe.model, "fp32")
     before = state(base)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(trained_method, "save_adapter", full)

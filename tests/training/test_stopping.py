@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from telltune.training.callbacks import StopCallback
 from telltune.training.processes import Processes
-from telltune.training.stopping import StopCallback
 
 
 def asked(stop: StopCallback) -> bool:

@@ -17,7 +17,7 @@ from telltune.data.task import load_general, load_task
 from telltune.fitting.adapter_folder import load_predictor
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.protocol import Predictor, Settings
+from telltune.fitting.protocol import Settings
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.methods.registry import get_method
 from telltune.models import LoadedModel, load_base
@@ -31,6 +31,7 @@ from telltune.training.trainer import MixtureTrainer, training_arguments
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
 
 

@@ -13,9 +13,8 @@ from telltune.data.examples import Example
 from telltune.data.mixture import Mixture
 from telltune.errors import DataError
 from telltune.recipe import recipe_from_dict
-from telltune.training.loss import LossWeights
 from telltune.training.run import TrainingOptions, train
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import LossWeights, TrainingData
 from telltune.valuation.memory import (
     Memory,
     memory_of,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from telltune.data.examples import Example
+from telltune.fitting.general_choice import gradients_of, nearest_first, spread_first
 from telltune.recipe import LoraSpec
-from telltune.valuation.nearness import gradients_of, nearest_first, spread_first
 
 
 def unit(*angles: float) -> Any:

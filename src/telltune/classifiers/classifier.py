@@ -39,12 +39,7 @@ class Classifier:
     def scores(
         self, examples: Sequence[Example], answers: Sequence[str] | None = None
     ) -> NDArray[Any]:
-        """Return the score of each answer for each prompt, (examples, answers).
-
-        Args:
-            examples: Examples whose prompts are scored.
-            answers: Subset of its answers; all of them, in its own order, if not given.
-        """
+        """Return the score of each answer, by default all, for each prompt, (examples, answers)."""
         found = self.scorer.scores(self.vectorize(list(map(prompt_text, examples))))
         return found if answers is None else found[:, list(map(self.scorer.answers.index, answers))]
 
@@ -70,11 +65,7 @@ class Classifier:
 
 
 def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:
-    """Load a classifier.
-
-    Args:
-        path: File of arrays, in the same folder as tell.json.
-        told: JSON part of its `state`, from tell.json.
+    """Load a classifier from its file of arrays and the JSON part of its `state`.
 
     Raises:
         ModelError: The parts do not fit together, or the encoder or model of the features is

@@ -194,13 +194,7 @@ class StateFeatures:
     def of(
         cls, model: ModelSpec, anchor: Anchor | None, base: LoadedModel | None = None
     ) -> StateFeatures:
-        """Create the features of a base model.
-
-        Args:
-            model: Base model.
-            anchor: Anchor of every text, or None.
-            base: The same model, if it is already loaded.
-        """
+        """Create the features of a base model, which may be loaded already."""
         base = base or load_base(model)
         width = int(base.model.config.get_text_config().hidden_size)
         return cls(model, anchor, base.revision, width, base)
@@ -273,11 +267,7 @@ def learn_features(kind: TextKind, texts: Sequence[str]) -> Features:
 
 
 def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
-    """Restore saved features.
-
-    Args:
-        told: JSON part of their `state`, and their `kind`.
-        arrays: Arrays of the state; other arrays are ignored.
+    """Restore saved features from their `state`, whose JSON part also has their `kind`.
 
     Raises:
         KeyError: A part of the state is missing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,19 +37,20 @@ GROUPS = {
 """Verbs in the order of the help, by what they are for."""
 
 
-class _Verbs(TyperGroup):
-    """Group of the verbs, with grouped help and with `-q` and `-v` behind every verb.
+_TYPES = {"str": "TEXT", "path": "PATH", "int": "INTEGER", "float": "FLOAT"}
+"""Names in the help for the types of options."""
 
-    The help names arguments without Python types such as `list[str]`.
-    """
+
+class _Verbs(TyperGroup):
+    """Group of the verbs, with grouped help and with `-q` and `-v` behind every verb."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         for verb in self.commands.values():
             for parameter in verb.params:
-                if isinstance(parameter, TyperArgument):
-                    # Typer shows the type also behind a metavar.
-                    parameter.display_type_rich = lambda **_: None  # type: ignore[method-assign]
+                parameter.display_type_rich = partial(  # type: ignore[attr-defined]
+                    _type_in_help, parameter
+                )
             verb.params += _shared_options()
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -70,6 +72,16 @@ class _Verbs(TyperGroup):
                     formatter.write_dl(told)
             for name, _ in rows:
                 del rest[name]
+
+
+def _type_in_help(parameter: Any, ctx: Any) -> str | None:
+    """Return what the help shows behind the name of a parameter, without Python types."""
+    if isinstance(parameter, TyperArgument):
+        return None  # Its metavar already says what it is.
+    if parameter.metavar is not None:
+        return str(parameter.metavar)
+    kind = parameter.display_type(ctx).strip("<>").removesuffix(" range")
+    return _TYPES.get(kind, f"[{kind}]")
 
 
 def _be_quiet(wanted: bool) -> None:

@@ -91,11 +91,7 @@ def print_note(text: str) -> None:
 
 
 def print_warnings_of(rows: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """Print each warning once on standard error, with the names of all rows that have it.
-
-    Args:
-        rows: Name and warnings of each row.
-    """
+    """Print each warning once on standard error, with the names of all rows that have it."""
     told: dict[str, list[str]] = {}
     for name, warnings in rows:
         for warning in warnings:
@@ -329,12 +325,15 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     from rich.table import Table
 
     table = Table(title=title, show_header=any(heads), title_justify="left")
-    for head in heads:
-        # Part of a name or of a location is useless, so these columns are folded, not cut.
+    longest = max((len(row[0]) for row in rows), default=0)
+    for place, head in enumerate(heads):
+        # Part of a name or of a location is useless, so these columns are folded, not cut, and the
+        # first column, which names the row, only beyond 30 characters.
         table.add_column(
             head,
             justify="right" if head.replace("\n", " ") in NUMBERS else "left",
             overflow="fold" if head in _NAMES else "ellipsis",
+            no_wrap=place == 0 and longest <= 30,
         )
     for row in rows:
         table.add_row(*row)

@@ -44,32 +44,38 @@ def check(
 
     Rows that lose text in the chat template are listed too.
     """
-    from telltune.api import check as checked
-    from telltune.data.checks import grouped
     from telltune.recipe import columns_from_text, load_recipe
-    from telltune.training.progress import phase
 
     splits: dict[str, list[str]] = {"train": data, "dev": dev or [], "test": test or []}
     recipe = next((Path(name) for name in data if name.endswith((".yaml", ".yml"))), None)
+    loaded = named = None
     if recipe is None:
         if overrides:
             raise RecipeError("--set needs a recipe, but only data files are given.")
-        with phase("reading the data", shown=not as_json):
-            found = checked(
-                {split: paths for split, paths in splits.items() if paths},
-                columns=None if columns is None else columns_from_text(columns),
-                model=model or "embedded",
-                max_length=max_length or 2048,
-            )
+        named = None if columns is None else columns_from_text(columns)
     else:
         if len(data) > 1 or dev or test or columns:
             raise RecipeError(f"{recipe} names its own data and columns; give it alone.")
-        with phase("reading the data", shown=not as_json):
-            found = checked(load_recipe(recipe, overrides), model=model, max_length=max_length)
+        loaded = load_recipe(recipe, overrides)
+    from telltune.api import check as checked
+    from telltune.data.checks import grouped
+    from telltune.training.progress import phase
+
+    with phase("reading the data", shown=not as_json):
+        if loaded is not None:
+            found = checked(loaded, model=model, max_length=max_length)
+        else:
+            found = checked(
+                {split: paths for split, paths in splits.items() if paths},
+                columns=named,
+                model=model or "embedded",
+                max_length=max_length or 2048,
+            )
     refused = sum(finding.refused for finding in found.findings)
     if as_json:
         findings = [asdict(finding) for finding in found.findings]
-        print_json({"examples": found.counts, "refused": refused, "findings": findings})
+        told = {"guessed": found.guessed} if found.guessed else {}
+        print_json({"examples": found.counts, "refused": refused, **told, "findings": findings})
     else:
         for group in grouped(found.findings):
             typer.echo(f"{group} [{group.first.kind}]")
@@ -134,13 +140,14 @@ def pick(
     as_json: AsJson = False,
 ) -> None:
     """Pick the inputs that are most worth labeling, with a sentence encoder and no label."""
-    from telltune.classifiers.picking import pick as picked_inputs
     from telltune.data.writing import check_writable, write_rows
     from telltune.recipe import columns_from_text
-    from telltune.training.progress import phase
 
     check_writable(out)
     named = None if columns is None else columns_from_text(columns, completion="completion")
+    from telltune.classifiers.picking import pick as picked_inputs
+    from telltune.training.progress import phase
+
     with phase("encoding the inputs", shown=not as_json):
         picked = picked_inputs(inputs, number, labeled=labeled, columns=named, seed=seed)
     write_rows(out, picked.rows)

@@ -199,13 +199,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter or baseline on held-out items, with confidence intervals."""
-    from telltune.answering import evaluate as evaluated
-    from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import load_recipe, recipe_from_dict
 
-    if recipe is not None:
-        loaded = load_recipe(recipe, overrides)
-    else:
+    loaded = None if recipe is None else load_recipe(recipe, overrides)
+    from telltune.answering import evaluate as evaluated
+    from telltune.fitting.adapter_folder import read_tell
+
+    if loaded is None:
         loaded = recipe_from_dict(read_tell(adapter)["recipe"], overrides=overrides)
     result = evaluated(
         adapter,
@@ -264,16 +264,19 @@ def predict(
 
     By default, rows are read with the columns that the adapter was trained on.
     """
-    from telltune.answering import predict_examples
-    from telltune.data.examples import Example
-    from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
-    from telltune.data.writing import check_writable, rows_as_bytes, write_rows
     from telltune.errors import RecipeError
-    from telltune.fitting.adapter_folder import read_tell
     from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
+    # Answers need no column of completions.
+    named = None if columns is None else columns_from_text(columns, completion="completion")
+    from telltune.answering import predict_examples
+    from telltune.data.examples import Example
+    from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
+    from telltune.data.writing import check_writable, rows_as_bytes, write_rows
+    from telltune.fitting.adapter_folder import read_tell
+
     piped = "-" in (prompt, str(file))
     if prompt is not None and not piped:
         [answer] = predict_examples(
@@ -291,8 +294,6 @@ def predict(
         out = None
     if out is not None:
         check_writable(out)
-    # Answers need no column of completions.
-    named = None if columns is None else columns_from_text(columns, completion="completion")
     trained_on = recipe_from_dict(read_tell(adapter)["recipe"]).task.train or ()
     if piped:
         key = "prompt" if named is None else named.prompt

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from telltune.cli.app import AsJson, Overrides, Overwrite, app
-from telltune.cli.console import print_json, print_scores
+from telltune.cli.console import print_json, print_note, print_scores
 
 if TYPE_CHECKING:
     from telltune.recipe import Recipe
@@ -48,7 +48,7 @@ def score(
     """
     given = {"by": by, "folds": folds, "in_context": in_context}
     options = [f"selection.{key}={value}" for key, value in given.items() if value is not None]
-    loaded = _recipe(data, [*(overrides or []), *options])
+    loaded = _recipe(data, [*(overrides or []), *options], as_json=as_json)
     from telltune.study.example_scores import SCORES, score_examples
 
     report = score_examples(loaded, out=out, overwrite=overwrite, progress=not as_json)
@@ -78,7 +78,7 @@ def synthesize(
 
     Called again, an interrupted run resumes with the unfinished round.
     """
-    loaded = _recipe(data, overrides or [])
+    loaded = _recipe(data, overrides or [], as_json=as_json)
     from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
 
     made = write_synthetic(loaded, out=out, overwrite=overwrite, progress=not as_json)
@@ -88,12 +88,23 @@ def synthesize(
         typer.echo(f"{out / SYNTHETIC}: {made}. {' '.join(made.notes)}")
 
 
-def _recipe(data: Path, overrides: list[str]) -> Recipe:
+def _recipe(data: Path, overrides: list[str], *, as_json: bool) -> Recipe:
     """Load a recipe file, or make a default recipe for a file with examples."""
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if data.suffix.lower() in (".yaml", ".yml"):
         return load_recipe(data, overrides)
-    return recipe_from_dict(
-        {"task": {"train": str(data)}}, name=str(data), folder=Path(), overrides=overrides
-    )
+
+    def recipe(**columns: Any) -> Recipe:
+        task = {"train": {"path": str(data), **columns}}
+        return recipe_from_dict({"task": task}, name=str(data), folder=Path(), overrides=overrides)
+
+    plain = recipe()  # before the slow import of PyTorch, to report typing mistakes at once
+    from telltune.proposal.survey import guessed_columns
+
+    columns = guessed_columns(str(data), "train")
+    if columns is None:
+        return plain
+    if not as_json:
+        print_note(f"The columns {columns.prompt} → {columns.completion} of {data} are guessed.")
+    return recipe(columns=columns.model_dump(exclude_none=True))

@@ -47,11 +47,12 @@ def init(
         _copy_example(example, out, as_json=as_json)
         return
     assert data is not None
-    from telltune.proposal.write import write_recipe
     from telltune.recipe import columns_from_text
-    from telltune.training.progress import phase
 
     named = None if columns is None else columns_from_text(columns)
+    from telltune.proposal.write import write_recipe
+    from telltune.training.progress import phase
+
     with phase("reading the data", shown=not as_json):
         done = write_recipe(data, out, columns=named, model=model)
     if as_json:

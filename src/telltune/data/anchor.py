@@ -92,13 +92,10 @@ class Anchor:
         )
 
     def write_into(self, template: str) -> str:
-        """Return a copy of a chat template that also writes the anchor.
+        """Return a copy of a chat template in Jinja that also writes the anchor.
 
         The prompt side goes into the first user turn (or the system turn). The response side goes
         into the first assistant turn or the generation prompt. Later turns do not change.
-
-        Args:
-            template: Jinja chat template of a Hugging Face tokenizer.
         """
         before = _PROMPT_IN_USER if self.place == "user" else _PROMPT_IN_SYSTEM
         body = template.removesuffix("\n")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
+from telltune.data.examples import Problem
 from telltune.data.minhash import near_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from telltune.data.examples import Example, Problem
+    from telltune.data.examples import Example
 
 __all__ = [
     "TRAIN",
@@ -46,39 +47,19 @@ REFUSED: frozenset[Kind] = frozenset({"malformed", "empty", "template", "over_lo
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One error or warning about an example.
+class Finding(Problem):
+    """One error or warning about an example; `file` is the group's name for those made in Python.
 
     Attributes:
-        file: File as the user named it, or the group's name for examples made in Python.
-        line: Line number, counted from 1.
-        reason: Description of the problem, with the second location if two examples are involved.
         kind: Name of the check.
         refused: True for an error, which stops training. False for a warning.
     """
 
-    file: str
-    line: int
-    reason: str
     kind: Kind
     refused: bool
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
 
-
-class _Reported(Protocol):
-    """A `Finding` or a `Problem`."""
-
-    @property
-    def file(self) -> str: ...
-    @property
-    def line(self) -> int: ...
-    @property
-    def reason(self) -> str: ...
-
-
-T = TypeVar("T", bound=_Reported)
+T = TypeVar("T", bound=Problem)
 
 SHOWN_PLACES = 5
 MAX_GROUPS = 1000
@@ -211,7 +192,7 @@ def check_examples(
 
 def finding_of(problem: Problem) -> Finding:
     """Convert a problem found by `scan` to a finding."""
-    return Finding(problem.file, problem.line, problem.reason, "malformed", "malformed" in REFUSED)
+    return Finding(problem.file, problem.line, problem.reason, "malformed", refused=True)
 
 
 def _placed(group: str, examples: Sequence[Example]) -> list[_Placed]:

@@ -42,10 +42,6 @@ def general_choice(available: int, seed: int) -> Permutation:
 
     `size_general` and the mixture share it, so the counted tokens are the tokens trained on.
 
-    Args:
-        available: Number of available general examples, at least 1.
-        seed: The mixture's seed.
-
     Returns:
         Permutation of `range(available)`. Epoch 0 takes its first elements in order.
     """
@@ -155,13 +151,7 @@ def size_general(
 
 
 def drawn_tokens(offsets: NDArray[np.int64], count: int, seed: int) -> int:
-    """Return the number of tokens of the first `count` examples in `general_choice` order.
-
-    Args:
-        offsets: As for `size_general`.
-        count: Number of general examples, from 0 to all.
-        seed: The mixture's seed.
-    """
+    """Return the number of tokens of the first `count` examples in `general_choice` order."""
     if count == len(offsets) - 1:
         return int(offsets[-1])
     return sum(int(lengths.sum()) for lengths in _drawn_lengths(offsets, count, seed))

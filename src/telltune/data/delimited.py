@@ -88,6 +88,7 @@ class _Columns:
     """
 
     def __init__(self, header: list[str], line: int) -> None:
+        self._header = header
         given = [name.strip() for name in header]
         self._unnamed = {f"column {i}" for i, name in enumerate(given, start=1) if not name}
         self._names = [name or f"column {i}" for i, name in enumerate(given, start=1)]
@@ -103,6 +104,8 @@ class _Columns:
 
     def row(self, line: int, cells: list[str]) -> ParsedRow | Fault:
         """Return the row at a line, without empty cells outside of named columns."""
+        if cells == self._header and len(cells) > 1:
+            return Fault(line, "the line repeats the header: delete it")
         missing = len(cells) < self._needed
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
             hint = "write one per column" if missing else "quote cells that contain the separator"
@@ -169,14 +172,7 @@ def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[li
 def _parsed(
     lines: Iterator[str], record: _Record, separator: str, *, doubt: bool
 ) -> Iterator[list[str] | Fault]:
-    """Yield records whose cells may be quoted.
-
-    Args:
-        lines: Lines of the file.
-        record: Record to which `lines` adds each line.
-        separator: One character.
-        doubt: Whether to refuse a quoted cell whose lines look like rows.
-    """
+    """Yield records with quoted cells; with `doubt`, refuse cells whose lines look like rows."""
     # The csv module's limit is 128 KiB per field and can only be changed for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     reader = csv.reader(lines, delimiter=separator, strict=True)

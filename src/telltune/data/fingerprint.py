@@ -78,11 +78,7 @@ def _identity(path: Path) -> list[int] | None:
 
 @cache
 def code_hash(folder: Path = Path(__file__).parent) -> str:
-    """Return a hash of code, by default of `telltune.data`, which turns files into examples.
-
-    Args:
-        folder: Folder with Python files at any depth.
-    """
+    """Return a hash of code, by default of `telltune.data`, which turns files into examples."""
     digest = hashlib.sha256(VERSION.encode())
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode())

@@ -52,10 +52,6 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 def read_rows(path: Path, quoting: Quoting = "auto") -> Iterator[ParsedRow | Problem]:
     """Read one data file, one row at a time.
 
-    Args:
-        path: File with one of `known_suffixes`; text formats may end in `.gz`.
-        quoting: Meaning of quotes in `DELIMITED` formats; see `DataSpec.quoting`.
-
     Yields:
         Rows in file order, and a `Problem` for each invalid row.
 

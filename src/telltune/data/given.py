@@ -153,10 +153,7 @@ def _files(data: Any) -> list[str]:
 
 
 def rows_of(data: Rows) -> GivenRows:
-    """Return rows that were given in Python.
-
-    Args:
-        data: List of dicts, of conversations or both; one conversation; a frame; a data set.
+    """Return rows that were given in Python: in a list, as one conversation, frame or data set.
 
     Raises:
         DataError: The data are of another kind, empty, or have no columns of one type.

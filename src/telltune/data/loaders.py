@@ -54,11 +54,6 @@ def read_examples(
 ) -> list[Example]:
     """Return all examples of the specs in order. An invalid row raises and is never skipped.
 
-    Args:
-        specs: Data sets, in order.
-        report: Report that counts what is not read, and what is left out at a row's request.
-        split: Split to read; see `scan`.
-
     Raises:
         DataError: A file is missing or unreadable, a row is invalid, or there are no examples.
     """
@@ -72,11 +67,6 @@ def scan(
 
     The schema is detected once per file, so that the error of a later row can name the missing key.
     A data set without any example yields one `Problem`.
-
-    Args:
-        spec: Data set.
-        report: Report that counts what is not read or left out.
-        split: Split of a folder or hub data set to read, unless `spec.split` is set.
 
     Raises:
         DataError: The file, folder or hub data set does not exist or cannot be opened.
@@ -102,10 +92,6 @@ def _drawn(
     """Yield the first examples of a stream, which pass through a buffer that shuffles them.
 
     The order does not depend on `take`, and at most `_BUFFER` more examples are read.
-
-    Args:
-        items: Examples and problems; a problem is yielded at once, in place of an example.
-        take: Number of examples to yield; all for `auto`, whose caller stops by itself.
     """
     rng, buffer = Random(0), list[Example]()
 
@@ -130,10 +116,6 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
 
     Examples before an invalid row are yielded before the error is raised. The rows after it are
     still checked, so that the error counts every problem.
-
-    Args:
-        specs: Data sets, in order.
-        reader: Function that reads one data set.
 
     Raises:
         DataError: See `read_examples`.

@@ -108,11 +108,6 @@ def near_matches(
 def signatures(texts: Sequence[str], tier: Tier, *, seed: int = 0) -> Signatures:
     """Compute MinHash signatures.
 
-    Args:
-        texts: Texts to hash.
-        tier: Shingle settings.
-        seed: Seed of the hash functions.
-
     Returns:
         Array of shape (texts, `PERMUTATIONS`). The fraction of equal entries in two rows estimates
         the Jaccard similarity of the two shingle sets.

@@ -93,10 +93,6 @@ def read_options(fields: Fields, *, lettered_columns: bool) -> Options | None:
     Supported are a list of texts, a list of {label, text} objects, one object with two lists
     {"text": [...], "label": [...]}, and an object of texts by label.
 
-    Args:
-        fields: Fields of the row.
-        lettered_columns: Whether to also read columns A, B, C, ... as options.
-
     Raises:
         RowRefusedError: The options have another layout.
     """

@@ -55,11 +55,7 @@ def arrow_rows(path: Path) -> Iterator[ParsedRow | Fault]:
 
 
 def table_rows(table: Any, what: str) -> Iterator[ParsedRow | Fault]:
-    """Yield the rows of an Arrow table in memory, numbered from 1.
-
-    Args:
-        table: Table of pyarrow.
-        what: Description of the table in messages.
+    """Yield the rows of a pyarrow table, numbered from 1; messages call it `what`.
 
     Raises:
         StopReadingError: A value is outside the range of Python's types.

@@ -109,11 +109,7 @@ def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
 
 
 def utf8_text(raw: bytes, place: Place) -> str:
-    """Decode a part of a file.
-
-    Args:
-        raw: Bytes to decode.
-        place: Position of the first byte.
+    """Decode a part of a file that starts at a place.
 
     Raises:
         StopReadingError: The bytes are not UTF-8; gives the line, the byte and its value.
@@ -131,11 +127,7 @@ def utf8_text(raw: bytes, place: Place) -> str:
 
 
 def parse_row(raw: bytes, place: Place) -> ParsedRow | Fault:
-    """Parse the JSON of one row.
-
-    Args:
-        raw: Bytes of the row.
-        place: Position of the first byte.
+    """Parse the JSON of one row that starts at a place.
 
     Returns:
         The row, or a fault if it is not a valid JSON object.

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["MAX_SIZE", "Permutation", "derive_keys", "hash64"]
@@ -55,10 +53,6 @@ def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.ui
 def hash64(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
     """Hash each value with splitmix64 (Steele, Lea and Flood 2014), starting at `key`.
 
-    Args:
-        values: Values to hash, any shape.
-        key: Key from `derive_keys`.
-
     Returns:
         Hashes in the shape of `values`.
     """
@@ -82,8 +76,8 @@ class Permutation:
 
     Example:
         >>> order = Permutation(10**8, key=0)
-        >>> bool((order.inverse(order[[7, 8, 9]]) == [7, 8, 9]).all())
-        True
+        >>> len(set(order[range(1000)].tolist()))
+        1000
 
     Args:
         size: Number of elements, from 1 to 2**40.
@@ -113,14 +107,8 @@ class Permutation:
         self._left = np.uint64(left)
         self._right = np.uint64(-(-size // left))
 
-    def __len__(self) -> int:
-        return self.size
-
     def __getitem__(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Return the number at each position.
-
-        Args:
-            positions: Integers from 0 to size - 1, any shape.
+        """Return the number at each position, in the shape of `positions`.
 
         Returns:
             Numbers in the shape of `positions`.
@@ -128,98 +116,44 @@ class Permutation:
         Raises:
             IndexError: A position is out of range.
         """
-        wanted = self._checked(positions)
-        if self._table is not None:
-            return self._table[wanted]
-        return self._walk(wanted, self._encipher)
-
-    def inverse(self, values: ArrayLike) -> NDArray[np.int64]:
-        """Return the position of each number.
-
-        Args:
-            values: Integers from 0 to size - 1, any shape.
-
-        Returns:
-            Positions in the shape of `values`.
-
-        Raises:
-            IndexError: A number is out of range.
-        """
-        wanted = self._checked(values)
-        if self._table is not None:
-            return np.argsort(self._table)[wanted]
-        return self._walk(wanted, self._decipher)
-
-    def _checked(self, numbers: ArrayLike) -> NDArray[np.int64]:
-        wanted = np.asarray(numbers)
-        if wanted.size == 0:
-            return wanted.astype(np.int64)
-        if wanted.dtype.kind not in "iu":
-            raise IndexError(f"Positions must be integers, not {wanted.dtype}.")
-        if wanted.min() < 0 or wanted.max() >= self.size:
+        wanted = np.asarray(positions)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.size):
             raise IndexError(
                 f"Positions {wanted.min()} to {wanted.max()} are not in range({self.size})."
             )
-        return wanted.astype(np.int64)
-
-    def _walk(
-        self,
-        numbers: NDArray[np.int64],
-        step: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
-    ) -> NDArray[np.int64]:
-        """Apply a permutation of range(a * b) until each number is back below `size`."""
-        flat = numbers.ravel()
+        wanted = wanted.astype(np.int64)
+        if self._table is not None:
+            return self._table[wanted]
+        flat = wanted.ravel()
         result = np.empty_like(flat)
         for start in range(0, flat.size, _BLOCK):
-            block = step(flat[start : start + _BLOCK].astype(np.uint64))
+            # The network permutes range(a * b). It is applied until each number is below `size`.
+            block = self._encipher(flat[start : start + _BLOCK].astype(np.uint64))
             while (outside := np.flatnonzero(block >= np.uint64(self.size))).size:
-                block[outside] = step(block[outside])
+                block[outside] = self._encipher(block[outside])
             result[start : start + _BLOCK] = block
-        return result.reshape(numbers.shape)
+        return result.reshape(wanted.shape)
 
     def _encipher(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left = numbers // self._right
         right = numbers - left * self._right
         for turn, key in enumerate(self._keys):
             if turn % 2:
-                right = _forward(right, left, key, self._right)
+                right = _shifted(right, left, key, self._right)
             else:
-                left = _forward(left, right, key, self._left)
-        return left * self._right + right
-
-    def _decipher(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left = numbers // self._right
-        right = numbers - left * self._right
-        for turn in reversed(range(_ROUNDS)):
-            if turn % 2:
-                right = _backward(right, left, self._keys[turn], self._right)
-            else:
-                left = _backward(left, right, self._keys[turn], self._left)
+                left = _shifted(left, right, key, self._left)
         return left * self._right + right
 
 
-def _shift(half: NDArray[np.uint64], key: np.uint64, modulus: np.uint64) -> NDArray[np.uint64]:
-    """Draw a number below `modulus` for each half from the high bits, without division."""
-    drawn = hash64(half, key)
+def _shifted(
+    half: NDArray[np.uint64], other: NDArray[np.uint64], key: np.uint64, modulus: np.uint64
+) -> NDArray[np.uint64]:
+    """Add a hash of the other half to each half, modulo `modulus`, without division."""
+    drawn = hash64(other, key)
     drawn >>= np.uint64(64) - _FRACTION_BITS
     drawn *= modulus
     drawn >>= _FRACTION_BITS
-    return drawn
-
-
-def _forward(
-    half: NDArray[np.uint64], other: NDArray[np.uint64], key: np.uint64, modulus: np.uint64
-) -> NDArray[np.uint64]:
-    total = half + _shift(other, key, modulus)
+    total = half + drawn
     # For a sum below the modulus the difference wraps to a huge number, so the minimum is the sum.
     wrapped: NDArray[np.uint64] = np.minimum(total, total - modulus)
-    return wrapped
-
-
-def _backward(
-    half: NDArray[np.uint64], other: NDArray[np.uint64], key: np.uint64, modulus: np.uint64
-) -> NDArray[np.uint64]:
-    difference = half - _shift(other, key, modulus)
-    # A negative difference has wrapped to a huge number. Adding the modulus corrects it.
-    wrapped: NDArray[np.uint64] = np.minimum(difference, difference + modulus)
     return wrapped

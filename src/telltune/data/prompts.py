@@ -123,12 +123,6 @@ def scan_unlabeled(
 ) -> Iterator[Example | Problem]:
     """Read every prompt of one data set and discard the answers.
 
-    Args:
-        spec: Data set.
-        report: Report that counts keys that are not read and answers that are ignored.
-        split: Split of a folder or hub data set to read, unless `spec.split` is set.
-        trained_on: See `read_prompts`.
-
     Yields:
         Prompts as examples with empty completions, or a `Problem` for an invalid row.
 

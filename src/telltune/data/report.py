@@ -47,14 +47,7 @@ class ReadReport:
         return {key: group.count for key, group in self._keys.items()}
 
     def count(self, file: str, line: int, unread: Iterable[str], left_out: Iterable[str]) -> None:
-        """Count one row.
-
-        Args:
-            file: File as the user named it.
-            line: First line of the row, from 1.
-            unread: Keys of the row that were not read.
-            left_out: Reasons why answers of the row are not trained on.
-        """
+        """Count one row, its unread keys, and the reasons why its answers are left out."""
         self.rows += 1
         for key in sorted(unread):
             if key in self._keys:
@@ -86,11 +79,7 @@ class ReadReport:
         return found
 
     def warnings(self, name: str) -> tuple[str, ...]:
-        """Return the warnings of `tell plan` and `tell fit`, one sentence per kind.
-
-        Args:
-            name: Name of the data, such as "task.train".
-        """
+        """Return the warnings of `tell plan` and `tell fit`, one sentence per kind."""
         found = []
         if self._content:
             found.append(f"not read: {self._counted(self._content)}; {_HINT}")

@@ -308,6 +308,8 @@ def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
         fields.left_out[:] = ["the row has `weight: 0`"]
     elif not schema.classifies and _marks_bad(fields, answer):
         fields.left_out[:] = ["the row has `label: false`, which marks a bad answer"]
+    elif fields.has("_task_hash") and fields.take("answer") in ("reject", "ignore"):
+        fields.left_out[:] = ["Prodigy's annotator did not accept the row"]
     else:
         return False
     return True

@@ -75,22 +75,13 @@ class TaskData:
 
 
 def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Example, ...]:
-    """Return the task's unlabeled inputs that are not among the labeled ones.
-
-    Args:
-        task: From `load_task`.
-        labeled: Training examples whose labels a method uses.
-    """
+    """Return the task's unlabeled inputs that are not among the labeled ones."""
     known = {question(example) for example in labeled}
     return tuple(example for example in task.unlabeled if question(example) not in known)
 
 
 def check_unlabeled(inputs: Sequence[Example], what: str) -> None:
-    """Check that there are unlabeled inputs.
-
-    Args:
-        inputs: Unlabeled inputs from `unlabeled_beside`.
-        what: Name of the part that needs them, such as "method `encoder_em`".
+    """Check that there are unlabeled inputs for what needs them, such as "method `encoder_em`".
 
     Raises:
         RecipeError: There are no unlabeled inputs.
@@ -141,11 +132,6 @@ def _load_unlabeled(
 ) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """Return the unlabeled inputs, and sentences about inputs that are not read or left out.
 
-    Args:
-        recipe: Recipe with `task.unlabeled`.
-        train: All training examples, which are the inputs if the recipe has `rest`.
-        dev: Dev examples.
-
     Raises:
         DataError: See `read_examples`.
     """
@@ -177,11 +163,6 @@ def _load_unlabeled(
 
 def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
     """Return one split of the task. An anchor that the data already contain is removed.
-
-    Args:
-        recipe: Recipe of the task.
-        split: Split to read.
-        report: Report that counts what is not read or left out.
 
     Raises:
         RecipeError: The recipe does not have this split.
@@ -301,10 +282,6 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
 
 def count_within_budget(lengths: NDArray[np.int64], max_tokens: int | None) -> int:
     """Return the number of examples, counted from the first, that fit in `max_tokens`.
-
-    Args:
-        lengths: Lengths of the examples in tokens.
-        max_tokens: Maximum number of tokens, or None for no maximum.
 
     Raises:
         DataError: The first example does not fit.

@@ -39,11 +39,7 @@ class ThinkingTags(NamedTuple):
     close: str
 
     def match(self, text: str, *, opened: bool = False) -> re.Match[str] | None:
-        """Match the thinking at the start of an answer.
-
-        Args:
-            text: Answer of the model.
-            opened: Whether the prompt ends with the opening tag.
+        """Match the thinking at the start of an answer; `opened` if the prompt ends with the tag.
 
         Returns:
             Match with the groups `open`, `thinking` and `close`, or None. The groups of the tags
@@ -75,9 +71,6 @@ def _pattern(opening: str, closing: str, opened: bool) -> re.Pattern[str]:
 @cache
 def thinking_tags(template: str) -> ThinkingTags:
     """Find the pair of tags of which both occur in a chat template.
-
-    Args:
-        template: Chat template in Jinja.
 
     Returns:
         Tags of the template. The default is `<think>` and `</think>`, also if only one of these

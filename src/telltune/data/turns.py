@@ -118,10 +118,6 @@ def reasoning_of(fields: Fields, keys: Sequence[str] = _REASONING[:2]) -> str:
 def check_order(body: Sequence[Turn], *, offset: int) -> None:
     """Refuse an order of turns that a chat template would refuse or change.
 
-    Args:
-        body: Turns after the system turn.
-        offset: Number of turns before `body`.
-
     Raises:
         RowRefusedError: User and assistant turns do not alternate, or the last turn is not an
             answer.

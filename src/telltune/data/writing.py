@@ -40,13 +40,9 @@ def check_writable(path: Path) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows to a file atomically.
+    """Write rows to a file atomically, in the format of its suffix.
 
     Numbers keep their spelling. Lists and objects are written as JSON in formats without them.
-
-    Args:
-        path: Output file. The suffix determines the format.
-        rows: Values by column. Rows can lack columns of other rows.
 
     Raises:
         StorageError: The suffix is not supported, or the file cannot be written.

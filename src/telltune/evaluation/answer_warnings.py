@@ -14,7 +14,7 @@ from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.evaluation.text import fold
 from telltune.fitting.build_plan import answer_budget
-from telltune.inference.label_matching import label_key
+from telltune.inference.labels import label_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from telltune.data.tokenizer import KnownTokenizer
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 
@@ -43,14 +43,7 @@ def warnings_before_training(
     run_plan: RunPlan,
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
-    """Return warnings about this run's scores that follow from the data alone.
-
-    Args:
-        recipe: Recipe of the run.
-        answers: Answers of its task.
-        run_plan: Training plan of the run.
-        tokenizer: Tokenizer of the model.
-    """
+    """Return warnings about this run's scores that follow from the data alone."""
     found = data_warnings(answers, run_plan.counts.task_examples)
     if answers.test and recipe.evaluation.answers == "generate":
         items = answers.test[: recipe.evaluation.max_items]
@@ -64,12 +57,7 @@ def warnings_before_training(
 
 
 def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
-    """Return warnings about labels and test data that make a score meaningless for any method.
-
-    Args:
-        answers: Answers of the task, from `task_answers`.
-        used: Number of training examples that the method learns from.
-    """
+    """Return warnings about labels and test data that make a score meaningless for any method."""
     found = [*_spelling(answers), *_unseen(answers, answers.train[:used])]
     if answers.problem:
         found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
@@ -115,14 +103,7 @@ def answer_warnings(
     references: Sequence[str],
     labels: Sequence[str],
 ) -> list[str]:
-    """Return warnings about answers that are empty, all the same, or none of the labels.
-
-    Args:
-        predictor: Predictor that gave the answers.
-        predictions: Answers of the predictor, (items,).
-        references: Correct answers, (items,).
-        labels: Labels of the task; () if it is not a classification task.
-    """
+    """Return warnings about answers that are empty, all the same, or none of the labels."""
     found = list(_said(predictor, predictions, references))
     return found + list(_outside(predictor, predictions, labels)) if labels else found
 

@@ -46,16 +46,20 @@ class Checked(_Found, InNotebooks):
     Attributes:
         counts: Number of examples by split and of general data.
         findings: Rows that would be refused, and rows that are suspicious.
+        guessed: Description of the columns that were guessed; "" if none were.
     """
+
+    guessed = ""
 
     def tables(self) -> list[ResultTable]:
         """Return the findings as one table; those that differ only in numbers share a row."""
         counted = ", ".join(f"{n:,} {split}" for split, n in self.counts.items())
+        guessed = f" {self.guessed}" if self.guessed else ""
         refused = sum(finding.refused for finding in self.findings)
         warned = len(self.findings) - refused
         return [
             ResultTable(
-                f"{counted} examples; {refused} refused, {warned} warnings.",
+                f"{counted} examples; {refused} refused, {warned} warnings.{guessed}",
                 ("where", "finding", "kind"),
                 [
                     (f"{group.first.file}:{group.first.line}", group.reason, group.first.kind)
@@ -163,13 +167,7 @@ def _examples(
     reader: Callable[[DataSpec, ReadReport], Iterator[Example | Problem]],
     findings: list[Finding],
 ) -> Iterator[Example]:
-    """Yield examples as they are read, and append problems of their rows to the findings.
-
-    Args:
-        specs: Data sets, in order.
-        reader: Function that reads one data set and fills the report.
-        findings: List that problems and ignored parts of rows are appended to.
-    """
+    """Yield examples as they are read, and append problems of their rows to the findings."""
     report = ReadReport()
     for spec in specs:
         start, stop = spec.rows or (0, None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 __all__ = ["Forgetting", "held_out_general", "measure_forgetting", "task_format"]
 
@@ -42,12 +42,6 @@ def held_out_general(general: GeneralData, count: int, used: int, seed: int) -> 
 
     They are the last examples in the order in which the mixture draws general data.
 
-    Args:
-        general: General data.
-        count: Number of examples to hold out.
-        used: Number of general examples that training uses.
-        seed: Seed of the mixture.
-
     Raises:
         DataError: Training leaves fewer than `count` examples.
     """
@@ -68,9 +62,6 @@ def task_format(completions: Sequence[str]) -> Callable[[str], bool] | None:
 
     Answers from a closed set of labels are recognized by their text, and JSON answers by their
     keys. The result is None if the completions have no recognizable format.
-
-    Args:
-        completions: Completions of the task's training examples.
     """
     labels = {_plain(label) for label in closed_set(completions)}
     if labels:
@@ -94,14 +85,9 @@ def measure_forgetting(
     prompts: int,
     looks_like_the_task: Callable[[str], bool] | None,
 ) -> Forgetting:
-    """Measure a predictor's model on general examples, without the anchor.
+    """Measure a predictor's model on held-out general examples.
 
-    Args:
-        predictor: Predictor of any method.
-        tokenizer: Tokenizer of the model, whose template contains no anchor.
-        examples: Held-out general examples; at least one.
-        prompts: Number of examples whose prompts are answered.
-        looks_like_the_task: Function from `task_format`, or None.
+    The template of the tokenizer has no anchor. `looks_like_the_task` is from `task_format`.
     """
     plain = predictor.beside_its_task(tokenizer)
     nll, tokens = plain.nll(examples)

@@ -15,8 +15,7 @@ from telltune.data.task import load_split
 from telltune.data.thinking import without_thinking
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
-from telltune.inference.label_matching import UNSPACED
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import UNSPACED, closed_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +34,7 @@ _UNSPACED = regex.compile(rf"[{UNSPACED}\p{{Katakana}}ー]", regex.V1)
 
 
 def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
-    """Choose the metrics that fit the answers of a task; the first is the headline.
+    """Choose the metrics that fit the answers of all splits; the first is the headline.
 
     1. JSON: more than half of the answers are a JSON object or array.
     2. Labels: the answers are a closed set (see `closed_set`) of at most 250 labels.
@@ -45,9 +44,6 @@ def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
        script, whereas exact match is 0 for any other wording.
 
     Word metrics are omitted if most answers are in a script without spaces.
-
-    Args:
-        answers: Completions of train, dev and test together.
     """
     if _mostly_json(answers):
         return ("json_field_accuracy", "json_valid", "exact_match")
@@ -108,11 +104,6 @@ def task_answers(
 
     All training examples count, regardless of `task.max_examples`, so that every size and seed of a
     task is scored by the same metrics. Methods do not see these data.
-
-    Args:
-        recipe: Recipe that names the splits.
-        task: Task data from `load_task`.
-        test: All test examples, from `load_split`; they are read if not given.
 
     Raises:
         DataError: The training data cannot be read. Unreadable test data are skipped, and `problem`

@@ -36,9 +36,6 @@ def check_recipe(recipe: Recipe) -> None:
 
     The hub is not contacted, and data files are opened but not read to the end.
 
-    Args:
-        recipe: Recipe to check, already valid in itself.
-
     Raises:
         TellError: The only mistake, or a RecipeError that lists all mistakes.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 __all__ = [
     "PERPLEXITY",
@@ -132,12 +132,7 @@ class Answers:
     warnings: tuple[str, ...] = ()
 
     def score(self, confidence: float = 0.95, seed: int = 0) -> Evaluation:
-        """Return the scores with intervals.
-
-        Args:
-            confidence: Confidence level of the intervals.
-            seed: Seed of the bootstrap.
-        """
+        """Return the scores with intervals."""
         scores: dict[str, Interval] = {}
         per_item: dict[str, list[float]] = {}
         for name in self.metrics:

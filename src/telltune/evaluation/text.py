@@ -235,11 +235,6 @@ def sari_of(source: str, prediction: str, references: Sequence[str]) -> float:
     right in proportion to the references that agree. A score without any gram is 1, as in the
     library `evaluate`, which TRACE uses; the paper's own script has 0.
 
-    Args:
-        source: Text that is simplified.
-        prediction: Its simplification.
-        references: Right simplifications.
-
     Source: Xu et al. (2016), "Optimizing statistical machine translation for text simplification",
     section 4.
     """

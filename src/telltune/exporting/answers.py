@@ -40,11 +40,6 @@ def compare_answers(adapter: Path, model: Path, *, trust_model: bool = False) ->
     """Ask an adapter and a model made of it the same prompts of the task.
 
     Both generate text. A classifier beside the adapter has no say, because the model has none.
-
-    Args:
-        adapter: Adapter folder.
-        model: Folder of the model.
-        trust_model: See `load_predictor`.
     """
     examples = _examples(read_tell(adapter))
     if not examples:

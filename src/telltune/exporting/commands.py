@@ -30,10 +30,6 @@ _QUANTIZED = (
 def vllm_command(folder: Path, record: dict[str, Any]) -> str:
     """Return the command that serves an adapter or a whole model with vLLM.
 
-    Args:
-        folder: Folder from `tell fit` or `tell export`.
-        record: Contents of its tell.json.
-
     Raises:
         ModelError: The adapter cannot be read, or is of a kind or rank that vLLM does not serve.
     """
@@ -85,12 +81,7 @@ def check_gguf_type(kind: str) -> None:
 
 
 def gguf_commands(folder: Path, kind: str) -> list[str]:
-    """Return the commands of llama.cpp that write a model folder as a GGUF file beside it.
-
-    Args:
-        folder: Folder of a whole model.
-        kind: One of the types that `check_gguf_type` accepts.
-    """
+    """Return the commands of llama.cpp that write a model folder as a GGUF file beside it."""
     kind = kind.lower()
     written = kind if kind in _WRITTEN else "f16"
     here = folder.resolve()

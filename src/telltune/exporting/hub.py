@@ -17,11 +17,6 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
 
     The token is the one that huggingface_hub finds: `HF_TOKEN`, or the one of `hf auth login`.
 
-    Args:
-        folder: Folder to upload; hidden files are left out.
-        repo: Name of the repository: OWNER/NAME.
-        private: Whether a new repository is private. An existing one does not change.
-
     Returns:
         Address of the repository.
 

@@ -44,12 +44,6 @@ def merge_adapter(
     The weights are added in fp32 on the CPU, and saved in the base's precision. tell.json is
     written last, and marks the folder as complete.
 
-    Args:
-        adapter: Adapter folder from `tell fit`.
-        out: Output folder, new or empty.
-        lost: Parts of the adapter folder that the model lacks, in sentences for the model card.
-        trust_model: Whether the base may run its own code; see `load_predictor`.
-
     Raises:
         ModelError: The folder is damaged, or its base is missing or has changed.
         StorageError: `out` is not empty, or cannot be written.

@@ -121,10 +121,6 @@ class TurnTexts(NamedTuple):
 def write_modelfile(folder: Path, max_new_tokens: int) -> None:
     """Write a Modelfile into a model folder.
 
-    Args:
-        folder: Folder of a whole model with its tokenizer.
-        max_new_tokens: Longest answer in tokens.
-
     Raises:
         ModelError: The chat template does not write fixed texts around the turns.
     """

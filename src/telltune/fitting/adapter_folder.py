@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from telltune.classifiers.classifier import load_classifier
 from telltune.data.anchor import Anchor
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Message
+from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
 from telltune.fitting.model_card import CARD, is_whole_model, model_card
-from telltune.fitting.protocol import Cost, Predictor
-from telltune.fitting.provenance import provenance
+from telltune.fitting.predictor import Cost, Predictor
 from telltune.models import (
     ADAPTER_CONFIG,
+    base_weights,
     load_adapter,
     load_base,
     model_origin,
@@ -41,6 +45,7 @@ from telltune.storage import (
 from telltune.training.adapter import trained_bytes
 from telltune.training.checkpoints import CHECKPOINTS
 from telltune.training.log import LOG, read_log
+from telltune.training.speed import training_shape
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -51,28 +56,13 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
     from telltune.data.examples import Example
-    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.data.mixture import Mixture
     from telltune.fitting.pre_training import PreTraining
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.fitting.run_plan import RunPlan
-    from telltune.models import LoadedModel, Origin
+    from telltune.models import LoadedModel, ModelShape, Origin
     from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
-
-__all__ = [
-    "CHAT_TEMPLATE",
-    "CLASSIFIER",
-    "MADE",
-    "MODELFILE",
-    "TELL_JSON",
-    "FinishedRun",
-    "base_spec",
-    "load_predictor",
-    "read_tell",
-    "refuse_damaged",
-    "save_adapter",
-    "versions",
-    "whole_files",
-]
 
 TELL_JSON = "tell.json"
 MADE = "made.jsonl"
@@ -85,11 +75,25 @@ CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """Results of a finished run, as `save_adapter` writes them.
+def save_adapter(
+    out: Path,
+    *,
+    method: AdapterMethod,
+    recipe: Recipe,
+    base: LoadedModel,
+    ground: PreTraining,
+    plan: RunPlan,
+    stopping: EarlyStopping | None,
+    predictor: Predictor,
+    weights: Mapping[str, Tensor] | None,
+    seconds: float,
+) -> None:
+    """Write the adapter folder. tell.json is written last and marks the run as finished.
 
-    Attributes:
+    Every file is complete before it gets its final name.
+
+    Args:
+        out: The folder.
         method: The method.
         recipe: The user's recipe.
         base: The base model.
@@ -99,38 +103,18 @@ class FinishedRun:
         predictor: Predictor with the trained model.
         weights: Trained weights if the model does not hold them whole; else None.
         seconds: Time of training and the steps before it, in seconds.
-    """
-
-    method: AdapterMethod
-    recipe: Recipe
-    base: LoadedModel
-    ground: PreTraining
-    plan: RunPlan
-    stopping: EarlyStopping | None
-    predictor: Predictor
-    weights: Mapping[str, Tensor] | None
-    seconds: float
-
-
-def save_adapter(out: Path, run: FinishedRun) -> None:
-    """Write the adapter folder. tell.json is written last and marks the run as finished.
-
-    Every file is complete before it gets its final name.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    method, recipe, base, predictor = run.method, run.recipe, run.base, run.predictor
-    plan, ground, model = run.plan, run.ground, predictor.model
-    task, general = ground.task, ground.general
-    anchor = plan.anchor
+    model, task, general, anchor = predictor.model, ground.task, ground.general, plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
     trained_on = task.train[: plan.counts.task_examples]
     record: dict[str, Any] = {
         "method": method.name,
         "counts": plan.counts.to_dict(),
         "auto": plan.settings,
-        "seconds": round(run.seconds, 3),
+        "seconds": round(seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": predictor.max_new_tokens,
         "labels": list(predictor.labels),
@@ -163,14 +147,14 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
         "levers": [got.to_dict() for got in ground.yields],
         "classifier": ground.choice and {"notes": ground.choice.notes},
         "labeled": ground.counts,
-        "early_stopping": run.stopping and run.stopping.to_dict(),
+        "early_stopping": stopping and stopping.to_dict(),
         "skipped": [row for row in read_log(out / LOG) if "skipped" in row],
         **provenance(plan, model_shape(base.model.config), recipe),
         "versions": versions(),
         "recipe": recipe.model_dump(mode="json"),
     }
     with whole_files(out, needed=trained_bytes(model)) as (filling, files):
-        model.save_pretrained(filling, state_dict=run.weights)
+        model.save_pretrained(filling, state_dict=weights)
         _name_base(filling / ADAPTER_CONFIG, origin)
         predictor.tokenizer.save_pretrained(filling)
         _generation_config(predictor).save_pretrained(filling)
@@ -192,12 +176,9 @@ def save_adapter(out: Path, run: FinishedRun) -> None:
 def whole_files(out: Path, *, needed: int) -> Iterator[tuple[Path, dict[str, str]]]:
     """Fill a temporary folder, then move its complete files into `out`.
 
-    Args:
-        out: Folder for the files.
-        needed: Estimated size of the files in bytes.
-
     Yields:
-        The folder to fill, and a dictionary that on exit maps file names to their sha256.
+        The folder to fill, and a dictionary that on exit maps file names to their sha256. `needed`
+        is the estimated size of the files in bytes.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -333,10 +314,7 @@ def load_predictor(
 def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> ModelSpec:
     """Return the base model of an adapter folder, with the chat template that the folder holds.
 
-    Args:
-        folder: Adapter folder, possibly from an untrusted source.
-        record: Contents of its tell.json.
-        trust_model: See `load_predictor`.
+    The folder may come from an untrusted source; `trust_model` is as in `load_predictor`.
     """
     spec = ModelSpec.model_validate(record["recipe"]["model"])
     # The recipe may name a template file outside the folder; the folder has a copy.
@@ -346,11 +324,7 @@ def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> Mod
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
-    """Raise an error unless every file is unchanged since the run ended.
-
-    Args:
-        folder: Adapter or baseline folder.
-        files: Expected sha256 of each file by name, from tell.json.
+    """Raise an error unless every file has its sha256 in tell.json, i.e. is as the run left it.
 
     Raises:
         ModelError: A file is missing or changed.
@@ -366,3 +340,45 @@ def refuse_damaged(folder: Path, files: dict[str, str]) -> None:
                 f"{path} is damaged: its hash differs from that in {TELL_JSON}; restore the file, "
                 "or fit again."
             )
+
+
+# Keys of `training_shape` that also affect the rounding of sums.
+_DECISIVE = ("machine", "instructions", "threads", "torch", "precision")
+
+
+def provenance(run_plan: RunPlan, shape: ModelShape, recipe: Recipe) -> dict[str, Any]:
+    """Return the provenance of a run besides its recipe, data and counts, for `tell verify`.
+
+    The same recipe and seed on the same machine, with the same versions and threads, give the same
+    adapter, byte for byte in fp32 on a CPU. On another machine the order of the examples is the
+    same, but rounding may differ. `computed_with` records what the rounding depends on.
+
+    Returns:
+        `order` (sha256 of the examples of each step), `base_weights` (sha256 per file; empty for a
+        hub model, which its commit identifies; None if unknown) and `computed_with`.
+    """
+    machine = training_shape(shape, recipe)
+    try:
+        # The hash of a large file takes a while; it is cached as long as the file is unchanged.
+        weights = {path.name: file_hash(path) for path in base_weights(recipe.model)}
+    except ModelError:
+        weights = None  # The weights were removed during training.
+    return {
+        "order": order_hash(run_plan.mixture, run_plan.epochs),
+        "base_weights": weights,
+        "computed_with": {
+            "system": platform.platform(),
+            **{name: machine[name] for name in _DECISIVE},
+        },
+    }
+
+
+def order_hash(mixture: Mixture, epochs: int) -> str:
+    """Return a sha256 of the examples of each optimizer step, in order."""
+    digest = hashlib.sha256()
+    for epoch in range(epochs):
+        for is_task, index in mixture.batches(epoch):
+            digest.update(np.uint64(len(index)).tobytes())
+            digest.update(is_task.astype(np.uint8).tobytes())
+            digest.update(index.astype("<i8").tobytes())
+    return digest.hexdigest()

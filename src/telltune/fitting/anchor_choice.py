@@ -14,9 +14,9 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
-from telltune.inference.label_matching import words
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import words
 from telltune.inference.scoring import response_nll
-from telltune.inference.texts import sample_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["Candidate", "Ranking", "propose_anchors", "rank_anchors"]
 
 # Prompts to the model; candidates differ by wording, examples and sampling.
 _REQUESTS = (
@@ -80,13 +78,9 @@ def propose_anchors(
 ) -> list[Anchor]:
     """Ask the base model or a teacher for instructions that fit the task's examples.
 
-    Args:
-        base: Model that writes the instructions, at temperature 0.8.
-        task: Task; a few of its training examples are shown at a time, but never those that
-            `rank_anchors` uses.
-        count: Number of requests; fewer anchors are returned if the model repeats itself.
-        seed: Seed of the sampling.
-        teacher: Model that writes the instructions instead.
+    A few training examples are shown at a time, at temperature 0.8, but never those that
+    `rank_anchors` uses. There are `count` requests; fewer anchors are returned if the model repeats
+    itself.
     """
     encoder = Encoder(base.tokenizer)
     examples, _ = _shown_and_held_out(task)
@@ -124,13 +118,9 @@ def rank_anchors(
 ) -> Ranking:
     """Rank the recipe's anchor, no anchor, and the proposals, best first.
 
-    Args:
-        base: The untrained model.
-        task: Task; its dev examples are scored, or the second half of its training examples if it
-            has none. Examples whose prompt was shown to the model are skipped.
-        proposals: Anchors from `propose_anchors`.
-        limit: Maximum number of held-out examples to score.
-        proposer: Origin of the proposals.
+    Up to `limit` dev examples are scored, or the second half of the training examples if there are
+    none. Examples whose prompt was shown to the model are skipped. `proposer` is the origin of the
+    proposals.
 
     Raises:
         DataError: There are too few examples to hold any out.

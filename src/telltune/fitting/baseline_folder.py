@@ -18,9 +18,8 @@ from telltune.fitting.adapter_folder import (
     versions,
     whole_files,
 )
-from telltune.fitting.baseline_predictor import BaselinePredictor
 from telltune.fitting.model_card import CARD, baseline_card
-from telltune.fitting.protocol import Cost
+from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.models import load_tokenizer
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import write_bytes, write_json, write_text
@@ -30,17 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
-
-__all__ = [
-    "BASELINE",
-    "baseline_versions",
-    "is_baseline",
-    "load_folder",
-    "save_baseline",
-]
 
 BASELINE = "baseline.safetensors"
 
@@ -55,15 +46,6 @@ def save_baseline(
     recipe: Recipe,
 ) -> None:
     """Write the folder of a baseline. tell.json is written last and marks the fit as finished.
-
-    Args:
-        out: The output folder.
-        method: Name of the method.
-        predictor: The fitted predictor.
-        task: Name of the task.
-        labeled: Labeled examples that it was fitted on.
-        unlabeled: Unlabeled inputs that it was fitted on.
-        recipe: Recipe of the fit.
 
     Raises:
         StorageError: The folder cannot be written.

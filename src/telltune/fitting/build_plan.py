@@ -20,9 +20,9 @@ from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
 from telltune.recipe import as_number
-from telltune.training.defaults import auto_settings, resolve
-from telltune.training.loss import LossWeights
+from telltune.training.defaults import resolve
 from telltune.training.processes import processes
+from telltune.training.training_data import LossWeights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,20 +31,9 @@ if TYPE_CHECKING:
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
     from telltune.fitting.model_info import ModelInfo
-    from telltune.fitting.protocol import Method
+    from telltune.fitting.protocol import AdapterMethod, Method
     from telltune.recipe import Recipe
-
-__all__ = [
-    "answer_budget",
-    "build_run_plan",
-    "check_needs",
-    "encoding",
-    "longest_example",
-    "plan_looks",
-]
-
 
 # A run evaluates the first dev examples only, at most this many.
 _MOST_DEV_ITEMS = 100
@@ -64,15 +53,15 @@ def build_run_plan(
 ) -> RunPlan:
     """Encode, size and order the training data of a method.
 
-    Without general data, `mixture.passes` are ordinary epochs: every example once, in a new order
-    each time. With general data, all passes are shuffled together, as in TELL.
+    The recipe has the method's own keys; see `AdapterMethod.configured`. Without general data,
+    `mixture.passes` are ordinary epochs: every example once, in a new order each time. With general
+    data, all passes are shuffled together, as in TELL.
 
     Raises:
         RecipeError: The recipe lacks an anchor, general data or unlabeled inputs that the method
             needs, or names layers that the model does not have.
         DataError: An example is too long, or there are too few general data.
     """
-    recipe = method.configured(recipe)
     anchor = task.anchor if method.anchored else None
     check_needs(method, anchored=anchor is not None, general=general is not None)
     for lever in levers_of(recipe):
@@ -101,8 +90,7 @@ def build_run_plan(
         need_labels(labels, "`product_of_experts`", "remove it")
     encoded = anchored.encode([prepend_shots(task.shots, example) for example in task.train[:used]])
 
-    chosen = auto_settings(recipe, used, model.shape)
-    recipe = resolve(recipe, used, model.shape)
+    recipe, chosen = resolve(recipe, used, model.shape)
     settings, spec = recipe.training, recipe.mixture
     passes, batch_size = as_number(spec.passes), as_number(settings.batch_size)
     pool = None
@@ -163,13 +151,8 @@ def build_run_plan(
 def plan_looks(encoded: EncodedSet, *, trained_tokens: int, answer_tokens: int) -> DevPlan:
     """Plan 4 to 10 evaluations on dev data that take about a quarter of the training work.
 
-    Answers are scored if this budget allows at least four evaluations. Otherwise only the loss is
-    computed.
-
-    Args:
-        encoded: The encoded dev examples.
-        trained_tokens: Number of tokens that the whole run trains on.
-        answer_tokens: Maximum number of tokens in an answer.
+    Answers of up to `answer_tokens` are scored if this budget allows at least four evaluations.
+    Otherwise only the loss is computed. `trained_tokens` are those of the whole run.
     """
     loss = _FORWARD * int(encoded.offsets[-1])
     answering = _FORWARD * (int(encoded.prompt_lengths.sum()) + len(encoded) * answer_tokens)
@@ -203,11 +186,7 @@ def _template_warnings(
 ) -> tuple[str, ...]:
     """Return warnings about unexpected effects of the chat template on the data.
 
-    Args:
-        model: Model with the chat template.
-        recipe: Recipe of the run.
-        unthought: Number of examples without thinking whose prompt opens a thinking block.
-        examples: Number of all examples.
+    `unthought` of all `examples` have no thinking, although their prompt opens a thinking block.
     """
     found = []
     if recipe.model.chat_template is None and model.tokenizer.chat_template == PLAIN_TEMPLATE:
@@ -228,13 +207,7 @@ def _template_warnings(
 
 
 def encoding(model: ModelInfo, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
-    """Return the encoder of a run's data, which caches on disk.
-
-    Args:
-        model: Model with the tokenizer and context length.
-        recipe: Recipe; limits the length of an example.
-        anchor: Anchor of every example, or None.
-    """
+    """Return the encoder of a run's data with an anchor or none, which caches on disk."""
     limit = longest_example(model, recipe)
     too_long = recipe.training.too_long
     return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
@@ -247,11 +220,6 @@ def longest_example(model: ModelInfo, recipe: Recipe) -> int:
 
 def check_needs(method: Method, *, anchored: bool, general: bool) -> None:
     """Check that the recipe has the anchor and general data that a method needs.
-
-    Args:
-        method: The method.
-        anchored: Whether there is an anchor.
-        general: Whether there are general data.
 
     Raises:
         RecipeError: The anchor or the general data are missing.

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.models import compute_dtype, load_base_of
-from telltune.training.speed import recall, training_shape
-from telltune.training.step_flops import flop, sampled_steps, step_work
+from telltune.training.speed import flop, recall, sampled_steps, step_work, training_shape
 
 if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
     from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
-    from telltune.training.step_flops import Work
-
-__all__ = ["Forecast", "estimated_memory_gib", "forecast"]
+    from telltune.training.speed import Work
 
 # Number of sampled steps whose rows are packed and counted; they stand for all others.
 _LOOKED_AT = 48
@@ -105,11 +102,8 @@ def estimated_memory_gib(
 ) -> float:
     """Return a fit's peak memory in GiB: libraries, weights, and activations of one row.
 
-    Args:
-        model: Sizes of the model.
-        spec: `training` settings of the recipe.
-        row_tokens: Number of tokens in the longest row.
-        row_responses: Maximum number of tokens with logits in a row.
+    `row_tokens` are those of the longest row, and `row_responses` the most tokens with logits in a
+    row.
     """
     width = compute_dtype(spec.precision).itemsize
     weights = model.layer_weights + model.vocabulary * model.hidden

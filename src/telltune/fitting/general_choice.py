@@ -1,10 +1,16 @@
-"""Choice of general data for a task: the nearest to the task, or the most diverse."""
+"""Choice of general data for a task: the nearest to the task, or the most diverse.
+
+Nearness is the mean cosine to the task's examples, of sentence embeddings or of gradients with
+respect to a new adapter. The gradients follow LESS (arXiv 2402.04333), which uses Adam's gradients
+during a warm-up on the data. Here the adapter is untrained: `lora_A` is random and only `lora_B`
+has a gradient, which is therefore a random projection of the full weights' gradient.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +20,14 @@ from telltune.data.encoding import Encoder
 from telltune.data.general import GeneralData
 from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
+from telltune.models import context_length
+from telltune.models.kernels.packing import pack, token_nll
+from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import atomic_folder, cache_folder
-from telltune.valuation.nearness import (
-    embeddings_of,
-    gradients_of,
-    nearest_first,
-    spread_first,
-)
+from telltune.training.adapter import add_lora, borrowing
+from telltune.training.progress import bar
+from telltune.valuation.embeddings import embed
+from telltune.valuation.gradient_sketch import GradientSketch, gradient_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +37,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
     from telltune.models import LoadedModel
-    from telltune.recipe import GeneralChoiceSpec, Recipe
-
-__all__ = ["ChosenData", "choose_general", "first_drawn"]
+    from telltune.recipe import GeneralChoiceSpec, LoraSpec, Recipe
 
 _VERSION = 2
 _FILE = "vectors.npy"
@@ -67,18 +72,11 @@ def choose_general(
     *,
     progress: bool = False,
 ) -> ChosenData:
-    """Choose general examples by nearness or diversity, up to the recipe's leverage ratio.
+    """Choose general examples by nearness to the training examples or by diversity.
 
-    Candidates are the first examples that a mixture with this seed draws. Examples held out from
-    the end of the draw therefore stay held out. Embeddings and gradients are cached on disk.
-
-    Args:
-        task: Task; nearness is measured to its training examples.
-        general: General data that contain the candidates.
-        base: Model that computes gradients, if the choice is by gradients; unchanged on return.
-        recipe: Recipe; its mixture sets the number of tokens or examples.
-        spec: How to choose.
-        progress: Whether to show a progress bar for gradients.
+    The recipe's mixture sets their number or tokens. Candidates are the first examples that a
+    mixture with this seed draws. Examples held out from the end of the draw therefore stay held
+    out. Embeddings and gradients are cached on disk; the base model is unchanged on return.
 
     Raises:
         DataError: There are fewer candidates than the recipe asks for.
@@ -88,7 +86,11 @@ def choose_general(
     candidates = first_drawn(general, spec.candidates, recipe.seed)
     encoder = Encoder(base.tokenizer)
     lengths = encoder.encode(candidates).lengths
-    order = _ranked(examples, candidates, base, recipe, spec, progress)
+    found = _vectors(candidates, base, recipe, spec, progress)
+    if spec.take == "diverse":
+        order = spread_first(found)
+    else:
+        order = nearest_first(found, _vectors(examples, base, recipe, spec, progress))
     wanted = recipe.mixture.general_examples
     if wanted is None:
         target = recipe.mixture.leverage_ratio * int(encoder.encode(examples).lengths.sum())
@@ -120,21 +122,6 @@ def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
     return [found[i] for i in range(len(found))]
 
 
-def _ranked(
-    examples: Sequence[Example],
-    candidates: Sequence[Example],
-    base: LoadedModel,
-    recipe: Recipe,
-    spec: GeneralChoiceSpec,
-    progress: bool,
-) -> NDArray[np.int64]:
-    """Return the candidates' indices in order of preference."""
-    found = _vectors(candidates, base, recipe, spec, progress)
-    if spec.take == "diverse":
-        return spread_first(found)
-    return nearest_first(found, _vectors(examples, base, recipe, spec, progress))
-
-
 def _vectors(
     examples: Sequence[Example],
     base: LoadedModel,
@@ -159,3 +146,70 @@ def _vectors(
             np.save(filling / _FILE, found)
     kept: NDArray[np.float32] = np.load(folder / _FILE)
     return kept
+
+
+_WIDTH = 2**12
+"""Width of a sketched gradient; the standard deviation of a cosine is at most 1/64."""
+
+
+def embeddings_of(examples: Sequence[Example], model: str) -> NDArray[np.float32]:
+    """Return unit-length sentence embeddings of prompt and completion, (examples, width)."""
+    return embed([f"{example.prompt}\n{example.completion}" for example in examples], model)
+
+
+def gradients_of(
+    base: LoadedModel,
+    examples: Sequence[Example],
+    lora: LoraSpec,
+    seed: int,
+    *,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Return unit-length sketched gradients of each example's mean loss, (examples, width).
+
+    Each example, truncated to the model's context, takes one forward and one backward pass through
+    a temporary adapter. `seed` is that of its initialization and of the sketch.
+    """
+    limit = context_length(base.model.config)
+    encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
+    model: Any = add_lora(base, lora.model_copy(update={"init": "default"}), seed)
+    with borrowing(model):
+        model.eval()
+        # `lora_B` is initialized to zero, so the gradient of `lora_A` is zero and is skipped.
+        second = {id(w) for name, w in model.named_parameters() if "lora_B" in name}
+        weights = [w for w in gradient_weights(model) if id(w) in second]
+        sketch = GradientSketch(weights, width=_WIDTH, seed=seed)
+        found = np.empty((len(encoded), sketch.width), np.float32)
+        with bar(shown=progress) as shown, shared_cores():
+            task = shown.add_task("gradients", total=len(encoded))
+            for i in range(len(encoded)):
+                adapt_threads()
+                [row] = pack([encoded[i]], 1, together=False)
+                found[i] = sketch.of(token_nll(model, row).mean())
+                shown.advance(task)
+    lengths = np.linalg.norm(found, axis=1, keepdims=True).astype(np.float32)
+    return np.asarray(found / np.maximum(lengths, 1e-12), np.float32)
+
+
+def nearest_first(candidates: NDArray[np.float32], task: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return candidate indices by decreasing mean cosine to the task's examples, (candidates,).
+
+    Both arguments hold unit vectors, (candidates, width) and (task examples, width).
+    """
+    return np.argsort(-(candidates @ task.mean(0)), kind="stable")
+
+
+def spread_first(candidates: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return candidate indices in farthest-first order from the first one, (candidates,).
+
+    Farthest-first traversal (Gonzalez, 1985): the first k indices cover all candidates within twice
+    the smallest radius that any k candidates can achieve. Candidates are unit vectors,
+    (candidates, width).
+    """
+    order = np.zeros(len(candidates), np.int64)
+    nearest = np.full(len(candidates), -np.inf)
+    for i in range(1, len(candidates)):
+        nearest = np.maximum(nearest, candidates @ candidates[order[i - 1]])
+        nearest[order[i - 1]] = np.inf
+        order[i] = int(nearest.argmin())
+    return order

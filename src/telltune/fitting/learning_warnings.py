@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.fitting.run_plan import RunPlan
 
-__all__ = ["guessing_loss", "warnings_after", "warnings_before"]
-
 _FEW_STEPS = 20
 _ENOUGH_STEPS = 40
 # A run that learned only the set of labels is as good as guessing by frequency. The factor allows
@@ -41,16 +39,10 @@ def warnings_before(run_plan: RunPlan) -> list[str]:
 
 
 def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | None:
-    """Return the loss per token of a model that guesses labels by their frequency.
+    """Return the loss per token in nats of a model that guesses labels by their frequency.
 
-    This is the entropy of the labels divided by the mean number of response tokens.
-
-    Args:
-        answers: Answers of the training examples.
-        response_tokens: Mean number of tokens in a response, including the end of the turn.
-
-    Returns:
-        Nats per token; None if the answers are not a closed set of labels.
+    This is the entropy of the labels divided by the mean number of response tokens, end of turn
+    included. None if the answers are not a closed set of labels.
     """
     if not closed_set(answers):
         return None
@@ -61,13 +53,7 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
 def warnings_after(
     run_plan: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Return a warning if the task loss shows that a run did not learn.
-
-    Args:
-        run_plan: Run plan.
-        examples: Training examples.
-        log: Rows of training_log.jsonl.
-    """
+    """Return a warning if the task loss in the training log shows that a run did not learn."""
     losses = [row["loss_task"] for row in log if "loss_task" in row]
     if not losses:
         return []

@@ -1,12 +1,20 @@
-"""Meta-learned initial adapter weights; each source of the general data is one task."""
+"""Initial adapter weights by MAML, first-order MAML and Reptile (as in arXiv 1908.10423).
+
+Each source of the general data is one task. With θ the initial weights, and θ' the weights after
+gradient descent on a task's support batches:
+
+- MAML (Finn et al., arXiv 1703.03400): θ ← θ - β ∇_θ L_query(θ'), through the inner steps.
+- FOMAML: θ ← θ - β ∇_θ' L_query(θ'): as if θ' did not depend on θ.
+- Reptile (Nichol et al., arXiv 1803.02999): θ ← θ + ε · mean(θ' - θ); needs no query batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +32,13 @@ from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import cache_folder, write_bytes
-from telltune.training.adapter import add_lora, borrowing, trained_weights
-from telltune.training.meta import Episode, meta_gradient, task_chances
+from telltune.training.adapter import add_lora, borrowing, trained_parameters, trained_weights
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from telltune.data.encoded import EncodedSet
@@ -38,8 +46,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.models.kernels.packing import PackedBatch
     from telltune.recipe import MetaSpec, Recipe
-
-__all__ = ["meta_start"]
 
 _LONGEST = 512
 """Maximum number of tokens in an example, since MAML keeps every activation."""
@@ -56,12 +62,8 @@ def meta_start(
 ) -> dict[str, Tensor]:
     """Learn initial adapter weights, and cache them on disk.
 
-    Args:
-        base: Base model without an adapter; unchanged on return.
-        general: General data, of which each source is a task.
-        recipe: Recipe; sets `lora`, precision and seed.
-        spec: Settings of meta-learning. Examples of more than 512 tokens are skipped.
-        progress: Whether to show a progress bar.
+    Each source of the general data is a task; examples of more than 512 tokens are skipped. The
+    base model is without an adapter, and is unchanged on return.
 
     Raises:
         DataError: Fewer than two sources have enough examples for an episode.
@@ -90,14 +92,14 @@ def _learn(
     model = add_lora(base, lora, recipe.seed)
     with borrowing(model):
         model.eval()
-        weights = {
-            name: value.detach().clone()
-            for name, value in model.named_parameters()
-            if value.requires_grad
-        }
-        loss = _Loss(model, second_order=spec.algorithm == "maml", recipe=recipe)
+        trained = trained_parameters(model)
+        weights = {name: value.detach().clone() for name, value in trained.items()}
+        second_order = spec.algorithm == "maml"
+        loss = _Loss(model, second_order=second_order, recipe=recipe)
         optimizer = torch.optim.Adam(list(weights.values()), lr=spec.learning_rate)
-        with bar(shown=progress) as shown, loss, shared_cores():
+        # Fused attention kernels cannot be differentiated twice.
+        attending = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()
+        with bar(shown=progress) as shown, attending, shared_cores():
             counter = shown.add_task(f"start ({spec.algorithm})", total=spec.steps, unit="step")
             for step in range(spec.steps):
                 adapt_threads()
@@ -115,10 +117,9 @@ def _learn(
                     value.grad = direction[name].detach()
                 optimizer.step()
                 shown.update(counter, completed=step + 1, note=f"loss {seen:.3f}")
-        parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in weights.items():
-                parameters[name].copy_(value)
+                trained[name].copy_(value)
         return trained_weights(model)
 
 
@@ -148,7 +149,7 @@ class _Visits:
             )
         self._chances = task_chances([len(g) for g in self._groups], spec.sampling)
 
-    def episode(self, step: int, visit: int) -> Episode[Any]:
+    def episode(self, step: int, visit: int) -> Episode:
         """Return batches of distinct examples from one source drawn by its probability."""
         rng = np.random.default_rng([self._seed, step, visit])
         group = self._groups[int(rng.choice(len(self._groups), p=self._chances))]
@@ -165,33 +166,20 @@ class _Visits:
 class _Loss:
     """Mean loss per response token of a batch, as a function of the adapter's weights.
 
-    Args:
-        model: Model with an adapter.
-        second_order: Whether the loss is differentiated twice. If not, the fused layers of training
-            compute it together with its gradient.
-        recipe: Recipe; sets the precision.
+    Unless it is differentiated twice (`second_order`), the fused layers of training compute it
+    together with its gradient.
     """
 
     def __init__(self, model: Any, *, second_order: bool, recipe: Recipe) -> None:
         self._model, self._second_order = model, second_order
         self._nll = _Nll(model)
-        self._trained = [value for value in model.parameters() if value.requires_grad]
+        self._trained = list(trained_parameters(model).values())
         self._fast = FastPath(model, recipe.training.kernels, fused=not second_order)
         dtype = compute_dtype(recipe.training.precision)
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(
             device, dtype=dtype, enabled=dtype is torch.bfloat16, cache_enabled=False
         )
-        self._contexts = ExitStack()
-
-    def __enter__(self) -> _Loss:
-        # Fused attention kernels cannot be differentiated twice.
-        plain = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
-        self._contexts.enter_context(plain)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._contexts.close()
 
     def __call__(self, weights: Mapping[str, Tensor], batch: Sequence[PackedBatch]) -> Tensor:
         if not self._second_order:
@@ -239,3 +227,92 @@ class _Nll(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         return token_nll(self.model, batch)
+
+
+Algorithm = Literal["maml", "fomaml", "reptile"]
+Sampling = Literal["uniform", "proportional", "mixed"]
+
+
+class Episode(NamedTuple):
+    """Batches of one visit to a task.
+
+    Attributes:
+        support: One batch per inner step.
+        query: Batch of the outer loss of MAML and FOMAML, and of Reptile's last inner step.
+    """
+
+    support: Sequence[Any]
+    query: Any
+
+
+def task_chances(sizes: Sequence[int], sampling: Sampling) -> NDArray[np.float64]:
+    """Return the probability of visiting each task, (tasks,).
+
+    It is uniform, proportional to the number of examples, or the mean of the two.
+    """
+    uniform = np.full(len(sizes), 1 / len(sizes))
+    proportional = np.asarray(sizes, np.float64) / sum(sizes)
+    return {
+        "uniform": uniform,
+        "proportional": proportional,
+        "mixed": (uniform + proportional) / 2,
+    }[sampling]
+
+
+def adapt(
+    weights: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+    batches: Sequence[Any],
+    learning_rate: float,
+    *,
+    second_order: bool = False,
+) -> dict[str, Tensor]:
+    """Return the weights after gradient descent with one step per batch.
+
+    The weights must require gradients. `second_order` keeps the graph for derivatives with respect
+    to them.
+    """
+    found = dict(weights)
+    for batch in batches:
+        slopes = torch.autograd.grad(
+            loss(found, batch), list(found.values()), create_graph=second_order
+        )
+        found = {
+            name: value - learning_rate * slope
+            for (name, value), slope in zip(found.items(), slopes, strict=True)
+        }
+        if not second_order:
+            found = {name: value.detach().requires_grad_() for name, value in found.items()}
+    return found
+
+
+def meta_gradient(
+    algorithm: Algorithm,
+    weights: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor], Any], Tensor],
+    episodes: Sequence[Episode],
+    learning_rate: float,
+) -> tuple[dict[str, Tensor], float]:
+    """Return the meta-gradient of the initial weights, to be used like a gradient.
+
+    The weights must require gradients. `learning_rate` is that of the inner steps.
+
+    Returns:
+        Mean meta-gradient over episodes by name, and mean query loss at θ', before Reptile's step
+        on the query.
+    """
+    total = {name: torch.zeros_like(value) for name, value in weights.items()}
+    seen = 0.0
+    for episode in episodes:
+        second_order = algorithm == "maml"
+        moved = adapt(weights, loss, episode.support, learning_rate, second_order=second_order)
+        query = loss(moved, episode.query)
+        seen += float(query.detach()) / len(episodes)
+        of = weights if second_order else moved
+        slopes = dict(zip(of, torch.autograd.grad(query, list(of.values())), strict=True))
+        for name, value in weights.items():
+            direction = slopes[name]
+            if algorithm == "reptile":
+                direction = value.detach() - (moved[name] - learning_rate * slopes[name]).detach()
+            total[name] += direction / len(episodes)
+    return total, seen

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import ModelSpec
 
-__all__ = ["ModelInfo", "load_model_info"]
-
 
 @dataclass(frozen=True)
 class ModelInfo:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Recipe
 
-__all__ = ["RECIPE_FILE", "check_resumable", "lock_folder", "record_recipe"]
-
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"
 HOLDER = ".process.json"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +14,10 @@ from telltune.data.encoding import Encoder
 from telltune.data.task import unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
-from telltune.fitting.confidence_scores import add_confidence_scores
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
 from telltune.fitting.meta_init import meta_start
-from telltune.fitting.selection import Selection, select
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
 from telltune.levers.protocol import Resources
 from telltune.levers.registry import levers_of
@@ -34,26 +34,27 @@ if TYPE_CHECKING:
     from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
-    from telltune.fitting.model_info import ModelInfo
-    from telltune.fitting.protocol import Settings
+    from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
-    from telltune.recipe import ProductSpec, Recipe
-
-__all__ = ["PreTraining", "describe_pre_training", "run_pre_training"]
+    from telltune.recipe import GeneralChoiceSpec, MetaSpec, ProductSpec, Recipe
 
 
 @dataclass
 class PreTraining:
-    """Results of the steps before training.
+    """The steps before training, and their results so far.
 
     Attributes:
+        method: The method.
+        base: Base model without an adapter; unchanged after each step.
+        settings: Settings of the run.
         task: Task with the training examples.
-        general: General data to mix in.
-        recipe: Recipe of the run, adjusted to these data.
-        prepared: Run plan, if it is still valid for these data; else None.
+        general: General data to mix in, or None.
+        known: Facts about the base that are known without its weights.
+        recipe: Recipe with the method's own keys, adjusted to these data.
+        run_plan: Run plan, if it is still valid for these data; else None.
+        start: Initial adapter weights.
         labeled: Labeled examples, if the training examples also contain others; else None.
         labeled_tokens: Number of their tokens.
         selection: Selection among the training examples.
@@ -62,14 +63,18 @@ class PreTraining:
         unlabeled_tokens: Number of their tokens.
         choice: Classifier to combine with the adapter, if the recipe asks for one.
         confidence: Confidence in the training examples.
-        start: Initial adapter weights.
         seconds: Time that the steps took, in seconds.
     """
 
+    method: AdapterMethod
+    base: LoadedModel
+    settings: Settings
     task: TaskData
     general: GeneralData | None
-    recipe: Recipe
-    run_plan: RunPlan | None = None
+    known: ModelInfo = field(init=False)
+    recipe: Recipe = field(init=False)
+    run_plan: RunPlan | None = field(init=False)
+    start: Mapping[str, Tensor] | None = field(init=False)
     labeled: tuple[Example, ...] | None = None
     labeled_tokens: int = 0
     selection: Selection | None = None
@@ -78,8 +83,12 @@ class PreTraining:
     unlabeled_tokens: int = 0
     choice: Choice | None = None
     confidence: Confidence | None = None
-    start: Mapping[str, Tensor] | None = None
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.known = ModelInfo.of(self.base.model.config, self.base.tokenizer)
+        self.recipe = self.method.configured(self.settings.recipe)
+        self.run_plan, self.start = self.settings.run_plan, self.settings.start
 
     @property
     def counts(self) -> dict[str, int]:
@@ -93,220 +102,169 @@ class PreTraining:
         }
         return found | unlabeled if found or self.unlabeled else {}
 
+    def plan(self) -> RunPlan:
+        """Return the run plan for the data so far."""
+        if self.run_plan is None:
+            self.run_plan = build_run_plan(
+                self.method, self.task, self.general, self.known, self.recipe
+            )
+        return self.run_plan
 
-class _Run(NamedTuple):
-    """Arguments of `run_pre_training` that stay the same in all steps."""
+    def run(self) -> None:
+        """Take the steps that the recipe and the method ask for.
 
-    method: AdapterMethod
-    base: LoadedModel
-    settings: Settings
-    known: ModelInfo
+        Raises:
+            TellError: A step is not possible with this data or model.
+        """
+        recipe, levers = self.recipe, levers_of(self.recipe)
+        if recipe.meta is not None:
+            self._learn_start(recipe.meta)
+        for lever in levers:
+            if lever.use_as != "once":
+                self._apply(lever)
+        self._score()
+        for lever in levers:
+            if lever.use_as == "once":
+                self._apply(lever)
+        if recipe.product_of_experts is not None:
+            self._choose_classifier(recipe.product_of_experts)
+        mixes = self.method.uses_general and not self.method.equal_steps
+        if mixes and recipe.general_choice is not None and self.general is not None:
+            self._choose_general(recipe.general_choice, self.general)
 
-    def counts(self, found: PreTraining) -> RunCounts:
-        """Return the counts of the run with the data so far."""
-        found.run_plan = found.run_plan or build_run_plan(
-            self.method, found.task, found.general, self.known, found.recipe
+    def _learn_start(self, spec: MetaSpec) -> None:
+        if self.recipe.training.full_parameters:
+            raise RecipeError(
+                "`meta` learns initial adapter weights, but `training.full_parameters` trains no "
+                "adapter; remove one of the two."
+            )
+        if self.general is None:
+            raise RecipeError("`meta` needs general data; set `general: ...`.")
+        began = time.perf_counter()
+        self.start = meta_start(
+            self.base, self.general, self.recipe, spec, progress=self.settings.progress
         )
-        return found.run_plan.counts
+        self.seconds += time.perf_counter() - began
 
+    def _score(self) -> None:
+        """Select among the task's examples, and compute the confidence in each selected example."""
+        task, base, recipe = self.task, self.base, self.recipe
+        how = {"anchored": self.method.anchored, "progress": self.settings.progress}
+        if recipe.confidence is not None:
+            values, seconds = add_confidence_scores(task, base, recipe, recipe.confidence, **how)
+            self.confidence = Confidence(values, recipe.confidence.scale)
+            self.seconds += seconds
+        if recipe.selection is not None:
+            chosen = select(task, base, recipe, recipe.selection, **how)
+            self.task, self.recipe = chosen.apply(task, recipe)
+            self.selection, self.run_plan = chosen, None
+            self.seconds += chosen.seconds
+            if self.confidence is not None:
+                kept = self.confidence.values[list(chosen.chosen)]
+                self.confidence = Confidence(kept, self.confidence.scale)
 
-def run_pre_training(
-    method: AdapterMethod,
-    task: TaskData,
-    general: GeneralData | None,
-    base: LoadedModel,
-    settings: Settings,
-    known: ModelInfo,
-) -> PreTraining:
-    """Run the steps before training that the recipe and the method ask for.
+    def _apply(self, lever: Lever) -> None:
+        """Let a lever make examples, and add them to the data of the run."""
+        if lever.use_as in ("general", "third") and self.general is None:
+            raise RecipeError(
+                f"{lever.name}.use_as: {lever.use_as} needs a method that mixes general data; set "
+                "`task` or `only`."
+            )
+        counts = self.plan().counts
+        trained_on = self.task.train[: counts.task_examples]
+        if self.labeled is None:
+            self.labeled, self.labeled_tokens = trained_on, counts.task_tokens
+        inputs: tuple[Example, ...] = ()
+        if lever.needs_unlabeled:
+            self._find_unlabeled(self.labeled)
+            inputs = self._fitting(self.labeled)
+        task = replace(self.task, train=self.labeled, unlabeled=inputs)
+        progress = self.settings.progress
+        teacher = Teacher(self.method, task, self.base, self.recipe, progress=progress)
+        got = lever.apply(task, Resources(self.base, teacher, self.recipe.seed, progress))
+        if lever.needs_unlabeled and (long := len(self.unlabeled) - len(inputs)):
+            refused = {**got.refused, "longer than an example may be": long}
+            got = replace(got, asked=got.asked + long, refused=refused)
+        self.yields, self.seconds = (*self.yields, got), self.seconds + got.seconds
+        if got.examples:
+            self._place(trained_on, got, lever, counts)
 
-    Args:
-        method: The method.
-        task: The task.
-        general: The general data, or None.
-        base: Base model without an adapter; unchanged on return.
-        settings: Settings of the run.
-        known: Facts about the base that are known without its weights.
+    def _find_unlabeled(self, labeled: tuple[Example, ...]) -> None:
+        self.unlabeled = unlabeled_beside(self.task, labeled)
+        self.unlabeled_tokens = sum(map(len, Encoder(self.base.tokenizer).prompts(self.unlabeled)))
 
-    Raises:
-        TellError: A step is not possible with this data or model.
-    """
-    recipe = method.configured(settings.recipe)
-    found = PreTraining(task, general, recipe, settings.run_plan, start=settings.start)
-    run = _Run(method, base, settings, known)
-    if recipe.meta is not None:
-        _learn_start(found, general, base, settings)
-    levers = levers_of(recipe)
-    for lever in levers:
-        if lever.use_as != "once":
-            _apply(found, lever, run)
-    _score(found, base, settings, anchored=method.anchored)
-    for lever in levers:
+    def _fitting(self, labeled: tuple[Example, ...]) -> tuple[Example, ...]:
+        """Return the unlabeled inputs that leave room for the longest labeled answer."""
+        tokenizer = self.base.tokenizer
+        anchor = self.task.anchor if self.method.anchored else None
+        longest = max(map(len, Encoder(tokenizer).completions(labeled)))
+        room = longest_example(self.known, self.recipe) - longest
+        lengths = map(len, Encoder(anchored_tokenizer(tokenizer, anchor)).prompts(self.unlabeled))
+        return tuple(
+            one for one, length in zip(self.unlabeled, lengths, strict=True) if length <= room
+        )
+
+    def _place(
+        self, trained_on: tuple[Example, ...], got: Yield, lever: Lever, counts: RunCounts
+    ) -> None:
+        """Add made examples to the data; see `UseAs`.
+
+        `trained_on` and `counts` are those of the run without the made examples. The number of
+        general examples stays the same unless the made examples are to be among them.
+        """
+        train, made = trained_on, got.examples
+        mixture: dict[str, Any] = {"general_examples": counts.general_examples}
         if lever.use_as == "once":
-            _apply(found, lever, run)
-    if recipe.product_of_experts is not None:
-        _choose_classifier(found, recipe.product_of_experts, run)
-    if method.uses_general and not method.equal_steps:
-        _choose_general(found, base, settings)
-    return found
+            train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
+            before = self.confidence or Confidence(np.ones(len(trained_on)), "output")
+            own = np.array([one.confidence for one in made])
+            values = np.concatenate([np.tile(before.values, counts.passes), own])
+            self.confidence = Confidence(values, before.scale)
+        elif lever.use_as == "task":
+            train = (*trained_on, *made)
+        elif lever.use_as == "only":
+            train = made
+        else:
+            assert self.general is not None  # `_apply` has checked this.
+            beside = counts.general_examples if lever.use_as == "third" else 0
+            drawn = first_drawn(self.general, beside, self.recipe.seed)
+            name = f"{self.general.name}+{lever.name}"
+            self.general = ChosenData(name, self.general.sources, (*drawn, *made))
+            mixture["general_examples"] = len(self.general.chosen)
+        self.task = replace(self.task, train=train, shots=got.shots or self.task.shots)
+        recipe = self.recipe
+        changed = {
+            "task": recipe.task.model_copy(update={"max_tokens": None}),
+            "mixture": recipe.mixture.model_copy(update=mixture),
+            # Its answers were checked before; those of made examples need not be labels.
+            "product_of_experts": None,
+        }
+        self.recipe, self.run_plan = recipe.model_copy(update=changed), None
 
+    def _choose_classifier(self, spec: ProductSpec) -> None:
+        labeled = self.labeled or self.task.train[: self.plan().counts.task_examples]
+        self._find_unlabeled(labeled)
+        kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
+        began = time.perf_counter()
+        with phase("choosing a classifier", shown=self.settings.progress):
+            self.choice = choose_classifier(labeled, self.unlabeled, self.recipe.seed, kinds)
+        self.seconds += time.perf_counter() - began
 
-def _learn_start(
-    found: PreTraining, general: GeneralData | None, base: LoadedModel, settings: Settings
-) -> None:
-    spec = found.recipe.meta
-    assert spec is not None  # The caller has checked this.
-    if found.recipe.training.full_parameters:
-        raise RecipeError(
-            "`meta` learns initial adapter weights, but `training.full_parameters` trains no "
-            "adapter; remove one of the two."
+    def _choose_general(self, spec: GeneralChoiceSpec, general: GeneralData) -> None:
+        began = time.perf_counter()
+        chosen = choose_general(
+            self.task, general, self.base, self.recipe, spec, progress=self.settings.progress
         )
-    if general is None:
-        raise RecipeError("`meta` needs general data; set `general: ...`.")
-    began = time.perf_counter()
-    found.start = meta_start(base, general, found.recipe, spec, progress=settings.progress)
-    found.seconds += time.perf_counter() - began
-
-
-def _score(found: PreTraining, base: LoadedModel, settings: Settings, *, anchored: bool) -> None:
-    """Select among the task's examples, and compute the confidence in each selected example."""
-    task, recipe = found.task, found.recipe
-    how = {"anchored": anchored, "progress": settings.progress}
-    if recipe.confidence is not None:
-        values, seconds = add_confidence_scores(task, base, recipe, recipe.confidence, **how)
-        found.confidence = Confidence(values, recipe.confidence.scale)
-        found.seconds += seconds
-    if recipe.selection is not None:
-        chosen = select(task, base, recipe, recipe.selection, **how)
-        found.task, found.recipe = chosen.apply(task, recipe)
-        found.selection, found.run_plan = chosen, None
-        found.seconds += chosen.seconds
-        if found.confidence is not None:
-            kept = found.confidence.values[list(chosen.chosen)]
-            found.confidence = Confidence(kept, found.confidence.scale)
-
-
-def _apply(found: PreTraining, lever: Lever, run: _Run) -> None:
-    """Let a lever make examples, and add them to the data of the run."""
-    if lever.use_as in ("general", "third") and found.general is None:
-        raise RecipeError(
-            f"{lever.name}.use_as: {lever.use_as} needs a method that mixes general data; set "
-            "`task` or `only`."
-        )
-    counts = run.counts(found)
-    trained_on = found.task.train[: counts.task_examples]
-    if found.labeled is None:
-        found.labeled, found.labeled_tokens = trained_on, counts.task_tokens
-    inputs: tuple[Example, ...] = ()
-    if lever.needs_unlabeled:
-        _find_unlabeled(found, found.labeled, run.base)
-        inputs = _fitting(found, found.labeled, run)
-    task = replace(found.task, train=found.labeled, unlabeled=inputs)
-    progress = run.settings.progress
-    teacher = Teacher(run.method, task, run.base, found.recipe, progress=progress)
-    got = lever.apply(task, Resources(run.base, teacher, found.recipe.seed, progress))
-    if lever.needs_unlabeled and (long := len(found.unlabeled) - len(inputs)):
-        refused = {**got.refused, "longer than an example may be": long}
-        got = replace(got, asked=got.asked + long, refused=refused)
-    found.yields, found.seconds = (*found.yields, got), found.seconds + got.seconds
-    if got.examples:
-        _place(found, trained_on, got, lever, counts)
-
-
-def _find_unlabeled(found: PreTraining, labeled: tuple[Example, ...], base: LoadedModel) -> None:
-    found.unlabeled = unlabeled_beside(found.task, labeled)
-    found.unlabeled_tokens = sum(map(len, Encoder(base.tokenizer).prompts(found.unlabeled)))
-
-
-def _fitting(found: PreTraining, labeled: tuple[Example, ...], run: _Run) -> tuple[Example, ...]:
-    """Return the unlabeled inputs that leave room for the longest labeled answer."""
-    tokenizer = run.base.tokenizer
-    anchor = found.task.anchor if run.method.anchored else None
-    longest = max(map(len, Encoder(tokenizer).completions(labeled)))
-    room = longest_example(run.known, found.recipe) - longest
-    lengths = map(len, Encoder(anchored_tokenizer(tokenizer, anchor)).prompts(found.unlabeled))
-    return tuple(
-        one for one, length in zip(found.unlabeled, lengths, strict=True) if length <= room
-    )
-
-
-def _place(
-    found: PreTraining,
-    trained_on: tuple[Example, ...],
-    got: Yield,
-    lever: Lever,
-    counts: RunCounts,
-) -> None:
-    """Add made examples to the data; see `UseAs`.
-
-    Args:
-        found: Result so far, to update.
-        trained_on: Training examples so far.
-        got: Result of the lever.
-        lever: The lever, which names the use of its examples.
-        counts: Counts of the run without the made examples. The number of general examples stays
-            the same unless the made examples are to be among them.
-    """
-    train, made = trained_on, got.examples
-    mixture: dict[str, Any] = {"general_examples": counts.general_examples}
-    if lever.use_as == "once":
-        train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
-        before = found.confidence or Confidence(np.ones(len(trained_on)), "output")
-        own = np.array([one.confidence for one in made])
-        values = np.concatenate([np.tile(before.values, counts.passes), own])
-        found.confidence = Confidence(values, before.scale)
-    elif lever.use_as == "task":
-        train = (*trained_on, *made)
-    elif lever.use_as == "only":
-        train = made
-    else:
-        assert found.general is not None  # `_apply` has checked this.
-        beside = counts.general_examples if lever.use_as == "third" else 0
-        drawn = first_drawn(found.general, beside, found.recipe.seed)
-        name = f"{found.general.name}+{lever.name}"
-        found.general = ChosenData(name, found.general.sources, (*drawn, *made))
-        mixture["general_examples"] = len(found.general.chosen)
-    found.task = replace(found.task, train=train, shots=got.shots or found.task.shots)
-    recipe = found.recipe
-    changed = {
-        "task": recipe.task.model_copy(update={"max_tokens": None}),
-        "mixture": recipe.mixture.model_copy(update=mixture),
-        # Its answers were checked before; those of made examples need not be labels.
-        "product_of_experts": None,
-    }
-    found.recipe, found.run_plan = recipe.model_copy(update=changed), None
-
-
-def _choose_classifier(found: PreTraining, spec: ProductSpec, run: _Run) -> None:
-    labeled = found.labeled or found.task.train[: run.counts(found).task_examples]
-    _find_unlabeled(found, labeled, run.base)
-    kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
-    began = time.perf_counter()
-    with phase("choosing a classifier", shown=run.settings.progress):
-        found.choice = choose_classifier(labeled, found.unlabeled, found.recipe.seed, kinds)
-    found.seconds += time.perf_counter() - began
-
-
-def _choose_general(found: PreTraining, base: LoadedModel, settings: Settings) -> None:
-    spec = found.recipe.general_choice
-    if spec is None or found.general is None:
-        return
-    began = time.perf_counter()
-    chosen = choose_general(
-        found.task, found.general, base, found.recipe, spec, progress=settings.progress
-    )
-    mixture = found.recipe.mixture.model_copy(update={"general_examples": len(chosen.chosen)})
-    found.recipe = found.recipe.model_copy(update={"mixture": mixture})
-    found.general, found.run_plan = chosen, None
-    found.seconds += time.perf_counter() - began
+        mixture = self.recipe.mixture.model_copy(update={"general_examples": len(chosen.chosen)})
+        self.recipe = self.recipe.model_copy(update={"mixture": mixture})
+        self.general, self.run_plan = chosen, None
+        self.seconds += time.perf_counter() - began
 
 
 def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
     """Return one clause per step that a plan's time and counts do not include.
 
-    Args:
-        method: The method.
-        recipe: Recipe of the run with the method's own keys; see `AdapterMethod.configured`.
+    The recipe has the method's own keys; see `AdapterMethod.configured`.
     """
     said = [lever.describe() for lever in levers_of(recipe)]
     chosen, trusted = recipe.selection, recipe.confidence

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from telltune.training.step_flops import step_places
-from telltune.training.training_data import TrainingData
+from telltune.training.training_data import TrainingData, step_places
 
 if TYPE_CHECKING:
     from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
     from telltune.recipe import Recipe
-
-__all__ = ["DevPlan", "RunCounts", "RunPlan"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Selection and order of the task examples by their scores.
+"""Selection and order of the task examples by their scores, and the confidence in each.
 
 Scores are computed from the base and the method's own examples only. They do not use dev or test
 items, or examples beyond the recipe's budget.
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import count_within_budget
-from telltune.errors import DataError
+from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import encoding
 from telltune.fitting.model_info import ModelInfo
+from telltune.recipe import SelectionSpec
+from telltune.valuation.pvi import pvi_scores
 from telltune.valuation.scores import score
 
 if TYPE_CHECKING:
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
     from telltune.models import LoadedModel
-    from telltune.recipe import Recipe, SelectionSpec
+    from telltune.recipe import ConfidenceSpec, Recipe
     from telltune.valuation.scores import Scores
-
-__all__ = ["Selection", "choose", "examples_in_budget", "select"]
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,7 @@ def select(
 ) -> Selection:
     """Score the examples within the recipe's budget, and select among them.
 
-    Args:
-        task: Task whose training examples are scored.
-        base: Base model without an adapter; unchanged on return.
-        recipe: Recipe of the run.
-        spec: Settings of the selection.
-        anchored: Whether to add the anchor to the examples.
-        progress: Whether to show progress bars.
+    The base model is without an adapter, and is unchanged on return.
 
     Raises:
         RecipeError: See `score`.
@@ -99,14 +93,10 @@ def examples_in_budget(task: TaskData, base: LoadedModel, recipe: Recipe) -> Seq
 
 
 def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:
-    """Return the indices of the examples to use, in the order of training.
+    """Return the indices of the examples to use, in the order of training, (chosen,).
 
     Filters apply in this order: levels; shares, rounded down to whole examples so that at least one
-    remains; number of examples.
-
-    Args:
-        scores: Scores of all examples, in the order of their draw.
-        spec: Filters and order. Without an order, the examples keep theirs.
+    remains; number of examples. Without an order, the examples keep that of their draw.
 
     Raises:
         DataError: No example has one of the levels.
@@ -132,3 +122,49 @@ def choose(scores: Scores, spec: SelectionSpec) -> NDArray[np.int64]:
         return drawn
     ranked = ranked[np.isin(ranked, drawn)]
     return ranked if spec.order == "hard_first" else ranked[::-1]
+
+
+def add_confidence_scores(
+    task: TaskData,
+    base: LoadedModel,
+    recipe: Recipe,
+    spec: ConfidenceSpec,
+    *,
+    anchored: bool,
+    progress: bool = False,
+) -> tuple[NDArray[np.float64], float]:
+    """Return the confidence in each training example within the recipe's budget.
+
+    The base model is without an adapter, and is unchanged on return.
+
+    Returns:
+        Confidences in (0, 1], (examples,); and the time that they took in seconds.
+
+    Raises:
+        RecipeError: No data set names its confidence column; or see `pvi_scores`.
+        DataError: See `pvi_scores`.
+    """
+    examples = examples_in_budget(task, base, recipe)
+    if spec.by == "column":
+        named = any(d.columns and d.columns.confidence for d in recipe.task.train or ())
+        # Made examples carry their own confidence, so no column is needed.
+        if not named and recipe.synthesis is None and not recipe.levers:
+            raise RecipeError(
+                "confidence.by: column, but no data set of `task.train` names that column; "
+                "set `columns: {prompt: ..., completion: ..., confidence: ...}`."
+            )
+        return np.array([example.confidence for example in examples]), 0.0
+    chosen = recipe.selection if recipe.selection and recipe.selection.by == "pvi" else None
+    anchor = task.anchor if anchored else None
+    how = chosen or SelectionSpec()
+    found = pvi_scores(base, examples, anchor, recipe, how, progress=progress)
+    # If the selection uses the same scores, it already counts their time.
+    seconds = 0.0 if chosen else found.training_seconds + found.scoring_seconds
+    return from_bits(found.bits), seconds
+
+
+def from_bits(pvi: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return confidences 1/2 + 1/2 · g_x/(g_x + g∅) from PVI = log2 g_x - log2 g∅."""
+    # The odds are computed from |PVI|, so that no power of two overflows.
+    odds = np.exp(-np.abs(pvi) * math.log(2))
+    return np.asarray(0.5 + 0.5 * np.where(pvi >= 0, 1, odds) / (1 + odds), np.float64)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from telltune.data.contents import contents_of
@@ -14,7 +13,7 @@ from telltune.errors import RecipeError
 from telltune.fitting.protocol import Settings
 from telltune.models import compute_dtype
 from telltune.recipe import Recipe
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.fitting.adapter_method import AdapterMethod
+    from telltune.fitting.protocol import AdapterMethod
     from telltune.models import LoadedModel
-
-__all__ = ["Teacher"]
 
 # Increase this when the same data and settings give different answers than before.
 _VERSION = 1
@@ -53,20 +50,16 @@ class Teacher:
     progress: bool
 
     def __call__(self, examples: Sequence[Example], seed: int) -> tuple[list[str], float]:
-        """Return answers, and the time of training and answering in seconds.
+        """Train an adapter with a seed, and answer the examples' prompts.
 
-        Args:
-            examples: Examples whose prompts are answered.
-            seed: Seed of the adapter and its order of examples.
+        Returns:
+            The answers, and the time of training and answering in seconds.
 
         Raises:
             RecipeError: Several processes train together.
         """
         path = cache_folder("teacher") / f"{self._key(examples, seed)}.json"
-        kept = read_cached_json(path)
-        if not isinstance(kept, dict):
-            kept = self._ask(examples, seed)
-            write_json(path, kept)
+        kept = cached_json(path, partial(self._ask, examples, seed))
         return kept["answers"], kept["seconds"]
 
     def _ask(self, examples: Sequence[Example], seed: int) -> dict[str, object]:
@@ -100,7 +93,7 @@ class Teacher:
 
     def _key(self, examples: Sequence[Example], seed: int) -> str:
         recipe = self.recipe
-        decisive = (
+        return content_key(
             _VERSION,
             self.base.speaker,
             str(self.task.anchor if self.method.anchored else None),
@@ -114,4 +107,3 @@ class Teacher:
             str(compute_dtype(recipe.training.precision)),
             seed,
         )
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]

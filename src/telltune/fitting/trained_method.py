@@ -8,12 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
-from telltune.fitting.adapter_folder import FinishedRun, save_adapter
-from telltune.fitting.adapter_method import AdapterMethod
-from telltune.fitting.build_plan import answer_budget, build_run_plan
-from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.pre_training import run_pre_training
-from telltune.fitting.protocol import Cost, Predictor, check_labels
+from telltune.fitting.adapter_folder import save_adapter
+from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.pre_training import PreTraining
+from telltune.fitting.predictor import Cost, Predictor, check_labels
+from telltune.fitting.protocol import AdapterMethod
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.training.processes import processes
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
-
-__all__ = ["TrainedMethod"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,11 @@ class TrainedMethod(AdapterMethod):
         from telltune.training.run import TrainingOptions, train
         from telltune.training.trackers import TrackedRun
 
-        known = ModelInfo.of(base.model.config, base.tokenizer)
         together = processes()
         with together.first_before_others():
-            ground = run_pre_training(self, task, general, base, settings, known)
-            task, general, recipe = ground.task, ground.general, ground.recipe
-            run_plan = ground.run_plan or build_run_plan(self, task, general, known, recipe)
+            ground = PreTraining(self, base, settings, task, general)
+            ground.run()
+            task, general, run_plan = ground.task, ground.general, ground.plan()
             recipe = run_plan.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
         answered = task.train[: run_plan.counts.task_examples]
@@ -107,12 +103,18 @@ class TrainedMethod(AdapterMethod):
             cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
-                mine = settings.recipe
-                looked = stopping if stopping is not None and stopping.looks else None
-                run = FinishedRun(
-                    self, mine, base, ground, run_plan, looked, trained, weights, seconds
+                save_adapter(
+                    settings.out,
+                    method=self,
+                    recipe=settings.recipe,
+                    base=base,
+                    ground=ground,
+                    plan=run_plan,
+                    stopping=stopping if stopping is not None and stopping.looks else None,
+                    predictor=trained,
+                    weights=weights,
+                    seconds=seconds,
                 )
-                save_adapter(settings.out, run)
             together.wait()
             stack.pop_all()  # From here on, the predictor releases the base.
         return replace(trained, cost=cost, release=release)

@@ -62,11 +62,7 @@ def layers_of(*charts: alt.Chart | alt.LayerChart) -> alt.LayerChart:
 
 
 def tooltip_of(told: dict[str, str]) -> list[alt.Tooltip]:
-    """Return tooltips.
-
-    Args:
-        told: Displayed title of each field.
-    """
+    """Return tooltips of fields, each with its title."""
     import altair as alt
 
     return [alt.Tooltip(f"{name}:N").title(title) for name, title in told.items()]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import ApiSpec
 
-__all__ = ["ApiClient", "ApiUsage", "CallError", "Reply", "api_client", "api_key"]
-
 _MOST_FAILURES = 3
 """Number of failed requests in a row after which the client gives the server a rest."""
 _REST = 60.0
@@ -213,15 +211,7 @@ class ApiClient:
         """Answer several prompts at a time, each with a seed of its own; see `ask`.
 
         All are asked even if some fail, so that a repeated call asks only about the failed ones.
-
-        Args:
-            examples: Prompts with the turns before them.
-            max_tokens: As in `ask`.
-            temperature: As in `ask`.
-            top_p: As in `ask`.
-            seed: Seed from which those of the prompts follow.
-            labels: As in `ask`.
-            on_done: Callback that receives the number of prompts answered since its last call.
+        `on_done` receives the number of prompts answered since its last call.
 
         Raises:
             ModelError: As in `ask`, or requests failed.

@@ -1,24 +1,25 @@
-"""Choose the inference engine for a model."""
+"""Choice of the inference engine for a model, and sampled answers as texts."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from telltune.data.encoding import Encoder
 from telltune.errors import ModelError
 from telltune.inference.packed_engine import PackedGenerator, can_generate_packed
 from telltune.inference.transformers_engine import TransformersGenerator
 from telltune.inference.vllm_engine import VllmGenerator
 
 if TYPE_CHECKING:
-    from telltune.inference.generator import Generator
-    from telltune.recipe import EngineName
+    from collections.abc import Callable, Sequence
 
-__all__ = ["make_generator"]
+    from telltune.models import LoadedModel
+    from telltune.recipe import EngineName
 
 # Settings of a generation_config that change greedy decoding, and their neutral values.
 _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
@@ -34,6 +35,35 @@ _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
     "num_beams": (None, 1),
     "guidance_scale": (None, 1.0),
 }
+
+
+class Generator(Protocol):
+    """Engine that continues prompts."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: set[int],
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """Continue each prompt.
+
+        Args:
+            prompts: Token ids of each prompt.
+            max_new_tokens: Maximum length of an answer in tokens.
+            stop_ids: Ids of tokens that end an answer; they are not part of it.
+            temperature: Sampling temperature; 0 means greedy decoding.
+            top_p: Sample among the likeliest tokens that together have this probability.
+            on_done: Callback that receives the number of prompts finished since its last call.
+
+        Returns:
+            Token ids of the answers, in the order of the prompts.
+        """
+        ...
 
 
 def make_generator(
@@ -94,3 +124,44 @@ def _vllm_is_quicker() -> bool:
 def _warn(message: str) -> None:
     """Log a warning once, not for every adapter of a study."""
     logging.getLogger(__name__).warning(message)
+
+
+def sample_texts(
+    base: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    top_p: float = 1.0,
+    thinking: bool = False,
+    on_done: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Sample an answer to each prompt, without white space around it.
+
+    The same seed gives the same answers. The global random state is preserved.
+
+    Args:
+        base: Base model that answers, without an adapter.
+        prompts: Token ids of each prompt, up to the start of the answer.
+        max_new_tokens: Maximum length of an answer in tokens.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        thinking: Keep the thinking before an answer in the text.
+        on_done: Callback that receives the number of answers finished since its last call.
+    """
+    tokenizer, encoder = base.tokenizer, Encoder(base.tokenizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        answers = make_generator(base.model, int(tokenizer.pad_token_id or 0)).generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=encoder.stop_ids,
+            temperature=temperature,
+            top_p=top_p,
+            on_done=on_done,
+        )
+    if thinking:
+        return [str(tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers]
+    return [encoder.answer(text).strip() for text in encoder.texts(answers)]

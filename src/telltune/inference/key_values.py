@@ -9,15 +9,12 @@ from torch.nn import functional
 
 from telltune.models.kernels.attention import NoLayoutError
 from telltune.models.kernels.attention_products import cap, softmax
-from telltune.models.kernels.blocks import CHUNK
-from telltune.models.kernels.layout import visible
+from telltune.models.kernels.layout import CHUNK, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
-
-__all__ = ["AttentionKind", "KeyValues", "attend"]
 
 # Number of queries whose scores are held at once by `_attend_plainly`.
 _QUERIES = 256
@@ -39,16 +36,6 @@ class AttentionKind(NamedTuple):
     def is_usual(self) -> bool:
         """Whether PyTorch's attention computes it."""
         return self.softcap is None and self.sinks is None
-
-
-class _Asked(NamedTuple):
-    """Arguments of `KeyValues.attend`; the window is None if it hides nothing."""
-
-    layer: int
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    kind: AttentionKind
 
 
 class KeyValues:
@@ -117,10 +104,6 @@ class KeyValues:
         grown = self._at.shape[1]
         self.lengths = self.lengths + self._new if self._new else [n + grown for n in self.lengths]
 
-    def shorten(self, row: int, tokens: int) -> None:
-        """Remove the last tokens of a sequence."""
-        self.lengths[row] -= tokens
-
     def remove(self, row: int) -> None:
         """Remove a sequence; the last sequence is moved to its row."""
         last = len(self.lengths) - 1
@@ -156,17 +139,17 @@ class KeyValues:
         longest = max(self._new) if self._new else max(self.lengths) + self._at.shape[1]
         if kind.window is not None and kind.window >= self.prefix_length + longest:
             kind = kind._replace(window=None)  # The window hides nothing.
-        return part(_Asked(layer, query, key, value, kind))
+        return part(layer, query, key, value, kind)
 
-    def _seen_prefix(self, asked: _Asked) -> tuple[Tensor, Tensor] | None:
+    def _seen_prefix(self, layer: int, window: int | None) -> tuple[Tensor, Tensor] | None:
         """Return keys and values of the part of the prefix that any token of this pass sees.
 
         Each is (key heads, tokens, width). The result is None if no token sees any of it.
         """
-        hidden = self._hidden_prefix(asked.kind.window)
+        hidden = self._hidden_prefix(window)
         if hidden == self.prefix_length:
             return None
-        keys, values = self.prefix[asked.layer]
+        keys, values = self.prefix[layer]
         return keys[:, hidden:], values[:, hidden:]
 
     def _hidden_prefix(self, window: int | None) -> int:
@@ -176,10 +159,11 @@ class KeyValues:
         first = 0 if self._new else min(self.lengths)
         return min(max(self.prefix_length + first + 1 - window, 0), self.prefix_length)
 
-    def _start_rows(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, kind = asked
+    def _start_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, kind: AttentionKind
+    ) -> Tensor:
         keys, values = self._layers[layer]
-        before = self._seen_prefix(asked)
+        before = self._seen_prefix(layer, kind.window)
         parts = []
         split = (t.split_with_sizes(self._new, dim=2) for t in (query, key, value))
         for row, (q, k, v) in enumerate(zip(*split, strict=True), start=len(self.lengths)):
@@ -212,14 +196,15 @@ class KeyValues:
             self._masks[asked] = _added(~visible(*asked)).to(like)
         return self._masks[asked]
 
-    def _grow_one(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, kind = asked
+    def _grow_one(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, kind: AttentionKind
+    ) -> Tensor:
         tokens, start = query.shape[2], self.lengths[0]
         parts = []
         for all_of_them, new in zip(self._layers[layer], (key, value), strict=True):
             all_of_them[0, :, start : start + tokens] = new[0]
             parts.append(all_of_them[:1, :, : start + tokens])
-        if (before := self._seen_prefix(asked)) is not None:
+        if (before := self._seen_prefix(layer, kind.window)) is not None:
             parts = [torch.cat([b[None], own], 2) for b, own in zip(before, parts, strict=True)]
         keys, values = parts
         mask = None
@@ -238,8 +223,9 @@ class KeyValues:
         )
         return attended.view(1, -1, tokens, width).transpose(1, 2)
 
-    def _grow_rows(self, asked: _Asked) -> Tensor:
-        layer, query, key, value, kind = asked
+    def _grow_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, kind: AttentionKind
+    ) -> Tensor:
         keys, values = self._layers[layer]
         rows, tokens = self._at.shape
         heads, width = key.shape[1], key.shape[3]
@@ -254,7 +240,7 @@ class KeyValues:
         scores = q @ keys[:rows, :, :longest].transpose(2, 3)
         scores = cap(scores, kind.softcap)
         scores += seen.repeat_interleave(shape[3], dim=1)[:, None]
-        prefix = self._seen_prefix(asked)
+        prefix = self._seen_prefix(layer, kind.window)
         length = 0
         if prefix is not None:
             length = prefix[0].shape[1]

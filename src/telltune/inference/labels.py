@@ -1,37 +1,210 @@
-"""Likelihoods of the labels of a closed set, for many prompts in one packed pass.
+"""Labels of a closed set: whether answers are one, and which label an answer names.
 
-A row contains the shared prefix once, each prompt once, and the labels of a prompt side by side
-after it. A label costs only its own tokens, and a label of one token only a look-up in the logits.
+A negated label does not count: "not anatomy", "anything rather than anatomy" and "anatomy is not
+it" name no label. A negation extends to the end of its clause, so "No, anatomy" and "not anatomy
+but surgery" still name one. A label that is itself a negation ("not spam") is read as that label.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+import regex
 
 from telltune.errors import RecipeError
-from telltune.inference.label_matching import label_key
-from telltune.inference.packed_engine import shared_length
-from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.layout import Layout, Segment
-from telltune.models.kernels.lora import FusedLora
-from telltune.models.kernels.packing import LEAST_SHARED, can_pack, pack, token_nll
-from telltune.models.threads import adapt_threads, shared_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from torch import Tensor
-
-__all__ = ["closed_set", "label_nll", "need_labels"]
+    from collections.abc import Iterable, Sequence
 
 # Above this number of labels, scoring all of them is no longer faster than generating an answer.
 MOST_LABELS = 100
 LONGEST_LABEL = 80
+
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Character set, for `regex`, of scripts without spaces between words.
+
+Each character counts as a word. Katakana is not included, since a run of it is one word.
+"""
+_WORD = regex.compile(
+    # A sign is part of its number: -5 is not 5.
+    rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{UNSPACED}\p{{M}}*"
+    rf"|[\w--[\p{{Katakana}}ー]--{UNSPACED}]+",
+    regex.V1,
+)
+_DECIMAL = regex.compile(r"[+-]?\d+(\.\d+)?")
+_SEPARATORS = regex.compile(r"(?<=\w)[\s_-]+(?=\w)")
+_PUNCTUATION = ".,;:!?\"'`()[]“”‘’"
+_CONTRACTED = regex.compile(r"n['’]t\b", regex.IGNORECASE)
+
+_ENDS_CLAUSE = regex.compile(r"[,:()\[\]–—、，：.;!?\n…。；！？]|\s-\s")
+_ENDS_SENTENCE = regex.compile(r"[.;!?\n…。；！？]")
+
+
+def _each(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ENDS_DENIAL = _each(
+    "but however although though sondern aber mais sino pero mas bensì но а maar 而 但"
+)
+_DENIES = _each(
+    "not no never nor neither cannot non unlike "  # English
+    "nicht kein keine keinen keinem keiner weder niet geen inte ikke ekki "  # Germanic
+    "pas ni jamais não nem né niente nunca "  # Romance
+    "не ни нет nie değil "
+    "不 没 沒 非 未 無 无"
+)
+# After a negation, these words cancel it: "not only", "no doubt", "非常".
+_AFFIRMS = _each(
+    "only just merely simply doubt question wonder nur bloß seulement solo sólo só только "
+    "仅 僅 但 只 过 過 错 錯 疑 常"
+)
+_DENIED_BY_TWO = frozenset({("rather", "than"), ("instead", "of"), ("other", "than")})
+_VERBS = _each("is are was were does do did can could would will should has ist sind war est es é")
+_DENIED_BEHIND = ("ではな", "でな", "じゃな", "ではあり", "じゃあり")
+"""Japanese negations, which follow the negated word."""
+
+
+def words(text: str) -> list[str]:
+    """Return the case-folded words of a text.
+
+    In Chinese, Japanese, Thai, Lao, Khmer and Burmese, which have no spaces between words, each
+    character counts as a word, and so does each run of Katakana.
+    """
+    found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
+    return found
+
+
+def same_text(text: str) -> str:
+    """Return the case-folded words of a text, joined by spaces, to compare texts."""
+    return " ".join(words(text))
+
+
+def label_key(text: str) -> str:
+    """Return a key that is the same for labels that differ only in spelling.
+
+    The key ignores case, white space, Unicode composition, punctuation around a label, hyphens and
+    underscores between words, and the spelling of a decimal number (`1` and `1.0`). Meaningful
+    signs are kept: `A+` and `A-`, `C` and `C#`, `1` and `-1` have different keys.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if _DECIMAL.fullmatch(plain):
+        return f"{float(plain):g}" if len(plain) < 15 else plain
+    bare = _SEPARATORS.sub(" ", plain.strip(_PUNCTUATION + " "))
+    return bare or plain
+
+
+def names(text: str, name: str) -> bool:
+    """Return whether a text contains a name as whole words; False for a name without words."""
+    found = same_text(name)
+    return bool(found) and f" {found} " in f" {same_text(text)} "
+
+
+def read_label(answer: str, labels: Sequence[str]) -> str | None:
+    """Return the only label that an answer names without negating it, or None.
+
+    Args:
+        answer: Answer of a model, which may contain other text.
+        labels: Labels of the closed set. A label that is the whole answer may have no words.
+    """
+    if answer.strip() in labels:
+        return answer.strip()
+    read = _Read.of(answer)
+    places = {label: read.places(label) for label in labels}
+    # "heart" within "heart surgery" is part of that label and not a separate label.
+    covered = {
+        (start, stop)
+        for some in places.values()
+        for start, stop in some
+        if any(
+            a <= start and stop <= b and b - a > stop - start
+            for others in places.values()
+            for a, b in others
+        )
+    }
+    named = [
+        label
+        for label, some in places.items()
+        if any(place not in covered and not read.denies(*place) for place in some)
+    ]
+    # If named labels contain one another, take the longest: "Heart surgery, since the heart is
+    # ill" names "heart surgery".
+    longest = [a for a in named if not any(a != b and names(b, a) for b in named)]
+    return longest[0] if len(longest) == 1 else None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An answer split into words.
+
+    Attributes:
+        words: Case-folded words; `n't` is the word `not`.
+        clauses: Number of the clause of each word.
+        sentences: Number of the sentence of each word.
+    """
+
+    words: list[str]
+    clauses: list[int]
+    sentences: list[int]
+
+    @classmethod
+    def of(cls, text: str) -> _Read:
+        """Split a text."""
+        text = _plain(text)
+        found, clauses, sentences, end = [], [0], [0], 0
+        for match in _WORD.finditer(text):
+            between = text[end : match.start()]
+            clauses.append(clauses[-1] + bool(_ENDS_CLAUSE.search(between)))
+            sentences.append(sentences[-1] + bool(_ENDS_SENTENCE.search(between)))
+            found.append(match.group())
+            end = match.end()
+        return cls(found, clauses[1:], sentences[1:])
+
+    def places(self, label: str) -> list[tuple[int, int]]:
+        """Return the positions of a label's words: the first, and one past the last."""
+        own = _WORD.findall(_plain(label))
+        starts = range(len(self.words) - len(own) + 1) if own else ()
+        return [(i, i + len(own)) for i in starts if self.words[i : i + len(own)] == own]
+
+    def denies(self, start: int, stop: int) -> bool:
+        """Return whether the words from `start` to before `stop` are negated."""
+        return self._denied_before(start) or self._denied_behind(stop)
+
+    def _denied_before(self, start: int) -> bool:
+        for i in range(start - 1, -1, -1):
+            if self.sentences[i] != self.sentences[start] or self.words[i] in _ENDS_DENIAL:
+                return False
+            # The negation of "neither a, b nor c" extends beyond the comma.
+            same = self.clauses[i] == self.clauses[start] or self.words[i] in ("neither", "weder")
+            following = self.words[i + 1]
+            if same and (
+                (self.words[i] in _DENIES and following not in _AFFIRMS)
+                or (self.words[i], following) in _DENIED_BY_TWO
+            ):
+                return True
+        return False
+
+    def _denied_behind(self, stop: int) -> bool:
+        clause = self.clauses[stop - 1]
+        after = [
+            word
+            for word, number in zip(self.words[stop:], self.clauses[stop:], strict=True)
+            if number == clause
+        ]
+        if "".join(after[:4]).startswith(_DENIED_BEHIND):
+            return True
+        verb, denial, following = (*after, "", "", "")[:3]
+        if verb in ("cannot", "değil"):
+            return True
+        return verb in _VERBS and denial in _DENIES and following not in _AFFIRMS
+
+
+def _plain(text: str) -> str:
+    plain: str = _CONTRACTED.sub(" not", unicodedata.normalize("NFC", text).casefold())
+    return plain
 
 
 def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ...]:
@@ -71,10 +244,7 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
 def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
     """Raise an error if there are no labels to choose from.
 
-    Args:
-        labels: Labels of the training data; empty if its answers are not a closed set.
-        what: Recipe key or method that needs labels, for the message.
-        instead: Advice to the user, in the imperative.
+    The message names `what` needs them, and advises what to do `instead`, in the imperative.
 
     Raises:
         RecipeError: There are no labels.
@@ -88,129 +258,3 @@ def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
 
 def _is_number(text: str) -> bool:
     return any(map(str.isdigit, text)) and not any(map(str.isalpha, text))
-
-
-def label_nll(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    labels: Sequence[Sequence[int]],
-    *,
-    budget: int = 2048,
-    on_done: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Return the negative log-likelihood of each label after each prompt, (prompts, labels).
-
-    Values are in nats, summed over the tokens of a label.
-
-    Args:
-        model: Causal language model, with or without an adapter.
-        prompts: Token ids of each prompt, up to the start of the answer.
-        labels: Token ids of each label, with the token that ends the turn.
-        budget: Number of tokens per pass, without those that all prompts share.
-        on_done: Callback that receives the number of prompts scored since its last call.
-    """
-    found = torch.zeros(len(prompts), len(labels), dtype=torch.float64)
-    model.eval()
-    if not can_pack(model):
-        return _apart(model, prompts, labels, found, on_done)
-    shared = shared_length(prompts)
-    shared = shared if shared >= LEAST_SHARED else 0
-    with shared_cores(), torch.inference_mode(), FusedLora(model), packed_attention(model):
-        for row in _rows(prompts, labels, shared, budget):
-            adapt_threads()
-            found[row.items] = row.nll(model)
-            if on_done is not None:
-                on_done(len(row.items))
-    return found
-
-
-def _apart(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    labels: Sequence[Sequence[int]],
-    found: Tensor,
-    on_done: Callable[[int], None] | None,
-) -> Tensor:
-    """Compute every pair of prompt and label in a separate pass, if packing is not possible."""
-    for i, prompt in enumerate(prompts):
-        rows = [(np.asarray([*prompt, *label], np.int32), len(prompt)) for label in labels]
-        with shared_cores(), torch.inference_mode():
-            for j, batch in enumerate(pack(rows, 1, together=False)):
-                found[i, j] = token_nll(model, batch).double().sum().cpu()
-        if on_done is not None:
-            on_done(1)
-    return found
-
-
-@dataclass
-class _Row:
-    """A row being filled: the shared prefix, then prompts, each followed by its labels."""
-
-    labels: Sequence[Sequence[int]]
-    items: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    """Positions whose logits are needed."""
-    looks: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Item, label, index of the kept position, and target token of each needed logit."""
-
-    def add(self, tokens: Sequence[int], place: int, prefix: int = -1) -> int:
-        """Append tokens to the row and return the index of their segment."""
-        self.ids += tokens
-        self.places += range(place, place + len(tokens))
-        self.segments.append(Segment(len(tokens), prefix))
-        return len(self.segments) - 1
-
-    def add_item(self, item: int, prompt: Sequence[int], shared: int) -> None:
-        """Append a prompt and all labels to the row."""
-        segment = self.add(prompt[shared:], shared, 0 if shared else -1)
-        at = len(self.items)
-        self.items.append(item)
-        self.kept.append(len(self.ids) - 1)
-        end_of_prompt = len(self.kept) - 1
-        for number, label in enumerate(self.labels):
-            # Nothing follows the last token of a label, so it is only a target.
-            inputs = label[:-1]
-            first = len(self.ids)
-            if inputs:
-                self.add(inputs, len(prompt), segment)
-            self.kept += range(first, len(self.ids))
-            seen = [end_of_prompt, *range(len(self.kept) - len(inputs), len(self.kept))]
-            self.looks += [(at, number, k, t) for k, t in zip(seen, label, strict=True)]
-
-    def nll(self, model: Any) -> Tensor:
-        """Return the sum over the tokens of each label, (items, labels)."""
-        device = next(model.parameters()).device
-        logits = model(
-            input_ids=torch.tensor([self.ids], device=device),
-            position_ids=torch.tensor([self.places], device=device),
-            logits_to_keep=torch.tensor(self.kept, device=device),
-            layout=Layout(self.segments),
-            use_cache=False,
-        ).logits[0]
-        likelihood = logits.float().log_softmax(-1)
-        items, numbers, kept, targets = torch.tensor(self.looks).T
-        sums = torch.zeros(len(self.items), len(self.labels), dtype=torch.float64)
-        looked = -likelihood[kept.to(device), targets.to(device)].double().cpu()
-        return sums.index_put_((items, numbers), looked, accumulate=True)
-
-
-def _rows(
-    prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], shared: int, budget: int
-) -> Iterator[_Row]:
-    """Yield rows of at most `budget` tokens after the shared prefix, or of one longer prompt."""
-    each = sum(len(label) - 1 for label in labels)
-    row: _Row | None = None
-    for i, prompt in enumerate(prompts):
-        if row is not None and len(row.ids) + len(prompt) - 2 * shared + each > budget:
-            yield row
-            row = None
-        if row is None:
-            row = _Row(labels)
-            if shared:
-                row.add(prompts[0][:shared], 0)
-        row.add_item(i, prompt, shared)
-    if row is not None:
-        yield row

@@ -1,8 +1,9 @@
-"""The next tokens of sequences: guessed from their texts, and chosen from logits."""
+"""Rows of prompts and answers, and their next tokens: guessed from texts, chosen from logits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -11,21 +12,51 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["choose", "draft"]
-
 _SORTED = 1024
 """Number of likeliest tokens that are sorted first to sample with top-p."""
 
 
+@dataclass(eq=False)
+class Row:
+    """A prompt, how to continue it, and its answer so far.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        max_new_tokens: Maximum length of the answer in tokens, at least 1.
+        stop_ids: Ids of tokens that end the answer; they are not part of it.
+        temperature: Sampling temperature; 0 means greedy decoding.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        draws: Random generator of its own; None for torch's.
+        answer: Token ids of the answer so far.
+        end: Reason why the answer has ended; None before.
+    """
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    stop_ids: set[int]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    draws: torch.Generator | None = None
+    answer: list[int] = field(default_factory=list, init=False)
+    end: Literal["stop", "length"] | None = field(default=None, init=False)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the answer, up to its end."""
+        for token in tokens:
+            if token in self.stop_ids:
+                self.end = "stop"
+                return
+            self.answer.append(token)
+            if len(self.answer) == self.max_new_tokens:
+                self.end = "length"
+                return
+
+
 def draft(tokens: Sequence[int], most: int) -> list[int]:
-    """Guess the next tokens: those after the previous occurrence of the last two tokens.
+    """Guess up to `most` next tokens: those after the previous occurrence of the last two tokens.
 
     Answers repeat parts of their prompts and of themselves. A pass over a few rows costs little
     more than a pass over one, whose time is that of reading the weights (prompt lookup decoding).
-
-    Args:
-        tokens: Tokens of the prompt and the answer so far.
-        most: Maximum number of guessed tokens.
     """
     last = tuple(tokens[-2:])
     for at in range(len(tokens) - 3, -1, -1):
@@ -74,3 +105,16 @@ def _likeliest(chances: Tensor, share: float) -> Tensor:
         best, tokens = chances.sort(-1, descending=True)
     best = best.where(best.cumsum(-1) - best < share, 0.0)
     return torch.zeros_like(chances).scatter_(-1, tokens, best)
+
+
+def chosen(rows: list[Row], logits: Tensor) -> list[int]:
+    """Return the next token of each row; rows with the same settings are sampled together."""
+    groups: dict[tuple[float, float, torch.Generator | None], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault((row.temperature, row.top_p, row.draws), []).append(i)
+    tokens = [0] * len(rows)
+    for how, places in groups.items():
+        own = logits if len(groups) == 1 else logits[places]
+        for i, token in zip(places, choose(own, *how), strict=True):
+            tokens[i] = token
+    return tokens

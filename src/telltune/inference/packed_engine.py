@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from telltune.inference.generator import Row
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.next_tokens import choose, draft
+from telltune.inference.next_tokens import Row, choose, chosen, draft
 from telltune.models.kernels.attention import agrees, attention, tried_once
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -29,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
-
-__all__ = [
-    "PackedBatch",
-    "PackedGenerator",
-    "can_generate_packed",
-    "shared_length",
-    "starts_with",
-]
 
 NAME = "telltune_key_values"
 # Above this number, the cost of a pass is proportional to its rows, so larger batches do not help.
@@ -140,9 +131,7 @@ class PackedGenerator:
     def _grow(self, store: KeyValues, tokens: list[list[int]]) -> Tensor:
         """Return the logits after each of the next tokens of all sequences, (tokens, vocabulary).
 
-        Args:
-            store: Cache of the sequences.
-            tokens: Next tokens of each sequence, the same number for all.
+        `tokens` has the next tokens of each sequence, the same number for all.
         """
         count = len(tokens[0])
         places = torch.tensor(store.lengths)[:, None] + store.prefix_length + torch.arange(count)
@@ -188,12 +177,7 @@ class PackedBatch:
         self._reach = MOST_DRAFTED
 
     def take(self, waiting: deque[Row], most: int) -> list[Row]:
-        """Take the first waiting rows that fit into one pass and into the batch.
-
-        Args:
-            waiting: Rows in the order in which they start.
-            most: Maximum number of rows in the batch.
-        """
+        """Take the first waiting rows that fit into one pass and into a batch of `most` rows."""
         new: list[Row] = []
         tokens, width = 0, self._width(self.rows)
         while waiting and len(self.rows) + len(new) < most:
@@ -218,14 +202,14 @@ class PackedBatch:
         skipped = len(self._prefix)
         logits = self._engine._start(self._store, [list(row.prompt[skipped:]) for row in new])
         first, self.rows = len(self.rows), rows
-        return self._extend(first, [[token] for token in _chosen(new, logits)])
+        return self._extend(first, [[token] for token in chosen(new, logits)])
 
     def grow(self) -> list[Row]:
         """Compute the next token of each row, of a single row perhaps several; return the rows."""
         if len(self.rows) == 1 and self.rows[0].temperature == 0:
             return self._extend(0, [self._grow_one(self.rows[0])])
         logits = self._engine._grow(self._store, [[row.answer[-1]] for row in self.rows])
-        return self._extend(0, [[token] for token in _chosen(self.rows, logits)])
+        return self._extend(0, [[token] for token in chosen(self.rows, logits)])
 
     def leave(self, row: Row) -> None:
         """Remove a row that has not ended."""
@@ -251,7 +235,7 @@ class PackedBatch:
         right = 0
         while right < len(tokens) - 1 and chosen[right] == tokens[right + 1]:
             right += 1
-        self._store.shorten(0, len(tokens) - 1 - right)
+        self._store.lengths[0] -= len(tokens) - 1 - right
         return chosen[: right + 1]
 
     def _extend(self, first: int, chosen: list[list[int]]) -> list[Row]:
@@ -335,16 +319,3 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
 def starts_with(prompt: Sequence[int], prefix: Sequence[int]) -> bool:
     """Return whether a prompt starts with a prefix and has more tokens."""
     return len(prompt) > len(prefix) and tuple(prompt[: len(prefix)]) == tuple(prefix)
-
-
-def _chosen(rows: list[Row], logits: Tensor) -> list[int]:
-    """Return the next token of each row; rows with the same settings are sampled together."""
-    groups: dict[tuple[float, float, torch.Generator | None], list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault((row.temperature, row.top_p, row.draws), []).append(i)
-    tokens = [0] * len(rows)
-    for how, places in groups.items():
-        own = logits if len(groups) == 1 else logits[places]
-        for i, token in zip(places, choose(own, *how), strict=True):
-            tokens[i] = token
-    return tokens

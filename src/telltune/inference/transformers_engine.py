@@ -12,8 +12,6 @@ from telltune.models.threads import shared_cores
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["TransformersGenerator"]
-
 
 @dataclass
 class TransformersGenerator:

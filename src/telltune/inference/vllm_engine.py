@@ -24,8 +24,6 @@ from telltune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["VllmGenerator", "beyond_vllm"]
-
 # Values of `max_lora_rank` that vLLM accepts, from the default rank of recipes on, so that engines
 # are seldom restarted.
 _RANKS = (16, 32, 64, 128, 256, 320, 512)

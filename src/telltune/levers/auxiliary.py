@@ -9,10 +9,9 @@ Since the prompts contain true labels, the results are for training only.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.labels import closed_set, label_nll
-from telltune.inference.texts import sample_texts
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import closed_set
+from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.storage import cache_folder, cached_json, content_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["AUXILIARY", "Auxiliary", "Chain", "auxiliary_examples", "refine"]
 
 AUXILIARY = ("evidence", "reason")
 """Names of the auxiliary tasks; each is a separate source."""
@@ -124,15 +122,9 @@ def refine(
 ) -> list[Chain]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
-    Every attempt is cached on disk.
-
-    Args:
-        base: Base model without an adapter. After each explanation, it gives the likelihood of the
-            labels.
-        examples: Examples with a closed set of labels.
-        instruction: Description of the task, used as the system message.
-        teacher: Model that writes the explanations, at temperature 0.7; by default the base model.
-        seed: Seed of the sampling.
+    Every attempt is cached on disk. The instruction is the system message. The teacher, by default
+    the base model, writes the explanations at temperature 0.7. The base model, without an adapter,
+    gives the likelihood of the labels.
 
     Returns:
         The best chain of each example: the one with the highest likelihood of the true label.
@@ -213,18 +205,11 @@ class _Asker:
     ) -> list[tuple[int, Chain, str]]:
         """Return the index, the chain and the most likely label of each example in `wrong`.
 
-        Args:
-            number: Number of the attempt, from 0.
-            wrong: Indices of the examples to ask about.
-            told: Most likely label of earlier attempts, by index.
+        `number` counts attempts from 0. `told` has the most likely labels of earlier ones by index.
         """
         shown = [[i, told.get(i)] for i in wrong]
-        digest = hashlib.sha256(json.dumps([*self._key, number, shown]).encode()).hexdigest()[:32]
-        path = cache_folder("auxiliary") / f"{digest}.json"
-        kept = read_cached_json(path)
-        if kept is None:
-            kept = self._ask(number, wrong, told)
-            write_json(path, kept)
+        path = cache_folder("auxiliary") / f"{content_key(*self._key, number, shown)}.json"
+        kept = cached_json(path, partial(self._ask, number, wrong, told))
         return [(i, Chain(**chain), guess) for i, chain, guess in kept]
 
     def _ask(

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.models import LoadedModel
 
-__all__ = ["Answer", "Lever", "Resources", "UseAs", "Yield", "yield_text"]
-
-
 Answer: TypeAlias = "Callable[[Sequence[Example], int], tuple[list[str], float]]"
 """Function that trains an adapter on the labeled examples with a seed and answers prompts.
 
@@ -89,8 +86,7 @@ class Yield:
 def yield_text(report: Mapping[str, Any]) -> str:
     """Return a text such as `6 examples from 90 inputs; refused: not asked (84)`.
 
-    Args:
-        report: From `Yield.to_dict`, or an entry of `levers` in tell.json.
+    The report is from `Yield.to_dict`, or an entry of `levers` in tell.json.
     """
     told = [f"{reason} ({count:,})" for reason, count in report["refused"].items() if count]
     reasons = ", ".join(told) or "none"

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from telltune.levers.protocol import Answer, Resources, UseAs
     from telltune.recipe import PseudoLabelSpec
 
-__all__ = ["PseudoLabel"]
-
 
 @dataclass(frozen=True)
 class PseudoLabel:
@@ -143,15 +141,10 @@ def _most_confident(
     prior: dict[str, float],
     most: int,
 ) -> list[int]:
-    """Return the indices of the inputs to keep, in ascending order.
+    """Return the indices of the inputs to keep, at most `most`, in ascending order.
 
-    Labels take turns in proportion to their shares, each with its most confident remaining input.
-
-    Args:
-        labels: Label of each input.
-        confidence: Confidence of each label, (inputs,).
-        prior: Share of each label among the kept inputs, as long as it has any.
-        most: Maximum number of kept inputs.
+    Labels take turns in proportion to their prior shares, each with its most confident remaining
+    input. `labels` and `confidence` are those of the inputs, (inputs,).
     """
     turn = np.empty(len(labels))
     given = np.array(labels)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from telltune.levers.protocol import Lever, Resources, Yield
     from telltune.levers.synthesis import Synthesis
 
-__all__ = ["PluginLever", "levers_of", "register_lever", "synthesis_lever"]
-
 
 class PluginLever(ConfigModel, ABC):
     """Base class of levers from plugins; see `telltune.levers.protocol.Lever`.

@@ -10,8 +10,6 @@ for the rarest labels, and surplus examples of frequent labels are discarded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -23,14 +21,13 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
+from telltune.inference.engine import sample_texts
 from telltune.inference.labels import closed_set
-from telltune.inference.texts import sample_texts
-from telltune.levers.agreement import agreed, balanced
-from telltune.levers.filters import TextFilter
+from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import SynthesisSpec
-
-__all__ = ["SelfGuide"]
 
 SOURCE = "synthetic"
 _AT_ONCE = 32
@@ -196,13 +191,7 @@ class _Writer:
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
         whole = (_VERSION, self._speaker, demonstrations, self.instruction, self.seed, *key)
-        digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
-        path = cache_folder("self_guide") / f"{digest}.json"
-        kept = read_cached_json(path)
-        if kept is None:
-            kept = write()
-            write_json(path, kept)
-        return kept
+        return cached_json(cache_folder("self_guide") / f"{content_key(*whole)}.json", write)
 
     @property
     def _system(self) -> Message:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.recipe import ApiSpec, SynthesisSpec
 
-__all__ = ["Synthesis", "instruction_of"]
-
 
 @dataclass(frozen=True)
 class Synthesis(ABC):
@@ -41,8 +39,7 @@ class Synthesis(ABC):
 
     def apply(self, task: TaskData, resources: Resources) -> Yield:
         """Make examples; see `Lever.apply`."""
-        base, seed = resources.base, resources.seed
-        return self.make(task, base, seed=seed, progress=resources.progress)
+        return self.make(task, resources.base, seed=resources.seed, progress=resources.progress)
 
     @abstractmethod
     def describe(self) -> str:

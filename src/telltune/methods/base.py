@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.fitting.build_plan import answer_budget, check_needs
-from telltune.fitting.protocol import Predictor
+from telltune.fitting.predictor import Predictor
+from telltune.fitting.protocol import Method
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
@@ -16,18 +17,11 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = ["BASE", "BASE_ANCHOR"]
-
 
 @dataclass(frozen=True)
-class Untrained:
+class Untrained(Method):
     """Answers with the base model."""
 
-    name: str
-    label: str
-    anchored: bool
-    uses_general: bool = False
-    trains: bool = False
     depends_on_size: bool = False
 
     def run(

@@ -16,8 +16,8 @@ from telltune.classifiers.heads import fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.fitting.baseline_folder import save_baseline
-from telltune.fitting.baseline_predictor import BaselinePredictor
-from telltune.fitting.protocol import Cost
+from telltune.fitting.predictor import BaselinePredictor, Cost
+from telltune.fitting.protocol import Method
 from telltune.inference.labels import closed_set, need_labels
 from telltune.valuation.embeddings import is_installed
 
@@ -33,19 +33,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
-
-__all__ = [
-    "ENCODER_CENTROID",
-    "ENCODER_EM",
-    "ENCODER_LINEAR",
-    "KNN",
-    "PROBE",
-    "TFIDF_EM",
-    "TFIDF_LINEAR",
-    "Baseline",
-    "BaselineData",
-    "suitable_baselines",
-]
 
 
 class BaselineData(NamedTuple):
@@ -65,35 +52,22 @@ class BaselineData(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Method):
     """Method that learns a linear function of prompt vectors, on the CPU, in seconds.
 
     Attributes:
-        name: Name in recipes and tables.
-        label: Display name.
         features: Kind of prompt vectors: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of
             words, or hidden states of the frozen base model, with the anchor if there is one.
         head: Kind of classifier on the vectors; see `fit_head`.
     """
 
-    name: str
-    label: str
     features: FeatureKind
     head: Head
-    anchored: bool = False
-    uses_general: bool = False
-    trains: bool = False
-    depends_on_size: bool = True
 
     def data(
         self, task: TaskData, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
     ) -> BaselineData:
-        """Return the training data of the method.
-
-        Args:
-            task: The task.
-            tokenizer: Tokenizer of the base model, to count tokens.
-            recipe: Recipe; may limit the number of tokens.
+        """Return the training data of the method; the tokenizer of the base model counts tokens.
 
         Raises:
             RecipeError: The method needs a closed set of labels or unlabeled inputs, and the task
@@ -142,11 +116,7 @@ class Baseline:
     ) -> BaselinePredictor:
         """Fit the classifier, and save it in `settings.out` if given; see `run`.
 
-        Args:
-            task: Task with the training examples.
-            tokenizer: Tokenizer of the base model, to count tokens.
-            settings: Settings of the run.
-            base: Base model for the hidden states of `probe`, which loads it if None.
+        `probe` loads the base model if none is given.
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
@@ -183,9 +153,7 @@ class Baseline:
 def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     """Return the names of the baselines that suit a task's answers and that this machine can run.
 
-    Args:
-        task: Task from `load_task`.
-        metrics: Names of metrics; no baseline suits `perplexity`, which needs a language model.
+    None suits the metric `perplexity`, which needs a language model.
     """
     if "perplexity" in metrics:
         return []

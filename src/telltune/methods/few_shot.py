@@ -21,8 +21,10 @@ from telltune.data.examples import Example, as_turns, prepend_shots
 from telltune.data.task import count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.protocol import Cost, Predictor, teacher_of
-from telltune.inference.labels import closed_set, label_nll, need_labels
+from telltune.fitting.predictor import Cost, Predictor
+from telltune.fitting.protocol import Method, teacher_of
+from telltune.inference.labels import closed_set, need_labels
+from telltune.inference.scoring import label_nll
 from telltune.models import context_length
 from telltune.valuation.embeddings import embed
 
@@ -37,15 +39,6 @@ if TYPE_CHECKING:
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
-__all__ = [
-    "FEW_SHOT",
-    "FEW_SHOT_CALIBRATED",
-    "FEW_SHOT_NEAREST",
-    "FEW_SHOT_TEACHER",
-    "FewShot",
-    "calibrated",
-]
-
 _NEAREST = 8
 """Default number of nearest examples per prompt, whose computation prompts cannot share."""
 _CONTENT_FREE = ("N/A", "[MASK]", "")
@@ -53,26 +46,18 @@ _CONTENT_FREE = ("N/A", "[MASK]", "")
 
 
 @dataclass(frozen=True)
-class FewShot:
+class FewShot(Method):
     """Shows the base model examples as turns before the question, with the anchor if there is one.
 
     Attributes:
-        name: Name in recipes and tables.
-        label: Display name.
         calibrates: Whether to calibrate the label likelihoods; see `CalibratedPredictor`.
         by_teacher: Whether the recipe's teacher answers instead of the base model.
         overrides: Recipe keys, such as `few_shot.choose`, and values that override the recipe's.
     """
 
-    name: str
-    label: str
     calibrates: bool = False
     by_teacher: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
-    anchored: bool = False
-    uses_general: bool = False
-    trains: bool = False
-    depends_on_size: bool = True
 
     def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """Return the labels; () if the answers are not a closed set.

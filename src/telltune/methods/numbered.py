@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Format", "ask_group", "read_answers", "say_answers"]
-
 Format = Literal["lines", "json"]
 Pair = tuple[int, str]
 """A number and its answer; "" if the answer cannot be parsed."""
@@ -92,15 +90,10 @@ def say_answers(answers: Sequence[str], form: Format) -> str:
 
 
 def read_answers(reply: str, count: int) -> list[str] | None:
-    """Parse the numbered answers of a reply.
+    """Return the numbered answers of a reply in the order of the `count` inputs.
 
-    Args:
-        reply: Reply in any format that this module parses, whichever was requested.
-        count: Number of inputs in the prompt.
-
-    Returns:
-        The answers in the order of the inputs; None unless the reply has each number from 1 to
-        `count` exactly once, no other number, and no empty answer.
+    None unless the reply has each number from 1 to `count` exactly once, no other number, and no
+    empty answer. Any format that this module parses is accepted, whichever was requested.
     """
     fenced = _FENCED.search(reply)
     if fenced and not any(map(_KEY.fullmatch, reply[: fenced.start()].splitlines())):

@@ -19,8 +19,8 @@ from telltune.data.examples import Example, as_turns, prepend_shots
 from telltune.data.task import count_within_budget
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.protocol import Cost, Predictor, teacher_of
-from telltune.inference.engine import make_generator
+from telltune.fitting.predictor import Cost, Predictor
+from telltune.fitting.protocol import Method, teacher_of
 from telltune.inference.labels import closed_set
 from telltune.methods.numbered import ask_group, read_answers, say_answers
 from telltune.models import context_length
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from telltune.data.task import GeneralData, TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
-
-__all__ = ["OVER_PROMPT", "OVER_PROMPT_TEACHER", "GroupPredictor", "OverPrompt", "Usage"]
 
 _RETRY_TEMPERATURE = 0.5
 """Sampling temperature of a retry; greedy decoding would repeat the same reply."""
@@ -173,13 +171,9 @@ class GroupPredictor(Predictor):
             prompt[-(context - self._room(len(group))) :]
             for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True)
         ]
-        if self._generator is None:
-            pad = int(self.tokenizer.pad_token_id or 0)
-            engine = self.evaluation.engine
-            self._generator = make_generator(self.model, pad, self.evaluation.batch_tokens, engine)
         with torch.random.fork_rng():
             torch.manual_seed(self.usage.prompts)
-            replies = self._generator.generate(
+            replies = self.generator.generate(
                 prompts,
                 max_new_tokens=longest,
                 stop_ids=self._encoder.stop_ids,
@@ -233,22 +227,14 @@ def _halves(group: list[int]) -> tuple[list[int], list[int]]:
 
 
 @dataclass(frozen=True)
-class OverPrompt:
+class OverPrompt(Method):
     """Asks a model about several inputs at once, after solved groups of task examples.
 
     Attributes:
-        name: Name in recipes and tables.
-        label: Display name.
         by_teacher: Whether the recipe's teacher answers instead of the base model.
     """
 
-    name: str
-    label: str
     by_teacher: bool = False
-    anchored: bool = False
-    uses_general: bool = False
-    trains: bool = False
-    depends_on_size: bool = True
 
     def run(
         self,

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import GeneralData, TaskData
-    from telltune.fitting.protocol import Predictor, Settings
+    from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
-
-__all__ = ["RCL", "can_reason", "with_reasons"]
 
 _ANSWER = "Answer:"
 
@@ -54,19 +53,11 @@ class Reasoned(TrainedMethod):
 
 
 def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[TaskData, Recipe]:
-    """Return a task whose completions have a rationale before the answer.
+    """Return a task whose completions have a rationale before the answer, and the recipe for it.
 
-    Rationales come from the data. If no example has one, the model writes them and they are checked
-    against the true answer. A rationale that leads to another answer is dropped, and the completion
-    is then the answer alone.
-
-    Args:
-        task: Task; its examples within the recipe's budget of tokens are used.
-        base: Model that writes rationales, without an adapter.
-        recipe: Recipe of the run.
-
-    Returns:
-        The task, and the recipe that uses all of its examples.
+    Examples within the recipe's budget of tokens are used. Rationales come from the data. If no
+    example has one, the model writes them and they are checked against the true answer. A rationale
+    that leads to another answer is dropped, and the completion is then the answer alone.
 
     Raises:
         DataError: The data have no rationales, and the model's cannot be checked.

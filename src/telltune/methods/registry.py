@@ -22,20 +22,28 @@ from telltune.methods.few_shot import (
     FEW_SHOT_NEAREST,
     FEW_SHOT_TEACHER,
 )
-from telltune.methods.meta import META, TELL_META
 from telltune.methods.over_prompt import OVER_PROMPT, OVER_PROMPT_TEACHER
 from telltune.methods.rcl import RCL
-from telltune.methods.self_guide import SELF_GUIDE
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED
-from telltune.methods.sft import SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PRODUCT, SFT_PSEUDO_LABEL
-from telltune.methods.tell import GENERAL_ONLY, MIX, TELL, TELL_ORDERS
-from telltune.methods.tell_variants import TELL_VALUED
+from telltune.methods.trained import (
+    GENERAL_ONLY,
+    META,
+    MIX,
+    SELF_GUIDE,
+    SFT,
+    SFT_ANCHOR,
+    SFT_ANCHOR_STEPS,
+    SFT_PRODUCT,
+    SFT_PSEUDO_LABEL,
+    TELL,
+    TELL_META,
+    TELL_ORDERS,
+    TELL_VALUED,
+)
 from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
     from telltune.fitting.protocol import Method
-
-__all__ = ["get_method", "method_names", "register_method"]
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, FEW_SHOT_TEACHER),

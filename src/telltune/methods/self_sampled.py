@@ -26,7 +26,7 @@ from telltune.fitting.general_choice import first_drawn
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import teacher_of
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.texts import sample_texts
+from telltune.inference.engine import sample_texts
 from telltune.storage import cache_folder, write_text
 from telltune.training.processes import processes
 
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Predictor, Settings
+    from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Settings
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
-
-__all__ = ["TELL_SELF_SAMPLED", "TELL_TEACHER_SAMPLED", "sample_responses"]
 
 _TEMPERATURE = 0.7
 _TOP_P = 0.95
@@ -94,7 +93,7 @@ class SelfSampled(TrainedMethod):
         teacher = teacher_of(recipe, self.name) if self.by_teacher else None
         known = ModelInfo.of(base.model.config, base.tokenizer)
         # `build_run_plan` raises an error if the recipe has no general data.
-        counts = build_run_plan(self, task, general, known, recipe).counts
+        counts = build_run_plan(self, task, general, known, self.configured(recipe)).counts
         assert general is not None  # `build_run_plan` has checked this.
         began = time.perf_counter()
         longest = longest_example(known, recipe)
@@ -124,15 +123,10 @@ def sample_responses(
     max_length: int,
     teacher: ApiClient | None = None,
 ) -> SampledData:
-    """Return the general examples that a mixture draws first, with a model's responses.
+    """Return the first `count` general examples that a mixture draws, with a model's responses.
 
-    Args:
-        base: Model that answers, without an adapter.
-        general: General data whose prompts are answered.
-        count: Number of examples.
-        seed: Seed of the mixture and of the sampling.
-        max_length: Maximum number of tokens in an example. A longer one keeps its given response.
-        teacher: Model that answers instead of the base.
+    The base model, without an adapter, or a teacher answers. An example that would be longer than
+    `max_length` tokens keeps its given response.
     """
     # Whole chunks are sampled, so that a larger mixture contains the responses of a smaller one.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)

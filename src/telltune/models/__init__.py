@@ -5,17 +5,19 @@ from telltune.models.loading import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     LoadedModel,
+    ModelShape,
     base_revision,
     compute_dtype,
+    context_length,
     load_adapter,
     load_base,
     load_base_of,
     load_config,
+    model_shape,
     native_bf16,
     without_rights,
 )
 from telltune.models.origin import LOCAL, Origin, model_origin
-from telltune.models.shape import ModelShape, context_length, model_shape
 from telltune.models.targets import (
     Layers,
     adapter_targets,

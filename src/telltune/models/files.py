@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +15,9 @@ from telltune.hub import check_reachable
 from telltune.storage import atomic_folder, cache_folder, checksum
 
 if TYPE_CHECKING:
-    from telltune.recipe import ModelSpec
+    from collections.abc import Iterator
 
-__all__ = [
-    "EMBEDDED_GGUF",
-    "EMBEDDED_ORIGIN",
-    "EMBEDDED_PACKAGE",
-    "base_weights",
-    "check_named",
-    "embedded_gguf",
-    "explained",
-    "fingerprint",
-    "has_only_pickles",
-    "hush_transformers",
-    "locate",
-    "model_files",
-    "only_pickle",
-    "weight_files",
-    "where_from",
-]
+    from telltune.recipe import ModelSpec
 
 _SAFE = frozenset({".safetensors"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
@@ -161,30 +146,25 @@ def model_files(spec: ModelSpec) -> list[Path] | None:
     return sorted(path for path in found if path.is_file() and path.suffix not in WEIGHTS)
 
 
-class explained:  # noqa: N801 - used as a statement: `with explained(spec):`
+@contextmanager
+def explained(spec: ModelSpec) -> Iterator[None]:
     """Turn errors that transformers raises while loading into a one-sentence `ModelError`."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # For a damaged file, safetensors and tokenizers raise exception types of their own.
-        if not isinstance(error, Exception) or isinstance(error, TellError):
-            return
+    try:
+        yield
+    except TellError:
+        raise
+    except Exception as error:  # damaged files raise types of safetensors and tokenizers
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise ModelError(
-                f"model `{self.spec.name}` needs custom code; set `model.trust_remote_code: "
-                "true` if you trust it."
+                f"model `{spec.name}` needs custom code; set `model.trust_remote_code: true` if "
+                "you trust it."
             ) from None
         if "cannot be loaded with `safetensors`" in str(error):
-            raise only_pickle(self.spec) from None
+            raise only_pickle(spec) from None
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"model `{self.spec.name}` cannot be loaded: {reason} Set `model` to `embedded`, a "
-            "model folder, or a reachable hub id."
+            f"model `{spec.name}` cannot be loaded: {reason} Set `model` to `embedded`, a model "
+            "folder, or a reachable hub id."
         ) from None
 
 

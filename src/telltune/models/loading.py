@@ -1,16 +1,17 @@
-"""Loading of base models and adapters."""
+"""Loading of base models and adapters, and the sizes of a model."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError
 from telltune.hub import download_model
-from telltune.models.allocator import keep_freed_memory
 from telltune.models.files import (
     explained,
     fingerprint,
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from telltune.recipe import ModelSpec, Recipe
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
-    "LoadedModel",
-    "base_revision",
-    "compute_dtype",
-    "load_adapter",
-    "load_base",
-    "load_config",
-    "native_bf16",
-    "without_rights",
-]
 
 # PEFT imports it if it is installed. On a CPU it logs hints about kernels that are not needed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -260,3 +248,82 @@ def _revision(spec: ModelSpec, config: Any, folder: str) -> str:
     commit: str | None = getattr(config, "_commit_hash", None)
     found = commit or fingerprint(Path(folder))
     return found if spec.quantization is None else f"{found}+{spec.quantization}"
+
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc keep freed memory in this process, and return whether it accepted.
+
+    By default, glibc maps every tensor above a few megabytes from the kernel and returns it
+    afterwards, so its pages are zeroed each time. Training allocates thousands of tensors per
+    step. On systems without glibc this function does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a causal language model.
+
+    Attributes:
+        model_type: Name of the architecture in transformers.
+        context_length: Longest sequence that the model was made for, in tokens.
+        layers: Number of layers.
+        hidden: Hidden size.
+        mlp_width: Width of the hidden layer in each MLP.
+        vocabulary: Vocabulary size.
+        layer_weights: Number of weights in all layers, without embeddings.
+        sizes: All integers in the configuration by name, except token ids.
+    """
+
+    model_type: str
+    context_length: int
+    layers: int
+    hidden: int
+    mlp_width: int
+    vocabulary: int
+    layer_weights: int
+    sizes: dict[str, int]
+
+
+def model_shape(config: Any) -> ModelShape:
+    """Return the sizes in a transformers configuration."""
+    text = config.get_text_config()
+    layers, hidden = text.num_hidden_layers, text.hidden_size
+    # Without attention (Mamba), the mixer is assumed to be as large as one full-width head.
+    heads = getattr(text, "num_attention_heads", None) or 1
+    width = getattr(text, "head_dim", None) or hidden // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    attention = hidden * width * (2 * heads + 2 * key_heads)
+    mlp_width = getattr(text, "intermediate_size", None) or 4 * hidden
+    gated = getattr(text, "hidden_act", "") in ("silu", "swish", "gelu_pytorch_tanh")
+    return ModelShape(
+        model_type=config.model_type,
+        context_length=context_length(config),
+        layers=layers,
+        hidden=hidden,
+        mlp_width=mlp_width,
+        vocabulary=text.vocab_size,
+        layer_weights=layers * (attention + (3 if gated else 2) * hidden * mlp_width),
+        # Token ids are integers too, but they are not sizes.
+        sizes={
+            key: value
+            for key, value in sorted(text.to_dict().items())
+            if type(value) is int and not key.endswith("token_id")
+        },
+    )
+
+
+def context_length(config: Any) -> int:
+    """Return the longest sequence that the model was made for, in tokens."""
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+        length = getattr(config, name, None)
+        if isinstance(length, int):
+            return length
+    return 2048

@@ -13,8 +13,6 @@ from telltune.models.files import EMBEDDED_GGUF, EMBEDDED_ORIGIN, EMBEDDED_PACKA
 if TYPE_CHECKING:
     from telltune.recipe import ModelSpec
 
-__all__ = ["LOCAL", "Origin", "model_origin"]
-
 LOCAL = "path/to/base"
 """Placeholder for the folder of a base model that exists only on the training machine."""
 
@@ -46,10 +44,8 @@ class Origin:
 def model_origin(spec: ModelSpec, revision: str, loaded_from: str) -> Origin:
     """Determine the origin of a model.
 
-    Args:
-        spec: Model of the recipe.
-        revision: Revision that was loaded: hub commit or hash of local weights.
-        loaded_from: Folder or hub id that transformers loaded.
+    `revision` is a hub commit or a hash of local weights, and `loaded_from` the folder or hub id
+    that transformers loaded.
     """
     if spec.name == "embedded":
         return _embedded()

@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import LoraSpec, ModelSpec
 
-__all__ = [
-    "ALL_LINEAR",
-    "Layers",
-    "adapter_targets",
-    "layers_left_out",
-    "layers_of",
-    "named_layers",
-]
-
 ALL_LINEAR = "all-linear"
 # Names that PEFT translates if experts that used to be separate layers share one parameter.
 _EXPERTS = frozenset({"w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
@@ -153,10 +144,6 @@ def layers_of(spec: ModelSpec) -> Layers | None:
 
 def adapter_targets(layers: Layers, spec: LoraSpec) -> str | list[str]:
     """Return the value of PEFT's `target_modules`.
-
-    Args:
-        layers: Layers of the model.
-        spec: The `lora` section of a recipe.
 
     Returns:
         `spec.target_modules`, or the names of the layers to adapt if `all-linear` does not select

@@ -21,14 +21,6 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "adapt_threads",
-    "cpu_limit",
-    "shared_cores",
-    "threads_for",
-    "watch_load",
-]
-
 # A user who sets one of these has chosen the number of threads. torchrun, accelerate and Ray set
 # the first one for their workers.
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -44,11 +36,7 @@ _BUSY = ("user", "system", "irq", "softirq", "steal", "interrupt", "dpc")
 def cpu_limit(root: Path = Path("/")) -> float:
     """Return how many cores this process may use: its affinity and its cgroups' quotas.
 
-    Args:
-        root: Folder with `proc/self/cgroup` and `sys/fs/cgroup`.
-
-    Returns:
-        Number of cores, at least 0.1; fractional if a quota is.
+    At least 0.1; fractional if a quota is. `root` has `proc/self/cgroup` and `sys/fs/cgroup`.
     """
     return max(0.1, min([len(_own_cores()), *_quotas(root)]))
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import ModelSpec
 
-__all__ = ["CHATML", "PLAIN_TEMPLATE", "check_vocabulary", "load_tokenizer", "template_file"]
-
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}"
@@ -50,15 +48,10 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
-    """Check that the model has an embedding for every id that the tokenizer can produce.
+    """Check that each id of the tokenizer is below `rows`, the number of rows of the embedding.
 
     Special tokens are exempt if the chat template does not write them and they are not the BOS,
     EOS, padding or unknown token. (Gemma 3 1B has one such token more than embeddings.)
-
-    Args:
-        tokenizer: Tokenizer with its chat template.
-        rows: Number of rows of the model's embedding.
-        name: Name of the model, for the message.
 
     Raises:
         ModelError: If there are ids without an embedding.
@@ -82,9 +75,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
 def _chat_template(spec: ModelSpec, own: str | dict[str, str] | None) -> tuple[str, str]:
     """Return the chat template that a spec selects, and its name for error messages.
 
-    Args:
-        spec: Model whose `chat_template` may name a template.
-        own: Chat template of the tokenizer: one, several by name, or None.
+    `own` is what the tokenizer has: one template, several by name, or None.
     """
     named = own if isinstance(own, dict) else {}
     chosen, names = spec.chat_template, ", ".join(f"`{name}`" for name in sorted(named))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.fields import is_blank, is_number, listed
 from telltune.data.schemas import RowRefusedError, find_schema
-from telltune.errors import DataError
+from telltune.errors import DataError, shown
 from telltune.evaluation.headline import label_set
 from telltune.recipe import Columns
 
@@ -37,10 +37,6 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
     Known names come first. Otherwise the answer is the only column with a closed set of labels, or
     the second of two columns of text, and the prompt is the column with the longest texts.
 
-    Args:
-        rows: Rows of a file.
-        file: Name of the file, for errors.
-
     Returns:
         The columns, or None if the rows have a schema that telltune knows.
 
@@ -51,6 +47,7 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
         find_schema(rows[0])
     except RowRefusedError as refusal:
         texts = _texts(rows)
+        _refuse_row_as_header(texts, file)
         answer = _named(_ANSWERS, texts) or _only_answer(texts)
         others = {name: values for name, values in texts.items() if name != answer}
         prompt = _named(_PROMPTS, others) or _longest(rows, others)
@@ -67,6 +64,18 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
             ) from None
         return Columns(prompt=prompt, completion=answer)
     return None
+
+
+def _refuse_row_as_header(texts: Mapping[str, list[str]], file: str) -> None:
+    """Raise DataError if the first row was read as the header: one of its cells occurs below it."""
+    if any(name.strip().casefold() in (*_ANSWERS, *_PROMPTS) for name in texts):
+        return
+    again = next((name for name, values in texts.items() if name in values), None)
+    if again is not None:
+        raise DataError(
+            f"{file}:1: `{shown(again)}` is the name of a column and a value in it, so the file "
+            "seems to have no header: put one before the first row, such as `text,label`."
+        )
 
 
 def _texts(rows: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:

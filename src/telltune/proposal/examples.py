@@ -31,10 +31,6 @@ def examples() -> dict[str, str]:
 def copy_example(name: str, out: Path) -> list[Path]:
     """Copy a recipe, and the recipes and data that it names, to a folder.
 
-    Args:
-        name: Name of the recipe, such as "tickets".
-        out: Output folder.
-
     Returns:
         The new files, the recipe first.
 

@@ -88,10 +88,14 @@ def as_columns(columns: Columns | Mapping[str, str] | None) -> Columns | None:
 def _guessed(
     data: AnyData, columns: Columns | None, keys: Mapping[str, Any], overrides: list[str] | None
 ) -> tuple[Recipe, str]:
-    # Its import of PyTorch is slow, and a recipe does not need it.
+    files = files_of_data(data)
+    shown = shown_files(files)
+    if overrides:
+        # Mistakes in them are reported before the slow import of PyTorch.
+        likely = {"task": {"train": shown}, "general": "embedded", "anchor": "guessed"}
+        recipe_from_dict(likely, name=shown, overrides=overrides)
     from telltune.proposal.survey import survey
 
-    files = files_of_data(data)
     found = survey(files, columns)
     task = {
         part: [spec.model_dump(exclude_none=True, exclude_defaults=True) for spec in specs]
@@ -101,7 +105,6 @@ def _guessed(
     values = _with_paths(guesses | dict(keys))
     if isinstance(keys.get("task"), Mapping):
         values["task"] = task | values["task"]
-    shown = shown_files(files)
     recipe = recipe_from_dict(values, name=shown, overrides=overrides)
     instead = f" `tell init {shown}` writes them as a recipe." if isinstance(data, Path) else ""
     told = (

@@ -88,10 +88,6 @@ def survey(
 ) -> Survey:
     """Read data files, and guess what they are for.
 
-    Args:
-        paths: Files or folders, in any format of training data, or these by split.
-        columns: Columns of the data; guessed if they are in no schema that telltune knows.
-
     Raises:
         DataError: A file cannot be read, a row is invalid, or the columns cannot be guessed.
     """

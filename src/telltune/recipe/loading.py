@@ -62,10 +62,6 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """Return the top-level mapping of a YAML file.
 
-    Args:
-        path: Path of the YAML file.
-        what: Expected kind of file in messages, e.g. "recipe" or "study".
-
     Raises:
         RecipeError: The file does not exist, cannot be read, or is not a mapping.
     """
@@ -186,10 +182,6 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
 
 def columns_from_text(text: str, **defaults: str) -> Columns:
     """Parse `Columns` from a text such as `prompt=text,completion=team`.
-
-    Args:
-        text: Keys of `Columns`, each with the name of a column.
-        defaults: Columns for keys that are missing in the text.
 
     Raises:
         RecipeError: The text has another form, or a key is unknown or missing.

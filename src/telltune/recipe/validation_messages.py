@@ -20,13 +20,7 @@ _NAMED = 20
 
 
 def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
-    """Return one clause per mistake: the key, the problem, and the nearest key to a mistyped one.
-
-    Args:
-        error: Validation error of pydantic.
-        model: Model that was validated.
-        what: Name of the validated object in messages, e.g. "recipe".
-    """
+    """Return a clause for each mistake: key, problem, and the nearest key to a mistyped one."""
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
     clauses = [_clause(mistake, model, what) for mistake in mistakes[:_NAMED]]
     more = len(mistakes) - len(clauses)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from telltune.data.examples import Example
-    from telltune.fitting.protocol import Predictor
-    from telltune.inference.generator import Generator, Row
+    from telltune.fitting.predictor import Predictor
+    from telltune.inference.engine import Generator
+    from telltune.inference.next_tokens import Row
     from telltune.inference.packed_engine import PackedBatch
 
 __all__ = ["ChoosingLane", "GeneratingLane", "Job", "Lane", "PackedLane"]

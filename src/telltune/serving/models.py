@@ -14,7 +14,7 @@ from telltune.errors import DataError, RecipeError
 from telltune.fitting.adapter_folder import base_spec, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
 from telltune.fitting.model_card import is_whole_model
-from telltune.inference.generator import Row
+from telltune.inference.next_tokens import Row
 from telltune.inference.packed_engine import PackedGenerator, shared_length
 from telltune.models import context_length, load_base
 from telltune.models.kernels.packing import LEAST_SHARED
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.serving.lanes import Lane
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
 
 __all__ = ["Writing"]
 

@@ -57,15 +57,7 @@ class Cluster:
         split: Split,
         mixing: Recipe | None,
     ) -> Iterator[tuple[Cell, ResultRow]]:
-        """Start cells in the given order and yield each with its row as it finishes.
-
-        Args:
-            cells: Cells by key.
-            forgetting: Settings of the forgetting measurements.
-            out: Folder of the study, to which answers are written.
-            split: Split whose items are answered.
-            mixing: Recipe that names the general data for the forgetting measurements.
-        """
+        """Start cells in the given order and yield each with its row as it finishes."""
         import ray
 
         answer = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_TRIES)(_answer)

@@ -58,14 +58,7 @@ class PlannedCell:
 def plan_cells(
     cells: Sequence[Cell], out: Path | None, *, measure: bool, needs_forgetting: bool = False
 ) -> list[PlannedCell]:
-    """Forecast every cell that is not finished.
-
-    Args:
-        cells: Cells from `load_study`.
-        out: Folder of the study, if it has one.
-        measure: Whether to train on a few rows if the machine's speed is unknown.
-        needs_forgetting: Whether forgetting is measured; see `measures_forgetting`.
-    """
+    """Forecast every cell that is not finished; `measure` the speed if it is unknown."""
     rows = Results(out).rows if out is not None else []
     done = {place(row) for row in rows if is_finished(row, needs_forgetting=needs_forgetting)}
     answering: dict[str, list[float]] = defaultdict(list)
@@ -105,18 +98,12 @@ def plan_cell(
 ) -> RunPlan | None:
     """Check that a cell can run, and return its run plan; None if it trains nothing.
 
-    Args:
-        cell: The cell.
-        task: Its task.
-        general: Its general data, or None.
-        model: Facts about its base that are known without the weights.
-
     Raises:
         TellError: The cell cannot run.
     """
     method, recipe = get_method(cell.method), cell.recipe
     if isinstance(method, TrainedMethod):
-        return build_run_plan(method, task, general, model, recipe)
+        return build_run_plan(method, task, general, model, method.configured(recipe))
     check_needs(method, anchored=task.anchor is not None, general=general is not None)
     if isinstance(method, Baseline):
         method.data(task, model.tokenizer.load(), recipe)
@@ -132,10 +119,6 @@ def expected_seconds(cells: Sequence[Cell], rows: Iterable[ResultRow]) -> list[f
 
     The estimate interpolates over the trained tokens of finished cells of the same method and task,
     else of the same method, else of any method. Without finished cells it is a number of tokens.
-
-    Args:
-        cells: Cells to run.
-        rows: Rows of the study so far.
 
     Returns:
         Expected seconds of each cell.

@@ -218,14 +218,7 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
 
 
 def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) -> tuple[str, ...]:
-    """Return whether a baseline is enough, and what unlabeled inputs brought, a sentence each.
-
-    Args:
-        found: The search.
-        best: The recommendation.
-        task: The task.
-        examples: Number of labeled examples.
-    """
+    """Return whether a baseline is enough, and what unlabeled inputs brought, a sentence each."""
     advice = []
     quick = {row.name for row in found.quick}
     enough = [name for name, gap in best.rivals.items() if name in quick and gap.low <= 0]

@@ -104,10 +104,6 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
 
     The key depends on the content of files, not on their paths, so a study can move to another
     machine.
-
-    Args:
-        cell: The cell.
-        hashes: Hashes of its data and its base.
     """
     # Keys added in later versions do not change the hash if they are not set.
     recipe = cell.recipe.model_dump(mode="json", exclude_none=True)
@@ -130,10 +126,6 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
 
 def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
     """Read the answers of a finished cell, one dictionary per item; see `write_predictions`.
-
-    Args:
-        folder: Folder of answers.
-        key: Key of the cell.
 
     Raises:
         StorageError: The file cannot be read.

@@ -34,7 +34,7 @@ from telltune.fitting.adapter_folder import versions
 from telltune.fitting.model_card import record_scores
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.output_folder import lock_folder
-from telltune.fitting.protocol import Predictor, Settings
+from telltune.fitting.protocol import Settings
 from telltune.masking import masked
 from telltune.methods.registry import get_method
 from telltune.models import load_base_of
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.data.task import Split, TaskData
+    from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec

@@ -351,13 +351,7 @@ def _affordable(
 
 
 def _seconds(tried: Sequence[Candidate], costs: _Costs, seeds: int) -> float:
-    """Estimate the seconds of all rounds for the initial candidates.
-
-    Args:
-        tried: Initial candidates.
-        costs: Measured times.
-        seeds: Number of seeds in the last round.
-    """
+    """Estimate the seconds of all rounds for the initial candidates."""
     mean = [fmean(costs.seconds(one, share) for one in tried) for share in _SHARES]
     rest = mean[1] * ((len(tried) + 1) // 2) + mean[2] * 2 * seeds
     return mean[0] * len(tried) + rest + costs.besides * len(_UNTRAINED)

@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from telltune.errors import RecipeError
-from telltune.methods.registry import get_method
 from telltune.recipe import Recipe, explain, load_recipe, read_yaml, recipe_from_dict
 
 if TYPE_CHECKING:
@@ -201,11 +200,6 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
 def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
     """Read a file whose `recipe` is a mapping of keys or the name of a file in the same folder.
 
-    Args:
-        path: YAML file.
-        kind: Class of the content.
-        what: Name of the kind of file in messages.
-
     Raises:
         RecipeError: A key of the file is invalid.
     """
@@ -266,6 +260,9 @@ def _cell(
     name: str,
     folder: Path | None,
 ) -> Cell:
+    # Its import of PyTorch is slow, and the keys of a study are checked before.
+    from telltune.methods.registry import get_method
+
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
     overrides = [f"{key}={yaml.safe_dump(v).strip()}" for key, v in entry.set.items()]
@@ -296,6 +293,8 @@ def cell_of(recipe: Recipe, *, task: str = "", name: str = "") -> Cell:
     Raises:
         RecipeError: The method is unknown.
     """
+    from telltune.methods.registry import get_method
+
     method = get_method(recipe.method)
     return Cell(
         task or _name_of(recipe),

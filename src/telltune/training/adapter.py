@@ -12,22 +12,10 @@ from telltune.models import adapter_targets, named_layers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec, Recipe
-
-__all__ = [
-    "add_lora",
-    "borrowing",
-    "rebase",
-    "set_trained_weights",
-    "take_off",
-    "trainable",
-    "trained_bytes",
-    "trained_weights",
-    "whole_weights",
-]
 
 
 def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
@@ -162,11 +150,7 @@ def rebase(model: Any) -> None:
 
 @contextmanager
 def borrowing(model: Any) -> Iterator[None]:
-    """Remove the adapter from its base on exit, also after an error.
-
-    Args:
-        model: Base model with an adapter; a model without one is unchanged.
-    """
+    """Remove the adapter, if there is one, from its base on exit, also after an error."""
     try:
         yield
     finally:
@@ -190,9 +174,14 @@ def take_off(model: Any) -> None:
     model.unload()
 
 
+def trained_parameters(model: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def trained_bytes(model: Any) -> int:
-    """Return the size of the trainable weights in bytes."""
-    return sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    """Return the size of the trained parameters in bytes."""
+    return sum(weight.nbytes for weight in trained_parameters(model).values())
 
 
 def trainable(base: LoadedModel, recipe: Recipe) -> Any:
@@ -239,12 +228,12 @@ def whole_weights(model: Any) -> dict[str, Tensor] | None:
     """
     from torch.distributed.tensor import DTensor
 
-    named = [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
-    if not any(isinstance(value, DTensor) for _, value in named):
+    named = {name: weight.detach() for name, weight in trained_parameters(model).items()}
+    if not any(isinstance(value, DTensor) for value in named.values()):
         return None
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
-        for name, value in named
+        for name, value in named.items()
     }
 
 

@@ -8,15 +8,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.trainer_utils import SaveStrategy
 
-from telltune.models import compute_dtype, model_shape
+from telltune.models import model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
-from telltune.training.speed import learn
-from telltune.training.step_flops import sampled_steps, step_work
+from telltune.training.speed import learn, sampled_steps, step_work
 from telltune.training.steps import StepSampler
 from telltune.training.trainer import MixtureTrainer, training_arguments
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.training.training_data import TrainingData
 
-__all__ = ["calibrate"]
-
 _ROWS = 6
 _SECONDS = 10.0
 
@@ -38,11 +34,8 @@ def calibrate(
 ) -> None:
     """Train for a few seconds on examples from the whole run, and store the measured speed.
 
-    Args:
-        base: Base model. It must not be used afterwards, because the adapter stays on it.
-        recipe: Recipe of the run.
-        data: Training data of the whole run.
-        load_seconds: Time in seconds that loading took, as it will in a fit.
+    The base must not be used afterwards, because the adapter stays on it. `load_seconds` is the
+    time that loading took, as it will in a fit.
     """
     began = time.perf_counter()
     model = trainable(base, recipe)
@@ -51,21 +44,14 @@ def calibrate(
     measured: dict[str, Any] = {}
     watch = Stopwatch(measured, stop_after=_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
-        args = training_arguments(
-            settings,
-            out=Path(folder),
-            steps=len(sampler),
-            seed=recipe.seed,
-            bf16=compute_dtype(settings.precision) is torch.bfloat16,
-        )
+        args = training_arguments(recipe, Path(folder), len(sampler))
         args.save_strategy = SaveStrategy.NO
         trainer = MixtureTrainer(
             model,
             data=data,
             sampler=sampler,
-            micro_batch_tokens=settings.micro_batch_tokens,
+            settings=settings,
             args=args,
-            kernels=settings.kernels,
             callbacks=[watch],
             measured=measured,
         )

@@ -1,36 +1,47 @@
-"""Trainer callbacks for the training log, the progress bar and step times."""
+"""Callbacks of a training run: log and progress, step times, unhealthy steps, and signals.
+
+If a loss or gradient is not finite, or a loss explodes, the run returns to its last checkpoint and
+skips the examples of that step. arXiv 2403.07648 does the same for loss spikes. The limit here is
+three times the loss of uniform guessing among all tokens (32 nats with 49,152 tokens), far above an
+ordinary spike, which is not skipped. Skipped steps are recorded in the log and in tell.json.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
+import signal
 import time
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import TrainerCallback
 
+from telltune.errors import RecipeError, TellError
+from telltune.signals import handling
 from telltune.storage import write_text, writing
 from telltune.training.log import read_log
+from telltune.training.training_data import step_places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
 
-__all__ = ["LogCallback", "Stopwatch"]
+    from telltune.data.examples import Example
+    from telltune.data.mixture import Mixture
+    from telltune.training.processes import Processes
 
 
 class LogCallback(TrainerCallback):
     """Write one JSON line per step to the training log, and update the progress bar.
 
     A resumed run first removes the lines after its checkpoint, because their steps are repeated.
-
-    Args:
-        path: Path of the log.
-        progress: Progress display.
-        description: Title of the bar.
-        measured: Measurements of the latest step, from the trainer.
+    `measured` has the measurements of the latest step, from the trainer.
     """
 
     def __init__(
@@ -87,12 +98,9 @@ class StepTime(NamedTuple):
 
 
 class Stopwatch(TrainerCallback):
-    """Measure the time of every step, and optionally stop the run.
+    """Measure the time of every step, and stop the run after `stop_after` seconds if given.
 
-    Args:
-        measured: Measurements of the latest step, from the trainer.
-        stop_after: Time in seconds after which training stops at the end of a step; None for no
-            limit.
+    `measured` has the measurements of the latest step, from the trainer.
     """
 
     def __init__(self, measured: Mapping[str, Any], stop_after: float | None = None) -> None:
@@ -122,3 +130,168 @@ class Stopwatch(TrainerCallback):
     def resume(self) -> None:
         """Exclude the time since the end of the last step."""
         self._last = time.perf_counter()
+
+
+# Maximum number of skipped steps. With more, the run itself is unhealthy.
+_MOST = 3
+# Uniform guessing among all tokens has a loss of ln(vocabulary). A healthy step is far below. A few
+# wrong labels on which the model is confident may come close to it, which is no reason to stop.
+_TIMES_GUESSING = 3
+
+
+class UnhealthyStepError(Exception):
+    """Raised at an unhealthy step to end training.
+
+    Attributes:
+        step: Step number, from 1.
+        reason: Description of the problem, for users.
+    """
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"step {step}: {reason}")
+        self.step, self.reason = step, reason
+
+
+class HealthCallback(TrainerCallback):
+    """Check the measurements of each step before they are logged and a checkpoint is written."""
+
+    def __init__(self, vocabulary: int, measured: Mapping[str, Any]) -> None:
+        self.limit = _TIMES_GUESSING * math.log(vocabulary)
+        """Maximum loss in nats per token."""
+        self._measured = measured
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Check the loss and the gradient of the step.
+
+        Raises:
+            UnhealthyStepError: If the step is unhealthy.
+        """
+        if not logs or "loss" not in logs:
+            return
+        for name, value in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm"))):
+            if value is not None and not math.isfinite(value):
+                raise UnhealthyStepError(state.global_step, f"the {name} is {value}")
+        for source in ("task", "general"):
+            loss = self._measured.get(f"loss_{source}", 0.0)
+            if loss > self.limit:
+                raise UnhealthyStepError(
+                    state.global_step,
+                    f"the loss of {source} data is {loss:.1f} nats per token, more than "
+                    f"{_TIMES_GUESSING} times that of uniform guessing",
+                )
+
+
+class LeftOut:
+    """Skipped steps of a run, starting with those in its log.
+
+    `texts` are task and general data before encoding, which have the origins of examples.
+    """
+
+    def __init__(
+        self, log: Path, mixture: Mixture, texts: tuple[Sequence[Example], Iterable[Example] | None]
+    ) -> None:
+        self.steps: dict[int, dict[str, Any]] = {
+            row["step"]: row["skipped"] for row in read_log(log) if "skipped" in row
+        }
+        """Reason and origins of the examples of each skipped step, by step number from 1."""
+        self._mixture = mixture
+        self._task, self._general = texts
+
+    def add(self, error: UnhealthyStepError) -> None:
+        """Skip another step, and log a warning.
+
+        Raises:
+            RecipeError: If too many steps were skipped.
+        """
+        examples = self._examples(error.step)
+        named = ", ".join(examples)
+        if len(self.steps) == _MOST:
+            before = "; ".join(
+                f"step {step}: {told['reason']}, {', '.join(told['examples'])}"
+                for step, told in sorted(self.steps.items())
+            )
+            raise RecipeError(
+                f"training does not stay healthy: at step {error.step} {error.reason}, after "
+                f"{_MOST} steps were already skipped. Lower training.learning_rate, or check these "
+                f"examples: {named}. Skipped before: {before}."
+            )
+        self.steps[error.step] = {"reason": error.reason, "examples": examples}
+        logging.getLogger(__name__).warning(
+            "At step %d %s. Training resumes from the last checkpoint and skips the examples of "
+            "this step: %s.",
+            error.step,
+            error.reason,
+            named,
+        )
+
+    def _examples(self, step: int) -> list[str]:
+        """Return the origins of a step's examples: file and line, or an index if unknown."""
+        places = step_places(self._mixture, step - 1)
+        wanted = {index for is_task, index in places if not is_task}
+        general = {}
+        # The general data may have been removed since they were encoded.
+        with suppress(TellError):
+            # Read only up to the last wanted example.
+            seen = islice(enumerate(self._general or ()), max(wanted, default=-1) + 1)
+            general = {index: example.origin for index, example in seen if index in wanted}
+        origins = [
+            (self._task[index].origin if is_task and self._task else general.get(index, ""))
+            for is_task, index in places
+        ]
+        return [
+            origin or f"{'task' if is_task else 'general'} example {index}"
+            for origin, (is_task, index) in zip(origins, places, strict=True)
+        ]
+
+
+_SAID = "\n{}: stopping after this step, with a checkpoint. Repeat to stop immediately.\n"
+
+
+class StopCallback(TrainerCallback):
+    """End training after the step in which a process of the run receives a signal."""
+
+    def __init__(self, together: Processes) -> None:
+        self.received: int | None = None
+        """Number of the received signal, or None."""
+        self._together = together
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals within a context; do nothing outside of the main thread."""
+        with handling(self._take):
+            yield
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Request a checkpoint and the end of training if any process received a signal."""
+        received = self._together.most(self.received or 0)
+        if received:
+            self.received = received
+            control.should_save = control.should_training_stop = True
+
+    def leave(self, step: int, steps: int) -> None:
+        """End the process as the received signal would, if there was one, after `step` of `steps`.
+
+        Raises:
+            KeyboardInterrupt: On SIGINT; the command line exits with 130.
+            SystemExit: On SIGTERM, with 143.
+        """
+        if self.received is None:
+            return
+        if self._together.first:
+            logging.getLogger(__name__).warning(
+                "Stopped after step %d of %d; run the same command to resume.", step, steps
+            )
+        raise _end(self.received)
+
+    def _take(self, number: int) -> None:
+        if self.received is not None:
+            raise _end(number)
+        self.received = number
+        # Write directly, because the interrupted code may be writing to standard error. If standard
+        # error is closed, an exception would end the interrupted computation.
+        with suppress(OSError):
+            os.write(2, _SAID.format(signal.Signals(number).name).encode())
+
+
+def _end(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["CHECKPOINTS", "Checkpoints", "copied"]
-
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's folder."""
 
@@ -64,11 +62,8 @@ class Checkpoints:
     def saving(self, step: int, needed: int) -> Iterator[None]:
         """Save files that are written into `unfinished` or with `later` as a new checkpoint.
 
-        Waits until the previous checkpoint is on disk.
-
-        Args:
-            step: Optimizer step after which the checkpoint is taken.
-            needed: Size of the checkpoint in bytes.
+        Waits until the previous checkpoint is on disk. `needed` is the size of the checkpoint in
+        bytes.
 
         Raises:
             StorageError: If this or the previous checkpoint cannot be written. Earlier ones stay
@@ -91,9 +86,7 @@ class Checkpoints:
     def later(self, write: Callable[[], object]) -> None:
         """Defer the writing of a part of the checkpoint to the thread.
 
-        Args:
-            write: Function that writes the part, from state that training no longer changes
-                (see `copied`).
+        The part must be state that training no longer changes; see `copied`.
         """
         self._later.append(write)
 

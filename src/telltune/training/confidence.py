@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from telltune.models.kernels.packing import PackedBatch
 
-__all__ = ["Confidence", "scaled_prompts"]
-
 
 @dataclass(frozen=True)
 class Confidence:
@@ -43,26 +41,14 @@ class Confidence:
         found[is_task] = self.values[index[is_task]]
         return found
 
-    @property
-    def scales_prompts(self) -> bool:
-        """Whether embeddings are scaled; then shared prefixes need equal confidence."""
-        return self.scale != "output"
-
-    @property
-    def scales_losses(self) -> bool:
-        """Whether the loss is scaled."""
-        return self.scale != "input"
-
 
 @contextmanager
 def scaled_prompts(model: Any, batch: PackedBatch, scale: torch.Tensor) -> Iterator[None]:
-    """Scale the embeddings of each example's prompt within a context.
+    """Scale the embeddings of each example's prompt in a packed row within a context.
 
-    Args:
-        model: Model that looks up its input embeddings once in a forward pass.
-        batch: Packed row. Examples that share a prefix must have the same factor, because the
-            prefix is computed once (`pack` separates examples with different `sources`).
-        scale: Factor of each of the caller's examples, (examples,).
+    The model looks up its input embeddings once in a forward pass. `scale` has the factor of each
+    of the caller's examples, (examples,). Examples that share a prefix must have the same factor,
+    because the prefix is computed once (`pack` separates examples with different `sources`).
     """
     asks = batch.asks[0]
     factors = torch.where(asks >= 0, scale[asks.clamp(min=0)], 1.0)[None, :, None]

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["auto_settings", "resolve"]
-
 _MOST_PASSES, _LEAST_PASSES = 16, 3
 _LARGEST_BATCH, _SMALLEST_BATCH = 16, 4
 _HIGHEST_RATE = 2e-3
+"""Highest learning rate that was tested (benchmarks/dev_grid.jsonl)."""
 
 
-def resolve(recipe: Recipe, examples: int, model: ModelShape) -> Recipe:
+def resolve(
+    recipe: Recipe, examples: int, model: ModelShape
+) -> tuple[Recipe, dict[str, int | float]]:
     """Replace each `auto` of a recipe by a number.
+
+    - `mixture.passes`: about 72 / sqrt(examples), within bounds.
+    - `training.batch_size`: the power of two nearest to sqrt(examples), within bounds.
+    - `training.learning_rate`: that of Thinking Machines' Tinker documentation for LoRA on Llama
+      models, 5e-5 * 10 * (2000 / hidden size)^0.781, rounded to two digits. The factor of 10 is for
+      LoRA only.
 
     Args:
         recipe: Recipe of the run.
@@ -28,44 +35,22 @@ def resolve(recipe: Recipe, examples: int, model: ModelShape) -> Recipe:
         model: Sizes of the base model.
 
     Returns:
-        The new recipe, or the same recipe if nothing in it is `auto`.
+        The new recipe, or the same recipe if nothing in it is `auto`; and the numbers by key.
     """
-    for key, value in auto_settings(recipe, examples, model).items():
-        part, _, name = key.partition(".")
-        changed = getattr(recipe, part).model_copy(update={name: value})
-        recipe = recipe.model_copy(update={part: changed})
-    return recipe
-
-
-def auto_settings(recipe: Recipe, examples: int, model: ModelShape) -> dict[str, int | float]:
-    """Return the value of each recipe key that is `auto`, such as `mixture.passes`."""
-    found = {
-        "mixture.passes": (recipe.mixture.passes, _passes(examples)),
-        "training.batch_size": (recipe.training.batch_size, _batch_size(examples)),
-        "training.learning_rate": (
-            recipe.training.learning_rate,
-            _learning_rate(model.hidden, full_parameters=recipe.training.full_parameters),
+    examples = max(examples, 1)
+    rate = 5e-5 * (2000 / model.hidden) ** 0.781 * (1 if recipe.training.full_parameters else 10)
+    numbers: dict[str, int | float] = {
+        "mixture.passes": min(_MOST_PASSES, max(_LEAST_PASSES, round(72 / math.sqrt(examples)))),
+        "training.batch_size": min(
+            _LARGEST_BATCH, max(_SMALLEST_BATCH, 2 ** round(math.log2(examples) / 2))
         ),
+        "training.learning_rate": float(f"{min(rate, _HIGHEST_RATE):.1e}"),
     }
-    return {key: value for key, (given, value) in found.items() if given == "auto"}
-
-
-def _passes(examples: int) -> int:
-    """Return the number of passes, about 72 / sqrt(examples), within bounds."""
-    return min(_MOST_PASSES, max(_LEAST_PASSES, round(72 / math.sqrt(max(examples, 1)))))
-
-
-def _batch_size(examples: int) -> int:
-    """Return the power of two nearest to the square root of the number of examples."""
-    nearest = 2 ** round(math.log2(max(examples, 1)) / 2)
-    return int(min(_LARGEST_BATCH, max(_SMALLEST_BATCH, nearest)))
-
-
-def _learning_rate(hidden: int, *, full_parameters: bool) -> float:
-    """Return the learning rate of Thinking Machines' Tinker documentation for LoRA on Llama models.
-
-    It is 5e-5 * 10 * (2000 / hidden size)^0.781, rounded to two digits. The factor of 10 is for
-    LoRA only. The bound is the highest rate that was tested (benchmarks/dev_grid.jsonl).
-    """
-    rate = 5e-5 * (2000 / hidden) ** 0.781 * (1 if full_parameters else 10)
-    return float(f"{min(rate, _HIGHEST_RATE):.1e}")
+    chosen = {}
+    for key, value in numbers.items():
+        part, _, name = key.partition(".")
+        section = getattr(recipe, part)
+        if getattr(section, name) == "auto":
+            chosen[key] = value
+            recipe = recipe.model_copy(update={part: section.model_copy(update={name: value})})
+    return recipe, chosen

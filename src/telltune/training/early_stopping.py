@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from telltune.storage import write_json
+from telltune.training.adapter import trained_parameters
 from telltune.training.checkpoints import copied
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from telltune.training.callbacks import Stopwatch
     from telltune.training.checkpoints import Checkpoints
-
-__all__ = ["DevLook", "EarlyStopping"]
 
 PATIENCE = 3
 """Number of consecutive looks without improvement after which the run stops."""
@@ -52,9 +51,8 @@ class DevLook:
 class EarlyStopping(TrainerCallback):
     """Evaluate on dev data, keep the best weights, and stop a run that no longer improves.
 
-    Args:
-        looks: Number of looks, spread evenly over the run.
-        look: Function from the model to the loss and score of a `DevLook`.
+    `looks` evaluations are spread evenly over the run. `look` is a function from the model to the
+    loss and score of a `DevLook`.
     """
 
     def __init__(self, looks: int, look: Callable[[Any], tuple[float, float | None]]) -> None:
@@ -84,7 +82,7 @@ class EarlyStopping(TrainerCallback):
         look = DevLook(step, *self._look(model))
         self.looks.append(look)
         if self.best is look:
-            self._weights = copied(_trained(model))
+            self._weights = copied(trained_parameters(model))
         control.should_training_stop |= self.ended
         told = {"dev_loss": look.loss, "dev_score": look.score}
         self.measured |= {name: value for name, value in told.items() if value is not None}
@@ -98,8 +96,8 @@ class EarlyStopping(TrainerCallback):
 
     def restore(self, model: Any) -> None:
         """Copy the weights of the best look into a model."""
-        for name, values in _trained(model).items():
-            values.copy_(self._weights[name])
+        for name, weight in trained_parameters(model).items():
+            weight.data.copy_(self._weights[name])
 
     def save(self, checkpoints: Checkpoints, folder: Path) -> None:
         """Save the looks and the best weights in the folder of a checkpoint."""
@@ -120,7 +118,3 @@ class EarlyStopping(TrainerCallback):
     def to_dict(self) -> dict[str, Any]:
         """Return the kept step and all looks, for tell.json."""
         return {"kept_step": self.best.step, "looks": [asdict(look) for look in self.looks]}
-
-
-def _trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

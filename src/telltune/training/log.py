@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LOG", "WEIGHT", "loss_curve", "read_log"]
-
 LOG = "training_log.jsonl"
 """File name of the training log in a run's folder."""
 

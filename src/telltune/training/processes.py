@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["Processes", "processes"]
-
 
 class Processes:
     """Processes of a run, from the point of view of one of them.
 
-    Args:
-        state: `PartialState` of accelerate; None for a single process.
+    `state` is the `PartialState` of accelerate; None for a single process.
     """
 
     def __init__(self, state: Any = None) -> None:
@@ -33,11 +30,8 @@ class Processes:
         """Number of processes."""
         self.rank: int = state.process_index if state is not None else 0
         """Rank of this process."""
-
-    @property
-    def first(self) -> bool:
+        self.first = self.rank == 0
         """Whether this is the first process, which writes files and messages."""
-        return self.rank == 0
 
     def wait(self) -> None:
         """Wait until all processes have called this."""
@@ -53,9 +47,16 @@ class Processes:
         with self._state.main_process_first():
             yield
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
+    def total(self, values: torch.Tensor, how: str = "SUM") -> torch.Tensor:
         """Return sums over all processes, with the shape, dtype and device of `values`."""
-        return self._reduced(values, "SUM")
+        from torch import distributed
+
+        if self._state is None:
+            return values
+        # NCCL supports only tensors on its GPU.
+        found = values.detach().to(self._state.device, copy=True)
+        distributed.all_reduce(found, op=getattr(distributed.ReduceOp, how))
+        return found.to(values.device)
 
     def most(self, value: int) -> int:
         """Return the maximum of the values of all processes."""
@@ -63,13 +64,10 @@ class Processes:
 
         if self._state is None:
             return value
-        return int(self._reduced(torch.tensor(value, device=self._state.device), "MAX"))
+        return int(self.total(torch.tensor(value, device=self._state.device), "MAX"))
 
     def check_same(self, named: Mapping[str, str | None]) -> None:
-        """Check that all processes have the same inputs.
-
-        Args:
-            named: Text or hash of each input by name, such as "task data".
+        """Check that all processes have the same inputs, given the text or hash of each by name.
 
         Raises:
             RecipeError: In every process, if inputs differ; the message names inputs and process.
@@ -106,16 +104,6 @@ class Processes:
                 "ended or is unreachable; see its last message for the reason "
                 f"({said.splitlines()[0]})."
             ) from error
-
-    def _reduced(self, values: torch.Tensor, how: str) -> torch.Tensor:
-        from torch import distributed
-
-        if self._state is None:
-            return values
-        # NCCL supports only tensors on its GPU.
-        found = values.detach().to(self._state.device, copy=True)
-        distributed.all_reduce(found, op=getattr(distributed.ReduceOp, how))
-        return found.to(values.device)
 
 
 def processes() -> Processes:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from rich.table import Table
 
-__all__ = ["bar", "phase"]
-
 # Seconds until the first line and between lines. A run of hours prints one line per minute.
 _FIRST = 2.0
 _LEAST, _MOST, _SHARE = 5.0, 60.0, 1 / 30

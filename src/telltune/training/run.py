@@ -17,7 +17,7 @@ import numpy as np
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
-from telltune.models import compute_dtype, load_base_of, model_shape
+from telltune.models import load_base_of, model_shape
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
@@ -25,8 +25,7 @@ from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
 from telltune.training.log import LOG
 from telltune.training.processes import processes
 from telltune.training.progress import bar
-from telltune.training.speed import learn
-from telltune.training.step_flops import sampled_steps
+from telltune.training.speed import learn, sampled_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from telltune.training.early_stopping import EarlyStopping
     from telltune.training.trackers import TrackedRun
     from telltune.training.training_data import TrainingData
-
-__all__ = ["Trained", "TrainingOptions", "train"]
 
 # Number of steps from which the speed of a run is measured, and minimum length of such a run.
 _LOOKED_AT = 32
@@ -101,12 +98,6 @@ def train(
     If torchrun or `accelerate launch` started several processes, all of them must call this. Each
     computes its share of every step, and only the first one writes.
 
-    Args:
-        base: Base model.
-        recipe: Recipe of the run.
-        data: Training data, e.g. a `RunPlan`.
-        options: Options besides the data.
-
     Raises:
         RecipeError: If the run does not fit in memory or stays unhealthy; or if there are several
             processes with different recipes or data, with early stopping, or more than a step has
@@ -116,13 +107,16 @@ def train(
         KeyboardInterrupt: On SIGINT, after the current step.
         SystemExit: On SIGTERM, after the current step.
     """
-    import torch
-
-    from telltune.training.callbacks import LogCallback, Stopwatch
-    from telltune.training.health import HealthCallback, LeftOut, UnhealthyStepError
+    from telltune.training.callbacks import (
+        HealthCallback,
+        LeftOut,
+        LogCallback,
+        StopCallback,
+        Stopwatch,
+        UnhealthyStepError,
+    )
     from telltune.training.source_weights import LearnedWeights, source_groups
     from telltune.training.steps import StepSampler
-    from telltune.training.stopping import StopCallback
     from telltune.training.trackers import Trackers
     from telltune.training.trainer import MixtureTrainer, training_arguments
 
@@ -163,13 +157,7 @@ def train(
         inputs = _inputs(base, data, options.texts[1], options.start)
         together.check_same({"recipe": recipe.to_yaml(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
-        args = training_arguments(
-            settings,
-            out=checkpoints.unfinished,
-            steps=len(sampler),
-            seed=recipe.seed,
-            bf16=compute_dtype(settings.precision) is torch.bfloat16,
-        )
+        args = training_arguments(recipe, checkpoints.unfinished, len(sampler))
         shown = stack.enter_context(bar(shown=options.progress))
         log = LogCallback(out / LOG, shown, options.description, measured)
         # The health check comes first, so that unhealthy steps are not logged.
@@ -196,9 +184,8 @@ def train(
                 model,
                 data=data,
                 sampler=sampler,
-                micro_batch_tokens=settings.micro_batch_tokens,
+                settings=settings,
                 args=args,
-                kernels=settings.kernels,
                 callbacks=[*callbacks, *watching],
                 measured=measured,
                 checkpoints=checkpoints,
@@ -246,7 +233,7 @@ def train(
             model=model_shape(base.model.config),
             recipe=recipe,
             packed=trainer.fast.packed,
-            own_prompts=options.confidence is not None and options.confidence.scales_prompts,
+            own_prompts=options.confidence is not None and options.confidence.scale != "output",
             setup_seconds=seconds - sum(step.whole for step in watch.steps.values()),
         )
     _forget_checkpointing(base, recipe)
@@ -284,21 +271,17 @@ def _inputs(
 
 @contextmanager
 def _restored_on_error(base: LoadedModel, model: Any, recipe: Recipe) -> Iterator[None]:
+    """Restore a base to its state before `trainable` after an error."""
     try:
         yield
     except BaseException:
         if processes().count == 1:  # several processes end with the error
-            _restore(base, model, recipe)
+            _forget_checkpointing(base, recipe)
+            if recipe.training.full_parameters:
+                base.model.load_state_dict(load_base_of(recipe).model.state_dict())
+            else:
+                take_off(model)
         raise
-
-
-def _restore(base: LoadedModel, model: Any, recipe: Recipe) -> None:
-    """Restore a base to its state before `trainable`."""
-    _forget_checkpointing(base, recipe)
-    if recipe.training.full_parameters:
-        base.model.load_state_dict(load_base_of(recipe).model.state_dict())
-    else:
-        take_off(model)
 
 
 def _forget_checkpointing(base: LoadedModel, recipe: Recipe) -> None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["LearnedWeights", "SourceGroups", "source_groups"]
-
 _FILE = "source_weights.pt"
 
 
@@ -57,12 +55,7 @@ class SourceGroups:
 
 
 def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
-    """Return one source for each data set of the task data and of the general data.
-
-    Args:
-        task: Task examples of the run.
-        general: General data of the mixture, or None.
-    """
+    """Return one source for each data set of the task data and of the general data."""
     found = list(dict.fromkeys(example.source for example in task))
     numbers = np.array([found.index(example.source) for example in task], np.int64)
     names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]
@@ -75,13 +68,7 @@ def source_groups(task: Sequence[Example], general: GeneralData | None) -> Sourc
 
 
 class LearnedWeights:
-    """Learned weights of a run's sources.
-
-    Args:
-        kind: Regularizer; see the module's description.
-        groups: Sources of the mixture.
-        device: Device of the loss.
-    """
+    """Learned weights of a run's sources, with a regularizer; see the module's description."""
 
     learning_rate = 0.2
     """Learning rate of s for Adam. A small run has about 40 to 80 steps. In the first ten, all
@@ -101,9 +88,7 @@ class LearnedWeights:
     def regularizer(self, group: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Return the regularization term of a step's loss, a scalar.
 
-        Args:
-            group: Source index of each example, (examples,).
-            share: Share of the loss of each example, (examples,).
+        `group` is the source index and `share` the share of the loss of each example, (examples,).
         """
         each = self.log_variance if self.kind == "alf1" else functional.softplus(self.log_variance)
         return (each[group] * share).sum()

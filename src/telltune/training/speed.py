@@ -1,8 +1,11 @@
-"""Cache of the training speed of this machine for each model shape.
+"""Training speed of this machine, and the FLOP of an optimizer step, which forecast a run's time.
 
-The cache has one JSON file per shape, with measurements of the last fits, or of a calibration if
-there was no fit yet. The shape includes everything that speed depends on, so a record is valid only
-for its own shape.
+Speeds are cached in one JSON file per shape, with measurements of the last fits, or of a
+calibration if there was no fit yet. The shape includes everything that speed depends on, so a
+record is valid only for its own shape.
+
+With SmolLM2-135M on two Zen 3 cores, FLOP per second agree within 10% between steps of 16 short
+task examples and steps of 16 long general ones. Token counts are less accurate.
 """
 
 from __future__ import annotations
@@ -15,23 +18,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from telltune.errors import StorageError
 from telltune.models import compute_dtype
 from telltune.storage import cache_folder, read_cached_json, write_json
-from telltune.training.step_flops import flop, step_work
+from telltune.training.training_data import step_places
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from telltune.data.encoded import EncodedSet
+    from telltune.data.mixture import Mixture
     from telltune.models import ModelShape
-    from telltune.recipe import Recipe
+    from telltune.recipe import Recipe, TrainingSpec
     from telltune.training.callbacks import Stopwatch
     from telltune.training.training_data import TrainingData
-
-__all__ = ["Speed", "learn", "recall", "remember", "training_shape"]
 
 # Other work can only slow a fit down, so the fastest of the last fits is the best estimate. Few
 # fits are kept, so that a lasting slowdown is noticed.
@@ -94,7 +99,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
 
 def recall(shape: dict[str, Any]) -> Speed | None:
     """Return the stored speed of a shape, from fits if possible; None if there is no record."""
-    stored = _read(_path(shape))
+    stored = _stored(shape)[1]
     sources = [stored.get("fit", {}), stored.get("rehearsal", {})]
 
     def known(name: str) -> float | None:
@@ -182,8 +187,7 @@ def remember(
     """
     # A finished fit must not fail because the record for later forecasts cannot be written.
     with suppress(StorageError):
-        path = _path(shape)
-        stored = {"shape": shape} | _read(path)
+        path, stored = _stored(shape)
         if packed is not None:
             stored["packed"] = packed
         lists = stored.setdefault(source, {})
@@ -192,15 +196,11 @@ def remember(
         write_json(path, stored)
 
 
-def _path(shape: dict[str, Any]) -> Path:
+def _stored(shape: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a record and its content; only the shape if it cannot be read."""
     text = json.dumps(shape, sort_keys=True)
-    return cache_folder("speed") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a record; empty if there is no readable one."""
-    stored = read_cached_json(path)
-    return stored if isinstance(stored, dict) else {}
+    path = cache_folder("speed") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return path, {"shape": shape} | (read_cached_json(path) or {})
 
 
 def _processor() -> str:
@@ -210,3 +210,93 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+class Work(NamedTuple):
+    """Amounts of computation in an optimizer step."""
+
+    rows: int
+    """Number of packed rows."""
+    tokens: int
+    """Number of tokens of the examples."""
+    computed: int
+    """Number of tokens of the rows; a shared prefix counts once per row."""
+    responses: int
+    """Number of tokens with logits."""
+    pairs: int
+    """Number of token pairs within examples, before the causal mask."""
+    row_tokens: int
+    """Number of tokens of the longest row."""
+    row_responses: int
+    """Largest number of tokens with logits in a row."""
+
+
+def sampled_steps(
+    mixture: Mixture, epochs: int, count: int
+) -> list[tuple[int, list[tuple[bool, int]]]]:
+    """Return up to `count` optimizer steps, spread evenly over a run.
+
+    Returns:
+        Number of each step, from 0, and its examples as (is task data, index).
+    """
+    total = mixture.batches_per_epoch * epochs
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+    return [(step, step_places(mixture, step)) for step in chosen]
+
+
+def step_work(
+    step: Iterable[tuple[bool, int]],
+    task: EncodedSet,
+    general: EncodedSet | None,
+    budget: int,
+    *,
+    packed: bool = True,
+    own_prompts: bool = False,
+) -> Work:
+    """Return the amounts of computation for the examples of a step.
+
+    Args:
+        step: Examples as (is task data, index).
+        task: Encoded task data.
+        general: Encoded general data; None if no step has general examples.
+        budget: Maximum number of tokens in a row.
+        packed: Whether examples share rows.
+        own_prompts: Whether the prompt of each task example is scaled by its own confidence, so
+            that task examples share no prefix.
+    """
+    from telltune.models.kernels.packing import pack
+
+    sources, examples = [], []
+    for is_task, index in step:
+        source = task if is_task else general
+        assert source is not None  # the mixture has no general slots without general data
+        sources.append((is_task, index if own_prompts and is_task else 0))
+        examples.append(source[index])
+    rows = pack(examples, budget, sources=sources, together=packed)
+    lengths = [len(ids) for ids, _ in examples]
+    computed = [row.tokens for row in rows]
+    responses = [row.targets.numel() for row in rows]
+    return Work(
+        rows=len(rows),
+        tokens=sum(lengths),
+        computed=sum(computed),
+        responses=sum(responses),
+        pairs=sum(length**2 for length in lengths),
+        row_tokens=max(computed),
+        row_responses=max(responses),
+    )
+
+
+def flop(work: Work, model: ModelShape, spec: TrainingSpec) -> float:
+    """Return the FLOP of forward and backward.
+
+    A product costs 2 FLOP per weight and token in each direction: forward, backward to activations,
+    and, if all weights are trained, backward to weights. Only response tokens have logits.
+    """
+    directions = 3 if spec.full_parameters else 2
+    again = 1 if spec.gradient_checkpointing else 0
+    layers = 2.0 * model.layer_weights * work.computed * (directions + again)
+    logits = 2.0 * model.vocabulary * model.hidden * work.responses * directions
+    # Causal attention uses half of the pairs, in two products; its backward has five.
+    attention = 2.0 * model.layers * model.hidden * work.pairs * (3.5 + again)
+    return float(layers + logits + attention)

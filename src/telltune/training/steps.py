@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from telltune.data.encoding import EncodedSet
     from telltune.data.mixture import Mixture
     from telltune.training.confidence import Confidence
-    from telltune.training.loss import LossWeights
     from telltune.training.processes import Processes
     from telltune.training.source_weights import SourceGroups
-
-__all__ = ["Collator", "Sources", "Step", "StepSampler", "own_share"]
+    from telltune.training.training_data import LossWeights
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,9 @@ class Collator:
         scale: NDArray[np.float64] | None = None
         if self.confidence is not None:
             trusted = self.confidence.of(is_task, index)
-            if self.confidence.scales_losses:
+            if self.confidence.scale != "input":
                 weights *= trusted
-            if self.confidence.scales_prompts:
+            if self.confidence.scale != "output":
                 scale = trusted
         own = own_share([len(ids) for ids, _ in rows], self.processes)
         group = shares = None
@@ -138,14 +136,8 @@ def own_share(lengths: list[int], processes: Processes) -> list[int]:
     """Return the examples of a step that this process computes, balanced by tokens.
 
     Examples are assigned from the longest to the shortest, each to the process with the fewest
-    tokens so far. All processes compute the same assignment.
-
-    Args:
-        lengths: Number of tokens of each example.
-        processes: Processes of the run.
-
-    Returns:
-        Indices in ascending order; may be empty with fewer examples than processes.
+    tokens so far. All processes compute the same assignment. The indices are in ascending order;
+    there may be none with fewer examples than processes.
     """
     if processes.count == 1:
         return list(range(len(lengths)))

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from transformers import TrainerCallback, TrainerControl
 
-__all__ = ["RUNS", "TrackedRun", "Trackers", "check_trackers", "register_tracker"]
-
 RUNS = "runs"
 """Name of the folder for files of trackers in an output folder."""
 
@@ -102,10 +100,6 @@ class Trackers:
     A tracker that fails is named in one warning and gets no further events. Trackers receive a copy
     of the Trainer's control, so they cannot end the training. What they print goes to standard
     error. As a context manager, it starts and ends the run of each tracker.
-
-    Args:
-        names: Names of trackers.
-        run: The training to track.
     """
 
     def __init__(self, names: Sequence[str], run: TrackedRun) -> None:

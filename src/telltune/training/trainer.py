@@ -22,11 +22,12 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
+from telltune.models import compute_dtype
 from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
-from telltune.training.adapter import trained_bytes
+from telltune.training.adapter import trained_bytes, trained_parameters
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
 from telltune.training.processes import processes
@@ -35,15 +36,12 @@ from telltune.training.steps import Collator, Sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from telltune.models.kernels.fast_path import Kernels
-    from telltune.recipe import TrainingSpec
+    from telltune.recipe import Recipe, TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
     from telltune.training.source_weights import LearnedWeights
     from telltune.training.steps import Step, StepSampler
     from telltune.training.training_data import TrainingData
-
-__all__ = ["MixtureTrainer", "training_arguments"]
 
 # Names of measurements in logs that differ from those in training_log.jsonl: transformers and
 # trackers show `eval_` as a group of its own.
@@ -51,15 +49,13 @@ _NAMES = {"dev_loss": "eval_loss", "dev_score": "eval_score"}
 _NOT_LOGGED = {"tokens", "computed_tokens", "seconds"}
 
 
-def training_arguments(
-    spec: TrainingSpec, *, out: Path, steps: int, seed: int, bf16: bool
-) -> TrainingArguments:
-    """Return the Trainer's settings for the `training` part of a recipe.
+def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArguments:
+    """Return the Trainer's settings for a recipe.
 
     The warm-up is at most one tenth of the run. The method's own value, 25 steps, would be all of a
     run on a few hundred examples.
     """
-    save_steps = spec.save_steps or max(10, steps // 10)
+    spec, seed = recipe.training, recipe.seed
     schedule = {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule)
     # Set only if needed, because transformers warns that this name will change.
     less_memory: dict[str, Any] = (
@@ -74,9 +70,9 @@ def training_arguments(
         warmup_steps=min(spec.warmup_steps, steps // 10),
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        bf16=bf16,
+        bf16=compute_dtype(spec.precision) is torch.bfloat16,
         save_strategy="steps",
-        save_steps=save_steps,
+        save_steps=spec.save_steps or max(10, steps // 10),
         logging_strategy="steps",
         logging_steps=1,
         # A non-finite loss must be visible to `HealthCallback`.
@@ -102,9 +98,8 @@ class MixtureTrainer(Trainer):
         model: Causal language model, with or without a PEFT adapter.
         data: Training data.
         sampler: Sampler of the examples of each step.
-        micro_batch_tokens: Number of tokens computed at once.
+        settings: Settings of the recipe.
         args: Settings from `training_arguments`.
-        kernels: Fast paths; see `FastPath`.
         callbacks: Callbacks of the Trainer.
         measured: Dictionary to fill with the measurements of the latest step: loss by source,
             tokens, seconds; or the reason why it was skipped.
@@ -121,9 +116,8 @@ class MixtureTrainer(Trainer):
         *,
         data: TrainingData,
         sampler: StepSampler,
-        micro_batch_tokens: int,
+        settings: TrainingSpec,
         args: TrainingArguments,
-        kernels: Kernels = "auto",
         callbacks: list[Any],
         measured: dict[str, Any],
         checkpoints: Checkpoints | None = None,
@@ -150,20 +144,16 @@ class MixtureTrainer(Trainer):
         self._left_out = left_out or {}
         self._learned = learned
         self._saved_beside = saved_beside
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = settings.micro_batch_tokens
         """Number of tokens computed at once: as given, or lower if memory was too small."""
         # FSDP gathers the full weights of a layer only while it computes. Fused layers read weights
         # before that or keep copies, so they are not used.
-        self.fast = FastPath(model, kernels, fused=plugin is None)
+        self.fast = FastPath(model, settings.kernels, fused=plugin is None)
         self._measured = measured
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader with one optimizer step, or this process's share of it, per batch."""
-        return DataLoader(
-            self._sources,
-            batch_sampler=self._sampler,
-            collate_fn=self._collator,
-        )
+        return DataLoader(self._sources, batch_sampler=self._sampler, collate_fn=self._collator)
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
         """Create the optimizer, with learned source weights at their own learning rate."""
@@ -209,12 +199,7 @@ class MixtureTrainer(Trainer):
             self._measured |= {"tokens": 0.0, "seconds": 0.0, "skipped": reason}
             return torch.zeros((), device=self.args.device)
         while True:
-            batches = pack(
-                step.rows,
-                self.micro_batch_tokens,
-                sources=step.sources,
-                together=self.fast.packed,
-            )
+            batches = self._packed(step.rows, step.sources)
             try:
                 return self._compute(model, step, batches)
             except (RuntimeError, MemoryError) as error:
@@ -234,12 +219,17 @@ class MixtureTrainer(Trainer):
         began = time.perf_counter()
         model.train()
         total = torch.zeros((), device=self.args.device)
-        if self._learned is not None:
+        if self._learned is not None and step.shares is not None:
             # The Trainer resets only the gradients of the model's parameters.
             self._learned.log_variance.grad = None
-            total += self._regularize(step)
+            group, share = (values.to(self.args.device) for values in step.shares)
+            regularization = self._learned.regularizer(group, share)
+            self.accelerator.backward(regularization)
+            total += regularization.detach()
         sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
         count = self._processes.most(len(batches))
+        # A row whose loss is not counted.
+        idle = batches[0] if batches else self._packed(step.spare, None)[0]
         with self.fast.active():
             for place in range(count):
                 adapt_threads()
@@ -248,7 +238,7 @@ class MixtureTrainer(Trainer):
                 behind = place + 1 < count and self._processes.count > 1
                 with self.accelerator.no_sync(model) if behind else nullcontext():
                     counts = place < len(batches)
-                    batch = batches[place] if counts else self._idle_batch(step, batches)
+                    batch = batches[place] if counts else idle
                     nll, loss = self._row_loss(model, step, batch, counts=counts)
                     self.accelerator.backward(loss)
                 total += loss.detach()
@@ -290,15 +280,17 @@ class MixtureTrainer(Trainer):
             nll = token_nll(model, batch, self.fast.cut_loss)
             if not counts:
                 return nll, 0.0 * nll.sum()
-            weights = self._token_weights(step, batch.rows, self.args.device)
+            weights = step.weights[batch.rows].to(self.args.device)
+            if self._learned is not None and step.group is not None:
+                group = step.group[batch.rows].to(self.args.device)
+                weights = weights * self._learned.factors(group)
             # Gradients are averaged over processes, but the loss of a step is a sum.
             return nll, (nll * weights).sum() * self._processes.count
 
-    def _idle_batch(self, step: Step, batches: list[PackedBatch]) -> PackedBatch:
-        """Return a row whose loss is not counted."""
-        if batches:
-            return batches[0]
-        return pack(step.spare, self.micro_batch_tokens, together=self.fast.packed)[0]
+    def _packed(
+        self, rows: list[tuple[Any, int]], sources: list[tuple[bool, float]] | None
+    ) -> list[PackedBatch]:
+        return pack(rows, self.micro_batch_tokens, sources=sources, together=self.fast.packed)
 
     def _record(
         self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
@@ -317,21 +309,6 @@ class MixtureTrainer(Trainer):
                 self._measured[f"loss_{name}"] = nll / count
         if self._learned is not None:
             self._measured |= self._learned.record()
-
-    def _token_weights(self, step: Step, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-        weights = step.weights[rows].to(device)
-        if self._learned is None or step.group is None:
-            return weights
-        return weights * self._learned.factors(step.group[rows].to(device))
-
-    def _regularize(self, step: Step) -> torch.Tensor:
-        """Compute the regularization term of the source weights, and backpropagate it."""
-        assert self._learned is not None
-        assert step.shares is not None
-        group, share = (values.to(self.args.device) for values in step.shares)
-        value = self._learned.regularizer(group, share)
-        self.accelerator.backward(value)
-        return value.detach()
 
     def _use_less_memory(self, model: Any, step: Step, batches: list[PackedBatch]) -> None:
         """Halve the number of tokens computed at once, and discard the gradients of the step."""
@@ -379,11 +356,8 @@ class MixtureTrainer(Trainer):
         if beside is None or not self.args.should_save:
             super()._save(output_dir, state_dict)
             return
-        model: Any = self.model
-        trained = {
-            name: values for name, values in model.named_parameters() if values.requires_grad
-        }
-        beside.later(partial(super()._save, output_dir, copied(trained)))
+        trained = copied(trained_parameters(self.model))
+        beside.later(partial(super()._save, output_dir, trained))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         beside = self._beside()

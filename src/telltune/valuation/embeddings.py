@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "EMBEDDED",
-    "EMBEDDED_WIDTH",
-    "INSTALL",
-    "embed",
-    "embedded_folder",
-    "embedded_revision",
-    "is_installed",
-]
-
 EMBEDDED = "embedded"
 EMBEDDED_WIDTH = 384
 """Width of the embedded encoder's vectors."""
@@ -53,53 +43,41 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     Raises:
         ModelError: The encoder cannot be loaded.
     """
-    return _loaded(embedded_folder() if model == EMBEDDED else model)(texts)
+    tokenizer, encoder = _loaded(embedded_folder() if model == EMBEDDED else model)
+    # Batches of texts of similar length need little padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    for start in range(0, len(order), _BATCH):
+        part = order[start : start + _BATCH]
+        inputs = tokenizer(
+            [texts[i] for i in part],
+            padding=True,
+            truncation=True,
+            max_length=_LONGEST,
+            return_tensors="pt",
+        ).to(encoder.device)
+        with shared_cores(), torch.inference_mode():
+            states = encoder(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"][..., None]
+        mean = (states * mask).sum(1) / mask.sum(1)
+        found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+    return found
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str) -> _Encoder:
-    return _Encoder(name)
+def _loaded(name: str) -> tuple[Any, Any]:
+    """Return the tokenizer and the model of an encoder."""
+    from transformers import AutoModel, AutoTokenizer
 
-
-class _Encoder:
-    """A sentence encoder; see `embed`."""
-
-    def __init__(self, name: str) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        hush_transformers()
-        if not Path(name).exists():
-            ask_hub()
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self._model: Any = AutoModel.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = silence() or error
-            raise ModelError(f"embedding model {name} cannot be loaded: {reason}.") from None
-        self._model.eval()
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(self._device)
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors of texts, (texts, width)."""
-        # Batches of texts of similar length need little padding.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
-        for start in range(0, len(order), _BATCH):
-            part = order[start : start + _BATCH]
-            inputs = self._tokenizer(
-                [texts[i] for i in part],
-                padding=True,
-                truncation=True,
-                max_length=_LONGEST,
-                return_tensors="pt",
-            ).to(self._device)
-            with shared_cores(), torch.inference_mode():
-                states = self._model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"][..., None]
-            mean = (states * mask).sum(1) / mask.sum(1)
-            found[part] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-        return found
+    hush_transformers()
+    if not Path(name).exists():
+        ask_hub()
+    try:
+        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = silence() or error
+        raise ModelError(f"embedding model {name} cannot be loaded: {reason}.") from None
+    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def embedded_revision() -> str:

@@ -16,19 +16,13 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["assign_folds", "draw_folds"]
-
 
 def draw_folds(
     examples: Sequence[Example], folds: int, rng: np.random.Generator, *, by_label: bool
 ) -> NDArray[np.int64]:
     """Return the fold of each example, (examples,); equal prompts are in the same fold.
 
-    Args:
-        examples: Examples to score.
-        folds: Number of folds.
-        rng: Generator for the order in which prompts are assigned to folds.
-        by_label: Whether completions are labels, which are then spread evenly over the folds.
+    With `by_label`, completions are labels, which are then spread evenly over the folds.
     """
     first = {example.prompt: example.completion for example in reversed(examples)}
     prompts = list(dict.fromkeys(example.prompt for example in examples))
@@ -44,11 +38,7 @@ def assign_folds(
 ) -> NDArray[np.int64]:
     """Return the fold of each example, (examples,), so that each label occurs in several folds.
 
-    Args:
-        examples: Examples to score.
-        folds: Number of folds.
-        seed: Seed of the assignment.
-        labels: Closed set of labels; empty if completions are free text.
+    `labels` is empty if completions are free text.
 
     Raises:
         DataError: There are fewer distinct prompts than folds, or a label occurs in only one fold,

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
 
-__all__ = ["GradientSketch", "gradient_weights", "token_gradients"]
-
 # The standard deviation of a cosine is at most 1/128.
 _WIDTH = 2**14
 

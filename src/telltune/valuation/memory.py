@@ -7,13 +7,12 @@ aliases, must match whole words, so that "ten" is not found in "often".
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError
-from telltune.inference.label_matching import names, words
-from telltune.inference.texts import sample_texts
-from telltune.storage import cache_folder, read_cached_json, write_json
+from telltune.inference.engine import sample_texts
+from telltune.inference.labels import names, words
+from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -32,16 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.models import LoadedModel
-
-__all__ = [
-    "LEVELS",
-    "TEMPLATES",
-    "Memory",
-    "memory_of",
-    "propose_templates",
-    "read_aliases",
-    "says",
-]
 
 LEVELS = 4
 """Highest memory level: more than three quarters of the completions contain the answer."""
@@ -124,16 +113,12 @@ def memory_of(
     each = len(examples) * samples
     with bar(shown=progress) as shown:
         task = shown.add_task("completions", total=len(templates) * each)
+        on_done = partial(shown.advance, task)
         for number, template in enumerate(templates, 1):
-            digest = hashlib.sha256(json.dumps([*key, template]).encode()).hexdigest()[:32]
-            path = cache_folder("memory") / f"{digest}.json"
-            kept = read_cached_json(path)
-            if not isinstance(kept, dict):
-                began = time.perf_counter()
-                on_done = partial(shown.advance, task)
-                kept = {"hits": _ask(base, examples, known, template, samples, seed, on_done)}
-                kept["seconds"] = time.perf_counter() - began
-                write_json(path, kept)
+            kept = cached_json(
+                cache_folder("memory") / f"{content_key(*key, template)}.json",
+                partial(_ask, base, examples, known, template, samples, seed, on_done),
+            )
             shown.update(task, completed=number * each)
             hits.append(kept["hits"])
             seconds += kept["seconds"]
@@ -141,13 +126,10 @@ def memory_of(
 
 
 def propose_templates(base: LoadedModel, count: int, seed: int) -> list[str]:
-    """Let a model write question templates: an instruction followed by the question.
+    """Let a model write up to `count` question templates: an instruction followed by the question.
 
-    Args:
-        base: Base model, sampled at temperature 0.8.
-        count: Number of templates to request. Duplicates and instructions of fewer than three
-            words are dropped.
-        seed: Seed of the sampling.
+    It is sampled at temperature 0.8. Duplicates and instructions of fewer than three words are
+    dropped.
     """
     requests = [Example(_REQUESTS[k % len(_REQUESTS)], "") for k in range(count)]
     texts = sample_texts(
@@ -192,7 +174,9 @@ def _ask(
     samples: int,
     seed: int,
     on_done: Callable[[int], None],
-) -> list[int]:
+) -> dict[str, Any]:
+    """Return the number of correct completions of each example, and the time in seconds."""
+    began = time.perf_counter()
     encoder = Encoder(base.tokenizer)
     put = [replace(e, prompt=template.replace("{prompt}", e.prompt)) for e in examples]
     texts = sample_texts(
@@ -203,7 +187,8 @@ def _ask(
         seed=seed,
         on_done=on_done,
     )
-    return [
+    hits = [
         sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])
         for i, wanted in enumerate(known)
     ]
+    return {"hits": hits, "seconds": time.perf_counter() - began}

@@ -10,10 +10,10 @@ import torch
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
-from telltune.inference.packed_engine import shared_length
+from telltune.inference.packed_engine import shared_length, starts_with
+from telltune.inference.scoring import PromptRow
 from telltune.models import context_length
 from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.layout import Layout, Segment
 from telltune.models.kernels.packing import can_pack
 from telltune.models.threads import adapt_threads, shared_cores
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["prompt_states"]
 
 _ANY_TWO = ("a", "Z")
 """Two texts with different starts; their prompts share only the template and the anchor."""
@@ -59,12 +56,18 @@ def prompt_states(
     with shared_cores(), torch.inference_mode(), attending:
         for members in _rows([len(ids) - before for ids in prompts], budget if together else 0):
             adapt_threads()
-            row = _Row(shared)
-            ends = [row.add(prompts[i]) for i in members]
-            states = row.states(model)
+            row, ends = PromptRow(), []
+            if shared:
+                row.add(shared, 0)
+            for prompt in (prompts[i] for i in members):
+                # The tokenizer may merge the start of a text and the end of the prefix.
+                start = len(shared) if shared and starts_with(prompt, shared) else 0
+                row.add(prompt[start:], start, 0 if start else -1)
+                ends.append(len(row.ids))
+            states = row.outputs(model, [0], output_hidden_states=True).hidden_states[-1][0]
             for i, end in zip(members, ends, strict=True):
                 own = max(len(prompts[i]) - before, 1)
-                found[i] = states[end - own : end].mean(0).cpu().numpy()
+                found[i] = states[end - own : end].float().mean(0).cpu().numpy()
     return found
 
 
@@ -80,41 +83,3 @@ def _rows(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         size += length
     if row:
         yield row
-
-
-class _Row:
-    """A row of prompts after their shared prefix.
-
-    Args:
-        shared: Token ids of the prefix; empty if nothing is shared.
-    """
-
-    def __init__(self, shared: list[int]) -> None:
-        self._shared = shared
-        self._ids = list(shared)
-        self._places = list(range(len(shared)))
-        self._segments = [Segment(len(shared))] if shared else []
-
-    def add(self, prompt: list[int]) -> int:
-        """Append a prompt to the row and return its end position."""
-        start = len(self._shared)
-        # The tokenizer may merge the start of a text and the end of the prefix into one token.
-        if not start or prompt[:start] != self._shared or len(prompt) == start:
-            start = 0
-        self._ids += prompt[start:]
-        self._places += range(start, len(prompt))
-        self._segments.append(Segment(len(prompt) - start, 0 if start else -1))
-        return len(self._ids)
-
-    def states(self, model: Any) -> Tensor:
-        """Return the last layer's states, (tokens, width)."""
-        device = model.device
-        last: Tensor = model(
-            input_ids=torch.tensor([self._ids], device=device),
-            position_ids=torch.tensor([self._places], device=device),
-            logits_to_keep=torch.tensor([0], device=device),
-            layout=Layout(self._segments),
-            output_hidden_states=True,
-            use_cache=False,
-        ).hidden_states[-1]
-        return last[0].float()

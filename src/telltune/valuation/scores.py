@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.valuation.fold_models import pvi_scores
 from telltune.valuation.memory import (
     LEVELS,
     TEMPLATES,
@@ -15,6 +14,7 @@ from telltune.valuation.memory import (
     propose_templates,
     read_aliases,
 )
+from telltune.valuation.pvi import pvi_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe, SelectionSpec
-
-__all__ = ["Scores", "score"]
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,9 @@ def score(
     *,
     progress: bool = False,
 ) -> Scores:
-    """Score examples by the method in `selection`.
+    """Score examples by the method in `selection`; memory scores do not use the anchor.
 
-    Args:
-        base: Base model without an adapter; it is left unchanged.
-        examples: Examples to score.
-        anchor: Anchor of every example in training, or None. Memory scores do not use it.
-        recipe: Recipe of the run.
-        spec: Scoring method and its settings.
-        progress: Show progress bars.
+    The base model is without an adapter, and is unchanged on return.
 
     Raises:
         RecipeError: See `pvi_scores`.

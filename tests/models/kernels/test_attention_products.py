@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from telltune.models.kernels import blocks
+from telltune.models.kernels import layout as blocks
 from telltune.models.kernels.attention import _attend as attend
 from telltune.models.kernels.attention_products import attend_by_products, suits_products
 from telltune.models.kernels.layout import Layout, Segment

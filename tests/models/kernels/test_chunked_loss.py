@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from telltune.models.kernels import chunked_loss as module
-from telltune.models.kernels.chunked_loss import chunked_cross_entropy
+from telltune.models.kernels import cut_loss as module
+from telltune.models.kernels.cut_loss import chunked_cross_entropy
 
 VOCABULARY = 37
 

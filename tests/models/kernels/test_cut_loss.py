@@ -18,8 +18,7 @@ import transformers
 from torch.nn import functional
 
 from telltune.models.kernels import cut_loss as module
-from telltune.models.kernels.chunked_loss import chunked_cross_entropy
-from telltune.models.kernels.cut_loss import cut_loss
+from telltune.models.kernels.cut_loss import chunked_cross_entropy, cut_loss
 from telltune.models.kernels.packing import pack, token_nll
 
 SMALL = {

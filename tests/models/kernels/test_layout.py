@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.models.kernels import blocks
+from telltune.models.kernels import layout as blocks
 from telltune.models.kernels import layout as module
 from telltune.models.kernels.layout import Layout, Segment, visible
 

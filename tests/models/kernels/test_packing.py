@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.blocks import CHUNK
+from telltune.models.kernels.layout import CHUNK
 from telltune.models.kernels.packing import can_pack, pack, token_nll
 
 VOCABULARY = 50

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from telltune.cli.console import print_continual
 from telltune.errors import RecipeError, StorageError
-from telltune.fitting.protocol import Predictor
+from telltune.fitting.predictor import Predictor
 from telltune.models import load_base
 from telltune.recipe import ModelSpec
 from telltune.research.continual import learner

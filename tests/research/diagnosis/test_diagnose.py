@@ -42,8 +42,20 @@ def test_what_was_only_warned_of_yields() -> None:
 
 
 def test_source_that_a_traceback_quotes_is_no_evidence() -> None:
+    frame = '  File "train.py", line 3, in save'
     quoted = '    raise OSError("No space left on device")'
-    assert cause(quoted, MISTAKE, quoted) == "programming_error"
+    assert cause(frame, quoted, MISTAKE, frame, quoted) == "programming_error"
+
+
+def test_lines_that_a_report_indents_are_evidence() -> None:
+    assert cause("Containers:", "      Reason:       OOMKilled") == "out_of_memory"
+
+
+def test_nccl_prints_its_errors_as_warnings() -> None:
+    failed = "node:1:2 [0] net_ib.cc:9 NCCL WARN NET/IB : Got completion from peer with status=12"
+    assert cause(failed, "node:1:2 [0] proxy.cc:694 NCCL INFO -> 6") == "infiniband_failure"
+    ended = "torch.distributed.DistBackendError: NCCL error: ncclRemoteError"
+    assert cause(failed, ended) == "infiniband_failure"
 
 
 def test_the_evidence_is_the_lines_with_their_numbers() -> None:

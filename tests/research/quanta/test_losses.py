@@ -16,7 +16,7 @@ from telltune.data.examples import Example
 from telltune.data.task import load_general, load_task
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import ModelInfo
-from telltune.methods.tell import TELL
+from telltune.methods.trained import TELL
 from telltune.models import load_base
 from telltune.recipe import recipe_from_dict
 from telltune.research.quanta.losses import LossRecorder, token_losses

@@ -37,10 +37,6 @@ def without_near_duplicates(
 
     Otherwise rewordings of one item could be in both training and test data, and a test score
     would reward memorization.
-
-    Args:
-        examples: Examples in order of precedence.
-        item: Function that returns the text to compare, which is the prompt for most tasks.
     """
     seen: set[str] = set()
     kept: list[Example] = []

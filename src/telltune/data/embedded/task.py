@@ -71,22 +71,12 @@ class Splits(NamedTuple):
 def split(
     examples: Iterable[Example], item: Callable[[Example], str] = attrgetter("prompt")
 ) -> Splits:
-    """Sort the examples by a hash of their prompts and split them into three parts.
-
-    Args:
-        examples: All examples of the task.
-        item: Function that returns the text to compare for near-duplicates.
-    """
+    """Sort the examples by a hash of their prompts and split them into three parts."""
     return _cut(without_near_duplicates(_shuffled(examples), item))
 
 
 def split_by_label(examples: Iterable[Example], per_label: int) -> Splits:
-    """Split the examples like `split`, but with alternating labels, so every part is balanced.
-
-    Args:
-        examples: Examples whose completion is a label.
-        per_label: Maximum number of examples per label. Further ones are dropped.
-    """
+    """Split at most `per_label` examples of each label, alternating, so every part is balanced."""
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in without_near_duplicates(_shuffled(examples), attrgetter("prompt")):
         by_label[example.completion].append(example)

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
     from telltune.models.kernels.layout import Layout
 
-__all__ = [
-    "NoLayoutError",
-    "agrees",
-    "asks_attention",
-    "attention",
-    "packed_attention",
-    "tried_once",
-]
-
 Verdict = TypeVar("Verdict")
 
 NAME = "telltune_packed"

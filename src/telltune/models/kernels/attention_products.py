@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from telltune.models.kernels.blocks import Block
-
-__all__ = ["attend_by_products", "cap", "softmax", "suits_products"]
+    from telltune.models.kernels.layout import Block
 
 
 def suits_products(query: Tensor, dropout: float) -> bool:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Product = Callable[[Tensor], Tensor]
 
-__all__ = ["FusedLayers"]
-
 # Maximum number of tokens in a pass. With more, operations take longer than their overhead.
 _FEW = 16
 

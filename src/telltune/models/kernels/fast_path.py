@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["FastPath", "Kernels"]
-
 Kernels: TypeAlias = Literal["auto", "off"]
 
 

@@ -8,6 +8,8 @@ one autograd function with an explicit derivative (Hu et al., arXiv 2106.09685, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -17,14 +19,10 @@ from torch import nn
 from torch.autograd import Function
 from torch.nn import functional
 
-from telltune.models.kernels.shared_input import SharedInput, same_input
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
-
-__all__ = ["AugmentedWeights", "FusedLora", "is_plain_lora"]
 
 
 class FusedLora:
@@ -115,55 +113,73 @@ class _Noise:
         return self._kept[start : start + count].view_as(like)
 
 
-class _Group:
-    """Layers that read the same input.
+class SharedInput(ABC):
+    """Layers of a model that read the same input; the first one called computes all outputs."""
 
-    Args:
-        layers: LoRA layers of PEFT.
-        noise: Pool of dropout masks.
-        wide: Whether to keep a copy of the weights, extended by the second factors.
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = layers
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def compute(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the output of each layer."""
+
+    def attach(self) -> None:
+        """Replace the forward of the layers."""
+        for number, layer in enumerate(self.layers):
+            layer.forward = lambda x, number=number: self._forward(number, x)
+
+    def detach(self) -> None:
+        """Restore the forward of the layers."""
+        self._input, self._waiting = None, {}
+        for layer in self.layers:
+            del layer.forward
+
+    def _forward(self, number: int, x: Tensor) -> Tensor:
+        if x is not self._input or number not in self._waiting:
+            self._input, self._waiting = x, dict(enumerate(self.compute(x)))
+        result = self._waiting.pop(number)
+        if not self._waiting:
+            self._input = None
+        return result
+
+
+class _Group(SharedInput):
+    """LoRA layers of PEFT that read the same input.
+
+    With `wide`, a copy of the weights is kept, extended by the second factors.
     """
 
     def __init__(self, layers: list[Any], noise: _Noise, *, wide: bool) -> None:
-        self.layers = layers
-        self.noise = noise
-        self.name = layers[0].active_adapters[0]
-        dropout = layers[0].lora_dropout[self.name]
-        self.probability = float(getattr(dropout, "p", 0.0))
-        weights = [layer.base_layer.weight for layer in layers]
-        self._wide = AugmentedWeights(weights, self._ups) if wide else None
-        self._shared = SharedInput(layers, self._compute)
-
-    @property
-    def _ups(self) -> list[Tensor]:
-        return [layer.lora_B[self.name].weight for layer in self.layers]
+        super().__init__(layers)
+        self._noise = noise
+        self._name = layers[0].active_adapters[0]
+        dropout = layers[0].lora_dropout[self._name]
+        self._probability = float(getattr(dropout, "p", 0.0))
+        self._ups = [layer.lora_B[self._name].weight for layer in layers]
+        self._scales = [layer.scaling[self._name] for layer in layers]
+        self._weights = [layer.base_layer.weight for layer in layers]
+        self._wide = AugmentedWeights(self._weights, self._ups) if wide else None
 
     def attach(self) -> None:
         if self._wide is not None:
             self._wide.renew(self._ups, self._scales)
-        self._shared.attach()
+        super().attach()
 
-    def detach(self) -> None:
-        self._shared.detach()
-
-    @property
-    def _scales(self) -> list[float]:
-        return [layer.scaling[self.name] for layer in self.layers]
-
-    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
-        layers, name = self.layers, self.name
-        x = x.to(layers[0].base_layer.weight.dtype)
-        drops = self.probability > 0 and layers[0].training
-        kept = self.noise.kept(x, self.probability) if drops else None
+    def compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = x.to(self._weights[0].dtype)
+        drops = self._probability > 0 and self.layers[0].training
+        kept = self._noise.kept(x, self._probability) if drops else None
         products = _LoraProducts if self._wide is None else _WideProducts
         return products.apply(  # type: ignore[no-untyped-call, no-any-return]
             x,
             kept,
-            1 / (1 - self.probability) if drops else 1.0,
+            1 / (1 - self._probability) if drops else 1.0,
             self._scales,
-            *(self._wide.weights if self._wide else (lay.base_layer.weight for lay in layers)),
-            *(layer.base_layer.bias for layer in layers),
-            *(layer.lora_A[name].weight for layer in layers),
+            *(self._weights if self._wide is None else self._wide.weights),
+            *(layer.base_layer.bias for layer in self.layers),
+            *(layer.lora_A[self._name].weight for layer in self.layers),
             *self._ups,
         )
 
@@ -316,3 +332,41 @@ class _WideProducts(Function):
             dx = dx.view(ctx.shape)
         frozen = (None,) * (2 * n)
         return (dx, None, None, None, *frozen, *down_gradients, *up_gradients)
+
+
+def same_input(model: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield groups of layers that read the same tensor, in the order of computation.
+
+    The groups are found in a pass over two tokens. Layers that it does not reach are not included.
+    """
+    if not layers:
+        return
+    seen: list[tuple[Any, Tensor]] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: seen.append((layer, args[0])))
+        for layer in layers
+    ]
+    device = next(model.parameters()).device
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    times = Counter(layer for layer, _ in seen)
+    # A layer that is called again with another input gets its own group.
+    yield from ([layer] for layer, count in times.items() if count > 1)
+    group: list[Any] = []
+    shared: Tensor | None = None
+    for layer, tensor in seen:
+        if times[layer] > 1:
+            continue
+        if group and tensor is not shared:
+            yield group
+            group = []
+        group.append(layer)
+        shared = tensor
+    if group:
+        yield group

@@ -16,8 +16,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FusedRMSNorm"]
-
 _EPSILONS = ("variance_epsilon", "eps")
 # Most architectures scale by the weight, Gemma by 1 + weight.
 _SHIFTS = (0.0, 1.0)

@@ -19,8 +19,7 @@ import torch
 from torch.nn import functional
 
 from telltune.models.kernels.attention import agrees, packed_attention, tried_once
-from telltune.models.kernels.blocks import CHUNK
-from telltune.models.kernels.layout import Layout, Segment
+from telltune.models.kernels.layout import CHUNK, Layout, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -29,14 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from telltune.models.kernels.cut_loss import CutLoss
-
-__all__ = [
-    "LEAST_SHARED",
-    "PackedBatch",
-    "can_pack",
-    "pack",
-    "token_nll",
-]
 
 # Minimum number of tokens for which a shared prefix is worth its own segment.
 LEAST_SHARED = 8

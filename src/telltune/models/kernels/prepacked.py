@@ -15,17 +15,20 @@ import torch
 from torch import nn
 
 from telltune.models.kernels.decoder_layers import FusedLayers
-from telltune.models.kernels.lora import AugmentedWeights, FusedLora, is_plain_lora
+from telltune.models.kernels.lora import (
+    AugmentedWeights,
+    FusedLora,
+    SharedInput,
+    is_plain_lora,
+    same_input,
+)
 from telltune.models.kernels.norms import FusedRMSNorm
-from telltune.models.kernels.shared_input import SharedInput, same_input
 from telltune.models.loading import native_bf16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
-
-__all__ = ["Prepacked"]
 
 # The layout depends on the expected number of rows. This value was good for 1 to 1,024 rows.
 _ROWS = 32
@@ -55,7 +58,7 @@ class Prepacked:
         if self._products is None:
             self._prepare()
         for product in self._products or ():
-            product.shared.attach()
+            product.attach()
         for other in self._others:
             other.__enter__()
         return self
@@ -64,7 +67,7 @@ class Prepacked:
         for other in self._others:
             other.__exit__(*error)
         for product in self._products or ():
-            product.shared.detach()
+            product.detach()
 
     def _prepare(self) -> None:
         self._products = list(_pack_all(self.model))
@@ -73,19 +76,16 @@ class Prepacked:
             return
         self._others = [FusedRMSNorm(self.model)]
         if self.quick:
-            known = {tuple(product.shared.layers): product for product in self._products}
+            known = {tuple(product.layers): product for product in self._products}
             self._others.append(FusedLayers(self.model, lambda *layers: known.get(layers)))
 
 
-class _Product:
-    """The packed weights of layers that read the same input.
-
-    Args:
-        layers: Layers in the order of computation.
-    """
+class _Product(SharedInput):
+    """The packed weights of layers that read the same input, in the order of computation."""
 
     @torch.no_grad()
     def __init__(self, layers: list[Any]) -> None:
+        super().__init__(layers)
         pairs = [_weight_and_bias(layer) for layer in layers]
         weights = [weight.detach() for weight, _ in pairs]
         self._down: Tensor | None = None
@@ -102,7 +102,9 @@ class _Product:
             )
         self._sizes = [len(weight) for weight in weights]
         self._packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), _ROWS)
-        self.shared = SharedInput(layers, lambda x: self(x).split_with_sizes(self._sizes, -1))
+
+    def compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self(x).split_with_sizes(self._sizes, -1)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the concatenated outputs of all layers: (..., in) → (..., out of all)."""

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
-    from telltune.fitting.protocol import Method, Predictor
+    from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Method
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.research.continual.abilities import Ability

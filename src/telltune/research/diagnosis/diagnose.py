@@ -20,10 +20,16 @@ __all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
 
 UNKNOWN = "unknown"
 _SHOWN = 4
-# Warnings and retries did not end the run; they count only if nothing else matches.
-_PASSING = re.compile(r"\bWARN(ING)?\b|[Rr]etry(ing)?\b|\bINFO\b|\bDEBUG\b")
+# Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints its
+# errors as `WARN`. PyTorch prints `[W1129 ` before warnings. A process that aborts has named another
+# cause before, unless it is native code.
+_PASSING = re.compile(
+    r"^(?!.*(?:NCCL|\.c[cu]?:\d+) WARN).*(?:\bWARN(?:ING)?\b|[Rr]etry(?:ing)?\b|\bINFO\b|\bDEBUG\b)"
+    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} |exitcode *: *-6\b|\(SIGABRT\)"
+)
 # Source lines quoted by a traceback name exceptions that the program may never have raised.
-_QUOTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S|^(\[rank\d+\]:)?\s+File \"")
+_FRAME = re.compile(r"^(\[rank\d+\]:)?\s+File \"")
+_INDENTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def _by_rules(lines: Sequence[Line], rules: Sequence[Rule]) -> Diagnosis | None:
     matched: dict[int, list[tuple[int, Line]]] = {}
     frames: list[str] = []
     for place, line in enumerate(lines):
-        if _QUOTED.search(line.text):
+        if _FRAME.search(line.text) or (frames and _INDENTED.search(line.text)):
             frames.append(line.text)
             continue
         above, frames = "\n".join(frames), []

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from telltune.research.diagnosis.compression import Filters
 from telltune.research.diagnosis.diagnose import Diagnosis, diagnose
+from telltune.signals import handling
 from telltune.storage import writing
 
 if TYPE_CHECKING:
@@ -112,17 +112,10 @@ def _try(command: Sequence[str], log: Path) -> Attempt:
 def _handing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     """Pass SIGINT and SIGTERM on to a process, and yield the list of received signals."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # Python allows signal handlers only in the main thread.
-        return
 
-    def take(number: int, _: object) -> None:
+    def take(number: int) -> None:
         received.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(take):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)

@@ -150,7 +150,7 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
             )
         its_recipe = plentiful if name == _REFERENCE else recipe
         task, mixed = load_task(its_recipe), general if method.uses_general else None
-        run_plan = build_run_plan(method, task, mixed, model, its_recipe)
+        run_plan = build_run_plan(method, task, mixed, model, method.configured(its_recipe))
         jobs.append(_Job(name, method, its_recipe, task, mixed, run_plan))
     there, used = (job.run_plan.counts.task_tokens for job in jobs[:2])
     if there <= used:

@@ -12,9 +12,9 @@ from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
-from telltune.fitting.baseline_predictor import BaselinePredictor
+from telltune.fitting.predictor import BaselinePredictor
 from telltune.hub import check_reachable, silence
-from telltune.inference.label_matching import label_key
+from telltune.inference.labels import label_key
 from telltune.models import context_length
 from telltune.models.files import hush_transformers
 from telltune.research.streams.levels import softmax

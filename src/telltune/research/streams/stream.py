@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import DataError, TellError
@@ -17,6 +18,7 @@ from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
+from telltune.signals import handling
 from telltune.storage import write_json, write_text, writing
 from telltune.training.progress import bar, phase
 
@@ -56,7 +58,8 @@ def run_stream(
             measure accuracy.
         out: Output folder for decisions.jsonl (one line per row), the state, summary.json and
             report.html.
-        follow: Wait for further rows at the end of the file, until a KeyboardInterrupt.
+        follow: Wait for further rows at the end of the file, until SIGINT or SIGTERM. The inputs at
+            hand are still answered; a second signal ends the process at once.
         progress: Show a progress bar.
 
     Raises:
@@ -74,8 +77,8 @@ def run_stream(
         _drop_later(out, made.lines)
         with bar(shown=progress) as shown, writing(out), shared_cores():
             counter = shown.add_task(stream.name, completed=made.lines, total=None, unit="input")
-            with suppress(KeyboardInterrupt) if follow else nullcontext():
-                for chunk in _chunks(stream, made.lines, follow=follow):
+            with _first_signal() if follow else nullcontext() as ending:
+                for chunk in _chunks(stream, made.lines, ending):
                     adapt_threads()
                     began = time.perf_counter()
                     lines, error = _decide(made, chunk, set(spec.labels))
@@ -141,18 +144,31 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: the stream cannot be read: {error}.") from None
 
 
+@contextmanager
+def _first_signal() -> Iterator[Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets; a second one acts as usual."""
+    came = Event()
+
+    def take(_: int) -> None:
+        restore()
+        came.set()
+
+    with handling(take) as restore:
+        yield came
+
+
 def _chunks(
-    path: Path, done: int, *, follow: bool
+    path: Path, done: int, ending: Event | None
 ) -> Iterator[list[tuple[int, dict[str, Any] | str]]]:
     """Yield line numbers with the row, or with the reason why it is invalid.
 
-    Reading stops at an unfinished last line, which may still be being written. With `follow`, the
+    Reading stops at an unfinished last line, which may still be being written. With `ending`, the
     rest of it and further lines are waited for.
 
     Args:
         path: File of the stream.
         done: Number of lines to skip.
-        follow: Wait for further lines.
+        ending: Event after which no line is waited for.
     """
     chunk: list[tuple[int, dict[str, Any] | str]] = []
     number, line = 0, ""
@@ -162,7 +178,7 @@ def _chunks(
         while True:
             with _reading(path):
                 line += file.readline()
-            if line.endswith("\n") or (not follow and _is_whole(line)):
+            if line.endswith("\n") or (ending is None and _is_whole(line)):
                 number += 1
                 if number > done:
                     chunk.append((number, _row(line)))
@@ -171,11 +187,11 @@ def _chunks(
                     continue
             if chunk:
                 yield chunk
-                chunk = []
-            elif follow:
-                time.sleep(_PAUSE)
-            else:
+            elif ending is None:
                 return
+            if ending is not None and ending.wait(0 if chunk else _PAUSE):
+                return
+            chunk = []
 
 
 def _is_whole(line: str) -> bool:

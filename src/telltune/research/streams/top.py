@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from telltune.data.examples import Example, Message
 from telltune.inference.api_client import CallError
-from telltune.inference.label_matching import names, read_label
+from telltune.inference.labels import names, read_label
 from telltune.models import context_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.inference.api_client import ApiClient
 
 __all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
@@ -108,7 +108,7 @@ def local_model(
     """
     from telltune.data.anchor import Anchor, anchored_tokenizer
     from telltune.fitting.baseline_folder import load_folder
-    from telltune.fitting.protocol import Predictor
+    from telltune.fitting.predictor import Predictor
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 

@@ -351,12 +351,7 @@ def _known(bound: float) -> float | None:
 
 
 def _apart(values: Values, drawn: Values) -> Values:
-    """Return the values with the height of each name, `at`, so that names do not overlap.
-
-    Args:
-        values: Values to name.
-        drawn: Values that determine the height of the chart.
-    """
+    """Return the values with the height of each name, `at`, so that names do not overlap."""
     numbers = [v[name] for v in drawn for name in ("y", "low", "high") if v[name] is not None]
     gap = (max(numbers) - min(numbers)) / 14
     placed: list[dict[str, Any]] = []

@@ -94,12 +94,6 @@ def match_cells(
 
     The cells are chosen by these two methods alone. A seed counts if it ran at all matched sizes of
     its task.
-
-    Args:
-        out: Folder of the study.
-        rows: Rows of the study.
-        points: Points of its summary.
-        resamples: Number of resamples of every bootstrap.
     """
     labels = label_series(points)
     cells: dict[Series, dict[tuple[str, int | None, int], ResultRow]] = {s: {} for s in labels}

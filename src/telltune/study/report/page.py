@@ -47,10 +47,6 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
 
     The files are a pure function of the results, so they can be compared and committed.
 
-    Args:
-        out: Output folder of `tell study`.
-        resamples: Number of resamples of every bootstrap.
-
     Returns:
         Summary of the results.
 

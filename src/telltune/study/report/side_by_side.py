@@ -98,13 +98,7 @@ def fullest_cells(rows: Sequence[ResultRow], points: Sequence[Point]) -> dict[st
 
 
 def side_by_side(out: Path, rows: Sequence[ResultRow], points: Sequence[Point]) -> list[SideBySide]:
-    """Choose the items of each task on which the scores of methods vary most; the first of equals.
-
-    Args:
-        out: Folder of the study.
-        rows: Rows of the study.
-        points: Points of its summary.
-    """
+    """Choose the items of each task on which scores of methods vary most; the first of equals."""
     labels = label_series(points)
     found = []
     for task, cells in fullest_cells(rows, points).items():

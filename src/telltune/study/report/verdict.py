@@ -93,10 +93,6 @@ def give_verdict(summary: Summary, matched: Matched | None) -> Verdict:
 
     A method is called the winner only if it alone has the most clear gains minus clear losses over
     all tasks and sizes, and more gains than losses.
-
-    Args:
-        summary: Summary of the study.
-        matched: Main methods on matched cells; None if no method shares a cell with a reference.
     """
     labels = label_series(summary.points)
     reference = reference_of(summary)

@@ -149,11 +149,6 @@ def item_courses(
 ) -> list[ItemCourses]:
     """Return the item scores behind the counts of a summary.
 
-    Args:
-        out: Folder of the study.
-        rows: Rows of the study.
-        curves: Curves of its summary; curves without item counts are skipped.
-
     Raises:
         StorageError: The answers of a cell are missing.
     """

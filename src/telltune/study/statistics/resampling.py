@@ -84,9 +84,6 @@ def join_items(runs: Runs) -> Scored:
 def mean_over_seeds(runs: Runs) -> Scored:
     """Return a `Scored` whose score is the mean over seeds of the corpus score.
 
-    Args:
-        runs: The k runs on the same n items, by one metric.
-
     Returns:
         Combined runs. The statistics of all runs are concatenated, so that an item keeps its
         answers under every seed.

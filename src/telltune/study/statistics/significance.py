@@ -44,14 +44,7 @@ class Spread:
 def spread_over_seeds(
     runs: Runs, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Spread:
-    """Compute the mean and spread over seeds.
-
-    Args:
-        runs: One run per seed, on the same items.
-        confidence: Confidence level of the interval.
-        resamples: Number of bootstrap resamples.
-        seed: Random seed; it and the other arguments determine the interval.
-    """
+    """Compute the mean and spread over seeds."""
     scores = [run.score for run in runs]
     deviation = float(np.std(scores, ddof=1)) if len(runs) > 1 else math.nan
     luck = seed_luck([runs], resamples, seed)[:, 0]
@@ -114,12 +107,10 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
     The test asks whether either run's share of the items that only one run has right is not half.
 
-    Args:
-        a: Shape (n,). Whether one run is right on each item.
-        b: Shape (n,). Whether the other run is right on the same items.
-
     Raises:
         DataError: The shapes differ.
+
+    The arguments tell for each of n items whether a run is right, (n,).
 
     Source: McNemar (1947), with the binomial distribution instead of the chi-square.
     """
@@ -136,9 +127,6 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of a family of comparisons to control the family-wise error rate.
-
-    Args:
-        p_values: One p-value per comparison.
 
     Returns:
         Adjusted p-values in the same order, none smaller than before.

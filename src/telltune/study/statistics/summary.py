@@ -182,11 +182,6 @@ class Summary:
 def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -> Summary:
     """Read the folder of a study and summarize it.
 
-    Args:
-        out: Output folder of `tell study`.
-        confidence: Confidence level of all intervals.
-        resamples: Number of resamples of every bootstrap.
-
     Raises:
         StorageError: There are no finished cells, or the answers of a cell are missing.
     """

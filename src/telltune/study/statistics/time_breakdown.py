@@ -46,11 +46,7 @@ class TimeBreakdown:
 
 
 def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
-    """Add up the time of a study's cells.
-
-    Args:
-        rows: Rows of the study; at least one is finished.
-    """
+    """Add up the time of a study's cells."""
     work = {row.key: row for row in rows}.values()
     done = [row.seconds for row in work if row.status == "done"]
     phases = ("training", "answering", "general", "other")
