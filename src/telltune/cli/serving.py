@@ -59,15 +59,15 @@ def serve(
 
     # The port is tried before the models are loaded, which takes longer.
     with open_port(host, port) as opened, ExitStack() as stack:
-        from telltune.serving.cascades import cascade_folders, serve_cascade
-        from telltune.serving.models import check_names, load_models
+        from telltune.serving.cascades import ServedCascade, cascade_folders, serve_cascade
+        from telltune.serving.models import ServedModel, check_names, load_models
         from telltune.training.progress import phase
 
         cascades = cascade_folders(paths, out)
         check_names([cascades.get(path, path) for path in paths])
         with phase("loading the models", shown=not as_json):
             others = [path for path in paths if path not in cascades]
-            models = [
+            models: list[ServedModel | ServedCascade] = [
                 *load_models(others, most=max_batch, trust_model=trust_model),
                 *(stack.enter_context(serve_cascade(*each)) for each in cascades.items()),
             ]
