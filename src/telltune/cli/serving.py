@@ -105,7 +105,7 @@ def ui(
     from telltune.serving.server import open_port
 
     with open_port("127.0.0.1", port) as opened:
-        from telltune.serving.page import Workspace, serve_page
+        from telltune.ui import Workspace, serve_page
 
         token = secrets.token_urlsafe(16)
         typer.echo(f"Open http://127.0.0.1:{opened.getsockname()[1]}/?token={token}")

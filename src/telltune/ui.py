@@ -22,7 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-import telltune
+from telltune.api import check, plan
 from telltune.data.examples import Example
 from telltune.data.formats import known_suffixes
 from telltune.errors import TellError, shown
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 MOST_DATA = 100 * 2**20
 """Largest file that can be dropped on the page, in bytes."""
-_PAGE = Path(__file__).with_name("page.html")
+_PAGE = Path(__file__).with_name("ui.html")
 _DEPTH, _MOST_FILES = 4, 500
 # Lines of a run's output that the page shows, and seconds that a run has for its last checkpoint.
 _LINES, _LAST_STEP = 12, 60
@@ -281,14 +281,14 @@ def make_page(work: Workspace, token: str) -> FastAPI:
         return {"name": name}
 
     @app.get("/check")
-    def check(name: str) -> dict[str, str]:
+    def checked(name: str) -> dict[str, str]:
         with work.computing():
-            return {"html": telltune.check(work.source(name))._repr_html_()}
+            return {"html": check(work.source(name))._repr_html_()}
 
     @app.get("/plan")
-    def plan(name: str) -> dict[str, str]:
+    def planned(name: str) -> dict[str, str]:
         with work.computing():
-            return {"html": telltune.plan(work.source(name))._repr_html_()}
+            return {"html": plan(work.source(name))._repr_html_()}
 
     @app.get("/run")
     def state() -> dict[str, Any]:

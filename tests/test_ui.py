@@ -14,14 +14,28 @@ from fastapi.testclient import TestClient
 import telltune
 from asking import SHAPES, until
 from telltune.html_report.page import REPORT
-from telltune.serving.page import Workspace, make_page
 from telltune.serving.server import open_port
+from telltune.ui import Workspace, make_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 TOKEN = "secret"
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("once")
+
+
+@pytest.fixture
+def shapes(once: Path, toy_recipe: dict[str, Any]) -> Path:
+    """Return an adapter that was trained on the toy task."""
+    if not (once / "shapes").exists():
+        recipe = toy_recipe | {"method": "sft_anchor", "mixture": {"passes": 10}}
+        telltune.fit(recipe, once / "shapes", progress=False)
+    return once / "shapes"
 
 
 @pytest.fixture
@@ -141,7 +155,7 @@ def test_what_is_outside_of_the_folder_is_not_read(
 def test_uploads_are_data_of_bounded_size_and_replace_nothing(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telltune.serving.page.MOST_DATA", 10)
+    monkeypatch.setattr("telltune.ui.MOST_DATA", 10)
     for name, body, status, said in (
         ("new.csv", b"a,b\n1,2\n", 200, ""),
         ("new.csv", b"a,b\n1,2\n", 200, ""),
