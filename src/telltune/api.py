@@ -54,15 +54,6 @@ if TYPE_CHECKING:
     from telltune.planned import Plan
     from telltune.recipe import AnyRecipe, Columns, Recipe
 
-__all__ = [
-    "anchor",
-    "check",
-    "fit",
-    "plan",
-    "show",
-]
-
-
 # Number of examples answered after a fit to check the answers, and the limit on their new tokens.
 _ASKED, _ASKED_TOKENS = 16, 1024
 
@@ -232,7 +223,12 @@ def fit(
             callbacks=callbacks,
         )
         with ready.method.run(ready.task, ready.general, base, settings) as predictor:
-            warnings = warnings_after(ready.run_plan, ready.task.train, read_log(out / LOG))
+            warnings = warnings_after(
+                ready.run_plan,
+                ready.task.train,
+                read_log(out / LOG),
+                with_classifier=predictor.classifier is not None,
+            )
             if together.count == 1:
                 warnings += _ask(predictor, ready)
         record = read_tell(out)

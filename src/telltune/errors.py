@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from telltune.masking import masked
 
-__all__ = ["DataError", "ModelError", "RecipeError", "StorageError", "TellError", "shown"]
-
 SHOWN_CHARACTERS = 40
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +18,6 @@ from telltune.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-__all__ = [
-    "atomic_folder",
-    "cache_folder",
-    "cached_json",
-    "checksum",
-    "checksums",
-    "content_key",
-    "publish",
-    "read_cached_json",
-    "remove_unfinished",
-    "write_bytes",
-    "write_json",
-    "write_text",
-    "writing",
-]
 
 # Suffix of files and folders that are being written. Those left by a killed process are not read.
 _UNFINISHED = ".unfinished"
@@ -160,6 +145,17 @@ def cached_json(path: Path, make: Callable[[], Any]) -> Any:
         kept = make()
         write_json(path, kept)
     return kept
+
+
+def cached_and_timed(path: Path, make: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `cached_json` returns, and the time in seconds that making it took."""
+
+    def timed() -> list[Any]:
+        began = time.perf_counter()
+        return [make(), time.perf_counter() - began]
+
+    found, seconds = cached_json(path, timed)
+    return found, seconds
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from telltune.data.anchor import GAP, Anchor, anchored_tokenizer
-from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.control_tokens import control_tokens
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import ModelError, RecipeError
 from telltune.models.tokenizer import PLAIN_TEMPLATE

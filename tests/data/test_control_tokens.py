@@ -9,7 +9,8 @@ import pytest
 
 import telltune
 from telltune.data.anchor import Anchor, anchored_tokenizer
-from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.control_tokens import control_tokens
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import RecipeError

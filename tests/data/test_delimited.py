@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from telltune.data import delimited
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, read_rows
+from telltune.data.formats import read_rows
 from telltune.data.loaders import read_examples, scan
+from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 

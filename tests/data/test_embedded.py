@@ -15,10 +15,9 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from telltune.data.embedded import embedded_general, embedded_task, embedded_tasks
-from telltune.data.embedded.locate import data_folder
-from telltune.data.embedded.near import normal_words, shingles
-from telltune.data.embedded.rows import read_jsonl
+from telltune.data.embedded.rows import data_folder, read_jsonl
 from telltune.data.embedded.stable import pick, stable_number
+from telltune.data.embedded.task import normal_words, shingles
 from telltune.errors import DataError
 
 pytestmark = pytest.mark.skipif(
@@ -291,7 +290,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_splits():
 def test_stable_numbers_never_change():
     assert stable_number("a", "b") == 17891760522800452624
     assert stable_number("ab") != stable_number("a", "b")
-    assert pick("xyz", "a", "b") == "xyz"[17891760522800452624 % 3]
+    assert pick(("a", "b"), *"xyz") == "xyz"[17891760522800452624 % 3]
 
 
 # Missing and broken packages

@@ -50,7 +50,7 @@ def test_rows_are_those_of_the_decoder_wherever_chunks_end(
             continue
         for chunk in (1, 5, 2**20):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(json_document, "CHUNK_BYTES", chunk)
+                patch.setattr(json_document, "PIECE_BYTES", chunk)
                 found = read(raw)
             assert [row.values for row in found if isinstance(row, ParsedRow)] == rows
             assert len(found) == len(rows)

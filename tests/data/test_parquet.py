@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from telltune.data import parquet
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, read_rows
+from telltune.data.formats import read_rows
+from telltune.data.parsed_row import ParsedRow
 
 if TYPE_CHECKING:
     from pathlib import Path

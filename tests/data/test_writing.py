@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data.formats import ParsedRow, read_rows
-from telltune.data.parsed_row import Number
+from telltune.data.formats import read_rows
+from telltune.data.parsed_row import Number, ParsedRow
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import StorageError
 

@@ -33,13 +33,14 @@ def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auxiliary, "_LONGEST", 8)
-    chains = refine(tiny_base, EXAMPLES, "Name it.", seed=3)
+    chains, seconds = refine(tiny_base, EXAMPLES, "Name it.", seed=3)
     assert len(chains) == len(EXAMPLES)
     for chain in chains:
         assert 1 <= chain.attempts <= 10
         # With two labels, agreement is likely.
         assert chain.agreed == (chain.likelihood > 0.5)
-    assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == chains
+    # Cached attempts count with their original time.
+    assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == (chains, seconds)
     task = TaskData("items", tuple(EXAMPLES), (), Anchor("Name it."), ())
     got = Auxiliary(SynthesisSpec(make="auxiliary")).make(task, tiny_base, seed=3)
     assert got.notes[0].startswith(f"{sum(chain.agreed for chain in chains)} of 6 chains end in")

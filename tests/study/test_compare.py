@@ -201,6 +201,16 @@ def test_called_again_it_runs_only_what_has_no_row(recipe, tmp_path):
     assert [row.difference for row in more[:3]] == [row.difference for row in again]
 
 
+def test_methods_whose_data_changed_run_again(recipe, tmp_path, toy_task, caplog):
+    out = tmp_path / "study"
+    compare(recipe(), ["base", "base_anchor"], out=out, progress=False)
+    with toy_task["test"].open("a") as file:
+        file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    rows = compare(recipe(), ["base"], out=out, progress=False)
+    assert [(row.method, row.items) for row in rows] == [("base", 13)]
+    assert "Data changed since base, base_anchor ran" in caplog.text
+
+
 def test_a_method_that_fails_is_named_at_the_end_and_tried_again(recipe, tmp_path, monkeypatch):
     out = tmp_path / "study"
     run = BASE_ANCHOR.run

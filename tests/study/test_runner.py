@@ -65,7 +65,8 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert len(tell.per_item[tell.metric]) == 12
     assert tell.score == pytest.approx(sum(tell.per_item["accuracy"]) / 12)
     assert set(tell.curve) == {"step", "task", "general"}
-    assert set(tell.hashes) == {"train", "test", "general", "model", "base"}
+    data = {"train", "dev", "test", "general", "held-out general"}
+    assert set(tell.hashes) == {*data, "model", "base"}
     # Three labels: an answer in the task's format can be recognized.
     assert set(tell.forgetting) == {
         f"{what}_{when}" for what in ("general_nll", "leakage") for when in ("before", "after")
@@ -150,6 +151,24 @@ def test_changed_data_is_new_work(
     [after] = run_cells(cells(study), FEW, tmp_path / "out", progress=False)
     assert after.key != before.key
     assert len(after.per_item["accuracy"]) == len(before.per_item["accuracy"]) + 1
+
+
+def test_changed_dev_data_run_a_cell_again_but_leave_its_key(
+    study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path]
+) -> None:
+    study["seeds"], study["sizes"], study["methods"] = [0], [300], ["base"]
+    out = tmp_path / "out"
+    [before] = run_cells(cells(study), FEW, out, progress=False)
+    with toy_task["dev"].open("a") as file:
+        file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    [after] = run_cells(cells(study), FEW, out, progress=False)
+    assert after.key == before.key
+    assert after.hashes["dev"] != before.hashes["dev"]
+    # A row of an earlier version, which did not record the hash, stays valid.
+    early = replace(after, hashes={**after.hashes, "train": before.hashes["train"]})
+    del early.hashes["dev"]
+    Results(out).append(early)
+    assert run_cells(cells(study), FEW, out, progress=False) == [early]
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(

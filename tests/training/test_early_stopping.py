@@ -116,6 +116,24 @@ def test_a_resumed_run_keeps_the_best_look_from_before(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_a_run_killed_after_its_last_look_makes_no_further_step(
+    long: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def dies(*_: Any) -> None:
+        raise Stopped
+
+    long["training"]["save_steps"] = 1
+    with monkeypatch.context() as patched:
+        patched.setattr(EarlyStopping, "restore", dies)
+        with pytest.raises(Stopped):
+            fit(long, tmp_path / "out")
+    record = fit(long, tmp_path / "out")
+    rows = read_log(tmp_path / "out" / "training_log.jsonl")
+    last = record["early_stopping"]["looks"][-1]["step"]
+    assert [row["step"] for row in rows] == [*range(1, last + 1)]
+    assert record["counts"]["optimizer_steps"] == last
+
+
 def test_dev_data_are_looked_at_only_where_the_recipe_names_dev_data(toy_recipe: dict[str, Any]):
     del toy_recipe["training"]["early_stopping"]
     assert telltune.plan(toy_recipe, measure=False)["dev_examples"] == 12

@@ -16,23 +16,11 @@ from telltune.outputs import set_verbosity
 from telltune.plugins import add_plugin
 from telltune.version import VERSION
 
-__all__ = [
-    "GROUPS",
-    "AsJson",
-    "ColumnNames",
-    "Overrides",
-    "Overwrite",
-    "RecipeFile",
-    "TrustModel",
-    "app",
-]
-
-
 GROUPS = {
     "Make": ("init", "fit", "pick", "anchor", "score", "synthesize"),
     "Look": ("check", "show", "plan", "verify", "diagnose", "env", "config-schema"),
     "Compare": ("evaluate", "compare", "recommend", "study", "report", "continual", "quanta"),
-    "Serve": ("predict", "export", "serve", "chat", "cascade"),
+    "Serve": ("predict", "export", "serve", "chat", "ui", "cascade"),
 }
 """Verbs in the order of the help, by what they are for."""
 

@@ -23,25 +23,6 @@ if TYPE_CHECKING:
     from telltune.study.recommend import Recommendation
     from telltune.study.statistics.summary import Summary
 
-__all__ = [
-    "print_continual",
-    "print_diagnosis",
-    "print_examples",
-    "print_json",
-    "print_note",
-    "print_plan",
-    "print_quanta",
-    "print_recommendation",
-    "print_scores",
-    "print_stream",
-    "print_study",
-    "print_study_plan",
-    "print_table",
-    "print_tables",
-    "print_warnings",
-    "print_warnings_of",
-]
-
 
 def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print one JSON value on one line."""

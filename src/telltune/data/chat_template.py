@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.control_tokens import ControlTokens
     from telltune.data.examples import Example
 
-__all__ = ["ChatTemplate", "Rendered", "TemplateError"]
-
 _SYSTEM, _EARLIER, _SAID, _USER, _ANSWER, _TOOL = (
     f"PROBE{name}" for name in ("system", "earlier", "said", "user", "answer", "tool")
 )
@@ -54,7 +52,6 @@ class Rendered(NamedTuple):
     """An example rendered with the chat template.
 
     Attributes:
-        prompt: Text before the answer.
         answer: Answer with the end of the turn.
         unthought: True if the prompt opens a thinking block and the example has no thinking.
     """
@@ -70,10 +67,6 @@ class TemplateError(DataError):
     Attributes:
         reason: Problem without the example's location and text, so that examples with the same
             problem have the same reason.
-
-    Args:
-        message: Problem with the example's location and text.
-        reason: Problem alone.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -96,10 +89,6 @@ class ChatTemplate:
         tags: Tags around thinking.
         opened: True if prompts end in an open thinking block, in which the answer starts.
         lead: Text that the template writes between a prompt and the answer.
-
-    Args:
-        tokenizer: Tokenizer with the template.
-        controls: Control tokens of the tokenizer.
 
     Raises:
         ModelError: The template cannot be used, or drops the user's text or the answer.

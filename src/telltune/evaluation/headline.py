@@ -12,7 +12,6 @@ import regex
 
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split
-from telltune.data.thinking import without_thinking
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.inference.labels import UNSPACED, closed_set
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
     from telltune.recipe import Recipe
-
-__all__ = ["TaskAnswers", "choose_metrics", "label_set", "task_answers"]
 
 MOST_LABELS = 250
 SHORT_WORDS, SHORT_CHARACTERS = 3, 40
@@ -130,4 +127,4 @@ def task_answers(
 
 
 def _answers(examples: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(without_thinking(example.completion) for example in examples)
+    return tuple(example.answer for example in examples)

@@ -29,7 +29,8 @@ from telltune.recipe import OverPromptSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
@@ -99,6 +100,14 @@ class GroupPredictor(Predictor):
     def counts(self) -> dict[str, int]:
         """Return the counts of data, as for every method, and of answering so far."""
         return super().counts() | asdict(self.usage)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return a remark if replies to single inputs could not be read."""
+        told = (
+            f"{self.usage.unread} replies to a single input do not contain its number, so each "
+            "whole reply is taken as the answer."
+        )
+        return (told,) if self.usage.unread else ()
 
     def _round(
         self,

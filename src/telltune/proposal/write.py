@@ -11,9 +11,9 @@ import yaml
 
 from telltune.data.checks import question
 from telltune.data.embedded.stable import stable_number
-from telltune.data.formats import ParsedRow
 from telltune.data.given import files_of_data
 from telltune.data.loaders import tables
+from telltune.data.parsed_row import ParsedRow
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from telltune.data.given import AnyData
     from telltune.proposal.survey import Survey
     from telltune.recipe import Columns
-
-__all__ = ["Proposal", "write_recipe"]
 
 RECIPE = "recipe.yaml"
 _PARTS: tuple[Split, ...] = ("train", "dev", "test")
@@ -126,7 +124,7 @@ def _write_parts(
     for example in found.examples["train"]:
         questions[example.origin].append(question(example))
         if found.labels:
-            labels[example.origin] = example.completion.strip()
+            labels[example.origin] = example.answer.strip()
     parts = split_rows(list(questions.values()), list(labels.values()))
     # The order of the rows depends on their texts alone, as the parts do.
     lines = [(stable_number(json_line(dict(row))), row) for row in rows.values()]

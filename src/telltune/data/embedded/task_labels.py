@@ -12,8 +12,6 @@ from telltune.data.examples import Example
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["answer_kind", "explicit_language", "medical_specialty"]
-
 SPECIALTY_FILES = {
     "Anatomy": "anatomy",
     "Biochemistry": "biochemistry",

@@ -1,4 +1,4 @@
-"""Tasks whose answer has a strict form, such as an expression or a JSON object."""
+"""Tasks whose answer is short and exact: an expression, a JSON object or a fact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["equation", "mention_json"]
 
 
 def equation() -> EmbeddedTask:
@@ -122,3 +120,27 @@ def _mentions() -> Iterator[Example]:
             answer = {"mention": found[0], "kind": _MENTION_KINDS[row.text("bias_type")]}
             completion = json.dumps(answer, ensure_ascii=False)
             yield Example(sentence, completion, "stereoset", row.origin)
+
+
+_LONGEST_ANSWER = 5
+
+
+def open_question() -> EmbeddedTask:
+    """Return the task of answering search questions from memory, in a few words."""
+    return EmbeddedTask(
+        "open_question",
+        "A search question is answered from memory, in a few words.",
+        *split(_questions()),
+        anchor_prompt="You answer quiz questions from memory. Give the answer alone, no sentence.",
+        anchor_response="",
+        metrics=("token_f1", "exact_match"),
+    )
+
+
+def _questions() -> Iterator[Example]:
+    for row in read_jsonl("NQ-open/combined.jsonl"):
+        # Only the first right answer is used; the others are mostly spelling variants.
+        answer = " ".join(str(row.fields["answer"][0]).split())
+        question = row.text("question").rstrip("?")
+        if answer not in ("", "N/A") and len(answer.split()) <= _LONGEST_ANSWER:
+            yield Example(f"{question}?", answer, "nq_open", row.origin)

@@ -382,7 +382,8 @@ class Cascade:
         Raises:
             StorageError: The folder cannot be written.
         """
-        write_cascade(Path(folder), self.spec, self.state())
+        with self._lock:
+            write_cascade(Path(folder), self.spec, self.state())
 
     @classmethod
     def load(

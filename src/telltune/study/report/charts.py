@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from telltune.study.statistics.item_changes import ItemCourses
     from telltune.study.statistics.summary import Point, Summary
 
-__all__ = [
-    "efficiency_figures",
-    "emergence_figures",
-    "forgetting_figures",
-    "headline_figure",
-]
-
 # A leverage ratio goes on a line of its own: truncated labels would look the same.
 _TWO_LINES: dict[str, Any] = {
     "labelLimit": 170,

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from telltune.study.statistics.summary import Point
 
-__all__ = ["MAIN", "Series", "label_series", "main_points", "main_series", "series_of"]
-
 MAIN = (
     "base",
     "sft",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from telltune.evaluation.registry import Floats
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["Saving", "monotone", "saving_factor", "tokens_to_reach"]
-
 
 @dataclass(frozen=True, slots=True)
 class Saving:
@@ -31,8 +29,6 @@ class Saving:
 
     Attributes:
         factor: The factor; 2 means that half of the data suffices.
-        low: Lower bound of the confidence interval.
-        high: Upper bound of the confidence interval.
         censored: ">" if SFT reaches the score at no size that was tried, "<" if it reaches the
             score at the smallest size.
         smallest: Smallest size of SFT that was tried, as a factor.

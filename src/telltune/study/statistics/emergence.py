@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from telltune.evaluation.registry import Floats
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["Emergence", "find_jump"]
-
-
 # Steepest slope that still counts as smooth: a logistic curve with this slope over log tokens
 # needs nine times the tokens (exp(ln(81) / 2)) to go from a tenth to nine tenths of its rise.
 _SLOPE = 2.0

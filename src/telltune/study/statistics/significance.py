@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["Spread", "compare_runs", "holm", "mcnemar", "spread_over_seeds"]
-
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -33,7 +31,6 @@ class Spread:
     Attributes:
         interval: Mean over seeds with its interval over items and seeds.
         deviation: Standard deviation between seeds (k - 1 in the denominator); NaN for one seed.
-        seeds: Number of seeds.
     """
 
     interval: Interval
@@ -127,9 +124,6 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of a family of comparisons to control the family-wise error rate.
-
-    Returns:
-        Adjusted p-values in the same order, none smaller than before.
 
     Source: Holm (1979).
     """

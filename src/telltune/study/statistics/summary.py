@@ -18,26 +18,14 @@ from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
 from telltune.study.statistics.resampling import mean_over_seeds
 from telltune.study.statistics.significance import compare_runs, holm, spread_over_seeds
-from telltune.study.statistics.time_breakdown import time_spent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
     from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
-    from telltune.study.statistics.time_breakdown import TimeBreakdown
-
-__all__ = [
-    "REFERENCES",
-    "Comparison",
-    "Point",
-    "SavedData",
-    "Summary",
-    "scored_answers",
-    "scored_run",
-    "summarize",
-]
 
 REFERENCES = ("sft", "sft_anchor")
 """Reference methods of the comparisons: standard fine-tuning without general data."""
@@ -57,20 +45,15 @@ class Point:
     """A method at one size, over its seeds.
 
     Attributes:
-        task: Name of the task.
         name: Name of the method in tables.
         method: Name of the method in recipes.
         size: Maximum number of task tokens; None if the method uses no task data.
         leverage_ratio: Requested leverage ratio; None if the method does not mix.
         task_tokens: Number of task tokens used, averaged over seeds.
         general_tokens: Number of general tokens used, averaged over seeds.
-        metric: Name of the headline metric.
         score: Mean score over seeds.
-        low: Lower bound of the interval of the score.
-        high: Upper bound of the interval of the score.
         deviation: Standard deviation between seeds; None for one seed.
         seeds: Number of seeds.
-        items: Number of test items.
         seconds: Training time in seconds, averaged over seeds.
         forgetting: Forgetting measurements of the rows, averaged over seeds.
         by_seed: Forgetting measurements by seed, to compare methods on the same seeds.
@@ -100,15 +83,10 @@ class Comparison:
     """Comparison of a method with a reference at one size of one task.
 
     Attributes:
-        task: Name of the task.
         size: Maximum number of task tokens of both.
         name: Name of the method in tables.
-        leverage_ratio: Leverage ratio of the method.
         against: Name of the reference.
         difference: Difference of the mean scores; positive if the method is better.
-        low: Lower bound of the interval of the difference.
-        high: Upper bound of the interval of the difference.
-        p_value: Two-sided p-value.
         p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
             of this task.
     """
@@ -130,10 +108,8 @@ class SavedData:
     """The data-saving factor of a method at one size of one task; see `Saving`.
 
     Attributes:
-        task: Name of the task.
         size: Maximum number of task tokens of the method.
         name: Name of the method in tables.
-        leverage_ratio: Leverage ratio of the method.
         against: Name of the reference, whose sizes form the curve.
         data_saving_factor: Task tokens of the reference needed to match one of the method.
         low: Lower bound of the interval; 0 if it may lie below the sizes that were tried.
@@ -155,6 +131,38 @@ class SavedData:
 
 
 @dataclass(frozen=True)
+class TimeBreakdown:
+    """Time breakdown of a study, in seconds.
+
+    The time of a cell is measured from its start to its row. Work with rows under two names counts
+    once. Time between cells (reading the study and its data, writing rows and this summary) and
+    unfinished work of killed processes are not included.
+
+    Attributes:
+        training: Optimizer steps from first to last, including logging and checkpoints.
+        answering: Answers to the test items: reading prompts and decoding answers.
+        general: Losses on and answers to held-out general examples, before and after training.
+        other: Rest of finished cells: loading the base (once per process), tokenizing, sampling the
+            model's own responses (once for all cells), creating and saving adapters, scoring with
+            the bootstrap, and the perplexity if it is a metric.
+        failed: Total time of cells without a score; not part of the overhead.
+        overhead: `other` as a share of the time of finished cells.
+    """
+
+    training: float
+    answering: float
+    general: float
+    other: float
+    failed: float
+    overhead: float
+
+    @property
+    def finished(self) -> float:
+        """Total time of finished cells."""
+        return self.training + self.answering + self.general + self.other
+
+
+@dataclass(frozen=True)
 class Summary:
     """Summary of a study.
 
@@ -163,8 +171,6 @@ class Summary:
         comparisons: Comparisons with each of `REFERENCES` in the study.
         saved: Data-saving factors against each of `REFERENCES` in the study.
         general_curves: Curves of methods that ran with at least four amounts of general data.
-        failed: Cells without a score, with the reason.
-        spent: Time breakdown.
     """
 
     points: list[Point]
@@ -208,6 +214,19 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
             if row.status == "failed"
         ],
         spent=time_spent(rows),
+    )
+
+
+def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
+    """Add up the time of a study's cells."""
+    work = {row.key: row for row in rows}.values()
+    done = [row.seconds for row in work if row.status == "done"]
+    phases = ("training", "answering", "general", "other")
+    by_phase = {phase: sum(seconds[phase] for seconds in done) for phase in phases}
+    return TimeBreakdown(
+        **by_phase,
+        failed=sum(sum(row.seconds.values()) for row in work if row.status == "failed"),
+        overhead=by_phase["other"] / sum(by_phase.values()),
     )
 
 
