@@ -140,7 +140,7 @@ def chat(
 
 
 def _need_web_server(verb: str) -> None:
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
         raise RecipeError(f"`tell {verb}` needs a web server: pip install 'telltune[serve]'.")
 
 
