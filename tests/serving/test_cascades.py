@@ -188,7 +188,7 @@ def test_metrics_count_inputs_costs_failures_and_times(
     assert found[f"cascade_top_failures_total{of}"] == 0
     assert found[f"cascade_top_tokens_total{of}"] == 7 * len(top.seen)
     assert found[f"cascade_cost_total{of}"] < 0.6 * sum(by.values())
-    assert 0.7 < found[f"cascade_agreement_least{of}"] < found[f"cascade_agreement{of}"] <= 1
+    assert 0 < found[f"cascade_agreement_least{of}"] < found[f"cascade_agreement{of}"] <= 1
     for level, count in by.items():
         labels = f'{{model="state",level="{level}"}}'
         assert found[f"request_seconds_count{labels}"] == count
