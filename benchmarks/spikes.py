@@ -8,8 +8,8 @@ twelve steps before it. Each run is also checked as it is: an alarm is false. Th
 - Simulated runs with steps of four examples, 100 for each kind of data. Losses of tokens follow a
   gamma distribution around the example's own difficulty, which is log-normal. The loss of the task
   falls exponentially, and varies more in proportion as it falls, as in recorded runs; that of
-  general texts stays. Labels have two to five tokens with their end mark. A wrong label costs two
-  to nine nats once the task is learned.
+  general texts stays. Labels have one to four tokens. A wrong label costs two to nine nats once the
+  task is learned.
 - Runs of benchmarks/study with a row for each step, of the embedded model. Their rows have the mean
   loss of each source only, which stands in for the median. Means vary more, so this is harder.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from telltune.cli.console import print_table
-from telltune.training.callbacks import LEAST_TOKENS, spike_of
+from telltune.training.callbacks import spike_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def simulated(
                 mean = 2.3 * np.exp(rng.normal(-0.1, 0.45))
                 tokens["general"].append(rng.gamma(0.6, mean / 0.6, count))
                 continue
-            count = rng.integers(2, 6) if labels else rng.integers(10, 60)
+            count = rng.integers(1, 5) if labels else rng.integers(10, 60)
             learned = 1 - usual / start
             shape, spread = 4 - 3.2 * learned, 0.2 + 0.5 * learned
             nll = rng.gamma(shape, usual * np.exp(rng.normal(0, spread)) / shape, count)
@@ -115,7 +115,7 @@ def simulated(
             {
                 f"median_{source}": float(np.median(np.concatenate(parts)))
                 for source, parts in tokens.items()
-                if sum(map(len, parts)) >= LEAST_TOKENS
+                if parts
             }
         )
     return rows

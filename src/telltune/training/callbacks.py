@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
@@ -136,8 +137,6 @@ class Stopwatch(TrainerCallback):
 
 SOURCES = ("general", "task")
 """Sources of examples, in the order of `Step.is_task`."""
-LEAST_TOKENS = 8
-"""Minimum number of response tokens of a source in a step for which a median is recorded."""
 # Maximum number of skipped steps. With more, the run itself is unhealthy.
 _MOST = 3
 # Uniform guessing among all tokens has a loss of ln(vocabulary). A healthy step is far below. A few
@@ -211,7 +210,7 @@ def spike_of(measured: Mapping[str, float], history: Sequence[Mapping[str, float
 
     Args:
         measured: Measurements of the step, with `median_task` and `median_general` in nats per
-            token, or one of them. With few tokens of a source in the step there is none.
+            token, or one of them.
         history: Measurements of the steps before it, in order.
     """
     found = []
@@ -223,7 +222,7 @@ def spike_of(measured: Mapping[str, float], history: Sequence[Mapping[str, float
         recent = list(islice(known, _RECENT))
         if len(recent) < _LEAST_KNOWN:
             continue
-        usual = sorted(recent)[int(_QUANTILE * (len(recent) - 1))]
+        usual = float(np.quantile(recent, _QUANTILE))
         if measured[name] <= max(usual + _MARGIN, usual * _TIMES_RECENT):
             return ""
         found.append(

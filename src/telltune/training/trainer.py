@@ -28,7 +28,7 @@ from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes, trained_parameters
-from telltune.training.callbacks import LEAST_TOKENS, SOURCES
+from telltune.training.callbacks import SOURCES
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
 from telltune.training.processes import processes
@@ -318,10 +318,8 @@ class MixtureTrainer(Trainer):
         self._measured |= {"tokens": seen, "computed_tokens": computed, "seconds": seconds}
         for name, (nll, count, middle) in zip(SOURCES, (found[:3], found[3:]), strict=True):
             if count:
-                self._measured[f"loss_{name}"] = nll / count
-            if count >= LEAST_TOKENS:
                 # Over several processes, the mean of their medians.
-                self._measured[f"median_{name}"] = middle / count
+                self._measured |= {f"loss_{name}": nll / count, f"median_{name}": middle / count}
         if self._learned is not None:
             self._measured |= self._learned.record()
 
