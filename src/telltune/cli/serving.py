@@ -9,13 +9,17 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, TrustModel, app
+from telltune.cli.app import AsJson, MaxNewTokens, ModelFolder, TrustModel, app
 from telltune.cli.console import print_json, print_stream
 from telltune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from telltune.serving.cascades import ServedCascade
+    from telltune.serving.models import ServedModel
 
 _KEY = "TELLTUNE_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -67,7 +71,7 @@ def serve(
         check_names([cascades.get(path, path) for path in paths])
         with phase("loading the models", shown=not as_json):
             others = [path for path in paths if path not in cascades]
-            models = [
+            models: list[ServedModel | ServedCascade] = [
                 *load_models(others, most=max_batch, trust_model=trust_model),
                 *(stack.enter_context(serve_cascade(*each)) for each in cascades.items()),
             ]
@@ -88,14 +92,9 @@ def serve(
 
 @app.command(epilog='Example: tell chat runs/mine --system "Answer in one word."')
 def chat(
-    adapter: Annotated[
-        Path,
-        typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model."),
-    ],
+    adapter: ModelFolder,
     system: Annotated[str | None, typer.Option(help="System turn of the conversation.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer in tokens.")
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     trust_model: TrustModel = False,
 ) -> None:
     """Talk with an adapter in the terminal, or answer the lines of standard input in turn.
