@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import telltune
-from telltune.errors import DataError, TellError
-from telltune.masking import holds_secret, masked
+from telltune.errors import DataError, RecipeError, TellError
+from telltune.masking import masked, secret_in
+from telltune.recipe import recipe_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ TOKEN = "hf_" + "kL0mNopQrS" * 3 + "tUvW"
 )
 def test_a_secret_is_masked_and_the_rest_stays(text: str, wanted: str) -> None:
     assert masked(text) == wanted
-    assert holds_secret(text)
+    assert secret_in(text)
     assert masked(wanted).count("***") == wanted.count("***")
 
 
@@ -50,7 +51,7 @@ def test_a_secret_is_masked_and_the_rest_stays(text: str, wanted: str) -> None:
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
-    assert not holds_secret(text)
+    assert secret_in(text) is None
 
 
 def test_a_token_of_the_environment_is_known_whatever_it_looks_like(
@@ -62,6 +63,25 @@ def test_a_token_of_the_environment_is_known_whatever_it_looks_like(
     assert masked(text) == "denied: ***"
     monkeypatch.setenv("HF_TOKEN", "open")  # too short to be distinguished from a word
     assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://me:pass-word@host/v1", r"a password or token in an address.*`api_key_env`"),
+        ("https://host/v1/api_key&sig=0123", r"a secret in an address \(`sig=\.\.\.`\)"),
+        (f"https://host/{TOKEN}", "a Hugging Face token.*set HF_TOKEN"),
+        ("https://host/open-sesame", "the value of HUGGING_FACE_HUB_TOKEN"),
+    ],
+)
+def test_a_recipe_with_a_secret_is_refused_with_its_kind(
+    url: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "open-sesame")
+    with pytest.raises(RecipeError, match=told) as refused:
+        recipe_from_dict({"task": "equation", "teacher": {"url": url, "model": "large"}})
+    assert ("HF_TOKEN" in str(refused.value)) is ("Hugging" in told)
+    assert "pass-word" not in str(refused.value)
 
 
 def test_errors_mask_what_they_quote() -> None:

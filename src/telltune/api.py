@@ -223,7 +223,12 @@ def fit(
             callbacks=callbacks,
         )
         with ready.method.run(ready.task, ready.general, base, settings) as predictor:
-            warnings = warnings_after(ready.run_plan, ready.task.train, read_log(out / LOG))
+            warnings = warnings_after(
+                ready.run_plan,
+                ready.task.train,
+                read_log(out / LOG),
+                with_classifier=predictor.classifier is not None,
+            )
             if together.count == 1:
                 warnings += _ask(predictor, ready)
         record = read_tell(out)

@@ -46,7 +46,7 @@ class ResultTable:
     def html(self) -> str:
         """Return the table as HTML; all texts are escaped."""
         lines = [f"<p><b>{escape(self.title)}</b></p>", "<table>"]
-        if any(self.heads):
+        if any(self.heads) and self.rows:
             cells = "".join(f"<th>{escape(head)}</th>" for head in self.heads)
             lines.append(f"<thead><tr>{cells}</tr></thead>")
         sides = ["right" if head in NUMBERS else "left" for head in self.heads]

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,17 @@ def cached_json(path: Path, make: Callable[[], Any]) -> Any:
         kept = make()
         write_json(path, kept)
     return kept
+
+
+def cached_and_timed(path: Path, make: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `cached_json` returns, and the time in seconds that making it took."""
+
+    def timed() -> list[Any]:
+        began = time.perf_counter()
+        return [make(), time.perf_counter() - began]
+
+    found, seconds = cached_json(path, timed)
+    return found, seconds
 
 
 @contextmanager

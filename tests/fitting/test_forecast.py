@@ -16,7 +16,8 @@ from telltune.fitting.model_info import load_model_info
 from telltune.methods.registry import get_method
 from telltune.models.kernels.packing import pack
 from telltune.recipe import TrainingSpec, recipe_from_dict
-from telltune.training.speed import recall, remember, training_shape
+from telltune.training.callbacks import StepTime, Stopwatch
+from telltune.training.speed import learn, recall, remember, training_shape
 from telltune.training.steps import StepSampler
 
 if TYPE_CHECKING:
@@ -137,15 +138,26 @@ def test_a_model_seen_for_the_first_time_is_measured_once(
         ("training", {"precision": "bf16"}),
     ],
 )
-def test_another_shape_is_measured_anew(
+def test_the_speed_of_another_shape_is_unknown(
     toy_recipe: dict[str, Any], part: str, change: dict[str, Any]
 ) -> None:
     know(toy_recipe, seconds_per_tflop=1.0)
     assert forecast_of(toy_recipe).seconds is not None
     toy_recipe[part] |= change
     assert forecast_of(toy_recipe).seconds is None
-    if change.get("precision") != "bf16":  # which is slow where it is emulated
-        assert forecast_of(toy_recipe, measure=True).seconds is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gradient_checkpointing": True, "micro_batch_tokens": 128},
+        {"full_parameters": True},
+    ],
+)
+def test_another_shape_is_measured_anew(toy_recipe: dict[str, Any], change: dict[str, Any]) -> None:
+    know(toy_recipe, seconds_per_tflop=1e9)
+    toy_recipe["training"] |= change
+    assert 0 < (forecast_of(toy_recipe, measure=True).seconds or 0) < 1e5
 
 
 @pytest.mark.parametrize(
@@ -162,6 +174,18 @@ def test_what_changes_no_speed_is_the_same_shape(
     know(toy_recipe, seconds_per_tflop=1.0)
     toy_recipe[part] |= change
     assert forecast_of(toy_recipe).seconds is not None
+
+
+def test_one_time_work_of_the_first_step_is_part_of_the_start(toy_recipe: dict[str, Any]) -> None:
+    run_plan, model = ready(toy_recipe)
+    watch = Stopwatch({})
+    watch.steps = {0: StepTime(30.0, 30.5), 1: StepTime(1.0, 1.5), 2: StepTime(1.0, 2.5)}
+    steps = [*enumerate(StepSampler(run_plan.mixture, run_plan.epochs))]
+    facts = {"data": run_plan, "model": model, "recipe": run_plan.recipe, "packed": True}
+    learn(watch, "rehearsal", steps, **facts, load_seconds=4.0, setup_seconds=2.0)  # type: ignore[arg-type]
+    speed = recall(training_shape(model, run_plan.recipe))
+    assert speed is not None
+    assert speed.start_seconds == pytest.approx(4.0 + 2.0 + (30.5 - 2.5))
 
 
 @pytest.mark.usefixtures("no_model")

@@ -19,6 +19,7 @@ def test_guessing_costs_the_entropy_of_the_labels():
     assert guessing_loss(["a", "b", "c", "d"] * 10, 3.0) == pytest.approx(math.log(4) / 3)
     assert guessing_loss(["a"] * 10, 2.0) == 0.0
     assert guessing_loss([f"answer {n}" for n in range(20)], 2.0) is None
+    assert guessing_loss([f"<think>{n}</think>a" for n in range(20)], 9.0) is None
 
 
 def test_a_plan_of_few_steps_warns_and_the_setting_it_names_helps(toy_recipe: dict[str, Any]):
@@ -39,6 +40,16 @@ def test_a_fit_that_learned_nothing_says_so(toy_recipe: dict[str, Any], tmp_path
         and "--set training.learning_rate=auto --set mixture.passes=auto" in warning
         for warning in warnings
     )
+
+
+def test_a_classifier_that_knows_the_labels_is_told_from_the_adapter(
+    toy_recipe: dict[str, Any], tmp_path: Path
+):
+    toy_recipe["training"]["learning_rate"] = 1e-6
+    toy_recipe["method"] = "sft_product"
+    warnings = " ".join(telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings)
+    assert "the adapter did not learn the labels, so the classifier alone decides" in warnings
+    assert "labels were not learned" not in warnings
 
 
 def test_a_fit_that_learned_says_nothing(toy_recipe: dict[str, Any], tmp_path: Path):

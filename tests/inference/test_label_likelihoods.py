@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from telltune.inference import scoring as module
 from telltune.inference.scoring import label_nll
@@ -45,6 +46,35 @@ def test_a_model_that_cannot_be_packed_gets_the_same(
     torch.testing.assert_close(
         label_nll(tiny_base.model, PROMPTS, LABELS), packed, rtol=1e-4, atol=0
     )
+
+
+class Logits(TorchDispatchMode):
+    """Record of the number of logits in each product and in each of its normalizations."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.counts = vocabulary, list[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        aten = torch.ops.aten
+        kinds = (aten.mm, aten.linear, aten.log_softmax, aten._log_softmax)
+        if func.overloadpacket in kinds and found.shape[-1] == self.vocabulary:
+            self.counts.append(found.numel())
+        return found
+
+
+def test_few_logits_exist_at_a_time(tiny_base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = label_nll(tiny_base.model, PROMPTS, LABELS)  # also makes the trials of the kernels
+    vocabulary = tiny_base.model.config.vocab_size
+    monkeypatch.setattr(module, "_LOGITS", 3 * vocabulary)
+    monkeypatch.setattr(module, "can_pack", lambda _: True)
+    cut = module.cut_loss(tiny_base.model)
+    monkeypatch.setattr(module, "cut_loss", lambda _: cut)
+    with Logits(vocabulary) as seen:
+        found = label_nll(tiny_base.model, PROMPTS, LABELS)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=0)
+    assert max(seen.counts) == 3 * vocabulary
 
 
 def test_what_is_shared_is_computed_once(tiny_base: Any, monkeypatch: pytest.MonkeyPatch) -> None:

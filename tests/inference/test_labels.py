@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.inference.labels import names, read_label, same_text, words
+from telltune.inference.labels import closed_set, names, read_label, same_text, words
 
 FIELDS = ("anatomy", "surgery", "medicine")
 
@@ -99,6 +99,12 @@ def test_a_label_that_is_denied_is_not_read(answer: str, label: str | None) -> N
 )
 def test_labels_of_many_kinds(answer: str, labels: tuple[str, ...], label: str | None) -> None:
     assert read_label(answer, labels) == label
+
+
+def test_thinking_is_no_part_of_a_label() -> None:
+    answers = [f"<think>{n} is it.</think>\n\n{('ball', 'box')[n % 2]}" for n in range(8)]
+    assert closed_set(answers) == ("ball", "box")
+    assert closed_set([f"[THINK]{n}[/THINK]{n}" for n in range(8)]) == ()
 
 
 @given(

@@ -6,12 +6,14 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError
+from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.fitting.protocol import Settings
 from telltune.methods.numbered import read_answers, say_answers
 from telltune.methods.over_prompt import (
@@ -94,6 +96,9 @@ def test_a_single_reply_without_a_key_is_the_answer_and_counted(tiny_base: Any) 
     found = predictor(tiny_base, lambda text, _: f"it is {numbers_in(text)[0]}", inputs=2)
     assert found.predict(ITEMS[:2]) == ["it is 0", "it is 1"]
     assert found.usage.unread == 2
+    lengths = np.array([2, 2])
+    [told] = scoring_warnings(found, ["0", "1"], lengths, ["it is 0", "it is 1"], (), None)
+    assert told.startswith("2 replies to a single input do not contain its number")
 
 
 def test_groups_that_the_context_cannot_hold_shrink(tiny_base: Any) -> None:

@@ -46,12 +46,15 @@ def reasoned(
     }
 
 
-def test_a_column_stands_before_the_answer(reasoned: dict[str, Any], tiny_base: Any) -> None:
+def test_a_column_stands_before_the_answer(
+    reasoned: dict[str, Any], tiny_base: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = recipe_from_dict(reasoned)
     task, _ = with_reasons(load_task(recipe), tiny_base, recipe)
     said = {example.prompt: example.completion for example in task.train}
     assert said["item 3"] == "3 is odd.\nAnswer: box"
     assert said["item 11"] == "Answer: box"
+    assert "1 of 12 examples have no rationale, so they are learned" in caplog.text
 
 
 def test_a_model_reasons_and_gives_the_answer_alone(
@@ -65,6 +68,7 @@ def test_a_model_reasons_and_gives_the_answer_alone(
     assert not any(check.held is False for check in verify(tmp_path / "out").checks)
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_without_a_column_the_model_writes_reasons_for_labels_alone(
     toy_recipe: dict[str, Any], tiny_base: Any, tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> None:

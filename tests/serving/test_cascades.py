@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ import openai
 import pytest
 import yaml
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 import telltune
 from asking import asked, http, until
@@ -106,9 +106,15 @@ def ask(client: OpenAI, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def metrics(client: OpenAI) -> dict[str, float]:
-    _, text = http(client, "/metrics")
-    found = re.findall(r"^telltune_(\S+?(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    """Return the values by name and labels, such as `requests_total{model="state"}`."""
+    found = {}
+    for family in text_string_to_metric_families(http(client, "/metrics")[1]):
+        for one in family.samples:
+            given = [(key, one.labels.get(key)) for key in ("model", "level", "le")]
+            labels = ",".join(f'{key}="{value}"' for key, value in given if value)
+            name = one.name.removeprefix("telltune_")
+            found[f"{name}{{{labels}}}" if labels else name] = one.value
+    return found
 
 
 @pytest.fixture(scope="module")

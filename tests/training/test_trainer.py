@@ -24,6 +24,7 @@ from telltune.models import LoadedModel, load_base
 from telltune.recipe import Recipe, recipe_from_dict
 from telltune.training import run as training_run
 from telltune.training.adapter import add_lora
+from telltune.training.callbacks import LEAST_TOKENS
 from telltune.training.checkpoints import Checkpoints
 from telltune.training.steps import Step, StepSampler
 from telltune.training.trainer import MixtureTrainer, training_arguments
@@ -144,6 +145,8 @@ def test_the_log_has_one_whole_line_a_step(
         counts = {True: 0, False: 0}
         for (ids, prompt_length), kind in zip(step.rows, kinds, strict=True):
             counts[kind] += len(ids) - prompt_length
+        for kind, name in ((True, "median_task"), (False, "median_general")):
+            assert (name in row) == (counts[kind] >= LEAST_TOKENS)
         total = counts[True] * row.get("loss_task", 0) + counts[False] * row.get("loss_general", 0)
         assert row["loss"] == pytest.approx(total / sum(counts.values()), abs=1e-3)
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from telltune.classifiers.classifier import Classifier
-from telltune.classifiers.features import learn_features, prompt_text
+from telltune.classifiers.features import learn_features, prompt_text, tfidf_of_others
 from telltune.classifiers.heads import fit_head
 from telltune.valuation.embeddings import INSTALL, is_installed
 from telltune.valuation.folds import draw_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -116,12 +116,17 @@ def choose_classifier(
     """
     lacking = not kinds and not is_installed()
     kinds = kinds or (["tfidf"] if lacking else TEXT_KINDS)
-    answers = [example.completion for example in labeled]
+    answers = [example.answer for example in labeled]
     texts = [prompt_text(example) for example in (*labeled, *inputs)]
     features = {kind: learn_features(kind, texts) for kind in kinds}
     vectors = {kind: features[kind](texts) for kind in kinds}
     tried = [_Candidate(kind, head) for head in _HEADS if inputs or head != "em" for kind in kinds]
-    held_out = {one: _held_out(one, vectors[one.features], labeled, seed) for one in tried}
+    # Words of held-out examples are unknown, as those of new inputs will be.
+    without: dict[TextKind, Callable[[NDArray[np.intp]], Any]] = {
+        kind: tfidf_of_others(texts) if kind == "tfidf" else lambda _: vectors["encoder"]
+        for kind in kinds
+    }
+    held_out = {one: _held_out(one, without[one.features], labeled, seed) for one in tried}
     best = max(tried, key=lambda one: held_out[one].right)
     right, weight = held_out[best].right, held_out[best].weight
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
@@ -139,10 +144,23 @@ def choose_classifier(
     return Choice(classifier, weight, others, (note, f"Chosen: {best}."))
 
 
-def _held_out(one: _Candidate, vectors: Any, labeled: Sequence[Example], seed: int) -> _HeldOut:
-    """Score each labeled example by classifiers trained on other folds and the inputs."""
-    names, numbers = np.unique([example.completion for example in labeled], return_inverse=True)
-    answers, unlabeled = names[numbers], vectors[len(numbers) :]
+def _held_out(
+    one: _Candidate,
+    without: Callable[[NDArray[np.intp]], Any],
+    labeled: Sequence[Example],
+    seed: int,
+) -> _HeldOut:
+    """Score each labeled example by classifiers trained on other folds and the inputs.
+
+    Args:
+        one: Classifier.
+        without: Function from indices of held-out examples to the vectors of all labeled and
+            unlabeled texts, learned from the others.
+        labeled: Labeled examples.
+        seed: Seed of the folds.
+    """
+    names, numbers = np.unique([example.answer for example in labeled], return_inverse=True)
+    answers, count = names[numbers], len(numbers)
     scores, labels = [], []
     for number in range(_ASSIGNMENTS):
         rng = np.random.default_rng((seed, number))
@@ -150,7 +168,8 @@ def _held_out(one: _Candidate, vectors: Any, labeled: Sequence[Example], seed: i
         for held in np.unique(fold):
             kept, asked = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
             known = answers[kept].tolist()
-            head = fit_head(one.head, one.features, vectors[kept], known, unlabeled)
+            vectors = without(asked)
+            head = fit_head(one.head, one.features, vectors[kept], known, vectors[count:])
             found = head.scores(vectors[asked])
             # A label that the training folds lack gets the lowest score of all.
             every = np.full((len(asked), len(names)), found.min())

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
+
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.errors import ModelError
 from telltune.models import base_revision, load_base, without_rights
@@ -22,9 +24,8 @@ from telltune.valuation.embeddings import (
 from telltune.valuation.prompt_states import prompt_states
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
@@ -249,6 +250,29 @@ def learn_features(kind: TextKind, texts: Sequence[str]) -> Features:
             examples it scored 51 instead of 67 (4 draws, 200 items).
     """
     return EncoderFeatures() if kind == "encoder" else TfidfFeatures.learned(texts)
+
+
+def tfidf_of_others(texts: Sequence[str]) -> Callable[[NDArray[np.intp]], Any]:
+    """Return a function that learns TF-IDF from a part of the texts.
+
+    Args:
+        texts: All texts.
+
+    Returns:
+        Function from indices of held-out texts to the vectors of all texts, (texts, words). Words
+        and their document frequencies are those of the other texts.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
+    counts = CountVectorizer(token_pattern=_WORD).fit_transform(texts)
+
+    def vectors(held_out: NDArray[np.intp]) -> Any:
+        others = counts[np.delete(np.arange(len(texts)), held_out)]
+        known = others.getnnz(axis=0) > 0
+        learned = TfidfTransformer(sublinear_tf=True).fit(others[:, known])
+        return learned.transform(counts[:, known])
+
+    return vectors
 
 
 def features_from(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:

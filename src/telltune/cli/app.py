@@ -20,7 +20,7 @@ GROUPS = {
     "Make": ("init", "fit", "pick", "anchor", "score", "synthesize"),
     "Look": ("check", "show", "plan", "verify", "diagnose", "env", "config-schema"),
     "Compare": ("evaluate", "compare", "recommend", "study", "report", "continual", "quanta"),
-    "Serve": ("predict", "export", "serve", "chat", "cascade"),
+    "Serve": ("predict", "export", "serve", "chat", "ui", "cascade"),
 }
 """Verbs in the order of the help, by what they are for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -57,14 +58,13 @@ def serve(
     from its largest model while it answers. Requests must carry the key in TELLTUNE_API_KEY if it
     is set.
     """
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise RecipeError("`tell serve` needs a web server: pip install 'telltune[serve]'.")
+    _need_web_server("serve")
     from telltune.serving.server import Server, open_port
 
     # The port is tried before the models are loaded, which takes longer.
     with open_port(host, port) as opened, ExitStack() as stack:
-        from telltune.serving.cascades import cascade_folders, serve_cascade
-        from telltune.serving.models import check_names, load_models
+        from telltune.serving.cascades import ServedCascade, cascade_folders, serve_cascade
+        from telltune.serving.models import ServedModel, check_names, load_models
         from telltune.training.progress import phase
 
         cascades = cascade_folders(paths, out)
@@ -90,6 +90,34 @@ def serve(
         Server(models, key).run_on(opened)
 
 
+@app.command(epilog="Example: tell ui experiments")
+def ui(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with data, recipes and runs.")
+    ] = Path(),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8765,
+) -> None:
+    """Work in the browser: check data, plan, fit, try prompts and read reports.
+
+    The page can only be opened on this machine, at the address that is printed.
+    """
+    _need_web_server("ui")
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is not a folder; name the one with your data.")
+    from telltune.serving.server import open_port
+
+    with open_port("127.0.0.1", port) as opened:
+        from telltune.ui import Workspace, serve_page
+
+        token = secrets.token_urlsafe(16)
+        typer.echo(f"Open http://127.0.0.1:{opened.getsockname()[1]}/?token={token}")
+        typer.echo("Ctrl-C ends; a run that is going on ends with a checkpoint.")
+        sys.stdout.flush()
+        serve_page(Workspace(folder), opened, token)
+
+
 @app.command(epilog='Example: tell chat runs/mine --system "Answer in one word."')
 def chat(
     adapter: ModelFolder,
@@ -108,6 +136,11 @@ def chat(
     with phase("loading the model"):
         [model] = load_models([adapter], most=1, trust_model=trust_model)
     talk(model, _lines(), _write, system=system, max_new_tokens=max_new_tokens)
+
+
+def _need_web_server(verb: str) -> None:
+    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
+        raise RecipeError(f"`tell {verb}` needs a web server: pip install 'telltune[serve]'.")
 
 
 def _write(text: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from telltune.data.thinking import without_thinking
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -41,6 +43,11 @@ class Example:
     rationale: str = ""
     reasoning: str = ""
     tools: str = ""
+
+    @property
+    def answer(self) -> str:
+        """Completion without the thinking at its start, such as `<think>...</think>`."""
+        return without_thinking(self.completion)
 
 
 @dataclass(frozen=True, slots=True)

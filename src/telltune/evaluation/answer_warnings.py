@@ -90,6 +90,7 @@ def scoring_warnings(
         found += _cut(predictor.cut, len(predictions), predictor.max_new_tokens)
     labels = () if answers is None else answers.labels
     found += answer_warnings(predictor, predictions, references, labels)
+    found += predictor.remarks()
     if "json_field_accuracy" in metrics:
         found += _not_json(references)
     return tuple(found)

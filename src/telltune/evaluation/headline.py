@@ -12,7 +12,6 @@ import regex
 
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split
-from telltune.data.thinking import without_thinking
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.inference.labels import UNSPACED, closed_set
@@ -128,4 +127,4 @@ def task_answers(
 
 
 def _answers(examples: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(without_thinking(example.completion) for example in examples)
+    return tuple(example.answer for example in examples)

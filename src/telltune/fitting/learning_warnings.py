@@ -7,6 +7,7 @@ from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from telltune.data.thinking import without_thinking
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
@@ -42,18 +43,25 @@ def guessing_loss(answers: Sequence[str], response_tokens: float) -> float | Non
     """Return the loss per token in nats of a model that guesses labels by their frequency.
 
     This is the entropy of the labels divided by the mean number of response tokens, end of turn
-    included. None if the answers are not a closed set of labels.
+    included. None if the answers are not labels alone, without thinking.
     """
-    if not closed_set(answers):
+    if not closed_set(answers) or any(without_thinking(text) != text for text in answers):
         return None
     shares = [count / len(answers) for count in Counter(answers).values()]
     return -sum(share * math.log(share) for share in shares) / response_tokens
 
 
 def warnings_after(
-    run_plan: RunPlan, examples: Sequence[Example], log: Sequence[dict[str, Any]]
+    run_plan: RunPlan,
+    examples: Sequence[Example],
+    log: Sequence[dict[str, Any]],
+    *,
+    with_classifier: bool = False,
 ) -> list[str]:
-    """Return a warning if the task loss in the training log shows that a run did not learn."""
+    """Return a warning if the task loss in the training log shows that a run did not learn.
+
+    With `with_classifier`, a classifier chooses the labels together with the adapter.
+    """
     losses = [row["loss_task"] for row in log if "loss_task" in row]
     if not losses:
         return []
@@ -63,10 +71,13 @@ def warnings_after(
         [example.completion for example in examples], float(run_plan.task.response_lengths.mean())
     )
     # With a single label the guessing loss is 0, so the loss is compared with its first value.
+    missed = "the labels were not learned"
+    if with_classifier:
+        missed = "the adapter did not learn the labels, so the classifier alone decides the answers"
     if guessing and final > _WORSE_THAN_GUESSING * guessing:
         found = (
             f"the task loss ended at {final:.2f} nats per token, but guessing the labels by their "
-            f"frequency gives {guessing:.2f}: the labels were not learned"
+            f"frequency gives {guessing:.2f}: {missed}"
         )
     elif not guessing and final > _HARDLY_MOVED * first:
         found = (

@@ -188,6 +188,11 @@ class PreTraining:
             got = replace(got, asked=got.asked + long, refused=refused)
         self.yields, self.seconds = (*self.yields, got), self.seconds + got.seconds
         if got.examples:
+            if self.method.equal_steps and lever.use_as != "once":
+                # With `once`, further passes stand for TELL's general data; here they are counted.
+                tell = replace(self.method, equal_steps=False)
+                plan = build_run_plan(tell, self.task, self.general, self.known, self.recipe)
+                counts = plan.counts
             self._place(trained_on, got, lever, counts)
 
     def _find_unlabeled(self, labeled: tuple[Example, ...]) -> None:

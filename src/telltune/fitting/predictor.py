@@ -206,6 +206,10 @@ class Predictor:
         """Return the counts of data and steps, and any counts of answering so far."""
         return self.cost.counts() | (asdict(self.asked) if self.asked is not None else {})
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return remarks on the answers so far, one sentence each."""
+        return ()
+
     @property
     def asked(self) -> ApiUsage | None:
         """Counts of what the teacher was asked so far; None without a teacher."""

@@ -98,8 +98,6 @@ class TrainedMethod(AdapterMethod):
             stack.callback(release)
             seconds += ground.seconds
             trained = predictor(model)
-            if stopping is not None and stopping.ended:
-                steps = stopping.looks[-1].step
             run_plan = run_plan.stopped_after(steps)
             cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
             weights = whole_weights(model)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import regex
 
+from telltune.data.thinking import without_thinking
 from telltune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -221,13 +222,13 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
       does not make them labels.
 
     Args:
-        answers: Completions of a task; empty ones are ignored.
+        answers: Completions of a task. Empty ones are ignored, and so is thinking at their start.
         most: Maximum number of labels.
 
     Returns:
-        The different answers as written, sorted.
+        The different answers as written, without thinking, sorted.
     """
-    seen = [answer for answer in answers if answer.strip()]
+    seen = [answer for answer in map(without_thinking, answers) if answer.strip()]
     counts = Counter(map(label_key, seen))
     different = len(counts)
     numbers = sum(map(_is_number, counts))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from telltune.inference.packed_engine import shared_length
+from telltune.inference.packed_engine import shared_length, starts_with
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.layout import Layout, Segment
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from telltune.data.encoded import EncodedSet
+    from telltune.models.kernels.cut_loss import CutLoss
+
+_LOGITS = 2**24
+"""Number of logits of labels that are normalized at once."""
 
 
 def response_nll(model: Any, encoded: EncodedSet, *, budget: int = 2048) -> torch.Tensor:
@@ -74,10 +78,16 @@ def label_nll(
         return _apart(model, prompts, labels, found, on_done)
     shared = shared_length(prompts)
     shared = shared if shared >= LEAST_SHARED else 0
-    with shared_cores(), torch.inference_mode(), FusedLora(model), packed_attention(model):
-        for row in _rows(prompts, labels, shared, budget):
+    rows = list(_rows(prompts, labels, shared, budget))
+    at_once = max(_LOGITS // int(model.config.get_text_config().vocab_size), 1)
+    with shared_cores(), torch.inference_mode(), FusedLora(model):
+        # It tries the model, which takes longer than the logits of a short row.
+        cut = cut_loss(model) if any(len(row.kept) > at_once for row in rows) else None
+        attending = packed_attention(model)
+    with shared_cores(), torch.inference_mode(), FusedLora(model), attending:
+        for row in rows:
             adapt_threads()
-            found[row.items] = row.nll(model)
+            found[row.items] = row.nll(model, cut, at_once)
             if on_done is not None:
                 on_done(len(row.items))
     return found
@@ -122,6 +132,16 @@ class PromptRow:
         self.segments.append(Segment(len(tokens), prefix))
         return len(self.segments) - 1
 
+    def add_behind(self, shared: Sequence[int], prompt: Sequence[int]) -> int:
+        """Append a prompt to the shared prefix of the row, and return its end in the row.
+
+        The tokenizer may merge the end of the prefix and the start of a prompt. Such a prompt
+        stands alone.
+        """
+        start = len(shared) if shared and starts_with(prompt, shared) else 0
+        self.add(prompt[start:], start, 0 if start else -1)
+        return len(self.ids)
+
     def add_item(self, item: int, prompt: Sequence[int], shared: int) -> None:
         """Append a prompt and all labels to the row."""
         segment = self.add(prompt[shared:], shared, 0 if shared else -1)
@@ -151,14 +171,26 @@ class PromptRow:
             **settings,
         )
 
-    def nll(self, model: Any) -> Tensor:
-        """Return the sum over the tokens of each label, (items, labels)."""
-        likelihood = self.outputs(model, self.kept).logits[0].float().log_softmax(-1)
-        device = likelihood.device
+    def nll(self, model: Any, cut: CutLoss | None, at_once: int) -> Tensor:
+        """Return the sum over the tokens of each label, (items, labels).
+
+        Args:
+            model: Causal language model.
+            cut: Its output layer without logits, from `cut_loss`; None computes all logits at once.
+            at_once: Number of positions whose logits are normalized at once.
+        """
+        with cut or nullcontext():
+            outputs = self.outputs(model, self.kept).logits[0]
+        device = outputs.device
         items, numbers, kept, targets = torch.tensor(self.looks).T
         sums = torch.zeros(len(self.items), len(self.labels), dtype=torch.float64)
-        looked = -likelihood[kept.to(device), targets.to(device)].double().cpu()
-        return sums.index_put_((items, numbers), looked, accumulate=True)
+        for first in range(0, len(self.kept), at_once):
+            part = outputs[first : first + at_once]
+            likelihood = (part if cut is None else cut.logits(part)).float().log_softmax(-1)
+            here = (kept >= first) & (kept < first + at_once)
+            looked = -likelihood[(kept[here] - first).to(device), targets[here].to(device)]
+            sums.index_put_((items[here], numbers[here]), looked.double().cpu(), accumulate=True)
+        return sums
 
 
 def _rows(

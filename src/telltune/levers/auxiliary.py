@@ -9,7 +9,6 @@ Since the prompts contain true labels, the results are for training only.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -25,7 +24,7 @@ from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, cached_json, content_key
+from telltune.storage import cache_folder, cached_and_timed, content_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,7 @@ _DECIDES = "So what is the answer?"
 _TEMPERATURE = 0.7
 _LONGEST = 48
 _ATTEMPTS = 10
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class Auxiliary(Synthesis):
         Raises:
             DataError: The answers are not a closed set of labels.
         """
-        began = time.perf_counter()
-        chains = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
+        chains, seconds = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
         made = tuple(auxiliary_examples(task.train, chains))
         asked = len(AUXILIARY) * len(chains)
         note = (
@@ -107,7 +105,7 @@ class Auxiliary(Synthesis):
             asked,
             {"empty text": asked - len(made)} if asked > len(made) else {},
             (note,),
-            time.perf_counter() - began,
+            seconds,
             self.shots(task),
         )
 
@@ -119,7 +117,7 @@ def refine(
     *,
     teacher: ApiClient | None = None,
     seed: int = 0,
-) -> list[Chain]:
+) -> tuple[list[Chain], float]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
     Every attempt is cached on disk. The instruction is the system message. The teacher, by default
@@ -127,7 +125,8 @@ def refine(
     gives the likelihood of the labels.
 
     Returns:
-        The best chain of each example: the one with the highest likelihood of the true label.
+        The best chain of each example: the one with the highest likelihood of the true label. And
+        the time of all attempts in seconds, also of cached ones.
 
     Raises:
         DataError: The answers are not a closed set of labels.
@@ -149,10 +148,10 @@ def refine(
             if before is None or chain.likelihood >= before.likelihood:
                 chains[i] = chain
             told[i] = guess
-        wrong = [i for i in wrong if told[i] != examples[i].completion]
+        wrong = [i for i in wrong if told[i] != examples[i].answer]
         if not wrong:
             break
-    return [chain for chain in chains if chain is not None]
+    return [chain for chain in chains if chain is not None], asker.seconds
 
 
 def auxiliary_examples(examples: Sequence[Example], chains: Sequence[Chain]) -> list[Example]:
@@ -188,6 +187,7 @@ class _Asker:
     ) -> None:
         self.base, self.teacher, self.examples, self.labels = base, teacher, examples, labels
         self.instruction, self.seed = instruction, seed
+        self.seconds = 0.0
         self._encoder = Encoder(base.tokenizer)
         self._label_ids = self._encoder.completions(
             [replace(examples[0], completion=label, reasoning="") for label in labels]
@@ -209,7 +209,8 @@ class _Asker:
         """
         shown = [[i, told.get(i)] for i in wrong]
         path = cache_folder("auxiliary") / f"{content_key(*self._key, number, shown)}.json"
-        kept = cached_json(path, partial(self._ask, number, wrong, told))
+        kept, seconds = cached_and_timed(path, partial(self._ask, number, wrong, told))
+        self.seconds += seconds
         return [(i, Chain(**chain), guess) for i, chain, guess in kept]
 
     def _ask(
@@ -236,7 +237,7 @@ class _Asker:
         likely = (-nll).softmax(dim=1)
         found = []
         for row, i in enumerate(wrong):
-            true = self.labels.index(self.examples[i].completion)
+            true = self.labels.index(self.examples[i].answer)
             guess = int(likely[row].argmax())
             chain = Chain(
                 said["evidence"][row],
@@ -252,7 +253,7 @@ class _Asker:
         example = self.examples[i]
         hint = ""
         if guess is not None:
-            hint = f"\n\nThe answer is {example.completion}, not {guess}. Look again."
+            hint = f"\n\nThe answer is {example.answer}, not {guess}. Look again."
         return Example(
             f"{example.prompt}{hint}\n\n{_ASKS[AUXILIARY[0]]}",
             "",

@@ -101,7 +101,7 @@ class PseudoLabel:
             return Yield(self.name, (), len(inputs), refused, chosen.notes, seconds)
         scorer = chosen.classifier.scorer
         labels, confidence = scorer.best(chosen.inputs), scorer.confidence(chosen.inputs)
-        shares = class_shares([example.completion for example in labeled])
+        shares = class_shares([example.answer for example in labeled])
         kept = _most_confident(labels, confidence, shares, self.spec.examples)
         made = tuple(
             replace(inputs[i], completion=labels[i], confidence=float(confidence[i])) for i in kept

@@ -10,7 +10,6 @@ for the rarest labels, and surplus examples of frequent labels are discarded.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, cached_json, content_key
+from telltune.storage import cache_folder, cached_and_timed, content_key
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ _AT_ONCE = 32
 _SHOWN = (4, 4)
 """Maximum numbers of demonstrations and of the model's earlier inputs in a request."""
 _ANSWERING_TEMPERATURE = 0.2
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ class SelfGuide(Synthesis):
             DataError: There are fewer than two labeled examples, or no example is kept; the message
                 then has the counts by reason.
         """
-        began = time.perf_counter()
         spec, demonstrations = self.spec, task.train
         if len(demonstrations) < 2:
             raise DataError(
@@ -123,7 +121,7 @@ class SelfGuide(Synthesis):
             asked,
             {reason: count for reason, count in refused.most_common() if count},
             (f"Inputs were written in {rounds} rounds.",),
-            time.perf_counter() - began,
+            writer.seconds,
             self.shots(task),
         )
         if not found:
@@ -132,7 +130,10 @@ class SelfGuide(Synthesis):
 
 
 class _Writer:
-    """Writes inputs and answers, one round at a time."""
+    """Writes inputs and answers, one round at a time.
+
+    `seconds` is the time that it took, also for cached rounds.
+    """
 
     def __init__(
         self,
@@ -147,6 +148,7 @@ class _Writer:
         self.teacher = teacher
         self._speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
         self.spec, self.seed = spec, seed
+        self.seconds = 0.0
         self.labels = closed_set(example.completion for example in demonstrations)
         self._encoder = Encoder(base.tokenizer)
         lengths = self._encoder.encode(demonstrations)
@@ -191,7 +193,10 @@ class _Writer:
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
         whole = (_VERSION, self._speaker, demonstrations, self.instruction, self.seed, *key)
-        return cached_json(cache_folder("self_guide") / f"{content_key(*whole)}.json", write)
+        path = cache_folder("self_guide") / f"{content_key(*whole)}.json"
+        written, seconds = cached_and_timed(path, write)
+        self.seconds += seconds
+        return written
 
     @property
     def _system(self) -> Message:
@@ -216,7 +221,7 @@ class _Writer:
         """Return a request for an input, with earlier requests and inputs as its history."""
         most, most_own = _SHOWN
         shown = [self.demonstrations[i] for i in rng.permutation(len(self.demonstrations))[:most]]
-        turns = [(self._ask(e.completion if self.labels else None), e.prompt) for e in shown]
+        turns = [(self._ask(e.answer if self.labels else None), e.prompt) for e in shown]
         if earlier and label is None:
             own = rng.permutation(len(earlier))[: int(rng.integers(0, most_own + 1))]
             turns = [(self._ask(None), earlier[i].prompt) for i in own] + turns

@@ -101,6 +101,14 @@ class GroupPredictor(Predictor):
         """Return the counts of data, as for every method, and of answering so far."""
         return super().counts() | asdict(self.usage)
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return a remark if replies to single inputs could not be read."""
+        told = (
+            f"{self.usage.unread} replies to a single input do not contain its number, so each "
+            "whole reply is taken as the answer."
+        )
+        return (told,) if self.usage.unread else ()
+
     def _round(
         self,
         examples: Sequence[Example],

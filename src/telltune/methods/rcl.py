@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,16 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
         )
     reasons = [example.rationale for example in examples]
     if not any(reasons):
-        chains = refine(base, examples, instruction_of(task), seed=recipe.seed)
+        chains, _ = refine(base, examples, instruction_of(task), seed=recipe.seed)
         reasons = [f"{chain.evidence} {chain.reason}" if chain.agreed else "" for chain in chains]
+    if lacking := sum(not reason for reason in reasons):
+        logging.getLogger(__name__).warning(
+            "Method `rcl`: %d of %d examples have no rationale%s, so they are learned from their "
+            "answers alone.",
+            lacking,
+            len(examples),
+            "" if any(e.rationale for e in examples) else " from which the true answer follows",
+        )
     train = tuple(
         replace(e, completion=f"{reason.strip()}\n{_ANSWER} {e.completion}".lstrip())
         for e, reason in zip(examples, reasons, strict=True)

@@ -124,7 +124,7 @@ def _write_parts(
     for example in found.examples["train"]:
         questions[example.origin].append(question(example))
         if found.labels:
-            labels[example.origin] = example.completion.strip()
+            labels[example.origin] = example.answer.strip()
     parts = split_rows(list(questions.values()), list(labels.values()))
     # The order of the rows depends on their texts alone, as the parts do.
     lines = [(stable_number(json_line(dict(row))), row) for row in rows.values()]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
-from telltune.masking import holds_secret
+from telltune.masking import secret_in
 
 
 class ConfigModel(BaseModel):
@@ -28,10 +28,10 @@ class ConfigModel(BaseModel):
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 continue
-            if holds_secret(text):
+            if secret := secret_in(text):
+                what, instead = secret
                 raise ValueError(
-                    "contains a token or password, which would be written to every output; remove "
-                    "it and set HF_TOKEN in the environment"
+                    f"contains {what}, which would be written to every output; remove it: {instead}"
                 )
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError("contains an unpaired surrogate; replace the character")

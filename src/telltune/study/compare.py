@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from telltune.recipe import as_recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell
-from telltune.study.results import PREDICTIONS
+from telltune.study.results import PREDICTIONS, same_data
 from telltune.study.runner import FAILURES, CellWorker
 from telltune.study.spec import ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
@@ -64,6 +65,7 @@ class ComparisonRow:
         difference_low: Lower bound of the confidence interval of `difference`.
         difference_high: Upper bound of the confidence interval of `difference`.
         p_value: Two-sided p-value of `difference`; see `compare_runs`.
+        hashes: Hashes of the data that the method read, and of the base model.
     """
 
     method: str
@@ -83,6 +85,7 @@ class ComparisonRow:
     difference_high: float | None = None
     p_value: float | None = None
     unlabeled_examples: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 class Comparison(list[ComparisonRow], InNotebooks):
@@ -176,7 +179,8 @@ def compare(
 
     All methods are checked before the first one runs. Adapters and baselines are saved to
     `out/METHOD`, scored answers to `out/predictions/METHOD.jsonl`, and rows to `out/summary.json`.
-    A repeated call with the same folder and recipe runs only the methods that have no row yet.
+    A repeated call with the same folder and recipe runs only the methods that have no row yet, and
+    those whose data changed since.
 
     Args:
         recipe: Recipe file, dictionary or `Recipe`.
@@ -211,13 +215,22 @@ def compare(
         check_trackers(recipe.training.report_to)
         worker = _checked(cells, out, progress=progress)
         record_recipe(out, recipe, overwrite=overwrite)
-        rows = _read_rows(out)
+        read = _read_rows(out)
+        rows = [row for row in read if _is_current(row, recipe, worker)]
         done = {row.method for row in rows}
+        changed = {row.method for row in read} - done
+        if changed:
+            logging.getLogger(__name__).warning(
+                "Data changed since %s ran, so earlier rows are left out.",
+                ", ".join(sorted(changed)),
+            )
         left = [cell for cell in cells if cell.method not in done]
         if left:
             worker.base(recipe)  # without it, every method would fail
         failed = []
         for cell in left:
+            if cell.method in changed:
+                shutil.rmtree(out / cell.method, ignore_errors=True)
             found = worker.run(cell, cell.method)
             if found.status == "failed":
                 failed.append(f"{found.method} failed: {found.reason.rstrip('.')}")
@@ -275,7 +288,16 @@ def _row(found: ResultRow) -> ComparisonRow:
         None if loss is None else round(loss, 3),
         None if leakage is None else round(leakage, 3),
         unlabeled_examples=found.counts["unlabeled_examples"],
+        hashes=found.hashes,
     )
+
+
+def _is_current(row: ComparisonRow, recipe: Recipe, worker: CellWorker) -> bool:
+    """Return whether the data of a row are as they were; its version may not have recorded them."""
+    if not row.hashes:
+        return True
+    cell = cell_of(recipe.model_copy(update={"method": row.method}))
+    return same_data(row.hashes, worker.all_hashes(cell))
 
 
 def _read_rows(out: Path) -> list[ComparisonRow]:

@@ -12,6 +12,7 @@ from telltune.errors import StorageError
 from telltune.storage import writing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from telltune.data.files import Split
@@ -47,7 +48,7 @@ class ResultRow:
         curve: Training loss as lists of equal length: `step`, and for each source (`task`,
             `general`) the mean loss per token since the previous point, None if it had no tokens.
             Thinned to at most 60 points; empty if nothing was trained.
-        hashes: Hashes of the task's training and test data, the general data and the base model.
+        hashes: Hashes of the data that the cell reads, and of the base model.
         versions: Versions of telltune, its code, and its libraries.
         recipe: Complete recipe.
     """
@@ -197,12 +198,25 @@ class Results:
             ) from None
 
 
-def is_finished(row: ResultRow, *, needs_forgetting: bool) -> bool:
+def is_finished(
+    row: ResultRow, *, needs_forgetting: bool, hashes: Mapping[str, str] | None = None
+) -> bool:
     """Return whether a cell does not need to run again.
 
-    A row from an earlier edit without general data lacks measurements of forgetting.
+    Args:
+        row: Row of the cell.
+        needs_forgetting: Whether the study measures forgetting. A row from an earlier edit without
+            general data lacks these measurements.
+        hashes: Hashes of the cell's data now, also of data that are not part of its key. A row of
+            an earlier version lacks some of them.
     """
-    return row.status == "done" and (bool(row.forgetting) or not needs_forgetting)
+    measured = bool(row.forgetting) or not needs_forgetting
+    return row.status == "done" and measured and same_data(row.hashes, hashes or {})
+
+
+def same_data(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Return whether the hashes that both have are equal."""
+    return all(now[name] == before[name] for name in before.keys() & now.keys())
 
 
 def place(cell: Cell | ResultRow) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.contents import contents_of
-from telltune.data.fingerprint import code_hash
+from telltune.data.fingerprint import code_hash, file_hash
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import TellError
 from telltune.evaluation.forgetting import (
@@ -102,7 +102,9 @@ def run_cells(
         left: dict[str, Cell] = {}
         for cell, key in keys.items():
             row = results.find(cell, key)
-            if row is None or not is_finished(row, needs_forgetting=needs_forgetting):
+            if row is None or not is_finished(
+                row, needs_forgetting=needs_forgetting, hashes=worker.all_hashes(cell)
+            ):
                 left.setdefault(key, cell)
         with bar(shown=progress) as shown:
             task = shown.add_task(
@@ -203,7 +205,7 @@ class CellWorker:
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
-        """Return the hashes of all data that a cell reads, except its base."""
+        """Return the hashes of the data that are part of a cell's key."""
         task, items, *_ = self.task(cell.recipe)
         general = self.general(cell.recipe) if get_method(cell.method).uses_general else None
         found = {
@@ -214,6 +216,27 @@ class CellWorker:
         if task.unlabeled:
             found["unlabeled"] = contents_of(task.unlabeled).digest
         return found if general is None else found | {"general": general.contents.digest}
+
+    def all_hashes(self, cell: Cell) -> dict[str, str]:
+        """Return the hashes of all data that a cell reads, except its base.
+
+        Those that `hashes` lacks are compared with those of a row: keys of earlier rows stay valid.
+        """
+        found, recipe = self.hashes(cell), cell.recipe
+        if dev := self.task(recipe).task.dev:
+            found.setdefault("dev", contents_of(dev).digest)
+        if self.mixing is not None and self.forgetting.examples:
+            general = self.general(self.mixing)
+            assert general is not None  # by what `mixing` is
+            found["held-out general"] = general.contents.digest
+        files = {
+            "aliases": recipe.selection.aliases if recipe.selection else None,
+            "chat template": recipe.model.chat_template,
+        }
+        for name, path in files.items():
+            if path is not None and (digest := file_hash(Path(path))) is not None:
+                found[name] = digest[:16]
+        return found
 
     def task(self, recipe: Recipe) -> _Loaded:
         """Return a task's data and the items to answer; they are read only once."""
@@ -349,7 +372,7 @@ class CellWorker:
             },
             "counts": predictor.counts(),
             "curve": curve,
-            "hashes": self.hashes(cell) | {"base": base.revision},
+            "hashes": self.all_hashes(cell) | {"base": base.revision},
         }
         return answers, items, found
 

@@ -71,10 +71,6 @@ class EarlyStopping(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any) -> None:  # noqa: ARG002
         """Take a look if one is due, and stop after `PATIENCE` looks without improvement."""
-        if self.ended:
-            # The run was killed between its last look and its end.
-            control.should_training_stop = True
-            return
         step = state.global_step
         if step * self._count // state.max_steps == (step - 1) * self._count // state.max_steps:
             return

@@ -198,6 +198,8 @@ def train(
                 last = checkpoints.latest()
             if stopping is not None:
                 stopping.load(last)
+                if stopping.ended:  # The run was killed between its last look and its end.
+                    break
             resumed = None if last is None else str(last)
             try:
                 with _restored_on_error(base, model, recipe), writing(out):
@@ -213,6 +215,8 @@ def train(
         seconds = time.perf_counter() - began
     with _restored_on_error(base, model, recipe):
         steps = trainer.state.global_step
+        if stopping is not None and stopping.ended:
+            steps = stopping.looks[-1].step
         stop.leave(steps, len(sampler))
         if stopping is not None and stopping.looks:
             stopping.restore(model)

@@ -70,7 +70,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
     training, lora = recipe.training, recipe.lora
     cuda = torch.cuda.is_available()
     return {
-        "machine": torch.cuda.get_device_name() if cuda else _processor(),
+        "machine": torch.cuda.get_device_name() if cuda else processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -134,7 +134,8 @@ def learn(
         watch: Stopwatch of the run.
         source: Kind of run.
         steps: Number, from 0, and examples of each step. Steps that were not measured are skipped,
-            and so is the first measured one, which includes one-time work.
+            and so is the first measured one, which includes one-time work. That work is added
+            to `setup_seconds`.
         data: Training data.
         model: Sizes of the model.
         recipe: Recipe of the run.
@@ -143,7 +144,11 @@ def learn(
         seconds: Further values to store, as in `remember`.
     """
     settings = recipe.training
-    seen = [*watch.steps][1:] or [*watch.steps]
+    first, *others = watch.steps
+    seen = others or [first]
+    # One-time work of the first step, such as compiling kernels, is a part of every fit's start.
+    once = watch.steps[first].whole - max(watch.steps[number].whole for number in seen)
+    seconds["setup_seconds"] = seconds.get("setup_seconds", 0.0) + max(0.0, once)
     rates = []
     for number, examples in steps:
         if number in seen:
@@ -203,8 +208,8 @@ def _stored(shape: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     return path, {"shape": shape} | (read_cached_json(path) or {})
 
 
-def _processor() -> str:
-    """Return the name of the processor, which Python does not provide on Linux."""
+def processor() -> str:
+    """Return the name of the processor, which Python does not read on Linux."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

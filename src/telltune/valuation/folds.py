@@ -24,7 +24,7 @@ def draw_folds(
 
     With `by_label`, completions are labels, which are then spread evenly over the folds.
     """
-    first = {example.prompt: example.completion for example in reversed(examples)}
+    first = {example.prompt: example.answer for example in reversed(examples)}
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     order = rng.permutation(len(prompts)).tolist()
     if by_label:
@@ -53,10 +53,10 @@ def assign_folds(
     rng = np.random.default_rng([seed, folds])
     found = draw_folds(examples, folds, rng, by_label=bool(labels))
     for label in labels:
-        where = {int(f) for f, e in zip(found, examples, strict=True) if e.completion == label}
+        where = {int(f) for f, e in zip(found, examples, strict=True) if e.answer == label}
         if len(where) == 1:
-            origin = next(e.origin for e in examples if e.completion == label)
-            count = Counter(e.completion for e in examples)[label]
+            origin = next(e.origin for e in examples if e.answer == label)
+            count = Counter(e.answer for e in examples)[label]
             raise DataError(
                 f"label `{label}` ({count} example{'s' * (count > 1)}, first at {origin}) occurs "
                 "in only one fold, so the model that scores it never trains on it; add examples "

@@ -66,6 +66,18 @@ class CutLoss:
             # Some configurations refuse None, although their models look for it.
             vars(self.config)["final_logit_softcapping"] = softcap
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the model's logits of some positions, fp32 (positions, vocabulary).
+
+        Args:
+            hidden: Output of the model in this context, (positions, hidden).
+        """
+        weight = self.head.weight
+        logits = functional.linear(hidden.to(weight.dtype), weight).float()
+        if self.softcap is not None:
+            logits = (logits / self.softcap).tanh() * self.softcap
+        return logits
+
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the negative log-likelihood of each target in nats, fp32 (targets,).
 

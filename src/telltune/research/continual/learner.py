@@ -299,6 +299,11 @@ class Learner:
                 found.predictions, [example.completion for example in other.task.train]
             )
             progress.warnings[other.name] = list(found.warnings)
+        if strategy == "rcl" and not predictor.answer_after:
+            progress.warnings[known.name].append(
+                "the task has neither rationales nor labels as answers, so it was learned from its "
+                "answers alone."
+            )
         general_nll, leakage = _aside(predictor, base, held, order)
         abilities = self._score_abilities(predictor, base) if last else {}
         noted = {known.name: told for _, known, told in self._abilities if last and told}

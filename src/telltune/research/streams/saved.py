@@ -83,7 +83,9 @@ def _rooted(spec: CascadeSpec) -> CascadeSpec:
 
 def _absolute(name: str | None) -> str | None:
     """Return the absolute path of a folder that exists; other names are returned as they are."""
-    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+    if name is None or name == "embedded" or not Path(name).exists():
+        return name
+    return str(Path(name).resolve())
 
 
 def _as_tensors(value: Any) -> Any:
