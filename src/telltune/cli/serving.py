@@ -10,17 +10,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from telltune.cli.app import AsJson, MaxNewTokens, ModelFolder, TrustModel, app
 from telltune.cli.console import print_json, print_stream
 from telltune.errors import RecipeError
-
-if TYPE_CHECKING:
-    from telltune.serving.cascades import ServedCascade
-    from telltune.serving.models import ServedModel
 
 _KEY = "TELLTUNE_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
