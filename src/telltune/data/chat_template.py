@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.thinking import thinking_tags
-from telltune.errors import DataError, ModelError
+from telltune.errors import DataError, ModelError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -270,15 +270,14 @@ class ChatTemplate:
             return True  # the template uses tools; rendering an example shows how
 
     def _drops(self, example: Example, what: str, text: str) -> TemplateError:
-        line = " ".join(text.split())
-        shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
         dropped = f"{self.name} drops {what}"
         rest = (
             ", so the model would never see it; choose a template that includes it "
             "(`model.chat_template`), or remove it from the data"
         )
         return TemplateError(
-            f"{example.origin or 'an example'}: {dropped} ({shown!r}){rest}.", dropped + rest
+            f"{example.origin or 'an example'}: {dropped} ({one_line(text, _SHOWN)!r}){rest}.",
+            dropped + rest,
         )
 
     def _text(self, messages: list[dict[str, Any]], *, ask: bool, tools: Any = None) -> str:

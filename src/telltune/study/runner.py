@@ -230,7 +230,7 @@ class CellWorker:
             assert general is not None  # by what `mixing` is
             found["held-out general"] = general.contents.digest
         files = {
-            "aliases": recipe.selection and recipe.selection.aliases,
+            "aliases": recipe.selection.aliases if recipe.selection else None,
             "chat template": recipe.model.chat_template,
         }
         for name, path in files.items():

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
 
@@ -45,7 +45,7 @@ def choice_examples() -> Iterator[Example]:
     """Yield one example for each usable multiple-choice item."""
     for source, files, open_too in _SETS:
         for file in files:
-            for row in read_jsonl(file):
+            for row in source_rows(file):
                 choice = _parse(row)
                 if choice is not None:
                     prompt, completion = _worded(choice, open_too=open_too)

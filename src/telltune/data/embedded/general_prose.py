@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import read_csv, read_jsonl
+from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
 
@@ -27,7 +27,7 @@ _LONGEST_ADVICE = 350
 
 
 def _fiqa() -> Iterator[Example]:
-    for row in read_jsonl("Fiqa/test.jsonl"):
+    for row in source_rows("Fiqa/test.jsonl"):
         question, answer = row.text("question"), row.text("answer").strip('"')
         if not 3 <= len(answer.split()) <= _LONGEST_ADVICE:
             continue
@@ -42,7 +42,7 @@ def _fiqa() -> Iterator[Example]:
 
 
 def _truthful_qa() -> Iterator[Example]:
-    for row in read_jsonl("TruthfulQA/combined.jsonl"):
+    for row in source_rows("TruthfulQA/combined.jsonl"):
         question = row.text("question")
         answers = [f"{answer.strip().rstrip('.')}." for answer in row.fields["answer"]]
         listed = "\n".join(f"- {answer}" for answer in answers)
@@ -61,7 +61,7 @@ _LONGEST_ARTICLE = 380
 
 
 def _xsum() -> Iterator[Example]:
-    for row in read_jsonl("XSum/test.jsonl"):
+    for row in source_rows("XSum/test.jsonl"):
         article, summary = row.text("document"), row.text("summary")
         if not _SHORTEST_ARTICLE <= len(article.split()) <= _LONGEST_ARTICLE:
             continue
@@ -84,7 +84,7 @@ _MARKUP = re.compile(r"</?a\b[^>]*>")
 
 
 def _multi_lex_sum() -> Iterator[Example]:
-    for row in read_jsonl("MultiLexSum/test.jsonl"):
+    for row in source_rows("MultiLexSum/test.jsonl"):
         case, summary = (_MARKUP.sub("", row.text(field)) for field in ("document", "summary"))
         if len(case.split()) > _LONGEST_CASE:
             continue
@@ -98,7 +98,7 @@ def _multi_lex_sum() -> Iterator[Example]:
 
 
 def _consultations() -> Iterator[Example]:
-    for row in read_csv("MTSDialog/validation.csv"):
+    for row in source_rows("MTSDialog/validation.csv"):
         dialogue, note = row.text("dialogue"), row.text("section_text")
         prompt = pick(
             ("dialogue", dialogue),
@@ -112,7 +112,7 @@ _LONGEST_REVIEW = 250
 
 
 def _reviews() -> Iterator[Example]:
-    for row in read_csv("imdb/sample.csv"):
+    for row in source_rows("imdb/sample.csv"):
         review = " ".join(row.text("text").replace("<br />", " ").split())
         if len(review.split()) > _LONGEST_REVIEW:
             continue

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.examples import Example
 
@@ -30,7 +30,7 @@ _KEPT_PARTS = 3
 
 
 def _boolq() -> Iterator[Example]:
-    for row in read_jsonl("BoolQ/combined.jsonl"):
+    for row in source_rows("BoolQ/combined.jsonl"):
         if "label" not in row.fields or stable_number("boolq", row.text("question")) % _KEPT_PARTS:
             continue
         title, _, passage = row.text("passage").partition(" -- ")
@@ -81,7 +81,7 @@ _CONTEXT_LABEL = re.compile(r"Context \(\d+\): ?")
 
 def _pubmed_qa() -> Iterator[Example]:
     for file in ("PubMedQA/pqal/test.jsonl", "PubMedQA/pqaa/test.jsonl"):
-        for row in read_jsonl(file):
+        for row in source_rows(file):
             question = _as_sentence(row.text("question"))
             answer = row.text("answer")
             parts = [part.strip() for part in _CONTEXT_LABEL.split(row.text("passage"))]
@@ -110,7 +110,7 @@ def _pubmed_qa() -> Iterator[Example]:
 
 
 def _disfl_qa() -> Iterator[Example]:
-    for row in read_jsonl("Bigbench/DisflQA/test.jsonl"):
+    for row in source_rows("Bigbench/DisflQA/test.jsonl"):
         passage, question = _detokenized(row.text("passage")), _detokenized(row.text("question"))
         known = row.text("answer") != "unknown"
         answer = _detokenized(row.text("answer")) if known else "The text does not say."
@@ -137,7 +137,7 @@ def _contracts() -> Iterator[Example]:
         ("contracts", "Contracts/test.jsonl"),
         ("consumer_contracts", "Consumer-Contracts/test.jsonl"),
     ):
-        for row in read_jsonl(file):
+        for row in source_rows(file):
             contract, question = row.text("contract"), row.text("question")
             if len(contract.split()) > _LONGEST_CONTRACT:
                 continue
@@ -159,7 +159,7 @@ _KEPT_CLAUSES = 6
 
 
 def _privacy_qa() -> Iterator[Example]:
-    for row in read_jsonl("Privacy-Policy/test.jsonl"):
+    for row in source_rows("Privacy-Policy/test.jsonl"):
         if stable_number("privacy", row.origin) % _KEPT_CLAUSES:
             continue
         clause, question = row.text("context"), _as_sentence(row.text("question"))
@@ -194,7 +194,7 @@ _QUESTIONS_A_QUIZ = 5
 
 def _stories() -> Iterator[Example]:
     by_story: dict[str, list[SourceRow]] = defaultdict(list)
-    for row in read_jsonl("NarrativeQA/test.jsonl"):
+    for row in source_rows("NarrativeQA/test.jsonl"):
         by_story[row.fields["passage"]].append(row)
     for rows in by_story.values():
         story = rows[0].text("passage")

@@ -6,7 +6,7 @@ import re
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.embedded.task import EmbeddedTask, normal_words, split
 from telltune.data.examples import Example
@@ -35,7 +35,7 @@ def restore_text() -> EmbeddedTask:
 
 
 def _bare_sentences() -> Iterator[Example]:
-    for row in read_jsonl("Translation/test.jsonl"):
+    for row in source_rows("Translation/test.jsonl"):
         sentence = row.text("sourceString")
         if len(sentence.split()) < _SHORTEST_SENTENCE or not _PLAIN_SENTENCE.fullmatch(sentence):
             continue
@@ -74,7 +74,7 @@ _SHORTEST_QUESTION = 5
 def _disfluent_questions() -> Iterator[Example]:
     rows = [
         row
-        for row in read_jsonl("healthsearchqa/test.jsonl")
+        for row in source_rows("healthsearchqa/test.jsonl")
         if len(row.text("question").split()) >= _SHORTEST_QUESTION
         and row.text("question").endswith("?")
     ]

@@ -7,7 +7,7 @@ import re
 from math import prod
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import read_jsonl
+from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.task import EmbeddedTask, split
 from telltune.data.examples import Example
 
@@ -54,7 +54,7 @@ _HIDDEN_NUMBER = re.compile(
 
 
 def _equations() -> Iterator[Example]:
-    for row in read_jsonl("ASDiv/test.jsonl"):
+    for row in source_rows("ASDiv/test.jsonl"):
         problem = f"{row.text('passage')} {row.text('question')}"
         expression = _expression(problem, row.text("answer"))
         if expression and not _HIDDEN_NUMBER.search(problem):
@@ -110,7 +110,7 @@ def mention_json() -> EmbeddedTask:
 
 
 def _mentions() -> Iterator[Example]:
-    for row in read_jsonl("StereoSet/test.jsonl"):
+    for row in source_rows("StereoSet/test.jsonl"):
         # The other half of the file has a gap in place of a stereotype.
         if row.fields["type"] != "intersentence":
             continue
@@ -138,7 +138,7 @@ def open_question() -> EmbeddedTask:
 
 
 def _questions() -> Iterator[Example]:
-    for row in read_jsonl("NQ-open/combined.jsonl"):
+    for row in source_rows("NQ-open/combined.jsonl"):
         # Only the first right answer is used; the others are mostly spelling variants.
         answer = " ".join(str(row.fields["answer"][0]).split())
         question = row.text("question").rstrip("?")

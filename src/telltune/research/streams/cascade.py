@@ -198,8 +198,8 @@ class Cascade:
     def agreement(self) -> tuple[float, float] | None:
         """Share of inputs whose answer is the top model's: an estimate, and its lower limit at 95%.
 
-        Inputs on which the top model failed are not counted. None before the first input, and for
-        the policy `learned`, which has no random sample to estimate it from.
+        Inputs on which the top model failed are not counted. None until the random sample has an
+        input that a level might have answered, and for the policy `learned`, which has no sample.
         """
         return self._policy.agreement()
 

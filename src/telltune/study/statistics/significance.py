@@ -38,14 +38,12 @@ class Spread:
     seeds: int
 
 
-def spread_over_seeds(
-    runs: Runs, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Spread:
+def spread_over_seeds(runs: Runs, *, resamples: int = 10_000) -> Spread:
     """Compute the mean and spread over seeds."""
     scores = [run.score for run in runs]
     deviation = float(np.std(scores, ddof=1)) if len(runs) > 1 else math.nan
-    luck = seed_luck([runs], resamples, seed)[:, 0]
-    interval = bootstrap_interval(mean_over_seeds(runs), confidence, resamples, seed, luck)
+    luck = seed_luck([runs], resamples)[:, 0]
+    interval = bootstrap_interval(mean_over_seeds(runs), resamples=resamples, luck=luck)
     return Spread(interval, deviation, len(runs))
 
 

@@ -185,7 +185,7 @@ class Summary:
         return asdict(self)
 
 
-def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -> Summary:
+def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
     """Read the folder of a study and summarize it.
 
     Raises:
@@ -201,12 +201,11 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
     runs: dict[Group, Runs] = {
         group: [scored_run(out, row) for row in found] for group, found in groups.items()
     }
-    drawn = {"confidence": confidence, "resamples": resamples}
     return Summary(
-        points=[_point(group, groups[group], runs[group], drawn) for group in groups],
-        comparisons=_comparisons(groups, runs, drawn),
-        saved=_saved(groups, runs, drawn),
-        general_curves=_general_curves(groups, runs, drawn),
+        points=[_point(group, groups[group], runs[group], resamples) for group in groups],
+        comparisons=_comparisons(groups, runs, resamples),
+        saved=_saved(groups, runs, resamples),
+        general_curves=_general_curves(groups, runs, resamples),
         failed=[
             {"task": row.task, "name": row.name, "size": row.size, "seed": row.seed}
             | {"reason": row.reason}
@@ -244,8 +243,8 @@ def scored_answers(folder: Path, key: str, metric: str) -> Scored:
     return get_metric(metric)(*columns)
 
 
-def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any]) -> Point:
-    spread = spread_over_seeds(runs, **drawn)
+def _point(group: Group, rows: list[ResultRow], runs: Runs, resamples: int) -> Point:
+    spread = spread_over_seeds(runs, resamples=resamples)
     kinds = sorted({kind for row in rows for kind in row.forgetting})
     return Point(
         task=group.task,
@@ -272,14 +271,14 @@ def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any
 
 
 def _comparisons(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[Comparison]:
     families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
         binary = get_metric(groups[method][0].metric).binary
         seeds = _seeds(groups[method]) & _seeds(groups[reference])
         ours, theirs = (_of(seeds, groups[one], runs[one]) for one in (method, reference))
-        found = compare_runs(ours, theirs, binary=binary, **drawn)
+        found = compare_runs(ours, theirs, binary=binary, resamples=resamples)
         assert method.size is not None  # by `_pairs`
         families[method.task, method.size, reference.name].append(
             Comparison(
@@ -303,7 +302,7 @@ def _comparisons(
 
 
 def _saved(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[SavedData]:
     saved = []
     for reference, method in _pairs(groups):
@@ -315,7 +314,9 @@ def _saved(
             and seeds & _seeds(groups[other])
         }
         tokens = _task_tokens(seeds, groups[method])
-        found = saving_factor(curve, _of(seeds, groups[method], runs[method]), tokens, **drawn)
+        found = saving_factor(
+            curve, _of(seeds, groups[method], runs[method]), tokens, resamples=resamples
+        )
         assert method.size is not None  # by `_pairs`
         saved.append(
             SavedData(
@@ -336,21 +337,23 @@ def _saved(
 
 
 def _general_curves(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[GeneralCurve]:
     curves: dict[tuple[str, int, str], dict[float, Runs]] = defaultdict(dict)
     for group, rows in groups.items():
         if group.size is not None and group.leverage_ratio is not None:
             tokens = fmean(row.counts["general_tokens"] for row in rows)
             curves[group.task, group.size, group.name][tokens] = runs[group]
-    return [_general_curve(key, curve, drawn) for key, curve in curves.items() if len(curve) >= 4]
+    return [
+        _general_curve(key, curve, resamples) for key, curve in curves.items() if len(curve) >= 4
+    ]
 
 
 def _general_curve(
-    key: tuple[str, int, str], by_tokens: dict[float, Runs], drawn: dict[str, Any]
+    key: tuple[str, int, str], by_tokens: dict[float, Runs], resamples: int
 ) -> GeneralCurve:
     _, size, _ = key
-    found = find_jump(by_tokens, size, **drawn)
+    found = find_jump(by_tokens, size, resamples=resamples)
     means = [mean_over_seeds(by_tokens[tokens]) for tokens in sorted(by_tokens)]
     if not means[0].percent:
         return GeneralCurve(*key, found, None)
