@@ -49,7 +49,7 @@ _LINES, _LAST_STEP = 12, 60
 
 
 class RunBody(BaseModel):
-    """What to train on, and where to write.
+    """A run to start.
 
     Attributes:
         source: Recipe or data in the folder.

@@ -85,11 +85,11 @@ def test_the_quick_loss_and_its_gradient_are_those_that_can_be_differentiated_tw
     }
     found = []
     for second_order in (False, True):
-        with _Loss(model, second_order=second_order, recipe=recipe) as loss:
-            # With one example per row, which plain attention needs.
-            rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
-            value = loss(weights, rows)
-            found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
+        loss = _Loss(model, second_order=second_order, recipe=recipe)
+        # With one example per row, which plain attention needs.
+        rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
+        value = loss(weights, rows)
+        found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
     tolerance = 1e-4 if precision == "fp32" else 0.15
     for quick, plain in zip(*found, strict=True):
         assert float(plain.detach().norm()) > 0

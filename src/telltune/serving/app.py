@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from telltune.serving.models import ServedModel
     from telltune.serving.writing import Writing
 
-__all__ = ["MOST_BODY", "Service", "make_app"]
-
 MOST_BODY = 2**20
 """Longest body of a request in bytes."""
 

@@ -75,7 +75,7 @@ class Metrics:
 
 
 class _Models(Collector):
-    """What models count themselves; cascades also what they counted before the server started."""
+    """Counts that models keep themselves; a cascade has counted before the server started, too."""
 
     def __init__(self, models: Collection[ServedModel | ServedCascade]) -> None:
         self._models = models

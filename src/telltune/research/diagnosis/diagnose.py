@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from telltune.research.diagnosis.past import Past
     from telltune.research.diagnosis.rules import Rule, Side
 
-__all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
-
 UNKNOWN = "unknown"
 _SHOWN = 4
 # Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints

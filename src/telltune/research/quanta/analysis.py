@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import AnyRecipe, Recipe
 
-__all__ = ["DEFAULT_METHODS", "QUANTA", "quanta"]
-
 DEFAULT_METHODS = (
     *("sft_anchor", "tell", "tell_stratified"),
     *("tell_task_first", "tell_general_first"),

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from telltune.research.streams.spec import AnyCascade
     from telltune.research.streams.top import Top
 
-__all__ = ["TOP", "Cascade", "CascadeAnswer", "Passed"]
-
 TOP = "top"
 _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""

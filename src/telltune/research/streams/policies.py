@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Judged", "Learned", "Policy", "Promised", "scaled_decay"]
-
 _WARM_UPDATES = 10
 """Number of updates of each level before the warm-up of `Learned` ends, as published."""
 _STEPS = 8

@@ -17,8 +17,6 @@ from telltune.storage import write_bytes, write_text
 if TYPE_CHECKING:
     from telltune.research.streams.spec import CascadeSpec
 
-__all__ = ["SETTINGS", "has_state", "read_settings", "read_state", "write_cascade"]
-
 SETTINGS = "cascade.yaml"
 """File with the settings."""
 _STATE = "state.pt"
