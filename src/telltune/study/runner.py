@@ -241,7 +241,7 @@ class CellWorker:
             assert general is not None  # by what `mixing` is
             found["held-out general"] = general.contents.digest
         files = {
-            "aliases": recipe.selection and recipe.selection.aliases,
+            "aliases": None if recipe.selection is None else recipe.selection.aliases,
             "chat template": recipe.model.chat_template,
         }
         for name, path in files.items():
