@@ -73,6 +73,7 @@ class Stream:
     """A stream, and what the top and the adapter say about each input.
 
     Attributes:
+        labels: Possible labels.
         top: Label of each input by the top.
         truth: True label of each input.
         costs: Cost of an input at each level, in calls of the top.
@@ -80,16 +81,12 @@ class Stream:
         unread: Number of inputs for which the top gave no label, and which are left out.
     """
 
+    labels: list[str]
     top: dict[str, str]
     truth: dict[str, str]
     costs: dict[str, float] = field(default_factory=lambda: dict(COSTS))
     adapter: dict[str, list[float]] = field(default_factory=dict)
     unread: int = 0
-
-    @property
-    def labels(self) -> list[str]:
-        """Possible labels."""
-        return sorted({*self.truth.values()})
 
 
 class Replay:
@@ -187,7 +184,12 @@ def true_stream(name: str) -> Stream:
     task = embedded_task(name)
     examples = (*task.train, *task.dev, *task.test)
     truth = {example.prompt: example.completion for example in examples}
-    return Stream(truth, truth)
+    return Stream(labels_of(task), truth, truth)
+
+
+def labels_of(task: TaskData) -> list[str]:
+    """Return the labels of a task."""
+    return sorted({example.completion for example in task.train})
 
 
 def asked(name: str, args: argparse.Namespace) -> Stream:
@@ -202,8 +204,7 @@ def asked(name: str, args: argparse.Namespace) -> Stream:
     rest = [*task.train[args.labeled :], *task.dev, *task.test]
     order = np.random.default_rng(0).permutation(len(rest))[: args.items]
     truth = {rest[i].prompt: rest[i].completion for i in order}
-    labels = sorted({*truth.values()})
-    texts = list(truth)
+    labels, texts = labels_of(task), list(truth)
     level = FittedLevel(fitted(folder, task, args), labels)
     likely, seconds = {}, {}
     level.likelihoods(texts[:1])  # the first call also prepares the model
@@ -222,6 +223,7 @@ def asked(name: str, args: argparse.Namespace) -> Stream:
     each = float(np.mean([one.seconds for one in told.values()]))
     said = {text: one.label for text, one in told.items() if one.label is not None}
     stream = Stream(
+        labels,
         said,
         {text: truth[text] for text in said},
         {kind: min(spent / each, 1.0) for kind, spent in seconds.items()},

@@ -23,7 +23,7 @@ from pathlib import Path
 from diagnosis_parts.faults import FAULTS, Fault
 
 HERE = Path(__file__).parent
-LOGS = HERE.parent / "tests" / "diagnosis" / "logs"
+LOGS = HERE.parent / "tests" / "research" / "diagnosis" / "logs"
 RESULTS = HERE / "diagnosis.json"
 RIGHTS = "-dac_override,-dac_read_search"
 """Capabilities removed from root, so that it has no more access than other users."""

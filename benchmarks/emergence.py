@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import binomtest
 
 from telltune.cli.console import print_table
-from telltune.evaluation.intervals import wilson_interval
 from telltune.evaluation.metrics import mean_of
 from telltune.study.statistics.emergence import find_jump
 
@@ -134,7 +134,7 @@ def called(
         luck = 0.0 if count == 1 and seeds is None else 0.2
         runs = study(shape, rng, rise=rise, seeds=count, luck=luck)
         found[find_jump(runs, TASK, resamples=1000, seed=number).shape] += 1
-    low, high = wilson_interval(found["jump"], curves)
+    low, high = binomtest(found["jump"], curves).proportion_ci(method="wilson")
     return {
         "curves": curves,
         **{kind: found[kind] for kind in ("flat", "gradual", "jump")},

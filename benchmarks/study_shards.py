@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from telltune.study.results import ANSWERS, RESULTS
 
 if TYPE_CHECKING:
-    from telltune.data.task import Split
+    from telltune.data.files import Split
 
 ANSWERING = 150
 """Number of optimizer steps that take as long as answering 200 items and measuring leakage."""

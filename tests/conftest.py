@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -27,9 +28,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same inputs in each run, and no deadlines, which a busy machine would miss.
-# `pytest --hypothesis-profile=search` looks for new inputs.
+# `pytest --hypothesis-profile=search` looks for new inputs, and for more of them.
 settings.register_profile("search", deadline=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
+settings.register_profile(
+    "fixed", settings.get_profile("search"), derandomize=True, database=None, max_examples=40
+)
 settings.load_profile("fixed")
 
 END_TO_END = Path(__file__).parent / "e2e"
@@ -184,21 +187,31 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_tokenizer(tiny_model: Path) -> Any:
-    """Return a new copy of the tiny model's tokenizer, which the test may change."""
-    from telltune.models import load_tokenizer
-    from telltune.recipe import ModelSpec
-
-    return load_tokenizer(ModelSpec(name=str(tiny_model)))
+def short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the explanations of labels: those of the tiny model mean nothing and never end."""
+    monkeypatch.setattr("telltune.levers.auxiliary._LONGEST", 8)
+    monkeypatch.setattr("telltune.levers.auxiliary._ATTEMPTS", 3)
 
 
-@pytest.fixture
-def tiny_base(tiny_model: Path) -> Any:
-    """Return a new copy of the tiny model in fp32, which the test may change."""
+@pytest.fixture(scope="session")
+def loaded_once(tiny_model: Path) -> Any:
+    """Return the tiny model in fp32, of which tests get copies."""
     from telltune.models import load_base
     from telltune.recipe import ModelSpec
 
     return load_base(ModelSpec(name=str(tiny_model)), "fp32")
+
+
+@pytest.fixture
+def tiny_tokenizer(loaded_once: Any) -> Any:
+    """Return a new copy of the tiny model's tokenizer, which the test may change."""
+    return copy.deepcopy(loaded_once.tokenizer)
+
+
+@pytest.fixture
+def tiny_base(loaded_once: Any) -> Any:
+    """Return a new copy of the tiny model in fp32, which the test may change."""
+    return copy.deepcopy(loaded_once)
 
 
 def byte_level_tokenizer() -> Any:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
     [
         *("telltune.cli", "telltune.api", "telltune.training.trainer"),
         *("telltune.training.callbacks", "peft", "transformers.models.llama.modeling_llama"),
@@ -54,7 +54,7 @@ class Forked:
         environment = {"TELLTUNE_CACHE": str(cache_folder())} | (environment or {})
         words = [str(argument) for argument in arguments]
         outputs = (said, complaints or said)
-        self.process = _FORKS.Process(target=_run, args=(words, outputs, first, environment))
+        self.process = FORKS.Process(target=_run, args=(words, outputs, first, environment))
         self.process.start()
 
     def wait(self) -> int:
@@ -67,13 +67,13 @@ class Forked:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def until(self, happened: Callable[[], bool]) -> None:
+    def until(self, happened: Callable[[], bool], patience: float = _PATIENCE) -> None:
         """Wait until a condition holds."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + patience
         while not happened():
             assert self.process.exitcode is None, self.said.read_text()
             assert time.monotonic() < end, f"it hangs: {self.said.read_text()}"
-            time.sleep(0.001)
+            time.sleep(0.004)
 
 
 def _run(

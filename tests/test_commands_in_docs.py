@@ -293,7 +293,7 @@ def test_bash_blocks_run(block: Block, tiny_model: Path) -> None:
         assert program == "tell", f"{command}: use ```sh for what is not run"
         if verb == "pick" and not is_installed():
             pytest.skip("the embedded sentence encoder is not installed")
-        if verb == "check" and not words[0].endswith(".yaml"):
+        if verb in ("check", "init") and not words[0].endswith(".yaml"):
             words += ["--model", str(tiny_model)]  # converting the embedded one takes 20 seconds
         ran = CliRunner().invoke(app, [verb, *words])
         assert ran.exit_code == 0, f"{command}: {ran.output}{ran.exception}"

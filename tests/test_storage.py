@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
 import stat
@@ -16,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from forked import FORKS
 from telltune.errors import StorageError
 from telltune.storage import (
     atomic_folder,
@@ -39,10 +39,9 @@ def fill(target: str, name: str, barrier: Any) -> None:
 
 
 def test_two_processes_leave_one_whole_folder(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2)
+    barrier = FORKS.Barrier(2)
     target = tmp_path / "deep" / "model"
-    racers = [spawn.Process(target=fill, args=(str(target), n, barrier)) for n in ("a", "b")]
+    racers = [FORKS.Process(target=fill, args=(str(target), n, barrier)) for n in ("a", "b")]
     for racer in racers:
         racer.start()
     for racer in racers:

@@ -11,7 +11,7 @@ import numpy as np
 
 from speed_parts.result import StepClock, StepProfile, arguments, give
 from speed_parts.workload import Workload
-from telltune.data.encoding import EncodedSet
+from telltune.data.encoded import EncodedSet
 from telltune.data.mixture import Mixture, Slots
 from telltune.models import load_base
 from telltune.recipe import load_recipe

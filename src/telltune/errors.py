@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from telltune.masking import masked
 
-__all__ = ["DataError", "ModelError", "RecipeError", "StorageError", "TellError", "shown"]
-
 SHOWN_CHARACTERS = 40
 
 
@@ -17,6 +15,12 @@ def shown(name: str) -> str:
     """Return a key in a form fit for a message: short, on one line and printable."""
     short = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+
+
+def one_line(text: str, longest: int) -> str:
+    """Return a text on one line, cut to a number of characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class TellError(Exception):

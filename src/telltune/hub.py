@@ -14,8 +14,6 @@ from typing import Any
 
 from telltune.errors import ModelError
 
-__all__ = ["ask_hub", "check_reachable", "download_model", "is_cached", "silence"]
-
 _SECONDS = 3.0
 _AGAIN = 60.0
 """Seconds for which an answer, or the lack of one, holds."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["masked", "secret_in"]
-
 MASK = "***"
 
 # Each match is a secret as a whole. Hub tokens have 34 letters and digits.

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["guard_outputs", "set_verbosity", "verbosity"]
-
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)
 """Error codes of a pipe, socket or descriptor without a reader."""
 

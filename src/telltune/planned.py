@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from telltune.checked_run import CheckedBaseline, CheckedRun
     from telltune.recipe import Recipe
 
-__all__ = ["Plan", "plan_baseline", "plan_run"]
-
 
 class Plan(dict[str, Any], InNotebooks):
     """Result of `telltune.plan`: a dictionary, which notebooks show as a table."""

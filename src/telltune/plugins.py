@@ -18,8 +18,6 @@ from importlib.metadata import entry_points
 
 from telltune.errors import RecipeError
 
-__all__ = ["add_plugin", "load_plugins"]
-
 _GROUP = "telltune.plugins"
 _VARIABLE = "TELLTUNE_PLUGINS"
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import Recipe
 
-__all__ = ["ExamplePreview", "shown_examples"]
-
 
 @dataclass(frozen=True)
 class ExamplePreview:

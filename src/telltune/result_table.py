@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NUMBERS", "InNotebooks", "ResultTable"]
-
 NUMBERS = {
     "score",
     "loss",
@@ -31,10 +29,7 @@ class ResultTable:
     """A result as a table.
 
     Attributes:
-        title: Title of the table.
         heads: Names of the columns; "" each for a table without a head.
-        rows: Cells of each row.
-        warnings: Warnings about the result, one sentence each.
     """
 
     title: str
@@ -51,7 +46,7 @@ class ResultTable:
     def html(self) -> str:
         """Return the table as HTML; all texts are escaped."""
         lines = [f"<p><b>{escape(self.title)}</b></p>", "<table>"]
-        if any(self.heads):
+        if any(self.heads) and self.rows:
             cells = "".join(f"<th>{escape(head)}</th>" for head in self.heads)
             lines.append(f"<thead><tr>{cells}</tr></thead>")
         sides = ["right" if head in NUMBERS else "left" for head in self.heads]

@@ -1,4 +1,4 @@
-"""What a process does on SIGINT and SIGTERM instead of ending at once."""
+"""Handlers of SIGINT and SIGTERM within a block."""
 
 from __future__ import annotations
 

@@ -19,23 +19,6 @@ from telltune.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "atomic_folder",
-    "cache_folder",
-    "cached_and_timed",
-    "cached_json",
-    "checksum",
-    "checksums",
-    "content_key",
-    "publish",
-    "read_cached_json",
-    "remove_unfinished",
-    "write_bytes",
-    "write_json",
-    "write_text",
-    "writing",
-]
-
 # Suffix of files and folders that are being written. Those left by a killed process are not read.
 _UNFINISHED = ".unfinished"
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from telltune.fitting.predictor import Predictor
 
-__all__ = ["TellClassifier"]
-
 _ESTIMATOR = "estimator.json"
 """File of a saved classifier with its parameters and classes."""
 

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 
-__all__ = ["Check", "Verification", "verify"]
-
 # Files that people may edit, that are written later, or that are checked without a hash.
 _UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, MODELFILE}
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from forked import Forked
 from telltune.cli import app
 from telltune.cli.app import GROUPS
 from telltune.outputs import set_verbosity, verbosity
@@ -69,7 +70,7 @@ def test_the_examples_in_the_help_of_a_verb_parse(verb: str) -> None:
 def test_every_verb_can_be_quiet_or_verbose(verb: str) -> None:
     options = {option for parameter in TELL.commands[verb].params for option in parameter.opts}
     assert {"-q", "--quiet", "-v", "--verbose"} <= options
-    assert ("--json" in options) is (verb != "chat")  # a conversation has no result
+    assert ("--json" in options) is (verb not in ("chat", "ui"))  # they have no result
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -100,13 +101,12 @@ def test_quiet_leaves_results_and_errors(toy_recipe: dict[str, Any], tmp_path: P
 
 
 def test_verbose_says_where_an_error_was_raised(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "telltune", "plan", str(tmp_path / "recipe.yaml")]
-    plain = subprocess.run(command, capture_output=True, check=False, text=True)
-    told = subprocess.run([*command, "-v"], capture_output=True, check=False, text=True)
-    assert plain.returncode == told.returncode == 2
-    assert plain.stderr.startswith("error: ")
-    assert "Traceback" in told.stderr
-    assert told.stderr.endswith(plain.stderr)
+    plain, told = tmp_path / "plain", tmp_path / "told"
+    command = ("plan", tmp_path / "recipe.yaml")
+    assert Forked(*command, said=plain).wait() == Forked(*command, "-v", said=told).wait() == 2
+    assert plain.read_text().startswith("error: ")
+    assert "Traceback" in told.read_text()
+    assert told.read_text().endswith(plain.read_text())
 
 
 @pytest.mark.parametrize(

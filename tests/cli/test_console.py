@@ -11,8 +11,8 @@ from telltune.study.statistics.summary import (
     Point,
     SavedData,
     Summary,
+    TimeBreakdown,
 )
-from telltune.study.statistics.time_breakdown import TimeBreakdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

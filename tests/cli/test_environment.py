@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def test_extras_are_those_of_the_package() -> None:
         assert EXTRAS[extra] == tuple(each.partition(">=")[0] for each in optional[extra])
 
 
+@cache
 def schema_of(*words: str) -> Any:
+    """Return a validator of the schema that `tell config-schema` prints."""
     ran = CliRunner().invoke(app, ["config-schema", *words])
     assert ran.exit_code == 0, ran.output
     schema = json.loads(ran.stdout)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from telltune.data.anchor import Anchor, anchored_tokenizer
+from telltune.data.control_tokens import control_tokens
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.thinking import ThinkingTags, thinking_tags, without_thinking
@@ -199,8 +200,16 @@ TEXTS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+# Each tokenizer with two templates, and each template with three tokenizers; the test below has all
+# combinations.
+PAIRS = [
+    (tokenizer, list(TEMPLATES)[(place + shift) % len(TEMPLATES)])
+    for place, tokenizer in enumerate(TOKENIZERS)
+    for shift in (0, 2)
+]
+
+
+@pytest.mark.parametrize(("tokenizer", "template"), PAIRS)
 @settings(max_examples=20, deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 @example("", "parcel 0 late", "ship")
@@ -237,6 +246,17 @@ def test_no_space_is_put_before_an_answer_behind_a_header(tokenizer: str) -> Non
     [ids] = encoder.completions([Example("parcel 0 late", "ship")])
     tokens = encoder.tokenizer.convert_ids_to_tokens(ids)
     assert "".join(tokens) == "ship</s>"
+
+
+def test_texts_of_the_embedded_models_control_tokens_are_text_in_data() -> None:
+    encoder = encoder_of("SmolLM2", "ChatML")
+    tokenizer, controls = encoder.tokenizer, control_tokens(encoder.tokenizer)
+    assert len(controls) > 10
+    said = f"say {' or '.join(controls)} now {''.join(controls)}"
+    found = encoder.encode([Example(said, said), Example("a", "a")])
+    told, plain = (tokenizer.convert_ids_to_tokens(found[i][0].tolist()) for i in range(2))
+    assert [t for t in told if t in controls] == [t for t in plain if t in controls] != []
+    assert decoded(tokenizer, found[0][0].tolist()).count("".join(said.split())) == 2
 
 
 def test_a_token_that_would_span_the_boundary_is_split_there() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import telltune
 from telltune.data.anchor import Anchor, anchored_tokenizer
-from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.control_tokens import control_tokens
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
 from telltune.errors import RecipeError
@@ -34,16 +35,6 @@ LLAMA = (
 )
 
 
-def smollm2() -> Any:
-    """Return the embedded model's tokenizer, read from its file without its weights."""
-    from transformers import AutoTokenizer
-
-    from telltune.models.files import embedded_gguf
-
-    file = embedded_gguf()
-    return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-
-
 def sentencepiece() -> Any:
     """Return a tokenizer like Llama's: ▁ for spaces and before texts, bytes for the unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -61,16 +52,16 @@ def sentencepiece() -> Any:
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=["SmolLM2", "SentencePiece", "byte level"])
+@pytest.fixture(scope="module", params=["SentencePiece", "byte level"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tiny random model and one of three tokenizers."""
+    """Return a folder with a tiny random model and one of two tokenizers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("model")
     if request.param == "byte level":
         tokenizer = load_tokenizer(ModelSpec(name=str(request.getfixturevalue("tiny_model"))))
     else:
-        tokenizer = smollm2() if request.param == "SmolLM2" else sentencepiece()
+        tokenizer = sentencepiece()
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -190,7 +181,7 @@ def test_few_shot_examples_are_text(
             prompts.extend(given)
             return [[] for _ in given]
 
-    monkeypatch.setattr("telltune.fitting.protocol.make_generator", lambda *_, **__: Listener())
+    monkeypatch.setattr("telltune.fitting.predictor.make_generator", lambda *_, **__: Listener())
     checked = recipe_from_dict(recipe | {"few_shot": {"examples": 2}, "method": "few_shot"})
     base = load_base(checked.model, "fp32")
     predictor = get_method("few_shot").run(load_task(checked), None, base, Settings(checked))

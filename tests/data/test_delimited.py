@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from telltune.data import delimited
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, read_rows
+from telltune.data.formats import read_rows
 from telltune.data.loaders import read_examples, scan
+from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 
@@ -210,7 +211,7 @@ def test_prose_of_many_lines_is_a_cell(tmp_path: Path, cell: str) -> None:
     assert values_of(rows) == [{"p": cell, "c": "shipping"}, {"p": "x", "c": "y"}]
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(table=st.lists(st.tuples(plain, plain), min_size=1, max_size=5))
 def test_without_quoting_any_text_is_itself(tmp_path: Path, table: Any) -> None:
     content = "".join(f"{p}\t{c}\n" for p, c in [("p", "c"), *table])
@@ -219,7 +220,7 @@ def test_without_quoting_any_text_is_itself(tmp_path: Path, table: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(table=tables, ends=st.sampled_from(["\n", "\r\n"]), bom=st.booleans())
 def test_what_writers_write_is_read_back_or_refused(
     tmp_path: Path, name: str, table: Any, ends: str, bom: bool

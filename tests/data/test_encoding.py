@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from telltune.data.encoding import EncodedSet, Encoder, control_tokens
+from telltune.data.control_tokens import control_tokens
+from telltune.data.encoded import EncodedSet, EncodedWriter
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
 from telltune.models.tokenizer import PLAIN_TEMPLATE
@@ -269,7 +271,8 @@ def test_rows_are_found_by_number(rows: list[tuple[list[int], int]]) -> None:
 @pytest.mark.parametrize("rows", [[([1, 2, 3], 1), ([4], 0)], []])
 def test_a_saved_set_comes_back(tmp_path: Any, rows: list[tuple[list[int], int]]) -> None:
     encoded = set_of(rows)
-    encoded.save(tmp_path)
+    with EncodedWriter(tmp_path) as writer:
+        writer.append(encoded)
     loaded = EncodedSet.load(tmp_path)
     assert same(encoded, loaded)
     assert loaded.ids.dtype == np.int32

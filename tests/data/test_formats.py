@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from telltune.data import json_document, parsed_row
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, format_of, known_suffixes, read_rows, stem_of
+from telltune.data.formats import format_of, known_suffixes, read_rows, stem_of
+from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 
-on_files = settings(max_examples=60)
+on_files = settings(max_examples=30)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 tables = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
 
@@ -127,7 +128,7 @@ def test_json_lines_under_a_json_name_are_told_their_right_name(tmp_path):
 @pytest.mark.parametrize("opening", ["[", '{"data": ['])
 def test_json_row_over_the_longest_length_is_a_problem_and_not_held(tmp_path, monkeypatch, opening):
     monkeypatch.setattr(json_document, "MAX_ROW_BYTES", 100)
-    monkeypatch.setattr(json_document, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(json_document, "PIECE_BYTES", 16)
     end = "]" if opening == "[" else "]}"
     document = opening + '{"a":\n"' + "x" * 1000 + '"},\n{"a": "y"}' + end
     problem, row = rows_of(tmp_path / "a.json", document)

@@ -227,7 +227,7 @@ def test_path_that_is_none_is_refused(path):
         read_examples([DataSpec(path=path)])
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.text(st.characters()) | st.text("~/.ab\0\ud800\n*?", max_size=8))
 def test_any_path_is_read_or_refused(path):
     with pytest.MonkeyPatch.context() as patch:
@@ -357,7 +357,7 @@ turns = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     rows=st.lists(
         st.dictionaries(

@@ -12,8 +12,9 @@ import pytest
 
 from telltune.data import safe_open
 from telltune.data.examples import Problem
-from telltune.data.formats import ParsedRow, read_rows
+from telltune.data.formats import read_rows
 from telltune.data.loaders import read_examples
+from telltune.data.parsed_row import ParsedRow
 from telltune.errors import DataError
 from telltune.recipe import DataSpec
 
@@ -66,9 +67,9 @@ from pathlib import Path
 from telltune.data.loaders import scan
 from telltune.recipe import DataSpec
 
-taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 limit = taken + int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 {}
 for path in sys.argv[2:]:
     for item in scan(DataSpec(path=path)):

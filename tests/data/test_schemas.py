@@ -3,9 +3,9 @@ import json
 import pytest
 
 from telltune.data.examples import Example, Message
-from telltune.data.fields import Fields
+from telltune.data.fields import Fields, RowRefusedError
 from telltune.data.parsed_row import Number
-from telltune.data.schemas import SCHEMAS, RowRefusedError, find_schema
+from telltune.data.schemas import SCHEMAS, find_schema
 from telltune.recipe import Columns
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telltune.data.formats import ParsedRow, read_rows
-from telltune.data.parsed_row import Number
+from telltune.data.formats import read_rows
+from telltune.data.parsed_row import Number, ParsedRow
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import StorageError
 
@@ -27,7 +27,7 @@ def read(path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(rows=st.lists(st.fixed_dictionaries({"p": texts, "a b": texts}), min_size=1, max_size=4))
 def test_texts_are_read_back(tmp_path: Path, suffix: str, rows: list[dict[str, object]]) -> None:
     write_rows(tmp_path / f"a{suffix}", rows)

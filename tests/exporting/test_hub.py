@@ -14,7 +14,7 @@ import pytest
 
 from telltune.cli import main
 from telltune.errors import StorageError
-from telltune.exporting.hub import push
+from telltune.exporting.export import push
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from victim import STEPS, Left, close_outputs, leave_outputs_unread, log_rows, stand_still
 
+import telltune
 from forked import Forked
 from telltune.study.results import Results
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_with_a_checkpoint(
-    fit: Callable[..., Forked], undisturbed: Left, tmp_path: Path, number: int, code: int
+    fit: Callable[..., Forked],
+    recipe: Path,
+    undisturbed: Left,
+    tmp_path: Path,
+    number: int,
+    code: int,
 ) -> None:
     out, victim = tmp_path / "out", fit()
     log = out / "training_log.jsonl"
@@ -36,8 +42,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     step = int(found[1])
     assert (out / "checkpoints" / f"checkpoint-{step}" / "manifest.json").is_file()
     assert [row["step"] for row in log_rows(out)] == list(range(1, step + 1))
-    again = fit()
-    assert again.wait() == 0, again.said.read_text()
+    telltune.fit(recipe, out, progress=False)
     assert Left.of(out) == undisturbed
     # Finished steps were not repeated.
     assert 4 <= step <= STEPS
@@ -77,8 +82,9 @@ def test_a_run_whose_outputs_nobody_reads_stops_and_goes_on_all_the_same(
 def test_a_stopped_study_whose_outputs_nobody_reads_has_no_failed_cell(
     short: dict[str, Any], tmp_path: Path
 ) -> None:
-    short["mixture"] = {"leverage_ratio": 1.0, "passes": 20}
+    short["mixture"] = {"leverage_ratio": 1.0, "passes": 10}
     study = {"recipe": short, "methods": ["sft_anchor", "tell"], "sizes": [300], "seeds": [0]}
+    study["forgetting"] = {"examples": 4, "prompts": 2}
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
 

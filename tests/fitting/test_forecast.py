@@ -138,15 +138,26 @@ def test_a_model_seen_for_the_first_time_is_measured_once(
         ("training", {"precision": "bf16"}),
     ],
 )
-def test_another_shape_is_measured_anew(
+def test_the_speed_of_another_shape_is_unknown(
     toy_recipe: dict[str, Any], part: str, change: dict[str, Any]
 ) -> None:
     know(toy_recipe, seconds_per_tflop=1.0)
     assert forecast_of(toy_recipe).seconds is not None
     toy_recipe[part] |= change
     assert forecast_of(toy_recipe).seconds is None
-    if change.get("precision") != "bf16":  # which is slow where it is emulated
-        assert forecast_of(toy_recipe, measure=True).seconds is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gradient_checkpointing": True, "micro_batch_tokens": 128},
+        {"full_parameters": True},
+    ],
+)
+def test_another_shape_is_measured_anew(toy_recipe: dict[str, Any], change: dict[str, Any]) -> None:
+    know(toy_recipe, seconds_per_tflop=1e9)
+    toy_recipe["training"] |= change
+    assert 0 < (forecast_of(toy_recipe, measure=True).seconds or 0) < 1e5
 
 
 @pytest.mark.parametrize(

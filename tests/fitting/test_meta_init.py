@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,29 +37,34 @@ def sources(
     return toy_recipe | {"general": files}
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile"])
-def test_the_start_moves_and_the_base_stays(
-    sources: dict[str, Any], tiny_base: Any, algorithm: Any
+def test_each_algorithm_moves_the_start_in_its_own_way_and_the_base_stays(
+    sources: dict[str, Any], tiny_base: Any
 ) -> None:
     recipe = recipe_from_dict(sources)
     general = load_general(recipe)
     assert general is not None
     before = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
-    spec = MetaSpec(algorithm=algorithm, **SMALL)
-    found = meta_start(tiny_base, general, recipe, spec)
-    after = tiny_base.model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
     model = add_lora(tiny_base, recipe.lora, recipe.seed)
     fresh = trained_weights(model)
     model.unload()
-    assert found.keys() == fresh.keys()
-    # The matrix that starts at zero has the gradient.
-    moved = [name for name in fresh if not torch.equal(found[name], fresh[name])]
-    assert any("lora_B" in name for name in moved)
-    assert all(torch.isfinite(value).all() for value in found.values())
-    again = meta_start(tiny_base, general, recipe, spec)
-    assert all(torch.equal(found[name], again[name]) for name in found)
+    starts = []
+    for algorithm in ("maml", "fomaml", "reptile"):
+        spec = MetaSpec(algorithm=algorithm, **SMALL)
+        found = meta_start(tiny_base, general, recipe, spec)
+        after = tiny_base.model.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert found.keys() == fresh.keys()
+        # The matrix that starts at zero has the gradient.
+        moved = [name for name in fresh if not torch.equal(found[name], fresh[name])]
+        assert any("lora_B" in name for name in moved)
+        assert all(torch.isfinite(value).all() for value in found.values())
+        again = meta_start(tiny_base, general, recipe, spec)
+        assert all(torch.equal(found[name], again[name]) for name in found)
+        starts.append(found)
+    name = next(name for name in fresh if "lora_B" in name)
+    assert not torch.allclose(starts[0][name], starts[1][name], atol=1e-6)
+    assert not torch.allclose(starts[1][name], starts[2][name], atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -79,28 +85,15 @@ def test_the_quick_loss_and_its_gradient_are_those_that_can_be_differentiated_tw
     }
     found = []
     for second_order in (False, True):
-        with _Loss(model, second_order=second_order, recipe=recipe) as loss:
-            # With one example per row, which plain attention needs.
-            rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
-            value = loss(weights, rows)
-            found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
+        loss = _Loss(model, second_order=second_order, recipe=recipe)
+        # With one example per row, which plain attention needs.
+        rows = pack([encoded[i] for i in range(6)], 128, together=not second_order)
+        value = loss(weights, rows)
+        found.append((value, *torch.autograd.grad(3 * value, list(weights.values()))))
     tolerance = 1e-4 if precision == "fp32" else 0.15
     for quick, plain in zip(*found, strict=True):
         assert float(plain.detach().norm()) > 0
         assert float((quick - plain).detach().norm() / plain.detach().norm()) < tolerance
-
-
-def test_algorithms_differ(sources: dict[str, Any], tiny_base: Any) -> None:
-    recipe = recipe_from_dict(sources)
-    general = load_general(recipe)
-    assert general is not None
-    starts = [
-        meta_start(tiny_base, general, recipe, MetaSpec(algorithm=algorithm, **SMALL))
-        for algorithm in ("maml", "fomaml", "reptile")
-    ]
-    name = next(name for name in starts[0] if "lora_B" in name)
-    assert not torch.allclose(starts[0][name], starts[1][name], atol=1e-6)
-    assert not torch.allclose(starts[1][name], starts[2][name], atol=1e-6)
 
 
 def test_examples_too_long_for_it_are_left_out(
@@ -114,18 +107,18 @@ def test_examples_too_long_for_it_are_left_out(
     assert meta_start(tiny_base, general, recipe, MetaSpec(**SMALL | {"examples": 88}))
 
 
-@pytest.mark.parametrize("method", ["meta", "tell_meta", "tell"])
-def test_a_run_begins_there(sources: dict[str, Any], tmp_path: Path, method: str) -> None:
-    recipe = sources | {"method": method, "meta": SMALL | {"learning_rate": 0.05}}
-    record = fit(recipe, tmp_path / "out", progress=False).record
-    assert (record["counts"]["general_examples"] > 0) == (method != "meta")
-    plain = sources | {"method": "tell" if method != "meta" else "sft_anchor"}
-    fit(plain, tmp_path / "plain", progress=False)
-    first, other = (
-        (tmp_path / name / "training_log.jsonl").read_text().splitlines()[0]
-        for name in ("out", "plain")
-    )
-    assert first != other
+def test_a_run_begins_there(sources: dict[str, Any], tmp_path: Path) -> None:
+    first_loss = {}
+    for method in ("sft_anchor", "meta", "tell", "tell_meta", "tell with a start"):
+        recipe = sources | {"method": method.split()[0]}
+        if method not in ("sft_anchor", "tell"):
+            recipe |= {"meta": SMALL | {"learning_rate": 0.05}}
+        record = fit(recipe, tmp_path / method, progress=False).record
+        assert (record["counts"]["general_examples"] > 0) == method.startswith("tell")
+        log = (tmp_path / method / "training_log.jsonl").read_text().splitlines()
+        first_loss[method] = json.loads(log[0])["loss"]
+    assert first_loss["meta"] != first_loss["sft_anchor"]
+    assert first_loss["tell"] not in (first_loss["tell_meta"], first_loss["tell with a start"])
 
 
 def test_what_teaches_no_start_is_refused(sources: dict[str, Any], tmp_path: Path) -> None:

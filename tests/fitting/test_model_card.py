@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,11 +73,18 @@ def test_the_embedded_model_is_the_one_on_pypi() -> None:
     assert (Path(spec.submodule_search_locations[0]) / EMBEDDED_GGUF).is_file()
 
 
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitted") / "out"
+
+
 @pytest.fixture
-def out(toy_recipe: dict[str, Any], tmp_path: Path) -> Path:
-    toy_recipe |= {"method": "sft", "mixture": {"passes": 1}}
-    telltune.fit(toy_recipe, tmp_path / "out", progress=False)
-    return tmp_path / "out"
+def out(fitted_once: Path, toy_recipe: dict[str, Any], tmp_path: Path) -> Path:
+    """Return a copy of an adapter folder, which the test may change."""
+    if not fitted_once.exists():
+        short = {"method": "sft", "mixture": {"passes": 1}}
+        telltune.fit(toy_recipe | short, fitted_once, progress=False)
+    return shutil.copytree(fitted_once, tmp_path / "out")
 
 
 def metadata(card: str) -> Any:

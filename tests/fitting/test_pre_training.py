@@ -135,7 +135,7 @@ def test_adapters_that_agree_label_the_inputs_and_are_trained_once(
 ) -> None:
     training = recipe["training"] | {"batch_size": 2}
     keys = {"pseudo_label": {"by": "model", "examples": 6}, "training": training}
-    longer = recipe | keys | {"mixture": {"passes": 12}}
+    longer = recipe | keys | {"mixture": {"passes": 6}}
     before = [weight.clone() for weight in tiny_base.model.parameters()]
     ground = laid(longer, tiny_base)
     (got,) = ground.yields
@@ -200,7 +200,7 @@ def test_a_plan_has_it(toy_recipe: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def both(recipe: dict[str, Any]) -> dict[str, Any]:
+def both(recipe: dict[str, Any], short_chains: None) -> dict[str, Any]:
     """Auxiliary tasks and pseudo-labels in one recipe."""
     return recipe | {"synthesis": {"make": "auxiliary"}}
 

@@ -52,6 +52,7 @@ class FakeEngine:
         self.asked: list[Any] = []
         self.waiting: list[Any] = []
         self.loras: list[Any] = []
+        self.loaded: dict[int | None, Any] = {}
         self.script = getattr(sys.modules["__main__"], "__file__", None)
 
     @classmethod
@@ -86,6 +87,13 @@ class FakeEngine:
         return [SimpleNamespace(request_id=name, outputs=[kept], prompt_logprobs=told)]
 
     def model(self, lora: Any) -> Any:
+        """Return the base, or an adapter by its number, loaded when it is first asked."""
+        number = None if lora is None else lora.number
+        if number not in self.loaded:
+            self.loaded[number] = self.load(lora)
+        return self.loaded[number]
+
+    def load(self, lora: Any) -> Any:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM

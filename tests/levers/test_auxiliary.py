@@ -11,6 +11,7 @@ from telltune.data.anchor import Anchor
 from telltune.data.examples import Example
 from telltune.data.task import TaskData
 from telltune.errors import DataError
+from telltune.levers import auxiliary
 from telltune.levers.auxiliary import Auxiliary, Chain, auxiliary_examples, refine
 from telltune.recipe import SynthesisSpec
 from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
@@ -28,7 +29,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
-def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(tiny_base: Any) -> None:
+def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(
+    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auxiliary, "_LONGEST", 8)
     chains, seconds = refine(tiny_base, EXAMPLES, "Name it.", seed=3)
     assert len(chains) == len(EXAMPLES)
     for chain in chains:
@@ -60,6 +64,7 @@ def test_free_text_has_no_auxiliary_tasks(tiny_base: Any) -> None:
         refine(tiny_base, [Example("a", "b"), Example("c", "d")], "Do it.")
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_a_run_trains_on_them_as_sources_of_their_own(
     toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -36,8 +36,9 @@ def adapter(recipe: dict[str, Any], out: Path) -> bytes:
     return (out / WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "one by one"])
+@pytest.mark.parametrize(
+    ("precision", "packed"), [("fp32", True), ("bf16", False)], ids=["packed", "one by one"]
+)
 def test_the_same_run_gives_the_same_bytes(
     recipe: dict[str, Any],
     tmp_path: Path,

@@ -68,6 +68,7 @@ def test_a_model_reasons_and_gives_the_answer_alone(
     assert not any(check.held is False for check in verify(tmp_path / "out").checks)
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_without_a_column_the_model_writes_reasons_for_labels_alone(
     toy_recipe: dict[str, Any], tiny_base: Any, tmp_path: Path, write_jsonl: Callable[..., Path]
 ) -> None:

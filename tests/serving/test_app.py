@@ -40,7 +40,8 @@ def client(both: Any) -> OpenAI:
 def metric(client: OpenAI, name: str) -> int:
     """Return the sum over the models of a metric."""
     _, text = http(client, "/metrics")
-    return sum(map(int, re.findall(rf"^telltune_{name}(?:{{.*}})? (\d+)$", text, re.MULTILINE)))
+    values = re.findall(rf"^telltune_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, values)))
 
 
 def test_answers_are_those_of_predict(shapes: Path, rambling: Path, client: OpenAI) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from forked import Forked
 from telltune.errors import StorageError
 from telltune.evaluation.score import Answers
 from telltune.fitting.output_folder import lock_folder
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
     from chat_server import ChatServer
 
 FEW = ForgettingSpec(examples=8, prompts=4)
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from telltune.study.runner import run_cells
-from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
-spec = StudySpec.model_validate(json.loads(sys.argv[1]))
-run_cells(cells_of(spec), ForgettingSpec(examples=8, prompts=4), Path(sys.argv[2]), progress=False)
-"""
 
 
 @pytest.fixture
@@ -268,16 +259,14 @@ def test_killed_at_a_random_moment_it_gives_the_same_rows(
     study["seeds"], study["sizes"] = [0, 1, 2], [600]
     study["methods"] = ["sft_anchor", "tell"]
     whole = run_cells(cells(study), FEW, tmp_path / "whole", progress=False)
-    command = [sys.executable, "-c", PROGRAM, json.dumps(study), str(tmp_path / "killed")]
-    moment = random.Random(os.urandom(8))
-    # The same number of threads as here, since other sums differ in the last digits.
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        # Importing takes a while; after the first row, any moment is suitable.
-        while not (tmp_path / "killed" / RESULTS).exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(moment.uniform(0, 0.8))
-        process.send_signal(signal.SIGKILL)
+    path, killed = tmp_path / "study.yaml", tmp_path / "killed"
+    path.write_text(yaml.safe_dump(study | {"forgetting": FEW.model_dump()}))
+    victim = Forked("study", path, "--out", killed, said=tmp_path / "said.txt")
+    # After the first row, any moment is suitable.
+    victim.until((killed / RESULTS).exists)
+    time.sleep(random.Random(os.urandom(8)).uniform(0, 0.8))
+    victim.signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
     before = len(Results(tmp_path / "killed").rows)
     again = run_cells(cells(study), FEW, tmp_path / "killed", progress=False)
     assert 0 < before < len(again)

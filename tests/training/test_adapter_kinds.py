@@ -97,7 +97,12 @@ def with_lora(toy_recipe: dict[str, Any]) -> Callable[..., dict[str, Any]]:
 
     def made(kind: dict[str, Any], **training: Any) -> dict[str, Any]:
         settings = toy_recipe["training"] | {"save_steps": 2} | training
-        return toy_recipe | {"lora": toy_recipe["lora"] | kind, "training": settings}
+        return toy_recipe | {
+            "task": toy_recipe["task"] | {"max_examples": 12},
+            "mixture": {"leverage_ratio": 1.0, "passes": 1},
+            "lora": toy_recipe["lora"] | kind,
+            "training": settings,
+        }
 
     return made
 

@@ -73,6 +73,6 @@ def test_every_size_gets_enough_steps_and_no_needless_ones(examples: int):
     assert 3 <= passes <= 16
     assert 4 <= batch_size <= 16
     assert examples < 10 or steps >= 40
-    more = resolve(recipe(), examples + 1, SMALL)
+    more, _ = resolve(recipe(), examples + 1, SMALL)
     assert int(more.mixture.passes) <= passes
     assert int(more.training.batch_size) >= batch_size

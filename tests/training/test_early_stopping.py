@@ -11,7 +11,7 @@ import telltune
 from telltune.data.encoded import EncodedSet
 from telltune.data.task import load_split
 from telltune.errors import RecipeError
-from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.adapter_folder import load_predictor, read_tell
 from telltune.fitting.build_plan import plan_looks
 from telltune.recipe import as_recipe
 from telltune.training.early_stopping import PATIENCE, EarlyStopping
@@ -43,25 +43,38 @@ def fit(recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     return telltune.fit(recipe, out, progress=False).record
 
 
-def test_the_best_look_is_what_is_saved_and_verified(long: dict[str, Any], tmp_path: Path):
-    record = fit(long, tmp_path / "out")
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitted") / "out"
+
+
+@pytest.fixture
+def whole(fitted_once: Path, long: dict[str, Any]) -> Path:
+    """Return the folder of an uninterrupted run; it runs once for all tests."""
+    if not fitted_once.exists():
+        fit(long, fitted_once)
+    return fitted_once
+
+
+def test_the_best_look_is_what_is_saved_and_verified(long: dict[str, Any], whole: Path):
+    record = read_tell(whole)
     found = record["early_stopping"]
     looks = {look["step"]: look for look in found["looks"]}
     kept = looks[found["kept_step"]]
     assert kept["score"] == max(look["score"] for look in looks.values())
-    predictor = load_predictor(tmp_path / "out", precision="fp32")
+    predictor = load_predictor(whole, precision="fp32")
     nll, tokens = predictor.nll(load_split(as_recipe(long), "dev"))
     assert float((nll / tokens).mean()) == pytest.approx(kept["loss"], rel=1e-4)
-    assert verify(tmp_path / "out").held is True
-    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert verify(whole).held is True
+    card = " ".join((whole / "README.md").read_text().split())
     assert f"the headline metric was {kept['score']:.1f} and the loss was" in card
     assert f"those of step {kept['step']}, the best of {len(looks)} evaluations" in card
 
 
-def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], tmp_path: Path):
-    record = fit(long, tmp_path / "out")
+def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], whole: Path):
+    record = read_tell(whole)
     steps = [look["step"] for look in record["early_stopping"]["looks"]]
-    rows = read_log(tmp_path / "out" / "training_log.jsonl")
+    rows = read_log(whole / "training_log.jsonl")
     planned, counts = telltune.plan(long, measure=False), record["counts"]
     assert len(rows) == steps[-1] == counts["optimizer_steps"] < planned["optimizer_steps"]
     assert sum(row["tokens"] for row in rows) == counts["trained_tokens"]
@@ -82,9 +95,9 @@ def test_looks_and_the_last_answers_do_not_need_the_engine_of_the_recipe(
 
 
 def test_a_resumed_run_keeps_the_best_look_from_before(
-    long: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    record = fit(long, tmp_path / "whole")
+    record = read_tell(whole)
     kept = record["early_stopping"]["kept_step"]
     on_step_end = EarlyStopping.on_step_end
 
@@ -99,7 +112,7 @@ def test_a_resumed_run_keeps_the_best_look_from_before(
             fit(long, tmp_path / "cut")
     again = fit(long, tmp_path / "cut")
     assert again["early_stopping"] == record["early_stopping"]
-    weights = [tmp_path / run / "adapter_model.safetensors" for run in ("whole", "cut")]
+    weights = [run / "adapter_model.safetensors" for run in (whole, tmp_path / "cut")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

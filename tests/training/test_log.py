@@ -34,6 +34,8 @@ def test_a_short_run_keeps_its_steps_and_a_source_that_is_not_there_no_line(tmp_
     assert loss_curve(log) == {"step": [1, 2], "task": [3.0, None], "general": [None, 1.0]}
     log.write_text('{"step": 1, "loss": 1, "loss_task": 3.0}\n')
     assert loss_curve(log) == {"step": [1], "task": [3.0]}
+    log.write_text('{"step": ')
+    assert loss_curve(log) == loss_curve(tmp_path / "none.jsonl") == {"step": []}
 
 
 def test_learned_weights_have_lines_of_their_own(tmp_path: Path) -> None:

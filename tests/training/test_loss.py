@@ -39,7 +39,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 300)), min_size=1, max_
 WEIGHT = st.floats(0.01, 100)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.sampled_from(["token", "example"]), STEPS, WEIGHT, WEIGHT)
 def test_a_step_weighs_one_in_all(
     average: str, step: list[tuple[bool, int]], task: float, general: float

@@ -75,6 +75,8 @@ def test_tensorboard_shows_the_log_and_the_adapter_is_the_same(
         "loss": "train/loss",
         "loss_task": "train/loss_task",
         "loss_general": "train/loss_general",
+        "median_task": "train/median_task",
+        "median_general": "train/median_general",
         "learning_rate": "train/learning_rate",
         "grad_norm": "train/grad_norm",
         "dev_loss": "eval/loss",

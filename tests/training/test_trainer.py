@@ -140,6 +140,7 @@ def test_the_log_has_one_whole_line_a_step(
         assert row["grad_norm"] > 0
         kinds = step.is_task.tolist()
         assert ("loss_task" in row, "loss_general" in row) == (any(kinds), not all(kinds))
+        assert ("median_task" in row, "median_general" in row) == (any(kinds), not all(kinds))
         # With the average over tokens, the step's loss is the token-weighted mean of its sources.
         counts = {True: 0, False: 0}
         for (ids, prompt_length), kind in zip(step.rows, kinds, strict=True):

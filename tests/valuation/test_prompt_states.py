@@ -11,6 +11,7 @@ import torch
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
+from telltune.inference.scoring import PromptRow
 from telltune.valuation import prompt_states as module
 from telltune.valuation.prompt_states import prompt_states
 
@@ -59,12 +60,14 @@ def test_a_prompt_has_the_vector_of_a_pass_of_its_own(
 def test_a_text_that_grows_together_with_the_template_keeps_its_own_tokens(
     tiny_base: LoadedModel,
 ) -> None:
-    row = module._Row([5, 6, 7])
+    shared, row = [5, 6, 7], PromptRow()
+    row.add(shared, 0)
     prompts = [[5, 6, 7, 8, 9], [5, 6, 10, 9], [5, 6, 7], [5, 6, 7, 11]]
-    ends = [row.add(ids) for ids in prompts]
+    ends = [row.add_behind(shared, ids) for ids in prompts]
     assert ends == [5, 9, 12, 13]
     with torch.no_grad(), module.packed_attention(tiny_base.model):
-        found = row.states(tiny_base.model)
+        outputs = row.outputs(tiny_base.model, [0], output_hidden_states=True)
+    found = outputs.hidden_states[-1][0]
     for ids, end in zip(prompts, ends, strict=True):
         with torch.no_grad():
             alone = tiny_base.model(torch.tensor([ids]), output_hidden_states=True)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
 
-__all__ = ["TEXT_KINDS", "Choice", "choose_classifier"]
-
 _FOLDS = 5
 # Number of assignments to folds over which accuracy is averaged. With 20 examples one is too noisy.
 _ASSIGNMENTS = 3
@@ -111,11 +109,7 @@ def choose_classifier(
     None is chosen if the best is not significantly better than the most frequent label (binomial
     test at 5%).
 
-    Args:
-        labeled: Examples whose completions are a closed set of labels.
-        inputs: Unlabeled inputs; EM is tried only if there are any.
-        seed: Seed of the folds.
-        kinds: Kinds of vectors to try; if empty, all that are installed.
+    Without unlabeled inputs, EM is not tried. Without `kinds`, all that are installed are tried.
 
     Raises:
         ModelError: `kinds` contains the sentence encoder, which is not installed.

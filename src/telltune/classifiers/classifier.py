@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from telltune.classifiers.features import Features
     from telltune.data.examples import Example
 
-__all__ = ["Classifier", "load_classifier"]
-
 
 @dataclass
 class Classifier:
@@ -30,7 +28,6 @@ class Classifier:
 
     Attributes:
         vectorize: Function from texts to vectors, (texts, width).
-        scorer: Linear scores of the answers.
     """
 
     vectorize: Features

@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.models import LoadedModel
 
-__all__ = [
-    "EncoderFeatures",
-    "FeatureKind",
-    "Features",
-    "StateFeatures",
-    "TextKind",
-    "TfidfFeatures",
-    "features_from",
-    "learn_features",
-    "prompt_text",
-    "tfidf_of_others",
-]
-
 FeatureKind = Literal["encoder", "tfidf", "states"]
 TextKind = Literal["encoder", "tfidf"]
 """Kinds of features that need no language model."""
@@ -179,9 +166,6 @@ class StateFeatures:
 
     Attributes:
         model: Base model, which is loaded on the first call.
-        anchor: Anchor of every text, or None.
-        revision: Revision of the base model.
-        width: Length of each vector.
         base: The loaded base model, or None before the first call.
     """
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from telltune.classifiers.features import FeatureKind
 
-__all__ = ["Head", "LinearScorer", "fit_head"]
-
 Head = Literal["centroid", "em", "linear", "nearest"]
 
 # Divisor of the cosine before the softmax. The encoder's value is that of its training. At 0.1, EM

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Columns
 
-__all__ = ["Picked", "cover", "pick"]
-
 CANDIDATES = 2000
 """Maximum number of inputs to choose from. More are subsampled, to bound memory."""
 COVERED = 20_000

@@ -18,8 +18,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_means", "class_prior", "seeded_em", "shares"]
-
 _ROUNDS = 20
 _BALANCING_STEPS = 10
 _UNLABELED_WEIGHT = 0.5

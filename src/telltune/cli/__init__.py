@@ -17,7 +17,6 @@ from telltune.cli import (  # noqa: F401  (each registers its verbs)
     scores,
     serving,
     start,
-    streams,
     studies,
 )
 from telltune.cli.app import app

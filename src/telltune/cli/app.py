@@ -16,23 +16,11 @@ from telltune.outputs import set_verbosity
 from telltune.plugins import add_plugin
 from telltune.version import VERSION
 
-__all__ = [
-    "GROUPS",
-    "AsJson",
-    "ColumnNames",
-    "Overrides",
-    "Overwrite",
-    "RecipeFile",
-    "TrustModel",
-    "app",
-]
-
-
 GROUPS = {
     "Make": ("init", "fit", "pick", "anchor", "score", "synthesize"),
     "Look": ("check", "show", "plan", "verify", "diagnose", "env", "config-schema"),
     "Compare": ("evaluate", "compare", "recommend", "study", "report", "continual", "quanta"),
-    "Serve": ("predict", "export", "serve", "chat", "cascade"),
+    "Serve": ("predict", "export", "serve", "chat", "ui", "cascade"),
 }
 """Verbs in the order of the help, by what they are for."""
 
@@ -137,6 +125,13 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file in YAML.")]
+AdapterFolder = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
+]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model.")
+]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from telltune.errors import one_line
 from telltune.outputs import verbosity
 from telltune.result_table import NUMBERS
 
@@ -22,25 +23,6 @@ if TYPE_CHECKING:
     from telltune.study.example_scores import ExampleScores
     from telltune.study.recommend import Recommendation
     from telltune.study.statistics.summary import Summary
-
-__all__ = [
-    "print_continual",
-    "print_diagnosis",
-    "print_examples",
-    "print_json",
-    "print_note",
-    "print_plan",
-    "print_quanta",
-    "print_recommendation",
-    "print_scores",
-    "print_stream",
-    "print_study",
-    "print_study_plan",
-    "print_table",
-    "print_tables",
-    "print_warnings",
-    "print_warnings_of",
-]
 
 
 def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
@@ -197,7 +179,12 @@ def print_scores(scores: ExampleScores) -> None:
         "memory": ("recall", "Lowest recall: examples the model knows least"),
     }[scores.by]
     rows = [
-        (row["origin"], _short(row["prompt"]), _short(row["completion"]), f"{row[column]:.2f}")
+        (
+            row["origin"],
+            one_line(row["prompt"], 60),
+            one_line(row["completion"], 60),
+            f"{row[column]:.2f}",
+        )
         for row in scores.hardest
     ]
     print_table(title, ("where", "prompt", "completion", column), rows)
@@ -211,11 +198,6 @@ def print_scores(scores: ExampleScores) -> None:
         levels = [f"{n:.0f} at level {name[-1]}" for name, n in told.items() if "level" in name]
         said = f"answer in {told['recall']:.0%} of the completions: {', '.join(levels)}"
     typer.echo(f"{scores.examples} examples, {said}.")
-
-
-def _short(text: str, longest: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def print_stream(report: StreamReport) -> None:
@@ -248,7 +230,7 @@ def print_diagnosis(found: list[dict[str, Any]]) -> None:
             restart = "may succeed" if told["restart"] else "will most likely fail again"
             typer.echo(f"  After a restart, the run {restart}. Diagnosed by: {told['by']}.")
         for line in told["evidence"]:
-            typer.echo(f"  {line['line']:>6}: {_short(line['text'], 120)}")
+            typer.echo(f"  {line['line']:>6}: {one_line(line['text'], 120)}")
 
 
 def print_continual(report: ContinualReport) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from telltune.cli.app import AsJson, TrustModel, app
+from telltune.cli.app import AsJson, ModelFolder, TrustModel, app
 from telltune.cli.console import print_json, print_warnings
 from telltune.errors import RecipeError
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     epilog="Example: tell export runs/mine --merge --out runs/merged; tell export runs/mine --vllm"
 )
 def export(
-    adapter: Annotated[
-        Path,
-        typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`, or a merged model."),
-    ],
+    adapter: ModelFolder,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a whole model that transformers loads.")
     ] = False,

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from telltune.cli.app import AsJson, ColumnNames, Overrides, Overwrite, RecipeFile, TrustModel, app
+from telltune.cli.app import (
+    AdapterFolder,
+    AsJson,
+    ColumnNames,
+    MaxNewTokens,
+    Overrides,
+    Overwrite,
+    RecipeFile,
+    TrustModel,
+    app,
+)
 from telltune.cli.console import (
     print_examples,
     print_json,
@@ -174,9 +184,7 @@ def _fit_with_restarts(out: Path, restarts: int) -> None:
     epilog="Example: tell evaluate runs/mine --metric macro_f1 --predictions answers.jsonl"
 )
 def evaluate(
-    adapter: Annotated[
-        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
-    ],
+    adapter: AdapterFolder,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe whose task is scored; by default the adapter's own.")
     ] = None,
@@ -230,9 +238,7 @@ def evaluate(
     "tell predict runs/mine - --format csv < inputs.jsonl"
 )
 def predict(
-    adapter: Annotated[
-        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
-    ],
+    adapter: AdapterFolder,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -254,9 +260,7 @@ def predict(
         typer.Option("--format", help="Format of rows on standard output."),
     ] = "jsonl",
     columns: ColumnNames = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer in tokens.")
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
@@ -396,9 +400,7 @@ def compare(
 
 @app.command(epilog="Example: tell verify runs/mine")
 def verify(
-    adapter: Annotated[
-        Path, typer.Argument(metavar="ADAPTER", help="Output folder of `tell fit`.")
-    ],
+    adapter: AdapterFolder,
     as_json: AsJson = False,
 ) -> None:
     """Check files, data, base model and example order against tell.json.

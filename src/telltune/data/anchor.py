@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import AnchorSpec
 
-__all__ = ["Anchor", "anchored_tokenizer"]
-
 GAP = "\n\n"
 
 
@@ -174,11 +172,7 @@ _RESPONSE_AFTER_GENERATION_PROMPT = (
 def anchored_tokenizer(
     tokenizer: PreTrainedTokenizerBase, anchor: Anchor | None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer whose chat template writes the anchor.
-
-    Args:
-        tokenizer: Tokenizer with the model's own template.
-        anchor: Anchor to add. None returns the tokenizer itself.
+    """Return a copy of a tokenizer whose chat template writes the anchor; without one, itself.
 
     Raises:
         ModelError: The template drops the anchor (for example without a system turn) or changes it.

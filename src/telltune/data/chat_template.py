@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.thinking import thinking_tags
-from telltune.errors import DataError, ModelError
+from telltune.errors import DataError, ModelError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from telltune.data.control_tokens import ControlTokens
     from telltune.data.examples import Example
-
-__all__ = ["ChatTemplate", "Rendered", "TemplateError"]
 
 _SYSTEM, _EARLIER, _SAID, _USER, _ANSWER, _TOOL = (
     f"PROBE{name}" for name in ("system", "earlier", "said", "user", "answer", "tool")
@@ -54,7 +52,6 @@ class Rendered(NamedTuple):
     """An example rendered with the chat template.
 
     Attributes:
-        prompt: Text before the answer.
         answer: Answer with the end of the turn.
         unthought: True if the prompt opens a thinking block and the example has no thinking.
     """
@@ -70,10 +67,6 @@ class TemplateError(DataError):
     Attributes:
         reason: Problem without the example's location and text, so that examples with the same
             problem have the same reason.
-
-    Args:
-        message: Problem with the example's location and text.
-        reason: Problem alone.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -96,10 +89,6 @@ class ChatTemplate:
         tags: Tags around thinking.
         opened: True if prompts end in an open thinking block, in which the answer starts.
         lead: Text that the template writes between a prompt and the answer.
-
-    Args:
-        tokenizer: Tokenizer with the template.
-        controls: Control tokens of the tokenizer.
 
     Raises:
         ModelError: The template cannot be used, or drops the user's text or the answer.
@@ -281,15 +270,14 @@ class ChatTemplate:
             return True  # the template uses tools; rendering an example shows how
 
     def _drops(self, example: Example, what: str, text: str) -> TemplateError:
-        line = " ".join(text.split())
-        shown = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
         dropped = f"{self.name} drops {what}"
         rest = (
             ", so the model would never see it; choose a template that includes it "
             "(`model.chat_template`), or remove it from the data"
         )
         return TemplateError(
-            f"{example.origin or 'an example'}: {dropped} ({shown!r}){rest}.", dropped + rest
+            f"{example.origin or 'an example'}: {dropped} ({one_line(text, _SHOWN)!r}){rest}.",
+            dropped + rest,
         )
 
     def _text(self, messages: list[dict[str, Any]], *, ask: bool, tools: Any = None) -> str:

@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = [
-    "TRAIN",
-    "Finding",
-    "Group",
-    "Groups",
-    "Kind",
-    "check_examples",
-    "finding_of",
-    "grouped",
-    "question",
-]
-
 TRAIN = "train"
 """Name of the training group, whose prompts must not occur in any other group."""
 
@@ -74,8 +62,6 @@ class Group(Generic[T]):
     `str` returns one line: "a.jsonl:3: no response: ... (and 2 more, at lines 5, 9)".
 
     Attributes:
-        first: First member.
-        count: Number of members.
         places: Locations of the next members as (file, line), at most `SHOWN_PLACES`.
     """
 
@@ -101,11 +87,7 @@ class Group(Generic[T]):
 
 
 class Groups(Generic[T]):
-    """Collection of findings or problems by reason, in memory independent of their number.
-
-    Attributes:
-        total: Number of added items.
-    """
+    """Collection of findings or problems by reason, in memory independent of their number."""
 
     def __init__(self) -> None:
         self.total = 0

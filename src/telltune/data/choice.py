@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "drawn_tokens",
-    "general_choice",
-    "general_index",
-    "seeded_permutation",
-    "size_general",
-]
-
 # Numbers of random streams. `mixture` uses those from 3 on. A changed number changes every run.
 _CHOICE, _REFRESH, _REST = range(3)
 
@@ -113,9 +105,6 @@ def size_general(
         offsets: Start of each general example's tokens, and the end of the last one's, shape
             (available + 1,). May be mapped from disk.
         seed: The mixture's seed.
-
-    Returns:
-        Number of general examples per epoch.
 
     Raises:
         RecipeError: The ratio is negative or not finite.

@@ -11,15 +11,12 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["Contents", "ContentsHash", "contents_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Contents:
     """Size and hashes of a data set.
 
     Attributes:
-        examples: Number of examples.
         sha256: SHA-256 of the examples in order, without their source and origin.
         origins: SHA-256 of the examples' origins, such as "tickets.jsonl:17".
     """

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MARKED", "ControlTokens", "control_tokens"]
-
 # Private-use characters without a meaning in text. If data contain one of them, it is shielded like
 # a control token. The text between two marks may therefore be a closing mark.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -27,7 +25,6 @@ class ControlTokens:
     """The control tokens of one tokenizer.
 
     Attributes:
-        ids: Ids of the control tokens.
         written: Pattern that matches any control token in a text.
     """
 

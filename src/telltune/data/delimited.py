@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Quoting
 
-__all__ = ["delimited_rows"]
-
 # A first line written by Excel that names the separator: `sep=;`.
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"?')
@@ -40,12 +38,7 @@ _BARE_RETURN = "the line contains a bare carriage return: end lines with a line 
 def delimited_rows(
     stream: BinaryIO, *, separator: str | None, quoting: Quoting
 ) -> Iterator[ParsedRow | Fault]:
-    """Yield the rows of a file whose first line names the columns.
-
-    Args:
-        stream: Seekable file.
-        separator: Cell separator. None detects it from the first line.
-        quoting: As `DataSpec.quoting`.
+    """Yield the rows of a file whose first line names the columns; None detects the separator.
 
     Raises:
         StopReadingError: The header cannot be read, or the rest of the file is unreliable.
@@ -62,10 +55,7 @@ def delimited_rows(
     lines = _lines_into(record, stream)
     if told:
         next(lines)
-    if quoting == "none":
-        records = _split(lines, record, separator)
-    else:
-        records = _parsed(lines, record, separator, doubt=quoting == "auto")
+    records = _records(lines, record, separator, quoting)
     header = next(records, None)
     if header is None:
         return
@@ -155,27 +145,18 @@ def _lines_into(record: _Record, stream: BinaryIO) -> Iterator[str]:
         yield text
 
 
-def _split(lines: Iterator[str], record: _Record, separator: str) -> Iterator[list[str] | Fault]:
-    """Yield one record per line; quotes are ordinary characters."""
-    while True:
-        record.clear()
-        line = next(lines, None)
-        if line is None:
-            return
-        line = line.rstrip("\r\n")
-        if "\r" in line:
-            yield Fault(record.line, _BARE_RETURN)
-        elif not record.is_blank:
-            yield line.split(separator)
-
-
-def _parsed(
-    lines: Iterator[str], record: _Record, separator: str, *, doubt: bool
+def _records(
+    lines: Iterator[str], record: _Record, separator: str, quoting: Quoting
 ) -> Iterator[list[str] | Fault]:
-    """Yield records with quoted cells; with `doubt`, refuse cells whose lines look like rows."""
+    """Yield the cells of each record; `auto` refuses quoted cells whose lines look like rows."""
     # The csv module's limit is 128 KiB per field and can only be changed for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(
+        lines,
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     width, spaced = 0, False
     while True:
         record.clear()
@@ -190,7 +171,7 @@ def _parsed(
             continue
         if not width:
             width, spaced = len(cells), f"{separator} " in record.lines[0]
-        if doubt and _hold_rows(record.lines, separator, width, spaced=spaced):
+        if quoting == "auto" and _hold_rows(record.lines, separator, width, spaced=spaced):
             yield Fault(
                 record.line,
                 f"a quoted cell continues to line {record.last}, and its lines look like rows of "
@@ -214,12 +195,8 @@ def _hold_rows(lines: list[str], separator: str, width: int, *, spaced: bool) ->
     certain from a cell with several lines. But in few real cells do most lines have exactly as many
     separators as a row.
 
-    Args:
-        lines: Lines of the record.
-        separator: Cell separator.
-        width: Number of cells in a row.
-        spaced: Whether a space follows the separators in this file. If not, such a space indicates
-            prose.
+    A row has `width` cells. Without `spaced`, no space follows the separators in this file, so that
+    such a space indicates prose.
     """
     if len(lines) < 2 or width < 2:
         return False

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["EncodedSet", "EncodedWriter"]
-
 # Number of examples per block in scans over all examples: 1 MiB of offsets.
 _BLOCK = 2**17
 
@@ -76,25 +74,18 @@ class EncodedSet:
         prompts = [np.empty(0, np.int32), *(part.prompt_lengths for part in parts)]
         return cls(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), np.concatenate(prompts))
 
-    def save(self, folder: Path) -> None:
-        """Write three .npy files into an existing folder."""
-        for name in _NAMES:
-            np.save(folder / f"{name}.npy", getattr(self, name))
-
     @classmethod
     def load(cls, folder: Path) -> EncodedSet:
-        """Map a saved set from disk. Data are read on access."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES))
-
-
-_NAMES = ("ids", "offsets", "prompt_lengths")
+        """Map the three files of an `EncodedWriter` from disk. Data are read on access."""
+        names = ("ids", "offsets", "prompt_lengths")
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
 class EncodedWriter:
     """Writer that appends parts to the files of a set, which is never in memory as a whole.
 
     Args:
-        folder: Existing folder. After closing, it contains the same files as `EncodedSet.save`.
+        folder: Existing folder; its three .npy files are complete after closing.
     """
 
     def __init__(self, folder: Path) -> None:

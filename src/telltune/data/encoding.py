@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from telltune.data.chat_template import ChatTemplate, TemplateError
-from telltune.data.control_tokens import MARKED, ControlTokens, control_tokens
+from telltune.data.control_tokens import MARKED, ControlTokens
 from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
 
     _Pairs = tuple[list[list[int]], list[list[int]]]
-
-__all__ = ["EncodedSet", "Encoder", "control_tokens"]
 
 # Limits of a chunk in examples and in characters. Both are large enough to keep the tokenizer's
 # threads busy. The tokenizer needs about 100 bytes per token, so long texts need smaller chunks.

@@ -22,22 +22,13 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.tokenizer import KnownTokenizer
 
-__all__ = ["EncodingCache"]
-
 _NOTES = "notes.json"
 _CLOCK = "strftime_now"
 """Function that transformers provides to templates that write the date."""
 
 
 class EncodingCache:
-    """Disk cache of the results of an `Encoder`.
-
-    Args:
-        tokenizer: Tokenizer, loaded only if examples must be encoded.
-        anchor: Anchor to add to its chat template, or None.
-        max_length: As for `Encoder`.
-        too_long: As for `Encoder`.
-    """
+    """Disk cache of the results of an `Encoder`, whose tokenizer is loaded only if needed."""
 
     def __init__(
         self,
@@ -62,9 +53,7 @@ class EncodingCache:
         Examples are read, tokenized and written to disk a few thousand at a time. Memory therefore
         does not grow with their number.
 
-        Args:
-            examples: Examples to encode. Not read if the set is on disk and `contents` is given.
-            contents: Contents of these examples, if known.
+        They are not read if the set is on disk and their contents are given.
 
         Raises:
             DataError: As `Encoder.encode`; or the examples do not match `contents`.

@@ -10,8 +10,6 @@ from telltune.data.thinking import without_thinking
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Example", "Message", "Problem", "as_turns", "prepend_shots"]
-
 
 class Message(NamedTuple):
     """One turn of a conversation. `role` is "system", "user" or "assistant"."""

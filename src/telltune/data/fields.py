@@ -14,8 +14,6 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ["Fields", "RowRefusedError", "Values", "is_blank", "is_number", "listed"]
-
 Values = Mapping[str, object]
 
 SHOWN_KEYS = 12
@@ -33,7 +31,6 @@ class Fields:
         prefix: Prefix of the keys in reports, such as "messages[].".
 
     Attributes:
-        values: Values by key.
         filled: Values that are not blank.
         left_out: Reasons why answers of this row are not trained on, one sentence each.
     """
@@ -63,11 +60,7 @@ class Fields:
         return self.filled.get(key)
 
     def text(self, key: str, what: str) -> str:
-        """Return the text of a key. Numbers and booleans become text as in JSON.
-
-        Args:
-            key: Key to read.
-            what: Description of the value for error messages, such as "prompt".
+        """Return the text of a key, which errors call `what`. Numbers become text as in JSON.
 
         Raises:
             RowRefusedError: The key is missing or blank, or its value is not text.

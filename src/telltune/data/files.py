@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import DataSpec
 
-__all__ = ["Split", "files_of", "left_out", "split_of", "suggestion"]
-
 Split = Literal["train", "dev", "test"]
 
 # The keywords of `datasets` (data_files.SPLIT_KEYWORDS), so that both split a folder alike.
@@ -61,10 +59,8 @@ class _Choice(NamedTuple):
 def files_of(spec: DataSpec, split: Split = "train") -> list[Path] | None:
     """Return the data files of a spec in reading order, or None for a hub id.
 
-    Args:
-        spec: Data set of a recipe.
-        split: Split to read. If file names in a folder contain splits, only the files of this
-            split, or of `spec.split`, are returned.
+    If file names in a folder contain splits, only the files of this split, or of `spec.split`, are
+    returned.
 
     Raises:
         DataError: The file, folder or split does not exist, or the spec has a setting that does

@@ -16,8 +16,6 @@ from pathlib import Path
 from telltune.storage import cache_folder, read_cached_json, write_json
 from telltune.version import VERSION
 
-__all__ = ["code_hash", "file_hash", "file_stamp"]
-
 # Two changes within one tick of the file system's clock (2 s on FAT) leave the same metadata. So a
 # hash is cached only if the file did not change for longer than one tick.
 _TICK_NS = 2 * 10**9

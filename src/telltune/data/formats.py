@@ -34,16 +34,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Quoting
 
-__all__ = [
-    "DELIMITED",
-    "ParsedRow",
-    "format_of",
-    "known_suffixes",
-    "read_rows",
-    "register_format",
-    "stem_of",
-]
-
 Rows = Iterator[ParsedRow | Fault]
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example, Problem
     from telltune.recipe import DataSpec
 
-__all__ = ["EMBEDDED", "GeneralData", "scan_general"]
-
 EMBEDDED = "embedded"
 
 
@@ -34,7 +32,6 @@ class GeneralData:
     Each iteration reads the examples again, in file order. The mixture selects from them.
 
     Attributes:
-        name: Name in tables.
         sources: Data sets: files, folders, hub ids, or `embedded`.
     """
 

@@ -23,20 +23,6 @@ from telltune.storage import cache_folder, write_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "AnyData",
-    "Files",
-    "Frame",
-    "GivenRows",
-    "Rows",
-    "files_of_data",
-    "is_by_split",
-    "is_conversation",
-    "is_given",
-    "named",
-    "rows_of",
-]
-
 _FOLDER = "given_in_python"
 _INDEX = re.compile(r"__index_level_\d+__")
 """Column that pandas adds for an index without a name."""

@@ -7,8 +7,13 @@ one row is in memory at a time.
 
 from __future__ import annotations
 
+import io
 import json
+import mmap
 import re
+import shutil
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from telltune.data.parsed_row import (
@@ -31,17 +36,15 @@ if TYPE_CHECKING:
 
     from telltune.data.parsed_row import ParsedRow
 
-__all__ = ["json_rows"]
-
-CHUNK_BYTES = 2**20
 MAX_DEPTH = 500
-START = Place(1)
+PIECE_BYTES = 2**20
+"""Number of bytes whose lines are counted at once."""
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
-_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-# Matches whole strings and everything between them, up to a bracket or to a string that does not
-# end in the buffer.
-_FLAT = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_WHOLE_STRING = re.compile(_STRING, re.DOTALL)
+# Matches whole strings and everything between them, up to a bracket or to a string without an end.
+_FLAT = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
 _AFTER_SCALAR = re.compile(rb'[ \t\n\r,:"\[\]{}]')
 _CONTINUATION = bytes(range(0x80, 0xC0))
 """UTF-8 continuation bytes, which do not start a character."""
@@ -53,27 +56,47 @@ def json_rows(stream: BinaryIO) -> Iterator[ParsedRow | Fault]:
     Raises:
         StopReadingError: The document is not valid JSON, or has an unsupported layout.
     """
-    document = _Document(stream)
-    opening = document.peek()
-    if opening == b"[":
-        yield from _elements(document)
-        _check_end(document)
-    elif opening == b"{":
-        # The whole object is scanned before the first row, because a misnamed JSON Lines file also
-        # starts with an object.
-        yield from _elements(_Document(stream, *_only_list(document)))
-    elif opening:
-        place = document.place
-        _decode(document.value() or b"", place)
-        _check_end(document)
-        raise _neither()
+    with _bytes_of(stream) as data:
+        document = _Document(data)
+        opening = document.peek()
+        if opening == b"[":
+            yield from _elements(document)
+            _check_end(document)
+        elif opening == b"{":
+            # The whole object is scanned before the first row, because a misnamed JSON Lines file
+            # also starts with an object.
+            document.at, document.place = _only_list(document)
+            yield from _elements(document)
+        elif opening:
+            _decode(document)
+            _check_end(document)
+            raise _neither()
+
+
+@contextmanager
+def _bytes_of(stream: BinaryIO) -> Iterator[mmap.mmap | bytes]:
+    """Map a file, or the unpacked copy of a packed one, into memory."""
+    with tempfile.TemporaryFile() as copy:
+        try:
+            number = stream.fileno()
+        except io.UnsupportedOperation:
+            shutil.copyfileobj(stream, copy)
+            copy.flush()
+            number = copy.fileno()
+        try:
+            mapped = mmap.mmap(number, 0, access=mmap.ACCESS_READ)
+        except ValueError:  # an empty file
+            yield b""
+            return
+        with mapped:
+            yield mapped
 
 
 def _elements(document: _Document) -> Iterator[ParsedRow | Fault]:
     """Yield the elements of the list that starts at the current position."""
-    document.take()
+    document.expect(b"[")
     if document.peek() == b"]":
-        document.take()
+        document.expect(b"]")
         return
     while True:
         document.peek()
@@ -94,16 +117,18 @@ def _only_list(document: _Document) -> tuple[int, Place]:
         StopReadingError: The object is not valid JSON, or does not have exactly one list.
     """
     lists = []
-    document.take()
+    document.expect(b"{")
     if document.peek() == b"}":
-        document.take()
+        document.expect(b"}")
     else:
         while True:
-            _pass_key(document)
+            if document.peek() != b'"':
+                raise document.error("a key in double quotes is missing")
+            _decode(document)
             document.expect(b":")
             if document.peek() == b"[":
-                lists.append((document.position, document.place))
-            document.skip()
+                lists.append((document.at, document.place))
+            document.value()
             if document.expect(b",", b"}") == b"}":
                 break
     _check_end(document)
@@ -112,29 +137,18 @@ def _only_list(document: _Document) -> tuple[int, Place]:
     return lists[0]
 
 
-def _pass_key(document: _Document) -> None:
-    opening, place = document.peek(), document.place
-    if opening != b'"':
-        raise StopReadingError(
-            place.line, f"not JSON: a key in double quotes is missing at column {place.column + 1}"
-        )
-    _decode(document.value() or b"", place)
-
-
 def _check_end(document: _Document) -> None:
     if document.peek():
-        line, _, column = document.place
-        raise StopReadingError(
-            line,
-            f"not JSON: extra data at column {column + 1}; rename the file to .jsonl if it has "
-            "one object per line",
+        raise document.error(
+            "extra data", "; rename the file to .jsonl if it has one object per line"
         )
 
 
-def _decode(raw: bytes, place: Place) -> None:
-    """Raise `StopReadingError` unless a string or scalar is valid JSON."""
+def _decode(document: _Document) -> None:
+    """Consume a string or scalar, and raise `StopReadingError` unless it is valid JSON."""
+    place = document.place
     try:
-        json.loads(utf8_text(raw, place), parse_int=str)
+        json.loads(utf8_text(document.value() or b"", place), parse_int=str)
     except json.JSONDecodeError as error:
         raise StopReadingError(*not_json(error, place)) from None
 
@@ -146,41 +160,24 @@ def _neither() -> StopReadingError:
 
 
 class _Document:
-    """Bytes of a document from a position on, read on demand and released once passed.
+    """Position in the bytes of a document.
 
-    Args:
-        stream: Seekable stream.
-        position: Position of the first byte to read.
-        place: Line, byte and column of that byte.
+    Attributes:
+        at: Number of bytes before the next byte.
+        place: Line, byte and column of the next byte.
     """
 
-    def __init__(self, stream: BinaryIO, position: int = 0, place: Place = START) -> None:
-        stream.seek(position)
-        self._stream = stream
-        self._buffer, self._at = b"", 0
-        self._line, self._byte, self._column = place
-        self.position = position
-        """Number of bytes before the next byte."""
-        if self._read() and not position:
-            refuse_utf16(self._buffer)
-            self._at = self.position = len(BOM) if self._buffer.startswith(BOM) else 0
-
-    @property
-    def place(self) -> Place:
-        """Line, byte and column of the next byte."""
-        return Place(self._line, self._byte, self._column)
+    def __init__(self, data: mmap.mmap | bytes) -> None:
+        refuse_utf16(data[:2])
+        self._data = data
+        self.at = len(BOM) if data[: len(BOM)] == BOM else 0
+        self.place = Place(1)
 
     def peek(self) -> bytes:
         """Skip white space and return the next byte without consuming it; b"" at the end."""
-        while True:
-            space = _SPACE.match(self._buffer, self._at)
-            self._pass(space.end() if space else self._at)
-            if self._at < len(self._buffer) or not self._read():
-                return self._buffer[self._at : self._at + 1]
-
-    def take(self) -> None:
-        """Consume the byte that `peek` returned."""
-        self._pass(self._at + 1)
+        space = _SPACE.match(self._data, self.at)
+        self._pass(space.end() if space else self.at)
+        return self._data[self.at : self.at + 1]
 
     def expect(self, *wanted: bytes) -> bytes:
         """Consume and return the next non-space byte, which must be one of `wanted`.
@@ -191,9 +188,8 @@ class _Document:
         found = self.peek()
         if found not in wanted:
             names = " or ".join(f"`{byte.decode()}`" for byte in wanted)
-            line, _, column = self.place
-            raise StopReadingError(line, f"not JSON: {names} is missing at column {column + 1}")
-        self.take()
+            raise self.error(f"{names} is missing")
+        self._pass(self.at + 1)
         return found
 
     def value(self) -> bytes | None:
@@ -205,110 +201,48 @@ class _Document:
         Raises:
             StopReadingError: The value is nested too deeply.
         """
-        return self._through_value(keep=True)
+        start, end = self.at, self._end()
+        self._pass(end)
+        return self._data[start:end] if end - start <= MAX_ROW_BYTES else None
 
-    def skip(self) -> None:
-        """Skip a value of any length.
+    def error(self, problem: str, advice: str = "") -> StopReadingError:
+        """Return an error at the next byte."""
+        line, _, column = self.place
+        return StopReadingError(line, f"not JSON: {problem} at column {column + 1}{advice}")
 
-        Raises:
-            StopReadingError: The value is nested too deeply.
-        """
-        self._through_value(keep=False)
-
-    def _through_value(self, *, keep: bool) -> bytes | None:
-        at = self._at
-        scan = _ValueScan(self._buffer[at : at + 1])
+    def _end(self) -> int:
+        """Return the end of the value that starts here, or of the document."""
+        data, at, end = self._data, self.at, len(self._data)
+        opening = data[at : at + 1]
+        if opening not in (b'"', b"[", b"{"):
+            after = _AFTER_SCALAR.search(data, at)
+            return after.start() if after else end
+        if opening == b'"':
+            string = _WHOLE_STRING.match(data, at)
+            return string.end() if string else end
+        depth = 0
         while True:
-            at, ended = scan.on(self._buffer, at)
-            if scan.depth > MAX_DEPTH:
-                raise StopReadingError(self._line, TOO_DEEP)
-            keep = keep and at - self._at <= MAX_ROW_BYTES
-            if ended:
-                break
-            # The buffer ends inside the value.
-            if not keep:
-                self._pass(at)
-            at -= self._at
-            if not self._read():
-                at = len(self._buffer)
-                break
-        raw = self._buffer[self._at : at] if keep else None
-        self._pass(at)
-        return raw
-
-    def _read(self) -> bool:
-        """Release the passed bytes and read more. Return False at the end of the stream."""
-        held = self._buffer[self._at :]
-        # Reading as much as is held avoids a copy of a long value for each of its chunks.
-        read = self._stream.read(max(CHUNK_BYTES, len(held)))
-        self._buffer, self._at = held + read, 0
-        return bool(read)
+            flat = _FLAT.match(data, at)
+            at = flat.end() if flat else at
+            mark = data[at : at + 1]
+            if mark in (b"", b'"'):
+                return end
+            depth += 1 if mark in b"[{" else -1
+            at += 1
+            if depth > MAX_DEPTH:
+                raise StopReadingError(self.place.line, TOO_DEEP)
+            if not depth:
+                return at
 
     def _pass(self, to: int) -> None:
-        """Advance to a position in the buffer and count the lines on the way."""
-        passed = self._buffer[self._at : to]
-        newlines = passed.count(b"\n")
-        if newlines:
-            self._line += newlines
-            self._byte = self._column = 0
-        last = passed[passed.rfind(b"\n") + 1 :] if newlines else passed
-        self._byte += len(last)
-        self._column += len(last.translate(None, _CONTINUATION))
-        self.position += len(passed)
-        self._at = to
-
-
-class _ValueScan:
-    """Incremental search for the end of a value."""
-
-    def __init__(self, opening: bytes) -> None:
-        self.depth = 0
-        self._is_scalar = opening not in (b'"', b"[", b"{")
-        self._in_string = False
-
-    def on(self, buffer: bytes, at: int) -> tuple[int, bool]:
-        """Continue the scan in a buffer.
-
-        Args:
-            buffer: Bytes to scan.
-            at: Position in `buffer` to continue from.
-
-        Returns:
-            Position reached, and whether the value ends there.
-        """
-        if self._is_scalar:
-            after = _AFTER_SCALAR.search(buffer, at)
-            return (after.start(), True) if after else (len(buffer), False)
-        while True:
-            if self._in_string:
-                at = _string_end(buffer, at)
-                if buffer[at : at + 1] != b'"':
-                    return at, False
-                at, self._in_string = at + 1, False
-            else:
-                at = _flat_end(buffer, at) if self.depth else at
-                mark = buffer[at : at + 1]
-                if not mark:
-                    return at, False
-                at += 1
-                self._in_string = mark == b'"'
-                if not self._in_string:
-                    self.depth += 1 if mark in b"[{" else -1
-            if not self.depth and not self._in_string:
-                return at, True
-
-
-def _flat_end(buffer: bytes, at: int) -> int:
-    found = _FLAT.match(buffer, at)
-    return found.end() if found else at
-
-
-def _string_end(buffer: bytes, at: int) -> int:
-    """Return the position of a string's closing quote, or of the end of the buffer."""
-    quote = buffer.find(b'"', at)
-    stop = quote if quote >= 0 else len(buffer)
-    # Most strings contain no backslash, so `find` (a memchr) is enough.
-    if buffer.find(b"\\", at, stop) < 0:
-        return stop
-    found = _IN_STRING.match(buffer, at)
-    return found.end() if found else at
+        """Advance to a position, and count lines and characters on the way."""
+        line, byte, column = self.place
+        for start in range(self.at, to, PIECE_BYTES):
+            piece = self._data[start : min(start + PIECE_BYTES, to)]
+            newlines = piece.count(b"\n")
+            if newlines:
+                line, byte, column = line + newlines, 0, 0
+                piece = piece[piece.rfind(b"\n") + 1 :]
+            byte += len(piece)
+            column += len(piece.translate(None, _CONTINUATION))
+        self.at, self.place = to, Place(line, byte, column)

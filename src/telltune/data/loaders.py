@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.fields import Fields
+from telltune.data.fields import Fields, RowRefusedError
 from telltune.data.files import Split, files_of, suggestion
-from telltune.data.formats import ParsedRow, read_rows, stem_of
+from telltune.data.formats import read_rows, stem_of
 from telltune.data.given import is_given, named
 from telltune.data.parquet import as_spelled, class_name
+from telltune.data.parsed_row import ParsedRow
 from telltune.data.report import ReadReport
-from telltune.data.schemas import RowRefusedError, Schema, find_schema
+from telltune.data.schemas import Schema, find_schema
 from telltune.errors import DataError, shown
 from telltune.hub import ask_hub, silence
 from telltune.recipe import DataSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-__all__ = ["Table", "read_examples", "scan", "stream_examples", "tables"]
 
 SHOWN_REASONS = 5
 _BUFFER = 1000

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     Signatures = npt.NDArray[np.uint32]
     Indices = npt.NDArray[np.int64]
 
-__all__ = ["PERMUTATIONS", "TIERS", "Match", "Tier", "near_matches", "signatures"]
-
 PERMUTATIONS = 128
 BANDS = 25
 BAND_ROWS = 5

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Order
 
-__all__ = ["Mixture", "Slots"]
-
 # Numbers of random streams. `choice` uses those below 3. A changed number changes every run.
 _ORDER, _TASK_PASS, _BATCH, _OFFSET = range(3, 7)
 
@@ -138,9 +136,6 @@ class Mixture:
         """Return a range of an epoch's slots, as a pure function of (seed, epoch, sizes).
 
         Time and memory grow only with `stop - start`; with `ranked`, the time grows with `stop`.
-
-        Returns:
-            Arrays of shape (stop - start,).
 
         Raises:
             IndexError: The range is outside the epoch.

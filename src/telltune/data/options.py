@@ -14,8 +14,6 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["OPTION_KEYS", "Options", "read_options"]
-
 OPTION_KEYS = ("choices", "options")
 MAX_OPTIONS = 26
 # Possible prefix of an option with the label X: "X. ", "X: ", "X) " or "(X) ".
@@ -27,7 +25,6 @@ class Options:
     """Options of one question.
 
     Attributes:
-        key: Key of the options, for error messages.
         labels: Labels of the row, or letters if it has none.
         texts: Texts of the options without labels.
     """
@@ -55,9 +52,7 @@ class Options:
     def right(self, answer: object, text: str) -> int:
         """Return the index of the correct option, from 0.
 
-        Args:
-            answer: Answer value of the row: a label, the text of an option, or an index from 0.
-            text: The answer as text.
+        The answer is a label, the text of an option, or an index from 0.
 
         Raises:
             RowRefusedError: The answer matches no option, or more than one.

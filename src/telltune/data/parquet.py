@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["arrow_rows", "as_spelled", "class_name", "parquet_rows", "table_rows"]
-
 BATCH_ROWS = 1024
 # First bytes of the Arrow file format, which the streaming format does not have.
 _ARROW_FILE = b"ARROW1"

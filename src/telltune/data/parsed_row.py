@@ -12,23 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
-__all__ = [
-    "BOM",
-    "MAX_ROW_BYTES",
-    "TOO_DEEP",
-    "TOO_LONG",
-    "Fault",
-    "Number",
-    "ParsedRow",
-    "Place",
-    "StopReadingError",
-    "lines_of",
-    "not_json",
-    "parse_row",
-    "refuse_utf16",
-    "utf8_text",
-]
-
 MAX_ROW_BYTES = 16 * 2**20
 """Maximum bytes of a row: about four million tokens, longer than any context. As parsed JSON it
 takes up to about 400 MiB of memory."""
@@ -127,11 +110,7 @@ def utf8_text(raw: bytes, place: Place) -> str:
 
 
 def parse_row(raw: bytes, place: Place) -> ParsedRow | Fault:
-    """Parse the JSON of one row that starts at a place.
-
-    Returns:
-        The row, or a fault if it is not a valid JSON object.
-    """
+    """Parse the JSON of one row that starts at a place."""
     try:
         value = _DECODER.decode(utf8_text(raw, place))
     except StopReadingError as stop:

@@ -15,8 +15,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_SIZE", "Permutation", "derive_keys", "hash64"]
-
 MAX_SIZE = 2**40
 """Maximum size. For larger sizes, the product in a round would exceed 64 bits."""
 
@@ -36,12 +34,7 @@ _FRACTION_BITS = np.uint64(43)
 
 
 def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.uint64]:
-    """Derive independent 64-bit keys from a seed and the numbers of a random stream.
-
-    Args:
-        seed: Random seed, at least 0.
-        stream: Numbers that identify the stream, such as `(kind, epoch)`; each at least 0.
-        count: Number of keys.
+    """Derive `count` independent 64-bit keys from a seed and the numbers of a random stream.
 
     Returns:
         Keys of shape `(count,)`.
@@ -51,11 +44,7 @@ def derive_keys(seed: int, stream: tuple[int, ...], count: int) -> NDArray[np.ui
 
 
 def hash64(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """Hash each value with splitmix64 (Steele, Lea and Flood 2014), starting at `key`.
-
-    Returns:
-        Hashes in the shape of `values`.
-    """
+    """Hash each value with splitmix64 (Steele, Lea and Flood 2014), starting at `key`."""
     mixed = values * np.uint64(0x9E3779B97F4A7C15)
     mixed += key
     mixed ^= mixed >> np.uint64(30)
@@ -110,9 +99,6 @@ class Permutation:
     def __getitem__(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Return the number at each position, in the shape of `positions`.
 
-        Returns:
-            Numbers in the shape of `positions`.
-
         Raises:
             IndexError: A position is out of range.
         """
@@ -123,7 +109,8 @@ class Permutation:
             )
         wanted = wanted.astype(np.int64)
         if self._table is not None:
-            return self._table[wanted]
+            found: NDArray[np.int64] = self._table[wanted]
+            return found
         flat = wanted.ravel()
         result = np.empty_like(flat)
         for start in range(0, flat.size, _BLOCK):

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.fields import Fields, is_blank
-from telltune.data.formats import ParsedRow, format_of, read_rows, stem_of
+from telltune.data.fields import Fields, RowRefusedError, is_blank
+from telltune.data.formats import format_of, read_rows, stem_of
 from telltune.data.loaders import Table, tables
 from telltune.data.parsed_row import (
     TOO_LONG,
+    ParsedRow,
     Place,
     StopReadingError,
     lines_of,
     parse_row,
     utf8_text,
 )
-from telltune.data.schemas import SCHEMAS, UNKNOWN, RowRefusedError, find_schema
+from telltune.data.schemas import SCHEMAS, UNKNOWN, find_schema
 from telltune.data.turns import asks
 from telltune.errors import DataError
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.data.report import ReadReport
     from telltune.recipe import Columns, DataSpec
-
-__all__ = ["prompts_of", "read_prompts", "scan_unlabeled", "table_of_lines"]
 
 
 def read_prompts(
@@ -84,34 +83,23 @@ def prompts_of(
 
 
 def table_of_lines(stream: BinaryIO, name: str, key: str = "prompt") -> Table:
-    """Return the rows of a stream: JSON objects, or texts, one on a line.
-
-    Args:
-        stream: Lines in UTF-8. A line that starts with `{` is a JSON object.
-        name: Name of the stream in messages.
-        key: Column of the texts.
-    """
+    """Return the rows of a stream: JSON objects, or texts of one column, one on a line."""
 
     def rows() -> Iterator[ParsedRow | Problem]:
-        for number, line in lines_of(stream):
-            if line is None:
-                yield Problem(name, number, TOO_LONG)
-                continue
-            text = line.strip()
-            place = Place(number)
-            if text.startswith(b"{"):
-                row = parse_row(text, place)
-                yield row if isinstance(row, ParsedRow) else Problem(name, *row)
-            elif text:
-                yield ParsedRow(number, {key: utf8_text(text, place)})
-
-    def guarded() -> Iterator[ParsedRow | Problem]:
         try:
-            yield from rows()
+            for number, line in lines_of(stream):
+                text = (line or b"").strip()
+                if line is None:
+                    yield Problem(name, number, TOO_LONG)
+                elif text.startswith(b"{"):
+                    row = parse_row(text, Place(number))
+                    yield row if isinstance(row, ParsedRow) else Problem(name, *row)
+                elif text:
+                    yield ParsedRow(number, {key: utf8_text(text, Place(number))})
         except StopReadingError as stop:
             yield Problem(name, *stop.fault)
 
-    return Table(name, name, guarded())
+    return Table(name, name, rows())
 
 
 def scan_unlabeled(

@@ -12,8 +12,6 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ReadReport"]
-
 SHOWN_KEYS = 12
 SHOWN_REASONS = 3
 MAX_KEYS = 1000
@@ -40,11 +38,6 @@ class ReadReport:
         self.left_out: Groups[Problem] = Groups()
         self._keys: dict[str, Group[Problem]] = {}
         self._numbers: Group[Problem] | None = None
-
-    @property
-    def unread(self) -> dict[str, int]:
-        """Number of rows by key, for keys that have a value and are not read."""
-        return {key: group.count for key, group in self._keys.items()}
 
     def count(self, file: str, line: int, unread: Iterable[str], left_out: Iterable[str]) -> None:
         """Count one row, its unread keys, and the reasons why its answers are left out."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-__all__ = ["check_regular", "open_data"]
-
 UNPACKED_BYTES = 64 * 2**20
 UNPACKED_RATIO = 200
 """Maximum ratio of unpacked to packed bytes in a gzip stream after the first `UNPACKED_BYTES`. Text

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from telltune.recipe import Columns
 
-__all__ = ["SCHEMAS", "UNKNOWN", "RowRefusedError", "Schema", "find_schema"]
-
 UNKNOWN = "(no answer)"
 """Placeholder for the answer of a row without one, when only its prompt is needed."""
 
@@ -71,12 +69,8 @@ class Schema:
     ) -> list[Example]:
         """Return the examples of one row, one for each answer to train on.
 
-        Args:
-            fields: Fields of the row. They record which keys were not read and which answers are
-                left out.
-            source: See `Example`.
-            origin: See `Example`.
-            all_answers: Whether to include answers that the row marks as not to be trained on.
+        The fields record which keys were not read and which answers are left out. `all_answers`
+        includes those that the row marks as not to be trained on.
 
         Raises:
             RowRefusedError: The row is not a valid example; gives the reason.

@@ -14,7 +14,6 @@ from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.examples import Problem
-from telltune.data.files import Split
 from telltune.data.general import EMBEDDED, GeneralData, scan_general
 from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
@@ -29,21 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example, Message
+    from telltune.data.files import Split
     from telltune.recipe import Recipe
-
-__all__ = [
-    "REST",
-    "GeneralData",
-    "Split",
-    "TaskData",
-    "check_unlabeled",
-    "count_within_budget",
-    "load_general",
-    "load_split",
-    "load_task",
-    "named_data",
-    "unlabeled_beside",
-]
 
 
 @dataclass(frozen=True)
@@ -51,10 +37,8 @@ class TaskData:
     """Data for training and selection by a method. Test examples are never included.
 
     Attributes:
-        name: Name in tables.
         train: Training examples in the order of the seed, so that a prefix is a smaller draw.
         dev: Dev examples for selection; may be empty.
-        anchor: Anchor of the recipe, or of the embedded task.
         metrics: Names of metrics, the primary one first. If empty, they depend on the data.
         shots: Turns before every prompt, in training and inference.
         warnings: Sentences about data that were not read or left out.

@@ -11,8 +11,6 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["ThinkingTags", "thinking_tags", "without_thinking"]
-
 _WORD = r"((?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?))"
 # Forms of the opening and closing tag around that word.
 _FORMS = (
@@ -28,12 +26,7 @@ _OPENINGS = [
 
 
 class ThinkingTags(NamedTuple):
-    """Thinking tags of one model.
-
-    Attributes:
-        open: Opening tag.
-        close: Closing tag.
-    """
+    """Thinking tags of one model."""
 
     open: str
     close: str

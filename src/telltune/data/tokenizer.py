@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ENCODING_VERSION", "KnownTokenizer", "tokenizing_code"]
-
 # Increase this version when the token ids of an example change, to invalidate old caches.
 ENCODING_VERSION = 5
 
@@ -24,8 +22,6 @@ class KnownTokenizer:
 
     Attributes:
         identity: Hash of everything that determines the token ids of a text.
-        chat_template: Chat template in Jinja.
-        load: Function that returns the tokenizer.
     """
 
     identity: str

@@ -10,8 +10,6 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MEDIA", "Turn", "asks", "check_order", "read_history", "read_turns", "reasoning_of"]
-
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of content other than text."""
 
@@ -55,10 +53,7 @@ class Turn(NamedTuple):
 def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
     """Read the list of turns under a key: {role, content} or {from, value} objects.
 
-    Args:
-        fields: Fields of the row.
-        key: Key of the list.
-        learned: Whether answers without a weight of their own carry loss.
+    With `learned`, answers without a weight of their own carry loss.
 
     Raises:
         RowRefusedError: The value is not a list of turns with text.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["check_writable", "json_line", "rows_as_bytes", "write_rows"]
-
 _FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
 # Numbers in other formats can be invalid in JSON, such as 007 in CSV.
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
 
-__all__ = ["answer_warnings", "data_warnings", "scoring_warnings", "warnings_before_training"]
-
 _NAMED = 3
 _SHARE = 0.05
 """Share of answers above the budget that gives no warning; a few outliers are acceptable."""

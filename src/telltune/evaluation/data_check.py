@@ -8,8 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of, grouped
+from telltune.data.control_tokens import control_tokens
 from telltune.data.embedded import embedded_task
-from telltune.data.encoding import Encoder, control_tokens
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Problem
 from telltune.data.files import left_out
 from telltune.data.general import scan_general
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from telltune.data.files import Split
     from telltune.recipe import DataSpec, ModelSpec, Recipe
-
-__all__ = ["Checked", "check_files", "check_recipe_data"]
 
 GENERAL_AT_ONCE = 20_000
 # General data may be of any size and are read in parts. Repeated rows can only be found among all
@@ -72,32 +71,24 @@ class Checked(_Found, InNotebooks):
 def check_files(
     specs: Mapping[Split, Sequence[DataSpec]], *, model: ModelSpec | None, max_length: int | None
 ) -> Checked:
-    """Check data sets by split.
+    """Check data sets by split; `train` is compared with every other split.
 
-    Args:
-        specs: Data sets of each split; `train` is compared with every other split.
-        model: Model whose tokenizer counts tokens and finds control tokens; None skips both checks.
-        max_length: Maximum length of an example in tokens.
+    Without a model, tokens are not counted and control tokens not found.
 
     Raises:
         TellError: A file or the model does not exist.
     """
     findings: list[Finding] = []
     groups = _read(specs, findings)
-    findings += _Checks(model, max_length).of(groups)
+    findings += _checks(model, max_length)(groups)
     named = [(spec, split) for split, given in specs.items() for spec in given]
     return Checked(_counts(groups), findings + _left_out(named))
 
 
 def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
-    """Check the task data and general data of a recipe.
+    """Check the task data and general data of a recipe, with the tokenizer of a model.
 
     Only the task data are searched for repeated rows.
-
-    Args:
-        recipe: Recipe whose training and general data are compared with its dev and test data.
-        model: Model whose tokenizer counts tokens and finds control tokens.
-        max_length: Maximum length of an example in tokens.
 
     Raises:
         TellError: A file or the model does not exist.
@@ -109,8 +100,8 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         groups: dict[str, list[Example]] = {s: list(getattr(task, s)) for s in splits}
     else:
         groups = _read({s: getattr(recipe.task, s) or () for s in splits}, findings)
-    checks = _Checks(model, max_length)
-    findings += checks.of(groups)
+    check = _checks(model, max_length)
+    findings += check(groups)
     counts = _counts(groups)
     tested = {split: group for split, group in groups.items() if split != TRAIN}
     unlabeled = [spec for spec in recipe.task.unlabeled or () if spec.path != REST]
@@ -131,7 +122,7 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         examples = _examples(general.sources, scan_general, findings)
         while part := list(islice(examples, GENERAL_AT_ONCE)):
             counts["general"] += len(part)
-            found = checks.of({TRAIN: part, **tested})
+            found = check({TRAIN: part, **tested})
             findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
     return Checked(counts, findings + _left_out(named_data(recipe)))
 
@@ -179,37 +170,18 @@ def _examples(
     findings += report.findings()
 
 
-class _Checks:
-    """`check_examples` with token counts and control tokens of a model's tokenizer."""
+def _checks(
+    model: ModelSpec | None, max_length: int | None
+) -> Callable[[Mapping[str, Sequence[Example]]], list[Finding]]:
+    """Return `check_examples` with token counts and control tokens of a model's tokenizer."""
+    if model is None:
+        return check_examples
+    tokenizer = load_tokenizer(model)
+    encoder = Encoder(tokenizer)
 
-    def __init__(self, model: ModelSpec | None, max_length: int | None) -> None:
-        tokenizer = None if model is None else load_tokenizer(model)
-        self._encoder = None if tokenizer is None else Encoder(tokenizer)
-        self._control_tokens = [] if tokenizer is None else control_tokens(tokenizer)
-        self._max_length = max_length
-
-    def of(self, groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
-        """Return the findings in the examples of all splits."""
-        if self._encoder is None:
-            return check_examples(groups)
+    def found(groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
+        # All examples are encoded in one batch, which is many times faster than one by one.
         examples = [e for group in groups.values() for e in group]
-        lengths, refused = self._encoded(self._encoder, examples)
-        return check_examples(
-            groups,
-            control_tokens=self._control_tokens,
-            count_tokens=lambda example: lengths[id(example)],
-            max_length=self._max_length,
-            refusal=lambda example: refused.get(id(example)),
-        )
-
-    @staticmethod
-    def _encoded(
-        encoder: Encoder, examples: list[Example]
-    ) -> tuple[dict[int, int], dict[int, str]]:
-        """Return the token count of each example and the reason of each refusal, by `id`.
-
-        All examples are encoded in one batch, which is many times faster than one by one.
-        """
         refused: dict[int, str] = {}
         try:
             encoded = encoder.encode(examples)
@@ -218,4 +190,12 @@ class _Checks:
             examples = [example for example in examples if id(example) not in refused]
             encoded = encoder.encode(examples)
         lengths = {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
-        return lengths, refused
+        return check_examples(
+            groups,
+            control_tokens=control_tokens(tokenizer),
+            count_tokens=lambda example: lengths[id(example)],
+            max_length=max_length,
+            refusal=lambda example: refused.get(id(example)),
+        )
+
+    return found

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.fitting.predictor import Predictor
 
-__all__ = ["Forgetting", "held_out_general", "measure_forgetting", "task_format"]
-
 
 @dataclass(frozen=True)
 class Forgetting:

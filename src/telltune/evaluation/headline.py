@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.recipe import Recipe
 
-__all__ = ["TaskAnswers", "choose_metrics", "label_set", "task_answers"]
-
 MOST_LABELS = 250
 SHORT_WORDS, SHORT_CHARACTERS = 3, 40
 

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
     from telltune.evaluation.registry import Floats, Scored
 
-__all__ = [
-    "Interval",
-    "PairedDifference",
-    "bootstrap_interval",
-    "move_within",
-    "paired_bootstrap",
-    "resample_scores",
-]
-
 # Number of values in a block of resamples: 32 MB for any size of the test set.
 _BLOCK = 4_000_000
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.recipe import DataSpec, Recipe
 
-__all__ = ["check_recipe"]
-
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise an error unless everything that a recipe names exists.

@@ -34,8 +34,6 @@ from telltune.plugins import load_plugins
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Floats", "Metric", "Scored", "get_metric", "mean_of", "metric", "metric_names"]
-
 Floats = npt.NDArray[np.float64]
 
 # Tolerance for rounding: BLEU of a perfect corpus is exp(log 100), slightly above 100.

@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from telltune.evaluation.headline import TaskAnswers
     from telltune.fitting.predictor import Predictor
 
-__all__ = [
-    "PERPLEXITY",
-    "Answers",
-    "Evaluation",
-    "answer_items",
-    "answer_score",
-    "check_metrics",
-    "evaluate_predictor",
-    "write_predictions",
-]
-
 PERPLEXITY = "perplexity"
 """Metric exp(mean negative log-likelihood per reference token), given the prompts.
 
@@ -114,7 +103,6 @@ class Answers:
 
     Attributes:
         metrics: Names of the metrics, the headline first.
-        prompts: Prompts, (items,).
         references: Correct answers, without the anchor's response side, (items,).
         predictions: Answers, (items,); "" each if no metric needs them.
         nll: Negative log-likelihood in nats and token count of each reference, (2, items); None
@@ -202,10 +190,7 @@ def answer_score(
 ) -> Callable[[Sequence[str]], float] | None:
     """Return a function that scores answers to examples by the headline metric.
 
-    Args:
-        headline: Name of the metric.
-        examples: Answered examples; the function takes answers to the first of them, in order.
-        tokenizer: Tokenizer of the model; thinking is stripped from the references.
+    The function takes the answers to the first of the examples, in order.
 
     Returns:
         The function, or None if there are no examples or the headline is perplexity.

@@ -11,16 +11,6 @@ from telltune.errors import DataError
 from telltune.evaluation.registry import Floats, Scored, mean_of, metric
 from telltune.evaluation.text import fold
 
-__all__ = [
-    "accuracy",
-    "answer_letter",
-    "balanced_accuracy",
-    "is_json",
-    "json_field_accuracy",
-    "json_valid",
-    "macro_f1",
-]
-
 _ANSWER = "Answer: "
 
 # The fields of a JSON object, each value in canonical form.

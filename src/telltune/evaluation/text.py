@@ -15,8 +15,6 @@ from telltune.evaluation.registry import Floats, Scored, mean_of, metric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["bleu", "chrf", "edit_similarity", "exact_match", "fold", "rouge_l", "sari", "token_f1"]
-
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"[^\W_]+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.task import Split, load_split
+from telltune.data.task import load_split
 from telltune.errors import TellError
 from telltune.fitting.adapter_folder import load_predictor, read_tell
 from telltune.recipe import recipe_from_dict
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-
-__all__ = ["SameAnswers", "compare_answers"]
+    from telltune.data.files import Split
 
 _ASKED = 20
 

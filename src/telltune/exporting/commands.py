@@ -13,8 +13,6 @@ from telltune.models import ADAPTER_CONFIG
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_gguf_type", "gguf_commands", "vllm_command"]
-
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank (`MaxLoRARanks` in vllm/config/lora.py)."""
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from telltune.errors import ModelError, RecipeError
+from telltune.errors import ModelError, RecipeError, StorageError
 from telltune.exporting.answers import SameAnswers, compare_answers
 from telltune.exporting.commands import check_gguf_type, gguf_commands, vllm_command
-from telltune.exporting.hub import push
 from telltune.exporting.merge import merge_adapter
 from telltune.exporting.ollama import (
     imports_safetensors,
@@ -23,8 +22,6 @@ from telltune.fitting.model_card import is_whole_model
 from telltune.models import load_tokenizer
 from telltune.recipe import ModelSpec
 from telltune.training.progress import phase
-
-__all__ = ["Exported", "Target", "export"]
 
 Target = Literal["merge", "gguf", "ollama", "vllm", "push"]
 
@@ -155,6 +152,41 @@ def _whole_model(
         merge_adapter(folder, out, lost=_lost_answers(record), trust_model=trust_model)
     with phase("comparing answers", shown=progress):
         return out, compare_answers(folder, out, trust_model=trust_model)
+
+
+def push(folder: Path, repo: str, *, private: bool = True) -> str:
+    """Upload a folder to a model repository, which is created if it does not exist.
+
+    The token is the one that huggingface_hub finds: `HF_TOKEN`, or the one of `hf auth login`.
+
+    Raises:
+        StorageError: The hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            ignore_patterns=[".*"],
+            commit_message="Upload by telltune",
+        )
+    # The hub client raises many types of exceptions, its own and those of HTTP libraries.
+    except Exception as error:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status in (401, 403):
+            reason = "set HF_TOKEN to a token that may write there"
+        elif status == 404:
+            reason = "check the owner and the name"
+        else:
+            lines = str(error).strip().splitlines()
+            reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+        told = f" (HTTP {status})" if status else ""
+        raise StorageError(f"{folder} cannot be pushed to {repo}{told}: {reason}.") from None
+    return str(address)
 
 
 def _answer_tokens(record: dict[str, Any]) -> int:

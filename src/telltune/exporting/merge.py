@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["merge_adapter"]
-
 _OF_THE_ADAPTER = {ADAPTER_WEIGHTS, ADAPTER_CONFIG, CLASSIFIER, MADE}
 """Files of an adapter folder that a merged model does without."""
 

@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "TurnTexts",
-    "imports_safetensors",
-    "ollama_command",
-    "turn_texts",
-    "write_modelfile",
-]
-
 _IMPORTED = {
     "LlamaForCausalLM",
     "MistralForCausalLM",

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
     from telltune.levers.protocol import Lever, Yield

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
     from telltune.inference.api_client import ApiClient

@@ -18,7 +18,8 @@ from telltune.inference.scoring import response_nll
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 

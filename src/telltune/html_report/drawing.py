@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-__all__ = ["COLOURS", "Figure", "Key", "Values", "chart_of", "layers_of", "spec_of", "tooltip_of"]
-
 Values = Sequence[dict[str, Any]]
 
 COLOURS = [f"var(--series-{i})" for i in range(8)]
@@ -32,14 +30,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title and text.
-
-    Attributes:
-        title: Title above the chart.
-        spec: Vega-Lite specification.
-        keys: Legend entries.
-        notes: Sentences that summarize the chart.
-    """
+    """A chart with its title and text."""
 
     title: str
     spec: dict[str, Any]

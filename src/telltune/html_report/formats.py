@@ -4,19 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = [
-    "FORMATS",
-    "NOTHING",
-    "duration",
-    "interval",
-    "loss",
-    "number",
-    "p_value",
-    "score",
-    "share",
-    "signed",
-]
-
 NOTHING = "–"
 """Text in place of an unknown value."""
 

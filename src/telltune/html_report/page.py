@@ -7,8 +7,6 @@ from pathlib import Path
 
 from telltune.html_report.formats import FORMATS
 
-__all__ = ["REPORT", "render"]
-
 REPORT = "report.html"
 """File name of a folder's report."""
 
@@ -16,12 +14,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: Path, **values: object) -> str:
-    """Fill a template that extends `page.html.j2`.
-
-    Args:
-        template: Jinja file; the files that it includes are in its folder or in this package.
-        values: Values of the template's variables. All text is escaped.
-    """
+    """Fill a template that extends `page.html.j2`. All text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

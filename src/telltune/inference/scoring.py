@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from telltune.inference.packed_engine import shared_length
+from telltune.inference.packed_engine import shared_length, starts_with
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.layout import Layout, Segment
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from telltune.data.encoding import EncodedSet
+    from telltune.data.encoded import EncodedSet
     from telltune.models.kernels.cut_loss import CutLoss
 
 _LOGITS = 2**24
@@ -131,6 +131,16 @@ class PromptRow:
         self.places += range(place, place + len(tokens))
         self.segments.append(Segment(len(tokens), prefix))
         return len(self.segments) - 1
+
+    def add_behind(self, shared: Sequence[int], prompt: Sequence[int]) -> int:
+        """Append a prompt to the shared prefix of the row, and return its end in the row.
+
+        The tokenizer may merge the end of the prefix and the start of a prompt. Such a prompt
+        stands alone.
+        """
+        start = len(shared) if shared and starts_with(prompt, shared) else 0
+        self.add(prompt[start:], start, 0 if start else -1)
+        return len(self.ids)
 
     def add_item(self, item: int, prompt: Sequence[int], shared: int) -> None:
         """Append a prompt and all labels to the row."""

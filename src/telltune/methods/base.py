@@ -13,7 +13,8 @@ from telltune.fitting.protocol import Method
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 

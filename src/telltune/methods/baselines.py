@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from telltune.classifiers.features import FeatureKind, Features
     from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe

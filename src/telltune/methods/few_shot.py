@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from telltune.data.examples import Message
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 

@@ -29,7 +29,8 @@ from telltune.recipe import OverPromptSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from telltune.data.fields import is_blank, is_number, listed
-from telltune.data.schemas import RowRefusedError, find_schema
+from telltune.data.fields import RowRefusedError, is_blank, is_number, listed
+from telltune.data.schemas import find_schema
 from telltune.errors import DataError, shown
 from telltune.evaluation.headline import label_set
 from telltune.recipe import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-__all__ = ["guess_columns"]
 
 # Usual names, the most telling first.
 _ANSWERS = (

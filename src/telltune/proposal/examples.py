@@ -13,8 +13,6 @@ from telltune.storage import write_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["copy_example", "examples"]
-
 
 def examples() -> dict[str, str]:
     """Return the names of the recipes, each with the first sentence of its comment.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from telltune.data.given import AnyData
     from telltune.recipe import AnyRecipe
 
-__all__ = ["as_columns", "is_recipe", "recipe_for", "recipe_of", "shown_files"]
-
 _DATA = ("train", "dev", "test", "unlabeled")
 
 
@@ -34,11 +32,6 @@ def recipe_of(
     overrides: list[str] | None = None,
 ) -> tuple[Recipe, str]:
     """Return the recipe of a run, and a description of what is guessed, or "".
-
-    Args:
-        given: Recipe, or data to guess settings for.
-        columns: Columns of the data, if they cannot be guessed.
-        overrides: Overrides of a recipe file or of guessed settings; see `load_recipe`.
 
     Raises:
         DataError: See `survey`.

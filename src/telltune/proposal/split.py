@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from telltune.data.files import Split
 
-__all__ = ["LEAST_FOR_DEV", "LEAST_FOR_TEST", "split_rows"]
-
 TEST_SHARE, DEV_SHARE = 0.2, 0.1
 MOST_TEST, MOST_DEV = 1000, 500
 LEAST_FOR_TEST, LEAST_FOR_DEV = 20, 300

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from telltune.data.files import Split, files_of, split_of
-from telltune.data.formats import ParsedRow
 from telltune.data.loaders import read_examples, tables
+from telltune.data.parsed_row import ParsedRow
 from telltune.data.report import ReadReport
 from telltune.errors import DataError
 from telltune.evaluation.headline import choose_metrics, label_set
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.recipe import Columns
-
-__all__ = ["Survey", "guessed_columns", "survey"]
 
 Kind = Literal["labels", "JSON", "short answers", "free text"]
 
@@ -57,11 +55,8 @@ class Survey:
     Attributes:
         specs: Data sets by split. `train` has all of them if the names tell no splits.
         is_split: Whether the names of files tell the splits.
-        examples: Examples by split.
         columns: Guessed or given columns of the first data set; None if its schema is known.
-        kind: Kind of task.
         labels: Labels of a classification task, sorted; () for other tasks.
-        anchor: Anchor that says what to answer.
         warnings: Sentences about what is not read or left out.
     """
 
@@ -160,10 +155,7 @@ def _splits_of(path: str) -> list[Split]:
 def guessed_columns(path: str, split: Split, known: Sequence[DataSpec] = ()) -> Columns | None:
     """Return the columns of a file or folder, or None if its schema is known.
 
-    Args:
-        path: File or folder.
-        split: Split of a folder to read.
-        known: Data sets whose columns are used if the rows have them.
+    The columns of known data sets are used if the rows have them.
 
     Raises:
         DataError: The columns cannot be guessed.

@@ -11,9 +11,9 @@ import yaml
 
 from telltune.data.checks import question
 from telltune.data.embedded.stable import stable_number
-from telltune.data.formats import ParsedRow
 from telltune.data.given import files_of_data
 from telltune.data.loaders import tables
+from telltune.data.parsed_row import ParsedRow
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from telltune.data.given import AnyData
     from telltune.proposal.survey import Survey
     from telltune.recipe import Columns
-
-__all__ = ["Proposal", "write_recipe"]
 
 RECIPE = "recipe.yaml"
 _PARTS: tuple[Split, ...] = ("train", "dev", "test")

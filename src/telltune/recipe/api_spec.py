@@ -16,8 +16,6 @@ from pydantic import (
 
 from telltune.recipe.base import ConfigModel
 
-__all__ = ["ApiSpec"]
-
 
 class ApiSpec(ConfigModel):
     """Language model behind an OpenAI-compatible API.

@@ -8,8 +8,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from telltune.masking import secret_in
 
-__all__ = ["ConfigModel", "short"]
-
 
 class ConfigModel(BaseModel):
     """Part of a recipe: immutable, without unknown keys, infinite numbers or secrets."""

@@ -8,16 +8,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from telltune.recipe.base import ConfigModel
 
-__all__ = [
-    "ConfidenceSpec",
-    "GeneralChoiceSpec",
-    "MetaSpec",
-    "ProductSpec",
-    "PseudoLabelSpec",
-    "SelectionSpec",
-    "SynthesisSpec",
-]
-
 
 class GeneralChoiceSpec(ConfigModel):
     """Choice of general examples for the mixture; by default they are random."""

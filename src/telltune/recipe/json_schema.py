@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import core_schema
 
-__all__ = ["json_schema"]
-
 
 class _WithShorthands(GenerateJsonSchema):
     """Generator that also accepts what validators turn into the described value.

@@ -13,8 +13,6 @@ from telltune.recipe.validation_messages import explain
 if TYPE_CHECKING:
     from telltune.recipe.base import ConfigModel
 
-__all__ = ["LEVER_SECTIONS", "read_sections"]
-
 LEVER_SECTIONS: dict[str, type[ConfigModel]] = {}
 """Section of each lever by its name; `telltune.levers.registry.register_lever` adds to it."""
 

@@ -18,15 +18,6 @@ from telltune.recipe.validation_messages import explain
 if TYPE_CHECKING:
     from telltune.recipe.schema import DataSpec
 
-__all__ = [
-    "AnyRecipe",
-    "as_recipe",
-    "columns_from_text",
-    "load_recipe",
-    "read_yaml",
-    "recipe_from_dict",
-]
-
 MAX_BYTES = 2**20
 """Maximum size of a recipe file. Parsing a data file given by mistake would take hours."""
 
@@ -43,9 +34,6 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         path: Path of the YAML file.
         overrides: Texts of the form `key=value`, e.g. `mixture.passes=5`; the value is read as
             YAML.
-
-    Returns:
-        The validated recipe.
 
     Raises:
         RecipeError: The recipe is invalid; the message names every mistake with its key.
@@ -143,13 +131,7 @@ def recipe_from_dict(
     folder: Path | None = None,
     overrides: list[str] | None = None,
 ) -> Recipe:
-    """Validate a recipe given as a dictionary.
-
-    Args:
-        values: Keys and values as parsed from YAML.
-        name: Name of the recipe in messages.
-        folder: Folder for relative paths, in addition to the working directory.
-        overrides: Overrides as in `load_recipe`.
+    """Validate a recipe given as a dictionary; see `load_recipe`.
 
     Raises:
         RecipeError: The recipe is invalid; the message names every mistake with its key.

@@ -36,28 +36,6 @@ from telltune.recipe.validation_messages import NUMBER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "SHORTHANDS",
-    "AnchorSpec",
-    "Columns",
-    "DataSpec",
-    "EngineName",
-    "EvaluationSpec",
-    "FewShotSpec",
-    "GeneralSpec",
-    "LoraSpec",
-    "LossAverage",
-    "MixtureSpec",
-    "ModelSpec",
-    "Order",
-    "OverPromptSpec",
-    "Quoting",
-    "Recipe",
-    "TaskSpec",
-    "TrainingSpec",
-    "as_number",
-]
-
 T = TypeVar("T", int, float)
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]

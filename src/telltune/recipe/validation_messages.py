@@ -12,8 +12,6 @@ from telltune.errors import shown
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["NUMBER", "explain"]
-
 NUMBER = "number"
 """Tag of the number in a setting that may also be `auto`; pydantic appends it to the location."""
 _NAMED = 20

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from telltune.serving.models import ServedModel
     from telltune.serving.writing import Writing
 
-__all__ = ["MOST_BODY", "Service", "make_app"]
-
 MOST_BODY = 2**20
 """Longest body of a request in bytes."""
 
@@ -54,7 +52,7 @@ class Service:
         self.open = 0
         self.draining = False
         self._scheduler = Scheduler([model.lane for model in models], self._tell)
-        self._metrics = Metrics()
+        self._metrics = Metrics(models)
         for model in models:
             if isinstance(model, ServedCascade):
                 model.lane.wake = self._scheduler.wake
@@ -132,8 +130,7 @@ class Service:
                 if piece or end is not None:
                     yield piece, end
             outcome = "requests_finished"
-            level = {"level": job.level} if job.level else {}
-            self._metrics.time(time.perf_counter() - began, model=model.name, **level)
+            self._metrics.time(time.perf_counter() - began, model.name, job.level)
         finally:
             job.dropped = True
             self.open -= 1
@@ -144,7 +141,7 @@ class Service:
 
     def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""
-        return self._metrics.text(self.models.values(), self._scheduler.largest)
+        return self._metrics.text(self._scheduler.largest)
 
     def _tell(self, jobs: list[Job]) -> None:
         # A second signal closes the loop during a step.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from telltune.research.streams.cascade import Passed
     from telltune.serving.models import Sampling
 
-__all__ = ["SAVED_AFTER", "CascadeLane", "ServedCascade", "cascade_folders", "serve_cascade"]
-
 SAVED_AFTER = 100
 """Number of inputs after which the state is saved; a killed server loses at most as many."""
 

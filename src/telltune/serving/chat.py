@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from telltune.serving.models import ServedModel
 
-__all__ = ["chat"]
-
 
 def chat(
     model: ServedModel,

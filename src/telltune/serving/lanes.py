@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from telltune.inference.next_tokens import Row
     from telltune.inference.packed_engine import PackedBatch
 
-__all__ = ["ChoosingLane", "GeneratingLane", "Job", "Lane", "PackedLane"]
-
 
 @dataclass(eq=False)
 class Job:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from telltune.models import LoadedModel
     from telltune.serving.lanes import Lane
 
-__all__ = ["Sampling", "ServedModel", "TooLongError", "check_names", "load_models"]
-
 _ENGINES = {
     PackedLane: "packed engine, requests join the running batch",
     GeneratingLane: "transformers, in batches and without streaming: the packed engine does not "

@@ -15,8 +15,6 @@ from telltune.serving.models import Sampling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ChatBody", "messages_example"]
-
 # Keys that do not change the answer.
 _WITHOUT_EFFECT = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from telltune.serving.lanes import Job, Lane
 
-__all__ = ["Scheduler"]
-
 
 class Scheduler:
     """A thread that steps through lanes in turn, as long as they have jobs.

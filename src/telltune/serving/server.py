@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from telltune.serving.cascades import ServedCascade
     from telltune.serving.models import ServedModel
 
-__all__ = ["Server", "open_port"]
-
 # Seconds that a step may take after a second signal, before the process ends during it.
 _LAST_STEP = 5.0
 

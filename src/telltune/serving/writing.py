@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from telltune.fitting.predictor import Predictor
 
-__all__ = ["Writing"]
-
 
 class Writing:
     """Text of one answer, in pieces whose concatenation is the final text.

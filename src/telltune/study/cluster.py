@@ -25,11 +25,9 @@ from telltune.study.runner import FAILURES, Answered, CellWorker, score_cell
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from telltune.data.task import Split
+    from telltune.data.files import Split
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
-
-__all__ = ["Cluster", "connect"]
 
 _PATIENCE = 20.0
 """Seconds to wait for an autoscaling cluster to add a node that is large enough."""
@@ -39,12 +37,7 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Cluster:
-    """Connection to a Ray cluster that runs cells.
-
-    Attributes:
-        cpus: Number of CPUs per cell.
-        gpus: Number of GPUs per cell.
-    """
+    """Connection to a Ray cluster that runs cells, each with the given CPUs and GPUs."""
 
     cpus: float
     gpus: float
@@ -84,12 +77,9 @@ class Cluster:
 
 
 def connect(address: str, *, cpus: float = 1.0, gpus: float | None = None) -> Cluster:
-    """Connect to a Ray cluster as a client.
+    """Connect to a Ray cluster: `auto` for that of this machine, or HOST:PORT.
 
-    Args:
-        address: `auto` for the cluster of this machine, or HOST:PORT.
-        cpus: Number of CPUs per cell.
-        gpus: Number of GPUs per cell. Defaults to 1 if the cluster has GPUs, else 0.
+    A cell gets one GPU by default if the cluster has GPUs, else none.
 
     Raises:
         RecipeError: Ray is not installed, the cluster does not respond, or no node is large enough.

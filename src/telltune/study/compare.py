@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
-__all__ = ["Comparison", "ComparisonRow", "FailedMethodsError", "compare", "default_methods"]
-
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
 _SUMMARY = "summary.json"
 

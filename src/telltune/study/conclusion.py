@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from telltune.study.compare import ComparisonRow
 
-__all__ = ["best_trained", "conclusion"]
-
 
 def best_trained(rows: Sequence[ComparisonRow]) -> ComparisonRow | None:
     """Return the row of the trained method with the highest score; the first of equals.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import load_task
+from telltune.data.writing import write_rows
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
 from telltune.models import load_base
 from telltune.recipe import SelectionSpec, as_recipe
-from telltune.storage import write_json, write_text
+from telltune.storage import write_json
 from telltune.training.progress import phase
 from telltune.valuation.scores import score
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.recipe import AnyRecipe
     from telltune.valuation.scores import Scores
-
-__all__ = ["SCORES", "ExampleScores", "score_examples"]
 
 SCORES = "scores.jsonl"
 _REPORT = "scores.json"
@@ -93,7 +91,7 @@ def score_examples(
         record_recipe(out, recipe, overwrite=overwrite)
         found = score(base, examples, task.anchor, recipe, spec, progress=progress)
         rows = _rows(examples, found)
-        write_text(out / SCORES, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        write_rows(out / SCORES, rows)
         seconds = found.seconds | {"call": time.perf_counter() - began}
         report = ExampleScores(
             task=task.name,

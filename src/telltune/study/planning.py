@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.run_plan import RunPlan
     from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
-
-__all__ = ["PlannedCell", "expected_seconds", "plan_cell", "plan_cells"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class PlannedCell:
     """A cell that has no row yet.
 
     Attributes:
-        cell: The cell.
         trained_tokens: Number of tokens that it will train on.
         training_seconds: Expected training time; None if the machine's speed is unknown.
         answering_seconds: Median time outside training of finished cells of its task; None if there
@@ -119,9 +117,6 @@ def expected_seconds(cells: Sequence[Cell], rows: Iterable[ResultRow]) -> list[f
 
     The estimate interpolates over the trained tokens of finished cells of the same method and task,
     else of the same method, else of any method. Without finished cells it is a number of tokens.
-
-    Returns:
-        Expected seconds of each cell.
     """
     finished = [row for row in rows if row.status == "done"]
     return [_expected(cell, finished) for cell in cells]

@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
 
-__all__ = [
-    "RECOMMENDED",
-    "Estimate",
-    "Recommendation",
-    "choose",
-    "gain_of_more",
-    "optimism",
-    "recommend",
-]
-
 RECOMMENDED = "recipe.yaml"
 """File name of the recommended recipe in the folder of the search."""
 
@@ -67,13 +57,7 @@ _NO_UNLABELED = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval.
-
-    Attributes:
-        value: Point estimate.
-        low: Lower bound of the interval.
-        high: Upper bound of the interval.
-    """
+    """A number with its 95% interval."""
 
     value: float
     low: float

@@ -15,21 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from telltune.data.task import Split
+    from telltune.data.files import Split
     from telltune.study.spec import Cell
-
-__all__ = [
-    "ANSWERS",
-    "PREDICTIONS",
-    "RESULTS",
-    "ResultRow",
-    "Results",
-    "cell_key",
-    "is_finished",
-    "place",
-    "read_answers",
-    "same_data",
-]
 
 RESULTS = "results.jsonl"
 ANSWERS, PREDICTIONS = "answers", "predictions"
@@ -146,9 +133,6 @@ def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
 
 class Results:
     """Rows of a study's folder.
-
-    Args:
-        folder: Folder of the study; it is created with the first row.
 
     Raises:
         StorageError: A row cannot be read.

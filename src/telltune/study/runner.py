@@ -49,14 +49,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from telltune.data.examples import Example
+    from telltune.data.files import Split
     from telltune.data.general import GeneralData
-    from telltune.data.task import Split, TaskData
+    from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
-
-__all__ = ["FAILURES", "Answered", "CellWorker", "run_cells", "score_cell"]
 
 _CODE = code_hash(Path(__file__).parents[1])[:12]
 _WORK = "work"
@@ -87,9 +86,6 @@ def run_cells(
             even if no cell mixes it. Defaults to the recipe of the first cell with general data.
         progress: Whether to show a progress bar.
         elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
-
-    Returns:
-        One row per cell.
 
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
@@ -149,14 +145,7 @@ def _longest_first(cells: dict[str, Cell], results: Results) -> dict[str, Cell]:
 
 @dataclass(frozen=True)
 class Answered:
-    """A cell with answers that are not scored yet; scoring does not need the model.
-
-    Attributes:
-        row: Row of the cell without scores.
-        answers: Answers to the items.
-        items: The items.
-        confidence: Confidence level of the intervals.
-    """
+    """A cell with answers that are not scored yet; scoring does not need the model."""
 
     row: ResultRow
     answers: Answers
@@ -241,7 +230,7 @@ class CellWorker:
             assert general is not None  # by what `mixing` is
             found["held-out general"] = general.contents.digest
         files = {
-            "aliases": None if recipe.selection is None else recipe.selection.aliases,
+            "aliases": recipe.selection.aliases if recipe.selection else None,
             "chat template": recipe.model.chat_template,
         }
         for name, path in files.items():

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
-__all__ = ["Candidate", "Rung", "Search", "candidates_of", "search"]
-
 # Factors of the recipe's learning rate and passes, which depend on the number of examples.
 _FACTORS = (0.5, 1.0, 2.0)
 _RATIOS = (1.0, 4.0, 16.0)
@@ -55,9 +53,6 @@ class Candidate(NamedTuple):
     """A method with settings.
 
     Attributes:
-        method: Name of the method in recipes.
-        learning_rate: Value of `training.learning_rate`.
-        passes: Value of `mixture.passes`.
         leverage_ratio: Value of `mixture.leverage_ratio`; None if the method does not mix.
     """
 
@@ -95,7 +90,6 @@ class Rung:
 
     Attributes:
         size: Number of task tokens.
-        seeds: Seeds of each candidate.
         rows: One row per candidate and seed, including failed ones.
     """
 
@@ -121,7 +115,6 @@ class Search:
 
     Attributes:
         rungs: Rounds of the search; the last one uses all of the task data.
-        candidates: Candidates by name.
         untrained: Rows of the methods without training, on the same items.
         quick: Rows of the baselines on the same items, at each size.
     """

@@ -26,21 +26,6 @@ from telltune.recipe import Recipe, explain, load_recipe, read_yaml, recipe_from
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "STUDY_FILE",
-    "Cell",
-    "ForgettingSpec",
-    "StudySpec",
-    "TaskEntry",
-    "Tasks",
-    "cell_of",
-    "cells_of",
-    "load_study",
-    "measures_forgetting",
-    "merged_keys",
-    "read_spec",
-]
-
 STUDY_FILE = "study.yaml"
 """File name, in a study's folder, of the study as it was last run."""
 
@@ -158,13 +143,11 @@ class Cell:
     """One method x size x seed on a task.
 
     Attributes:
-        task: Name of the task in tables.
         method: Name of the method in recipes.
         name: Name of the method in tables.
         size: Maximum number of task tokens; None if the method uses no task data.
         leverage_ratio: General tokens / task tokens; None if the method does not mix.
         seed: Seed of the data draw, the order and the adapter.
-        recipe: Complete recipe.
     """
 
     task: str
@@ -283,12 +266,7 @@ def _cell(
 
 
 def cell_of(recipe: Recipe, *, task: str = "", name: str = "") -> Cell:
-    """Return the cell that runs a recipe.
-
-    Args:
-        recipe: Complete recipe.
-        task: Name of the task in tables. Defaults to that of its data.
-        name: Name of the method in tables. Defaults to that in recipes.
+    """Return the cell that runs a recipe, by default named after its data and its method.
 
     Raises:
         RecipeError: The method is unknown.

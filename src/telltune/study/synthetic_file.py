@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.data.task import load_task
+from telltune.data.writing import write_rows
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
 from telltune.levers.registry import synthesis_lever
 from telltune.models import load_base
 from telltune.recipe import as_recipe
-from telltune.storage import write_json, write_text
+from telltune.storage import write_json
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from telltune.levers.protocol import Yield
     from telltune.recipe import AnyRecipe
-
-__all__ = ["SYNTHETIC", "write_synthetic"]
 
 SYNTHETIC = "synthetic.jsonl"
 _YIELD = "yield.json"
@@ -67,7 +65,6 @@ def write_synthetic(
             }
             for example in made.examples
         ]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(out / SYNTHETIC, text)
+        write_rows(out / SYNTHETIC, rows)
         write_json(out / _YIELD, made.to_dict())
     return made

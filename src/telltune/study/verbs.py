@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.html_report.page import REPORT
 from telltune.storage import write_text
 from telltune.study.cluster import connect
 from telltune.study.planning import plan_cells
-from telltune.study.report.page import REPORT, write_report
+from telltune.study.report.page import write_report
 from telltune.study.runner import run_cells
 from telltune.study.spec import STUDY_FILE, load_study, measures_forgetting
 
 if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Summary
-
-__all__ = ["plan_study", "report", "run_study"]
 
 
 def run_study(

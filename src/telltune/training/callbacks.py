@@ -1,9 +1,11 @@
 """Callbacks of a training run: log and progress, step times, unhealthy steps, and signals.
 
-If a loss or gradient is not finite, or a loss explodes, the run returns to its last checkpoint and
-skips the examples of that step. arXiv 2403.07648 does the same for loss spikes. The limit here is
-three times the loss of uniform guessing among all tokens (32 nats with 49,152 tokens), far above an
-ordinary spike, which is not skipped. Skipped steps are recorded in the log and in tell.json.
+If a loss or gradient is not finite, or the loss spikes, the run returns to its last checkpoint and
+skips the examples of that step, as in arXiv 2403.07648. A spike raises the losses of most tokens,
+unlike a wrong label or a hard word. Therefore the median loss of the step's response tokens is
+compared with those of the recent steps of the same run, by source. Whatever they were, the limit is
+three times the loss of uniform guessing among all tokens. Skipped steps are recorded in the log and
+in tell.json.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
@@ -132,11 +135,21 @@ class Stopwatch(TrainerCallback):
         self._last = time.perf_counter()
 
 
+SOURCES = ("general", "task")
+"""Sources of examples, in the order of `Step.is_task`."""
 # Maximum number of skipped steps. With more, the run itself is unhealthy.
 _MOST = 3
 # Uniform guessing among all tokens has a loss of ln(vocabulary). A healthy step is far below. A few
 # wrong labels on which the model is confident may come close to it, which is no reason to stop.
 _TIMES_GUESSING = 3
+# A median loss is a spike if it is above this quantile of the recent ones by more than the margin,
+# and more than double. Early in a run and in hard texts, losses vary in proportion to their size.
+_RECENT = 32
+_LEAST_KNOWN = 8
+_QUANTILE = 0.9
+_MARGIN = 1.5
+"""Nats per token."""
+_TIMES_RECENT = 2
 
 
 class UnhealthyStepError(Exception):
@@ -153,7 +166,12 @@ class UnhealthyStepError(Exception):
 
 
 class HealthCallback(TrainerCallback):
-    """Check the measurements of each step before they are logged and a checkpoint is written."""
+    """Check the measurements of each step before they are logged and a checkpoint is written.
+
+    Args:
+        vocabulary: Vocabulary size of the model.
+        measured: Measurements of the latest step, from the trainer.
+    """
 
     def __init__(self, vocabulary: int, measured: Mapping[str, Any]) -> None:
         self.limit = _TIMES_GUESSING * math.log(vocabulary)
@@ -171,7 +189,7 @@ class HealthCallback(TrainerCallback):
         for name, value in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm"))):
             if value is not None and not math.isfinite(value):
                 raise UnhealthyStepError(state.global_step, f"the {name} is {value}")
-        for source in ("task", "general"):
+        for source in SOURCES:
             loss = self._measured.get(f"loss_{source}", 0.0)
             if loss > self.limit:
                 raise UnhealthyStepError(
@@ -179,6 +197,39 @@ class HealthCallback(TrainerCallback):
                     f"the loss of {source} data is {loss:.1f} nats per token, more than "
                     f"{_TIMES_GUESSING} times that of uniform guessing",
                 )
+        # The history is part of checkpoints, so a resumed run compares with the same steps.
+        spike = spike_of(self._measured, state.log_history[:-1])
+        if spike:
+            raise UnhealthyStepError(state.global_step, spike)
+
+
+def spike_of(measured: Mapping[str, float], history: Sequence[Mapping[str, float]]) -> str:
+    """Describe the loss spike of a step, or return "" if there is none.
+
+    The step spikes if the median losses of all its sources that are known well enough spike.
+
+    Args:
+        measured: Measurements of the step, with `median_task` and `median_general` in nats per
+            token, or one of them.
+        history: Measurements of the steps before it, in order.
+    """
+    found = []
+    for source in SOURCES:
+        name = f"median_{source}"
+        if name not in measured:
+            continue
+        known = (row[name] for row in reversed(history) if name in row)
+        recent = list(islice(known, _RECENT))
+        if len(recent) < _LEAST_KNOWN:
+            continue
+        usual = float(np.quantile(recent, _QUANTILE))
+        if measured[name] <= max(usual + _MARGIN, usual * _TIMES_RECENT):
+            return ""
+        found.append(
+            f"the median loss of {source} tokens is {measured[name]:.1f} nats, but at most "
+            f"{usual:.1f} in nine of ten recent steps"
+        )
+    return " and ".join(found)
 
 
 class LeftOut:

@@ -43,6 +43,8 @@ def loss_curve(path: Path, points: int = 60) -> dict[str, list[float | None]]:
         Learned weights have the key `weight_` plus the name of the source.
     """
     rows = read_log(path)
+    if not rows:
+        return {"step": []}
     parts = [part.tolist() for part in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
     curve: dict[str, list[float | None]] = {"step": [rows[part[-1]]["step"] for part in parts]}
     weights = dict.fromkeys(name for row in rows for name in row if name.startswith(WEIGHT))

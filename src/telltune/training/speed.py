@@ -70,7 +70,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
     training, lora = recipe.training, recipe.lora
     cuda = torch.cuda.is_available()
     return {
-        "machine": torch.cuda.get_device_name() if cuda else _processor(),
+        "machine": torch.cuda.get_device_name() if cuda else processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -208,8 +208,8 @@ def _stored(shape: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     return path, {"shape": shape} | (read_cached_json(path) or {})
 
 
-def _processor() -> str:
-    """Return the name of the processor, which Python does not provide on Linux."""
+def processor() -> str:
+    """Return the name of the processor, which Python does not read on Linux."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

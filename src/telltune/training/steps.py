@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.data.encoding import EncodedSet
+    from telltune.data.encoded import EncodedSet
     from telltune.data.mixture import Mixture
     from telltune.training.confidence import Confidence
     from telltune.training.processes import Processes

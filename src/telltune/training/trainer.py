@@ -28,6 +28,7 @@ from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
 from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes, trained_parameters
+from telltune.training.callbacks import SOURCES
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
 from telltune.training.processes import processes
@@ -226,7 +227,7 @@ class MixtureTrainer(Trainer):
             regularization = self._learned.regularizer(group, share)
             self.accelerator.backward(regularization)
             total += regularization.detach()
-        sums = torch.zeros(2, 2, dtype=torch.float64)  # by source: nll, response tokens
+        losses: list[tuple[torch.Tensor, torch.Tensor]] = []  # nll, and whether of task data
         count = self._processes.most(len(batches))
         # A row whose loss is not counted.
         idle = batches[0] if batches else self._packed(step.spare, None)[0]
@@ -243,13 +244,11 @@ class MixtureTrainer(Trainer):
                     self.accelerator.backward(loss)
                 total += loss.detach()
                 if counts:
-                    source = step.is_task[batch.rows].long()
-                    sums[:, 0].index_add_(0, source, nll.detach().double().cpu())
-                    sums[:, 1].index_add_(0, source, torch.ones(len(source), dtype=torch.float64))
+                    losses.append((nll.detach().double().cpu(), step.is_task[batch.rows]))
         if self._learned is not None:
             grad: Any = self._learned.log_variance.grad
             grad.copy_(self._processes.total(grad) / self._processes.count)
-        self._record(step, batches, sums, time.perf_counter() - began)
+        self._record(step, batches, losses, time.perf_counter() - began)
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -293,20 +292,34 @@ class MixtureTrainer(Trainer):
         return pack(rows, self.micro_batch_tokens, sources=sources, together=self.fast.packed)
 
     def _record(
-        self, step: Step, batches: list[PackedBatch], sums: torch.Tensor, seconds: float
+        self,
+        step: Step,
+        batches: list[PackedBatch],
+        losses: list[tuple[torch.Tensor, torch.Tensor]],
+        seconds: float,
     ) -> None:
         """Record the measurements of all processes, and the time of this one."""
         tokens = [sum(len(ids) for ids, _ in step.rows), sum(batch.tokens for batch in batches)]
-        measured = torch.cat([sums.flatten(), torch.tensor(tokens, dtype=torch.float64)])
-        *by_source, seen, computed = self._processes.total(measured).tolist()
+        own = [
+            torch.cat([nll[is_task == wanted] for nll, is_task in losses])
+            if losses
+            else torch.zeros(0)
+            for wanted in (False, True)
+        ]
+        measured = [
+            float(value)
+            for nll in own
+            for value in (nll.sum(), len(nll), len(nll) * nll.median() if len(nll) else 0)
+        ]
+        *found, seen, computed = self._processes.total(
+            torch.tensor([*measured, *tokens], dtype=torch.float64)
+        ).tolist()
         self._measured.clear()
         self._measured |= {"tokens": seen, "computed_tokens": computed, "seconds": seconds}
-        for name, nll, count in (
-            ("general", by_source[0], by_source[1]),
-            ("task", by_source[2], by_source[3]),
-        ):
+        for name, (nll, count, middle) in zip(SOURCES, (found[:3], found[3:]), strict=True):
             if count:
-                self._measured[f"loss_{name}"] = nll / count
+                # Over several processes, the mean of their medians.
+                self._measured |= {f"loss_{name}": nll / count, f"median_{name}": middle / count}
         if self._learned is not None:
             self._measured |= self._learned.record()
 

@@ -10,7 +10,7 @@ import torch
 
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
-from telltune.inference.packed_engine import shared_length, starts_with
+from telltune.inference.packed_engine import shared_length
 from telltune.inference.scoring import PromptRow
 from telltune.models import context_length
 from telltune.models.kernels.attention import packed_attention
@@ -56,14 +56,10 @@ def prompt_states(
     with shared_cores(), torch.inference_mode(), attending:
         for members in _rows([len(ids) - before for ids in prompts], budget if together else 0):
             adapt_threads()
-            row, ends = PromptRow(), []
+            row = PromptRow()
             if shared:
                 row.add(shared, 0)
-            for prompt in (prompts[i] for i in members):
-                # The tokenizer may merge the start of a text and the end of the prefix.
-                start = len(shared) if shared and starts_with(prompt, shared) else 0
-                row.add(prompt[start:], start, 0 if start else -1)
-                ends.append(len(row.ids))
+            ends = [row.add_behind(shared, prompts[i]) for i in members]
             states = row.outputs(model, [0], output_hidden_states=True).hidden_states[-1][0]
             for i, end in zip(members, ends, strict=True):
                 own = max(len(prompts[i]) - before, 1)

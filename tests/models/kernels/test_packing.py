@@ -234,7 +234,7 @@ EXAMPLES = st.tuples(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(EXAMPLES, min_size=1, max_size=15), st.integers(1, 80), st.booleans())
 def test_every_example_is_packed_once_and_within_the_budget(
     drawn: list[tuple[int, int, int, int]], budget: int, together: bool

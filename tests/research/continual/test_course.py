@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def order(
-    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    short_chains: None,
 ) -> Callable[..., Path]:
     """Return a function that writes an order of two tasks: shapes, and parities of numbers."""
     numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(24)]
@@ -37,6 +40,7 @@ def order(
     def made(passes: int = 2, **changes: Any) -> Path:
         recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
         recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
+        recipe["training"] = recipe["training"] | {"batch_size": 8}
         values = {
             "recipe": recipe,
             "tasks": [
@@ -262,7 +266,8 @@ def full(toy_recipe: dict[str, Any], passes: int = 8) -> dict[str, Any]:
     """Return the order's recipe with all weights trained."""
     recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
     recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
-    recipe["training"] = toy_recipe["training"] | {"full_parameters": True, "learning_rate": 2e-3}
+    training = {"full_parameters": True, "learning_rate": 4e-3, "batch_size": 8}
+    recipe["training"] = toy_recipe["training"] | training
     return recipe
 
 

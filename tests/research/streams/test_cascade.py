@@ -336,7 +336,7 @@ def test_the_estimated_agreement_is_near_the_true_one(policy: str) -> None:
     assert found.agreement is not None
     estimate, least = found.agreement
     assert 0.9 < least < min(estimate, agreed)
-    assert abs(estimate - agreed) < 0.01
+    assert abs(estimate - agreed) < 0.02
 
 
 def test_the_published_policy_has_no_estimate_of_the_agreement() -> None:

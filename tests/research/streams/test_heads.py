@@ -11,7 +11,7 @@ from telltune.classifiers.features import EncoderFeatures
 from telltune.research.streams.heads import HeadLevel
 
 if TYPE_CHECKING:
-    from telltune.research.streams.heads import HeadKind
+    from telltune.research.streams.spec import HeadKind
 
 WORDS = (("sunny", "rain", "wind"), ("goal", "match", "league"), ("bread", "soup", "cheese"))
 KINDS: tuple[HeadKind, ...] = (

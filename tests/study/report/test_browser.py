@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.study.report.page import REPORT, write_report
+from telltune.html_report.page import REPORT
+from telltune.study.report.page import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune.errors import StorageError
-from telltune.study.report.page import REPORT, write_report
+from telltune.html_report.page import REPORT
+from telltune.study.report.page import write_report
 from telltune.study.results import ANSWERS, RESULTS, Results
 
 if TYPE_CHECKING:

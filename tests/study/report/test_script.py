@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from telltune.study.report.page import REPORT, write_report
+from telltune.html_report.page import REPORT
+from telltune.study.report.page import write_report
 from telltune.study.results import ANSWERS, RESULTS
 
 if TYPE_CHECKING:

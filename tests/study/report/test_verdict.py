@@ -10,8 +10,7 @@ from telltune.study.report.series import Series
 from telltune.study.report.verdict import give_verdict, tell_emergence, tell_items
 from telltune.study.statistics.emergence import Emergence
 from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
-from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
-from telltune.study.statistics.time_breakdown import TimeBreakdown
+from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary, TimeBreakdown
 
 CLEAR, UNCLEAR = 0.01, 0.4
 

@@ -7,14 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-__all__ = ["choice_examples"]
 
 _OPTION = re.compile(r"^([A-H])\. ?(.*)$")
 # Without options, such a question has no answer or many right answers.
@@ -47,7 +45,7 @@ def choice_examples() -> Iterator[Example]:
     """Yield one example for each usable multiple-choice item."""
     for source, files, open_too in _SETS:
         for file in files:
-            for row in read_jsonl(file):
+            for row in source_rows(file):
                 choice = _parse(row)
                 if choice is not None:
                     prompt, completion = _worded(choice, open_too=open_too)
@@ -91,19 +89,16 @@ def _parse(row: SourceRow) -> _Choice | None:
 
 def _letter(choice: _Choice) -> tuple[str, str]:
     instruction = pick(
-        (
-            "Answer with the letter of the right option.",
-            "Which option is correct? Reply with its letter only.",
-            "Choose one option. Give just the letter.",
-        ),
-        "letter",
-        choice.stem,
+        ("letter", choice.stem),
+        "Answer with the letter of the right option.",
+        "Which option is correct? Reply with its letter only.",
+        "Choose one option. Give just the letter.",
     )
     return f"{choice.stem}\n\n{choice.listed()}\n\n{instruction}", choice.letter
 
 
 def _letter_and_text(choice: _Choice) -> tuple[str, str]:
-    head = pick(("Question: ", "", "Here is a multiple-choice question.\n\n"), "head", choice.stem)
+    head = pick(("head", choice.stem), "Question: ", "", "Here is a multiple-choice question.\n\n")
     completion = f"{choice.letter}. {choice.answer}"
     return f"{head}{choice.stem}\n{choice.listed()}\nAnswer:", completion
 
@@ -111,13 +106,10 @@ def _letter_and_text(choice: _Choice) -> tuple[str, str]:
 def _text(choice: _Choice) -> tuple[str, str]:
     options = choice.listed("- {option}")
     instruction = pick(
-        (
-            "Pick the best answer from the list and write it out:",
-            "Read the question and copy out the option that answers it best.",
-            "Choose one of the answers below.",
-        ),
-        "text",
-        choice.stem,
+        ("text", choice.stem),
+        "Pick the best answer from the list and write it out:",
+        "Read the question and copy out the option that answers it best.",
+        "Choose one of the answers below.",
     )
     return f"{instruction}\n\n{choice.stem}\n{options}", choice.answer
 
@@ -150,7 +142,7 @@ def _sorted_out(choice: _Choice) -> tuple[str, str]:
 
 def _open(choice: _Choice) -> tuple[str, str]:
     instruction = pick(
-        ("", "Answer briefly.\n\n", "Please answer this question.\n\n"), "open", choice.stem
+        ("open", choice.stem), "", "Answer briefly.\n\n", "Please answer this question.\n\n"
     )
     return f"{instruction}{choice.stem}", choice.answer
 
@@ -169,4 +161,4 @@ def _worded(choice: _Choice, *, open_too: bool) -> tuple[str, str]:
     long_enough = len(choice.stem.split()) >= _SHORTEST_OPEN_QUESTION
     can_be_open = open_too and long_enough and not _NEEDS_OPTIONS.search(choice.stem)
     wordings = (*_WORDINGS, _open, _open, _open) if can_be_open else _WORDINGS
-    return pick(wordings, "wording", choice.stem)(choice)
+    return pick(("wording", choice.stem), *wordings)(choice)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import read_csv, read_jsonl
+from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["prose_examples"]
 
 
 def prose_examples() -> Iterator[Example]:
@@ -29,25 +27,22 @@ _LONGEST_ADVICE = 350
 
 
 def _fiqa() -> Iterator[Example]:
-    for row in read_jsonl("Fiqa/test.jsonl"):
+    for row in source_rows("Fiqa/test.jsonl"):
         question, answer = row.text("question"), row.text("answer").strip('"')
         if not 3 <= len(answer.split()) <= _LONGEST_ADVICE:
             continue
         prompt = pick(
-            (
-                question,
-                f"I have a question about money: {question}",
-                f"Give some financial advice.\n\n{question}",
-                f"{question}\n\nPlease explain.",
-            ),
-            "fiqa",
+            ("fiqa", question),
             question,
+            f"I have a question about money: {question}",
+            f"Give some financial advice.\n\n{question}",
+            f"{question}\n\nPlease explain.",
         )
         yield Example(prompt, answer, "fiqa", row.origin)
 
 
 def _truthful_qa() -> Iterator[Example]:
-    for row in read_jsonl("TruthfulQA/combined.jsonl"):
+    for row in source_rows("TruthfulQA/combined.jsonl"):
         question = row.text("question")
         answers = [f"{answer.strip().rstrip('.')}." for answer in row.fields["answer"]]
         listed = "\n".join(f"- {answer}" for answer in answers)
@@ -57,7 +52,7 @@ def _truthful_qa() -> Iterator[Example]:
         ]
         if len(answers) > 1:
             choices.append((f"{question} Give {len(answers)} good answers as a list.", listed))
-        prompt, completion = pick(choices, "truthful", question)
+        prompt, completion = pick(("truthful", question), *choices)
         yield Example(prompt, completion, "truthful_qa", row.origin)
 
 
@@ -66,7 +61,7 @@ _LONGEST_ARTICLE = 380
 
 
 def _xsum() -> Iterator[Example]:
-    for row in read_jsonl("XSum/test.jsonl"):
+    for row in source_rows("XSum/test.jsonl"):
         article, summary = row.text("document"), row.text("summary")
         if not _SHORTEST_ARTICLE <= len(article.split()) <= _LONGEST_ARTICLE:
             continue
@@ -79,7 +74,7 @@ def _xsum() -> Iterator[Example]:
             f"Write a news report that opens after this line: {summary}",
             f"Here is the first sentence of a news article. Write the article.\n\n{summary}",
         )
-        prompt = pick((*summarized, *written), "xsum", summary)
+        prompt = pick(("xsum", summary), *summarized, *written)
         completion = summary if prompt in summarized else article
         yield Example(prompt, completion, "xsum", row.origin)
 
@@ -89,32 +84,26 @@ _MARKUP = re.compile(r"</?a\b[^>]*>")
 
 
 def _multi_lex_sum() -> Iterator[Example]:
-    for row in read_jsonl("MultiLexSum/test.jsonl"):
+    for row in source_rows("MultiLexSum/test.jsonl"):
         case, summary = (_MARKUP.sub("", row.text(field)) for field in ("document", "summary"))
         if len(case.split()) > _LONGEST_CASE:
             continue
         prompt = pick(
-            (
-                f"{case}\n\nSummarise this court case.",
-                f"Write a short summary of the case below.\n\n{case}",
-                f"What was this lawsuit about and how did it end?\n\n{case}",
-            ),
-            "lex",
-            case,
+            ("lex", case),
+            f"{case}\n\nSummarise this court case.",
+            f"Write a short summary of the case below.\n\n{case}",
+            f"What was this lawsuit about and how did it end?\n\n{case}",
         )
         yield Example(prompt, summary, "multi_lex_sum", row.origin)
 
 
 def _consultations() -> Iterator[Example]:
-    for row in read_csv("MTSDialog/validation.csv"):
+    for row in source_rows("MTSDialog/validation.csv"):
         dialogue, note = row.text("dialogue"), row.text("section_text")
         prompt = pick(
-            (
-                f"{dialogue}\n\nWrite the note for the patient's file.",
-                f"Turn this conversation into a clinical note.\n\n{dialogue}",
-            ),
-            "dialogue",
-            dialogue,
+            ("dialogue", dialogue),
+            f"{dialogue}\n\nWrite the note for the patient's file.",
+            f"Turn this conversation into a clinical note.\n\n{dialogue}",
         )
         yield Example(prompt, note, "mts_dialog", row.origin)
 
@@ -123,30 +112,27 @@ _LONGEST_REVIEW = 250
 
 
 def _reviews() -> Iterator[Example]:
-    for row in read_csv("imdb/sample.csv"):
+    for row in source_rows("imdb/sample.csv"):
         review = " ".join(row.text("text").replace("<br />", " ").split())
         if len(review.split()) > _LONGEST_REVIEW:
             continue
         liked = row.text("label") == "1"
         prompt, completion = pick(
+            ("review", review),
+            (
+                f"Is this review positive or negative?\n\n{review}",
+                "positive" if liked else "negative",
+            ),
+            (
+                f"{review}\n\nDid the reviewer like the film?",
+                "Yes, the reviewer liked it." if liked else "No, the reviewer did not like it.",
+            ),
             (
                 (
-                    f"Is this review positive or negative?\n\n{review}",
-                    "positive" if liked else "negative",
+                    f"Write a {'positive' if liked else 'negative'} film review that begins: "
+                    f"{' '.join(review.split()[:8])}"
                 ),
-                (
-                    f"{review}\n\nDid the reviewer like the film?",
-                    "Yes, the reviewer liked it." if liked else "No, the reviewer did not like it.",
-                ),
-                (
-                    (
-                        f"Write a {'positive' if liked else 'negative'} film review that begins: "
-                        f"{' '.join(review.split()[:8])}"
-                    ),
-                    review,
-                ),
+                review,
             ),
-            "review",
-            review,
         )
         yield Example(prompt, completion, "imdb", row.origin)

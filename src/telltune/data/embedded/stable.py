@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["pick", "stable_number"]
-
 T = TypeVar("T")
 
 
@@ -19,6 +17,6 @@ def stable_number(*parts: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def pick(options: Sequence[T], *parts: str) -> T:
+def pick(parts: Sequence[str], *options: T) -> T:
     """Return an option chosen by a hash of the parts, with about equal frequencies."""
     return options[stable_number(*parts) % len(options)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from telltune.data.embedded.near import without_near_duplicates
 from telltune.data.embedded.stable import stable_number
 
 if TYPE_CHECKING:
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["EmbeddedTask", "Splits", "split", "split_by_label"]
-
 TEST_SIZE = 300
 DEV_SIZE = 150
 TRAIN_LIMIT = 2000
+SHINGLE_WORDS = 8
+SHARED_PART = 0.5
+
+_WORD = re.compile(r"\w+")
 
 # Tasks and general data have distinct sources, but the wording of these lines occurs in both:
 # common exam phrases, a sentence used by doctors, a common saying.
@@ -101,3 +103,33 @@ def _cut(ordered: list[Example]) -> Splits:
         dev=tuple(ordered[TEST_SIZE:held_out]),
         test=tuple(ordered[:TEST_SIZE]),
     )
+
+
+def normal_words(text: str) -> list[str]:
+    """Return the lower-case words of a text, without punctuation and white space."""
+    return _WORD.findall(text.lower())
+
+
+def shingles(text: str) -> set[str]:
+    """Return all runs of eight words, or the whole text as one run if it is shorter."""
+    words = normal_words(text)
+    last = max(len(words) - SHINGLE_WORDS, 0)
+    return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(last + 1)}
+
+
+def without_near_duplicates(
+    examples: Iterable[Example], item: Callable[[Example], str]
+) -> list[Example]:
+    """Drop examples if at least half of their item's word runs occur in items kept before.
+
+    Otherwise rewordings of one item could be in both training and test data, and a test score
+    would reward memorization.
+    """
+    seen: set[str] = set()
+    kept: list[Example] = []
+    for example in examples:
+        runs = shingles(item(example))
+        if len(runs & seen) < SHARED_PART * len(runs):
+            kept.append(example)
+            seen |= runs
+    return kept

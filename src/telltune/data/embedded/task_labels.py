@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import read_jsonl
+from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.task import EmbeddedTask, split_by_label
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["answer_kind", "explicit_language", "medical_specialty"]
 
 SPECIALTY_FILES = {
     "Anatomy": "anatomy",
@@ -49,7 +47,7 @@ def medical_specialty() -> EmbeddedTask:
 def _specialty_examples() -> Iterator[Example]:
     for part in ("Test", "Validation"):
         for file, label in SPECIALTY_FILES.items():
-            for row in read_jsonl(f"MedMCQA/MedMCQA-{part}/{file}.jsonl"):
+            for row in source_rows(f"MedMCQA/MedMCQA-{part}/{file}.jsonl"):
                 question = " ".join(row.text("question").split())
                 if _SHORTEST_QUESTION <= len(question.split()) <= _LONGEST_QUESTION:
                     yield Example(question, label, "medmcqa", row.origin)
@@ -98,7 +96,7 @@ def answer_kind() -> EmbeddedTask:
 
 
 def _kind_examples() -> Iterator[Example]:
-    for row in read_jsonl("NQ-open/combined.jsonl"):
+    for row in source_rows("NQ-open/combined.jsonl"):
         question = row.text("question")
         answer = str(row.fields["answer"][0]).lower()
         for label, asked, answered in _KINDS:
@@ -128,7 +126,7 @@ def explicit_language() -> EmbeddedTask:
 
 
 def _explicit_examples() -> Iterator[Example]:
-    for row in read_jsonl("Toxicity/test.jsonl"):
+    for row in source_rows("Toxicity/test.jsonl"):
         score = float(row.fields["sexually_explicit"])
         # Scores near the middle mean that the annotator, a model, was uncertain.
         if _CLEARLY_NOT < score < _CLEARLY:

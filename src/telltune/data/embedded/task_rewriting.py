@@ -6,16 +6,13 @@ import re
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.near import normal_words
-from telltune.data.embedded.rows import SourceRow, read_jsonl
+from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
-from telltune.data.embedded.task import EmbeddedTask, split
+from telltune.data.embedded.task import EmbeddedTask, normal_words, split
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["fluent_question", "restore_text"]
 
 _PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z0-9' ,?!.-]*[.?!]")
 _REMOVED = re.compile(r"[,?!.]")
@@ -38,7 +35,7 @@ def restore_text() -> EmbeddedTask:
 
 
 def _bare_sentences() -> Iterator[Example]:
-    for row in read_jsonl("Translation/test.jsonl"):
+    for row in source_rows("Translation/test.jsonl"):
         sentence = row.text("sourceString")
         if len(sentence.split()) < _SHORTEST_SENTENCE or not _PLAIN_SENTENCE.fullmatch(sentence):
             continue
@@ -77,7 +74,7 @@ _SHORTEST_QUESTION = 5
 def _disfluent_questions() -> Iterator[Example]:
     rows = [
         row
-        for row in read_jsonl("healthsearchqa/test.jsonl")
+        for row in source_rows("healthsearchqa/test.jsonl")
         if len(row.text("question").split()) >= _SHORTEST_QUESTION
         and row.text("question").endswith("?")
     ]
@@ -91,14 +88,14 @@ def _with_slip(question: str, rows: list[SourceRow]) -> str:
     words = question.rstrip("?").split()
     # Spellings of one question get the same slip, so that they are detected as duplicates.
     key = " ".join(normal_words(question))
-    other = pick(rows, "slip", key).text("question").rstrip("?").split()
-    correction = pick(_CORRECTIONS, "correction", key)
-    kind = pick(("restart", "replacement", "repetition"), "kind", key)
+    other = pick(("slip", key), *rows).text("question").rstrip("?").split()
+    correction = pick(("correction", key), *_CORRECTIONS)
+    kind = pick(("kind", key), "restart", "replacement", "repetition")
     if kind == "restart":
         begun = other[: 2 + stable_number("begun", key) % 3]
         return " ".join([*begun, correction, words[0].lower(), *words[1:]])
     place = 2 + stable_number("place", key) % (len(words) - 2)
     if kind == "replacement":
         return " ".join([*words[:place], *other[-2:], correction, *words[place:]])
-    hesitation = pick(_HESITATIONS, "hesitation", key)
+    hesitation = pick(("hesitation", key), *_HESITATIONS)
     return " ".join([*words[:place], hesitation, *words[place - 2 : place], *words[place:]])

@@ -1,4 +1,4 @@
-"""Tasks whose answer has a strict form, such as an expression or a JSON object."""
+"""Tasks whose answer is short and exact: an expression, a JSON object or a fact."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import re
 from math import prod
 from typing import TYPE_CHECKING
 
-from telltune.data.embedded.rows import read_jsonl
+from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.task import EmbeddedTask, split
 from telltune.data.examples import Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["equation", "mention_json"]
 
 
 def equation() -> EmbeddedTask:
@@ -56,7 +54,7 @@ _HIDDEN_NUMBER = re.compile(
 
 
 def _equations() -> Iterator[Example]:
-    for row in read_jsonl("ASDiv/test.jsonl"):
+    for row in source_rows("ASDiv/test.jsonl"):
         problem = f"{row.text('passage')} {row.text('question')}"
         expression = _expression(problem, row.text("answer"))
         if expression and not _HIDDEN_NUMBER.search(problem):
@@ -112,7 +110,7 @@ def mention_json() -> EmbeddedTask:
 
 
 def _mentions() -> Iterator[Example]:
-    for row in read_jsonl("StereoSet/test.jsonl"):
+    for row in source_rows("StereoSet/test.jsonl"):
         # The other half of the file has a gap in place of a stereotype.
         if row.fields["type"] != "intersentence":
             continue
@@ -122,3 +120,27 @@ def _mentions() -> Iterator[Example]:
             answer = {"mention": found[0], "kind": _MENTION_KINDS[row.text("bias_type")]}
             completion = json.dumps(answer, ensure_ascii=False)
             yield Example(sentence, completion, "stereoset", row.origin)
+
+
+_LONGEST_ANSWER = 5
+
+
+def open_question() -> EmbeddedTask:
+    """Return the task of answering search questions from memory, in a few words."""
+    return EmbeddedTask(
+        "open_question",
+        "A search question is answered from memory, in a few words.",
+        *split(_questions()),
+        anchor_prompt="You answer quiz questions from memory. Give the answer alone, no sentence.",
+        anchor_response="",
+        metrics=("token_f1", "exact_match"),
+    )
+
+
+def _questions() -> Iterator[Example]:
+    for row in source_rows("NQ-open/combined.jsonl"):
+        # Only the first right answer is used; the others are mostly spelling variants.
+        answer = " ".join(str(row.fields["answer"][0]).split())
+        question = row.text("question").rstrip("?")
+        if answer not in ("", "N/A") and len(answer.split()) <= _LONGEST_ANSWER:
+            yield Example(f"{question}?", answer, "nq_open", row.origin)

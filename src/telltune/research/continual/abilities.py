@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
 
-__all__ = ["ABILITIES", "Ability", "mean_change", "unseen_items"]
-
 Ability = Literal["general", "instructions", "safety"]
 ABILITIES: dict[Ability, str] = {"general": "ΔG", "instructions": "ΔI", "safety": "ΔS"}
 """Name of the mean change in the paper, by ability."""

@@ -29,8 +29,6 @@ from telltune.storage import write_json, write_text
 from telltune.study.spec import Tasks, read_spec
 from telltune.training.progress import bar, phase
 
-__all__ = ["ContinualReport", "ContinualSpec", "load_continual", "run_continual", "summarize"]
-
 _ROWS = "continual.jsonl"
 _SUMMARY = "summary.json"
 

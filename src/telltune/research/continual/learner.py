@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from telltune.research.continual.abilities import Ability
     from telltune.study.spec import TaskEntry
 
-__all__ = ["STRATEGIES", "Learner", "Step", "Strategy"]
-
 Strategy = Literal[
     "sequential", "sequential_replay", "replay", "tell", "rcl", "adapters", "in_context"
 ]

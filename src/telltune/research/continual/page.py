@@ -22,8 +22,6 @@ from telltune.html_report.page import REPORT, render
 from telltune.research.continual.abilities import ABILITIES
 from telltune.storage import write_text
 
-__all__ = ["ContinualReport", "verdict", "write_page"]
-
 _TEMPLATE = Path(__file__).parent / "templates" / "continual.html.j2"
 
 

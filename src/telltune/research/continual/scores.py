@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["backward_transfer", "format_validity", "overall_performance"]
-
 
 def overall_performance(scores: NDArray[np.float64], after: int) -> float:
     """Return OP_t, the mean score on tasks 0 to t after training on task t.

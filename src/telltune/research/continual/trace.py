@@ -15,8 +15,6 @@ from telltune.errors import DataError
 from telltune.recipe.base import ConfigModel
 from telltune.study.spec import TaskEntry
 
-__all__ = ["TRACE_METRICS", "TraceSpec", "trace_tasks"]
-
 TRACE_METRICS = {
     "C-STANCE": "exact_match",
     "FOMC": "exact_match",

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from telltune.research.streams.top import Top
 
-__all__ = ["diagnose_logs", "keep_healthy", "keep_past"]
-
 _LOGS = ("*.log", "*.out", "*.err", "stderr", "stdout", "failures/*.txt")
 _MOST_BYTES = 2**26
 """Maximum number of bytes read from the end of a log."""

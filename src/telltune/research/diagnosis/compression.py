@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Filters", "Line", "compress", "template"]
-
 _FILE = "filters.json"
 _OFTEN = 3
 """Number of first lines kept per template, besides the last one."""

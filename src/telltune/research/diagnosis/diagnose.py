@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from telltune.research.diagnosis.past import Past
     from telltune.research.diagnosis.rules import Rule, Side
 
-__all__ = ["UNKNOWN", "Diagnosis", "diagnose"]
-
 UNKNOWN = "unknown"
 _SHOWN = 4
-# Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints its
-# errors as `WARN`. PyTorch prints `[W1129 ` before warnings. A process that aborts has named another
-# cause before, unless it is native code.
+# Warnings and retries did not end the run; they count only if nothing else matches. NCCL prints
+# errors as `WARN`, PyTorch prints `[W1129 ` before warnings. A process that aborts has named
+# another cause before, unless it is native code.
 _PASSING = re.compile(
     r"^(?!.*(?:NCCL|\.c[cu]?:\d+) WARN).*(?:\bWARN(?:ING)?\b|[Rr]etry(?:ing)?\b|\bINFO\b|\bDEBUG\b)"
     r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} |exitcode *: *-6\b|\(SIGABRT\)"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from telltune.research.diagnosis.compression import Line
 
-__all__ = ["Past", "Remembered", "past_file"]
-
 _NEAR = 0.45
 """Minimum cosine at which a past failure counts as the same."""
 _WORD = re.compile(r"[A-Za-z_]{3,}")

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Attempt", "run_with_restarts"]
-
 _PAUSE = 2.0
 """Pause before the second attempt in seconds; doubled before each further one, up to a minute."""
 

@@ -19,8 +19,6 @@ from telltune.recipe.base import ConfigModel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Rule", "Side", "load_rules"]
-
 Side = Literal["user", "infrastructure", "unknown"]
 _OURS = Path(__file__).parent / "rules.yaml"
 

@@ -43,11 +43,10 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.examples import Example
-    from telltune.data.task import GeneralData, TaskData
+    from telltune.data.general import GeneralData
+    from telltune.data.task import TaskData
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import AnyRecipe, Recipe
-
-__all__ = ["DEFAULT_METHODS", "QUANTA", "quanta"]
 
 DEFAULT_METHODS = (
     *("sft_anchor", "tell", "tell_stratified"),

@@ -14,8 +14,6 @@ from telltune.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["affinity", "cluster_gradients"]
-
 
 def affinity(gradients: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the affinity 1 - angle / π of all pairs of gradients.

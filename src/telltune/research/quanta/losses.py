@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
 
-__all__ = ["LossCurves", "LossRecorder", "token_losses"]
-
 
 @dataclass(frozen=True)
 class LossCurves:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating[Any]]
 
-__all__ = ["Agreement", "Quanta", "compare_orders", "kendall_tau", "learned_at"]
-
 
 def learned_at(steps: NDArray[np.int64], levels: Floats, ends: Floats) -> Floats:
     """Return the step at which each level has risen half-way from its start to the end value.

@@ -16,8 +16,6 @@ from telltune.research.quanta.order import Agreement, Quanta, compare_orders
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["LearnedOrder", "QuantaReport", "Quantum", "judge"]
-
 _SHOWN_TEXTS = 4
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
 
-__all__ = ["LEARNED", "choose_tokens", "copied_tokens", "token_owners"]
-
 LEARNED = 0.1
 """Loss in nats below which a token counts as learned (arXiv 2303.13506, section 5)."""
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from telltune.research.streams.spec import AnyCascade
     from telltune.research.streams.top import Top
 
-__all__ = ["TOP", "Cascade", "CascadeAnswer", "Passed"]
-
 TOP = "top"
 _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""
@@ -198,8 +196,8 @@ class Cascade:
     def agreement(self) -> tuple[float, float] | None:
         """Share of inputs whose answer is the top model's: an estimate, and its lower limit at 95%.
 
-        Inputs on which the top model failed are not counted. None before the first input, and for
-        the policy `learned`, which has no random sample to estimate it from.
+        Inputs on which the top model failed are not counted. None until the random sample has an
+        input that a level might have answered, and for the policy `learned`, which has no sample.
         """
         return self._policy.agreement()
 
@@ -382,7 +380,8 @@ class Cascade:
         Raises:
             StorageError: The folder cannot be written.
         """
-        write_cascade(Path(folder), self.spec, self.state())
+        with self._lock:
+            write_cascade(Path(folder), self.spec, self.state())
 
     @classmethod
     def load(

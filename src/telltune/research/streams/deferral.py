@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Deferral"]
-
 _HIDDEN = 128
 _WEIGHT_DECAY = 1e-4
 _LEAST = 1e-6

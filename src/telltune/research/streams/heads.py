@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from telltune.classifiers.heads import Head
     from telltune.research.streams.spec import HeadKind
 
-__all__ = ["HeadLevel"]
-
 _LABELED = 2000
 """Maximum number of labeled texts; older ones are forgotten."""
 _INPUTS = 1000

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Level", "LinearLevel", "softmax"]
-
 
 class Level(Protocol):
     """A model below the top model."""

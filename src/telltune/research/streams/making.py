@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from telltune.research.streams.spec import CascadeSpec, LevelSpec
     from telltune.research.streams.top import Top
 
-__all__ = ["make_levels", "make_top"]
-
 
 def make_levels(spec: CascadeSpec) -> list[Level]:
     """Load the levels of a cascade.

@@ -10,8 +10,6 @@ from telltune.html_report.formats import number, score, share
 from telltune.html_report.page import REPORT, render
 from telltune.storage import write_text
 
-__all__ = ["StreamReport", "verdict", "write_page"]
-
 _TEMPLATE = Path(__file__).parent / "templates" / "stream.html.j2"
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Judged", "Learned", "Policy", "Promised", "scaled_decay"]
-
 _WARM_UPDATES = 10
 """Number of updates of each level before the warm-up of `Learned` ends, as published."""
 _STEPS = 8
@@ -226,11 +224,11 @@ class Promised:
         self._sample: list[tuple[list[float], list[bool]]] = []
         self._enough = False
         self._inputs = 0
-        self._exposed = 0
-        # Rate of disagreements at the thresholds: in the sample, and its upper limit. The sums are
-        # those of earlier thresholds, over the inputs that they may have answered.
-        self._rate = self._limit = 0.0
-        self._expected = self._spent = 0.0
+        self._exposed = self._exposed_in_all = 0
+        self._limit = 0.0
+        self._spent = 0.0
+        # Sampled inputs while a level may answer, and those that would have got another answer.
+        self._audited = self._disagreed = 0
 
     def sampled(
         self,
@@ -261,6 +259,7 @@ class Promised:
         """Count an input, and whether its answer may have been another than the top model's."""
         self._inputs += 1
         self._exposed += not sampled
+        self._exposed_in_all += not sampled
 
     def observe(self, judged: Judged, *, sampled: bool) -> None:
         """Add a sampled input to the sample."""
@@ -269,6 +268,13 @@ class Promised:
             confidence = [judged.confidence(level) for level in range(len(self.thresholds))]
             wrong = [not judged.right(level) for level in range(len(self.thresholds))]
             self._sample = [*self._sample[1 - size :], (confidence, wrong)]
+            if min(self.thresholds) < math.inf:
+                answers = (
+                    number for number, at in enumerate(self.thresholds) if confidence[number] > at
+                )
+                level = next(answers, None)
+                self._audited += 1
+                self._disagreed += level is not None and wrong[level]
 
     def update(
         self,
@@ -277,7 +283,6 @@ class Promised:
         costs: Sequence[float],
     ) -> None:
         """Choose the thresholds anew."""
-        self._expected += self._rate * self._exposed
         self._spent += self._limit * self._exposed
         self._exposed = 0
         room = self.allowed * self._inputs - self._spent
@@ -285,7 +290,7 @@ class Promised:
         size, most = len(self._sample), -1
         while most < size - 1 and _limit(most + 1, size) <= allowed:
             most += 1
-        self._rate, self._limit, levels = 0.0, 0.0, len(self.thresholds)
+        self._limit, levels = 0.0, len(self.thresholds)
         self._enough = most >= 0
         if not self._enough:
             self.thresholds = [math.inf] * levels
@@ -303,15 +308,19 @@ class Promised:
             found += int((acts & wrong[:, level]).sum())
             everything = everything & ~acts
         if min(self.thresholds) < math.inf:
-            self._rate, self._limit = found / size, _limit(found, size)
+            self._limit = _limit(found, size)
 
     def agreement(self) -> tuple[float, float] | None:
-        """Return an estimate from the random sample, and its lower limit."""
-        if not self._inputs:
+        """Return an estimate from the sampled inputs, and its lower limit.
+
+        A sampled input is judged with the thresholds and the levels of its time, and the others
+        are like it.
+        """
+        if not self._audited:
             return None
-        expected = self._expected + self._rate * self._exposed
-        spent = self._spent + self._limit * self._exposed
-        return 1 - expected / self._inputs, 1 - spent / self._inputs
+        exposed = self._exposed_in_all / self._inputs
+        rate = self._disagreed / self._audited
+        return 1 - rate * exposed, 1 - _limit(self._disagreed, self._audited) * exposed
 
     def state(self) -> dict[str, Any]:
         """Return the thresholds, the sample and the counts."""
@@ -321,8 +330,9 @@ class Promised:
             "enough": self._enough,
             "inputs": self._inputs,
             "exposed": self._exposed,
-            "rates": (self._rate, self._limit),
-            "sums": (self._expected, self._spent),
+            "limit": self._limit,
+            "spent": self._spent,
+            "audit": (self._exposed_in_all, self._audited, self._disagreed),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -331,8 +341,8 @@ class Promised:
         self._sample = [(list(confidence), list(wrong)) for confidence, wrong in state["sample"]]
         self._enough = state["enough"]
         self._inputs, self._exposed = state["inputs"], state["exposed"]
-        self._rate, self._limit = state["rates"]
-        self._expected, self._spent = state["sums"]
+        self._limit, self._spent = state["limit"], state["spent"]
+        self._exposed_in_all, self._audited, self._disagreed = state["audit"]
 
 
 class _Sample(NamedTuple):
@@ -384,7 +394,7 @@ def _cheapest(
 
 def _limit(errors: int, size: int) -> float:
     """Return the upper limit of a rate with this many errors in a sample (Clopper-Pearson)."""
-    return float(betaincinv(errors + 1, size - errors, _SURE))
+    return float(betaincinv(errors + 1, size - errors, _SURE)) if errors < size else 1.0
 
 
 def scaled_decay(inputs: int, cache: int) -> float:

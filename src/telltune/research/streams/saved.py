@@ -17,8 +17,6 @@ from telltune.storage import write_bytes, write_text
 if TYPE_CHECKING:
     from telltune.research.streams.spec import CascadeSpec
 
-__all__ = ["SETTINGS", "has_state", "read_settings", "read_state", "write_cascade"]
-
 SETTINGS = "cascade.yaml"
 """File with the settings."""
 _STATE = "state.pt"
@@ -83,7 +81,9 @@ def _rooted(spec: CascadeSpec) -> CascadeSpec:
 
 def _absolute(name: str | None) -> str | None:
     """Return the absolute path of a folder that exists; other names are returned as they are."""
-    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+    if name is None or name == "embedded" or not Path(name).exists():
+        return name
+    return str(Path(name).resolve())
 
 
 def _as_tensors(value: Any) -> Any:

@@ -19,17 +19,6 @@ from telltune.errors import RecipeError
 from telltune.recipe import ApiSpec, explain, read_yaml
 from telltune.recipe.base import ConfigModel
 
-__all__ = [
-    "PUBLISHED_INPUTS",
-    "AnyCascade",
-    "CascadeSpec",
-    "HeadKind",
-    "LevelSpec",
-    "TopSpec",
-    "as_cascade",
-    "load_cascade",
-]
-
 PUBLISHED_INPUTS = 25_000
 """Number of inputs of the published IMDB stream."""
 HeadKind = Literal["tfidf_linear", "tfidf_em", "encoder_linear", "encoder_centroid", "encoder_em"]

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from telltune.research.streams.cascade import CascadeAnswer
 
-__all__ = ["DECISIONS", "run_stream"]
-
 DECISIONS = "decisions.jsonl"
 _SUMMARY = "summary.json"
 _CHUNK = 256

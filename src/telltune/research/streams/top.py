@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from telltune.fitting.predictor import Predictor
     from telltune.inference.api_client import ApiClient
 
-__all__ = ["Endpoint", "LabeledItem", "LocalModel", "Top", "local_model"]
-
 _LONGEST = 32
 """Maximum number of tokens of a local model's answer: a label and a few words around it."""
 _LONGEST_REPLY = 64

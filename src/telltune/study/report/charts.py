@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from telltune.errors import one_line
 from telltune.html_report.drawing import Figure, Values, chart_of, layers_of, spec_of, tooltip_of
 from telltune.html_report.formats import NOTHING, interval, loss, number, score, share, signed
 from telltune.study.report.series import main_points, series_of
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
     from telltune.study.report.palette import Palette
     from telltune.study.statistics.item_changes import ItemCourses
     from telltune.study.statistics.summary import Point, Summary
-
-__all__ = [
-    "efficiency_figures",
-    "emergence_figures",
-    "forgetting_figures",
-    "headline_figure",
-]
 
 # A leverage ratio goes on a line of its own: truncated labels would look the same.
 _TWO_LINES: dict[str, Any] = {
@@ -210,7 +204,7 @@ def _item_figure(courses: ItemCourses) -> Figure:
         {
             "rank": rank,
             "item": item + 1,
-            "prompt": _beginning(courses.prompts[item]),
+            "prompt": one_line(courses.prompts[item], _PROMPT_LENGTH),
             "general": courses.general,
             "score": means[:, item].round(1).tolist(),
             "seeds": [
@@ -378,12 +372,6 @@ def _names(
         align=align, dx=4 if align == "left" else 0, dy=dy, fontSize=12
     )
     return text
-
-
-def _beginning(text: str) -> str:
-    """Return the text on one line, truncated if it is long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _PROMPT_LENGTH else f"{line[: _PROMPT_LENGTH - 1]}…"
 
 
 def _moved_apart(values: Values, palette: Palette) -> Values:

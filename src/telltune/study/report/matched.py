@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from telltune.study.statistics.resampling import Runs
     from telltune.study.statistics.summary import Point
 
-__all__ = ["Estimate", "Matched", "Standing", "match_cells"]
-
 Blocks = dict[str, tuple[list[int], list[int]]]
 """Sizes and seeds by task; every size has every seed."""
 
@@ -42,16 +40,12 @@ class Standing:
     """Means of a method over the matched cells; every task counts the same.
 
     Attributes:
-        series: Method.
-        label: Label of the method.
         score: Score; its interval covers test items and seeds.
         change: Change of the loss on general text against the base, in percent; its interval covers
             seeds. None if it was not measured.
         leakage: Share of general prompts answered in the task's format, over the tasks for which it
             is measured; None if there are none.
         seconds: Training time per cell.
-        task_tokens: Number of task tokens per cell.
-        general_tokens: Number of general tokens per cell.
     """
 
     series: Series
@@ -69,7 +63,6 @@ class Matched:
     """Main methods on matched cells.
 
     Attributes:
-        tasks: Names of the tasks.
         cells: Number of cells of each method that trains on task data.
         main: Main method: TELL if it ran on the reference's cells.
         reference: Plain SFT if the study has it, else SFT with the anchor.

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
 
-__all__ = ["REPORT", "SUMMARY", "write_report"]
-
 SUMMARY = "summary.json"
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
@@ -46,9 +44,6 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
     """Write `summary.json` and `report.html` to a study's folder.
 
     The files are a pure function of the results, so they can be compared and committed.
-
-    Returns:
-        Summary of the results.
 
     Raises:
         StorageError: No cell is finished, the answers of a cell are missing, or a file cannot be

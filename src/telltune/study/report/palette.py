@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from telltune.html_report.drawing import Values
     from telltune.study.statistics.summary import Point
 
-__all__ = ["Choice", "Palette"]
-
 # One color for each of `MAIN`; the last is of all other methods.
 _COLOURS = ["var(--text)", *(f"var(--series-{i})" for i in (1, 3, 0, 2, 5, 6, 7))]
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
@@ -29,7 +27,6 @@ class Choice(NamedTuple):
     """A method in the filter of the page.
 
     Attributes:
-        key: Its label, color and shape.
         name: Its name in tables without a leverage ratio.
         shown: Whether it is shown at first.
     """
@@ -43,12 +40,7 @@ class Palette:
     """Fixed colors for the main methods and grey for the others, which differ in shape.
 
     Attributes:
-        labels: Label of each series.
-        main: Labels of the main methods.
         choices: All methods for the filter, the main ones first.
-
-    Args:
-        points: Points of the whole study.
     """
 
     def __init__(self, points: Sequence[Point]) -> None:

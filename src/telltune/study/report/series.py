@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.recipe.schema import MixtureSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from telltune.study.statistics.summary import Point
-
-__all__ = ["MAIN", "Series", "label_series", "main_points", "main_series", "series_of"]
+    from telltune.study.results import ResultRow
+    from telltune.study.statistics.summary import Comparison, Point, SavedData
 
 MAIN = (
     "base",
@@ -33,25 +32,17 @@ class Series(NamedTuple):
     leverage_ratio: float | None
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def leverage_ratio(self) -> float | None: ...
-
-
-def series_of(found: _Named) -> Series:
+def series_of(found: ResultRow | Point | Comparison | SavedData) -> Series:
     """Return the series of a row, a point or a comparison."""
     return Series(found.name, found.leverage_ratio)
 
 
-def label_series(found: Iterable[_Named]) -> dict[Series, str]:
+def label_series(points: Iterable[Point]) -> dict[Series, str]:
     """Return the label of each series, in order of first appearance, then of leverage ratio.
 
     A label includes the leverage ratio only if the method ran at several.
     """
-    known = list(dict.fromkeys(map(series_of, found)))
+    known = list(dict.fromkeys(map(series_of, points)))
     names = [series.name for series in known]
     known.sort(key=lambda series: (names.index(series.name), series.leverage_ratio or 0))
     return {

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Point
 
-__all__ = ["Answer", "Item", "SideBySide", "fullest_cells", "side_by_side"]
-
 _ITEMS = 3
 
 
@@ -29,9 +27,6 @@ class Answer:
     """Answer of a method to an item.
 
     Attributes:
-        label: Label of the method.
-        text: Text of the answer.
-        score: Score by the headline metric.
         right: Whether the answer is right; None if the metric is not binary.
     """
 
@@ -47,9 +42,6 @@ class Item:
 
     Attributes:
         number: Position among the test items, from 1.
-        prompt: Prompt of the item.
-        reference: Reference answer.
-        answers: One answer per method.
     """
 
     number: int
@@ -63,11 +55,8 @@ class SideBySide:
     """Items of a task, answered at one size and seed.
 
     Attributes:
-        task: Name of the task.
         size: Number of task tokens; None if no method uses task data.
         seed: Seed of the methods that use one.
-        metric: Name of the headline metric.
-        items: Items on which methods differ most.
     """
 
     task: str

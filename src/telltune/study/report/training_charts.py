@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Point
 
-__all__ = ["curve_figures", "weight_figures"]
-
 
 def curve_figures(
     rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette

@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
     from telltune.study.statistics.summary import Comparison, Summary
 
-__all__ = [
-    "Tally",
-    "Verdict",
-    "give_verdict",
-    "is_clear",
-    "reference_of",
-    "tell_emergence",
-    "tell_items",
-]
-
 _LEVEL = 0.05
 
 _SPELLED_OUT = 3
@@ -47,9 +37,7 @@ class Tally:
     """Comparisons of a method with the reference, counted over all tasks and sizes.
 
     Attributes:
-        label: Label of the method.
         better: Number of comparisons in which the method is clearly better.
-        unclear: Number of comparisons without a clear difference.
         worse: Number of comparisons in which it is clearly worse.
         difference: Mean difference over all comparisons, in points.
     """
@@ -68,8 +56,6 @@ class Verdict:
     Attributes:
         sentences: At most four: the main method's score against SFT, what both forget and leak,
             what they cost, and whether a method is clearly ahead.
-        notes: Caveats.
-        tallies: One tally per method, the best first.
     """
 
     sentences: tuple[str, ...]

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from telltune.evaluation.registry import Floats
     from telltune.study.statistics.resampling import Runs
-
-__all__ = ["Saving", "monotone", "saving_factor", "tokens_to_reach"]
+_TAIL = (1 - 0.95) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,6 @@ class Saving:
 
     Attributes:
         factor: The factor; 2 means that half of the data suffices.
-        low: Lower bound of the confidence interval.
-        high: Upper bound of the confidence interval.
         censored: ">" if SFT reaches the score at no size that was tried, "<" if it reaches the
             score at the smallest size.
         smallest: Smallest size of SFT that was tried, as a factor.
@@ -62,14 +59,13 @@ def saving_factor(
     method: Runs,
     tokens: float,
     *,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Saving:
     """Read the data-saving factor of a method off SFT's curve.
 
     The curve is the monotone fit to SFT's mean scores over seeds, linear in log tokens between the
-    sizes. The interval holds the central factors when items and seeds are resampled (see
+    sizes. The interval holds the central 95% of the factors when items and seeds are resampled (see
     `resampling`), with the same items for all sizes of SFT and the method. Because the curve is
     monotone, these are the factors F for which a test of "the method equals SFT with F times its
     tokens" would not reject. The interval is therefore valid on flat and steep parts of the curve.
@@ -78,7 +74,6 @@ def saving_factor(
         sft: Runs of SFT by task tokens; higher scores must be better.
         method: Runs of the method, on the same items by the same metric.
         tokens: Number of task tokens that the method used.
-        confidence: Confidence level of the interval.
         resamples: Number of draws of items and seeds.
         seed: Random seed; it and the other arguments determine the interval.
 
@@ -95,10 +90,9 @@ def saving_factor(
     needed = tokens_to_reach(scores[:, -1], monotone(scores[:, :-1], weights), np.array(sizes))
     smallest, largest = sizes[0] / tokens, sizes[-1] / tokens
     factor, factors = float(needed[0]) / tokens, needed[1:] / tokens
-    tail = (1 - confidence) / 2
     # Use actual draws: interpolation between a number and infinity is undefined.
-    low = min(factor, float(np.quantile(factors, tail, method="lower")))
-    high = max(factor, float(np.quantile(factors, 1 - tail, method="higher")))
+    low = min(factor, float(np.quantile(factors, _TAIL, method="lower")))
+    high = max(factor, float(np.quantile(factors, 1 - _TAIL, method="higher")))
     return Saving(
         factor=min(max(factor, smallest), largest),
         low=min(low, largest),

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from telltune.evaluation.registry import Floats
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["Emergence", "find_jump"]
-
-
 # Steepest slope that still counts as smooth: a logistic curve with this slope over log tokens
 # needs nine times the tokens (exp(ln(81) / 2)) to go from a tenth to nine tenths of its rise.
 _SLOPE = 2.0
 # If sizes lie closer together, a smooth rise may still take as few as two intervals
 # (ln(81) = 4.4 units of a logistic curve's argument).
 _LEAST_STEP = 2.2
+_LEVEL = 0.05
+"""Significance level of the tests."""
+_TAIL = (1 - 0.95) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,6 @@ def find_jump(
     by_general: Mapping[float, Runs],
     task_tokens: float,
     *,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Emergence:
@@ -95,7 +94,6 @@ def find_jump(
     Args:
         by_general: Runs of a method by general tokens, with the same task data and items.
         task_tokens: Number of task tokens.
-        confidence: Confidence level of the intervals; the tests use 1 minus this level.
         resamples: Number of draws of items and seeds.
         seed: Random seed; it and the other arguments determine the result.
 
@@ -128,14 +126,12 @@ def find_jump(
         )
 
     places = np.argmax((draws @ jumps) ** 2, axis=1)
-    tail = (1 - confidence) / 2
-    first = int(np.quantile(places, tail, method="lower"))
-    last = int(np.quantile(places, 1 - tail, method="higher"))
+    first = int(np.quantile(places, _TAIL, method="lower"))
+    last = int(np.quantile(places, 1 - _TAIL, method="higher"))
     heights = draws[:, place + 1 :].mean(axis=1) - draws[:, : place + 1].mean(axis=1)
-    low, high = np.quantile(heights, [tail, 1 - tail])
-    limit = 1 - confidence
+    low, high = np.quantile(heights, [_TAIL, 1 - _TAIL])
     return Emergence(
-        shape="flat" if p_flat > limit else "gradual" if p_gradual > limit else "jump",
+        shape="flat" if p_flat > _LEVEL else "gradual" if p_gradual > _LEVEL else "jump",
         before=sizes[place],
         after=sizes[place + 1],
         earliest=sizes[min(first, place)],

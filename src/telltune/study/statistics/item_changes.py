@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
     from telltune.study.statistics.emergence import Emergence
 
-__all__ = [
-    "GeneralCurve",
-    "ItemChanges",
-    "ItemCourses",
-    "count_changes",
-    "item_courses",
-    "sort_items",
-]
-
 _HALF = 50.0
 """Half of the scale: an item is right if its mean score over seeds is above this."""
 
@@ -67,9 +58,6 @@ class GeneralCurve:
     """Score of a method as a function of general tokens, at one size of one task.
 
     Attributes:
-        task: Name of the task.
-        size: Maximum number of task tokens.
-        name: Name of the method in tables.
         emergence: Shape of the curve, and place of the jump if there is one.
         items: Number of test items by how they change; None if the metric has no fixed scale.
     """
@@ -113,9 +101,6 @@ def sort_items(scores: Floats) -> list[int]:
 
     Items that are not right at the largest size come last. Ties are sorted by descending mean score
     over sizes.
-
-    Args:
-        scores: Shape (sizes, items). Scores as in `count_changes`.
     """
     staying = np.logical_and.accumulate((scores > _HALF)[::-1]).sum(axis=0)
     order: list[int] = np.lexsort((-scores.mean(axis=0), -staying)).tolist()
@@ -127,10 +112,8 @@ class ItemCourses:
     """Scores of each item by general tokens, for a method at one size of one task.
 
     Attributes:
-        curve: Curve of the mean score.
         general: The m amounts of general tokens, increasing.
         by_seed: Scores of all n items by seed, for each amount of general tokens.
-        prompts: Prompts of the n items.
     """
 
     curve: GeneralCurve

@@ -44,15 +44,6 @@ from telltune.evaluation.registry import Floats, Scored
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "Runs",
-    "distinct_runs",
-    "join_items",
-    "mean_over_seeds",
-    "resample_runs",
-    "seed_luck",
-]
-
 # Enough resamples to estimate a variance within a few percent; seed variance is less certain.
 _ENOUGH = 500
 

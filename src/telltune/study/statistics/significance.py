@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from telltune.study.statistics.resampling import Runs
 
-__all__ = ["Spread", "compare_runs", "holm", "mcnemar", "spread_over_seeds"]
-
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -33,7 +31,6 @@ class Spread:
     Attributes:
         interval: Mean over seeds with its interval over items and seeds.
         deviation: Standard deviation between seeds (k - 1 in the denominator); NaN for one seed.
-        seeds: Number of seeds.
     """
 
     interval: Interval
@@ -41,14 +38,12 @@ class Spread:
     seeds: int
 
 
-def spread_over_seeds(
-    runs: Runs, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Spread:
+def spread_over_seeds(runs: Runs, *, resamples: int = 10_000) -> Spread:
     """Compute the mean and spread over seeds."""
     scores = [run.score for run in runs]
     deviation = float(np.std(scores, ddof=1)) if len(runs) > 1 else math.nan
-    luck = seed_luck([runs], resamples, seed)[:, 0]
-    interval = bootstrap_interval(mean_over_seeds(runs), confidence, resamples, seed, luck)
+    luck = seed_luck([runs], resamples)[:, 0]
+    interval = bootstrap_interval(mean_over_seeds(runs), resamples=resamples, luck=luck)
     return Spread(interval, deviation, len(runs))
 
 
@@ -127,9 +122,6 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of a family of comparisons to control the family-wise error rate.
-
-    Returns:
-        Adjusted p-values in the same order, none smaller than before.
 
     Source: Holm (1979).
     """

@@ -18,26 +18,14 @@ from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
 from telltune.study.statistics.resampling import mean_over_seeds
 from telltune.study.statistics.significance import compare_runs, holm, spread_over_seeds
-from telltune.study.statistics.time_breakdown import time_spent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
     from telltune.study.results import ResultRow
     from telltune.study.statistics.resampling import Runs
-    from telltune.study.statistics.time_breakdown import TimeBreakdown
-
-__all__ = [
-    "REFERENCES",
-    "Comparison",
-    "Point",
-    "SavedData",
-    "Summary",
-    "scored_answers",
-    "scored_run",
-    "summarize",
-]
 
 REFERENCES = ("sft", "sft_anchor")
 """Reference methods of the comparisons: standard fine-tuning without general data."""
@@ -57,20 +45,15 @@ class Point:
     """A method at one size, over its seeds.
 
     Attributes:
-        task: Name of the task.
         name: Name of the method in tables.
         method: Name of the method in recipes.
         size: Maximum number of task tokens; None if the method uses no task data.
         leverage_ratio: Requested leverage ratio; None if the method does not mix.
         task_tokens: Number of task tokens used, averaged over seeds.
         general_tokens: Number of general tokens used, averaged over seeds.
-        metric: Name of the headline metric.
         score: Mean score over seeds.
-        low: Lower bound of the interval of the score.
-        high: Upper bound of the interval of the score.
         deviation: Standard deviation between seeds; None for one seed.
         seeds: Number of seeds.
-        items: Number of test items.
         seconds: Training time in seconds, averaged over seeds.
         forgetting: Forgetting measurements of the rows, averaged over seeds.
         by_seed: Forgetting measurements by seed, to compare methods on the same seeds.
@@ -100,15 +83,10 @@ class Comparison:
     """Comparison of a method with a reference at one size of one task.
 
     Attributes:
-        task: Name of the task.
         size: Maximum number of task tokens of both.
         name: Name of the method in tables.
-        leverage_ratio: Leverage ratio of the method.
         against: Name of the reference.
         difference: Difference of the mean scores; positive if the method is better.
-        low: Lower bound of the interval of the difference.
-        high: Upper bound of the interval of the difference.
-        p_value: Two-sided p-value.
         p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
             of this task.
     """
@@ -130,10 +108,8 @@ class SavedData:
     """The data-saving factor of a method at one size of one task; see `Saving`.
 
     Attributes:
-        task: Name of the task.
         size: Maximum number of task tokens of the method.
         name: Name of the method in tables.
-        leverage_ratio: Leverage ratio of the method.
         against: Name of the reference, whose sizes form the curve.
         data_saving_factor: Task tokens of the reference needed to match one of the method.
         low: Lower bound of the interval; 0 if it may lie below the sizes that were tried.
@@ -155,6 +131,38 @@ class SavedData:
 
 
 @dataclass(frozen=True)
+class TimeBreakdown:
+    """Time breakdown of a study, in seconds.
+
+    The time of a cell is measured from its start to its row. Work with rows under two names counts
+    once. Time between cells (reading the study and its data, writing rows and this summary) and
+    unfinished work of killed processes are not included.
+
+    Attributes:
+        training: Optimizer steps from first to last, including logging and checkpoints.
+        answering: Answers to the test items: reading prompts and decoding answers.
+        general: Losses on and answers to held-out general examples, before and after training.
+        other: Rest of finished cells: loading the base (once per process), tokenizing, sampling the
+            model's own responses (once for all cells), creating and saving adapters, scoring with
+            the bootstrap, and the perplexity if it is a metric.
+        failed: Total time of cells without a score; not part of the overhead.
+        overhead: `other` as a share of the time of finished cells.
+    """
+
+    training: float
+    answering: float
+    general: float
+    other: float
+    failed: float
+    overhead: float
+
+    @property
+    def finished(self) -> float:
+        """Total time of finished cells."""
+        return self.training + self.answering + self.general + self.other
+
+
+@dataclass(frozen=True)
 class Summary:
     """Summary of a study.
 
@@ -163,8 +171,6 @@ class Summary:
         comparisons: Comparisons with each of `REFERENCES` in the study.
         saved: Data-saving factors against each of `REFERENCES` in the study.
         general_curves: Curves of methods that ran with at least four amounts of general data.
-        failed: Cells without a score, with the reason.
-        spent: Time breakdown.
     """
 
     points: list[Point]
@@ -179,7 +185,7 @@ class Summary:
         return asdict(self)
 
 
-def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -> Summary:
+def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
     """Read the folder of a study and summarize it.
 
     Raises:
@@ -195,12 +201,11 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
     runs: dict[Group, Runs] = {
         group: [scored_run(out, row) for row in found] for group, found in groups.items()
     }
-    drawn = {"confidence": confidence, "resamples": resamples}
     return Summary(
-        points=[_point(group, groups[group], runs[group], drawn) for group in groups],
-        comparisons=_comparisons(groups, runs, drawn),
-        saved=_saved(groups, runs, drawn),
-        general_curves=_general_curves(groups, runs, drawn),
+        points=[_point(group, groups[group], runs[group], resamples) for group in groups],
+        comparisons=_comparisons(groups, runs, resamples),
+        saved=_saved(groups, runs, resamples),
+        general_curves=_general_curves(groups, runs, resamples),
         failed=[
             {"task": row.task, "name": row.name, "size": row.size, "seed": row.seed}
             | {"reason": row.reason}
@@ -208,6 +213,19 @@ def summarize(out: Path, *, confidence: float = 0.95, resamples: int = 10_000) -
             if row.status == "failed"
         ],
         spent=time_spent(rows),
+    )
+
+
+def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
+    """Add up the time of a study's cells."""
+    work = {row.key: row for row in rows}.values()
+    done = [row.seconds for row in work if row.status == "done"]
+    phases = ("training", "answering", "general", "other")
+    by_phase = {phase: sum(seconds[phase] for seconds in done) for phase in phases}
+    return TimeBreakdown(
+        **by_phase,
+        failed=sum(sum(row.seconds.values()) for row in work if row.status == "failed"),
+        overhead=by_phase["other"] / sum(by_phase.values()),
     )
 
 
@@ -225,8 +243,8 @@ def scored_answers(folder: Path, key: str, metric: str) -> Scored:
     return get_metric(metric)(*columns)
 
 
-def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any]) -> Point:
-    spread = spread_over_seeds(runs, **drawn)
+def _point(group: Group, rows: list[ResultRow], runs: Runs, resamples: int) -> Point:
+    spread = spread_over_seeds(runs, resamples=resamples)
     kinds = sorted({kind for row in rows for kind in row.forgetting})
     return Point(
         task=group.task,
@@ -253,14 +271,14 @@ def _point(group: Group, rows: list[ResultRow], runs: Runs, drawn: dict[str, Any
 
 
 def _comparisons(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[Comparison]:
     families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
         binary = get_metric(groups[method][0].metric).binary
         seeds = _seeds(groups[method]) & _seeds(groups[reference])
         ours, theirs = (_of(seeds, groups[one], runs[one]) for one in (method, reference))
-        found = compare_runs(ours, theirs, binary=binary, **drawn)
+        found = compare_runs(ours, theirs, binary=binary, resamples=resamples)
         assert method.size is not None  # by `_pairs`
         families[method.task, method.size, reference.name].append(
             Comparison(
@@ -284,7 +302,7 @@ def _comparisons(
 
 
 def _saved(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[SavedData]:
     saved = []
     for reference, method in _pairs(groups):
@@ -296,7 +314,9 @@ def _saved(
             and seeds & _seeds(groups[other])
         }
         tokens = _task_tokens(seeds, groups[method])
-        found = saving_factor(curve, _of(seeds, groups[method], runs[method]), tokens, **drawn)
+        found = saving_factor(
+            curve, _of(seeds, groups[method], runs[method]), tokens, resamples=resamples
+        )
         assert method.size is not None  # by `_pairs`
         saved.append(
             SavedData(
@@ -317,21 +337,23 @@ def _saved(
 
 
 def _general_curves(
-    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], drawn: dict[str, Any]
+    groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[GeneralCurve]:
     curves: dict[tuple[str, int, str], dict[float, Runs]] = defaultdict(dict)
     for group, rows in groups.items():
         if group.size is not None and group.leverage_ratio is not None:
             tokens = fmean(row.counts["general_tokens"] for row in rows)
             curves[group.task, group.size, group.name][tokens] = runs[group]
-    return [_general_curve(key, curve, drawn) for key, curve in curves.items() if len(curve) >= 4]
+    return [
+        _general_curve(key, curve, resamples) for key, curve in curves.items() if len(curve) >= 4
+    ]
 
 
 def _general_curve(
-    key: tuple[str, int, str], by_tokens: dict[float, Runs], drawn: dict[str, Any]
+    key: tuple[str, int, str], by_tokens: dict[float, Runs], resamples: int
 ) -> GeneralCurve:
     _, size, _ = key
-    found = find_jump(by_tokens, size, **drawn)
+    found = find_jump(by_tokens, size, resamples=resamples)
     means = [mean_over_seeds(by_tokens[tokens]) for tokens in sorted(by_tokens)]
     if not means[0].percent:
         return GeneralCurve(*key, found, None)
