@@ -38,7 +38,7 @@ settings.load_profile("fixed")
 END_TO_END = Path(__file__).parent / "e2e"
 
 LONGEST = ("test_real_model.py", "test_processes.py", "test_cluster.py", "test_course.py")
-"""Files that take a minute or more."""
+"""The files that take longest."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

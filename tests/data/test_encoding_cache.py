@@ -77,7 +77,7 @@ def test_another_tokenizer_tokenizes_anew(
     elif change == "end of text":
         tiny_tokenizer.eos_token = "<|endoftext|>"
     else:
-        monkeypatch.setattr(module, "version", lambda _: "100.0")
+        monkeypatch.setattr(module, "version_of", lambda _: "100.0")
     calls.clear()
     cached = EncodingCache(KnownTokenizer.of(tiny_tokenizer)).encode(examples)
     assert calls

@@ -1,18 +1,13 @@
 """The real commands run on the embedded model: plan, fit (also killed), evaluate, predict."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-import telltune
 from forked import Forked
 
 pytestmark = [
@@ -27,13 +22,13 @@ pytestmark = [
 
 RECIPE = """
 model: embedded
-task: {embedded: answer_kind, max_examples: 8}
+task: {embedded: answer_kind, max_examples: 4}
 general: embedded
-mixture: {general_examples: 4, passes: 1}
+mixture: {general_examples: 2, passes: 1}
 # Plain transformers computes in fp32, where the same answers can be asked for.
-training: {batch_size: 4, save_steps: 1, precision: fp32}
+training: {batch_size: 2, save_steps: 1, precision: fp32}
 """
-# 8 task examples and 4 general ones, four per step.
+# 4 task examples and 2 general ones, two per step.
 STEPS = [1, 2, 3]
 PROMPTS = ["who wrote the opera that opened the new theatre", "when does the lake freeze over"]
 
@@ -47,11 +42,6 @@ chats = [[{"role": "user", "content": prompt}] for prompt in json.loads(sys.argv
 assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
 print(json.dumps([pipe(chat)[0]["generated_text"][-1]["content"].strip() for chat in chats]))
 """
-
-
-def environment():
-    source = str(Path(telltune.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": source, "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +74,11 @@ def recipe(tmp_path_factory):
 def killed(recipe):
     """Kill a fit after its first complete checkpoint; return the folder and its log."""
     out = recipe.parent / "run"
-    command = [sys.executable, "-m", "telltune", "fit", str(recipe), "--out", str(out)]
-    with (recipe.parent / "killed.txt").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment())
-        until = time.monotonic() + 600
-        while not (out / "checkpoints" / "checkpoint-1" / "trainer_state.json").exists():
-            assert process.poll() is None, (recipe.parent / "killed.txt").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    process = Forked("fit", recipe, "--out", out, said=recipe.parent / "killed.txt")
+    checkpoint = out / "checkpoints" / "checkpoint-1"
+    process.until((checkpoint / "trainer_state.json").exists, patience=600)
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert not (out / "tell.json").exists()
     return out, log_lines(out)
 
@@ -121,8 +106,8 @@ def test_plan_is_what_fit_does(tell, recipe, fitted):
     assert said == ""
     assert plan["estimated_seconds"] > 0
     assert plan["optimizer_steps"] == first["optimizer_steps"]
-    assert plan["task_examples"] == 8
-    assert plan["general_examples"] == 4
+    assert plan["task_examples"] == 4
+    assert plan["general_examples"] == 2
     assert plan["optimizer_steps"] == len(STEPS)
     _, printed, _ = fitted
     assert {name: plan[name] for name in printed["counts"]} == printed["counts"]
@@ -141,9 +126,9 @@ def test_a_killed_run_goes_on_where_it_was(killed, fitted):
 
 
 def test_evaluate_scores_the_embedded_test_items(tell, fitted):
-    result, said = tell("evaluate", fitted[0], "--max-items", 8)
+    result, said = tell("evaluate", fitted[0], "--max-items", 4)
     assert said == ""
-    assert result["items"] == 8
+    assert result["items"] == 4
     assert list(result["scores"]) == ["accuracy", "macro_f1"]
     assert 0 <= result["scores"]["accuracy"]["score"] <= 100
 

@@ -142,7 +142,7 @@ def test_bootstrap_of_macro_f1_is_that_of_rescoring():
     macro_f1 = get_metric("macro_f1")
     interval = bootstrap_interval(macro_f1(got, gold))
     afresh = []
-    for _ in range(1000):
+    for _ in range(500):
         picks = rng.integers(0, 60, size=60)
         afresh.append(macro_f1([got[i] for i in picks], [gold[i] for i in picks]).score)
     low, high = np.quantile(afresh, [0.025, 0.975])
@@ -168,7 +168,7 @@ def test_luck_moves_a_score_by_itself_inside_and_by_less_near_an_end(ends):
     assert move_within(scores, 0.0, ends) == pytest.approx(scores)
 
 
-def _coverage(draw, truth, trials=500):
+def _coverage(draw, truth, trials=250):
     rng = np.random.default_rng(11)
     held = 0
     for seed in range(trials):
@@ -177,12 +177,12 @@ def _coverage(draw, truth, trials=500):
     return held / trials
 
 
-# 500 trials of a true 95% give 0.95 ± 0.03 (three standard errors). The percentile bootstrap is
+# 250 trials of a true 95% give 0.95 ± 0.04 (three standard errors). The percentile bootstrap is
 # known to be slightly too low for small samples, hence the lower bound of 0.90.
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_interval_of_a_share_covers_the_truth(share):
     coverage = _coverage(lambda rng: mean_of(100.0 * (rng.random(60) < share)), 100 * share)
-    assert 0.90 <= coverage <= 0.98
+    assert 0.90 <= coverage <= 0.99
 
 
 def test_interval_of_a_share_near_the_end_still_covers_the_truth():
@@ -193,7 +193,7 @@ def test_interval_of_a_share_near_the_end_still_covers_the_truth():
 
 def test_interval_of_a_mean_covers_the_truth():
     coverage = _coverage(lambda rng: mean_of(100 * rng.beta(2, 5, size=60)), 100 * 2 / 7)
-    assert 0.90 <= coverage <= 0.98
+    assert 0.90 <= coverage <= 0.99
 
 
 def test_interval_of_macro_f1_covers_the_truth():
@@ -206,7 +206,7 @@ def test_interval_of_macro_f1_covers_the_truth():
 
     # Exact: a is right in .56 of .70 gold and .62 predicted, b in .24 of .30 and .38.
     truth = 100 * (2 * 0.56 / (0.70 + 0.62) + 2 * 0.24 / (0.30 + 0.38)) / 2
-    assert 0.90 <= _coverage(draw, truth, trials=300) <= 0.985
+    assert 0.90 <= _coverage(draw, truth, trials=150) <= 0.99
 
 
 def test_2000_resamples_are_quick():
@@ -297,11 +297,11 @@ def test_corpus_metrics_can_be_compared():
 def test_p_value_is_rarely_small_where_there_is_no_difference():
     rng = np.random.default_rng(5)
     small = 0
-    for seed in range(300):
+    for seed in range(150):
         a, b = (mean_of(100.0 * (rng.random(40) < 0.6)) for _ in range(2))
         small += paired_bootstrap(a, b, resamples=300, seed=seed).p_value <= 0.05
     # At most 5%, or less because the test is discrete: 0.05 and three standard errors.
-    assert small / 300 <= 0.088
+    assert small / 150 <= 0.103
 
 
 def test_different_items_cannot_be_paired():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from telltune.version import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,4 +46,4 @@ class KnownTokenizer:
 
 def tokenizing_code() -> str:
     """Return the versions of the code that encodes examples, without importing it."""
-    return f"{ENCODING_VERSION}|{version('transformers')}|{version('tokenizers')}"
+    return f"{ENCODING_VERSION}|{version_of('transformers')}|{version_of('tokenizers')}"

@@ -9,7 +9,6 @@ import shutil
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +45,7 @@ from telltune.training.adapter import trained_bytes
 from telltune.training.checkpoints import CHECKPOINTS
 from telltune.training.log import LOG, read_log
 from telltune.training.speed import training_shape
-from telltune.version import VERSION
+from telltune.version import VERSION, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -234,7 +233,7 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, telltune and the libraries that results depend on."""
     # A checkout that is not installed has no package metadata to read telltune's version from.
     own = {"python": platform.python_version(), "telltune": VERSION}
-    return own | {package: version(package) for package in _PACKAGES}
+    return own | {package: version_of(package) for package in _PACKAGES}
 
 
 def read_tell(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The tokenizer counts tokens and separates thinking from answers. Only `probe` ne
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from telltune.classifiers.classifier import load_classifier
@@ -23,6 +22,7 @@ from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.models import load_tokenizer
 from telltune.recipe import EvaluationSpec, ModelSpec
 from telltune.storage import write_bytes, write_json, write_text
+from telltune.version import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def save_baseline(
 
 def baseline_versions() -> dict[str, str]:
     """Return the versions of Python, telltune and the libraries that a baseline depends on."""
-    return versions() | {"scikit-learn": version("scikit-learn")}
+    return versions() | {"scikit-learn": version_of("scikit-learn")}
 
 
 def is_baseline(record: dict[str, Any]) -> bool:

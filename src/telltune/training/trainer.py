@@ -218,7 +218,8 @@ class MixtureTrainer(Trainer):
 
     def _compute(self, model: Any, step: Step, batches: list[PackedBatch]) -> torch.Tensor:
         began = time.perf_counter()
-        model.train()
+        if not model.training:
+            model.train()
         total = torch.zeros((), device=self.args.device)
         if self._learned is not None and step.shares is not None:
             # The Trainer resets only the gradients of the model's parameters.

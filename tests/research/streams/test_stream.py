@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
 
+from forked import Forked
 from telltune.errors import DataError, ModelError, RecipeError, StorageError
 from telltune.inference.api_client import api_client
 from telltune.research.streams.stream import DECISIONS, run_stream
@@ -152,9 +149,8 @@ def test_a_killed_stream_of_two_levels_ends_as_one_that_was_not(
     before = len(server.seen)
     # Without the answers to the whole stream.
     process = command(cascade, stream, killed, cache=out.parent / "empty")
-    while len(server.seen) < before + 60 and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.until(lambda: len(server.seen) >= before + 60)
+    process.signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     # The lock ends with the process.
     found = run_stream(cascade, stream, killed, progress=False)
@@ -162,14 +158,15 @@ def test_a_killed_stream_of_two_levels_ends_as_one_that_was_not(
     assert decided(killed) == decided(out)
 
 
-def command(
-    *files: Path, follow: bool = False, cache: Path | None = None
-) -> subprocess.Popen[bytes]:
-    cascade, stream, out = map(str, files)
-    env = os.environ | ({} if cache is None else {"TELLTUNE_CACHE": str(cache)})
-    options = ["--stream", stream, "--out", out, "--json", *["--follow"] * follow]
-    line = [sys.executable, "-m", "telltune", "cascade", cascade, *options]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, env=env)
+def command(*files: Path, follow: bool = False, cache: Path | None = None) -> Forked:
+    cascade, stream, out = files
+    return Forked(
+        *("cascade", cascade, "--stream", stream, "--out", out, "--json"),
+        *["--follow"] * follow,
+        said=out.parent / "said.json",
+        complaints=out.parent / "complaints.txt",
+        environment={} if cache is None else {"TELLTUNE_CACHE": str(cache)},
+    )
 
 
 def test_a_followed_file_is_answered_as_it_grows_until_an_interrupt(
@@ -180,21 +177,16 @@ def test_a_followed_file_is_answered_as_it_grows_until_an_interrupt(
     stream.write_text("".join(lines[:40]) + lines[40][:9])
 
     def answered(count: int) -> bool:
-        while process.poll() is None:
-            if (out / DECISIONS).exists() and len(decided(out)) >= count:
-                return True
-            time.sleep(0.02)
-        return False
+        return (out / DECISIONS).exists() and len(decided(out)) >= count
 
     process = command(cascade, stream, out, follow=True)
-    assert answered(40)
+    process.until(lambda: answered(40))
     with stream.open("a") as file:
         file.write(lines[40][9:] + "".join(lines[41:]))
-    assert answered(60)
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate()
-    assert process.returncode == 0
-    assert json.loads(told)["inputs"] == 60
+    process.until(lambda: answered(60))
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0, (out.parent / "complaints.txt").read_text()
+    assert json.loads(process.said.read_text())["inputs"] == 60
     assert [line for line, _, _ in decided(out)] == [*range(1, 61)]
     assert (out / "report.html").exists()
 

@@ -168,15 +168,15 @@ def test_a_better_method_saves_no_less_and_the_interval_holds_the_factor(curve, 
 def test_interval_covers_the_true_factor(simulate, factor, seeds, luck):
     rng = np.random.default_rng(7)
     covered = 0
-    for study in range(250):
+    for study in range(120):
         *sft, method = simulate(rng, np.log([*SIZES, 1e4 * factor]), seeds, luck=luck)
         saving = saving_factor(
             dict(zip(SIZES, sft, strict=True)), method, 1e4, resamples=400, seed=study
         )
         covered += saving.low <= factor <= saving.high
-    # 95% of 250 studies, within 2.5 standard errors. Of three seeds' factors, an interval for
+    # 95% of 120 studies, within 2.5 standard errors. Of three seeds' factors, an interval for
     # the items alone covers 86%, and one that draws other items for every size 99.6%.
-    assert 0.915 <= covered / 250 <= 0.985
+    assert 0.9 <= covered / 120 <= 0.992
 
 
 def test_10_000_resamples_are_quick(simulate):

@@ -109,14 +109,14 @@ def test_a_jump_is_rarely_seen_where_there_is_none(simulate, growth):
     rng = np.random.default_rng(3)
     logs = 9 + growth * np.log((TASK + np.array(GENERAL)) / TASK)
     jumps = moves = 0
-    for study in range(150):
+    for study in range(80):
         groups = simulate(rng, logs)
         found = find_jump(dict(zip(GENERAL, groups, strict=True)), TASK, resamples=300, seed=study)
         moves += found.p_flat <= 0.05
         jumps += found.p_gradual <= 0.05
-    # 5% and three standard errors of 150 studies.
-    assert jumps / 150 <= 0.104
-    assert moves / 150 <= 0.104 if growth == 0 else moves / 150 > 0.5
+    # 5% and three standard errors of 80 studies.
+    assert jumps / 80 <= 0.124
+    assert moves / 80 <= 0.124 if growth == 0 else moves / 80 > 0.5
 
 
 SMOOTH = {
@@ -133,12 +133,12 @@ def test_smooth_curves_of_all_shapes_are_no_jumps(simulate, shape):
     # From logit -2 to 2 is some 45 points of score, for a slope of `simulate` of 1.
     course = np.log(2e4) - 2 + 4 * SMOOTH[shape](np.log(TASK + np.array(GENERAL)))
     found = []
-    for study in range(100):
+    for study in range(60):
         groups = simulate(rng, course, slope=1.0)
         study_ = dict(zip(GENERAL, groups, strict=True))
         found.append(find_jump(study_, TASK, resamples=300, seed=study).shape)
-    assert found.count("jump") <= 5
-    assert found.count("flat") <= 5
+    assert found.count("jump") <= 4
+    assert found.count("flat") <= 4
 
 
 @pytest.mark.parametrize("rise", [1.0, -1.0], ids=["rise", "fall"])
@@ -152,10 +152,10 @@ def test_jumps_of_forty_points_are_mostly_called(simulate, rise):
             resamples=300,
             seed=study,
         )
-        for study in range(50)
+        for study in range(30)
     ]
     jumps = [one for one in found if one.shape == "jump"]
-    assert len(jumps) >= 40
+    assert len(jumps) >= 24
     assert all((one.before, one.after) == (3e4, 1e5) for one in jumps)
 
 
