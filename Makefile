@@ -15,8 +15,9 @@ test: $(READY)
 
 # A process a core: the tiny models of the tests have nothing to share out. Files come in the order
 # of tests/conftest.py: by default those with few tests, which are the longest, would come last.
+# Processes that tests start would compile the package anew without bytecode.
 tests: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
