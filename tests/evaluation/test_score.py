@@ -40,6 +40,9 @@ class Parrot:
     def answer(self, text):
         return self.anchor.strip(text) if self.anchor else text
 
+    def remarks(self):
+        return ()
+
     def answer_lengths(self, examples):
         return np.array([len(example.completion.split()) + 1 for example in examples])
 

@@ -161,8 +161,8 @@ def one_step(base: LoadedModel, recipe: Recipe, out: Path, budget: int) -> tuple
         model,
         data=ready,
         sampler=sampler,
-        micro_batch_tokens=budget,
-        args=training_arguments(recipe.training, out=out, steps=6, seed=0, bf16=False),
+        settings=recipe.training.model_copy(update={"micro_batch_tokens": budget}),
+        args=training_arguments(recipe, out, 6),
         callbacks=[],
         measured={},
     )
@@ -336,9 +336,9 @@ def test_kernels_off_changes_no_number(short: dict[str, Any], tmp_path: Path) ->
 
 
 def test_warm_up_is_at_most_a_tenth_of_a_run(short: dict[str, Any], tmp_path: Path) -> None:
-    spec = recipe_from_dict(short).training
+    recipe = recipe_from_dict(short)
     for steps_, warm_up in ((6, 0), (100, 10), (10_000, 25)):
-        args = training_arguments(spec, out=tmp_path, steps=steps_, seed=0, bf16=False)
+        args = training_arguments(recipe, tmp_path, steps_)
         assert args.warmup_steps == warm_up
 
 

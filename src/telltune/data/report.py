@@ -39,6 +39,11 @@ class ReadReport:
         self._keys: dict[str, Group[Problem]] = {}
         self._numbers: Group[Problem] | None = None
 
+    @property
+    def unread(self) -> dict[str, int]:
+        """Number of rows by key, for keys that have a value and are not read."""
+        return {key: group.count for key, group in self._keys.items()}
+
     def count(self, file: str, line: int, unread: Iterable[str], left_out: Iterable[str]) -> None:
         """Count one row, its unread keys, and the reasons why its answers are left out."""
         self.rows += 1
