@@ -13,7 +13,6 @@ Every name is imported on first use, so that `import telltune` is fast.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from telltune.version import VERSION
@@ -35,11 +34,6 @@ if TYPE_CHECKING:
     from telltune.study.verbs import plan_study, report, run_study
     from telltune.tell_classifier import TellClassifier
     from telltune.verification import verify
-
-# GNU OpenMP reads this variable once, when torch is imported. By default its threads spin 300,000
-# times (about 7 ms) before they sleep, which takes the core from the threads that they wait for.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = VERSION
 

@@ -77,24 +77,15 @@ def test_without_cgroups_the_affinity_is_the_limit(tmp_path: Path) -> None:
     assert cpu_limit(tmp_path) == CORES
 
 
-def test_affinity_and_the_environment_are_respected() -> None:
+def test_the_affinity_is_respected() -> None:
     code = (
-        "import os, telltune\n"
+        "import os\n"
         "from telltune.models.threads import cpu_limit\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "print(cpu_limit(), os.environ.get('GOMP_SPINCOUNT'))\n"
+        "print(cpu_limit())\n"
     )
-    unset = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
-    plain = {name: value for name, value in os.environ.items() if name not in unset}
-    for chosen, expected in (
-        ({}, "10000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "active"}, "None"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=plain | chosen, check=True, stdout=subprocess.PIPE
-        )
-        assert done.stdout.split() == [b"1", expected.encode()]
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"1"]
 
 
 @given(st.integers(1, 256), st.floats(-8, 256))

@@ -31,6 +31,7 @@ def test_training_is_the_same_whatever_the_test_items_say(
     write_jsonl: Callable[..., Path],
     tiny_encoder: Path,
     server: ChatServer,
+    short_chains: None,
 ) -> None:
     toy_recipe["teacher"] = {"url": server.url, "model": "large"}
     keys = {
