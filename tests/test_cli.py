@@ -490,10 +490,10 @@ def test_check_takes_columns(tell, tell_json, tiny_model):
     assert "guessed" not in value
 
 
-def test_check_lists_rows_whose_columns_cannot_be_guessed(tell, tmp_path, write_jsonl):
+def test_check_lists_rows_whose_columns_cannot_be_guessed(tell, tmp_path, tiny_model, write_jsonl):
     rows = [{"red": "a b c", "blue": "d e f", "green": f"g h {n}"} for n in range(20)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    code, out, _ = tell("check", path)
+    code, out, _ = tell("check", path, "--model", tiny_model)
     assert code == 1
     first, last = out.splitlines()  # one line for all that fails for one reason
     assert first.startswith(f"{path}:1: the keys `red`, `blue`, `green` match no supported schema")
