@@ -103,7 +103,7 @@ def test_one_clicks_from_a_dropped_file_to_a_report(
     page.fill("#settings", "training.batch_size=2\n\ntraining.learning_rate=0.001")
     page.click("#start")
     told("#told", "runs/long: running, step")
-    assert "L" in page.get_attribute("#task", "d")
+    page.locator('#task[d*="L"]').wait_for(state="attached")  # a line needs two points
     page.click("#stop")
     told("#told", "runs/long: stopped")
     assert any((work.folder / "runs/long/checkpoints").iterdir())
