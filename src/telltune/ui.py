@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -29,7 +29,6 @@ from telltune.errors import TellError, shown
 from telltune.fitting.adapter_folder import TELL_JSON, base_spec, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
 from telltune.fitting.model_card import is_whole_model
-from telltune.fitting.predictor import Predictor
 from telltune.html_report.page import REPORT
 from telltune.models import load_base
 from telltune.recipe import EvaluationSpec
@@ -37,8 +36,9 @@ from telltune.storage import writing
 from telltune.training.log import LOG, loss_curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from socket import socket
+
+    from telltune.fitting.predictor import Predictor
 
 MOST_DATA = 100 * 2**20
 """Largest file that can be dropped on the page, in bytes."""
@@ -80,7 +80,8 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self._busy = Lock()
+        self.busy = Lock()
+        """Lock of what computes: one request at a time."""
         self._run: subprocess.Popen[bytes] | None = None
         self._out = self.folder
         self._logs = TemporaryDirectory(prefix="telltune-ui-")
@@ -130,15 +131,6 @@ class Workspace:
             raise HTTPException(404, f"{shown(name)} does not exist in {self.folder}.")
         return path
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Let one request compute at a time; an error of telltune is told to the page."""
-        with self._busy:
-            try:
-                yield
-            except TellError as error:
-                raise HTTPException(400, str(error)) from None
-
     def start(self, body: RunBody) -> None:
         """Train in a process of its own.
 
@@ -146,7 +138,7 @@ class Workspace:
             HTTPException: Another run has not ended, or a name is not in the folder.
         """
         source, out = self.source(body.source), self.inside(body.out)
-        with self._busy:
+        with self.busy:
             if self._run is not None and self._run.poll() is None:
                 raise HTTPException(409, "a run is going on; stop it, or wait for its end.")
             words = [word for setting in body.settings for word in ("--set", setting)]
@@ -216,14 +208,7 @@ def _predictors(folder: Path) -> tuple[Predictor, Predictor | None]:
         record["recipe"]["evaluation"] | {"engine": "transformers"}
     )
     adapted = load_folder(folder, base=base, evaluation=evaluation)
-    plain = Predictor(
-        model=adapted.model,
-        tokenizer=base.tokenizer,
-        anchor=None,
-        max_new_tokens=adapted.max_new_tokens,
-        evaluation=EvaluationSpec(engine="transformers"),
-    )
-    return adapted, plain
+    return adapted, adapted.beside_its_task(base.tokenizer)
 
 
 def serve_page(work: Workspace, port: socket, token: str) -> None:
@@ -249,6 +234,7 @@ def make_page(work: Workspace, token: str) -> FastAPI:
             raise HTTPException(403, "open the address that `tell ui` printed.")
 
     app = FastAPI(dependencies=[Depends(check_token)], docs_url=None, redoc_url=None)
+    app.add_exception_handler(TellError, _mistake)
     app.add_exception_handler(Exception, _unexpected)
 
     @app.get("/")
@@ -276,18 +262,18 @@ def make_page(work: Workspace, token: str) -> FastAPI:
                 raise HTTPException(413, f"{name} is larger than {MOST_DATA:,} bytes.")
         if path.exists() and path.read_bytes() != read:
             raise HTTPException(409, f"{name} exists already; rename one of the two files.")
-        with work.computing(), writing(path):
+        with writing(path):
             path.write_bytes(read)
         return {"name": name}
 
     @app.get("/check")
     def checked(name: str) -> dict[str, str]:
-        with work.computing():
+        with work.busy:
             return {"html": check(work.source(name))._repr_html_()}
 
     @app.get("/plan")
     def planned(name: str) -> dict[str, str]:
-        with work.computing():
+        with work.busy:
             return {"html": plan(work.source(name))._repr_html_()}
 
     @app.get("/run")
@@ -306,7 +292,7 @@ def make_page(work: Workspace, token: str) -> FastAPI:
 
     @app.post("/answers")
     def answers(body: PromptBody) -> dict[str, str | None]:
-        with work.computing():
+        with work.busy:
             return work.answers(body)
 
     @app.get("/report")
@@ -317,6 +303,10 @@ def make_page(work: Workspace, token: str) -> FastAPI:
         return FileResponse(path)
 
     return app
+
+
+async def _mistake(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 400)
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:

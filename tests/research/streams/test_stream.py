@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,24 @@ def test_a_followed_file_is_answered_as_it_grows_until_an_interrupt(
     assert json.loads(process.said.read_text())["inputs"] == 60
     assert [line for line, _, _ in decided(out)] == [*range(1, 61)]
     assert (out / "report.html").exists()
+
+
+def test_inputs_at_hand_are_answered_after_a_signal(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    def interrupting(text: str) -> str:
+        if len(server.seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rule(text)
+
+    server.rule = interrupting
+    cascade, stream, out = files
+    stream.write_text("".join(stream.read_text().splitlines(keepends=True)[:40]))
+    assert run_stream(cascade, stream, out, follow=True, progress=False).inputs == 40
+    # The state is that of the last decision, so nothing is answered again.
+    asked = len(server.seen)
+    assert run_stream(cascade, stream, out, progress=False).inputs == 40
+    assert len(server.seen) == asked > 3
 
 
 def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
