@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
-		--method base,encoder_em,sft,tell,tell_pseudo_label
+		--method base,encoder_em,sft,tell,tell_product
 
 test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 lint tests

@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each worker and for the commands that it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# With Python's own thresholds, looking for garbage takes a tenth of the time.
+gc.set_threshold(50_000, 20, 50)
+
 # The same inputs in each run, and no deadlines, which a busy machine would miss.
 # `pytest --hypothesis-profile=search` looks for new inputs, and for more of them.
 settings.register_profile("search", deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -86,6 +87,7 @@ def _run(
 
     from telltune.cli import main
 
+    gc.freeze()  # as tests/conftest.py does
     for number, path in enumerate(outputs, start=1):
         path.write_bytes(b"")
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)

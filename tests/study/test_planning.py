@@ -42,6 +42,20 @@ def test_finished_cells_are_left_out_and_tell_how_long_answering_takes(
     assert all(one.training_seconds is not None for one in left)
 
 
+def test_a_training_that_two_cells_share_is_counted_once(study: dict[str, Any]) -> None:
+    study["methods"] = ["sft", "tell", "tell_product", "sft_product"]
+    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)
+    trained = {one.cell.name: one.trained_tokens for one in planned}
+    assert trained["tell_product"] == trained["sft_product"] == 0
+    assert trained["tell"] > trained["sft"] > 0
+    # Answers to dev items choose the checkpoint, and the products answer in another way.
+    study["recipe"] = study["recipe"] | {
+        "training": study["recipe"]["training"] | {"early_stopping": True}
+    }
+    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)
+    assert all(one.trained_tokens > 0 for one in planned)
+
+
 def test_what_cannot_run_is_said_beforehand(study: dict[str, Any]) -> None:
     study["methods"][2]["set"] = {"mixture.leverage_ratio": 10_000}
     planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)

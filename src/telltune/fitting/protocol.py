@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import Order, Recipe
+    from telltune.training.shared import SharedTraining
     from telltune.training.trackers import TrackedRun
 
 
@@ -42,6 +43,7 @@ class Settings:
             None uses only their loss.
         callbacks: Additional callbacks of the Trainer.
         tracked: The run as trackers show it. None names it after `out`, if given.
+        shared: Training runs to take over if their inputs are the same.
     """
 
     recipe: Recipe
@@ -53,6 +55,7 @@ class Settings:
     score: Callable[[Sequence[str]], float] | None = None
     callbacks: Sequence[TrainerCallback] = ()
     tracked: TrackedRun | None = None
+    shared: SharedTraining | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,12 @@ class AdapterMethod(Method):
     def configured(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the keys in `overrides` applied."""
         return recipe.with_keys(self.overrides)
+
+    def training(self, recipe: Recipe) -> str:
+        """Return what sets the training, equal for methods that only answer in another way."""
+        flags = replace(self, name="", label="", overrides=())
+        answering = {"method", "product_of_experts", "evaluation"}
+        return f"{flags} {self.configured(recipe).model_dump_json(exclude=answering)}"
 
 
 def teacher_of(recipe: Recipe, method: str) -> ApiClient:

@@ -92,7 +92,8 @@ class TrainedMethod(AdapterMethod):
             stopping=stopping,
             tracked=tracked,
         )
-        model, seconds, steps = train(base, recipe, run_plan, options)
+        learn = train if settings.shared is None else settings.shared.train
+        model, seconds, steps = learn(base, recipe, run_plan, options)
         with ExitStack() as stack:
             release = partial(take_off, model)
             stack.callback(release)

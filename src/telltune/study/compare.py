@@ -20,7 +20,7 @@ from telltune.methods.registry import get_method
 from telltune.recipe import as_recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
-from telltune.study.planning import plan_cell
+from telltune.study.planning import plan_cell, side_by_side
 from telltune.study.results import PREDICTIONS, same_data
 from telltune.study.runner import FAILURES, CellWorker
 from telltune.study.spec import ForgettingSpec, cell_of
@@ -224,14 +224,14 @@ def compare(
                 "Data changed since %s ran, so earlier rows are left out.",
                 ", ".join(sorted(changed)),
             )
-        left = [cell for cell in cells if cell.method not in done]
+        left = side_by_side({cell.method: cell for cell in cells if cell.method not in done})
         if left:
             worker.base(recipe)  # without it, every method would fail
         failed = []
-        for cell in left:
-            if cell.method in changed:
-                shutil.rmtree(out / cell.method, ignore_errors=True)
-            found = worker.run(cell, cell.method)
+        for name, cell in left.items():
+            if name in changed:
+                shutil.rmtree(out / name, ignore_errors=True)
+            found = worker.run(cell, name)
             if found.status == "failed":
                 failed.append(f"{found.method} failed: {found.reason.rstrip('.')}")
                 continue

@@ -40,7 +40,8 @@ class PlannedCell:
 
     Attributes:
         trained_tokens: Number of tokens that it will train on.
-        training_seconds: Expected training time; None if the machine's speed is unknown.
+        training_seconds: Expected training time; None if the machine's speed is unknown. It is 0
+            if an earlier cell of the plan has the same training; see `SharedTraining`.
         answering_seconds: Median time outside training of finished cells of its task; None if there
             are none.
         problem: Reason why it cannot run, if known in advance.
@@ -64,7 +65,8 @@ def plan_cells(
         if row.status == "done":
             answering[row.task].append(sum(row.seconds.values()) - row.seconds["training"])
     models: dict[str, ModelInfo] = {}
-    planned = []
+    planned: list[PlannedCell] = []
+    trained: set[tuple[str, str]] = set()
     for cell in cells:
         if place(cell) in done:
             continue
@@ -72,12 +74,18 @@ def plan_cells(
         if spec.model_dump_json() not in models:
             models[spec.model_dump_json()] = load_model_info(spec)
         besides = median(answering[cell.task]) if answering[cell.task] else None
-        planned.append(_planned(cell, models[spec.model_dump_json()], besides, measure=measure))
+        model = models[spec.model_dump_json()]
+        planned.append(_planned(cell, model, besides, trained, measure=measure))
     return planned
 
 
 def _planned(
-    cell: Cell, model: ModelInfo, answering: float | None, *, measure: bool
+    cell: Cell,
+    model: ModelInfo,
+    answering: float | None,
+    trained: set[tuple[str, str]],
+    *,
+    measure: bool,
 ) -> PlannedCell:
     try:
         run_plan = plan_cell(cell, load_task(cell.recipe), load_general(cell.recipe), model)
@@ -85,6 +93,11 @@ def _planned(
         return PlannedCell(cell, problem=str(error))
     if run_plan is None:
         return PlannedCell(cell, answering_seconds=answering)
+    training = (cell.task, _training_of(cell))
+    if training in trained:
+        return PlannedCell(cell, answering_seconds=answering)
+    if run_plan.dev is None:  # else answers to dev items choose the checkpoint
+        trained.add(training)
     expected = forecast(run_plan, model.shape, measure=measure)
     # A study loads the base once, so the time before the first training step is excluded.
     seconds = expected.training_seconds
@@ -110,6 +123,20 @@ def plan_cell(
     if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
         teacher_of(recipe, method.name)
     return None
+
+
+def side_by_side(cells: dict[str, Cell]) -> dict[str, Cell]:
+    """Move cells with the same training behind the first of them, so that it is done once."""
+    groups: dict[str, list[str]] = {}
+    for key, cell in cells.items():
+        groups.setdefault(_training_of(cell) or key, []).append(key)
+    return {key: cells[key] for keys in groups.values() for key in keys}
+
+
+def _training_of(cell: Cell) -> str:
+    """Return what sets a cell's training besides the data; empty if it trains no adapter."""
+    method = get_method(cell.method)
+    return method.training(cell.recipe) if isinstance(method, TrainedMethod) else ""
 
 
 def expected_seconds(cells: Sequence[Cell], rows: Iterable[ResultRow]) -> list[float]:

@@ -39,10 +39,11 @@ from telltune.masking import masked
 from telltune.methods.registry import get_method
 from telltune.models import load_base_of
 from telltune.storage import write_text
-from telltune.study.planning import expected_seconds, plan_cell
+from telltune.study.planning import expected_seconds, plan_cell, side_by_side
 from telltune.study.results import ANSWERS, PREDICTIONS, ResultRow, Results, cell_key, is_finished
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
+from telltune.training.shared import SharedTraining
 from telltune.training.trackers import TrackedRun, check_trackers
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def run_cells(
                 row, needs_forgetting=needs_forgetting, hashes=worker.all_hashes(cell)
             ):
                 left.setdefault(key, cell)
+        left = side_by_side(left)
         with bar(shown=progress) as shown:
             task = shown.add_task(
                 "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
@@ -199,6 +201,7 @@ class CellWorker:
     study: Path | None = None
     """Folder of the study for trackers; `out` by default."""
     _loaded: tuple[Any, LoadedModel] | None = None
+    _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _asked: dict[tuple[str, str, int], Forgetting | None] = field(default_factory=dict)
@@ -305,7 +308,7 @@ class CellWorker:
         Returns:
             The answered cell for `score_cell`, or the row of a failed cell.
         """
-        began = time.perf_counter()
+        began, spared = time.perf_counter(), self._shared.spared
         row = self.blank(cell, key, self.split)
         try:
             answers, items, found = self._run(cell, key)
@@ -316,7 +319,9 @@ class CellWorker:
         finally:
             gc.collect()
         seconds = found.pop("seconds")
-        seconds["other"] = time.perf_counter() - began - sum(seconds.values())
+        # A training that was taken over counts as if it had been done again.
+        taken = self._shared.spared - spared
+        seconds["other"] = time.perf_counter() - began + taken - sum(seconds.values())
         row = replace(row, status="done", seconds=seconds, **found)
         return Answered(row, answers, items, cell.recipe.evaluation.confidence)
 
@@ -344,6 +349,7 @@ class CellWorker:
             save=self.keeps,
             score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
             tracked=TrackedRun.of_cell(self.study or self.out, key if self.keeps else cell.title),
+            shared=self._shared,
         )
         with method.run(task, general, base, settings) as predictor:
             with bar(shown=self.progress) as shown:

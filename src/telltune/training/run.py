@@ -154,7 +154,7 @@ def train(
             stack.enter_context(stop.listening())
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        inputs = _inputs(base, data, options.texts[1], options.start)
+        inputs = run_inputs(base, data, options.texts[1], options.start)
         together.check_same({"recipe": recipe.to_yaml(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
         args = training_arguments(recipe, checkpoints.unfinished, len(sampler))
@@ -245,7 +245,7 @@ def train(
     return Trained(model, seconds, steps)
 
 
-def _inputs(
+def run_inputs(
     base: LoadedModel,
     data: TrainingData,
     general: GeneralData | None,

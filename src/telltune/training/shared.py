@@ -1,0 +1,90 @@
+"""Training runs that a study shares among cells whose answers alone differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from telltune.storage import writing
+from telltune.training.adapter import set_trained_weights, trainable, trained_weights
+from telltune.training.log import LOG
+from telltune.training.processes import processes
+from telltune.training.run import Trained, run_inputs, train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from telltune.models import LoadedModel
+    from telltune.recipe import Recipe
+    from telltune.training.run import TrainingOptions
+    from telltune.training.training_data import TrainingData
+
+
+@dataclass
+class SharedTraining:
+    """The last training run, whose result the next run takes over if its inputs are the same.
+
+    Attributes:
+        spared: Training seconds of runs that were taken over.
+    """
+
+    spared: float = 0.0
+    _key: str | None = None
+    _weights: Mapping[str, Tensor] = field(default_factory=dict)
+    _told: tuple[float, int, bytes] = (0.0, 0, b"")
+
+    def train(
+        self, base: LoadedModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
+    ) -> Trained:
+        """Train as `telltune.training.run.train` does, or take over the last run.
+
+        Weights, log, number of steps and seconds are then those of the last run.
+        """
+        assert options.out is not None
+        log = options.out / LOG
+        key = _key(base, recipe, data, options)
+        if key is not None and key == self._key:
+            model = trainable(base, recipe)
+            set_trained_weights(model, self._weights)
+            seconds, steps, lines = self._told
+            with writing(log):
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_bytes(lines)
+            self.spared += seconds
+            return Trained(model.eval(), seconds, steps)
+        self._key = None  # An error must not leave the key of other weights.
+        trained = train(base, recipe, data, options)
+        if key is not None:
+            self._weights = trained_weights(trained.model)
+            self._told = trained.seconds, trained.steps, log.read_bytes()
+            self._key = key
+        return trained
+
+
+def _key(
+    base: LoadedModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
+) -> str | None:
+    """Return a hash of all that determines a run's weights and log; None if others do as well."""
+    training = recipe.training
+    if (
+        options.stopping is not None
+        or options.callbacks
+        or training.report_to
+        or training.full_parameters
+        or recipe.lora.changes_base
+        or processes().count > 1
+    ):
+        return None
+    inputs: dict[str, Any] = {
+        **run_inputs(base, data, options.texts[1], options.start),
+        **{name: getattr(recipe, name).model_dump_json() for name in ("model", "lora", "training")},
+        "seed": recipe.seed,
+    }
+    if options.confidence is not None:
+        values = hashlib.sha256(options.confidence.values.tobytes()).hexdigest()
+        inputs["confidence"] = [values, options.confidence.scale]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""Cells that differ in how they answer share a training run; all others train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from telltune.study.compare import compare
+from telltune.study.runner import run_cells
+from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
+from telltune.training import shared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from telltune.study.results import ResultRow
+
+NONE = ForgettingSpec(examples=0, prompts=0)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the title of each training."""
+    real, titles = shared.train, []
+
+    def train(base: Any, recipe: Any, data: Any, options: Any) -> Any:
+        titles.append(options.description)
+        return real(base, recipe, data, options)
+
+    monkeypatch.setattr(shared, "train", train)
+    return titles
+
+
+def rows_of(recipe: dict[str, Any], out: Path, *methods: Any, **keys: Any) -> list[ResultRow]:
+    study = {"recipe": recipe, "methods": list(methods), "sizes": [300], **keys}
+    return run_cells(cells_of(StudySpec.model_validate(study)), NONE, out, progress=False)
+
+
+def told(row: ResultRow) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name != "seconds"}
+
+
+def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
+) -> None:
+    methods = ("sft", "tell", "sft_product", "tell_product")
+    rows = rows_of(toy_recipe, tmp_path / "all", *methods)
+    assert trained == ["SFT", "TELL"]
+    assert [row.name for row in rows] == list(methods)
+    sft, _, product, _ = rows
+    assert product.curve == sft.curve != {}
+    # Its seconds are those of the training that it would need alone, and its classifier's.
+    assert product.seconds["training"] > sft.seconds["training"] > 0
+    assert min(product.seconds.values()) >= 0
+    [alone] = rows_of(toy_recipe, tmp_path / "alone", "sft_product")
+    assert trained == ["SFT", "TELL", "SFT, product of experts"]
+    assert told(alone) == told(product)
+
+
+def test_other_inputs_train_anew(
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
+) -> None:
+    slower = {"method": "sft", "name": "slower", "set": {"training.learning_rate": 1e-3}}
+    dropped = {"method": "sft", "name": "dropped", "set": {"lora.dropout": 0.1}}
+    rows = rows_of(toy_recipe, tmp_path, "sft", slower, dropped, "sft_anchor", seeds=[0, 1])
+    assert len(trained) == len(rows) == 8
+    assert len({str(row.curve) for row in rows}) == 8
+
+
+def test_with_dev_items_the_answers_choose_the_weights_so_each_trains(
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
+) -> None:
+    toy_recipe["training"]["early_stopping"] = True
+    rows_of(toy_recipe, tmp_path, "sft", "sft_product")
+    assert len(trained) == 2
+
+
+def test_a_comparison_keeps_an_adapter_of_each(
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
+) -> None:
+    out = tmp_path / "out"
+    rows = compare(toy_recipe, ["sft", "tell", "sft_product"], out=out, progress=False)
+    assert [row.method for row in rows] == ["sft", "sft_product", "tell"]
+    assert trained == ["SFT", "TELL"]
+    one, other = (out / name for name in ("sft", "sft_product"))
+    for name in ("adapter_model.safetensors", "training_log.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert (other / "classifier.safetensors").exists()
