@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each worker and for the commands that it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files of tests need not survive a loss of power; each fit waited for the disk dozens of times.
+os.fsync = lambda descriptor: None
+
 # With Python's own thresholds, looking for garbage takes a tenth of the time.
 gc.set_threshold(50_000, 20, 50)
 

@@ -87,7 +87,9 @@ def _run(
 
     from telltune.cli import main
 
-    gc.freeze()  # as tests/conftest.py does
+    # As in tests/conftest.py.
+    gc.freeze()
+    os.fsync = lambda descriptor: None
     for number, path in enumerate(outputs, start=1):
         path.write_bytes(b"")
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)

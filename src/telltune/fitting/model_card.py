@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,6 +20,8 @@ from telltune.version import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from jinja2 import Environment
 
     from telltune.models import Origin
 
@@ -62,9 +65,16 @@ def baseline_card(record: dict[str, Any]) -> str:
 
 
 def _filled(card: str, record: dict[str, Any], head: dict[str, Any], **values: Any) -> str:
+    values |= {"version": VERSION, "scores": f"{_BEGIN}\n{_score_table([])}\n{_END}"}
+    head_text = yaml.safe_dump(head, sort_keys=False)
+    return _cards().get_template(card).render(record, head=head_text, **values)
+
+
+@cache
+def _cards() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    cards = Environment(
+    return Environment(
         loader=PackageLoader("telltune", "fitting/cards"),
         autoescape=False,  # noqa: S701 - the cards are Markdown
         trim_blocks=True,
@@ -72,9 +82,6 @@ def _filled(card: str, record: dict[str, Any], head: dict[str, Any], **values: A
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    values |= {"version": VERSION, "scores": f"{_BEGIN}\n{_score_table([])}\n{_END}"}
-    head_text = yaml.safe_dump(head, sort_keys=False)
-    return cards.get_template(card).render(record, head=head_text, **values)
 
 
 def record_scores(folder: Path, found: dict[str, Any]) -> None:
