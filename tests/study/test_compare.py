@@ -44,6 +44,8 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     # Twelve items and three labels: leakage into general prompts can be measured.
     models = (base, sft, sft_anchor, tell)
     assert all(row.general_loss > 0 and 0 <= row.leakage <= 1 for row in models)
+    assert base.drift == 0
+    assert all(row.drift > 0 for row in (sft, sft_anchor, tell))
     # TELL also trained on general data, the others did not.
     assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ BETTER = row(
 
 def test_gain_quick_baseline_and_what_was_forgotten_are_told() -> None:
     quick = row("encoder_em", 66.5, seconds=4.2)
-    gain, seconds, forgotten, leaked = conclusion([BASE, quick, SFT, BETTER])
+    rows = [BASE, quick, replace(SFT, drift=2.31), replace(BETTER, drift=0.05)]
+    gain, seconds, forgotten, drifted, leaked = conclusion(rows)
     assert gain == (
         "tell_pseudo_label scores 69.0 with 2,700 labeled tokens and 1,470 unlabeled inputs, sft "
         "61.0 with 2,700 labeled tokens: a clear gain."
@@ -41,6 +43,10 @@ def test_gain_quick_baseline_and_what_was_forgotten_are_told() -> None:
     assert forgotten == (
         "Forgetting: the loss on held-out general examples is 1.91 (base), 3.33 (sft), 1.69 "
         "(tell_pseudo_label)."
+    )
+    assert drifted == (
+        "On the base's own answers to everyday prompts, which no training data contain, it rises "
+        "by 2.31 (sft), 0.05 (tell_pseudo_label)."
     )
     assert leaked == (
         "Unrelated prompts answered in the task's format: 94% (sft), 0% (tell_pseudo_label)."

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +14,7 @@ import yaml
 
 from forked import Forked
 from telltune.errors import StorageError
+from telltune.evaluation.drift import Drift
 from telltune.evaluation.score import Answers
 from telltune.fitting.output_folder import lock_folder
 from telltune.study import runner
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from chat_server import ChatServer
 
 FEW = ForgettingSpec(examples=8, prompts=4)
+DRIFT = [one.name for one in fields(Drift)]
 
 
 @pytest.fixture
@@ -69,8 +71,11 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert set(tell.hashes) == {*data, "model", "base"}
     # Three labels: an answer in the task's format can be recognized.
     assert set(tell.forgetting) == {
-        f"{what}_{when}" for what in ("general_nll", "leakage") for when in ("before", "after")
+        f"{what}_{when}"
+        for what in ("general_nll", "leakage", *DRIFT)
+        for when in ("before", "after")
     }
+    assert base.forgetting["drift_after"] == 0 < tell.forgetting["drift_after"]
     assert base.forgetting["general_nll_before"] == base.forgetting["general_nll_after"]
     assert tell.forgetting["general_nll_before"] != tell.forgetting["general_nll_after"]
     assert any("none of the 3 labels" in warning for warning in base.warnings)

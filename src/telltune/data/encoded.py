@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +65,17 @@ class EncodedSet:
             np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in rows)]),
             np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
             np.array([prompt for _, prompt in rows], np.int32),
+        )
+
+    @classmethod
+    def of(cls, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> EncodedSet:
+        """Return the set of examples whose token ids are given; responses carry loss."""
+        rows = [row for pair in zip(prompts, responses, strict=True) for row in pair]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return cls(
+            np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())),
+            np.concatenate([[0], np.cumsum(lengths.reshape(-1, 2).sum(1))]).astype(np.int64),
+            lengths[::2].astype(np.int32),
         )
 
     @classmethod

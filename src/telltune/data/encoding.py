@@ -7,8 +7,6 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from telltune.data.chat_template import ChatTemplate, TemplateError
 from telltune.data.control_tokens import MARKED, ControlTokens
 from telltune.data.encoded import EncodedSet
@@ -210,13 +208,7 @@ class Encoder:
                 self.truncated.append(example.origin)
             else:
                 refused.add(example.origin or f"example {start + i}", length)
-        rows = [row for pair in zip(prompts, responses, strict=True) for row in pair]
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return EncodedSet(
-            np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())),
-            np.concatenate([[0], np.cumsum(lengths.reshape(-1, 2).sum(1))]).astype(np.int64),
-            lengths[::2].astype(np.int32),
-        )
+        return EncodedSet.of(prompts, responses)
 
     def _pairs(self, rendered: list[Rendered]) -> _Pairs:
         """Return the token ids of prompts and of responses.

@@ -58,6 +58,8 @@ class ComparisonRow:
         warnings: Reasons why the score may be misleading; one sentence each.
         general_loss: Mean loss of held-out general examples without the anchor, in nats per token;
             None if no method mixes general data.
+        drift: Loss on the base's own answers to everyday prompts minus that of the base, in nats
+            per token; None if it was not measured. See `Drift`.
         leakage: Share of general prompts that get an answer in the task's format; None if it was
             not measured or cannot be determined.
         difference: Score minus that of `sft` on the same items; None for `sft` itself, if `sft` did
@@ -79,6 +81,7 @@ class ComparisonRow:
     items: int
     warnings: list[str] = field(default_factory=list)
     general_loss: float | None = None
+    drift: float | None = None
     leakage: float | None = None
     difference: float | None = None
     difference_low: float | None = None
@@ -119,6 +122,7 @@ class Comparison(list[ComparisonRow], InNotebooks):
                 (
                     row.method,
                     "" if row.general_loss is None else f"{row.general_loss:.2f}",
+                    "" if row.drift is None else f"{row.drift:.2f}",
                     "" if row.leakage is None else f"{row.leakage:.0%}",
                     f"{row.task_tokens:,}",
                     *([f"{row.unlabeled_examples:,}"] if unlabeled else []),
@@ -129,7 +133,7 @@ class Comparison(list[ComparisonRow], InNotebooks):
         title = f"{self[0].items} test items, {self[0].metric}"
         interval = f"{self.confidence:.0%} interval"
         counts = ("task tokens", *unlabeled, "general tokens", "seconds")
-        heads = ("method", "general loss", "leakage", *counts)
+        heads = ("method", "general loss", "drift", "leakage", *counts)
         warnings = [f"{row.method}: {warning}" for row in self for warning in row.warnings]
         return [
             ResultTable(title, ("method", "score", interval, "against sft"), scores).told(),
@@ -272,8 +276,10 @@ def _checked(cells: Sequence[Cell], out: Path, *, progress: bool) -> CellWorker:
 
 
 def _row(found: ResultRow) -> ComparisonRow:
-    scores, loss = found.scores[found.metric], found.forgetting.get("general_nll_after")
-    leakage = found.forgetting.get("leakage_after")
+    scores, told = found.scores[found.metric], found.forgetting
+    loss, drift, leakage = (
+        told.get(f"{name}_after") for name in ("general_nll", "drift", "leakage")
+    )
     return ComparisonRow(
         found.method,
         round(scores["score"], 3),
@@ -286,6 +292,7 @@ def _row(found: ResultRow) -> ComparisonRow:
         len(found.per_item[found.metric]),
         found.warnings,
         None if loss is None else round(loss, 3),
+        None if drift is None else round(drift, 3),
         None if leakage is None else round(leakage, 3),
         unlabeled_examples=found.counts["unlabeled_examples"],
         hashes=found.hashes,

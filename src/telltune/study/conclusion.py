@@ -65,6 +65,12 @@ def _forgotten(rows: Sequence[ComparisonRow]) -> list[str]:
     losses = ", ".join(f"{row.general_loss:.2f} ({row.method})" for row in (*base, *trained))
     leaks = [f"{row.leakage:.0%} ({row.method})" for row in trained if row.leakage is not None]
     said = [f"Forgetting: the loss on held-out general examples is {losses}."]
+    drifts = [f"{row.drift:.2f} ({row.method})" for row in trained if row.drift is not None]
+    if drifts:
+        said.append(
+            "On the base's own answers to everyday prompts, which no training data contain, it "
+            f"rises by {', '.join(drifts)}."
+        )
     if leaks:
         said.append(f"Unrelated prompts answered in the task's format: {', '.join(leaks)}.")
     return said

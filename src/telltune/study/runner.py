@@ -16,8 +16,8 @@ from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash, file_hash
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import TellError
+from telltune.evaluation.drift import OwnAnswers, measure_drift
 from telltune.evaluation.forgetting import (
-    Forgetting,
     held_out_general,
     measure_forgetting,
     task_format,
@@ -204,7 +204,8 @@ class CellWorker:
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
-    _asked: dict[tuple[str, str, int], Forgetting | None] = field(default_factory=dict)
+    _asked: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+    _own: dict[str, OwnAnswers] = field(default_factory=dict)
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
     def hashes(self, cell: Cell) -> dict[str, str]:
@@ -338,8 +339,9 @@ class CellWorker:
         # This runs before training, because it fails if there are too few general examples.
         held_out = self.held_out(cell.seed, 0 if run_plan is None else run_plan.max_general_index)
         began = time.perf_counter()
+        own = self._own_answers(cell, task, base) if held_out else None
         # A comparison may have the base as a method of its own.
-        before = None if self.keeps else self._before(cell, task, base, held_out)
+        before = {} if self.keeps else self._before(cell, task, base, held_out, own)
         asking = time.perf_counter() - began
         settings = Settings(
             recipe,
@@ -361,7 +363,7 @@ class CellWorker:
                 told = predictor.asked.told(predictor.teacher.spec)
                 logging.getLogger(__name__).warning("%s: %s", cell.title, told)
             began = time.perf_counter()
-            after = self._aside(predictor, task, base, held_out)
+            after = self._aside(predictor, task, base, held_out, own)
             asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
@@ -397,24 +399,44 @@ class CellWorker:
             self._held[seed] = used, examples
         return examples
 
+    def _own_answers(self, cell: Cell, task: TaskData, base: LoadedModel) -> OwnAnswers | None:
+        """Return the base's own answers to everyday prompts, which it gives once."""
+        count = self.forgetting.prompts
+        if count and base.revision not in self._own:
+            predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
+            self._own[base.revision] = OwnAnswers.of(predictor, base.tokenizer, count)
+        return self._own.get(base.revision)
+
     def _aside(
-        self, predictor: Predictor, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
-    ) -> Forgetting | None:
+        self,
+        predictor: Predictor,
+        task: TaskData,
+        base: LoadedModel,
+        held_out: Sequence[Example],
+        own: OwnAnswers | None,
+    ) -> dict[str, Any]:
+        """Return the forgetting measurements of a model, by name."""
         if not held_out or predictor.model is None:
-            return None
-        looks = task_format([example.completion for example in task.train])
-        return measure_forgetting(
-            predictor, base.tokenizer, held_out, self.forgetting.prompts, looks
-        )
+            return {}
+        looks, prompts = task_format([e.completion for e in task.train]), self.forgetting.prompts
+        found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
+        if own is not None:
+            found |= asdict(measure_drift(predictor, base.tokenizer, own, looks))
+        return found
 
     def _before(
-        self, cell: Cell, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
-    ) -> Forgetting | None:
+        self,
+        cell: Cell,
+        task: TaskData,
+        base: LoadedModel,
+        held_out: Sequence[Example],
+        own: OwnAnswers | None,
+    ) -> dict[str, Any]:
         """Return the forgetting measurements of the base, taken once per task and seed."""
         key = (base.revision, cell.task, cell.seed)
         if key not in self._asked:
             predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
-            self._asked[key] = self._aside(predictor, task, base, held_out)
+            self._asked[key] = self._aside(predictor, task, base, held_out, own)
         return self._asked[key]
 
     def base(self, recipe: Recipe) -> LoadedModel:
@@ -444,12 +466,11 @@ def _outcome(row: ResultRow) -> str:
     return "; ".join([scored, *row.warnings])
 
 
-def _told(before: Forgetting | None, after: Forgetting | None) -> dict[str, float]:
+def _told(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
     return {
         f"{name}_{when}": round(value, 5)
-        for when, needs_forgetting in (("before", before), ("after", after))
-        if needs_forgetting is not None
-        for name, value in asdict(needs_forgetting).items()
+        for when, measured in (("before", before), ("after", after))
+        for name, value in measured.items()
         if value is not None
     }
 

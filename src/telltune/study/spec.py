@@ -96,7 +96,8 @@ class ForgettingSpec(_Part):
     examples: NonNegativeInt = 100
     """Number of held-out general examples whose loss is measured; 0 disables this."""
     prompts: NonNegativeInt = 40
-    """Number of these examples answered without the anchor, to measure leakage of the task."""
+    """Number of these examples, and of everyday prompts (at most 24), that are answered without the
+    anchor, to measure leakage of the task and drift from the base."""
 
 
 class StudySpec(_Part):

@@ -250,10 +250,11 @@ def _item_figure(courses: ItemCourses) -> Figure:
 
 
 def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure]:
-    """Plot the change of general loss and of leakage, one dot per point."""
+    """Plot the change of general loss, drift and leakage, one dot per point."""
     figures = []
     for kind, title, told in (
         ("general_nll", "General loss: change in percent", loss),
+        ("drift", "Drift from the base's own answers: nats per token", loss),
         ("leakage", "Leakage of the task's format: change in points", share),
     ):
         values = []
@@ -262,7 +263,9 @@ def forgetting_figures(points: Sequence[Point], palette: Palette) -> list[Figure
             after = point.forgetting.get(f"{kind}_after")
             if before is None or after is None:
                 continue
-            change = 100 * (after - before) / (before if kind == "general_nll" else 1)
+            change = after - before
+            if kind != "drift":
+                change *= 100 / (before if kind == "general_nll" else 1)
             values.append(
                 _value(point, palette.labels[series_of(point)])
                 | {"x": change, "before": told(before), "after": told(after)}
