@@ -215,9 +215,9 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
 
     - Each is one line of at most 80 characters.
     - There are at most `most` different answers, counted by `label_key`.
-    - Each occurs at least twice on average, and there are at least four answers. If most labels are
-      numbers, each of d labels must occur d / 2 times on average, because results of calculations
-      repeat by chance. Ten ratings therefore need fifty examples.
+    - Each occurs at least 1.5 times on average, and there are at least four answers. If most labels
+      are numbers, each of d labels must occur twice, and d / 2 times, on average, because results
+      of calculations repeat by chance. Ten ratings therefore need fifty examples.
     - At most half of them (or two) occur only once. A frequent "none" among many unique answers
       does not make them labels.
 
@@ -232,10 +232,10 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
     counts = Counter(map(label_key, seen))
     different = len(counts)
     numbers = sum(map(_is_number, counts))
-    times = max(2.0, different / 2) if 2 * numbers > different else 2.0
+    times = max(2.0, different / 2) if 2 * numbers > different else 1.5
     closed = (
         different <= most
-        and len(seen) >= times * max(different, 2)
+        and len(seen) >= max(4, times * different)
         and sum(count == 1 for count in counts.values()) <= max(2, different // 2)
         and all(len(text) <= LONGEST_LABEL and "\n" not in text for text in map(str.strip, seen))
     )
@@ -253,7 +253,7 @@ def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
     if not labels:
         raise RecipeError(
             f"{what} chooses among labels, but the answers of the training data are not a closed "
-            f"set (at most 100 labels, each twice on average); {instead}."
+            f"set (at most 100 labels, half of them at least twice); {instead}."
         )
 
 

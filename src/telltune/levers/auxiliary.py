@@ -134,8 +134,8 @@ def refine(
     labels = closed_set(example.completion for example in examples)
     if not labels:
         raise DataError(
-            "auxiliary tasks need a closed set of labels (at most 100, each twice on average), "
-            "which these answers are not; use `synthesis.make: examples`."
+            "auxiliary tasks need a closed set of labels (at most 100, half of them at least "
+            "twice), which these answers are not; use `synthesis.make: examples`."
         )
     asker = _Asker(base, teacher, examples, labels, instruction, seed)
     chains: list[Chain | None] = [None] * len(examples)

@@ -74,8 +74,8 @@ class PseudoLabel:
         is_closed = bool(closed_set(example.completion for example in labeled))
         if by in TEXT_KINDS and not is_closed:
             raise RecipeError(
-                f"`{self.name}.by: {by}` needs a closed set of labels (at most 100, each twice on "
-                "average), but the answers of the training data are not; use `model`."
+                f"`{self.name}.by: {by}` needs a closed set of labels (at most 100, half of them "
+                "at least twice), but the answers of the training data are not; use `model`."
             )
         found: Yield | None = None
         if is_closed and by != "model":

@@ -67,8 +67,8 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
     examples = examples_in_budget(task, base, recipe)
     if not can_reason(examples):
         raise DataError(
-            "method `rcl` needs rationales, or a closed set of labels (at most 100, each twice on "
-            "average) to check the model's own; name a column in columns.rationale, or use "
+            "method `rcl` needs rationales, or a closed set of labels (at most 100, half of them "
+            "at least twice) to check the model's own; name a column in columns.rationale, or use "
             "method: sft_anchor."
         )
     reasons = [example.rationale for example in examples]
