@@ -50,6 +50,16 @@ def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
     assert tell.general_loss < min(base.general_loss, sft.general_loss, sft_anchor.general_loss)
 
 
+def test_each_score_is_printed_when_it_is_known(recipe, tmp_path, capsys):
+    methods = ["base", "tfidf_linear"]
+    rows = compare(recipe(), methods, out=tmp_path / "a")
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": accuracy " in line]
+    wanted = [f"{row.method}: accuracy {row.score:.1f}, " for row in rows]
+    assert [line[: len(text)] for line, text in zip(lines, wanted, strict=True)] == wanted
+    compare(recipe(), methods, out=tmp_path / "b", progress=False)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_comparison_has_the_baselines_that_suit_the_answers(
     recipe, toy_recipe, write_jsonl, tmp_path
 ):

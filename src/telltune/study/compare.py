@@ -26,6 +26,7 @@ from telltune.study.runner import FAILURES, CellWorker
 from telltune.study.spec import ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
+from telltune.training.progress import bar
 from telltune.training.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -241,6 +242,9 @@ def compare(
                 continue
             rows.append(_row(found))
             _write_rows(out, rows)
+            with bar(shown=progress) as shown:  # the first score should not wait for the last
+                spent = sum(found.seconds.values())
+                shown.say(f"{name}: {found.metric} {found.score:.1f}, {spent:,.0f} s")
         confidence = recipe.evaluation.confidence
         rows = Comparison(_against_sft(rows, out, confidence), confidence)
         _write_rows(out, rows)

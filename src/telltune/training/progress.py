@@ -109,14 +109,16 @@ class _Progress(Progress):
     ) -> TaskID:
         """Add a task as in rich; `completed` counts the items of an earlier run."""
         fields = {"unit": "", "note": ""} | fields
-        if completed and not self.disable:
+        if completed:
             unit = f"{fields['unit']} " if fields["unit"] else ""
             end = "" if total is None else f" of {total:,.0f}"
             self.say(f"{description}: resumes from {unit}{completed:,}{end}")
         return super().add_task(description, start, total, completed, visible, **fields)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line, above the bar if there is one; nothing if the display is off."""
+        if self.disable:
+            return
         with suppress(OSError, ValueError):  # without a reader the work continues
             self.print(text, soft_wrap=True)
 
