@@ -12,7 +12,7 @@ from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
-from telltune.fitting.protocol import AdapterMethod
+from telltune.fitting.protocol import AdapterMethod, Settings
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.training.processes import processes
@@ -20,7 +20,6 @@ from telltune.training.processes import processes
 if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
 
