@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
     from telltune.data.mixture import Mixture
     from telltune.fitting.pre_training import PreTraining
-    from telltune.fitting.protocol import AdapterMethod
     from telltune.fitting.run_plan import RunPlan
     from telltune.models import LoadedModel, ModelShape, Origin
     from telltune.training.early_stopping import EarlyStopping
@@ -73,37 +72,29 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def save_adapter(
-    out: Path,
-    *,
-    method: AdapterMethod,
-    recipe: Recipe,
-    base: LoadedModel,
     ground: PreTraining,
     plan: RunPlan,
-    stopping: EarlyStopping | None,
     predictor: Predictor,
+    stopping: EarlyStopping | None,
     weights: Mapping[str, Tensor] | None,
-    seconds: float,
 ) -> None:
     """Write the adapter folder. tell.json is written last and marks the run as finished.
 
     Every file is complete before it gets its final name.
 
     Args:
-        out: The folder.
-        method: The method.
-        recipe: The user's recipe.
-        base: The base model.
-        ground: Training data and the other results of the steps before training.
+        ground: Steps before training, with the settings of the run and the training data.
         plan: Run plan, with the counts of the optimizer steps taken.
+        predictor: Predictor with the trained model, and with the time of all steps as its cost.
         stopping: Evaluations on dev data for early stopping, or None.
-        predictor: Predictor with the trained model.
         weights: Trained weights if the model does not hold them whole; else None.
-        seconds: Time of training and the steps before it, in seconds.
 
     Raises:
         StorageError: The folder cannot be written.
     """
+    method, base = ground.method, ground.base
+    recipe, out = ground.settings.recipe, ground.settings.out
+    assert out is not None  # The caller saves only then.
     model, task, general, anchor = predictor.model, ground.task, ground.general, plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
     trained_on = task.train[: plan.counts.task_examples]
@@ -116,7 +107,7 @@ def save_adapter(
         "method": method.name,
         "counts": plan.counts.to_dict(),
         "auto": plan.settings,
-        "seconds": round(seconds, 3),
+        "seconds": round(predictor.cost.seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": predictor.max_new_tokens,
         "labels": list(predictor.labels),

@@ -95,24 +95,13 @@ class TrainedMethod(AdapterMethod):
         with ExitStack() as stack:
             release = partial(take_off, model)
             stack.callback(release)
-            seconds += ground.seconds
-            trained = predictor(model)
             run_plan = run_plan.stopped_after(steps)
-            cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
+            cost = Cost.of(run_plan.counts.to_dict(), seconds + ground.seconds)
+            trained = replace(predictor(model), cost=replace(cost, **ground.counts))
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
-                save_adapter(
-                    settings.out,
-                    method=self,
-                    recipe=settings.recipe,
-                    base=base,
-                    ground=ground,
-                    plan=run_plan,
-                    stopping=stopping if stopping is not None and stopping.looks else None,
-                    predictor=trained,
-                    weights=weights,
-                    seconds=seconds,
-                )
+                looked = stopping if stopping is not None and stopping.looks else None
+                save_adapter(ground, run_plan, trained, looked, weights)
             together.wait()
             stack.pop_all()  # From here on, the predictor releases the base.
-        return replace(trained, cost=cost, release=release)
+        return replace(trained, release=release)

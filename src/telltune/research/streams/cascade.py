@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TOP = "top"
 _SAVED = ("inputs", "lines", "seen", "updates", "asked")
 _COUNTS = ("answered", "failures", "tokens", "cost")
+"""Attributes that the state has as they are, by themselves and under `counts`."""
 _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""
 _KEPT = 512
