@@ -24,7 +24,7 @@ from telltune.evaluation.metrics import get_metric
 from telltune.methods.registry import get_method
 from telltune.recipe import columns_from_text, load_recipe, recipe_from_dict
 from telltune.recipe.schema import DataSpec
-from telltune.research.continual.course import ContinualSpec
+from telltune.research.continual.spec import ContinualSpec
 from telltune.study.spec import load_study
 from telltune.valuation.embeddings import is_installed
 

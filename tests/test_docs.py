@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from telltune.data.formats import known_suffixes
 from telltune.recipe import Recipe
 from telltune.recipe.schema import Columns, DataSpec
 from telltune.training.source_weights import LearnedWeights
@@ -94,6 +95,22 @@ def test_defaults_in_the_reference_are_those_of_the_schema(key: str, said: str) 
         # YAML reads 2e-4 as a string.
         told = float(text) if isinstance(default, float) else yaml.safe_load(text or "''")
         assert told == (list(default) if isinstance(default, tuple) else default)
+
+
+def test_the_reference_lists_every_key_also_of_sections_that_a_recipe_need_not_have() -> None:
+    reference = DOCS["docs/reference/recipe.md"]
+    keys = [
+        key if section == "data" else f"{section}.{key}"
+        for section, part in PARTS.items()
+        for key in part.model_fields
+    ]
+    missing = [key for key in (*Recipe.model_fields, *keys) if f"| `{key}` |" not in reference]
+    assert missing == []
+
+
+def test_the_data_guide_lists_every_file_format() -> None:
+    listed = re.findall(r"^\| (`\..+?) \|", DOCS["docs/guides/data.md"], re.MULTILINE)
+    assert set(re.findall(r"`(\.\w+)`", " ".join(listed))) == set(known_suffixes())
 
 
 @pytest.mark.parametrize("page", DOCS)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, overload
 
 from telltune.data.contents import contents_of
 from telltune.data.examples import Example
-from telltune.data.given import files_of_data, rows_of
+from telltune.data.given import Files, Rows, files_of_data, rows_of
 from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
 from telltune.data.task import load_split, load_task
 from telltune.data.writing import check_writable
 from telltune.errors import DataError, RecipeError
-from telltune.evaluation.headline import task_answers
+from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     check_metrics,
     evaluate_predictor,
@@ -27,15 +27,12 @@ from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.model_card import record_scores
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
 from telltune.proposal.survey import guessed_columns
-from telltune.recipe import DataSpec, TaskSpec, recipe_from_dict
+from telltune.recipe import AnyRecipe, Columns, DataSpec, Recipe, TaskSpec, recipe_from_dict
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
     from telltune.data.files import Split
-    from telltune.data.given import Files, Rows
-    from telltune.evaluation.headline import TaskAnswers
     from telltune.evaluation.score import Evaluation
-    from telltune.recipe import AnyRecipe, Columns, Recipe
 
 
 def evaluate(

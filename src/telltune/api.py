@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.checked_run import check_baseline, check_run, trained_method
-from telltune.data.given import files_of_data, named
+from telltune.checked_run import CheckedRun, check_baseline, check_run, trained_method
+from telltune.data.given import AnyData, files_of_data, named
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.answer_warnings import answer_warnings
-from telltune.evaluation.data_check import check_files, check_recipe_data
+from telltune.evaluation.data_check import Checked, check_files, check_recipe_data
 from telltune.evaluation.score import (
     answer_score,
 )
 from telltune.fitting.adapter_folder import read_tell
-from telltune.fitting.anchor_choice import propose_anchors, rank_anchors
+from telltune.fitting.anchor_choice import Ranking, propose_anchors, rank_anchors
 from telltune.fitting.learning_warnings import warnings_after
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.protocol import Settings
@@ -29,11 +29,11 @@ from telltune.inference.api_client import api_client
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_base_of
-from telltune.planned import plan_baseline, plan_run
+from telltune.planned import Plan, plan_baseline, plan_run
 from telltune.preview import shown_examples
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
 from telltune.proposal.survey import guessed_columns
-from telltune.recipe import DataSpec, ModelSpec
+from telltune.recipe import AnyRecipe, Columns, DataSpec, ModelSpec, Recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.training.log import LOG, read_log
 from telltune.training.processes import processes
@@ -45,14 +45,8 @@ if TYPE_CHECKING:
 
     from transformers import TrainerCallback
 
-    from telltune.checked_run import CheckedRun
     from telltune.data.files import Split
-    from telltune.data.given import AnyData
-    from telltune.evaluation.data_check import Checked
-    from telltune.fitting.anchor_choice import Ranking
     from telltune.fitting.predictor import Predictor
-    from telltune.planned import Plan
-    from telltune.recipe import AnyRecipe, Columns, Recipe
 
 # Number of examples answered after a fit to check the answers, and the limit on their new tokens.
 _ASKED, _ASKED_TOKENS = 16, 1024

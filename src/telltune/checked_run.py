@@ -7,31 +7,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from telltune.data.files import left_out
-from telltune.data.task import load_general, load_task, named_data, unlabeled_beside
+from telltune.data.task import TaskData, load_general, load_task, named_data, unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.evaluation.answer_warnings import data_warnings, warnings_before_training
-from telltune.evaluation.headline import task_answers
+from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.evaluation.score import check_metrics
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.learning_warnings import warnings_before
-from telltune.fitting.model_info import load_model_info
+from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.predictor import check_labels
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.registry import get_method
-from telltune.models import layers_left_out
+from telltune.models import ModelShape, layers_left_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
-    from telltune.evaluation.headline import TaskAnswers
-    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.run_plan import RunPlan
     from telltune.methods.baselines import Baseline, BaselineData
-    from telltune.models import ModelShape
     from telltune.recipe import Recipe
 
 _NOTHING_TO_REPORT = "`training.report_to` is not used: a baseline has no training loop."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.checked_run import check_run
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import prepend_shots
+from telltune.data.examples import Example, prepend_shots
 from telltune.data.task import load_split, load_task
 from telltune.errors import RecipeError
 from telltune.fitting.model_info import load_model_info
@@ -18,7 +18,6 @@ from telltune.methods.registry import get_method
 from telltune.training.steps import Sources
 
 if TYPE_CHECKING:
-    from telltune.data.examples import Example
     from telltune.recipe import Recipe
 
 

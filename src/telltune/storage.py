@@ -10,14 +10,12 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telltune.errors import StorageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 # Suffix of files and folders that are being written. Those left by a killed process are not read.
 _UNFINISHED = ".unfinished"

@@ -8,14 +8,14 @@ has neither base nor order; its answers are compared with those of the data.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.classifiers.classifier import load_classifier
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.task import load_general, load_task
+from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.fitting.adapter_folder import (
     CHAT_TEMPLATE,
@@ -35,7 +35,7 @@ from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
 from telltune.methods.registry import get_method
 from telltune.models import base_revision, base_weights, without_rights
-from telltune.recipe import load_recipe, recipe_from_dict
+from telltune.recipe import Recipe, load_recipe, recipe_from_dict
 from telltune.storage import checksum, checksums
 from telltune.training.log import LOG, read_log
 from telltune.training.trackers import RUNS
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.fitting.run_plan import RunPlan
-    from telltune.recipe import Recipe
 
 # Files that people may edit, that are written later, or that are checked without a hash.
 _UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, MODELFILE}
@@ -286,11 +284,7 @@ def _anchor(
     folder: Path, record: dict[str, Any], run_plan: RunPlan, recipe: Recipe
 ) -> Iterator[Check]:
     anchor = run_plan.anchor
-    found = anchor and {
-        "prompt": anchor.prompt,
-        "response": anchor.response,
-        "place": anchor.place,
-    }
+    found = anchor and asdict(anchor)
     yield _compare("anchor", record.get("anchor") or "none", found or "none")
     path = folder / CHAT_TEMPLATE
     if not path.is_file():

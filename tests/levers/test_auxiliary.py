@@ -11,6 +11,7 @@ from telltune.data.anchor import Anchor
 from telltune.data.examples import Example
 from telltune.data.task import TaskData
 from telltune.errors import DataError
+from telltune.inference.writer import Writer
 from telltune.levers import auxiliary
 from telltune.levers.auxiliary import Auxiliary, Chain, auxiliary_examples, refine
 from telltune.recipe import SynthesisSpec
@@ -33,14 +34,14 @@ def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(
     tiny_base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auxiliary, "_LONGEST", 8)
-    chains, seconds = refine(tiny_base, EXAMPLES, "Name it.", seed=3)
+    chains, seconds = refine(Writer(tiny_base), EXAMPLES, "Name it.", seed=3)
     assert len(chains) == len(EXAMPLES)
     for chain in chains:
         assert 1 <= chain.attempts <= 10
         # With two labels, agreement is likely.
         assert chain.agreed == (chain.likelihood > 0.5)
     # Cached attempts count with their original time.
-    assert refine(tiny_base, EXAMPLES, "Name it.", seed=3) == (chains, seconds)
+    assert refine(Writer(tiny_base), EXAMPLES, "Name it.", seed=3) == (chains, seconds)
     task = TaskData("items", tuple(EXAMPLES), (), Anchor("Name it."), ())
     got = Auxiliary(SynthesisSpec(make="auxiliary")).make(task, tiny_base, seed=3)
     assert got.notes[0].startswith(f"{sum(chain.agreed for chain in chains)} of 6 chains end in")
@@ -61,7 +62,7 @@ def test_examples_say_what_decides_and_how_far_to_trust_it() -> None:
 
 def test_free_text_has_no_auxiliary_tasks(tiny_base: Any) -> None:
     with pytest.raises(DataError, match="need a closed set"):
-        refine(tiny_base, [Example("a", "b"), Example("c", "d")], "Do it.")
+        refine(Writer(tiny_base), [Example("a", "b"), Example("c", "d")], "Do it.")
 
 
 @pytest.mark.usefixtures("short_chains")

@@ -18,6 +18,7 @@ from telltune.data.examples import Example
 from telltune.data.task import TaskData
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.adapter_folder import load_predictor
+from telltune.inference import writer
 from telltune.levers import self_guide
 from telltune.levers.self_guide import SelfGuide
 from telltune.recipe import SynthesisSpec
@@ -72,7 +73,7 @@ def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
     whole = make(tiny_base)
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "another"))
     asked: list[int] = []
-    generate = self_guide._Writer._generate
+    generate = self_guide._Rounds._generate
 
     def cut(self: Any, requests: Any, longest: int, temperature: float, number: int) -> Any:
         asked.append(number)
@@ -80,7 +81,7 @@ def test_what_was_cut_short_goes_on_with_the_round_where_it_was(
             raise KeyboardInterrupt
         return generate(self, requests, longest, temperature, number)
 
-    monkeypatch.setattr(self_guide._Writer, "_generate", cut)
+    monkeypatch.setattr(self_guide._Rounds, "_generate", cut)
     with pytest.raises(KeyboardInterrupt):
         make(tiny_base)
     assert make(tiny_base) == whole
@@ -103,7 +104,7 @@ def test_answers_that_samples_agree_on_are_right_and_others_are_refused(
         # Each input is answered twice; the answers to odd things differ.
         return [shapes.get(kind, ("ball", "box")[seed % 2]) for kind in kinds]
 
-    monkeypatch.setattr(self_guide, "sample_texts", say)
+    monkeypatch.setattr(writer, "sample_texts", say)
     known = [
         Example(f"item {n} is {kind}", shape) for n in range(3) for kind, shape in shapes.items()
     ]

@@ -9,7 +9,9 @@ import pytest
 
 from telltune.data.task import load_general, load_task
 from telltune.fitting.protocol import Settings
+from telltune.inference import writer
 from telltune.inference.api_client import ApiClient
+from telltune.inference.writer import Writer
 from telltune.methods import self_sampled
 from telltune.methods.registry import get_method
 from telltune.methods.self_sampled import sample_responses
@@ -42,7 +44,7 @@ def general(toy_recipe: dict[str, Any]) -> GeneralData:
 def test_prompts_stay_and_responses_are_the_models(
     tiny_base: LoadedModel, general: GeneralData
 ) -> None:
-    sampled = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
+    sampled = list(sample_responses(Writer(tiny_base), general, 10, seed=0, max_length=256))
     by_prompt = {example.prompt: example for example in general}
     assert len({example.prompt for example in sampled}) == 10
     assert {example.prompt for example in sampled} < set(by_prompt)
@@ -53,10 +55,10 @@ def test_prompts_stay_and_responses_are_the_models(
 def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
     tiny_base: LoadedModel, general: GeneralData
 ) -> None:
-    small = list(sample_responses(tiny_base, general, 5, seed=0, max_length=256))
-    large = list(sample_responses(tiny_base, general, 10, seed=0, max_length=256))
+    small = list(sample_responses(Writer(tiny_base), general, 5, seed=0, max_length=256))
+    large = list(sample_responses(Writer(tiny_base), general, 10, seed=0, max_length=256))
     assert large[:5] == small
-    assert list(sample_responses(tiny_base, general, 5, seed=1, max_length=256)) != small
+    assert list(sample_responses(Writer(tiny_base), general, 5, seed=1, max_length=256)) != small
 
 
 def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_long(
@@ -67,8 +69,8 @@ def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_l
     def drawn(_: Any, prompts: list[Any], **__: Any) -> list[str]:
         return [says[i % 2] for i in range(len(prompts))]
 
-    monkeypatch.setattr(self_sampled, "sample_texts", drawn)
-    sampled = list(sample_responses(tiny_base, general, 8, seed=0, max_length=256))
+    monkeypatch.setattr(writer, "sample_texts", drawn)
+    sampled = list(sample_responses(Writer(tiny_base), general, 8, seed=0, max_length=256))
     by_prompt = {example.prompt: example.completion for example in general}
     assert [e.completion for e in sampled[::2]] == ["short"] * 4
     assert all(e.completion == by_prompt[e.prompt] for e in sampled[1::2])
@@ -85,11 +87,11 @@ def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
         return answered(*given, seed=seed)
 
     monkeypatch.setattr(self_sampled, "_answered", counted)
-    first = sample_responses(tiny_base, general, 10, seed=3, max_length=256)
+    first = sample_responses(Writer(tiny_base), general, 10, seed=3, max_length=256)
     whole = list(first)
     assert chunks == [3, 7, 11]
     first.files[1].unlink()
-    assert list(sample_responses(tiny_base, general, 10, seed=3, max_length=256)) == whole
+    assert list(sample_responses(Writer(tiny_base), general, 10, seed=3, max_length=256)) == whole
     assert chunks == [3, 7, 11, 7]
 
 
@@ -148,11 +150,11 @@ def test_a_teacher_answers_the_general_prompts(
 ) -> None:
     server.rule = lambda text: f"So {text.split()[0]}"
     client = ApiClient(ApiSpec(url=server.url, model="large"))
-    sampled = sample_responses(tiny_base, general, 6, seed=0, max_length=256, teacher=client)
+    sampled = sample_responses(Writer(tiny_base, client), general, 6, seed=0, max_length=256)
     assert [e.completion for e in sampled] == [f"So {e.prompt.split()[0]}" for e in sampled]
     assert sampled.name.endswith("(answered by large)")
     assert len(server.seen) == 8  # whole chunks
     assert {(seen["temperature"], seen["top_p"]) for seen in server.seen} == {(0.7, 0.95)}
-    own = sample_responses(tiny_base, general, 6, seed=0, max_length=256)
+    own = sample_responses(Writer(tiny_base), general, 6, seed=0, max_length=256)
     assert [e.prompt for e in own] == [e.prompt for e in sampled]
     assert [e.completion for e in own] != [e.completion for e in sampled]

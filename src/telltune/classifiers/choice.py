@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from telltune.classifiers.classifier import Classifier
-from telltune.classifiers.features import learn_features, prompt_text, tfidf_of_others
-from telltune.classifiers.heads import fit_head
+from telltune.classifiers.features import TextKind, learn_features, prompt_text, tfidf_of_others
+from telltune.classifiers.heads import Head, fit_head
 from telltune.valuation.embeddings import INSTALL, is_installed
 from telltune.valuation.folds import draw_folds
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.classifiers.features import TextKind
-    from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
 
 _FOLDS = 5

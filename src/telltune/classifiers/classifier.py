@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from telltune.classifiers.features import features_from, prompt_text
+from telltune.classifiers.features import Features, features_from, prompt_text
 from telltune.classifiers.heads import LinearScorer
 from telltune.errors import ModelError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.classifiers.features import Features
     from telltune.data.examples import Example
 
 

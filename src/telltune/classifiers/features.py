@@ -14,7 +14,7 @@ import numpy as np
 
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.errors import ModelError
-from telltune.models import base_revision, load_base, without_rights
+from telltune.models import LoadedModel, base_revision, load_base, without_rights
 from telltune.recipe import ModelSpec
 from telltune.valuation.embeddings import (
     EMBEDDED_WIDTH,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.models import LoadedModel
 
 FeatureKind = Literal["encoder", "tfidf", "states"]
 TextKind = Literal["encoder", "tfidf"]

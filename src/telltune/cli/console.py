@@ -9,7 +9,7 @@ import typer
 
 from telltune.errors import one_line
 from telltune.outputs import verbosity
-from telltune.result_table import NUMBERS
+from telltune.result_table import NUMBERS, InNotebooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from telltune.research.continual.page import ContinualReport
     from telltune.research.quanta.report import QuantaReport
     from telltune.research.streams.page import StreamReport
-    from telltune.result_table import InNotebooks
     from telltune.study.example_scores import ExampleScores
     from telltune.study.recommend import Recommendation
     from telltune.study.statistics.summary import Summary

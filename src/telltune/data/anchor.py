@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens, control_tokens
-from telltune.data.examples import Message
+from telltune.data.examples import Example, Message
 from telltune.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from telltune.data.examples import Example
     from telltune.recipe import AnchorSpec
 
 GAP = "\n\n"

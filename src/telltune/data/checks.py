@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
-from telltune.data.examples import Problem
+from telltune.data.examples import Example, Problem
 from telltune.data.minhash import near_matches
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-
-    from telltune.data.examples import Example
 
 TRAIN = "train"
 """Name of the training group, whose prompts must not occur in any other group."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from telltune.data.parsed_row import (
     MAX_ROW_BYTES,
@@ -21,7 +21,6 @@ from telltune.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
     from telltune.recipe import Quoting
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from telltune.data.chat_template import ChatTemplate, TemplateError
+from telltune.data.chat_template import ChatTemplate, Rendered, TemplateError
 from telltune.data.control_tokens import MARKED, ControlTokens
 from telltune.data.encoded import EncodedSet
 from telltune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from concurrent.futures import Future
 
     from transformers import PreTrainedTokenizerBase
 
-    from telltune.data.chat_template import Rendered
     from telltune.data.examples import Example
 
     _Pairs = tuple[list[list[int]], list[list[int]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Literal
 
-from telltune.data.anchor import anchored_tokenizer
+from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.contents import Contents, ContentsHash, contents_of
 from telltune.data.control_tokens import ControlTokens
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from telltune.data.anchor import Anchor
     from telltune.data.examples import Example
     from telltune.data.tokenizer import KnownTokenizer
 

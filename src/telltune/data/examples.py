@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from telltune.data.thinking import without_thinking
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class Message(NamedTuple):

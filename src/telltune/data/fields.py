@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from telltune.data.parsed_row import Number
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
 
 Values = Mapping[str, object]
 

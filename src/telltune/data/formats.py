@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from telltune.data.delimited import delimited_rows
 from telltune.data.examples import Problem
@@ -30,8 +30,6 @@ from telltune.errors import DataError, RecipeError
 from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from telltune.recipe import Quoting
 
 Rows = Iterator[ParsedRow | Fault]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from telltune.data.files import Split, split_of
 from telltune.data.parquet import as_spelled, table_rows
@@ -19,9 +19,6 @@ from telltune.data.parsed_row import Fault, ParsedRow, StopReadingError
 from telltune.data.writing import json_line
 from telltune.errors import DataError
 from telltune.storage import cache_folder, write_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FOLDER = "given_in_python"
 _INDEX = re.compile(r"__index_level_\d+__")

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from telltune.data.parsed_row import (
     BOM,
@@ -32,7 +32,6 @@ from telltune.data.parsed_row import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
     from telltune.data.parsed_row import ParsedRow
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
@@ -24,9 +24,6 @@ from telltune.data.schemas import Schema, find_schema
 from telltune.errors import DataError, shown
 from telltune.hub import ask_hub, silence
 from telltune.recipe import DataSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 SHOWN_REASONS = 5
 _BUFFER = 1000

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from telltune.data.fields import Fields, RowRefusedError, is_blank, is_number
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 OPTION_KEYS = ("choices", "options")
 MAX_OPTIONS = 26

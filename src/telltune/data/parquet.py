@@ -11,8 +11,10 @@ import datetime
 import decimal
 import json
 import math
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from telltune.data.parsed_row import (
     MAX_ROW_BYTES,
@@ -23,11 +25,6 @@ from telltune.data.parsed_row import (
     StopReadingError,
 )
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-    from typing import Any
 
 BATCH_ROWS = 1024
 # First bytes of the Arrow file format, which the streaming format does not have.

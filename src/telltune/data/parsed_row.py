@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, NamedTuple
 
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import BinaryIO
 
 MAX_ROW_BYTES = 16 * 2**20
 """Maximum bytes of a row: about four million tokens, longer than any context. As parsed JSON it

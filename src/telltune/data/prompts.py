@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
@@ -26,7 +26,6 @@ from telltune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import BinaryIO
 
     from telltune.data.files import Split
     from telltune.data.report import ReadReport

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from telltune.data.checks import Finding, Group, Groups, Kind
 from telltune.data.examples import Problem
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SHOWN_KEYS = 12
 SHOWN_REASONS = 3

@@ -6,16 +6,13 @@ import gzip
 import io
 import stat
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from telltune.data.parsed_row import StopReadingError
 from telltune.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import BinaryIO
 
 UNPACKED_BYTES = 64 * 2**20
 UNPACKED_RATIO = 200

@@ -13,23 +13,21 @@ from telltune.data.anchor import Anchor
 from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
-from telltune.data.examples import Problem
+from telltune.data.examples import Example, Message, Problem
 from telltune.data.general import EMBEDDED, GeneralData, scan_general
 from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
 from telltune.errors import DataError, RecipeError
-from telltune.recipe import DataSpec
+from telltune.recipe import DataSpec, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from telltune.data.examples import Example, Message
     from telltune.data.files import Split
-    from telltune.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from telltune.data.fields import Fields, RowRefusedError, is_blank
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of content other than text."""

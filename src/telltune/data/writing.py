@@ -6,18 +6,16 @@ import csv
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from telltune.data.formats import DELIMITED
 from telltune.data.parquet import as_spelled
 from telltune.data.parsed_row import Number
 from telltune.errors import StorageError
 from telltune.storage import write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 _FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
 # Numbers in other formats can be invalid in JSON, such as 007 in CSV.

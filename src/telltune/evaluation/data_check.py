@@ -12,7 +12,7 @@ from telltune.data.control_tokens import control_tokens
 from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Problem
-from telltune.data.files import left_out
+from telltune.data.files import Split, left_out
 from telltune.data.general import scan_general
 from telltune.data.loaders import scan
 from telltune.data.prompts import scan_unlabeled
@@ -25,7 +25,6 @@ from telltune.result_table import InNotebooks, ResultTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from telltune.data.files import Split
     from telltune.recipe import DataSpec, ModelSpec, Recipe
 
 GENERAL_AT_ONCE = 20_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from telltune.data.choice import general_choice
 from telltune.errors import DataError
+from telltune.fitting.general_choice import examples_at
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def held_out_general(general: GeneralData, count: int, used: int, seed: int) -> 
             f"{count}; add examples, or lower `forgetting.examples`."
         )
     order = general_choice(available, seed)
-    places = {int(order[available - 1 - i]): i for i in range(count)}
-    found = {places[i]: example for i, example in enumerate(general) if i in places}
-    return [found[i] for i in range(count)]
+    return examples_at(general, [int(order[available - 1 - i]) for i in range(count)])
 
 
 def task_format(completions: Sequence[str]) -> Callable[[str], bool] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import regex
 
 from telltune.data.report import ReadReport
-from telltune.data.task import load_split
+from telltune.data.task import TaskData, load_split
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.inference.labels import UNSPACED, closed_set
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
-    from telltune.data.task import TaskData
     from telltune.recipe import Recipe
 
 MOST_LABELS = 250

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from telltune.data.embedded import embedded_task
-from telltune.data.files import files_of
+from telltune.data.files import Split, files_of
 from telltune.data.loaders import scan
 from telltune.data.task import named_data
 from telltune.errors import RecipeError, TellError
@@ -25,7 +25,6 @@ from telltune.training.trackers import check_trackers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from telltune.data.files import Split
     from telltune.recipe import DataSpec, Recipe
 
 

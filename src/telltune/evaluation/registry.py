@@ -22,17 +22,14 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from telltune.errors import DataError, RecipeError
 from telltune.plugins import load_plugins
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 Floats = npt.NDArray[np.float64]
 

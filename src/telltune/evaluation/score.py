@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from telltune.data.formats import DELIMITED
 from telltune.data.writing import write_rows
 from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
-from telltune.evaluation.headline import choose_metrics
+from telltune.evaluation.headline import TaskAnswers, choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
 from telltune.result_table import InNotebooks, ResultTable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
-    from telltune.evaluation.headline import TaskAnswers
     from telltune.fitting.predictor import Predictor
 
 PERPLEXITY = "perplexity"
@@ -78,10 +77,7 @@ class Evaluation(InNotebooks):
         return {
             "items": self.items,
             "seconds": round(self.seconds, 3),
-            "scores": {
-                name: {"score": i.score, "low": i.low, "high": i.high}
-                for name, i in self.scores.items()
-            },
+            "scores": {name: asdict(interval) for name, interval in self.scores.items()},
             "warnings": list(self.warnings),
         }
 

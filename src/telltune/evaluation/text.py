@@ -6,14 +6,11 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from telltune.evaluation.registry import Floats, Scored, mean_of, metric
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

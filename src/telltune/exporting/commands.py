@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.model_card import is_whole_model
 from telltune.models import ADAPTER_CONFIG
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank (`MaxLoRARanks` in vllm/config/lora.py)."""

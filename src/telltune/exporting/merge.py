@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from telltune.errors import ModelError, StorageError
 from telltune.fitting.adapter_folder import (
@@ -25,10 +27,6 @@ from telltune.models import (
     model_origin,
 )
 from telltune.storage import read_cached_json, write_json, write_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 _OF_THE_ADAPTER = {ADAPTER_WEIGHTS, ADAPTER_CONFIG, CLASSIFIER, MADE}
 """Files of an adapter folder that a merged model does without."""

@@ -17,7 +17,7 @@ from telltune.classifiers.classifier import load_classifier
 from telltune.data.anchor import Anchor
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Message
+from telltune.data.examples import Example, Message
 from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
 from telltune.fitting.model_card import CARD, is_whole_model, model_card
@@ -31,7 +31,7 @@ from telltune.models import (
     model_shape,
     without_rights,
 )
-from telltune.recipe import EvaluationSpec, ModelSpec
+from telltune.recipe import EvaluationSpec, ModelSpec, Recipe
 from telltune.storage import (
     atomic_folder,
     checksum,
@@ -54,13 +54,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig
 
-    from telltune.data.examples import Example
     from telltune.data.mixture import Mixture
     from telltune.fitting.pre_training import PreTraining
-    from telltune.fitting.protocol import AdapterMethod
     from telltune.fitting.run_plan import RunPlan
     from telltune.models import LoadedModel, ModelShape, Origin
-    from telltune.recipe import Recipe
     from telltune.training.early_stopping import EarlyStopping
 
 TELL_JSON = "tell.json"
@@ -75,53 +72,46 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def save_adapter(
-    out: Path,
-    *,
-    method: AdapterMethod,
-    recipe: Recipe,
-    base: LoadedModel,
     ground: PreTraining,
     plan: RunPlan,
-    stopping: EarlyStopping | None,
     predictor: Predictor,
+    stopping: EarlyStopping | None,
     weights: Mapping[str, Tensor] | None,
-    seconds: float,
 ) -> None:
     """Write the adapter folder. tell.json is written last and marks the run as finished.
 
     Every file is complete before it gets its final name.
 
     Args:
-        out: The folder.
-        method: The method.
-        recipe: The user's recipe.
-        base: The base model.
-        ground: Training data and the other results of the steps before training.
+        ground: Steps before training, with the settings of the run and the training data.
         plan: Run plan, with the counts of the optimizer steps taken.
+        predictor: Predictor with the trained model, and with the time of all steps as its cost.
         stopping: Evaluations on dev data for early stopping, or None.
-        predictor: Predictor with the trained model.
         weights: Trained weights if the model does not hold them whole; else None.
-        seconds: Time of training and the steps before it, in seconds.
 
     Raises:
         StorageError: The folder cannot be written.
     """
+    method, base = ground.method, ground.base
+    recipe, out = ground.settings.recipe, ground.settings.out
+    assert out is not None  # The caller saves only then.
     model, task, general, anchor = predictor.model, ground.task, ground.general, plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
     trained_on = task.train[: plan.counts.task_examples]
+    mixed = None
+    if method.uses_general and general is not None:
+        contents = general.contents
+        digest, examples = contents.digest, contents.examples
+        mixed = {"name": general.name, "sha256": digest, "examples": examples}
     record: dict[str, Any] = {
         "method": method.name,
         "counts": plan.counts.to_dict(),
         "auto": plan.settings,
-        "seconds": round(seconds, 3),
+        "seconds": round(predictor.cost.seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": predictor.max_new_tokens,
         "labels": list(predictor.labels),
-        "anchor": (
-            None
-            if anchor is None
-            else {"prompt": anchor.prompt, "response": anchor.response, "place": anchor.place}
-        ),
+        "anchor": anchor and asdict(anchor),
         "base": {
             "name": base.name,
             "revision": base.revision,
@@ -130,15 +120,7 @@ def save_adapter(
         },
         "data": {
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
-            "general": (
-                {
-                    "name": general.name,
-                    "sha256": general.contents.digest,
-                    "examples": general.contents.examples,
-                }
-                if method.uses_general and general is not None
-                else None
-            ),
+            "general": mixed,
         },
         "answer_after": task.answer_after,
         "shots": [list(turn) for turn in task.shots],

@@ -14,9 +14,9 @@ from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
 from telltune.errors import DataError, RecipeError
-from telltune.inference.engine import sample_texts
 from telltune.inference.labels import words
 from telltune.inference.scoring import response_nll
+from telltune.inference.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,19 +91,13 @@ def propose_anchors(
             f"Input: {e.prompt}\nOutput: {e.completion}" for e in examples[start : start + _SHOWN]
         )
         requests.append(Example(f"{_REQUESTS[k % len(_REQUESTS)]}\n\n{shown}", ""))
-    if teacher is not None:
-        replies = teacher.ask_all(
-            requests, max_tokens=_LONGEST_PROPOSAL, temperature=_TEMPERATURE, seed=seed
-        )
-        texts = [reply.text for reply in replies]
-    else:
-        texts = sample_texts(
-            base,
-            encoder.prompts(requests),
-            max_new_tokens=_LONGEST_PROPOSAL,
-            temperature=_TEMPERATURE,
-            seed=seed,
-        )
+    texts = Writer(base, teacher).write(
+        requests,
+        encoder.prompts(requests),
+        max_tokens=_LONGEST_PROPOSAL,
+        temperature=_TEMPERATURE,
+        seed=seed,
+    )
     place = task.anchor.place if task.anchor else "user"
     cleaned = dict.fromkeys(_cleaned(text) for text in texts)
     return [Anchor(text, place=place) for text in cleaned if len(words(text)) >= 3]

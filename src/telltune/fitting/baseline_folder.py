@@ -18,9 +18,9 @@ from telltune.fitting.adapter_folder import (
     whole_files,
 )
 from telltune.fitting.model_card import CARD, baseline_card
-from telltune.fitting.predictor import BaselinePredictor, Cost
-from telltune.models import load_tokenizer
-from telltune.recipe import EvaluationSpec, ModelSpec
+from telltune.fitting.predictor import BaselinePredictor, Cost, Predictor
+from telltune.models import LoadedModel, load_tokenizer
+from telltune.recipe import EvaluationSpec, ModelSpec, Recipe
 from telltune.storage import write_bytes, write_json, write_text
 from telltune.version import version_of
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-    from telltune.fitting.predictor import Predictor
-    from telltune.models import LoadedModel
-    from telltune.recipe import Recipe
 
 BASELINE = "baseline.safetensors"
 

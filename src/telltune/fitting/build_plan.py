@@ -11,7 +11,7 @@ from telltune.data.choice import drawn_tokens, size_general
 from telltune.data.encoding_cache import EncodingCache
 from telltune.data.examples import prepend_shots
 from telltune.data.mixture import Mixture
-from telltune.data.task import check_unlabeled, count_within_budget
+from telltune.data.task import TaskData, check_unlabeled, count_within_budget
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
@@ -19,7 +19,7 @@ from telltune.inference.labels import closed_set, need_labels
 from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
-from telltune.recipe import as_number
+from telltune.recipe import Recipe, as_number
 from telltune.training.defaults import resolve
 from telltune.training.processes import processes
 from telltune.training.training_data import LossWeights
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.protocol import AdapterMethod, Method
-    from telltune.recipe import Recipe
 
 # A run evaluates the first dev examples only, at most this many.
 _MOST_DEV_ITEMS = 100

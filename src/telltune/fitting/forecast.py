@@ -8,14 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from telltune.models import compute_dtype, load_base_of
-from telltune.training.speed import flop, recall, sampled_steps, step_work, training_shape
+from telltune.models import ModelShape, compute_dtype, load_base_of
+from telltune.training.speed import Work, flop, recall, sampled_steps, step_work, training_shape
 
 if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
-    from telltune.models import ModelShape
     from telltune.recipe import TrainingSpec
-    from telltune.training.speed import Work
 
 # Number of sampled steps whose rows are packed and counted; they stand for all others.
 _LOOKED_AT = 48

@@ -8,7 +8,6 @@ has a gradient, which is therefore a random projection of the full weights' grad
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,10 @@ from telltune.data.encoding import Encoder
 from telltune.data.general import GeneralData
 from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
-from telltune.models import context_length
+from telltune.models import LoadedModel, context_length
 from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.storage import atomic_folder, cache_folder
+from telltune.storage import atomic_folder, cache_folder, content_key
 from telltune.training.adapter import add_lora, borrowing
 from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.models import LoadedModel
     from telltune.recipe import GeneralChoiceSpec, LoraSpec, Recipe
 
 _VERSION = 2
@@ -117,9 +115,14 @@ def first_drawn(general: GeneralData, count: int, seed: int) -> list[Example]:
     """Return up to `count` general examples, the first that a mixture with this seed draws."""
     available = general.contents.examples
     order = general_choice(available, seed)
-    places = {int(order[i]): i for i in range(min(count, available))}
+    return examples_at(general, [int(order[i]) for i in range(min(count, available))])
+
+
+def examples_at(general: GeneralData, indices: Sequence[int]) -> list[Example]:
+    """Return the general examples at these indices, in their order."""
+    places = {index: place for place, index in enumerate(indices)}
     found = {places[i]: example for i, example in enumerate(general) if i in places}
-    return [found[i] for i in range(len(found))]
+    return [found[place] for place in range(len(found))]
 
 
 def _vectors(
@@ -135,8 +138,7 @@ def _vectors(
         key += (spec.embedding_model,)
     else:
         key += (base.speaker, recipe.lora.model_dump_json(), recipe.seed)
-    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    folder = cache_folder("nearness") / digest
+    folder = cache_folder("nearness") / content_key(*key)
     if not folder.is_dir():
         if spec.by == "embeddings":
             found = embeddings_of(examples, spec.embedding_model)

@@ -10,7 +10,6 @@ gradient descent on a task's support batches:
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from contextlib import nullcontext
 from functools import partial
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,11 +26,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.fitting.general_choice import first_drawn
-from telltune.models import compute_dtype, context_length
+from telltune.models import LoadedModel, compute_dtype, context_length
 from telltune.models.kernels.fast_path import FastPath
-from telltune.models.kernels.packing import pack, token_nll
+from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.storage import cache_folder, write_bytes
+from telltune.storage import cache_folder, content_key, write_bytes
 from telltune.training.adapter import add_lora, borrowing, trained_parameters, trained_weights
 from telltune.training.progress import bar
 
@@ -39,12 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.general import GeneralData
-    from telltune.models import LoadedModel
-    from telltune.models.kernels.packing import PackedBatch
     from telltune.recipe import MetaSpec, Recipe
 
 _LONGEST = 512
@@ -77,8 +73,7 @@ def meta_start(
         str(compute_dtype(recipe.training.precision)),
         recipe.seed,
     )
-    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    path = cache_folder("meta") / f"{digest}.safetensors"
+    path = cache_folder("meta") / f"{content_key(*key)}.safetensors"
     if not path.is_file():
         write_bytes(path, save(_learn(base, general, recipe, spec, progress)))
     return load(path.read_bytes())

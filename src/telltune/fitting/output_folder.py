@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from telltune.errors import StorageError, TellError
 from telltune.fitting.adapter_folder import TELL_JSON
-from telltune.recipe import read_yaml, recipe_from_dict
+from telltune.recipe import Recipe, read_yaml, recipe_from_dict
 from telltune.storage import read_cached_json, remove_unfinished, write_json, write_text, writing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from telltune.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"

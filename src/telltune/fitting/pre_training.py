@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
+from telltune.classifiers.choice import TEXT_KINDS, Choice, choose_classifier
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.task import unlabeled_beside
+from telltune.data.task import TaskData, unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
@@ -19,9 +19,9 @@ from telltune.fitting.meta_init import meta_start
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
-from telltune.levers.protocol import Resources
+from telltune.levers.protocol import Lever, Resources, Yield
 from telltune.levers.registry import levers_of
-from telltune.recipe import SelectionSpec
+from telltune.recipe import GeneralChoiceSpec, MetaSpec, ProductSpec, Recipe, SelectionSpec
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
 from telltune.valuation.memory import TEMPLATES
@@ -31,15 +31,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from telltune.classifiers.choice import Choice
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.fitting.protocol import AdapterMethod, Settings
     from telltune.fitting.run_plan import RunCounts, RunPlan
-    from telltune.levers.protocol import Lever, Yield
     from telltune.models import LoadedModel
-    from telltune.recipe import GeneralChoiceSpec, MetaSpec, ProductSpec, Recipe
 
 
 @dataclass
@@ -238,14 +234,10 @@ class PreTraining:
             self.general = ChosenData(name, self.general.sources, (*drawn, *made))
             mixture["general_examples"] = len(self.general.chosen)
         self.task = replace(self.task, train=train, shots=got.shots or self.task.shots)
-        recipe = self.recipe
-        changed = {
-            "task": recipe.task.model_copy(update={"max_tokens": None}),
-            "mixture": recipe.mixture.model_copy(update=mixture),
-            # Its answers were checked before; those of made examples need not be labels.
-            "product_of_experts": None,
-        }
-        self.recipe, self.run_plan = recipe.model_copy(update=changed), None
+        recipe = self.recipe.changed(task={"max_tokens": None}, mixture=mixture)
+        # Its answers were checked before; those of made examples need not be labels.
+        self.recipe = recipe.model_copy(update={"product_of_experts": None})
+        self.run_plan = None
 
     def _choose_classifier(self, spec: ProductSpec) -> None:
         labeled = self.labeled or self.task.train[: self.plan().counts.task_examples]
@@ -261,8 +253,7 @@ class PreTraining:
         chosen = choose_general(
             self.task, general, self.base, self.recipe, spec, progress=self.settings.progress
         )
-        mixture = self.recipe.mixture.model_copy(update={"general_examples": len(chosen.chosen)})
-        self.recipe = self.recipe.model_copy(update={"mixture": mixture})
+        self.recipe = self.recipe.changed(mixture={"general_examples": len(chosen.chosen)})
         self.general, self.run_plan = chosen, None
         self.seconds += time.perf_counter() - began
 

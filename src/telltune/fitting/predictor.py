@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from telltune.data.encoding import Encoder
-from telltune.data.examples import prepend_shots
+from telltune.data.examples import Example, Message, prepend_shots
 from telltune.errors import RecipeError
-from telltune.inference.engine import make_generator
+from telltune.inference.engine import Generator, make_generator
 from telltune.inference.labels import need_labels, read_label
 from telltune.inference.scoring import label_nll, response_nll
 from telltune.models import context_length
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from telltune.classifiers.classifier import Classifier
     from telltune.data.anchor import Anchor
-    from telltune.data.examples import Example, Message
     from telltune.inference.api_client import ApiClient, ApiUsage, Reply
-    from telltune.inference.engine import Generator
 
 
 @dataclass(frozen=True)

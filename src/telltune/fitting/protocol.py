@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
-from telltune.inference.api_client import api_client
+from telltune.inference.api_client import ApiClient, api_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
-    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
     from telltune.recipe import Order, Recipe
     from telltune.training.shared import SharedTraining

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.task import count_within_budget
+from telltune.data.task import TaskData, count_within_budget
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.build_plan import encoding
 from telltune.fitting.model_info import ModelInfo
-from telltune.recipe import SelectionSpec
+from telltune.recipe import ConfidenceSpec, Recipe, SelectionSpec
 from telltune.valuation.pvi import pvi_scores
-from telltune.valuation.scores import score
+from telltune.valuation.scores import Scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.data.task import TaskData
     from telltune.models import LoadedModel
-    from telltune.recipe import ConfidenceSpec, Recipe
-    from telltune.valuation.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,7 @@ class Selection:
     def apply(self, task: TaskData, recipe: Recipe) -> tuple[TaskData, Recipe]:
         """Return the task with only these examples, and the recipe that uses them all."""
         train = tuple(task.train[i] for i in self.chosen)
-        spec = recipe.task.model_copy(update={"max_tokens": None})
-        return replace(task, train=train), recipe.model_copy(update={"task": spec})
+        return replace(task, train=train), recipe.changed(task={"max_tokens": None})
 
 
 def select(

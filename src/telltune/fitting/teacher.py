@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from telltune.data.contents import contents_of
 from telltune.errors import RecipeError
-from telltune.fitting.protocol import Settings
-from telltune.models import compute_dtype
+from telltune.fitting.protocol import AdapterMethod, Settings
+from telltune.models import LoadedModel, compute_dtype
 from telltune.recipe import Recipe
 from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.processes import processes
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import AdapterMethod
-    from telltune.models import LoadedModel
 
 # Increase this when the same data and settings give different answers than before.
 _VERSION = 1
@@ -70,12 +68,10 @@ class Teacher:
                 "adapters are cached."
             )
         began = time.perf_counter()
-        training = self.recipe.training.model_copy(
-            update={"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
-        )
+        training = {"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
         # Without other levers: no section that a recipe need not have.
         off = {name: None for name, key in Recipe.model_fields.items() if key.default is None}
-        recipe = self.recipe.model_copy(update={**off, "training": training, "seed": seed})
+        recipe = self.recipe.changed(training=training).model_copy(update=off | {"seed": seed})
         method = replace(
             self.method,
             label=f"adapter {seed} of a lever",

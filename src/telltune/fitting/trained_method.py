@@ -12,7 +12,7 @@ from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
-from telltune.fitting.protocol import AdapterMethod
+from telltune.fitting.protocol import AdapterMethod, Settings
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.training.processes import processes
@@ -20,7 +20,6 @@ from telltune.training.processes import processes
 if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
 
@@ -97,24 +96,13 @@ class TrainedMethod(AdapterMethod):
         with ExitStack() as stack:
             release = partial(take_off, model)
             stack.callback(release)
-            seconds += ground.seconds
-            trained = predictor(model)
             run_plan = run_plan.stopped_after(steps)
-            cost = replace(Cost.of(run_plan.counts.to_dict(), seconds), **ground.counts)
+            cost = Cost.of(run_plan.counts.to_dict(), seconds + ground.seconds)
+            trained = replace(predictor(model), cost=replace(cost, **ground.counts))
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:
-                save_adapter(
-                    settings.out,
-                    method=self,
-                    recipe=settings.recipe,
-                    base=base,
-                    ground=ground,
-                    plan=run_plan,
-                    stopping=stopping if stopping is not None and stopping.looks else None,
-                    predictor=trained,
-                    weights=weights,
-                    seconds=seconds,
-                )
+                looked = stopping if stopping is not None and stopping.looks else None
+                save_adapter(ground, run_plan, trained, looked, weights)
             together.wait()
             stack.pop_all()  # From here on, the predictor releases the base.
-        return replace(trained, cost=cost, release=release)
+        return replace(trained, release=release)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Values = Sequence[dict[str, Any]]
 
-COLOURS = [f"var(--series-{i})" for i in range(8)]
+COLORS = [f"var(--series-{i})" for i in range(8)]
 """Colors of series, as CSS variables of the page's style."""
 
 

@@ -102,11 +102,7 @@ class ApiUsage:
 
 @cache
 def api_client(spec: ApiSpec) -> ApiClient:
-    """Return the process's client of a model; its users share limits, budgets and counts.
-
-    Raises:
-        RecipeError: The environment variable with the key is not set, or the URL is invalid.
-    """
+    """Return the process's `ApiClient` of a model; its users share limits, budgets and counts."""
     return ApiClient(spec)
 
 
@@ -175,8 +171,12 @@ class ApiClient:
                 budget is spent.
             DataError: The example has tools.
         """
+        if example.tools:
+            where = example.origin or "an example"
+            raise DataError(f"{where}: tools cannot be sent to an API model.")
+        turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
         request: dict[str, Any] = {
-            "messages": _messages(example),
+            "messages": [*turns, {"role": "user", "content": example.prompt}],
             "max_tokens": max_tokens + self.spec.thinking_tokens,
             "temperature": temperature,
         }
@@ -201,14 +201,11 @@ class ApiClient:
         self,
         examples: Sequence[Example],
         *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
         seed: int = 0,
-        labels: Sequence[str] = (),
         on_done: Callable[[int], None] | None = None,
+        **settings: Any,
     ) -> list[Reply]:
-        """Answer several prompts at a time, each with a seed of its own; see `ask`.
+        """Answer several prompts at a time, each with a seed of its own, in the settings of `ask`.
 
         All are asked even if some fail, so that a repeated call asks only about the failed ones.
         `on_done` receives the number of prompts answered since its last call.
@@ -221,15 +218,7 @@ class ApiClient:
         failed: list[CallError] = []
         with ThreadPoolExecutor(self.spec.concurrency) as pool:
             asked = {
-                pool.submit(
-                    self.ask,
-                    example,
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seed=(seed * 1_000_003 + i) % 2**31,
-                    labels=labels,
-                ): i
+                pool.submit(self.ask, example, seed=(seed * 1_000_003 + i) % 2**31, **settings): i
                 for i, example in enumerate(examples)
             }
             try:
@@ -252,18 +241,19 @@ class ApiClient:
 
     def _check(self) -> None:
         """Raise an error if nothing more may be asked."""
-        spec, cost = self.spec, self.usage.cost(self.spec)
-        spent = self.usage.input_tokens + self.usage.output_tokens
-        kept = "answers so far are cached and cost nothing when the command runs again."
-        if spec.token_budget is not None and spent >= spec.token_budget:
-            raise ModelError(
-                f"token_budget: {spec.token_budget:,} for {spec.model} is spent ({spent:,} tokens "
-                f"in {self.usage.requests:,} requests); raise it: {kept}"
+        spec, usage = self.spec, self.usage
+        tokens, cost = usage.input_tokens + usage.output_tokens, usage.cost(spec) or 0.0
+        spent = ""
+        if spec.token_budget is not None and tokens >= spec.token_budget:
+            spent = (
+                f"token_budget: {spec.token_budget:,} for {spec.model} is spent ({tokens:,} tokens"
             )
-        if spec.cost_budget is not None and (cost or 0.0) >= spec.cost_budget:
+        elif spec.cost_budget is not None and cost >= spec.cost_budget:
+            spent = f"cost_budget: {spec.cost_budget:g} for {spec.model} is spent ({cost:,.4f}"
+        if spent:
             raise ModelError(
-                f"cost_budget: {spec.cost_budget:g} for {spec.model} is spent ({cost or 0:,.4f} "
-                f"in {self.usage.requests:,} requests); raise it: {kept}"
+                f"{spent} in {usage.requests:,} requests); raise it: answers so far are cached and "
+                "cost nothing when the command runs again."
             )
         if self._stopped and time.monotonic() < self._rests_until:
             raise ModelError(self._stopped)
@@ -388,22 +378,13 @@ def api_key(spec: ApiSpec) -> str:
     Raises:
         RecipeError: The environment variable is not set.
     """
-    if spec.api_key_env is None:
-        return ""
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not key:
+    key = os.environ.get(spec.api_key_env or "", "").strip()
+    if spec.api_key_env and not key:
         raise RecipeError(
             f"api_key_env: {spec.api_key_env} is not set in the environment; set it, or remove "
             "`api_key_env` if the server needs no key."
         )
     return key
-
-
-def _messages(example: Example) -> list[dict[str, str]]:
-    if example.tools:
-        raise DataError(f"{example.origin or 'an example'}: tools cannot be sent to an API model.")
-    turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
-    return [*turns, {"role": "user", "content": example.prompt}]
 
 
 def _one_of(labels: Sequence[str]) -> dict[str, Any]:

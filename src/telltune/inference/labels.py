@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import regex
 
 from telltune.data.thinking import without_thinking
 from telltune.errors import RecipeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 # Above this number of labels, scoring all of them is no longer faster than generating an answer.
 MOST_LABELS = 100

@@ -16,7 +16,7 @@ import torch
 
 from telltune.inference.packed_engine import shared_length, starts_with
 from telltune.models.kernels.attention import packed_attention
-from telltune.models.kernels.cut_loss import cut_loss
+from telltune.models.kernels.cut_loss import CutLoss, cut_loss
 from telltune.models.kernels.layout import Layout, Segment
 from telltune.models.kernels.lora import FusedLora
 from telltune.models.kernels.packing import LEAST_SHARED, can_pack, pack, token_nll
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from telltune.data.encoded import EncodedSet
-    from telltune.models.kernels.cut_loss import CutLoss
 
 _LOGITS = 2**24
 """Number of logits of labels that are normalized at once."""

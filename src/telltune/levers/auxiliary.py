@@ -18,7 +18,6 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.engine import sample_texts
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.task import TaskData
-    from telltune.inference.api_client import ApiClient
-    from telltune.models import LoadedModel
+    from telltune.inference.writer import Writer
 
 AUXILIARY = ("evidence", "reason")
 """Names of the auxiliary tasks; each is a separate source."""
@@ -80,8 +78,7 @@ class Auxiliary(Synthesis):
     def _make(
         self,
         task: TaskData,
-        base: LoadedModel,
-        teacher: ApiClient | None,
+        writer: Writer,
         *,
         seed: int,
         progress: bool,  # noqa: ARG002 - it has none
@@ -91,7 +88,7 @@ class Auxiliary(Synthesis):
         Raises:
             DataError: The answers are not a closed set of labels.
         """
-        chains, seconds = refine(base, task.train, instruction_of(task), teacher=teacher, seed=seed)
+        chains, seconds = refine(writer, task.train, instruction_of(task), seed=seed)
         made = tuple(auxiliary_examples(task.train, chains))
         asked = len(AUXILIARY) * len(chains)
         note = (
@@ -111,12 +108,7 @@ class Auxiliary(Synthesis):
 
 
 def refine(
-    base: LoadedModel,
-    examples: Sequence[Example],
-    instruction: str,
-    *,
-    teacher: ApiClient | None = None,
-    seed: int = 0,
+    writer: Writer, examples: Sequence[Example], instruction: str, *, seed: int = 0
 ) -> tuple[list[Chain], float]:
     """Let a model explain each example's label, with up to ten attempts to reach the true one.
 
@@ -137,7 +129,7 @@ def refine(
             "auxiliary tasks need a closed set of labels (at most 100, half of them at least "
             "twice), which these answers are not; use `synthesis.make: examples`."
         )
-    asker = _Asker(base, teacher, examples, labels, instruction, seed)
+    asker = _Asker(writer, examples, labels, instruction, seed)
     chains: list[Chain | None] = [None] * len(examples)
     wrong = list(range(len(examples)))
     told: dict[int, str] = {}
@@ -178,27 +170,21 @@ class _Asker:
 
     def __init__(
         self,
-        base: LoadedModel,
-        teacher: ApiClient | None,
+        writer: Writer,
         examples: Sequence[Example],
         labels: Sequence[str],
         instruction: str,
         seed: int,
     ) -> None:
-        self.base, self.teacher, self.examples, self.labels = base, teacher, examples, labels
+        self.writer, self.examples, self.labels = writer, examples, labels
         self.instruction, self.seed = instruction, seed
         self.seconds = 0.0
-        self._encoder = Encoder(base.tokenizer)
+        self._encoder = Encoder(writer.base.tokenizer)
         self._label_ids = self._encoder.completions(
             [replace(examples[0], completion=label, reasoning="") for label in labels]
         )
-        self._key = (
-            _VERSION,
-            base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}",
-            contents_of(examples).sha256,
-            instruction,
-            seed,
-        )
+        digest = contents_of(examples).sha256
+        self._key = (_VERSION, writer.speaker, digest, instruction, seed)
 
     def attempt(
         self, number: int, wrong: Sequence[int], told: dict[int, str]
@@ -233,7 +219,7 @@ class _Asker:
                 )
                 for example, text in zip(asked, said[task], strict=True)
             ]
-        nll = label_nll(self.base.model, self._fitting(asked), self._label_ids)
+        nll = label_nll(self.writer.base.model, self._fitting(asked), self._label_ids)
         likely = (-nll).softmax(dim=1)
         found = []
         for row, i in enumerate(wrong):
@@ -261,23 +247,16 @@ class _Asker:
         )
 
     def _generate(self, asked: Sequence[Example], draw: int) -> list[str]:
-        seed = self.seed * 1_000_000 + draw
-        if self.teacher is not None:
-            replies = self.teacher.ask_all(
-                asked, max_tokens=_LONGEST, temperature=_TEMPERATURE, seed=seed
-            )
-            texts = [reply.text for reply in replies]
-        else:
-            texts = sample_texts(
-                self.base,
-                self._fitting(asked),
-                max_new_tokens=_LONGEST,
-                temperature=_TEMPERATURE,
-                seed=seed,
-            )
+        texts = self.writer.write(
+            asked,
+            self._fitting(asked),
+            max_tokens=_LONGEST,
+            temperature=_TEMPERATURE,
+            seed=self.seed * 1_000_000 + draw,
+        )
         return [" ".join(text.split()) for text in texts]
 
     def _fitting(self, asked: Sequence[Example]) -> list[list[int]]:
         """Return the prompts' token ids; the start of a prompt too long for the context is cut."""
-        room = context_length(self.base.model.config) - _LONGEST
+        room = context_length(self.writer.base.model.config) - _LONGEST
         return [prompt[-room:] for prompt in self._encoder.prompts(asked)]

@@ -20,10 +20,10 @@ import numpy as np
 
 from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
 from telltune.classifiers.seeded_em import class_prior
-from telltune.data.task import check_unlabeled
+from telltune.data.task import TaskData, check_unlabeled
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
-from telltune.levers.protocol import Yield
+from telltune.levers.protocol import Answer, Resources, UseAs, Yield
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.examples import Example
-    from telltune.data.task import TaskData
-    from telltune.levers.protocol import Answer, Resources, UseAs
     from telltune.recipe import PseudoLabelSpec
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from telltune.errors import RecipeError
 from telltune.levers.auxiliary import Auxiliary
-from telltune.levers.protocol import UseAs
+from telltune.levers.protocol import Lever, Resources, UseAs, Yield
 from telltune.levers.pseudo_label import PseudoLabel
 from telltune.levers.self_guide import SelfGuide
 from telltune.recipe import Recipe, SynthesisSpec
@@ -16,7 +16,6 @@ from telltune.recipe.lever_sections import LEVER_SECTIONS
 
 if TYPE_CHECKING:
     from telltune.data.task import TaskData
-    from telltune.levers.protocol import Lever, Resources, Yield
     from telltune.levers.synthesis import Synthesis
 
 

@@ -20,7 +20,6 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
 from telltune.errors import DataError
-from telltune.inference.engine import sample_texts
 from telltune.inference.labels import closed_set
 from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from telltune.data.task import TaskData
-    from telltune.inference.api_client import ApiClient
-    from telltune.models import LoadedModel
+    from telltune.inference.writer import Writer
     from telltune.recipe import SynthesisSpec
 
 SOURCE = "synthetic"
@@ -58,15 +56,7 @@ class SelfGuide(Synthesis):
         requests = self.spec.rounds * _AT_ONCE * (1 + self.spec.samples)
         return f"{said} in at most {requests:,} requests"
 
-    def _make(
-        self,
-        task: TaskData,
-        base: LoadedModel,
-        teacher: ApiClient | None,
-        *,
-        seed: int,
-        progress: bool,
-    ) -> Yield:
+    def _make(self, task: TaskData, writer: Writer, *, seed: int, progress: bool) -> Yield:
         """Generate examples like the labeled ones.
 
         The confidence of an example is the share of samples that agree on its answer. Every round
@@ -82,7 +72,7 @@ class SelfGuide(Synthesis):
                 f"SELF-GUIDE needs at least two demonstrations, but there are "
                 f"{len(demonstrations)}; add more."
             )
-        writer = _Writer(base, teacher, demonstrations, instruction_of(task), spec, seed)
+        rounds_of = _Rounds(writer, demonstrations, instruction_of(task), spec, seed)
         inputs = TextFilter([e.prompt for e in demonstrations])
         answers = TextFilter([e.completion for e in demonstrations], distinct=False)
         kept: list[Example] = []
@@ -93,26 +83,26 @@ class SelfGuide(Synthesis):
             counter = shown.add_task("examples", total=spec.examples)
             while rounds < spec.rounds and len(even) < spec.examples:
                 fresh = []
-                for text in writer.inputs(rounds, kept):
+                for text in rounds_of.inputs(rounds, kept):
                     asked += 1
                     if reason := inputs.reason(text):
                         refused[f"input: {reason}"] += 1
                     else:
                         fresh.append((f"{SOURCE}:{asked}", text))
-                sampled = writer.answers(rounds, [text for _, text in fresh]) if fresh else []
+                sampled = rounds_of.answers(rounds, [text for _, text in fresh]) if fresh else []
                 rounds += 1
                 for (origin, text), samples in zip(fresh, sampled, strict=True):
                     answer, share, reason = agreed(
-                        samples, writer.labels, spec.consistency, answers
+                        samples, rounds_of.labels, spec.consistency, answers
                     )
                     if reason:
                         refused[f"answer: {reason}"] += 1
                     else:
                         kept.append(Example(text, answer, SOURCE, origin, confidence=share))
-                even = balanced(kept, writer.labels)
+                even = balanced(kept, rounds_of.labels)
                 shown.update(counter, completed=min(len(even), spec.examples))
         # `balanced` draws evenly from the labels; the first `spec.examples` need not be balanced.
-        found = tuple(balanced(kept, writer.labels, spec.examples))
+        found = tuple(balanced(kept, rounds_of.labels, spec.examples))
         refused["label too frequent"] = len(kept) - len(even)
         refused["more than asked for"] = len(even) - len(found)
         got = Yield(
@@ -121,7 +111,7 @@ class SelfGuide(Synthesis):
             asked,
             {reason: count for reason, count in refused.most_common() if count},
             (f"Inputs were written in {rounds} rounds.",),
-            writer.seconds,
+            rounds_of.seconds,
             self.shots(task),
         )
         if not found:
@@ -129,7 +119,7 @@ class SelfGuide(Synthesis):
         return got
 
 
-class _Writer:
+class _Rounds:
     """Writes inputs and answers, one round at a time.
 
     `seconds` is the time that it took, also for cached rounds.
@@ -137,20 +127,17 @@ class _Writer:
 
     def __init__(
         self,
-        base: LoadedModel,
-        teacher: ApiClient | None,
+        writer: Writer,
         demonstrations: Sequence[Example],
         instruction: str,
         spec: SynthesisSpec,
         seed: int,
     ) -> None:
-        self.base, self.demonstrations, self.instruction = base, demonstrations, instruction
-        self.teacher = teacher
-        self._speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
+        self.writer, self.demonstrations, self.instruction = writer, demonstrations, instruction
         self.spec, self.seed = spec, seed
         self.seconds = 0.0
         self.labels = closed_set(example.completion for example in demonstrations)
-        self._encoder = Encoder(base.tokenizer)
+        self._encoder = Encoder(writer.base.tokenizer)
         lengths = self._encoder.encode(demonstrations)
         self._longest_input = int(lengths.prompt_lengths.max() * 1.5) + 8
         self._longest_answer = int(lengths.response_lengths.max() * 1.5) + 8
@@ -192,7 +179,7 @@ class _Writer:
 
     def _remembered(self, key: tuple[Any, ...], write: Callable[[], Any]) -> Any:
         demonstrations = contents_of(self.demonstrations).sha256
-        whole = (_VERSION, self._speaker, demonstrations, self.instruction, self.seed, *key)
+        whole = (_VERSION, self.writer.speaker, demonstrations, self.instruction, self.seed, *key)
         path = cache_folder("self_guide") / f"{content_key(*whole)}.json"
         written, seconds = cached_and_timed(path, write)
         self.seconds += seconds
@@ -243,18 +230,13 @@ class _Writer:
     def _generate(
         self, requests: Sequence[Example], longest: int, temperature: float, draw: int
     ) -> list[str]:
-        seed = self.seed * 1_000_000 + draw
-        if self.teacher is not None:
-            replies = self.teacher.ask_all(
-                requests, max_tokens=longest, temperature=temperature, seed=seed
-            )
-            return [reply.text for reply in replies]
-        return sample_texts(
-            self.base,
-            self._fitting(requests, context_length(self.base.model.config) - longest),
-            max_new_tokens=longest,
+        room = context_length(self.writer.base.model.config) - longest
+        return self.writer.write(
+            requests,
+            self._fitting(requests, room),
+            max_tokens=longest,
             temperature=temperature,
-            seed=seed,
+            seed=self.seed * 1_000_000 + draw,
         )
 
     def _fitting(self, requests: Sequence[Example], room: int) -> list[list[int]]:

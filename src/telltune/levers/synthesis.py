@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from telltune.data.examples import as_turns
+from telltune.data.examples import Message, as_turns
 from telltune.inference.api_client import api_client
+from telltune.inference.writer import Writer
 
 if TYPE_CHECKING:
-    from telltune.data.examples import Message
     from telltune.data.task import TaskData
-    from telltune.inference.api_client import ApiClient
     from telltune.levers.protocol import Resources, UseAs, Yield
     from telltune.models import LoadedModel
     from telltune.recipe import ApiSpec, SynthesisSpec
@@ -55,22 +54,14 @@ class Synthesis(ABC):
             ModelError: The teacher cannot be asked.
         """
         if self.teacher is None:
-            return self._make(task, base, None, seed=seed, progress=progress)
+            return self._make(task, Writer(base), seed=seed, progress=progress)
         client = api_client(self.teacher)
         before = client.usage
-        got = self._make(task, base, client, seed=seed, progress=progress)
+        got = self._make(task, Writer(base, client), seed=seed, progress=progress)
         return replace(got, notes=(*got.notes, client.usage.since(before).told(self.teacher)))
 
     @abstractmethod
-    def _make(
-        self,
-        task: TaskData,
-        base: LoadedModel,
-        teacher: ApiClient | None,
-        *,
-        seed: int,
-        progress: bool,
-    ) -> Yield:
+    def _make(self, task: TaskData, writer: Writer, *, seed: int, progress: bool) -> Yield:
         """Make examples; see `make`."""
 
     @property

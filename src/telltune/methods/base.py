@@ -9,13 +9,12 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.fitting.build_plan import answer_budget, check_needs
 from telltune.fitting.predictor import Predictor
-from telltune.fitting.protocol import Method
+from telltune.fitting.protocol import Method, Settings
 from telltune.inference.labels import closed_set
 
 if TYPE_CHECKING:
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.classifiers.classifier import Classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
-from telltune.classifiers.heads import fit_head
+from telltune.classifiers.heads import Head, fit_head
 from telltune.data.encoding import Encoder
-from telltune.data.task import check_unlabeled, count_within_budget, unlabeled_beside
+from telltune.data.task import TaskData, check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.predictor import BaselinePredictor, Cost
-from telltune.fitting.protocol import Method
+from telltune.fitting.protocol import Method, Settings
 from telltune.inference.labels import closed_set, need_labels
 from telltune.valuation.embeddings import is_installed
 
@@ -27,11 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.classifiers.features import FeatureKind, Features
-    from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
     from telltune.recipe import Recipe
 

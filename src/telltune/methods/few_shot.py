@@ -17,15 +17,15 @@ import numpy as np
 from telltune.classifiers.features import prompt_text
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns, prepend_shots
-from telltune.data.task import count_within_budget
+from telltune.data.examples import Example, Message, as_turns, prepend_shots
+from telltune.data.task import TaskData, count_within_budget
 from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.predictor import Cost, Predictor
-from telltune.fitting.protocol import Method, teacher_of
+from telltune.fitting.protocol import Method, Settings, teacher_of
 from telltune.inference.labels import closed_set, need_labels
 from telltune.inference.scoring import label_nll
-from telltune.models import context_length
+from telltune.models import LoadedModel, context_length
 from telltune.valuation.embeddings import embed
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from telltune.data.examples import Message
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
-    from telltune.fitting.protocol import Settings
-    from telltune.models import LoadedModel
 
 _NEAREST = 8
 """Default number of nearest examples per prompt, whose computation prompts cannot share."""

@@ -11,6 +11,7 @@ from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
+from telltune.inference.writer import Writer
 from telltune.levers.auxiliary import refine
 from telltune.levers.synthesis import instruction_of
 
@@ -73,7 +74,7 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
         )
     reasons = [example.rationale for example in examples]
     if not any(reasons):
-        chains, _ = refine(base, examples, instruction_of(task), seed=recipe.seed)
+        chains, _ = refine(Writer(base), examples, instruction_of(task), seed=recipe.seed)
         reasons = [f"{chain.evidence} {chain.reason}" if chain.agreed else "" for chain in chains]
     if lacking := sum(not reason for reason in reasons):
         logging.getLogger(__name__).warning(
@@ -87,8 +88,7 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
         replace(e, completion=f"{reason.strip()}\n{_ANSWER} {e.completion}".lstrip())
         for e, reason in zip(examples, reasons, strict=True)
     )
-    spec = recipe.task.model_copy(update={"max_tokens": None})
-    recipe = recipe.model_copy(update={"task": spec})
+    recipe = recipe.changed(task={"max_tokens": None})
     return replace(task, train=train, answer_after=_ANSWER), recipe
 
 

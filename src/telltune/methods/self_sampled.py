@@ -24,9 +24,9 @@ from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import first_drawn
 from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.protocol import teacher_of
+from telltune.fitting.protocol import Settings, teacher_of
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.engine import sample_texts
+from telltune.inference.writer import Writer
 from telltune.storage import cache_folder, write_text
 from telltune.training.processes import processes
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
-    from telltune.fitting.protocol import Settings
-    from telltune.inference.api_client import ApiClient
     from telltune.models import LoadedModel
 
 _TEMPERATURE = 0.7
@@ -45,6 +43,8 @@ _TOP_P = 0.95
 _LONGEST = 512
 # Examples per file; a killed process loses at most the last file.
 _CHUNK = 64
+_WRITTEN = ("prompt", "completion", "source", "origin", "reasoning", "tools")
+"""Fields of an example in such a file, besides its history."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,15 @@ class SelfSampled(TrainedMethod):
         longest = longest_example(known, recipe)
         # The other processes read what the first one has sampled.
         with processes().first_before_others():
+            writer = Writer(base, teacher)
             sampled = sample_responses(
-                base, general, counts.general_examples, recipe.seed, longest, teacher
+                writer, general, counts.general_examples, recipe.seed, longest
             )
         if teacher is not None:
             logging.getLogger(__name__).warning("%s", teacher.usage.told(teacher.spec))
         sampling = time.perf_counter() - began
-        spec = recipe.mixture.model_copy(update={"general_examples": counts.general_examples})
-        settings = replace(
-            settings, recipe=recipe.model_copy(update={"mixture": spec}), run_plan=None
-        )
+        recipe = recipe.changed(mixture={"general_examples": counts.general_examples})
+        settings = replace(settings, recipe=recipe, run_plan=None)
         found = super().run(task, sampled, base, settings)
         # Sampling is a part of this method's training time; cached responses take almost none.
         cost = replace(found.cost, seconds=found.cost.seconds + sampling)
@@ -116,12 +115,7 @@ class SelfSampled(TrainedMethod):
 
 
 def sample_responses(
-    base: LoadedModel,
-    general: GeneralData,
-    count: int,
-    seed: int,
-    max_length: int,
-    teacher: ApiClient | None = None,
+    writer: Writer, general: GeneralData, count: int, seed: int, max_length: int
 ) -> SampledData:
     """Return the first `count` general examples that a mixture draws, with a model's responses.
 
@@ -130,8 +124,7 @@ def sample_responses(
     """
     # Whole chunks are sampled, so that a larger mixture contains the responses of a smaller one.
     chosen = first_drawn(general, -(-count // _CHUNK) * _CHUNK, seed)
-    speaker = base.speaker if teacher is None else f"{base.speaker} {teacher.speaker}"
-    settings = (speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
+    settings = (writer.speaker, _TEMPERATURE, _TOP_P, _LONGEST, max_length, seed)
     digest = hashlib.sha256(f"{settings}|{general.contents.digest}".encode()).hexdigest()[:32]
     folder = cache_folder("self_sampled", digest)
     files = []
@@ -140,8 +133,9 @@ def sample_responses(
         file = folder / f"{start}.jsonl"
         if not file.is_file():
             # Each chunk has its own seed, so that it is the same after an interruption.
-            write_text(file, _answered(base, teacher, examples, max_length, seed=seed + start))
+            write_text(file, _answered(writer, examples, max_length, seed=seed + start))
         files.append(file)
+    teacher = writer.teacher
     by = "self-sampled" if teacher is None else f"answered by {teacher.spec.model}"
     return SampledData(f"{general.name} ({by})", general.sources, tuple(files), count)
 
@@ -153,42 +147,26 @@ def _read(file: Path) -> Iterator[Example]:
         yield Example(**values, history=history)
 
 
-def _answered(
-    base: LoadedModel,
-    teacher: ApiClient | None,
-    examples: list[Example],
-    max_length: int,
-    *,
-    seed: int,
-) -> str:
+def _answered(writer: Writer, examples: list[Example], max_length: int, *, seed: int) -> str:
     """Return JSON lines; an empty answer or a prompt without room keeps the given response.
 
     So does a prompt with tools that a teacher would answer, since the client sends none.
     """
-    encoder = Encoder(base.tokenizer)
+    encoder = Encoder(writer.base.tokenizer)
     prompts = encoder.prompts(examples)
     longest = min(_LONGEST, max_length // 4)
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_length - longest]
-    if teacher is not None:
+    if writer.teacher is not None:
         fitting = [i for i in fitting if not examples[i].tools]
-        replies = teacher.ask_all(
-            [examples[i] for i in fitting],
-            max_tokens=longest,
-            temperature=_TEMPERATURE,
-            top_p=_TOP_P,
-            seed=seed,
-        )
-        texts = [reply.text for reply in replies]
-    else:
-        texts = sample_texts(
-            base,
-            [prompts[i] for i in fitting],
-            max_new_tokens=longest,
-            temperature=_TEMPERATURE,
-            top_p=_TOP_P,
-            seed=seed,
-            thinking=True,
-        )
+    texts = writer.write(
+        [examples[i] for i in fitting],
+        [prompts[i] for i in fitting],
+        max_tokens=longest,
+        temperature=_TEMPERATURE,
+        top_p=_TOP_P,
+        seed=seed,
+        thinking=True,
+    )
     found = list(examples)
     for i, text in zip(fitting, texts, strict=True):
         if text:
@@ -197,15 +175,8 @@ def _answered(
     short = encoder.encode(found).lengths <= max_length
     kept = (found[i] if short[i] else example for i, example in enumerate(examples))
     rows = (
-        {
-            "prompt": example.prompt,
-            "completion": example.completion,
-            "source": example.source,
-            "origin": example.origin,
-            "history": [list(turn) for turn in example.history],
-            "reasoning": example.reasoning,
-            "tools": example.tools,
-        }
+        {name: getattr(example, name) for name in _WRITTEN}
+        | {"history": [list(turn) for turn in example.history]}
         for example in kept
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -11,15 +11,12 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # A user who sets one of these has chosen the number of threads. torchrun, accelerate and Ray set
 # the first one for their workers.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from telltune.data.fields import RowRefusedError, is_blank, is_number, listed
 from telltune.data.schemas import find_schema
 from telltune.errors import DataError, shown
 from telltune.evaluation.headline import label_set
 from telltune.recipe import Columns
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 # Usual names, the most telling first.
 _ANSWERS = (

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telltune.errors import RecipeError, StorageError
 from telltune.recipe import read_yaml
 from telltune.storage import write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def examples() -> dict[str, str]:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.given import Frame, files_of_data, is_by_split, named, rows_of
+from telltune.data.given import AnyData, Frame, files_of_data, is_by_split, named, rows_of
 from telltune.errors import RecipeError
-from telltune.recipe import Columns, Recipe, load_recipe, recipe_from_dict
+from telltune.recipe import AnyRecipe, Columns, Recipe, load_recipe, recipe_from_dict
 
 if TYPE_CHECKING:
     from telltune.data.files import Split
-    from telltune.data.given import AnyData
-    from telltune.recipe import AnyRecipe
 
 _DATA = ("train", "dev", "test", "unlabeled")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,13 +18,10 @@ from telltune.data.report import ReadReport
 from telltune.errors import DataError
 from telltune.evaluation.headline import choose_metrics, label_set
 from telltune.proposal.columns import guess_columns
-from telltune.recipe import DataSpec
+from telltune.recipe import Columns, DataSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from telltune.data.examples import Example
-    from telltune.recipe import Columns
 
 Kind = Literal["labels", "JSON", "short answers", "free text"]
 

@@ -11,7 +11,7 @@ import yaml
 
 from telltune.data.checks import question
 from telltune.data.embedded.stable import stable_number
-from telltune.data.given import files_of_data
+from telltune.data.given import AnyData, files_of_data
 from telltune.data.loaders import tables
 from telltune.data.parsed_row import ParsedRow
 from telltune.data.writing import json_line, write_rows
@@ -19,17 +19,14 @@ from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
 from telltune.proposal.recipe_of import as_columns, shown_files
 from telltune.proposal.split import LEAST_FOR_DEV, LEAST_FOR_TEST, split_rows
-from telltune.proposal.survey import survey
-from telltune.recipe import DataSpec, ModelSpec
+from telltune.proposal.survey import Survey, survey
+from telltune.recipe import Columns, DataSpec, ModelSpec
 from telltune.storage import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from telltune.data.files import Split
-    from telltune.data.given import AnyData
-    from telltune.proposal.survey import Survey
-    from telltune.recipe import Columns
 
 RECIPE = "recipe.yaml"
 _PARTS: tuple[Split, ...] = ("train", "dev", "test")

@@ -6,17 +6,14 @@ import copy
 import stat
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from telltune.errors import RecipeError
-from telltune.recipe.schema import SHORTHANDS, Columns, Recipe
+from telltune.recipe.schema import Columns, DataSpec, Recipe, written_out
 from telltune.recipe.validation_messages import explain
-
-if TYPE_CHECKING:
-    from telltune.recipe.schema import DataSpec
 
 MAX_BYTES = 2**20
 """Maximum size of a recipe file. Parsing a data file given by mistake would take hours."""
@@ -195,8 +192,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     for parent in parents:
         inner = here.get(parent)
         if isinstance(inner, str):
-            # Expand a shorthand such as `anchor: "text"` to a mapping.
-            inner = {SHORTHANDS.get(parent, "path"): inner}
+            inner = written_out(parent, inner)
         here[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
             return f"--set {override}: `{parent}` has no keys"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -33,9 +34,6 @@ from telltune.recipe.data_selection import (
 from telltune.recipe.lever_sections import read_sections
 from telltune.recipe.validation_messages import NUMBER
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 T = TypeVar("T", int, float)
 
 Order = Literal["shuffled", "stratified", "task_first", "general_first"]
@@ -43,15 +41,11 @@ LossAverage = Literal["token", "example", "source"]
 Quoting = Literal["auto", "minimal", "none"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
 _INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
-AutoInt = Annotated[
-    Annotated[PositiveInt, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
-    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
-]
+_Auto = Annotated[Literal["auto"], Tag("auto")]
+_KIND = Discriminator(lambda value: "auto" if value == "auto" else NUMBER)
+AutoInt = Annotated[Annotated[PositiveInt, Tag(NUMBER)] | _Auto, _KIND]
 """Positive integer or `auto`; see `telltune.training.defaults`."""
-AutoFloat = Annotated[
-    Annotated[PositiveFloat, Tag(NUMBER)] | Annotated[Literal["auto"], Tag("auto")],
-    Discriminator(lambda value: "auto" if value == "auto" else NUMBER),
-]
+AutoFloat = Annotated[Annotated[PositiveFloat, Tag(NUMBER)] | _Auto, _KIND]
 """Positive number or `auto`; see `telltune.training.defaults`."""
 
 
@@ -411,10 +405,7 @@ class Recipe(ConfigModel):
     """Name of the method that `tell fit` runs."""
     model: Annotated[ModelSpec, short("name")] = ModelSpec()
     task: Annotated[TaskSpec, short("embedded")]
-    general: Annotated[
-        GeneralSpec | None,
-        BeforeValidator(_as_sources),
-    ] = None
+    general: Annotated[GeneralSpec | None, BeforeValidator(_as_sources)] = None
     general_choice: Annotated[GeneralChoiceSpec | None, short("take")] = None
     anchor: Annotated[AnchorSpec | None, short("prompt")] = None
     teacher: ApiSpec | None = None
@@ -461,6 +452,11 @@ class Recipe(ConfigModel):
             values[part] = (values[part] or {}) | ({name: value} if name else {})
         return Recipe.model_validate(values)
 
+    def changed(self, **sections: dict[str, Any]) -> Recipe:
+        """Return a copy with other values for some keys of sections, which are not validated."""
+        update = {name: getattr(self, name).model_copy(update=k) for name, k in sections.items()}
+        return self.model_copy(update=update)
+
     def to_yaml(self) -> str:
         """Return the recipe as YAML, with all defaults."""
         text: str = yaml.safe_dump(
@@ -469,16 +465,11 @@ class Recipe(ConfigModel):
         return text
 
 
-SHORTHANDS = {
-    "model": "name",
-    "task": "embedded",
-    "anchor": "prompt",
-    "general": "sources",
-    "confidence": "by",
-    "meta": "algorithm",
-    "general_choice": "take",
-    "synthesis": "use_as",
-    "pseudo_label": "by",
-    "product_of_experts": "by",
-}
-"""Key of the mapping that a plain string is expanded to, by recipe key."""
+def written_out(section: str, value: str) -> Any:
+    """Return the mapping that a string in a place of a section is short for; else the string."""
+    if section not in Recipe.model_fields:
+        return {"path": value}  # a data set, such as `task.train`
+    for validator in Recipe.model_fields[section].metadata:
+        if isinstance(validator, BeforeValidator):
+            value = validator.func(value)  # type: ignore[call-arg]
+    return value

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from telltune.errors import shown
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 NUMBER = "number"
 """Tag of the number in a setting that may also be `auto`; pydantic appends it to the location."""

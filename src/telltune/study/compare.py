@@ -17,13 +17,13 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.recipe import as_recipe
+from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell, side_by_side
-from telltune.study.results import PREDICTIONS, same_data
+from telltune.study.results import PREDICTIONS, ResultRow, same_data
 from telltune.study.runner import FAILURES, CellWorker
-from telltune.study.spec import ForgettingSpec, cell_of
+from telltune.study.spec import Cell, ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
 from telltune.training.progress import bar
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.evaluation.registry import Scored
-    from telltune.recipe import AnyRecipe, Recipe
-    from telltune.study.results import ResultRow
-    from telltune.study.spec import Cell
 
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
 _SUMMARY = "summary.json"

@@ -14,17 +14,15 @@ from telltune.data.writing import write_rows
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
 from telltune.models import load_base
-from telltune.recipe import SelectionSpec, as_recipe
+from telltune.recipe import AnyRecipe, SelectionSpec, as_recipe
 from telltune.storage import write_json
 from telltune.training.progress import phase
-from telltune.valuation.scores import score
+from telltune.valuation.scores import Scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.data.examples import Example
-    from telltune.recipe import AnyRecipe
-    from telltune.valuation.scores import Scores
 
 SCORES = "scores.jsonl"
 _REPORT = "scores.json"

@@ -9,28 +9,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.data.task import load_general, load_task
+from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import TellError
 from telltune.fitting.build_plan import build_run_plan, check_needs
 from telltune.fitting.forecast import forecast
-from telltune.fitting.model_info import load_model_info
+from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.protocol import teacher_of
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import Baseline
 from telltune.methods.few_shot import FewShot
 from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
-from telltune.study.results import Results, is_finished, place
+from telltune.study.results import ResultRow, Results, is_finished, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
-    from telltune.fitting.model_info import ModelInfo
     from telltune.fitting.run_plan import RunPlan
-    from telltune.study.results import ResultRow
     from telltune.study.spec import Cell
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.task import load_task
+from telltune.data.task import TaskData, load_task
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
@@ -19,21 +19,18 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.recipe import as_recipe
+from telltune.recipe import AnyRecipe, Recipe, TaskSpec, as_recipe
 from telltune.storage import write_json, write_text
 from telltune.study.search import Search, search
-from telltune.study.statistics.resampling import join_items, resample_runs
+from telltune.study.statistics.resampling import Runs, join_items, resample_runs
 from telltune.study.statistics.summary import scored_run
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from telltune.data.task import TaskData
     from telltune.evaluation.registry import Floats
-    from telltune.recipe import AnyRecipe, Recipe, TaskSpec
     from telltune.study.results import ResultRow
-    from telltune.study.statistics.resampling import Runs
 
 RECOMMENDED = "recipe.yaml"
 """File name of the recommended recipe in the folder of the search."""
@@ -148,8 +145,7 @@ def recommend(
     given = recipe.task
     lends = not (given.embedded or given.dev or given.dev_share)
     if lends:
-        held = given.model_copy(update={"dev_share": _DEV_SHARE})
-        recipe = recipe.model_copy(update={"task": held})
+        recipe = recipe.changed(task={"dev_share": _DEV_SHARE})
     with phase("reading the data", shown=progress):
         task = load_task(recipe)
     metric = task_answers(recipe, task).metrics[0]

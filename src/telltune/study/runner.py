@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash, file_hash
-from telltune.data.task import load_general, load_split, load_task
+from telltune.data.task import TaskData, load_general, load_split, load_task
 from telltune.errors import TellError
 from telltune.evaluation.drift import OwnAnswers, measure_drift
-from telltune.evaluation.forgetting import (
-    held_out_general,
-    measure_forgetting,
-    task_format,
-)
+from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     Answers,
@@ -37,7 +33,7 @@ from telltune.fitting.output_folder import lock_folder
 from telltune.fitting.protocol import Settings
 from telltune.masking import masked
 from telltune.methods.registry import get_method
-from telltune.models import load_base_of
+from telltune.models import LoadedModel, load_base_of
 from telltune.storage import write_text
 from telltune.study.planning import expected_seconds, plan_cell, side_by_side
 from telltune.study.results import ANSWERS, PREDICTIONS, ResultRow, Results, cell_key, is_finished
@@ -52,9 +48,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.files import Split
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.fitting.predictor import Predictor
-    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
 
@@ -118,11 +112,10 @@ def run_cells(
                     shown.update(task, description=cell.title)
                     yield cell, worker.run(cell, key)
 
-            running = (
-                here()
-                if elsewhere is None
-                else elsewhere(_longest_first(left, results), forgetting, out, split, mixing)
-            )
+            running = here()
+            if elsewhere is not None:
+                ordered = _longest_first(left, results)
+                running = elsewhere(ordered, forgetting, out, split, mixing)
             for cell, row in running:
                 results.append(row)
                 if progress:
@@ -204,7 +197,7 @@ class CellWorker:
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
-    _asked: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+    _asked: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
     _own: dict[str, OwnAnswers] = field(default_factory=dict)
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
@@ -233,11 +226,8 @@ class CellWorker:
             general = self.general(self.mixing)
             assert general is not None  # by what `mixing` is
             found["held-out general"] = general.contents.digest
-        files = {
-            "aliases": recipe.selection.aliases if recipe.selection else None,
-            "chat template": recipe.model.chat_template,
-        }
-        for name, path in files.items():
+        aliases = recipe.selection.aliases if recipe.selection else None
+        for name, path in (("aliases", aliases), ("chat template", recipe.model.chat_template)):
             if path is not None and (digest := file_hash(Path(path))) is not None:
                 found[name] = digest[:16]
         return found
@@ -339,9 +329,12 @@ class CellWorker:
         # This runs before training, because it fails if there are too few general examples.
         held_out = self.held_out(cell.seed, 0 if run_plan is None else run_plan.max_general_index)
         began = time.perf_counter()
-        own = self._own_answers(cell, task, base) if held_out else None
+        if held_out and self.forgetting.prompts and base.revision not in self._own:
+            predictor = get_method("base").run(task, None, base, Settings(recipe))
+            own = OwnAnswers.of(predictor, base.tokenizer, self.forgetting.prompts)
+            self._own[base.revision] = own
         # A comparison may have the base as a method of its own.
-        before = {} if self.keeps else self._before(cell, task, base, held_out, own)
+        before = {} if self.keeps else self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
         settings = Settings(
             recipe,
@@ -363,7 +356,7 @@ class CellWorker:
                 told = predictor.asked.told(predictor.teacher.spec)
                 logging.getLogger(__name__).warning("%s: %s", cell.title, told)
             began = time.perf_counter()
-            after = self._aside(predictor, task, base, held_out, own)
+            after = self._measured("after", predictor, task, base, held_out)
             asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
@@ -372,7 +365,7 @@ class CellWorker:
             shutil.rmtree(folder, ignore_errors=True)
         found = {
             "metric": answers.metrics[0],
-            "forgetting": _told(before, after),
+            "forgetting": before | after,
             "seconds": {
                 "training": predictor.cost.seconds,
                 "answering": answers.seconds,
@@ -399,44 +392,33 @@ class CellWorker:
             self._held[seed] = used, examples
         return examples
 
-    def _own_answers(self, cell: Cell, task: TaskData, base: LoadedModel) -> OwnAnswers | None:
-        """Return the base's own answers to everyday prompts, which it gives once."""
-        count = self.forgetting.prompts
-        if count and base.revision not in self._own:
-            predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
-            self._own[base.revision] = OwnAnswers.of(predictor, base.tokenizer, count)
-        return self._own.get(base.revision)
-
-    def _aside(
+    def _measured(
         self,
+        when: str,
         predictor: Predictor,
         task: TaskData,
         base: LoadedModel,
         held_out: Sequence[Example],
-        own: OwnAnswers | None,
-    ) -> dict[str, Any]:
-        """Return the forgetting measurements of a model, by name."""
+    ) -> dict[str, float]:
+        """Return the forgetting measurements of a predictor; their names end in `when`."""
         if not held_out or predictor.model is None:
             return {}
-        looks, prompts = task_format([e.completion for e in task.train]), self.forgetting.prompts
+        looks = task_format([example.completion for example in task.train])
+        prompts = self.forgetting.prompts
         found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
-        if own is not None:
+        if prompts:
+            own = self._own[base.revision]
             found |= asdict(measure_drift(predictor, base.tokenizer, own, looks))
-        return found
+        return {f"{k}_{when}": round(v, 5) for k, v in found.items() if v is not None}
 
     def _before(
-        self,
-        cell: Cell,
-        task: TaskData,
-        base: LoadedModel,
-        held_out: Sequence[Example],
-        own: OwnAnswers | None,
-    ) -> dict[str, Any]:
+        self, cell: Cell, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
+    ) -> dict[str, float]:
         """Return the forgetting measurements of the base, taken once per task and seed."""
         key = (base.revision, cell.task, cell.seed)
         if key not in self._asked:
             predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
-            self._asked[key] = self._aside(predictor, task, base, held_out, own)
+            self._asked[key] = self._measured("before", predictor, task, base, held_out)
         return self._asked[key]
 
     def base(self, recipe: Recipe) -> LoadedModel:
@@ -464,15 +446,6 @@ def _outcome(row: ResultRow) -> str:
         return f"failed: {row.reason}"
     scored = f"{row.metric} {row.score:.1f}, {sum(row.seconds.values()):,.0f} s"
     return "; ".join([scored, *row.warnings])
-
-
-def _told(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
-    return {
-        f"{name}_{when}": round(value, 5)
-        for when, measured in (("before", before), ("after", after))
-        for name, value in measured.items()
-        if value is not None
-    }
 
 
 def _model_name(recipe: Recipe) -> str:

@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from telltune.errors import DataError
 from telltune.methods.registry import get_method
-from telltune.recipe import as_number
+from telltune.recipe import Recipe, as_number
 from telltune.study.planning import plan_cells
 from telltune.study.runner import run_cells
-from telltune.study.spec import ForgettingSpec, MethodEntry, StudySpec, cells_of
+from telltune.study.spec import Cell, ForgettingSpec, MethodEntry, StudySpec, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.recipe import Recipe
     from telltune.study.results import ResultRow
-    from telltune.study.spec import Cell
 
 # Factors of the recipe's learning rate and passes, which depend on the number of examples.
 _FACTORS = (0.5, 1.0, 2.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -22,9 +23,6 @@ from pydantic import (
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, explain, load_recipe, read_yaml, recipe_from_dict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 STUDY_FILE = "study.yaml"
 """File name, in a study's folder, of the study as it was last run."""

@@ -12,13 +12,12 @@ from telltune.fitting.output_folder import check_resumable, lock_folder, record_
 from telltune.fitting.selection import examples_in_budget
 from telltune.levers.registry import synthesis_lever
 from telltune.models import load_base
-from telltune.recipe import as_recipe
+from telltune.recipe import AnyRecipe, as_recipe
 from telltune.storage import write_json
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from telltune.levers.protocol import Yield
-    from telltune.recipe import AnyRecipe
 
 SYNTHETIC = "synthetic.jsonl"
 _YIELD = "yield.json"

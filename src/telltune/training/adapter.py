@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
-from telltune.models import adapter_targets, named_layers
+from telltune.models import LoadedModel, adapter_targets, named_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from telltune.models import LoadedModel
     from telltune.recipe import LoraSpec, Recipe
 
 

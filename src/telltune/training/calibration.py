@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import SaveStrategy
 
-from telltune.models import model_shape
+from telltune.models import LoadedModel, model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
@@ -21,7 +21,6 @@ from telltune.training.trainer import MixtureTrainer, training_arguments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.training_data import TrainingData
 

@@ -49,8 +49,7 @@ def resolve(
     chosen = {}
     for key, value in numbers.items():
         part, _, name = key.partition(".")
-        section = getattr(recipe, part)
-        if getattr(section, name) == "auto":
+        if getattr(getattr(recipe, part), name) == "auto":
             chosen[key] = value
-            recipe = recipe.model_copy(update={part: section.model_copy(update={name: value})})
+            recipe = recipe.changed(**{part: {name: value}})
     return recipe, chosen

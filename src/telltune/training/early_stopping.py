@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from telltune.storage import write_json
 from telltune.training.adapter import trained_parameters
-from telltune.training.checkpoints import copied
+from telltune.training.checkpoints import Checkpoints, copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
     from telltune.training.callbacks import Stopwatch
-    from telltune.training.checkpoints import Checkpoints
 
 PATIENCE = 3
 """Number of consecutive looks without improvement after which the run stops."""

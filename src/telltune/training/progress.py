@@ -16,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from telltune.outputs import guard_outputs, verbosity
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Task, TaskID
-    from rich.table import Table
 
 # Seconds until the first line and between lines. A run of hours prints one line per minute.
 _FIRST = 2.0

@@ -17,7 +17,7 @@ import numpy as np
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
-from telltune.models import load_base_of, model_shape
+from telltune.models import LoadedModel, load_base_of, model_shape
 from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.models import LoadedModel
     from telltune.recipe import Recipe
     from telltune.training.confidence import Confidence
     from telltune.training.early_stopping import EarlyStopping

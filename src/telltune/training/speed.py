@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from telltune.errors import StorageError
-from telltune.models import compute_dtype
+from telltune.models import ModelShape, compute_dtype
 from telltune.storage import cache_folder, read_cached_json, write_json
-from telltune.training.training_data import step_places
+from telltune.training.training_data import TrainingData, step_places
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
     from telltune.data.mixture import Mixture
-    from telltune.models import ModelShape
     from telltune.recipe import Recipe, TrainingSpec
     from telltune.training.callbacks import Stopwatch
-    from telltune.training.training_data import TrainingData
 
 # Other work can only slow a fit down, so the fastest of the last fits is the best estimate. Few
 # fits are kept, so that a lasting slowdown is noticed.
 _KEPT = 3
+_OF_SPEED = {"rank", "target_modules", "layers", "rank_pattern", "use_dora", "modules_to_save"}
+"""Keys of `lora` that speed depends on, besides whether there is dropout."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,7 @@ def training_shape(model: ModelShape, recipe: Recipe) -> dict[str, Any]:
         "lora": (
             None
             if training.full_parameters
-            else {
-                "rank": lora.rank,
-                "target_modules": lora.target_modules,
-                "dropout": lora.dropout > 0,
-                "layers": lora.layers,
-                "rank_pattern": lora.rank_pattern,
-                "use_dora": lora.use_dora,
-                "modules_to_save": lora.modules_to_save,
-            }
+            else lora.model_dump(include=_OF_SPEED) | {"dropout": lora.dropout > 0}
         ),
         "precision": str(compute_dtype(training.precision)),
         "micro_batch_tokens": training.micro_batch_tokens,

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +21,6 @@ from telltune.plugins import load_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from transformers import TrainerCallback, TrainerControl

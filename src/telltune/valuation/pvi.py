@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.anchor import anchored_tokenizer
+from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.examples import as_turns
+from telltune.data.examples import Example, Message, as_turns
 from telltune.data.mixture import Mixture
 from telltune.errors import RecipeError
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
-from telltune.models import compute_dtype, context_length, model_shape
-from telltune.recipe import as_number
+from telltune.models import LoadedModel, compute_dtype, context_length, model_shape
+from telltune.recipe import Recipe, SelectionSpec, as_number
 from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.adapter import borrowing
 from telltune.training.defaults import resolve
@@ -41,11 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telltune.data.anchor import Anchor
     from telltune.data.encoded import EncodedSet
-    from telltune.data.examples import Example, Message
-    from telltune.models import LoadedModel
-    from telltune.recipe import Recipe, SelectionSpec
 
 
 @dataclass(frozen=True)

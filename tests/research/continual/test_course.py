@@ -18,6 +18,7 @@ from telltune.models import load_base
 from telltune.recipe import ModelSpec
 from telltune.research.continual import learner
 from telltune.research.continual.course import run_continual
+from telltune.research.continual.spec import STRATEGIES
 from telltune.training import run as trained
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
 def test_every_strategy_runs_with_and_without_an_anchor(
     order: Callable[..., Path], tmp_path: Path
 ) -> None:
-    strategies = list(learner.STRATEGIES)
+    strategies = list(STRATEGIES)
     tasks = yaml.safe_load(order().read_text())["tasks"]
     del tasks[1]["anchor"]
     # One of three items is a prompt of the task, and the other two are new.
@@ -277,7 +278,7 @@ def test_all_weights_can_be_trained_by_every_strategy(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    strategies = list(learner.STRATEGIES)
+    strategies = list(STRATEGIES)
     base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32").model.state_dict()
     begun: list[tuple[bool, bool]] = []
     train = trained.train

@@ -12,7 +12,7 @@ from telltune.data.task import load_split, load_task
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.metrics import get_metric
 from telltune.recipe import recipe_from_dict
-from telltune.research.continual.course import load_continual
+from telltune.research.continual.spec import load_continual
 from telltune.study.spec import merged_keys
 
 if TYPE_CHECKING:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _OPTION = re.compile(r"^([A-H])\. ?(.*)$")
 # Without options, such a question has no answer or many right answers.

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.stable import pick
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def prose_examples() -> Iterator[Example]:

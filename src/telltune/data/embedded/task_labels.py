@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.task import EmbeddedTask, split_by_label
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SPECIALTY_FILES = {
     "Anatomy": "anatomy",

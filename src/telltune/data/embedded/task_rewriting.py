@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from telltune.data.embedded.rows import SourceRow, source_rows
 from telltune.data.embedded.stable import pick, stable_number
 from telltune.data.embedded.task import EmbeddedTask, normal_words, split
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z0-9' ,?!.-]*[.?!]")
 _REMOVED = re.compile(r"[,?!.]")

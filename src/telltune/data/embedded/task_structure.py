@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
 
 from telltune.data.embedded.rows import source_rows
 from telltune.data.embedded.task import EmbeddedTask, split
 from telltune.data.examples import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def equation() -> EmbeddedTask:

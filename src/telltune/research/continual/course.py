@@ -9,86 +9,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
-from telltune.errors import RecipeError
 from telltune.fitting.output_folder import lock_folder
-from telltune.recipe.base import ConfigModel, short
-from telltune.research.continual.abilities import Ability, mean_change
-from telltune.research.continual.learner import STRATEGIES, Learner, Step, Strategy
+from telltune.research.continual.abilities import mean_change
+from telltune.research.continual.learner import Learner, Step
 from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
-from telltune.research.continual.trace import TraceSpec, trace_tasks
+from telltune.research.continual.spec import Strategy, load_continual
 from telltune.storage import write_json, write_text
-from telltune.study.spec import Tasks, read_spec
 from telltune.training.progress import bar, phase
 
 _ROWS = "continual.jsonl"
 _SUMMARY = "summary.json"
-
-
-class ContinualSpec(ConfigModel):
-    """Specification of a continual-learning run: ordered tasks, strategies and seeds.
-
-    Example:
-        ```yaml
-        recipe: demo.yaml
-        tasks: [medical_specialty, mention_json, restore_text]
-        strategies: [sequential, replay, tell]
-        seeds: [0, 1, 2]
-        ```
-    """
-
-    recipe: dict[str, Any]
-    """Recipe keys shared by all tasks, or the name of a recipe file in the same folder."""
-    tasks: Tasks = Field(default=[])
-    """Tasks as in a study, learned in this order: two or more."""
-    trace: Annotated[TraceSpec | None, short("folder")] = Field(default=None, validate_default=True)
-    """TRACE's benchmark, in place of `tasks`: its folder, or a mapping with `folder` and
-    `max_examples`. Its eight tasks are learned in the published order."""
-    strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
-    """Strategies to learn the tasks with."""
-    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    """Random seeds. Each seed draws its own task data, order and initialization."""
-    general_items: PositiveInt = 50
-    """Number of held-out general examples whose loss is measured before and after each task."""
-    abilities: dict[Ability, Tasks] = Field(default={})
-    """Tasks, as in a study, whose test items are scored before and after all tasks, by ability:
-    `general` (ΔG), `instructions` (ΔI) and `safety` (ΔS)."""
-
-    @field_validator("trace")
-    @classmethod
-    def _is_in_place_of_tasks(
-        cls, trace: TraceSpec | None, info: ValidationInfo
-    ) -> TraceSpec | None:
-        # Invalid `tasks` are missing from `info.data`.
-        if "tasks" in info.data and (trace is None) == (len(info.data["tasks"]) < 2):
-            raise ValueError("give two or more `tasks`, or `trace`")
-        return trace
-
-
-def load_continual(path: str | Path) -> ContinualSpec:
-    """Read a task order from a YAML file.
-
-    Raises:
-        RecipeError: A key of the file is invalid, or two tasks have the same name.
-        DataError: A file of TRACE is missing.
-    """
-    path = Path(path)
-    spec = read_spec(path, ContinualSpec, "task order")
-    if spec.trace is not None:
-        spec = spec.model_copy(update={"tasks": trace_tasks(spec.trace, path.parent)})
-    beside = [task for tasks in spec.abilities.values() for task in tasks]
-    names = [task.name for task in (*spec.tasks, *beside)]
-    if len(set(names)) < len(names):
-        raise RecipeError(f"{path}: two tasks have the same name; rename one.")
-    return spec
 
 
 def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) -> ContinualReport:
@@ -110,16 +49,8 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
     with lock_folder(out):
         steps = _read(out)
         with phase("reading the tasks", shown=progress):
-            learner = Learner(
-                spec.recipe,
-                spec.tasks,
-                spec.general_items,
-                spec.abilities,
-                out,
-                name=str(order),
-                folder=order.parent,
-            )
-            learner.check(spec.strategies, spec.seeds)
+            learner = Learner(spec, order, out)
+            learner.check()
         with bar(shown=progress) as shown:
             total = len(spec.strategies) * len(spec.seeds) * len(spec.tasks)
             runs = [(strategy, seed) for seed in spec.seeds for strategy in spec.strategies]
@@ -148,12 +79,12 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
         tasks: Names of the tasks in order.
         strategies: Strategies to report.
     """
-    by_run: dict[str, dict[int, list[Step]]] = {strategy: {} for strategy in strategies}
+    runs_of: dict[tuple[str, int], list[Step]] = defaultdict(list)
     for step in steps:
-        by_run.get(step.strategy, {}).setdefault(step.seed, []).append(step)
+        runs_of[step.strategy, step.seed].append(step)
     finished = {
-        strategy: {seed: run for seed, run in by_seed.items() if len(run) == len(tasks)}
-        for strategy, by_seed in by_run.items()
+        strategy: {s: r for (n, s), r in runs_of.items() if n == strategy and len(r) == len(tasks)}
+        for strategy in strategies
     }
     finished = {strategy: by_seed for strategy, by_seed in finished.items() if by_seed}
     shared = set.intersection(*map(set, finished.values())) if finished else set()
@@ -182,7 +113,9 @@ def summarize(steps: list[Step], tasks: list[str], strategies: list[Strategy]) -
                 "warnings": _warnings(runs),
             }
         )
-    return ContinualReport(tasks, [_rounded(row) for row in rows])
+    return ContinualReport(
+        tasks, [{k: round(v, 3) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    )
 
 
 def _matrix(run: list[Step], tasks: list[str]) -> Any:
@@ -229,10 +162,6 @@ def _warnings(runs: list[list[Step]]) -> list[str]:
         f"{task}, scored after {', '.join(after)}: {warning}"
         for (task, warning), after in told.items()
     ]
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}
 
 
 def _read(out: Path) -> list[Step]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from telltune.html_report.drawing import (
-    COLOURS,
+    COLORS,
     Figure,
     Key,
     chart_of,
@@ -122,11 +122,11 @@ def _courses(report: ContinualReport) -> Figure:
     lines = chart_of(values).encode(
         alt.X("after:Q").title("tasks learned").axis(tickCount=len(report.tasks), format="d"),
         alt.Y("overall:Q").title("mean score on these tasks, %"),
-        alt.Color("strategy:N").scale(domain=names, range=COLOURS).legend(None),
+        alt.Color("strategy:N").scale(domain=names, range=COLORS).legend(None),
         tooltip=tooltip_of({"strategy": "strategy", "task": "last task", "overall": "mean score"}),
     )
     dots = lines.mark_point(size=60, filled=True)
-    keys = [Key(name, color, "circle") for name, color in zip(names, COLOURS, strict=False)]
+    keys = [Key(name, color, "circle") for name, color in zip(names, COLORS, strict=False)]
     return Figure("All tasks so far", spec_of(layers_of(lines.mark_line(), dots)), keys)
 
 

@@ -6,15 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from telltune.research.diagnosis.compression import compress
-from telltune.research.diagnosis.rules import load_rules
+from telltune.research.diagnosis.compression import Filters, Line, compress
+from telltune.research.diagnosis.rules import Rule, Side, load_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from telltune.research.diagnosis.compression import Filters, Line
     from telltune.research.diagnosis.past import Past
-    from telltune.research.diagnosis.rules import Rule, Side
 
 UNKNOWN = "unknown"
 _SHOWN = 4

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from telltune.errors import DataError
-from telltune.research.diagnosis.compression import template
+from telltune.research.diagnosis.compression import Line, template
 from telltune.storage import cache_folder, write_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from telltune.research.diagnosis.compression import Line
 
 _NEAR = 0.45
 """Minimum cosine at which a past failure counts as the same."""

@@ -7,18 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from telltune.research.diagnosis.compression import Filters
 from telltune.research.diagnosis.diagnose import Diagnosis, diagnose
 from telltune.signals import handling
 from telltune.storage import writing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 _PAUSE = 2.0
 """Pause before the second attempt in seconds; doubled before each further one, up to a minute."""

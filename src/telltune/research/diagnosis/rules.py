@@ -7,17 +7,15 @@ order of the rules is their rank: a cause precedes its consequences.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from telltune.errors import RecipeError
 from telltune.recipe.base import ConfigModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Side = Literal["user", "infrastructure", "unknown"]
 _OURS = Path(__file__).parent / "rules.yaml"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.task import load_general, load_task
+from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import DataError, RecipeError, StorageError
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
@@ -27,7 +27,7 @@ from telltune.fitting.output_folder import check_resumable, lock_folder, record_
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
 from telltune.models import LoadedModel, context_length, load_base_of
-from telltune.recipe import as_recipe
+from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.research.quanta.clusters import cluster_gradients
 from telltune.research.quanta.losses import LossCurves, LossRecorder
 from telltune.research.quanta.report import QuantaReport, judge
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
     from telltune.data.encoded import EncodedSet
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.data.task import TaskData
     from telltune.fitting.run_plan import RunPlan
-    from telltune.recipe import AnyRecipe, Recipe
 
 DEFAULT_METHODS = (
     *("sft_anchor", "tell", "tell_stratified"),
@@ -137,8 +135,7 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
     """Check and encode all data before training; the first job is the reference."""
     if not methods:
         raise RecipeError("no method is named; name at least one, e.g. --method tell.")
-    wider = {"max_tokens": reference_tokens, "max_examples": None}
-    plentiful = recipe.model_copy(update={"task": recipe.task.model_copy(update=wider)})
+    plentiful = recipe.changed(task={"max_tokens": reference_tokens, "max_examples": None})
     model, general = load_model_info(recipe.model), load_general(recipe)
     jobs = []
     for name in (_REFERENCE, *methods):

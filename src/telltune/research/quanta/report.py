@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from telltune.fitting.adapter_folder import versions
 from telltune.research.quanta.losses import LossCurves
 from telltune.research.quanta.order import Agreement, Quanta, compare_orders
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _SHOWN_TEXTS = 4
 

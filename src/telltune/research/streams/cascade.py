@@ -10,6 +10,7 @@ inputs. The answer records the failure, and no level learns from it.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -22,8 +23,8 @@ import numpy as np
 from telltune.errors import RecipeError, TellError
 from telltune.research.streams.policies import Judged, Learned, Policy, Promised, scaled_decay
 from telltune.research.streams.saved import read_settings, read_state, write_cascade
-from telltune.research.streams.spec import PUBLISHED_INPUTS, as_cascade
-from telltune.research.streams.top import LabeledItem
+from telltune.research.streams.spec import PUBLISHED_INPUTS, AnyCascade, as_cascade
+from telltune.research.streams.top import LabeledItem, Top
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.research.streams.levels import Level
-    from telltune.research.streams.spec import AnyCascade
-    from telltune.research.streams.top import Top
 
 TOP = "top"
+_SAVED = ("inputs", "lines", "seen", "updates", "asked")
+_COUNTS = ("answered", "failures", "tokens", "cost")
+"""Attributes that the state has as they are, by themselves and under `counts`."""
 _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""
 _KEPT = 512
@@ -424,18 +426,9 @@ class Cascade:
         """Return the state from which `restore` rebuilds the cascade."""
         return {
             **self._identity(),
-            "inputs": self.inputs,
-            "lines": self.lines,
-            "seen": self.seen,
-            "updates": list(self.updates),
-            "asked": list(self.asked),
+            **copy.deepcopy({name: getattr(self, name) for name in _SAVED}),
             "seconds": list(self._seconds),
-            "counts": {
-                "answered": dict(self.answered),
-                "failures": self.failures,
-                "tokens": self.tokens,
-                "cost": self.cost,
-            },
+            "counts": copy.deepcopy({name: getattr(self, name) for name in _COUNTS}),
             "caches": [list(cache) for cache in self._caches],
             "judged": [tuple(judged) for judged in self._judged],
             "decisions": self._policy.state(),
@@ -454,11 +447,10 @@ class Cascade:
                     f"the saved cascade has the {what} {', '.join(state[what])}, but this one has "
                     f"{', '.join(own)}; restore them or use another folder."
                 )
-        self.inputs, self.lines, self.seen = state["inputs"], state["lines"], state["seen"]
-        self.updates, self.asked = list(state["updates"]), list(state["asked"])
-        self._seconds, counts = list(state["seconds"]), state["counts"]
-        self.answered, self.failures = dict(counts["answered"]), counts["failures"]
-        self.tokens, self.cost = counts["tokens"], counts["cost"]
+        saved = {name: state[name] for name in _SAVED} | state["counts"]
+        for name, value in copy.deepcopy(saved).items():
+            setattr(self, name, value)
+        self._seconds = list(state["seconds"])
         self._caches = [[tuple(row) for row in cache] for cache in state["caches"]]
         self._judged = [Judged(*judged) for judged in state["judged"]]
         self._policy = self._make_policy()

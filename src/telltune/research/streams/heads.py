@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from scipy.special import softmax
 
 from telltune.classifiers.features import EncoderFeatures, features_from, learn_features
-from telltune.classifiers.heads import LinearScorer, fit_head
-from telltune.research.streams.levels import softmax
+from telltune.classifiers.heads import Head, LinearScorer, fit_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.classifiers.features import Features, TextKind
-    from telltune.classifiers.heads import Head
     from telltune.research.streams.spec import HeadKind
 
 _LABELED = 2000
@@ -67,7 +66,7 @@ class HeadLevel:
             return np.full((len(texts), self._count), 1 / self._count)
         scores = np.full((len(texts), self._count), -np.inf)
         scores[:, list(map(int, self._scorer.answers))] = self._scorer.scores(vectors)
-        return softmax(scores)
+        return np.asarray(softmax(scores, axis=1))
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
         """Keep labeled texts, and fit the classifier if there are a tenth more than last time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from scipy.special import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,12 +68,12 @@ class LinearLevel:
 
     def likelihoods(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the likelihood of each label, (texts, labels)."""
-        return softmax(self._rows(texts) @ self.weights + self.bias)
+        return self._likely(self._rows(texts))
 
     def learn(self, texts: Sequence[str], labels: Sequence[int]) -> None:
         """Take one AdaGrad step on a batch."""
         rows = self._rows(texts)
-        error = softmax(rows @ self.weights + self.bias)
+        error = self._likely(rows)
         error[np.arange(len(labels)), labels] -= 1
         error /= len(labels)
         # Only words of the batch have a gradient.
@@ -103,16 +104,13 @@ class LinearLevel:
         self._squares[kept["words"]] = kept["squares"]
         self.bias[:], self._bias_squares[:] = kept["bias"], kept["bias_squares"]
 
+    def _likely(self, rows: Any) -> NDArray[np.float64]:
+        scores = rows @ self.weights + self.bias
+        return np.asarray(softmax(scores.astype(np.float64), axis=1))
+
     def _rows(self, texts: Sequence[str]) -> Any:
         rows = self._hash.transform(texts).astype(np.float32)
         rows.data = 1 + np.log(rows.data)
         lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(1)).ravel())
         rows.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(rows.indptr))
         return rows
-
-
-def softmax(scores: Any) -> NDArray[np.float64]:
-    """Convert label scores to likelihoods, (texts, labels)."""
-    shifted = np.asarray(scores, np.float64)
-    shifted = np.exp(shifted - shifted.max(1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(1, keepdims=True), np.float64)

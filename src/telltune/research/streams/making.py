@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from telltune.inference.api_client import api_client
 from telltune.research.streams.heads import HeadLevel
-from telltune.research.streams.levels import LinearLevel
+from telltune.research.streams.levels import Level, LinearLevel
 from telltune.research.streams.models import EncoderLevel, FittedLevel
-from telltune.research.streams.top import Endpoint, local_model
+from telltune.research.streams.top import Endpoint, Top, local_model
 
 if TYPE_CHECKING:
-    from telltune.research.streams.levels import Level
     from telltune.research.streams.spec import CascadeSpec, LevelSpec
-    from telltune.research.streams.top import Top
 
 
 def make_levels(spec: CascadeSpec) -> list[Level]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
@@ -17,7 +18,6 @@ from telltune.hub import check_reachable, silence
 from telltune.inference.labels import label_key
 from telltune.models import context_length
 from telltune.models.files import hush_transformers
-from telltune.research.streams.levels import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,7 @@ class FittedLevel:
             _, scores = self._predictor.label_scores([examples[i] for i in fit])
             for label, columns in enumerate(self._columns):
                 best[fit, label] = scores[:, columns].max(axis=1, initial=-np.inf)
-        return softmax(best)
+        return np.asarray(softmax(best, axis=1))
 
     def _that_fit(self, examples: Sequence[Example]) -> list[int]:
         """Return the numbers of the examples that are not longer than the model's context."""

@@ -15,7 +15,8 @@ leave room for later disagreements; the room is spent over as many inputs as wer
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv
@@ -39,6 +40,8 @@ _AUDITED = 0.05
 """Share of the inputs that the top model labels for the sample of `Promised`."""
 _SAMPLES = 10
 """Size of that sample, in inputs per allowed disagreement; older inputs are forgotten."""
+_SAVED = ("enough", "inputs", "exposed", "limit", "spent")
+"""Attributes of `Promised` that its state has as they are."""
 
 
 class Judged(NamedTuple):
@@ -63,9 +66,10 @@ class Judged(NamedTuple):
         return max(self.likely[level] or [0.0])
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """Decides which level answers an input."""
 
+    @abstractmethod
     def sampled(self, places: Sequence[int], updates: Sequence[int]) -> NDArray[np.bool_]:
         """Return which inputs the top model labels whatever the levels think, (inputs,).
 
@@ -73,12 +77,12 @@ class Policy(Protocol):
             places: Places of the inputs in the stream.
             updates: Number of updates of each level.
         """
-        ...
 
-    def asks(self, level: int) -> bool:
-        """Return whether a level is asked about inputs that are not sampled."""
-        ...
+    def asks(self, level: int) -> bool:  # noqa: ARG002 - some policies skip levels
+        """Return whether a level is asked about inputs that are not sampled; by default all are."""
+        return True
 
+    @abstractmethod
     def answers(
         self, level: int, likely: NDArray[np.float64], places: Sequence[int], updates: int
     ) -> NDArray[np.bool_]:
@@ -90,16 +94,14 @@ class Policy(Protocol):
             places: Places of the inputs in the stream.
             updates: Number of updates of the level.
         """
-        ...
 
-    def count(self, *, sampled: bool) -> None:
+    def count(self, *, sampled: bool) -> None:  # noqa: B027 - only some policies count
         """Count an input that was answered."""
-        ...
 
-    def observe(self, judged: Judged, *, sampled: bool) -> None:
+    def observe(self, judged: Judged, *, sampled: bool) -> None:  # noqa: B027
         """Record an input that the top model has labeled."""
-        ...
 
+    @abstractmethod
     def update(self, kept: Sequence[Judged], newest: int, costs: Sequence[float]) -> None:
         """Learn after an update of the lowest level.
 
@@ -108,22 +110,21 @@ class Policy(Protocol):
             newest: Number of them since the last update.
             costs: Cost of an input at each level relative to the top model.
         """
-        ...
 
     def agreement(self) -> tuple[float, float] | None:
         """Return the share of counted inputs whose answer is the top model's; see `Cascade`."""
-        ...
+        return None  # without a random sample of inputs
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` rebuilds the policy."""
-        ...
 
+    @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
-        ...
 
 
-class Learned:
+class Learned(Policy):
     """The published policy: deferral networks and random draws.
 
     During warm-up the top model labels every input. Later, a level answers if its deferral network
@@ -155,10 +156,6 @@ class Learned:
         """Return true for all inputs of the warm-up, and false afterwards."""
         return np.full(len(places), min(updates) < _WARM_UPDATES)
 
-    def asks(self, level: int) -> bool:  # noqa: ARG002 - the protocol of policies
-        """Return true: every level is asked about all inputs that reach it."""
-        return True
-
     def answers(
         self, level: int, likely: NDArray[np.float64], places: Sequence[int], updates: int
     ) -> NDArray[np.bool_]:
@@ -167,12 +164,6 @@ class Learned:
         lucky = np.array([_draw(self.seed, place, level) < chance for place in places])
         found: NDArray[np.bool_] = lucky & (self._deferral.defers(level, likely) <= 0.5)
         return found
-
-    def count(self, *, sampled: bool) -> None:
-        """Do nothing; the policy counts no inputs."""
-
-    def observe(self, judged: Judged, *, sampled: bool) -> None:
-        """Do nothing; the policy learns from all inputs that are kept."""
 
     def update(self, kept: Sequence[Judged], newest: int, costs: Sequence[float]) -> None:
         """Train the deferral networks on the newest inputs and on earlier ones."""
@@ -186,9 +177,6 @@ class Learned:
             labels = np.array([one.label for one in batch], np.int64)
             self._deferral.learn(likely, labels, [*costs[1:], 1.0])
 
-    def agreement(self) -> None:
-        """Return None: the inputs that the top model labels are no random sample."""
-
     def state(self) -> dict[str, Any]:
         """Return the state of the networks."""
         return {"deferral": self._deferral.state(), "learned": self._learned}
@@ -199,7 +187,7 @@ class Learned:
         self._learned = state["learned"]
 
 
-class Promised:
+class Promised(Policy):
     """Thresholds on the levels' confidence that keep a promised agreement with the top model.
 
     A level without a threshold is asked about sampled inputs only. All inputs are sampled until the
@@ -327,21 +315,16 @@ class Promised:
         return {
             "thresholds": list(self.thresholds),
             "sample": list(self._sample),
-            "enough": self._enough,
-            "inputs": self._inputs,
-            "exposed": self._exposed,
-            "limit": self._limit,
-            "spent": self._spent,
             "audit": (self._exposed_in_all, self._audited, self._disagreed),
+            **{name: getattr(self, f"_{name}") for name in _SAVED},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
         self.thresholds = list(state["thresholds"])
         self._sample = [(list(confidence), list(wrong)) for confidence, wrong in state["sample"]]
-        self._enough = state["enough"]
-        self._inputs, self._exposed = state["inputs"], state["exposed"]
-        self._limit, self._spent = state["limit"], state["spent"]
+        for name in _SAVED:
+            setattr(self, f"_{name}", state[name])
         self._exposed_in_all, self._audited, self._disagreed = state["audit"]
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from telltune.errors import StorageError
-from telltune.research.streams.spec import load_cascade
+from telltune.research.streams.spec import CascadeSpec, load_cascade
 from telltune.storage import write_bytes, write_text
-
-if TYPE_CHECKING:
-    from telltune.research.streams.spec import CascadeSpec
 
 SETTINGS = "cascade.yaml"
 """File with the settings."""

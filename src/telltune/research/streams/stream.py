@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telltune.errors import DataError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.research.streams.cascade import TOP, Cascade
+from telltune.research.streams.cascade import TOP, Cascade, CascadeAnswer
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
 from telltune.signals import handling
 from telltune.storage import write_json, write_text, writing
 from telltune.training.progress import bar, phase
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from telltune.research.streams.cascade import CascadeAnswer
 
 DECISIONS = "decisions.jsonl"
 _SUMMARY = "summary.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from telltune.data.examples import Example, Message
-from telltune.inference.api_client import CallError
+from telltune.inference.api_client import ApiClient, CallError
 from telltune.inference.labels import names, read_label
 from telltune.models import context_length
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.fitting.predictor import Predictor
-    from telltune.inference.api_client import ApiClient
 
 _LONGEST = 32
 """Maximum number of tokens of a local model's answer: a label and a few words around it."""

@@ -11,7 +11,7 @@ from telltune.html_report.drawing import Figure, Values, chart_of, layers_of, sp
 from telltune.html_report.formats import NOTHING, interval, loss, number, score, share, signed
 from telltune.study.report.series import main_points, series_of
 from telltune.study.report.verdict import tell_emergence, tell_items
-from telltune.study.statistics.item_changes import sort_items
+from telltune.study.statistics.item_changes import ItemCourses, sort_items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from telltune.study.report.matched import Matched
     from telltune.study.report.palette import Palette
-    from telltune.study.statistics.item_changes import ItemCourses
     from telltune.study.statistics.summary import Point, Summary
 
 # A leverage ratio goes on a line of its own: truncated labels would look the same.

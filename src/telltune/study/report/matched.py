@@ -9,19 +9,16 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.evaluation.score import PERPLEXITY
-from telltune.study.report.series import MAIN, label_series, main_series, series_of
-from telltune.study.statistics.resampling import mean_over_seeds
+from telltune.study.report.series import MAIN, Series, label_series, main_series, series_of
+from telltune.study.statistics.resampling import Runs, mean_over_seeds
 from telltune.study.statistics.significance import compare_runs, spread_over_seeds
-from telltune.study.statistics.summary import REFERENCES, scored_run
+from telltune.study.statistics.summary import REFERENCES, Point, scored_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.study.report.series import Series
     from telltune.study.results import ResultRow
-    from telltune.study.statistics.resampling import Runs
-    from telltune.study.statistics.summary import Point
 
 Blocks = dict[str, tuple[list[int], list[int]]]
 """Sizes and seeds by task; every size has every seed."""

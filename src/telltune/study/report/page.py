@@ -23,17 +23,16 @@ from telltune.study.report.matched import match_cells
 from telltune.study.report.palette import Palette
 from telltune.study.report.series import series_of
 from telltune.study.report.side_by_side import side_by_side
-from telltune.study.report.training_charts import curve_figures, weight_figures
+from telltune.study.report.training_charts import training_figures
 from telltune.study.report.verdict import give_verdict, is_clear, reference_of
-from telltune.study.results import Results
+from telltune.study.results import ResultRow, Results
 from telltune.study.statistics.item_changes import item_courses
-from telltune.study.statistics.summary import summarize
+from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from telltune.study.results import ResultRow
-    from telltune.study.statistics.summary import Comparison, Point, SavedData, Summary
+    from telltune.html_report.drawing import Figure
 
 SUMMARY = "summary.json"
 
@@ -61,6 +60,25 @@ def _page(out: Path, summary: Summary, rows: list[ResultRow], resamples: int) ->
     palette = Palette(summary.points)
     matched = match_cells(out, rows, summary.points, resamples=resamples)
     courses = item_courses(out, rows, summary.general_curves)
+    folds = [
+        Fold(
+            "training",
+            "Training curves",
+            "Solid lines are task data; dashed lines are general data. Learned weights of sources "
+            "start at 1.",
+            training_figures(rows, summary.points, palette),
+        ),
+        Fold(
+            "emergence",
+            "Score against general tokens",
+            "The same task data with increasing amounts of general data. In the item charts each "
+            "row is a test item; darker means a higher mean score over seeds. Items are sorted by "
+            "the number of general tokens from which they stay right. An item changes at once if "
+            "its score moves by more than half of the scale between two neighboring amounts of "
+            "general tokens.",
+            emergence_figures(summary, courses, palette),
+        ),
+    ]
     return render(
         _TEMPLATE,
         title=out.resolve().name,
@@ -71,17 +89,24 @@ def _page(out: Path, summary: Summary, rows: list[ResultRow], resamples: int) ->
         headline=headline_figure(matched, palette),
         choices=palette.choices,
         efficiency=efficiency_figures(summary.points, palette),
-        emergence=emergence_figures(summary, courses, palette),
+        folds=folds,
         reference=reference_of(summary),
         tables=_tables(summary, palette),
         forgetting=forgetting_figures(summary.points, palette),
         answers={one.task: one for one in side_by_side(out, rows, summary.points)},
-        curves=curve_figures(rows, summary.points, palette),
-        weights=weight_figures(rows, summary.points, palette),
         warnings=_warnings(done),
         costs=_costs(done),
         made=_made(done),
     )
+
+
+class Fold(NamedTuple):
+    """Charts of each task behind a heading; a task without charts lacks it."""
+
+    css_class: str
+    title: str
+    text: str
+    figures: Mapping[str, list[Figure]]
 
 
 class TableRow(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from telltune.html_report.drawing import Key, chart_of
+from telltune.html_report.drawing import Key, Values, chart_of
 from telltune.study.report.series import MAIN, label_series, main_series
 
 if TYPE_CHECKING:
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
     import altair as alt
 
-    from telltune.html_report.drawing import Values
     from telltune.study.statistics.summary import Point
 
 # One color for each of `MAIN`; the last is of all other methods.
-_COLOURS = ["var(--text)", *(f"var(--series-{i})" for i in (1, 3, 0, 2, 5, 6, 7))]
+_COLORS = ["var(--text)", *(f"var(--series-{i})" for i in (1, 3, 0, 2, 5, 6, 7))]
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 
 _FEW = 6
@@ -55,7 +54,7 @@ class Palette:
         for i, label in enumerate(known):
             number = numbers.get(label, named.get(label, -1))
             shape = _SHAPES[(number if number >= 0 else i) % len(_SHAPES)]
-            self._keys[label] = Key(label, _COLOURS[number], shape)
+            self._keys[label] = Key(label, _COLORS[number], shape)
         self.choices = [
             Choice(self._keys[label], series.name, label in self.main)
             for series, label in sorted(

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from telltune.evaluation.metrics import get_metric
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.report.series import label_series, main_points, series_of
-from telltune.study.results import ANSWERS, read_answers
+from telltune.study.results import ANSWERS, ResultRow, read_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from telltune.study.results import ResultRow
     from telltune.study.statistics.summary import Point
 
 _ITEMS = 3

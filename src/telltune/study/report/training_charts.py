@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from telltune.html_report.drawing import Figure, layers_of, spec_of, tooltip_of
@@ -21,27 +22,25 @@ if TYPE_CHECKING:
     from telltune.study.statistics.summary import Point
 
 
-def curve_figures(
+def training_figures(
     rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
-) -> dict[str, Figure]:
-    """Plot training loss by step and source, one figure per task.
+) -> dict[str, list[Figure]]:
+    """Plot training loss and learned source weights by step and source, by task.
 
-    Each figure shows the size and seed that most methods have.
+    Each figure shows the size and seed that most methods have. Weights are left out if no method
+    learns them.
     """
     import altair as alt
 
     dashes = alt.Scale(domain=["task", "general"], range=[[1, 0], [4, 3]])
-    return _by_step(
-        rows, points, palette, "loss", "loss, nats per token", ("task", "general"), dashes
-    )
-
-
-def weight_figures(
-    rows: Sequence[ResultRow], points: Sequence[Point], palette: Palette
-) -> dict[str, Figure]:
-    """Plot learned source weights by step like `curve_figures`; empty if no method learns them."""
+    loss = ("loss", "loss, nats per token", ["task", "general"], dashes)
     learned = {name: None for row in rows for name in row.curve if name.startswith(WEIGHT)}
-    return _by_step(rows, points, palette, "weight", "weight of the source", tuple(learned))
+    weight = ("weight", "weight of the source", list(learned), None)
+    figures: dict[str, list[Figure]] = defaultdict(list)
+    for what in (loss, weight):
+        for task, figure in _by_step(rows, points, palette, *what).items():
+            figures[task].append(figure)
+    return figures
 
 
 def _by_step(
@@ -51,7 +50,7 @@ def _by_step(
     what: str,
     title: str,
     names: Sequence[str],
-    dashes: alt.Scale | None = None,
+    dashes: alt.Scale | None,
 ) -> dict[str, Figure]:
     """Draw the curves of rows: colors are methods, dashes are sources."""
     import altair as alt

@@ -14,17 +14,15 @@ from telltune.html_report.formats import (
     share,
     signed,
 )
-from telltune.study.report.series import label_series, series_of
-from telltune.study.statistics.summary import REFERENCES
+from telltune.study.report.series import Series, label_series, series_of
+from telltune.study.statistics.summary import REFERENCES, Comparison, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.study.report.matched import Matched
-    from telltune.study.report.series import Series
     from telltune.study.statistics.emergence import Emergence
     from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
-    from telltune.study.statistics.summary import Comparison, Summary
 
 _LEVEL = 0.05
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from telltune.errors import DataError
-from telltune.study.statistics.resampling import resample_runs
+from telltune.study.statistics.resampling import Runs, resample_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from telltune.evaluation.registry import Floats
-    from telltune.study.statistics.resampling import Runs
 _TAIL = (1 - 0.95) / 2
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from telltune.errors import DataError
-from telltune.study.statistics.resampling import resample_runs
+from telltune.study.statistics.resampling import Runs, resample_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from telltune.evaluation.registry import Floats
-    from telltune.study.statistics.resampling import Runs
 
 # Steepest slope that still counts as smooth: a logistic curve with this slope over log tokens
 # needs nine times the tokens (exp(ln(81) / 2)) to go from a tenth to nine tenths of its rise.

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.study.results import ANSWERS, read_answers
+from telltune.study.results import ANSWERS, ResultRow, read_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from telltune.evaluation.registry import Floats
-    from telltune.study.results import ResultRow
     from telltune.study.statistics.emergence import Emergence
 
 _HALF = 50.0

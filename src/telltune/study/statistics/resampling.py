@@ -31,18 +31,14 @@ a generalized pivot, Weerahandi (1993).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from telltune.evaluation.intervals import move_within, resample_scores
 from telltune.evaluation.registry import Floats, Scored
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Enough resamples to estimate a variance within a few percent; seed variance is less certain.
 _ENOUGH = 500

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,7 @@ from telltune.evaluation.intervals import (
     bootstrap_interval,
     paired_bootstrap,
 )
-from telltune.study.statistics.resampling import distinct_runs, mean_over_seeds, seed_luck
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from telltune.study.statistics.resampling import Runs
+from telltune.study.statistics.resampling import Runs, distinct_runs, mean_over_seeds, seed_luck
 
 
 @dataclass(frozen=True, slots=True)

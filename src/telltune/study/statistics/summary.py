@@ -12,11 +12,11 @@ import numpy as np
 from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
-from telltune.study.results import ANSWERS, Results, read_answers
+from telltune.study.results import ANSWERS, ResultRow, Results, read_answers
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
-from telltune.study.statistics.resampling import mean_over_seeds
+from telltune.study.statistics.resampling import Runs, mean_over_seeds
 from telltune.study.statistics.significance import compare_runs, holm, spread_over_seeds
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.evaluation.registry import Scored
-    from telltune.study.results import ResultRow
-    from telltune.study.statistics.resampling import Runs
 
 REFERENCES = ("sft", "sft_anchor")
 """Reference methods of the comparisons: standard fine-tuning without general data."""
@@ -207,8 +205,7 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
         saved=_saved(groups, runs, resamples),
         general_curves=_general_curves(groups, runs, resamples),
         failed=[
-            {"task": row.task, "name": row.name, "size": row.size, "seed": row.seed}
-            | {"reason": row.reason}
+            {name: getattr(row, name) for name in ("task", "name", "size", "seed", "reason")}
             for row in rows
             if row.status == "failed"
         ],
@@ -247,11 +244,8 @@ def _point(group: Group, rows: list[ResultRow], runs: Runs, resamples: int) -> P
     spread = spread_over_seeds(runs, resamples=resamples)
     kinds = sorted({kind for row in rows for kind in row.forgetting})
     return Point(
-        task=group.task,
-        name=group.name,
+        **group._asdict(),
         method=rows[0].method,
-        size=group.size,
-        leverage_ratio=group.leverage_ratio,
         task_tokens=fmean(row.counts["task_tokens"] for row in rows),
         general_tokens=fmean(row.counts["general_tokens"] for row in rows),
         metric=rows[0].metric,
@@ -273,26 +267,15 @@ def _point(group: Group, rows: list[ResultRow], runs: Runs, resamples: int) -> P
 def _comparisons(
     groups: dict[Group, list[ResultRow]], runs: dict[Group, Runs], resamples: int
 ) -> list[Comparison]:
-    families: dict[tuple[str, int, str], list[Comparison]] = defaultdict(list)
+    families: dict[tuple[str, int | None, str], list[Comparison]] = defaultdict(list)
     for reference, method in _pairs(groups):
         binary = get_metric(groups[method][0].metric).binary
         seeds = _seeds(groups[method]) & _seeds(groups[reference])
         ours, theirs = (_of(seeds, groups[one], runs[one]) for one in (method, reference))
         found = compare_runs(ours, theirs, binary=binary, resamples=resamples)
-        assert method.size is not None  # by `_pairs`
-        families[method.task, method.size, reference.name].append(
-            Comparison(
-                task=method.task,
-                size=method.size,
-                name=method.name,
-                leverage_ratio=method.leverage_ratio,
-                against=reference.name,
-                difference=found.difference,
-                low=found.low,
-                high=found.high,
-                p_value=found.p_value,
-                p_adjusted=found.p_value,
-            )
+        against, p = reference.name, found.p_value
+        families[method.task, method.size, against].append(
+            Comparison(**method._asdict(), **asdict(found), against=against, p_adjusted=p)
         )
     return [
         replace(one, p_adjusted=adjusted)
@@ -317,20 +300,16 @@ def _saved(
         found = saving_factor(
             curve, _of(seeds, groups[method], runs[method]), tokens, resamples=resamples
         )
-        assert method.size is not None  # by `_pairs`
         saved.append(
             SavedData(
-                method.task,
-                method.size,
-                method.name,
-                method.leverage_ratio,
-                reference.name,
-                found.factor,
-                found.low,
+                **method._asdict(),
+                against=reference.name,
+                data_saving_factor=found.factor,
+                low=found.low,
                 # JSON has no infinity.
-                found.high if found.high < float("inf") else None,
-                found.censored,
-                str(found),
+                high=found.high if found.high < float("inf") else None,
+                censored=found.censored,
+                text=str(found),
             )
         )
     return saved
