@@ -156,7 +156,7 @@ def score(predictor: Predictor, recipe: Recipe, inputs: int) -> dict[str, Any]:
     began = time.perf_counter()
     evaluation = evaluate_predictor(predictor, items, ["accuracy"])
     seconds = round(time.perf_counter() - began, 2)
-    right = 100 * np.array(evaluation.per_item["accuracy"])
+    right = np.array(evaluation.per_item["accuracy"])  # in percent
     place = np.arange(len(items)) % inputs
     found = {"accuracy": evaluation.headline[1].score, "seconds": seconds}
     if isinstance(predictor, GroupPredictor):
