@@ -210,6 +210,8 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
         recipe = method.configured(recipe)
         if record.get("answer_after"):
             raise ModelError("rationales were put before the answers in the run.")
+        if record.get("over_prompt"):
+            raise ModelError("the examples were put into groups in the run.")
         # Earlier versions did not record what `synthesis` made.
         made = any(got["made"] for got in record.get("levers", []))
         if made or recipe.synthesis is not None:

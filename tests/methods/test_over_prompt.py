@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from telltune.api import fit
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
+from telltune.data.numbered import read_answers, say_answers
 from telltune.data.task import load_task
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, ModelError, RecipeError
 from telltune.evaluation.answer_warnings import scoring_warnings
+from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.group_predictor import GroupPredictor, by_topic, training_groups
 from telltune.fitting.protocol import Settings
-from telltune.methods.numbered import read_answers, say_answers
-from telltune.methods.over_prompt import (
-    OVER_PROMPT,
-    OVER_PROMPT_TEACHER,
-    GroupPredictor,
-    by_topic,
-)
+from telltune.methods.over_prompt import OVER_PROMPT, OVER_PROMPT_TEACHER
 from telltune.recipe import OverPromptSpec, recipe_from_dict
+from telltune.serving.models import load_models
+from telltune.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from chat_server import ChatServer
 
@@ -150,7 +152,7 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     assert len(found.predict(task.dev)) == len(task.dev)
     # A study stores it.
     counts = found.counts()
-    assert counts["task_examples"] == 6
+    assert counts["task_examples"] == 12
     assert counts["prompts"] >= len(task.dev) / 3
     assert counts["input_tokens"] > counts["output_tokens"] > 0
     few = recipe_from_dict(toy_recipe | {"over_prompt": {"inputs": 20, "shots": 2}})
@@ -178,3 +180,62 @@ def test_a_teacher_answers_groups(
     assert first[0]["content"].startswith("Name the shape")
     counts = found.counts()
     assert (counts["prompts"], counts["input_tokens"], counts["output_tokens"]) == (2, 10, 4)
+
+
+def test_training_groups_have_all_sizes_that_halving_asks(tiny_base: Any) -> None:
+    encoder = Encoder(anchored_tokenizer(tiny_base.tokenizer, None))
+    examples = [Example(f"item {n} is it", f"n{n}") for n in range(20)]
+    groups = training_groups(examples, OverPromptSpec(inputs=5), 0, encoder, 512)
+    seen: dict[int, list[str]] = {}
+    for group in groups:
+        numbers = numbers_in(group.prompt)
+        # Every answer stands at the number of its input, in the form that is read again.
+        assert read_answers(group.completion, len(numbers)) == [f"n{n}" for n in numbers]
+        seen.setdefault(len(numbers), []).extend(numbers)
+    assert list(seen) == [5, 3, 2, 1]
+    # 20 examples in groups of three leave a pair.
+    assert (
+        sorted(seen[3] + seen[2][:2], key=int)
+        == sorted(seen[5], key=int)
+        == sorted(seen[1], key=int)
+    )
+    assert len({tuple(one) for one in seen.values()}) == 4
+    assert training_groups(examples, OverPromptSpec(inputs=5), 0, encoder, 512) == groups
+    assert training_groups(examples, OverPromptSpec(inputs=5), 1, encoder, 512) != groups
+    longest = int(encoder.encode(groups).lengths.max())
+    shorter = training_groups(examples, OverPromptSpec(inputs=5), 0, encoder, longest - 1)
+    assert encoder.encode(shorter).lengths.max() < longest
+    assert len(shorter) > len(groups)
+
+
+def test_an_adapter_learns_groups_and_answers_in_them(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = toy_recipe | {
+        "method": "sft_over_prompt",
+        "general": None,
+        "over_prompt": {"inputs": 2},
+        "mixture": {"passes": 40},
+    }
+    recipe["task"] |= {"max_examples": 12}
+    recipe["training"] |= {"full_parameters": True}
+    record = fit(recipe, tmp_path / "out", progress=False).record
+    assert record["labeled"]["task_examples"] == 12
+    assert record["counts"]["task_examples"] == 6 + 12
+    assert record["over_prompt"]["inputs"] == 2
+    found = load_predictor(tmp_path / "out")
+    assert isinstance(found, GroupPredictor)
+    items = load_task(recipe_from_dict(recipe)).train[:12]
+    answers = found.predict(items)
+    assert 6 <= found.usage.prompts < 12
+    assert sum(a == e.completion for a, e in zip(answers, items, strict=True)) >= 10
+    checks = verify(tmp_path / "out").checks
+    assert not any(check.held is False for check in checks)
+    assert any("put into groups" in check.reason for check in checks)
+    with pytest.raises(ModelError, match="out answers groups of inputs"):
+        load_models([tmp_path / "out"], most=2)
+    with pytest.raises(RecipeError, match="no label scores"):
+        found.label_scores(items)
+    likely = recipe | {"evaluation": {"answers": "likelihood"}}
+    with pytest.raises(RecipeError, match="trains on groups of inputs"):
+        fit(likely, tmp_path / "likely", progress=False)

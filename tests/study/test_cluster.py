@@ -12,7 +12,8 @@ import torch
 
 from telltune.errors import RecipeError
 from telltune.study import cluster as cluster_module
-from telltune.study.cluster import connect
+from telltune.study import nodes as nodes_module
+from telltune.study.cluster import connect, elsewhere_than
 from telltune.study.results import ANSWERS, RESULTS, ResultRow
 from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
@@ -63,6 +64,26 @@ def test_addresses_where_nobody_answers_are_named() -> None:
         connect("somewhere")
 
 
+def test_a_study_does_without_bad_nodes(
+    nodes: Any, toy_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = {"recipe": toy_recipe, "methods": ["base"], "sizes": [300]}
+    cells = cells_of(StudySpec.model_validate(study))
+    joined = connect(nodes.address)
+    assert joined.bad_nodes(cells) == []
+    bad, good = (node.node_id for node in nodes.workers)
+
+    def where() -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+    elsewhere = ray.remote(num_cpus=1, **elsewhere_than([bad]))(where)
+    assert set(ray.get([elsewhere.remote() for _ in range(3)])) == {good}
+    # Both nodes have another code than this process claims to have.
+    monkeypatch.setattr(nodes_module, "CODE", "other")
+    with pytest.raises(RecipeError, match=r"no node of the cluster can .*\(other\); .*\(other\)"):
+        joined.bad_nodes(cells)
+
+
 @pytest.mark.timeout(900)
 def test_a_node_that_is_lost_loses_no_cell(
     nodes: Any, toy_recipe: dict[str, Any], tmp_path: Path
@@ -80,7 +101,8 @@ def test_a_node_that_is_lost_loses_no_cell(
         here = run_cells(cells, FEW, tmp_path / "here", progress=False)
     finally:
         torch.set_num_threads(threads)
-    joined = connect(nodes.address)
+    # Trained cells are answered in tasks of their own, and the base's cells in one.
+    joined = connect(nodes.address, answer_cpus=1)
     out = tmp_path / "there"
     found: list[ResultRow] = []
 

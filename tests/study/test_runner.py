@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from peft import PeftModel
 
 from forked import Forked
 from telltune.errors import StorageError
@@ -21,8 +22,9 @@ from telltune.study import runner
 from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
 from telltune.study.results import RESULTS, ResultRow, Results
-from telltune.study.runner import run_cells
+from telltune.study.runner import Answered, CellWorker, run_cells, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
+from telltune.study.trained_cell import TrainedCell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -324,3 +326,26 @@ def test_too_little_general_data_to_hold_any_out_is_told_before_training(
     many = ForgettingSpec(examples=200, prompts=2)
     [row] = run_cells(cells(study, methods=["tell"]), many, tmp_path, progress=False)
     assert "too few to train on" in row.reason
+
+
+def test_a_cell_that_one_process_trained_is_answered_alike_by_another(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    [cell] = cells(study, methods=["tell"], sizes=[300], seeds=[0])
+    training, answering, whole = (
+        CellWorker(tmp_path / name, FEW, "test", cell.recipe) for name in ("a", "b", "c")
+    )
+    trained = training.train(cell, "key")
+    assert isinstance(trained, TrainedCell)
+    answered = answering.answer(cell, "key", trained)
+    assert isinstance(answered, Answered)
+    row = score_cell(answered, tmp_path / "b")
+    assert without_time(row) == without_time(whole.run(cell, "key"))
+    assert sum(row.seconds.values()) > trained.seconds > row.seconds["training"] > 0
+    # The next cell gets the base as it was.
+    assert not isinstance(answering.base(cell.recipe).model, PeftModel)
+    training.forgetting = ForgettingSpec(examples=200, prompts=2)
+    training._held.clear()
+    failed = training.train(cell, "key")
+    assert isinstance(failed, ResultRow)
+    assert "too few to train on" in failed.reason

@@ -33,6 +33,10 @@ def study(
         float | None,
         typer.Option(min=0, help="GPUs per cell; by default 1 if the cluster has GPUs."),
     ] = None,
+    answer_cpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="CPUs of a separate task that answers for each trained cell."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run methods x sizes x seeds on tasks, each cell once, and report the results.
@@ -46,7 +50,15 @@ def study(
 
     if not as_json:
         print_study_plan(plan_study(study, out, measure=False))
-    summary, rows = run_study(study, out, progress=not as_json, ray=ray, cpus=cpus, gpus=gpus)
+    summary, rows = run_study(
+        study,
+        out,
+        progress=not as_json,
+        ray=ray,
+        cpus=cpus,
+        gpus=gpus,
+        answer_cpus=answer_cpus,
+    )
     failed = [row for row in rows if row.status == "failed"]
     if as_json:
         print_json({"out": str(out), "cells": len(rows), **summary.to_dict()})

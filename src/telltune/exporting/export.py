@@ -228,6 +228,11 @@ def _lost_prompts(record: dict[str, Any]) -> list[str]:
         )
     if record.get("answer_after"):
         found.append(f"The answer is the text after the last {record['answer_after']!r}.")
+    if record.get("over_prompt"):
+        found.append(
+            "The adapter answers numbered inputs, several in one prompt; only `tell predict` and "
+            "`tell evaluate` number them."
+        )
     return found
 
 

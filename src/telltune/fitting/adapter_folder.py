@@ -9,6 +9,7 @@ import shutil
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
+from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.model_card import CARD, is_whole_model, model_card
 from telltune.fitting.predictor import Cost, Predictor
 from telltune.models import (
@@ -31,7 +33,7 @@ from telltune.models import (
     model_shape,
     without_rights,
 )
-from telltune.recipe import EvaluationSpec, ModelSpec, Recipe
+from telltune.recipe import EvaluationSpec, ModelSpec, OverPromptSpec, Recipe
 from telltune.storage import (
     atomic_folder,
     checksum,
@@ -48,7 +50,7 @@ from telltune.training.speed import training_shape
 from telltune.version import VERSION, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -123,6 +125,11 @@ def save_adapter(
             "general": mixed,
         },
         "answer_after": task.answer_after,
+        "over_prompt": (
+            predictor.spec.model_dump(mode="json")
+            if isinstance(predictor, GroupPredictor)
+            else None
+        ),
         "shots": [list(turn) for turn in task.shots],
         "selection": ground.selection and asdict(ground.selection),
         "levers": [got.to_dict() for got in ground.yields],
@@ -203,7 +210,7 @@ def _generation_config(predictor: Predictor) -> GenerationConfig:
     config.update(  # type: ignore[no-untyped-call]
         **dict.fromkeys((*sampling, "epsilon_cutoff", "eta_cutoff", "max_length")),
         do_sample=False,
-        max_new_tokens=predictor.max_new_tokens,
+        max_new_tokens=predictor.longest_reply,
         eos_token_id=sorted(Encoder(predictor.tokenizer).stop_ids),
         pad_token_id=predictor.tokenizer.pad_token_id,
     )
@@ -278,7 +285,10 @@ def load_predictor(
         model, tokenizer = load_adapter(base, folder)
     evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
     told = record.get("classifier") or {}
-    return Predictor(
+    kind: Callable[..., Predictor] = Predictor
+    if groups := record.get("over_prompt"):
+        kind = partial(GroupPredictor, spec=OverPromptSpec.model_validate(groups))
+    return kind(
         model=model,
         tokenizer=tokenizer,
         anchor=Anchor(**record["anchor"]) if record["anchor"] else None,

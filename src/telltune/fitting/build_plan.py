@@ -65,6 +65,8 @@ def build_run_plan(
     for lever in levers_of(recipe):
         if lever.needs_unlabeled:
             check_unlabeled(task.unlabeled, f"`{lever.name}`")
+    if method.grouped:
+        _refuse_single(recipe, method.name)
     if not recipe.training.full_parameters:
         if model.layers is not None:
             adapter_targets(model.layers, recipe.lora)
@@ -238,6 +240,26 @@ def answer_budget(response_lengths: NDArray[np.int64], recipe: Recipe) -> int:
     if recipe.evaluation.max_new_tokens is not None:
         return recipe.evaluation.max_new_tokens
     return int(np.max(response_lengths) * 1.25) + 4
+
+
+def _refuse_single(recipe: Recipe, method: str) -> None:
+    """Refuse settings that score or weigh single inputs, for a method that groups them.
+
+    Raises:
+        RecipeError: The recipe has such a setting.
+    """
+    found = [f"{lever.name}.use_as: once" for lever in levers_of(recipe) if lever.use_as == "once"]
+    if recipe.confidence is not None:
+        found.append("confidence")
+    if recipe.product_of_experts is not None:
+        found.append("product_of_experts")
+    if recipe.evaluation.answers == "likelihood":
+        found.append("evaluation.answers: likelihood")
+    if found:
+        raise RecipeError(
+            f"method `{method}` trains on groups of inputs, and `{found[0]}` scores single inputs; "
+            "remove one of the two."
+        )
 
 
 def _general_count(recipe: Recipe, task_tokens: int, pool: EncodedSet | None) -> int:

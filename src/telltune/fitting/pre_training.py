@@ -15,13 +15,21 @@ from telltune.data.task import TaskData, unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
+from telltune.fitting.group_predictor import training_groups
 from telltune.fitting.meta_init import meta_start
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.selection import Selection, add_confidence_scores, select
 from telltune.fitting.teacher import Teacher
 from telltune.levers.protocol import Lever, Resources, Yield
 from telltune.levers.registry import levers_of
-from telltune.recipe import GeneralChoiceSpec, MetaSpec, ProductSpec, Recipe, SelectionSpec
+from telltune.recipe import (
+    GeneralChoiceSpec,
+    MetaSpec,
+    OverPromptSpec,
+    ProductSpec,
+    Recipe,
+    SelectionSpec,
+)
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
 from telltune.valuation.memory import TEMPLATES
@@ -128,6 +136,8 @@ class PreTraining:
         mixes = self.method.uses_general and not self.method.equal_steps
         if mixes and recipe.general_choice is not None and self.general is not None:
             self._choose_general(recipe.general_choice, self.general)
+        if self.method.grouped:
+            self._group()
 
     def _learn_start(self, spec: MetaSpec) -> None:
         if self.recipe.training.full_parameters:
@@ -248,6 +258,24 @@ class PreTraining:
             self.choice = choose_classifier(labeled, self.unlabeled, self.recipe.seed, kinds)
         self.seconds += time.perf_counter() - began
 
+    def _group(self) -> None:
+        """Put several examples into each prompt; see `training_groups`."""
+        counts = self.plan().counts
+        train = self.task.train[: counts.task_examples]
+        if self.labeled is None:
+            self.labeled, self.labeled_tokens = train, counts.task_tokens
+        anchor = self.task.anchor if self.method.anchored else None
+        groups = training_groups(
+            train,
+            self.recipe.over_prompt or OverPromptSpec(),
+            self.recipe.seed,
+            Encoder(anchored_tokenizer(self.base.tokenizer, anchor)),
+            longest_example(self.known, self.recipe),
+        )
+        self.task = replace(self.task, train=groups, shots=())
+        spec = self.recipe.task.model_copy(update={"max_tokens": None})
+        self.recipe, self.run_plan = self.recipe.model_copy(update={"task": spec}), None
+
     def _choose_general(self, spec: GeneralChoiceSpec, general: GeneralData) -> None:
         began = time.perf_counter()
         chosen = choose_general(
@@ -277,6 +305,9 @@ def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:
         ways = len(chosen.templates or TEMPLATES) + chosen.proposed_templates
         asked = ways * chosen.samples
         said.append(f"the base answers each question {asked} times")
+    if method.grouped:
+        inputs = (recipe.over_prompt or OverPromptSpec()).inputs
+        said.append(f"examples are put into prompts of up to {inputs} inputs")
     if recipe.meta is not None:
         said.append(
             f"initial weights are learned by {recipe.meta.algorithm} in {recipe.meta.steps} steps"

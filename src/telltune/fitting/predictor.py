@@ -196,6 +196,11 @@ class Predictor:
         return (self.anchor.strip(text) if self.anchor else text).strip()
 
     @property
+    def longest_reply(self) -> int:
+        """Maximum number of tokens of a reply of the model."""
+        return self.max_new_tokens
+
+    @property
     def chooses(self) -> bool:
         """Whether answers are labels chosen by likelihood rather than generated text."""
         return self.classifier is not None or self.evaluation.answers == "likelihood"

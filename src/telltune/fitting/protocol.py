@@ -95,6 +95,8 @@ class AdapterMethod(Method):
         order: Order of the mixture, overriding the recipe's.
         equal_steps: Whether to train on the task alone, with the number of passes closest to TELL's
             number of optimizer steps.
+        grouped: Whether to train and answer with several inputs per prompt; see `over_prompt` in
+            the recipe.
         overrides: Recipe keys, such as `selection.order`, and values that override the recipe's. A
             section alone, such as `meta`, uses its defaults if the recipe lacks it.
     """
@@ -104,6 +106,7 @@ class AdapterMethod(Method):
     learns: bool = True
     order: Order | None = None
     equal_steps: bool = False
+    grouped: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
 
     def configured(self, recipe: Recipe) -> Recipe:

@@ -8,16 +8,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.encoding import Encoder
 from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
+from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
 from telltune.fitting.protocol import AdapterMethod, Settings
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
+from telltune.recipe import OverPromptSpec
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.models import LoadedModel
@@ -47,12 +52,19 @@ class TrainedMethod(AdapterMethod):
         if ground.labeled is not None:
             # Labels are taken from labeled examples only, not from made ones.
             answered = ground.labeled
-        budget = answer_budget(run_plan.task.response_lengths, recipe)
+        lengths = run_plan.task.response_lengths
+        if self.grouped:
+            lengths = Encoder(base.tokenizer).encode(answered).response_lengths
+        budget = answer_budget(lengths, recipe)
         labels = closed_set(example.completion for example in answered)
         check_labels(recipe.evaluation, labels)
 
+        kind: Callable[..., Predictor] = Predictor
+        if self.grouped:
+            kind = partial(GroupPredictor, spec=recipe.over_prompt or OverPromptSpec())
+
         def predictor(model: Any) -> Predictor:
-            return Predictor(
+            return kind(
                 model=model,
                 tokenizer=tokenizer,
                 anchor=run_plan.anchor,

@@ -1,238 +1,28 @@
-"""OverPrompt (arXiv 2305.14973): several inputs in one prompt, and their answers in one reply.
-
-The task description and the shots then cost tokens once per group. Answers are matched by number: a
-reply must contain each number exactly once. If it does not, the group is asked again, then in two
-halves, down to single inputs.
-"""
+"""OverPrompt (arXiv 2305.14973): several inputs in one prompt, and their answers in one reply."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
 
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.examples import Example, as_turns, prepend_shots
+from telltune.data.examples import as_turns
 from telltune.data.task import count_within_budget
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
-from telltune.fitting.predictor import Cost, Predictor
+from telltune.fitting.group_predictor import GroupPredictor, check_one_turn, grouped
+from telltune.fitting.predictor import Cost
 from telltune.fitting.protocol import Method, teacher_of
+from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
-from telltune.methods.numbered import ask_group, read_answers, say_answers
-from telltune.models import context_length
 from telltune.recipe import OverPromptSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from telltune.data.general import GeneralData
     from telltune.data.task import TaskData
     from telltune.fitting.protocol import Settings
     from telltune.models import LoadedModel
-
-_RETRY_TEMPERATURE = 0.5
-"""Sampling temperature of a retry; greedy decoding would repeat the same reply."""
-_AROUND = 8
-"""Maximum number of tokens of an answer's number and punctuation."""
-
-
-@dataclass
-class Usage:
-    """Counts of answering.
-
-    Attributes:
-        prompts: Number of prompts, including retries and halves.
-        input_tokens: Number of prompt tokens.
-        output_tokens: Number of reply tokens.
-        retried: Number of groups asked again because the numbers did not match.
-        halved: Number of groups split in halves because the retry did not match either.
-        shrunk: Number of groups split because they did not fit into the model's context.
-        unread: Number of single inputs whose reply has no number; the whole reply is the answer.
-    """
-
-    prompts: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    retried: int = 0
-    halved: int = 0
-    shrunk: int = 0
-    unread: int = 0
-
-
-@dataclass
-class GroupPredictor(Predictor):
-    """Answers groups of inputs.
-
-    Attributes:
-        spec: Group size and answer format.
-        usage: Counts of answering so far.
-    """
-
-    spec: OverPromptSpec = field(kw_only=True)
-    usage: Usage = field(default_factory=Usage, kw_only=True)
-
-    def predict(
-        self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
-    ) -> list[str]:
-        """Answer each example's prompt; see `Predictor.predict`.
-
-        Raises:
-            RecipeError: `evaluation.answers` is `likelihood`, which generates no replies.
-            DataError: An example has earlier turns, a system turn or tools of its own.
-        """
-        if self.evaluation.answers == "likelihood":
-            raise RecipeError(
-                "method `over_prompt` needs generated replies; set evaluation.answers: generate."
-            )
-        _check_one_turn(examples)
-        answers = [""] * len(examples)
-        order = self._order(examples)
-        n = self.spec.inputs
-        waiting = [(order[i : i + n], False) for i in range(0, len(order), n)]
-        while waiting:
-            waiting = self._round(examples, waiting, answers, on_done)
-        return answers
-
-    def counts(self) -> dict[str, int]:
-        """Return the counts of data, as for every method, and of answering so far."""
-        return super().counts() | asdict(self.usage)
-
-    def remarks(self) -> tuple[str, ...]:
-        """Return a remark if replies to single inputs could not be read."""
-        told = (
-            f"{self.usage.unread} replies to a single input do not contain its number, so each "
-            "whole reply is taken as the answer."
-        )
-        return (told,) if self.usage.unread else ()
-
-    def _round(
-        self,
-        examples: Sequence[Example],
-        waiting: list[tuple[list[int], bool]],
-        answers: list[str],
-        on_done: Callable[[int], None] | None,
-    ) -> list[tuple[list[int], bool]]:
-        """Ask all waiting groups, new ones first, and return the groups to ask again."""
-        again: list[tuple[list[int], bool]] = []
-        for retry in (False, True):
-            groups = [group for group, asked in waiting if asked == retry]
-            fitting, asked = [], []
-            for group in groups:
-                prompt = self._prompt([examples[i] for i in group])
-                if len(group) == 1 or self._fits(prompt, len(group)):
-                    fitting.append(group)
-                    asked.append(prompt)
-                else:
-                    self.usage.shrunk += 1
-                    again += [(half, False) for half in _halves(group)]
-            for group, reply in zip(fitting, self._ask(asked, fitting, retry), strict=True):
-                found = read_answers(reply, len(group))
-                if found is not None or len(group) == 1:
-                    if found is None:
-                        self.usage.unread += 1
-                        found = [reply]
-                    for i, answer in zip(group, found, strict=True):
-                        answers[i] = answer
-                    if on_done is not None:
-                        on_done(len(group))
-                elif not retry:
-                    self.usage.retried += 1
-                    again.append((group, True))
-                else:
-                    self.usage.halved += 1
-                    again += [(half, False) for half in _halves(group)]
-        return again
-
-    def _prompt(self, group: Sequence[Example]) -> Example:
-        asked = Example(ask_group([e.prompt for e in group], self.spec.answers), "")
-        return prepend_shots(self.shots, asked)
-
-    def _fits(self, prompt: Example, count: int) -> bool:
-        """Return whether the context holds a prompt and its reply; that of a teacher is unknown."""
-        if self.teacher is not None:
-            return True
-        [ids] = self._encoder.prompts([prompt])
-        return len(ids) + self._room(count) <= context_length(self.model.config)
-
-    def _room(self, count: int) -> int:
-        return count * (self.max_new_tokens + _AROUND)
-
-    def _ask(self, asked: list[Example], groups: list[list[int]], retry: bool) -> list[str]:
-        if not asked:
-            return []
-        longest = self._room(max(map(len, groups)))
-        temperature = _RETRY_TEMPERATURE if retry else 0.0
-        if self.teacher is not None:
-            told = self._replies(
-                asked, max_tokens=longest, temperature=temperature, seed=self.usage.prompts
-            )
-            self.usage.prompts += len(told)
-            self.usage.input_tokens += sum(reply.input_tokens for reply in told)
-            self.usage.output_tokens += sum(reply.output_tokens for reply in told)
-            return [self.answer(reply.text).strip() for reply in told]
-        # A single input that is too long loses its start.
-        context = context_length(self.model.config)
-        prompts = [
-            prompt[-(context - self._room(len(group))) :]
-            for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True)
-        ]
-        with torch.random.fork_rng():
-            torch.manual_seed(self.usage.prompts)
-            replies = self.generator.generate(
-                prompts,
-                max_new_tokens=longest,
-                stop_ids=self._encoder.stop_ids,
-                temperature=temperature,
-            )
-        self.usage.prompts += len(prompts)
-        self.usage.input_tokens += sum(map(len, prompts))
-        self.usage.output_tokens += sum(map(len, replies))
-        return [text.strip() for text in self._texts(replies)]
-
-    def _order(self, examples: Sequence[Example]) -> list[int]:
-        """Return the order of the inputs, whose consecutive members form groups."""
-        if self.spec.order == "given":
-            return list(range(len(examples)))
-        if self.spec.order == "shuffled":
-            return [int(i) for i in np.random.default_rng(0).permutation(len(examples))]
-        return by_topic([example.prompt for example in examples])
-
-
-def by_topic(texts: Sequence[str]) -> list[int]:
-    """Return an order in which each text is followed by its nearest remaining text by TF-IDF."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-    order, left = [0], set(range(1, len(texts)))
-    while left:
-        near = (vectors @ vectors[order[-1]].T).toarray().ravel()
-        order.append(min(left, key=lambda i: (-near[i], i)))
-        left.remove(order[-1])
-    return order
-
-
-def _check_one_turn(examples: Sequence[Example]) -> None:
-    """Check that all examples can share one turn with other inputs.
-
-    Raises:
-        DataError: An example has earlier turns, a system turn or tools of its own.
-    """
-    for example in examples:
-        if example.history or example.tools:
-            raise DataError(
-                f"{example.origin or 'an example'}: method `over_prompt` puts several inputs in "
-                "one turn, but this one has earlier turns, a system turn or tools of its own; use "
-                "method `few_shot`."
-            )
-
-
-def _halves(group: list[int]) -> tuple[list[int], list[int]]:
-    middle = (len(group) + 1) // 2
-    return group[:middle], group[middle:]
 
 
 @dataclass(frozen=True)
@@ -270,15 +60,9 @@ class OverPrompt(Method):
                 f"over_prompt.shots = {spec.shots} groups of {spec.inputs} need {count} examples, "
                 f"but there are {used}; lower over_prompt.shots or over_prompt.inputs."
             )
-        _check_one_turn(task.train[:count])
+        check_one_turn(task.train[:count])
         groups = [task.train[i : i + spec.inputs] for i in range(0, count, spec.inputs)]
-        shown = [
-            Example(
-                ask_group([e.prompt for e in group], spec.answers),
-                say_answers([e.completion for e in group], spec.answers),
-            )
-            for group in groups
-        ]
+        shown = [grouped(group, spec) for group in groups]
         return GroupPredictor(
             model=base.model if teacher is None else None,
             teacher=teacher,
@@ -295,3 +79,12 @@ class OverPrompt(Method):
 
 OVER_PROMPT = OverPrompt("over_prompt", "OverPrompt, several inputs per prompt")
 OVER_PROMPT_TEACHER = OverPrompt("over_prompt_teacher", "OverPrompt, teacher", by_teacher=True)
+SFT_OVER_PROMPT = TrainedMethod(
+    "sft_over_prompt",
+    "SFT + anchor, several inputs per prompt",
+    anchored=True,
+    uses_general=False,
+    grouped=True,
+    # Dev examples are not grouped, so their loss would not show when to stop.
+    overrides=(("training.early_stopping", False),),
+)

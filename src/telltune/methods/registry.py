@@ -22,7 +22,7 @@ from telltune.methods.few_shot import (
     FEW_SHOT_NEAREST,
     FEW_SHOT_TEACHER,
 )
-from telltune.methods.over_prompt import OVER_PROMPT, OVER_PROMPT_TEACHER
+from telltune.methods.over_prompt import OVER_PROMPT, OVER_PROMPT_TEACHER, SFT_OVER_PROMPT
 from telltune.methods.rcl import RCL
 from telltune.methods.self_sampled import TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED
 from telltune.methods.trained import (
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, FEW_SHOT_TEACHER),
-    *(OVER_PROMPT, OVER_PROMPT_TEACHER),
+    *(OVER_PROMPT, OVER_PROMPT_TEACHER, SFT_OVER_PROMPT),
     *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL, SFT_PRODUCT),
     *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN, PROBE),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED),

@@ -375,7 +375,7 @@ class FewShotSpec(ConfigModel):
 
 
 class OverPromptSpec(ConfigModel):
-    """Many inputs in one prompt, for the method `over_prompt`."""
+    """Many inputs in one prompt, for `over_prompt` and the other methods of that name."""
 
     inputs: PositiveInt = 10
     """Number of inputs per prompt; fewer if the context is too short."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from telltune.data.examples import Example
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, ModelError, RecipeError
 from telltune.fitting.adapter_folder import base_spec, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
+from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.model_card import is_whole_model
 from telltune.inference.next_tokens import Row
 from telltune.inference.packed_engine import PackedGenerator, shared_length
@@ -154,6 +155,11 @@ def load_models(
                 bases[revision] = load_base(base_spec(folder, record, trust_model=trust_model))
             base = bases[revision]
         predictor = load_folder(folder, trust_model=trust_model, base=base)
+        if isinstance(predictor, GroupPredictor):
+            raise ModelError(
+                f"{folder} answers groups of inputs, which requests are not; use `tell predict` "
+                "with a file."
+            )
         if base is not None:
             base.model = predictor.model
         predictor.in_process = predictor.evaluation.engine != "transformers"

@@ -37,6 +37,7 @@ from telltune.models import LoadedModel, load_base_of
 from telltune.storage import write_text
 from telltune.study.planning import expected_seconds, plan_cell, side_by_side
 from telltune.study.results import ANSWERS, PREDICTIONS, ResultRow, Results, cell_key, is_finished
+from telltune.study.trained_cell import TrainedCell
 from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
 from telltune.training.shared import SharedTraining
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
 
-_CODE = code_hash(Path(__file__).parents[1])[:12]
+CODE = code_hash(Path(__file__).parents[1])[:12]
 _WORK = "work"
 FAILURES = "failures"
 
@@ -266,7 +267,7 @@ class CellWorker:
             seed=cell.seed,
             split=split,
             recipe=cell.recipe.model_dump(mode="json"),
-            versions=versions() | {"code": _CODE},
+            versions=versions() | {"code": CODE},
         )
 
     def run(self, cell: Cell, key: str) -> ResultRow:
@@ -293,20 +294,49 @@ class CellWorker:
             )
         return row
 
-    def answer(self, cell: Cell, key: str) -> Answered | ResultRow:
+    def train(self, cell: Cell, key: str) -> TrainedCell | ResultRow:
+        """Train a cell that another process is to answer; see `can_be_split`.
+
+        Returns:
+            The trained cell for `answer`, or the row of a failed cell.
+        """
+        began = time.perf_counter()
+        try:
+            task, base = self.task(cell.recipe).task, self.base(cell.recipe)
+            settings = self._settings(cell, key, save=True)
+            used = settings.run_plan.max_general_index if settings.run_plan else 0
+            self.held_out(cell.seed, used)  # fails if there are too few general examples
+            method, folder = get_method(cell.method), self.out / _WORK / key
+            with method.run(task, self.general(cell.recipe), base, settings) as predictor:
+                cost = predictor.cost
+            curve, files = loss_curve(folder / LOG), TrainedCell.files_in(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:
+            return self._failed(cell, key, error, began)
+        finally:
+            gc.collect()
+        return TrainedCell(files, cost, curve, used, time.perf_counter() - began)
+
+    def answer(
+        self, cell: Cell, key: str, trained: TrainedCell | None = None
+    ) -> Answered | ResultRow:
         """Run all parts of a cell that need the model: train, answer and measure forgetting.
+
+        Args:
+            cell: The cell.
+            key: Its key.
+            trained: Result of `train`, which stands for the training.
 
         Returns:
             The answered cell for `score_cell`, or the row of a failed cell.
         """
-        began, spared = time.perf_counter(), self._shared.spared
+        began = time.perf_counter() - (trained.seconds if trained else 0.0)
+        spared = self._shared.spared
         row = self.blank(cell, key, self.split)
         try:
-            answers, items, found = self._run(cell, key)
+            answers, items, found = self._run(cell, key, trained)
         except Exception as error:
-            # A failed cell may leave hooks or adapters on the base, so the next cell reloads it.
-            self._loaded = None
-            return _failed(row, error, began, self.out, cell.title)
+            return self._failed(cell, key, error, began)
         finally:
             gc.collect()
         seconds = found.pop("seconds")
@@ -316,18 +346,46 @@ class CellWorker:
         row = replace(row, status="done", seconds=seconds, **found)
         return Answered(row, answers, items, cell.recipe.evaluation.confidence)
 
-    def _run(self, cell: Cell, key: str) -> tuple[Answers, list[Example], dict[str, Any]]:
+    def _failed(self, cell: Cell, key: str, error: Exception, began: float) -> ResultRow:
+        # A failed cell may leave hooks or adapters on the base, so the next cell reloads it.
+        self._loaded = None
+        return _failed(self.blank(cell, key, self.split), error, began, self.out, cell.title)
+
+    def _settings(self, cell: Cell, key: str, *, save: bool) -> Settings:
+        """Return the settings for the method of a cell, with the run plan if it trains."""
+        recipe, base = cell.recipe, self.base(cell.recipe)
+        task, _, of_task, _ = self.task(recipe)
+        run_plan = None
+        if get_method(cell.method).trains:
+            known = ModelInfo.of(base.model.config, base.tokenizer)
+            run_plan = plan_cell(cell, task, self.general(recipe), known)
+        return Settings(
+            recipe,
+            self.out / (key if self.keeps else f"{_WORK}/{key}"),
+            self.progress,
+            run_plan,
+            save=save,
+            score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
+            tracked=TrackedRun.of_cell(self.study or self.out, key if self.keeps else cell.title),
+        )
+
+    def _run(
+        self, cell: Cell, key: str, trained: TrainedCell | None
+    ) -> tuple[Answers, list[Example], dict[str, Any]]:
         recipe, method = cell.recipe, get_method(cell.method)
         task, items, of_task, _ = self.task(recipe)
         general = self.general(recipe)
         base = self.base(recipe)
         folder = self.out / (key if self.keeps else f"{_WORK}/{key}")
-        run_plan = None
-        if method.trains:
-            known = ModelInfo.of(base.model.config, base.tokenizer)
-            run_plan = plan_cell(cell, task, general, known)
+        if trained is not None:
+            start = partial(trained.predictor, base, folder)
+            used = trained.general_used
+        else:
+            settings = replace(self._settings(cell, key, save=self.keeps), shared=self._shared)
+            start = partial(method.run, task, general, base, settings)
+            used = settings.run_plan.max_general_index if settings.run_plan else 0
         # This runs before training, because it fails if there are too few general examples.
-        held_out = self.held_out(cell.seed, 0 if run_plan is None else run_plan.max_general_index)
+        held_out = self.held_out(cell.seed, used)
         began = time.perf_counter()
         if held_out and self.forgetting.prompts and base.revision not in self._own:
             predictor = get_method("base").run(task, None, base, Settings(recipe))
@@ -336,17 +394,7 @@ class CellWorker:
         # A comparison may have the base as a method of its own.
         before = {} if self.keeps else self._before(cell, task, base, held_out)
         asking = time.perf_counter() - began
-        settings = Settings(
-            recipe,
-            folder,
-            self.progress,
-            run_plan,
-            save=self.keeps,
-            score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
-            tracked=TrackedRun.of_cell(self.study or self.out, key if self.keeps else cell.title),
-            shared=self._shared,
-        )
-        with method.run(task, general, base, settings) as predictor:
+        with start() as predictor:
             with bar(shown=self.progress) as shown:
                 counter = shown.add_task(f"{method.label}: {self.split}", total=len(items))
                 answers = answer_items(
@@ -360,7 +408,7 @@ class CellWorker:
             asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
-        curve = loss_curve(folder / LOG) if method.trains else {}
+        curve = trained.curve if trained else loss_curve(folder / LOG) if method.trains else {}
         if not self.keeps:
             shutil.rmtree(folder, ignore_errors=True)
         found = {

@@ -26,6 +26,7 @@ def run_study(
     ray: str | None = None,
     cpus: float = 1.0,
     gpus: float | None = None,
+    answer_cpus: float | None = None,
 ) -> tuple[Summary, list[ResultRow]]:
     """Run methods x sizes x seeds on tasks: every cell without a finished row in `out`.
 
@@ -37,6 +38,8 @@ def run_study(
         ray: Ray cluster that runs the cells: `auto` or HOST:PORT. None runs them on this machine.
         cpus: CPUs per cell on the cluster.
         gpus: GPUs per cell on the cluster; by default one if the cluster has GPUs.
+        answer_cpus: CPUs of a separate task on the cluster that answers the items of each trained
+            cell, while the next cell trains. By default a cell answers where it trained.
 
     Returns:
         The summary of all rows in the folder, and the rows of this study.
@@ -50,7 +53,9 @@ def run_study(
     """
     out = Path(out)
     spec, cells = load_study(study)
-    elsewhere = None if ray is None else connect(ray, cpus=cpus, gpus=gpus).run
+    elsewhere = None
+    if ray is not None:
+        elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
     write_text(out / STUDY_FILE, spec.to_yaml())
     rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
     return write_report(out), rows

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.methods.numbered import ask_group, read_answers, say_answers
+from telltune.data.numbered import ask_group, read_answers, say_answers
 
 if TYPE_CHECKING:
-    from telltune.methods.numbered import Format
+    from telltune.data.numbered import Format
 
 FORMS: list[Format] = ["lines", "json"]
 
