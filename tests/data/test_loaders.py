@@ -373,3 +373,50 @@ def test_any_json_rows_give_only_printable_examples_and_problems(tmp_path, rows)
         if isinstance(item, Example):
             assert item.prompt.strip()
             assert item.completion.strip()
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Fake a hub data set of 1,300 rows whose network may fail; return the rows that were read."""
+    state = SimpleNamespace(read=[], until=1300, size=1300)
+
+    class Stream:
+        def shuffle(self, seed, buffer_size):
+            return self
+
+        def __iter__(self):
+            for number in range(state.size):
+                if number >= state.until:
+                    raise ConnectionError("gone")
+                state.read.append(number)
+                yield {"prompt": f"p{number}", "completion": "c", "n": 1.50, "m": {"k": [7]}}
+
+    hub(monkeypatch, lambda path, name, split, streaming: Stream())
+    return state
+
+
+def drawn(take):
+    return list(scan(DataSpec(path="owner/name", take=take)))
+
+
+def test_the_rows_of_a_hub_stream_are_read_once(streamed):
+    first = drawn(20)
+    assert streamed.read == [*range(1020)]
+    streamed.until = 0  # without a network
+    assert drawn(20) == first
+    assert drawn(5) == first[:5]
+    with pytest.raises(DataError, match="gone"):
+        drawn(30)
+
+
+def test_a_hub_stream_that_was_cut_goes_on_behind_the_rows_that_were_read(streamed):
+    streamed.until = 1100
+    with pytest.raises(DataError, match="gone"):
+        drawn(2000)
+    streamed.until = 1300
+    found = drawn(5000)
+    assert len(found) == len({example.prompt for example in found}) == 1300
+    assert found[7].origin == f"owner/name:{int(found[7].prompt[1:]) + 1}"
+    # It is known that there is no more.
+    streamed.until = 0
+    assert drawn(5000) == found

@@ -178,10 +178,11 @@ def test_a_public_repository_is_asked_for(hub: Hub, folder: Path) -> None:
     assert hub.created[0]["visibility"] == "public"
 
 
-def test_a_wrong_token_is_refused_without_showing_it(
-    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("token", ["hf_" + "b" * 34, ""])
+def test_a_wrong_or_missing_token_is_refused_without_showing_it(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "b" * 34)
+    monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(StorageError) as raised:
         push(folder, "me/tickets")
     assert str(raised.value) == (

@@ -260,6 +260,10 @@ def test_fit_guesses_the_settings_for_data(
     )
     settings = [f"model={tiny_model}", *WITHOUT_GENERAL, "mixture.passes=1"]
     arguments = [part for setting in settings for part in ("--set", setting)]
+    assert run(monkeypatch, "show", data, "-n", "1", *arguments) == 0
+    shown = capsys.readouterr()
+    assert "so the settings are guessed" in shown.err
+    assert "Classify the text." in shown.out
     out = tmp_path / "out"
     assert run(monkeypatch, "fit", data, "--out", out, *arguments) == 0
     assert capsys.readouterr().err.count("so the settings are guessed") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+import torch
 from openai import OpenAI
 
 from asking import SHAPES, asked, http, said
@@ -87,9 +89,54 @@ def test_an_idle_server_ends_at_the_first_signal(started: tuple[Forked, OpenAI])
         said(client, SHAPES[0], "rambling")
 
 
+STAND_IN = """#!/bin/sh
+trap 'kill $!; exit 7' TERM
+sleep 60 &
+printf '%s\\n' "$VLLM_API_KEY" "$@" > "$SAID.part" && mv "$SAID.part" "$SAID"
+wait
+"""
+"""A program named vllm that tells how it was called, and ends with its own status."""
+
+
+def pretend_gpu() -> None:
+    torch.cuda.is_available = lambda: True
+
+
+@pytest.mark.parametrize("engine", ["vllm", "auto"])
+def test_vllm_takes_the_place_of_the_process(rambling: Path, tmp_path: Path, engine: str) -> None:
+    (program := tmp_path / "bin" / "vllm").parent.mkdir()
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    output, told = tmp_path / "output", tmp_path / "told"
+    process = Forked(
+        *("serve", rambling, "--engine", engine, "--port", 0, "--max-batch", 7, "--json"),
+        said=output,
+        complaints=tmp_path / "complaints",
+        first=pretend_gpu if engine == "auto" else None,
+        environment={
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "TELLTUNE_API_KEY": "secret",
+            "SAID": str(told),
+        },
+    )
+    process.until(told.exists)
+    announced = json.loads(output.read_text())
+    assert announced["models"] == {"rambling": "vLLM"}
+    key, *words = told.read_text().splitlines()
+    assert key == "secret"
+    assert words[0] == "serve"
+    assert f"rambling={rambling}" in words
+    port = announced["url"].removesuffix("/v1").rpartition(":")[2]
+    assert words[-8:-6] == ["--max-num-seqs", "7"]
+    assert words[-4:] == ["--host", "127.0.0.1", "--port", port]
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 7
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("--engine", "vllm"), r"--engine vllm needs vLLM: pip install 'telltune\[vllm\]'"),
         (
             ("--port", "{busy}"),
             r"port \d+ of 127.0.0.1 cannot be opened: Address already in use;",

@@ -35,6 +35,10 @@ from telltune.cli.console import (
 if TYPE_CHECKING:
     from telltune.research.diagnosis.restarts import Attempt
 
+RecipeOrData = Annotated[
+    Path, typer.Argument(metavar="RECIPE|DATA", help="Recipe in YAML, or examples to train on.")
+]
+
 
 @app.command(epilog="Example: tell plan recipes/demo.yaml --set mixture.leverage_ratio=10")
 def plan(
@@ -74,9 +78,9 @@ def plan(
         print_plan(values)
 
 
-@app.command(epilog="Example: tell show recipes/demo.yaml -n 5")
+@app.command(epilog="Example: tell show recipes/demo.yaml -n 5; or tell show tickets.csv")
 def show(
-    recipe: RecipeFile,
+    recipe: RecipeOrData,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of examples.")] = 3,
     split: Annotated[
         str, typer.Option(help="`train` (the mixture of the run, in order), `dev` or `test`.")
@@ -85,9 +89,11 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON list.")] = False,
 ) -> None:
     """Show examples as the model sees them, and mark the tokens that carry loss."""
-    from telltune.recipe import load_recipe
+    from telltune.proposal.recipe_of import recipe_of
 
-    loaded = load_recipe(recipe, overrides)
+    loaded, guessed = recipe_of(recipe, overrides=overrides)
+    if guessed and not as_json:
+        print_note(guessed)
     from telltune.preview import shown_examples
 
     shown = shown_examples(loaded, number, split=split)
@@ -99,9 +105,7 @@ def show(
 
 @app.command(epilog="Example: tell fit recipes/demo.yaml --out runs/mine --set mixture.passes=5")
 def fit(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE|DATA", help="Recipe in YAML, or examples to fit on.")
-    ],
+    recipe: RecipeOrData,
     out: Annotated[Path, typer.Option(help="Output folder of the adapter or baseline.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,

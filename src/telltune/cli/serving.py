@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from telltune.cli.app import AsJson, MaxNewTokens, ModelFolder, TrustModel, app
-from telltune.cli.console import print_json, print_stream
-from telltune.errors import RecipeError
+from telltune.cli.console import print_json, print_stream, print_warnings
+from telltune.errors import ModelError, RecipeError
 
 _KEY = "TELLTUNE_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MAX_BATCH = 128
 
 
 @app.command(
@@ -43,8 +46,20 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = 8000,
     max_batch: Annotated[
-        int, typer.Option(min=1, help="Most requests to one model that are computed together.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most requests to one model that are computed together; by default 128, or what "
+            "vLLM chooses.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "packed", "vllm"],
+        typer.Option(
+            help="`packed` is telltune's own, and `vllm` starts vLLM's server instead. `auto` is "
+            "`vllm` on a GPU where vLLM is installed and gives the same answers, else `packed`."
+        ),
+    ] = "auto",
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
@@ -65,25 +80,94 @@ def serve(
 
         cascades = cascade_folders(paths, out)
         check_names([cascades.get(path, path) for path in paths])
+        others = [path for path in paths if path not in cascades]
+        name = f"[{host}]" if ":" in host else host
+        number = opened.getsockname()[1]
+        url = f"http://{name}:{number}/v1"
+        key = os.environ.get(_KEY) or None
+        command = None
+        if engine != "packed":
+            command = _vllm_command(others, engine, alone=not cascades, trust_model=trust_model)
+        if command is not None:
+            opened.close()  # vLLM opens it
+            _announce(url, {path.resolve().name: "vLLM" for path in others}, as_json=as_json)
+            _warn_of_strangers(host, key)
+            more = [] if max_batch is None else ["--max-num-seqs", str(max_batch)]
+            # Without a timeout, vLLM aborts open requests at a signal.
+            more += ["--shutdown-timeout", "600", "--host", host, "--port", str(number)]
+            _become([*command, *more], key)
         with phase("loading the models", shown=not as_json):
-            others = [path for path in paths if path not in cascades]
             models: list[ServedModel | ServedCascade] = [
-                *load_models(others, most=max_batch, trust_model=trust_model),
+                *load_models(others, most=max_batch or _MAX_BATCH, trust_model=trust_model),
                 *(stack.enter_context(serve_cascade(*each)) for each in cascades.items()),
             ]
-        name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{opened.getsockname()[1]}/v1"
-        key = os.environ.get(_KEY) or None
-        if as_json:
-            print_json({"url": url, "models": {one.name: one.engine for one in models}})
-        else:
-            for one in models:
-                typer.echo(f"{one.name}: {one.engine}.")
-            typer.echo(f"Serving on {url}; Ctrl-C finishes open requests and ends.")
-        if key is None and host not in _LOOPBACK:
-            typer.echo(f"warning: anybody who reaches {host} may ask; set {_KEY}.", err=True)
-        sys.stdout.flush()
+        _announce(url, {one.name: one.engine for one in models}, as_json=as_json)
+        _warn_of_strangers(host, key)
         Server(models, key).run_on(opened)
+
+
+def _announce(url: str, engines: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"url": url, "models": engines})
+    else:
+        for name, engine in engines.items():
+            typer.echo(f"{name}: {engine}.")
+        typer.echo(f"Serving on {url}; Ctrl-C finishes open requests and ends.")
+    sys.stdout.flush()
+
+
+def _warn_of_strangers(host: str, key: str | None) -> None:
+    if key is None and host not in _LOOPBACK:
+        typer.echo(f"warning: anybody who reaches {host} may ask; set {_KEY}.", err=True)
+
+
+def _vllm_command(
+    paths: list[Path], engine: str, *, alone: bool, trust_model: bool
+) -> list[str] | None:
+    """Return the command of vLLM's server, or None if telltune's own server is to answer.
+
+    Args:
+        paths: Adapters and merged models.
+        engine: `vllm`, or `auto` to use vLLM only for the same answers on a GPU.
+        alone: Whether no cascade is served beside them.
+        trust_model: As in `tell evaluate`.
+
+    Raises:
+        TellError: The engine is `vllm`, which is not installed, or cannot serve all of them.
+    """
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("vllm", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if engine == "auto":
+        import torch
+
+        if program is None or not alone or not torch.cuda.is_available():
+            return None
+    if program is None:
+        raise RecipeError("--engine vllm needs vLLM: pip install 'telltune[vllm]'.")
+    if not alone:
+        raise RecipeError("--engine vllm: only telltune's own engine serves a cascade.")
+    from telltune.exporting.vllm import vllm_command
+
+    try:
+        command, differences = vllm_command(paths, trust_model=trust_model)
+    except ModelError as error:
+        if engine == "vllm":
+            raise
+        command, differences = [], [str(error)]
+    if engine == "auto" and differences:
+        print_warnings([f"vLLM is not used: {told}" for told in differences])
+        return None
+    print_warnings(differences)
+    return [program, *command[1:]]
+
+
+def _become(command: list[str], key: str | None) -> NoReturn:
+    """Run a server of vLLM in place of this process, which then gets its signals and status."""
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+    # In the environment, because all users of a machine can read the arguments of a process.
+    asked = {} if key is None else {"VLLM_API_KEY": key}
+    typer.echo(shlex.join(command), err=True)
+    os.execve(command[0], command, quiet | dict(os.environ) | asked)  # noqa: S606
 
 
 @app.command(epilog="Example: tell ui experiments")

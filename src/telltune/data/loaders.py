@@ -7,30 +7,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
 from telltune.data.fields import Fields, RowRefusedError
-from telltune.data.files import Split, files_of, suggestion
+from telltune.data.files import Split, files_of
 from telltune.data.formats import read_rows, stem_of
 from telltune.data.given import is_given, named
-from telltune.data.parquet import as_spelled, class_name
-from telltune.data.parsed_row import ParsedRow
+from telltune.data.hub_rows import hub_rows
 from telltune.data.report import ReadReport
 from telltune.data.schemas import Schema, find_schema
 from telltune.errors import DataError, shown
-from telltune.hub import ask_hub, silence
 from telltune.recipe import DataSpec
+
+if TYPE_CHECKING:
+    from telltune.data.parsed_row import ParsedRow
 
 SHOWN_REASONS = 5
 _BUFFER = 1000
 """Number of examples in the buffer that shuffles a stream."""
 
-# Usual split names of hub data sets.
-_HUB_SPLITS: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -195,46 +193,13 @@ def tables(spec: DataSpec, split: Split) -> Iterator[Table]:
     """
     files = files_of(spec, split)
     if files is None:
-        yield Table(spec.path, spec.path, _hub_rows(spec, split))
+        yield Table(spec.path, spec.path, hub_rows(spec, split))
         return
     if spec.take is not None:
         Random(0).shuffle(files)
     for file in files:
         rows = read_rows(file, spec.quoting)
         yield Table(named(file), stem_of(file), rows)
-
-
-def _hub_rows(spec: DataSpec, split: Split) -> Iterator[ParsedRow | Problem]:
-    # A whole data set is cached on disk. A part is streamed, so the rest is not downloaded.
-    _, stop = spec.rows or (0, None)
-    part = {"streaming": True} if stop is not None or spec.take is not None else {}
-    ask_hub()
-    try:
-        import datasets
-
-        rows: Any = datasets.load_dataset(
-            spec.path, name=spec.config, split=spec.split or _HUB_SPLITS[split], **part
-        )
-        if spec.take is not None:
-            # A buffer of one: only the order of the shards changes; see `_drawn`.
-            rows = rows.shuffle(seed=0, buffer_size=1)
-        features = getattr(rows, "features", None) or {}
-        classes = {key: kind.names for key, kind in features.items() if hasattr(kind, "names")}
-        for number, values in enumerate(islice(rows, stop), start=1):
-            yield ParsedRow(
-                number,
-                {
-                    key: class_name(value, classes[key]) if key in classes else as_spelled(value)
-                    for key, value in values.items()
-                },
-            )
-    # The hub client raises many types of exceptions, its own and those of HTTP libraries.
-    except Exception as error:
-        reason = silence() or (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{spec.path} is not a local file or folder{suggestion(Path(spec.path))}, and it "
-            f"cannot be loaded as a hub data set ({reason}): check the name and the connection."
-        ) from error
 
 
 def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:

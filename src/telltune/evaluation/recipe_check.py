@@ -20,6 +20,7 @@ from telltune.fitting.build_plan import check_needs
 from telltune.inference.api_client import api_key
 from telltune.methods.registry import get_method
 from telltune.models import check_named
+from telltune.training.libraries import check_libraries
 from telltune.training.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     yield partial(check_named, recipe.model)
     yield partial(_check_trainable, recipe)
     yield partial(check_trackers, recipe.training.report_to)
+    yield partial(check_libraries, recipe.training)
     if recipe.teacher is not None:
         yield partial(api_key, recipe.teacher)
 

@@ -1,4 +1,4 @@
-"""Comparison of the answers of an adapter and of the model that was made of it."""
+"""How the answers of an exported model differ from those of its adapter in telltune."""
 
 from __future__ import annotations
 
@@ -52,6 +52,49 @@ def compare_answers(adapter: Path, model: Path, *, trust_model: bool = False) ->
         example, old, new = differing[0]
         told = f"{example.origin}: the adapter answers {old!r}, the exported model {new!r}."
     return SameAnswers(len(pairs), len(pairs) - len(differing), told)
+
+
+def lost_answers(record: dict[str, Any]) -> list[str]:
+    """Return how the answers of the export differ from those of telltune."""
+    if (merged := record.get("merged")) is not None:
+        return list(merged["lost"])
+    found = []
+    classifier = record.get("classifier") or {}
+    if "answers" in classifier:
+        found.append(
+            "telltune combines the adapter with a small classifier, which the export lacks; it "
+            "answers as the adapter alone."
+        )
+    elif record["recipe"]["evaluation"]["answers"] == "likelihood":
+        found.append(
+            "telltune picks the most likely label (`evaluation.answers: likelihood`); other "
+            "programs generate text."
+        )
+    quantization = record["recipe"]["model"]["quantization"]
+    if quantization:
+        found.append(
+            f"The adapter was trained on a base quantized to {quantization}; the export uses the "
+            "base's own precision, so answers can differ."
+        )
+    return found
+
+
+def lost_prompts(record: dict[str, Any]) -> list[str]:
+    """Return what telltune does around a prompt that a chat template cannot do."""
+    found = []
+    if record.get("shots"):
+        found.append(
+            f"telltune puts {len(record['shots'])} example turns (`shots` in tell.json) before "
+            "each prompt; include them in the messages."
+        )
+    if record.get("answer_after"):
+        found.append(f"The answer is the text after the last {record['answer_after']!r}.")
+    if record.get("over_prompt"):
+        found.append(
+            "The adapter answers numbered inputs, several in one prompt; only `tell predict` and "
+            "`tell evaluate` number them."
+        )
+    return found
 
 
 def _examples(record: dict[str, Any]) -> Sequence[Example]:

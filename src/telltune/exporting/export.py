@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from telltune.errors import ModelError, RecipeError, StorageError
-from telltune.exporting.answers import SameAnswers, compare_answers
-from telltune.exporting.commands import check_gguf_type, gguf_commands, vllm_command
+from telltune.exporting.answers import (
+    SameAnswers,
+    compare_answers,
+    lost_answers,
+    lost_prompts,
+)
+from telltune.exporting.gguf import check_gguf_type, gguf_commands
 from telltune.exporting.merge import merge_adapter
 from telltune.exporting.ollama import (
     imports_safetensors,
@@ -16,6 +22,7 @@ from telltune.exporting.ollama import (
     turn_texts,
     write_modelfile,
 )
+from telltune.exporting.vllm import vllm_command
 from telltune.fitting.adapter_folder import read_tell, refuse_damaged
 from telltune.fitting.baseline_folder import is_baseline
 from telltune.fitting.model_card import is_whole_model
@@ -95,10 +102,11 @@ def export(
     if target in ("vllm", "push"):
         if out is not None:
             raise RecipeError(f"--out: `tell export --{target}` writes no files; leave it out.")
-        refuse_damaged(folder, record["files"])
         if target == "vllm":
-            warnings = [*_lost_answers(record), *_lost_prompts(record), *_other_base(record)]
-            return Exported(commands=(vllm_command(folder, record),), warnings=tuple(warnings))
+            # The command is only printed, so the user sees what it would trust.
+            command, warnings = vllm_command([folder], trust_model=True)
+            return Exported(commands=(shlex.join(command),), warnings=tuple(warnings))
+        refuse_damaged(folder, record["files"])
         if not repo:
             raise RecipeError("--push: name the repository on the hub: OWNER/NAME.")
         with phase("uploading", shown=progress):
@@ -111,7 +119,7 @@ def export(
     model, answers = _whole_model(
         folder, record, target, out, trust_model=trust_model, progress=progress
     )
-    warnings = [*_lost_answers(record), *_lost_prompts(record)]
+    warnings = [*lost_answers(record), *lost_prompts(record)]
     if answers is not None:
         warnings += _differences(answers)
     commands: tuple[str, ...] = ()
@@ -149,7 +157,7 @@ def _whole_model(
     if out is None:
         raise RecipeError("--out is missing: name a new folder for the merged model.")
     with phase("merging", shown=progress):
-        merge_adapter(folder, out, lost=_lost_answers(record), trust_model=trust_model)
+        merge_adapter(folder, out, lost=lost_answers(record), trust_model=trust_model)
     with phase("comparing answers", shown=progress):
         return out, compare_answers(folder, out, trust_model=trust_model)
 
@@ -191,60 +199,6 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
 
 def _answer_tokens(record: dict[str, Any]) -> int:
     return int(record["recipe"]["evaluation"]["max_new_tokens"] or record["answer_tokens"])
-
-
-def _lost_answers(record: dict[str, Any]) -> list[str]:
-    """Return how the answers of the export differ from those of telltune."""
-    if (merged := record.get("merged")) is not None:
-        return list(merged["lost"])
-    found = []
-    classifier = record.get("classifier") or {}
-    if "answers" in classifier:
-        found.append(
-            "telltune combines the adapter with a small classifier, which the export lacks; it "
-            "answers as the adapter alone."
-        )
-    elif record["recipe"]["evaluation"]["answers"] == "likelihood":
-        found.append(
-            "telltune picks the most likely label (`evaluation.answers: likelihood`); other "
-            "programs generate text."
-        )
-    quantization = record["recipe"]["model"]["quantization"]
-    if quantization:
-        found.append(
-            f"The adapter was trained on a base quantized to {quantization}; the export uses the "
-            "base's own precision, so answers can differ."
-        )
-    return found
-
-
-def _lost_prompts(record: dict[str, Any]) -> list[str]:
-    """Return what telltune does around a prompt that a chat template cannot do."""
-    found = []
-    if record.get("shots"):
-        found.append(
-            f"telltune puts {len(record['shots'])} example turns (`shots` in tell.json) before "
-            "each prompt; include them in the messages."
-        )
-    if record.get("answer_after"):
-        found.append(f"The answer is the text after the last {record['answer_after']!r}.")
-    if record.get("over_prompt"):
-        found.append(
-            "The adapter answers numbered inputs, several in one prompt; only `tell predict` and "
-            "`tell evaluate` number them."
-        )
-    return found
-
-
-def _other_base(record: dict[str, Any]) -> list[str]:
-    if is_whole_model(record) or record["recipe"]["model"]["name"] != "embedded":
-        return []
-    told = (
-        "The adapter was trained on the 4-bit weights of the embedded model; "
-        f"{record['base']['hub_id']} has other weights, so answers can differ (`tell "
-        "export --merge` keeps them)."
-    )
-    return [told]
 
 
 def _differences(answers: SameAnswers) -> list[str]:

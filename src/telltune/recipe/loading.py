@@ -235,6 +235,9 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         }
     )
     changed: dict[str, Any] = {"task": task, "general": general, "model": model}
+    if recipe.training.deepspeed is not None:
+        file = beside(recipe.training.deepspeed)
+        changed["training"] = recipe.training.model_copy(update={"deepspeed": file})
     selection = recipe.selection
     if selection is not None and selection.aliases is not None:
         aliases = beside(selection.aliases)

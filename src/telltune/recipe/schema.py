@@ -313,6 +313,12 @@ class TrainingSpec(ConfigModel):
     kernels: Literal["auto", "off"] = "auto"
     """Fast paths of training, such as packed rows and fused layers; `off` trains with the code of
     transformers and PEFT alone, one example per row."""
+    use_liger_kernel: bool = False
+    """Whether to use the kernels of `liger-kernel`; needs `kernels: off`."""
+    torch_compile: bool = False
+    """Whether to compile the model with `torch.compile`; needs `kernels: off`."""
+    deepspeed: str | None = None
+    """File with a configuration of DeepSpeed (ZeRO stage 1 or 2), for runs in several processes."""
     loss_average: LossAverage = "example"
     """Unit over which the loss is averaged: response tokens, examples or sources."""
     task_weight: PositiveFloat = 1.0

@@ -107,8 +107,8 @@ def cell_key(cell: Cell, hashes: dict[str, str]) -> str:
     recipe.pop("general", None)
     recipe.pop("model")
     # Fast paths and trackers do not change what a cell learns.
-    for part in ("kernels", "report_to"):
-        recipe["training"].pop(part)
+    for part in ("kernels", "use_liger_kernel", "torch_compile", "deepspeed", "report_to"):
+        recipe["training"].pop(part, None)
     work = {"recipe": recipe, "hashes": hashes}
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 

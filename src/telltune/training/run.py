@@ -22,6 +22,7 @@ from telltune.models.threads import shared_cores
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
 from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
+from telltune.training.libraries import check_libraries
 from telltune.training.log import LOG
 from telltune.training.processes import processes
 from telltune.training.progress import bar
@@ -121,6 +122,7 @@ def train(
 
     out, stopping = options.out, options.stopping
     settings = recipe.training
+    check_libraries(settings)
     groups = None if settings.source_weights is None else source_groups(*options.texts)
     together = processes()
     if data.mixture.batch_size < together.count:

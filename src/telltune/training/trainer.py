@@ -88,6 +88,9 @@ def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArgumen
         ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
         # An adapter has no unused parameters, and the search takes a pass over the graph.
         ddp_find_unused_parameters=False,
+        use_liger_kernel=spec.use_liger_kernel,
+        torch_compile=spec.torch_compile,
+        deepspeed=spec.deepspeed,
         **less_memory,
     )
 
@@ -148,8 +151,9 @@ class MixtureTrainer(Trainer):
         self.micro_batch_tokens = settings.micro_batch_tokens
         """Number of tokens computed at once: as given, or lower if memory was too small."""
         # FSDP gathers the full weights of a layer only while it computes. Fused layers read weights
-        # before that or keep copies, so they are not used.
-        self.fast = FastPath(model, settings.kernels, fused=plugin is None)
+        # before that or keep copies, so they are not used. DeepSpeed may move weights, too.
+        whole = plugin is None and not self.is_deepspeed_enabled
+        self.fast = FastPath(model, settings.kernels, fused=whole)
         self._measured = measured
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -238,6 +242,8 @@ class MixtureTrainer(Trainer):
                 # Gradients are averaged over processes after the last row. All processes compute
                 # the same number of rows: one with fewer rows computes an idle row.
                 behind = place + 1 < count and self._processes.count > 1
+                # DeepSpeed steps in the backward pass that is said to be the last.
+                self.accelerator.gradient_state._set_sync_gradients(not behind)
                 with self.accelerator.no_sync(model) if behind else nullcontext():
                     counts = place < len(batches)
                     batch = batches[place] if counts else idle
