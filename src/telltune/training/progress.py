@@ -37,7 +37,7 @@ _ESTIMATE_SECONDS = 900.0
 _WIDTH_FOR_NOTE, _WIDTH_FOR_BAR = 75, 60
 
 
-def bar(*, shown: bool = True, transient: bool = False) -> Progress:
+def bar(*, shown: bool = True, transient: bool = False) -> _Progress:
     """Create a progress display on standard error; standard output is for results.
 
     In a terminal it is a bar that shows its numbers at any terminal width and description length.
