@@ -102,17 +102,16 @@ def pretend_gpu() -> None:
     torch.cuda.is_available = lambda: True
 
 
-@pytest.mark.parametrize("engine", ["vllm", "auto"])
-def test_vllm_takes_the_place_of_the_process(rambling: Path, tmp_path: Path, engine: str) -> None:
+def test_vllm_takes_the_place_of_the_process_on_a_gpu(rambling: Path, tmp_path: Path) -> None:
     (program := tmp_path / "bin" / "vllm").parent.mkdir()
     program.write_text(STAND_IN)
     program.chmod(0o755)
     output, told = tmp_path / "output", tmp_path / "told"
     process = Forked(
-        *("serve", rambling, "--engine", engine, "--port", 0, "--max-batch", 7, "--json"),
+        *("serve", rambling, "--port", 0, "--max-batch", 7, "--json"),
         said=output,
         complaints=tmp_path / "complaints",
-        first=pretend_gpu if engine == "auto" else None,
+        first=pretend_gpu,
         environment={
             "PATH": f"{program.parent}:{os.environ['PATH']}",
             "TELLTUNE_API_KEY": "secret",

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from telltune.cli.app import AsJson, MaxNewTokens, ModelFolder, TrustModel, app
-from telltune.cli.console import print_json, print_stream, print_warnings
+from telltune.cli.console import print_json, print_note, print_stream, print_warnings
 from telltune.errors import ModelError, RecipeError
 
 _KEY = "TELLTUNE_API_KEY"
@@ -166,7 +166,7 @@ def _become(command: list[str], key: str | None) -> NoReturn:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
     # In the environment, because all users of a machine can read the arguments of a process.
     asked = {} if key is None else {"VLLM_API_KEY": key}
-    typer.echo(shlex.join(command), err=True)
+    print_note(shlex.join(command))
     os.execve(command[0], command, quiet | dict(os.environ) | asked)  # noqa: S606
 
 
