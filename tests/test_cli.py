@@ -753,6 +753,8 @@ def test_misspelt_keys_are_refused_before_pytorch_is_imported(tmp_path):
         ("fit", "data.jsonl", *out, "--set", "mixtur.passes=1"),
         *(("evaluate", "runs/mine", "--recipe", recipe), ("predict", "runs/mine")),
         ("pick", "data.jsonl", *out, "--columns", "text=a"),
+        *(("continual", "absent.yaml", *out), ("cascade", "absent.yaml", "--stream", "a", *out)),
+        ("recommend", "medical", *out),
     ]
     statements = [_calling(*map(str, words)) for words in calls]
     assert "torch" not in _modules_after("\n".join(statements), errors=len(calls))

@@ -20,7 +20,7 @@ from telltune.fitting.predictor import check_labels
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import closed_set
 from telltune.methods.registry import get_method
-from telltune.models import ModelShape, layers_left_out
+from telltune.models import ModelShape, layers_left_out, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,7 +110,7 @@ def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
     check_recipe(recipe)
     task = load_task(recipe)
     check_metrics(task.metrics)
-    tokenizer = load_model_info(recipe.model).tokenizer.load()
+    tokenizer = load_tokenizer(recipe.model)
     data = method.data(task, tokenizer, recipe)
     answers = task_answers(recipe, task)
     warnings = (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.control_tokens import control_tokens
@@ -20,8 +20,9 @@ from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.thinking import ThinkingTags, thinking_tags, without_thinking
 from telltune.errors import DataError, ModelError, RecipeError
-from telltune.models.files import embedded_gguf
+from telltune.models import load_tokenizer
 from telltune.models.tokenizer import CHATML, PLAIN_TEMPLATE
+from telltune.recipe import ModelSpec
 
 CASES = Path(__file__).parents[1] / "cases"
 CORPUS = [
@@ -89,8 +90,7 @@ def prepend() -> PreTrainedTokenizerFast:
 @cache
 def tokenizer_of(name: str) -> Any:
     if name == "SmolLM2":
-        file = embedded_gguf()
-        return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        return load_tokenizer(ModelSpec())
     if name == "byte level":
         return byte_level()
     if name == "Prepend":

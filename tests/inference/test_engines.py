@@ -249,10 +249,26 @@ def test_a_model_that_wishes_more_than_the_likeliest_goes_to_transformers(tiny_b
         return make_generator(tiny_base.model, END, 40, engine)
 
     assert isinstance(made("auto"), PackedGenerator)
-    tiny_base.model.generation_config.repetition_penalty = 1.1
+    tiny_base.model.generation_config.no_repeat_ngram_size = 2
     assert isinstance(made("auto"), TransformersGenerator)
-    with pytest.raises(ModelError, match="repetition_penalty"):
+    with pytest.raises(ModelError, match="no_repeat_ngram_size"):
         made("packed")
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_a_repetition_penalty_is_that_of_transformers(tiny_base: Any, penalty: float) -> None:
+    how: dict[str, Any] = {"max_new_tokens": 30, "stop_ids": set()}
+    without = PackedGenerator(tiny_base.model).generate(PROMPTS, **how)
+    tiny_base.model.generation_config.repetition_penalty = penalty
+    packed = make_generator(tiny_base.model, END, 400)
+    assert isinstance(packed, PackedGenerator)
+    plain = TransformersGenerator(tiny_base.model, END, 400)
+    # Alone, because transformers counts padding as a token of the prompt.
+    wanted = alone(plain, **how)
+    assert packed.generate(PROMPTS, **how) == wanted == alone(packed, **how)
+    together = [OPENING + prompt for prompt in PROMPTS]
+    assert packed.generate(together, **how) == [plain.generate([p], **how)[0] for p in together]
+    assert wanted != without
 
 
 def model_of(kind: str, **more: Any) -> Any:
@@ -286,7 +302,7 @@ def test_a_window_hides_what_transformers_hides(kind: str, window: int) -> None:
     more = {} if kind == "MistralConfig" else {"head_dim": 8, "sliding_window_pattern": 2}
     model = model_of(kind, sliding_window=window, **more)
     packed = make_generator(model, 0, 400, "packed")
-    plain = TransformersGenerator(model, 0, 400)
+    plain = TransformersGenerator(model, 0, 400, shares=False)
     how: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": set()}
     together = [OPENING + prompt for prompt in PROMPTS]
     # For many prompts, for those with a common start, and for one, which is drafted.

@@ -278,3 +278,13 @@ def test_a_chat_template_that_is_not_there_is_refused(tiny_model: Path, tmp_path
     empty.write_text("\n")
     with pytest.raises(ModelError, match=r"empty\.jinja is empty"):
         load_tokenizer(ModelSpec(name=str(tiny_model), chat_template=str(empty)))
+
+
+def test_the_tokenizer_of_a_gguf_file_is_read_without_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        pytest.fail("the weights are read")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    assert len(load_tokenizer(ModelSpec())) == 49_152

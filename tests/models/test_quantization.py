@@ -14,11 +14,13 @@ from telltune.errors import ModelError, RecipeError
 from telltune.evaluation.recipe_check import check_recipe
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
-from telltune.models import base_revision, load_base
+from telltune.models import base_revision, load_base, without_bitsandbytes
 from telltune.recipe import ModelSpec, recipe_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from telltune.models import LoadedModel
 
 QUANTIZATIONS = ("nf4", "int8")
 
@@ -90,6 +92,16 @@ def test_an_adapter_is_trained_on_them_and_answers_the_same_when_loaded_anew(
     prompts = ["item 7 is round", "item 8 is square"]
     first, again = (telltune.predict(out, prompts) for _ in range(2))
     assert first == again
+
+
+def test_layers_that_are_not_quantized_do_not_ask_for_bitsandbytes(tiny_base: LoadedModel) -> None:
+    pytest.importorskip("bitsandbytes")
+    from peft.tuners.lora import model as lora
+
+    with without_bitsandbytes(tiny_base.model):
+        assert not lora.is_bnb_available()
+        assert not lora.is_bnb_4bit_available()
+    assert lora.is_bnb_available()
 
 
 def test_without_bitsandbytes_the_recipe_is_refused(

@@ -85,6 +85,9 @@ def continual(
     as_json: AsJson = False,
 ) -> None:
     """Learn tasks one after another, and report what is forgotten of earlier ones (TRACE)."""
+    from telltune.recipe import read_yaml
+
+    read_yaml(order, "task order")  # before the slow import of PyTorch
     from telltune.research.continual.course import run_continual
 
     report = run_continual(order, out, progress=not as_json)
@@ -133,6 +136,9 @@ def recommend(
     if Path(task).suffix in (".yaml", ".yml"):
         loaded = load_recipe(task, overrides)
     else:
+        from telltune.data.embedded import embedded_task
+
+        embedded_task(task)  # before the slow import of PyTorch, to report typing mistakes at once
         # Embedded tasks have many examples; use few of them, as the search is for scarce data.
         values = {"task": {"embedded": task, "max_tokens": 10_000}, "general": "embedded"}
         loaded = recipe_from_dict(values, name=task, overrides=overrides)

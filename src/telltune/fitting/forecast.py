@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,10 +120,6 @@ def _rehearse(run_plan: RunPlan, ready_seconds: float) -> None:
     from telltune.training.calibration import calibrate
 
     recipe = run_plan.recipe
-
-    logging.getLogger(__name__).warning(
-        "Measuring how fast this machine trains %s, once (about 15 seconds).", recipe.model.name
-    )
     began = time.perf_counter()
     base = load_base_of(recipe)
     seconds = ready_seconds + time.perf_counter() - began

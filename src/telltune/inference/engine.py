@@ -35,6 +35,8 @@ _CHANGES_CHOICE: dict[str, tuple[object, ...]] = {
     "num_beams": (None, 1),
     "guidance_scale": (None, 1.0),
 }
+# Those that the packed engine applies.
+_PACKED = ("repetition_penalty",)
 
 
 class Generator(Protocol):
@@ -96,7 +98,6 @@ def make_generator(
         for name, neutral in _CHANGES_CHOICE.items()
         if getattr(model.generation_config, name, None) not in neutral
     ]
-    reason = f"its generation_config sets {', '.join(wishes)}" if wishes else "its architecture"
     if in_process:
         engine = "auto"
     elif not wishes and engine == "vllm":
@@ -106,9 +107,11 @@ def make_generator(
             return VllmGenerator(model)
         except ModelError as error:
             _warn(f"{error} telltune's own engine is used instead.")
-    if not wishes and can_generate_packed(model):
+    others = wishes if engine == "vllm" else [name for name in wishes if name not in _PACKED]
+    if not others and can_generate_packed(model):
         return PackedGenerator(model, batch_tokens)
     if engine != "auto":
+        reason = f"its generation_config sets {', '.join(others)}" if others else "its architecture"
         raise ModelError(
             f"evaluation.engine: {engine} does not support this model ({reason}); use `auto`."
         )

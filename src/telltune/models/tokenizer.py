@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.errors import ModelError
-from telltune.models.files import explained, locate, where_from
+from telltune.models.files import explained, locate_tokenizer, where_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with explained(spec):
-        tokenizer = AutoTokenizer.from_pretrained(locate(spec), **where_from(spec))
+        tokenizer = AutoTokenizer.from_pretrained(locate_tokenizer(spec), **where_from(spec))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.chat_template, tokenizer.template_name = _chat_template(spec, tokenizer.chat_template)

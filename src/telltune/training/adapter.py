@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
-from telltune.models import LoadedModel, adapter_targets, named_layers
+from telltune.models import LoadedModel, adapter_targets, named_layers, without_bitsandbytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,7 +60,8 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
             # OLoRA changes a weight in place.
             weight.data = values.clone()
     try:
-        model = get_peft_model(base.model, config)
+        with without_bitsandbytes(base.model):
+            model = get_peft_model(base.model, config)
         if spec.changes_base:
             _keep_own_weights(model, own, spec)
     except (ValueError, TypeError, RuntimeError) as error:

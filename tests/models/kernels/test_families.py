@@ -14,7 +14,7 @@ from test_packing import ROWS, SMALL, VOCABULARY, random_model
 
 from telltune.inference.engine import make_generator
 from telltune.inference.packed_engine import _layer_backend
-from telltune.inference.transformers_engine import TransformersGenerator
+from telltune.inference.transformers_engine import TransformersGenerator, _can_share
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.decoder_layers import FusedLayers
 from telltune.models.kernels.fast_path import FastPath
@@ -74,8 +74,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Mamba": ("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 16, "state_size": 4}),
     "LFM 2": ("Lfm2Config", {**SMALL, "layer_types": ["conv", "full_attention"]}),
+    "Qwen 3 Next": (
+        "Qwen3NextConfig",
+        {**DEEP, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
+        | {"linear_value_head_dim": 8, "num_experts": 3, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    ),
+    "Bloom": (
+        "BloomConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2},
+    ),
 }
-PLAIN = ["Llama 4", "Mamba", "LFM 2"]
+PLAIN = ["Llama 4", "Mamba", "LFM 2", "Qwen 3 Next", "Bloom"]
 FAST = [name for name in FAMILIES if name not in PLAIN]
 
 
@@ -118,7 +129,11 @@ def test_a_family_takes_the_paths_that_the_docs_name(name: str) -> None:
     assert said()[name] == (
         "packed" if can_pack(model) else "one by one",
         "in parts" if cut_loss(model) is not None else "all logits",
-        "`generate`" if layers is None else "packed, short layers" if short else "packed",
+        ("`generate`, shared" if _can_share(model) else "`generate`")
+        if layers is None
+        else "packed, short layers"
+        if short
+        else "packed",
     )
 
 
@@ -165,8 +180,30 @@ ADAPTED = ("Llama", "Phi 3", "Qwen 3 MoE", "Gemma 2", "gpt-oss")
 def test_packed_answers_are_those_of_generate(name: str, made: Any) -> None:
     model = made(name).eval()
     packed = make_generator(model, 0, 200, "packed")
-    plain = TransformersGenerator(model, 0, 200)
+    plain = TransformersGenerator(model, 0, 200, shares=False)
     how: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": set()}
     # Many, those with a shared start, and one, which is drafted.
     for prompts in (PROMPTS, [OPENING + prompt for prompt in PROMPTS], [PROMPTS[0] * 3]):
         assert packed.generate(prompts, **how) == plain.generate(prompts, **how)
+
+
+# PEFT cannot adapt Llama 4's router.
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("Llama 4", family), ("LFM 2", adapted), ("Qwen 3 Next", family), ("Bloom", adapted)],
+)
+def test_a_shared_prefix_is_read_once_and_changes_no_answer(name: str, made: Any) -> None:
+    model = made(name).eval()
+    prompts = [OPENING + prompt for prompt in PROMPTS]
+    how: dict[str, Any] = {"max_new_tokens": 6, "stop_ids": set()}
+    plain = TransformersGenerator(model, 0, 200, shares=False)
+    alone = [plain.generate([prompt], **how)[0] for prompt in prompts]
+    shared = TransformersGenerator(model, 0, 200)
+    _can_share(model)
+    read: list[int] = []
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
+    assert shared.generate(prompts, **how) == alone
+    # Padding is read only without a shared prefix.
+    assert sum(read) == len(OPENING) + sum(map(len, PROMPTS)) + 5 * len(PROMPTS)
+    assert len(set(map(tuple, alone))) == len(alone)

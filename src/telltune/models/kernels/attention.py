@@ -76,9 +76,7 @@ def agrees(
 ) -> bool:
     """Test whether a model gives the same result with a replaced attention function.
 
-    The result is False for a model that does not use the function or raises an error. Sliding
-    windows are shortened to four tokens, so that short texts show what they hide. Everything is
-    computed in fp32, because rounding in half precision would hide differences.
+    The result is False for a model that does not use the function; see also `reproduces`.
 
     Args:
         model: Model to test; it is run without dropout.
@@ -86,20 +84,31 @@ def agrees(
         ours: Computation inside the context.
         plain: Computation outside the context; returns the same shape.
     """
+
+    def replaced() -> Tensor:
+        with context:
+            if not asks_attention(model):
+                raise ValueError("it does not use the attention function")
+            return ours()
+
     # A recurrent state passes information between tokens outside of attention.
-    if getattr(model, "_is_stateful", False):
-        return False
+    return not getattr(model, "_is_stateful", False) and reproduces(model, replaced, plain)
+
+
+def reproduces(model: Any, ours: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
+    """Test whether two computations with a model give the same result.
+
+    The result is False if one raises an error. Sliding windows are shortened to four tokens, so
+    that short texts show what they hide. Everything is computed in fp32, because rounding in half
+    precision would hide differences, and without dropout.
+    """
     was_training = model.training
     model.train(False)
     try:
         with torch.no_grad(), _in_fp32(model), _short_reach(model):
-            wanted = plain()
-            with context:
-                if not asks_attention(model):
-                    return False
-                found = ours()
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        logging.getLogger(__name__).info("This model is not packed: %s", error)
+            wanted, found = plain(), ours()
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        logging.getLogger(__name__).info("A fast path is not used for this model: %s", error)
         return False
     finally:
         model.train(was_training)
@@ -108,12 +117,13 @@ def agrees(
 
 
 def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Cache the result of a trial by model class and configuration, regardless of weights."""
+    """Cache the result of a trial by model class and configurations, regardless of weights."""
     known: dict[str, Verdict] = {}
 
     @wraps(trial)
     def verdict(model: Any) -> Verdict:
-        key = f"{type(model.config).__qualname__} {model.config.to_json_string()}"
+        config, generation = model.config, getattr(model, "generation_config", "")
+        key = f"{type(config).__qualname__} {config.to_json_string()} {generation}"
         if key not in known:
             known[key] = trial(model)
         return known[key]
