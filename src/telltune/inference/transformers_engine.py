@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from telltune.inference.packed_engine import MOST_ROWS, shared_length
