@@ -168,7 +168,9 @@ def _before_every_verb(
     context: typer.Context,
     plugin: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODULE", help="Load a module with methods, metrics or formats."),
+        typer.Option(
+            metavar="MODULE", help="Load a module that adds methods, levers, metrics or formats."
+        ),
     ] = None,
     version: Annotated[  # noqa: ARG001 - its callback prints and exits
         bool,

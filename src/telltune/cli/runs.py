@@ -14,6 +14,7 @@ from telltune.cli.app import (
     AsJson,
     ColumnNames,
     MaxNewTokens,
+    ModelFolder,
     Overrides,
     Overwrite,
     RecipeFile,
@@ -188,7 +189,7 @@ def _fit_with_restarts(out: Path, restarts: int) -> None:
     epilog="Example: tell evaluate runs/mine --metric macro_f1 --predictions answers.jsonl"
 )
 def evaluate(
-    adapter: AdapterFolder,
+    adapter: ModelFolder,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe whose task is scored; by default the adapter's own.")
     ] = None,
@@ -242,7 +243,7 @@ def evaluate(
     "tell predict runs/mine - --format csv < inputs.jsonl"
 )
 def predict(
-    adapter: AdapterFolder,
+    adapter: ModelFolder,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -345,7 +346,8 @@ def compare(
         str | None,
         typer.Option(
             help="Methods, separated by commas; by default base, the fast baselines that suit the "
-            "task, sft, sft_anchor and tell."
+            "task, sft, sft_anchor and tell, and where they can run, tell_product and "
+            "tell_pseudo_label."
         ),
     ] = None,
     overrides: Overrides = None,

@@ -49,8 +49,8 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help="Most requests to one model that are computed together; by default 128, or what "
-            "vLLM chooses.",
+            help="Maximum number of requests to one model that are computed together; by default "
+            "128, or what vLLM chooses.",
         ),
     ] = None,
     engine: Annotated[

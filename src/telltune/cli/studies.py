@@ -35,7 +35,11 @@ def study(
     ] = None,
     answer_cpus: Annotated[
         float | None,
-        typer.Option(min=0, help="CPUs of a separate task that answers for each trained cell."),
+        typer.Option(
+            min=0,
+            help="CPUs of a separate task on the cluster that answers with the adapter of each "
+            "trained cell; by default the cell itself answers.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

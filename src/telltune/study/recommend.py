@@ -78,7 +78,7 @@ class Recommendation:
         expected: Expected score on similar items, corrected for the optimism of choosing the best.
         rivals: Score of the recommended recipe minus that of each other finalist, by name.
         beside: Forgetting of each finalist by name, averaged over seeds; empty if the recipe has no
-            general data. See `Row.forgetting`.
+            general data. See `ResultRow.forgetting`.
         more_examples: Expected gain from another hundred task examples; None if the method does not
             learn from them or too few sizes were tried.
         tried: Number of candidates at the smallest size.
@@ -118,9 +118,9 @@ def recommend(
 ) -> Recommendation:
     """Search for the method and settings that suit a task, on its dev items alone.
 
-    The baselines run first. Then SFT is tried, and with an anchor and general data also SFT with
-    the anchor and TELL, at several learning rates, passes and leverage ratios. If the answers are
-    labels, TELL (or SFT) is also combined with a classifier. If there are unlabeled inputs,
+    The baselines run first. Then SFT is tried, with an anchor also SFT with the anchor, and with
+    general data TELL, at several learning rates, passes and leverage ratios. If the answers are
+    labels, TELL (or SFT) is combined with a classifier instead. If there are unlabeled inputs,
     pseudo-labels are tried. Base, few-shot and the baselines are compared with the finalists and
     can win. Test items are not answered, but their reference answers help to select the metric. If
     a task has no dev items, a fifth of the training data is held out for the search, and in the end

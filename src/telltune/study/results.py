@@ -43,7 +43,7 @@ class ResultRow:
         per_item: One score per item, by metric.
         warnings: Reasons why the scores may be misleading; one sentence each.
         counts: Counts of task tokens, general tokens, steps and trained tokens.
-        forgetting: Loss on general examples and leakage, before and after training.
+        forgetting: Fields of `Forgetting` and `Drift`, before and after training.
         seconds: Seconds of training, answering, forgetting measurements (`general`) and the rest.
         curve: Training loss as lists of equal length: `step`, and for each source (`task`,
             `general`) the mean loss per token since the previous point, None if it had no tokens.

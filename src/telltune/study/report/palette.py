@@ -36,7 +36,7 @@ class Choice(NamedTuple):
 
 
 class Palette:
-    """Fixed colors for the main methods and grey for the others, which differ in shape.
+    """Fixed colors for the main methods and gray for the others, which differ in shape.
 
     Attributes:
         choices: All methods for the filter, the main ones first.

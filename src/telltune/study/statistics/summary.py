@@ -139,7 +139,7 @@ class TimeBreakdown:
     Attributes:
         training: Optimizer steps from first to last, including logging and checkpoints.
         answering: Answers to the test items: reading prompts and decoding answers.
-        general: Losses on and answers to held-out general examples, before and after training.
+        general: Measurements of forgetting and leakage, before and after training.
         other: Rest of finished cells: loading the base (once per process), tokenizing, sampling the
             model's own responses (once for all cells), creating and saving adapters, scoring with
             the bootstrap, and the perplexity if it is a metric.
