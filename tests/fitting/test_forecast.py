@@ -126,6 +126,17 @@ def test_a_model_seen_for_the_first_time_is_measured_once(
     assert forecast_of(toy_recipe, measure=True) == first
 
 
+def test_rows_to_measure_are_short_on_a_slow_machine(toy_recipe: dict[str, Any]) -> None:
+    from telltune.training.calibration import _Rows
+
+    run_plan, _ = ready(toy_recipe)
+    slow, quick = (
+        _Rows(run_plan, 512, lambda row, each=each: each * len(row)).rows for each in (10.0, 0.001)
+    )
+    assert len(slow) == len(quick)
+    assert 1 <= max(map(len, slow)) < max(map(len, quick))
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

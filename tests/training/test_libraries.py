@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from importlib.machinery import ModuleSpec
@@ -29,8 +28,9 @@ def test_settings_reach_the_trainer(
     assert (args.use_liger_kernel, args.torch_compile) == (True, True)
     (tmp_path / "zero.json").write_text("{}")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(toy_recipe | {"training": {"deepspeed": "zero.json"}}))
-    assert load_recipe(recipe).training.deepspeed == str(tmp_path / "zero.json")
+    recipe.write_text("task: answer_kind\ntraining: {deepspeed: zero.json, kernels: off}")
+    training = load_recipe(recipe).training
+    assert (training.deepspeed, training.kernels) == (str(tmp_path / "zero.json"), "off")
 
 
 @pytest.fixture

@@ -223,6 +223,11 @@ def _as_names(value: Any) -> Any:
     return [] if names in (None, ["none"]) else names
 
 
+def _as_off(value: Any) -> Any:
+    """Turn False into `off`, because YAML reads a bare `off` as False."""
+    return "off" if value is False else value
+
+
 class AnchorSpec(ConfigModel):
     """Anchor: a fixed text added to every task example in training and at inference."""
 
@@ -310,7 +315,7 @@ class TrainingSpec(ConfigModel):
     micro_batch_tokens: PositiveInt = 1024
     """Number of tokens computed at once. The examples of a step are packed into as many
     micro-batches as needed."""
-    kernels: Literal["auto", "off"] = "auto"
+    kernels: Annotated[Literal["auto", "off"], BeforeValidator(_as_off)] = "auto"
     """Fast paths of training, such as packed rows and fused layers; `off` trains with the code of
     transformers and PEFT alone, one example per row."""
     use_liger_kernel: bool = False

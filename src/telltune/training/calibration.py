@@ -111,8 +111,9 @@ class _Rows(StepSampler):
     ) -> None:
         super().__init__(data.mixture, data.epochs)
         steps = [examples for _, examples in sampled_steps(data.mixture, data.epochs, _ROWS)]
-        long = seconds(_first_row(steps[0], data, budget)) / _ROW_SECONDS
-        budget = min(budget, int(budget / long))
+        full = _first_row(steps[0], data, budget)
+        tokens = step_work(full, data.task, data.general, budget).computed
+        budget = min(budget, int(tokens * _ROW_SECONDS / seconds(full)))
         rows = [_first_row(step, data, budget) for step in islice(cycle(steps), _ROWS)]
         # The first step includes one-time work and is not counted, so one example is enough.
         self.rows = [rows[0][:1], *rows]
