@@ -817,6 +817,18 @@ def study_file(toy_recipe, tmp_path):
     return path
 
 
+def test_options_of_another_kind_of_work_are_refused(tell, study_file, recipe, tmp_path):
+    for words, said in (
+        (("plan", study_file, "--set", "seed=1"), "but this is a study"),
+        (("plan", recipe, "--out", tmp_path / "out"), "but this is a recipe"),
+        (("study", study_file, "--out", tmp_path / "out", "--gpus", 1), "name it with --ray"),
+    ):
+        code, _, err = tell(*words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_study_is_planned_run_and_told_on_one_page(tell_json, study_file, tmp_path):
     out = tmp_path / "out"
     planned = tell_json("plan", study_file)

@@ -32,6 +32,7 @@ from telltune.cli.console import (
     print_warnings,
     print_warnings_of,
 )
+from telltune.errors import RecipeError
 
 if TYPE_CHECKING:
     from telltune.research.diagnosis.restarts import Attempt
@@ -59,6 +60,11 @@ def plan(
         from telltune.study.spec import load_study
 
         load_study(recipe)
+        if overrides:
+            raise RecipeError(
+                f"{recipe}: --set changes the keys of a recipe, but this is a study; edit its "
+                "section `recipe`."
+            )
         from telltune.study.verbs import plan_study
 
         with phase("planning", shown=not as_json):
@@ -69,6 +75,10 @@ def plan(
             print_study_plan(planned)
         return
     loaded = load_recipe(recipe, overrides)
+    if out is not None:
+        raise RecipeError(
+            f"{recipe}: --out names the folder of a study, but this is a recipe; leave it out."
+        )
     from telltune.api import plan as planned_run
 
     with phase("planning", shown=not as_json):
@@ -273,7 +283,6 @@ def predict(
 
     By default, rows are read with the columns that the adapter was trained on.
     """
-    from telltune.errors import RecipeError
     from telltune.recipe import columns_from_text, recipe_from_dict
 
     if (prompt is None) == (file is None):

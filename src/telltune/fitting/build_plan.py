@@ -248,7 +248,7 @@ def _refuse_single(recipe: Recipe, method: str) -> None:
     Raises:
         RecipeError: The recipe has such a setting.
     """
-    found = [f"{lever.name}.use_as: once" for lever in levers_of(recipe) if lever.use_as == "once"]
+    found = [lever.name for lever in levers_of(recipe) if lever.use_as == "once"]
     if recipe.confidence is not None:
         found.append("confidence")
     if recipe.product_of_experts is not None:

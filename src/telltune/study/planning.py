@@ -21,6 +21,7 @@ from telltune.methods.few_shot import FewShot
 from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
 from telltune.study.results import ResultRow, Results, is_finished, place
+from telltune.training.shared import can_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,7 +94,7 @@ def _planned(
     training = (cell.task, _training_of(cell))
     if training in trained:
         return PlannedCell(cell, answering_seconds=answering)
-    if run_plan.dev is None:  # else answers to dev items choose the checkpoint
+    if run_plan.dev is None and can_share(cell.recipe):  # answers to dev items choose a checkpoint
         trained.add(training)
     expected = forecast(run_plan, model.shape, measure=measure)
     # A study loads the base once, so the time before the first training step is excluded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telltune.errors import RecipeError
 from telltune.html_report.page import REPORT
 from telltune.storage import write_text
 from telltune.study.cluster import connect
@@ -54,6 +55,10 @@ def run_study(
     out = Path(out)
     spec, cells = load_study(study)
     elsewhere = None
+    if ray is None and (cpus, gpus, answer_cpus) != (1.0, None, None):
+        raise RecipeError(
+            "--cpus, --gpus and --answer-cpus are for a cluster; name it with --ray, e.g. `auto`."
+        )
     if ray is not None:
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
     write_text(out / STUDY_FILE, spec.to_yaml())

@@ -65,19 +65,18 @@ class SharedTraining:
         return trained
 
 
+def can_share(recipe: Recipe) -> bool:
+    """Return whether weights and log are all that a run leaves, so that another can have them."""
+    training = recipe.training
+    return not (training.report_to or training.full_parameters or recipe.lora.changes_base)
+
+
 def _key(
     base: LoadedModel, recipe: Recipe, data: TrainingData, options: TrainingOptions
 ) -> str | None:
     """Return a hash of all that determines a run's weights and log; None if others do as well."""
-    training = recipe.training
-    if (
-        options.stopping is not None
-        or options.callbacks
-        or training.report_to
-        or training.full_parameters
-        or recipe.lora.changes_base
-        or processes().count > 1
-    ):
+    alone = options.stopping is None and not options.callbacks and processes().count == 1
+    if not (alone and can_share(recipe)):
         return None
     inputs: dict[str, Any] = {
         **run_inputs(base, data, options.texts[1], options.start),
