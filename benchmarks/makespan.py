@@ -22,8 +22,9 @@ from ray.cluster_utils import Cluster as Nodes
 from machine import describe
 from telltune.cli.console import print_table
 from telltune.study.cluster import connect
-from telltune.study.runner import CellWorker, run_cells
+from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
+from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from telltune.study.results import ResultRow

@@ -10,8 +10,8 @@ from telltune.data import task as data_task
 from telltune.data.loaders import read_examples
 from telltune.errors import ModelError, RecipeError
 from telltune.recipe import recipe_from_dict
-from telltune.study.runner import CellWorker
 from telltune.study.spec import ForgettingSpec
+from telltune.study.worker import CellWorker
 
 
 def test_the_readmes_five_lines(toy_recipe, tmp_path):

@@ -18,13 +18,15 @@ from telltune.errors import StorageError
 from telltune.evaluation.drift import Drift
 from telltune.evaluation.score import Answers
 from telltune.fitting.output_folder import lock_folder
-from telltune.study import runner
+from telltune.study import worker
 from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
 from telltune.study.results import RESULTS, ResultRow, Results
-from telltune.study.runner import Answered, CellWorker, run_cells, score_cell
+from telltune.study.runner import run_cells
+from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 from telltune.study.trained_cell import TrainedCell
+from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,13 +127,13 @@ def test_finished_cells_are_not_run_again_and_an_edit_runs_what_is_new(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    run = runner.CellWorker.run
+    run = CellWorker.run
 
     def counted(self: Any, cell: Cell, key: str) -> ResultRow:
         ran.append(cell.title)
         return run(self, cell, key)
 
-    monkeypatch.setattr(runner.CellWorker, "run", counted)
+    monkeypatch.setattr(CellWorker, "run", counted)
     study["seeds"], study["sizes"] = [0], [300]
     first = run_cells(cells(study), FEW, tmp_path, progress=False)
     assert len(ran) == 3
@@ -197,14 +199,14 @@ def test_an_unforeseen_error_leaves_no_adapter_for_the_next_cell(
 ) -> None:
     study["seeds"], study["sizes"], study["methods"] = [0], [300], ["tell", "sft"]
     [_, lock_folder] = run_cells(cells(study), FEW, tmp_path / "a", progress=False)
-    evaluate = runner.answer_items
+    evaluate = worker.answer_items
 
     def breaks(predictor: Any, *rest: Any, **more: Any) -> Any:
         if predictor.anchor is not None:
             raise MemoryError("no room")
         return evaluate(predictor, *rest, **more)
 
-    monkeypatch.setattr(runner, "answer_items", breaks)
+    monkeypatch.setattr(worker, "answer_items", breaks)
     [broken, after] = run_cells(cells(study), FEW, tmp_path / "b", progress=False)
     assert broken.reason == "MemoryError: no room"
     assert without_time(after) == without_time(lock_folder)

@@ -26,8 +26,9 @@ from telltune.errors import RecipeError
 from telltune.storage import write_text
 from telltune.study.nodes import Probe, files_of, left_out, probe, versions_here
 from telltune.study.results import ANSWERS, ResultRow
-from telltune.study.runner import FAILURES, Answered, CellWorker, score_cell
+from telltune.study.scoring import FAILURES, Answered, score_cell
 from telltune.study.trained_cell import TrainedCell, can_be_split
+from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -22,10 +22,11 @@ from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell, side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
-from telltune.study.runner import FAILURES, CellWorker
+from telltune.study.scoring import FAILURES
 from telltune.study.spec import Cell, ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
+from telltune.study.worker import CellWorker
 from telltune.training.progress import bar
 from telltune.training.trackers import check_trackers
 
@@ -119,7 +120,6 @@ class Comparison(list[ComparisonRow], InNotebooks):
             beside.append(
                 (
                     row.method,
-                    "" if row.general_loss is None else f"{row.general_loss:.2f}",
                     "" if row.drift is None else f"{row.drift:.2f}",
                     "" if row.leakage is None else f"{row.leakage:.0%}",
                     f"{row.task_tokens:,}",
@@ -131,7 +131,7 @@ class Comparison(list[ComparisonRow], InNotebooks):
         title = f"{self[0].items} test items, {self[0].metric}"
         interval = f"{self.confidence:.0%} interval"
         counts = ("task tokens", *unlabeled, "general tokens", "seconds")
-        heads = ("method", "general loss", "drift", "leakage", *counts)
+        heads = ("method", "drift", "leakage", *counts)
         warnings = [f"{row.method}: {warning}" for row in self for warning in row.warnings]
         return [
             ResultTable(title, ("method", "score", interval, "against sft"), scores).told(),

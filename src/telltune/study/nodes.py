@@ -17,7 +17,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from telltune.fitting.adapter_folder import versions
-from telltune.study.runner import CODE
+from telltune.study.worker import CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -1,0 +1,369 @@
+"""Worker that runs the cells of a study on one loaded base: train, answer, measure and score."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from telltune.data.contents import contents_of
+from telltune.data.fingerprint import code_hash, file_hash
+from telltune.data.task import TaskData, load_general, load_split, load_task
+from telltune.evaluation.drift import OwnAnswers, measure_drift
+from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
+from telltune.evaluation.headline import TaskAnswers, task_answers
+from telltune.evaluation.score import (
+    Answers,
+    answer_items,
+    answer_score,
+    check_metrics,
+)
+from telltune.fitting.adapter_folder import versions
+from telltune.fitting.model_card import record_scores
+from telltune.fitting.model_info import ModelInfo
+from telltune.fitting.protocol import Settings
+from telltune.methods.registry import get_method
+from telltune.models import LoadedModel, load_base_of
+from telltune.study.planning import plan_cell
+from telltune.study.results import PREDICTIONS, ResultRow
+from telltune.study.scoring import Answered, failed_row, score_cell
+from telltune.study.trained_cell import TrainedCell
+from telltune.training.log import LOG, loss_curve
+from telltune.training.progress import bar, phase
+from telltune.training.shared import SharedTraining
+from telltune.training.trackers import TrackedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telltune.data.examples import Example
+    from telltune.data.files import Split
+    from telltune.data.general import GeneralData
+    from telltune.fitting.predictor import Predictor
+    from telltune.recipe import Recipe
+    from telltune.study.spec import Cell, ForgettingSpec
+
+CODE = code_hash(Path(__file__).parents[1])[:12]
+_WORK = "work"
+
+
+class _Loaded(NamedTuple):
+    """A loaded task, shared by cells."""
+
+    task: TaskData
+    items: list[Example]
+    answers: TaskAnswers
+    of: int
+    """Number of items in the whole split."""
+
+
+@dataclass
+class CellWorker:
+    """Runner of cells that share the base, the tasks, and the base's forgetting measurements."""
+
+    out: Path
+    forgetting: ForgettingSpec
+    split: Split
+    mixing: Recipe | None
+    """Recipe with the general data for forgetting measurements; None if no cell has any."""
+    keeps: bool = False
+    """Whether to keep adapters and baselines in `out/KEY`, with their scores."""
+    progress: bool = False
+    """Whether to show the progress of each cell."""
+    study: Path | None = None
+    """Folder of the study for trackers; `out` by default."""
+    _loaded: tuple[Any, LoadedModel] | None = None
+    _shared: SharedTraining = field(default_factory=SharedTraining)
+    _tasks: dict[str, _Loaded] = field(default_factory=dict)
+    _general: dict[str, GeneralData | None] = field(default_factory=dict)
+    _asked: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
+    _own: dict[str, OwnAnswers] = field(default_factory=dict)
+    _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
+
+    def hashes(self, cell: Cell) -> dict[str, str]:
+        """Return the hashes of the data that are part of a cell's key."""
+        task, items, *_ = self.task(cell.recipe)
+        general = self.general(cell.recipe) if get_method(cell.method).uses_general else None
+        found = {
+            "train": contents_of(task.train).digest,
+            self.split: contents_of(items).digest,
+            "model": _model_name(cell.recipe),
+        }
+        if task.unlabeled:
+            found["unlabeled"] = contents_of(task.unlabeled).digest
+        return found if general is None else found | {"general": general.contents.digest}
+
+    def all_hashes(self, cell: Cell) -> dict[str, str]:
+        """Return the hashes of all data that a cell reads, except its base.
+
+        Those that `hashes` lacks are compared with those of a row: keys of earlier rows stay valid.
+        """
+        found, recipe = self.hashes(cell), cell.recipe
+        if dev := self.task(recipe).task.dev:
+            found.setdefault("dev", contents_of(dev).digest)
+        if self.mixing is not None and self.forgetting.examples:
+            general = self.general(self.mixing)
+            assert general is not None  # by what `mixing` is
+            found["held-out general"] = general.contents.digest
+        aliases = recipe.selection.aliases if recipe.selection else None
+        for name, path in (("aliases", aliases), ("chat template", recipe.model.chat_template)):
+            if path is not None and (digest := file_hash(Path(path))) is not None:
+                found[name] = digest[:16]
+        return found
+
+    def task(self, recipe: Recipe) -> _Loaded:
+        """Return a task's data and the items to answer; they are read only once."""
+        anchor = recipe.anchor.model_dump_json() if recipe.anchor else ""
+        metrics = recipe.evaluation.metrics
+        sized = recipe.task.model_copy(update={"max_tokens": None})
+        count = recipe.evaluation.max_items
+        key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{count}|{recipe.seed}"
+        if key not in self._tasks:
+            items = load_split(recipe, self.split)
+            task = load_task(recipe)
+            answers = task_answers(recipe, task, items if self.split == "test" else None)
+            check_metrics(answers.metrics)
+            self._tasks[key] = _Loaded(task, items[:count], answers, len(items))
+        return self._tasks[key]
+
+    def general(self, recipe: Recipe) -> GeneralData | None:
+        """Return the general data, whose contents are computed only once."""
+        general = load_general(recipe)
+        return self._general.setdefault(repr(general and general.sources), general)
+
+    @staticmethod
+    def blank(cell: Cell, key: str, split: Split) -> ResultRow:
+        """Return the row of a cell without results."""
+        return ResultRow(
+            key=key,
+            status="failed",
+            task=cell.task,
+            method=cell.method,
+            name=cell.name,
+            size=cell.size,
+            leverage_ratio=cell.leverage_ratio,
+            seed=cell.seed,
+            split=split,
+            recipe=cell.recipe.model_dump(mode="json"),
+            versions=versions() | {"code": CODE},
+        )
+
+    def run(self, cell: Cell, key: str) -> ResultRow:
+        """Train, answer, measure forgetting and score; a failure also returns a row."""
+        found = self.answer(cell, key)
+        if not isinstance(found, Answered):
+            return found
+        if not self.keeps:
+            return score_cell(found, self.out)
+        row = score_cell(found, self.out, PREDICTIONS)
+        if row.status == "done" and (self.out / key).is_dir():
+            record_scores(
+                self.out / key,
+                {
+                    "task": self.task(cell.recipe).task.name,
+                    "split": row.split,
+                    "sha256": row.hashes[row.split],
+                    "items": len(found.items),
+                    "of": self.task(cell.recipe).of,
+                    "confidence": found.confidence,
+                    "scores": row.scores,
+                    "warnings": row.warnings,
+                },
+            )
+        return row
+
+    def train(self, cell: Cell, key: str) -> TrainedCell | ResultRow:
+        """Train a cell that another process is to answer; see `can_be_split`.
+
+        Returns:
+            The trained cell for `answer`, or the row of a failed cell.
+        """
+        began = time.perf_counter()
+        try:
+            task, base = self.task(cell.recipe).task, self.base(cell.recipe)
+            settings = self._settings(cell, key, save=True)
+            used = settings.run_plan.max_general_index if settings.run_plan else 0
+            self.held_out(cell.seed, used)  # fails if there are too few general examples
+            method, folder = get_method(cell.method), self.out / _WORK / key
+            with method.run(task, self.general(cell.recipe), base, settings) as predictor:
+                cost = predictor.cost
+            curve, files = loss_curve(folder / LOG), TrainedCell.files_in(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:
+            return self._failed(cell, key, error, began)
+        finally:
+            gc.collect()
+        return TrainedCell(files, cost, curve, used, time.perf_counter() - began)
+
+    def answer(
+        self, cell: Cell, key: str, trained: TrainedCell | None = None
+    ) -> Answered | ResultRow:
+        """Run all parts of a cell that need the model: train, answer and measure forgetting.
+
+        Args:
+            cell: The cell.
+            key: Its key.
+            trained: Result of `train`, which stands for the training.
+
+        Returns:
+            The answered cell for `score_cell`, or the row of a failed cell.
+        """
+        began = time.perf_counter() - (trained.seconds if trained else 0.0)
+        spared = self._shared.spared
+        row = self.blank(cell, key, self.split)
+        try:
+            answers, items, found = self._run(cell, key, trained)
+        except Exception as error:
+            return self._failed(cell, key, error, began)
+        finally:
+            gc.collect()
+        seconds = found.pop("seconds")
+        # A training that was taken over counts as if it had been done again.
+        taken = self._shared.spared - spared
+        seconds["other"] = time.perf_counter() - began + taken - sum(seconds.values())
+        row = replace(row, status="done", seconds=seconds, **found)
+        return Answered(row, answers, items, cell.recipe.evaluation.confidence)
+
+    def _failed(self, cell: Cell, key: str, error: Exception, began: float) -> ResultRow:
+        # A failed cell may leave hooks or adapters on the base, so the next cell reloads it.
+        self._loaded = None
+        return failed_row(self.blank(cell, key, self.split), error, began, self.out, cell.title)
+
+    def _settings(self, cell: Cell, key: str, *, save: bool) -> Settings:
+        """Return the settings for the method of a cell, with the run plan if it trains."""
+        recipe, base = cell.recipe, self.base(cell.recipe)
+        task, _, of_task, _ = self.task(recipe)
+        run_plan = None
+        if get_method(cell.method).trains:
+            known = ModelInfo.of(base.model.config, base.tokenizer)
+            run_plan = plan_cell(cell, task, self.general(recipe), known)
+        return Settings(
+            recipe,
+            self.out / (key if self.keeps else f"{_WORK}/{key}"),
+            self.progress,
+            run_plan,
+            save=save,
+            score=answer_score(of_task.metrics[0], task.dev, base.tokenizer),
+            tracked=TrackedRun.of_cell(self.study or self.out, key if self.keeps else cell.title),
+        )
+
+    def _run(
+        self, cell: Cell, key: str, trained: TrainedCell | None
+    ) -> tuple[Answers, list[Example], dict[str, Any]]:
+        recipe, method = cell.recipe, get_method(cell.method)
+        task, items, of_task, _ = self.task(recipe)
+        general = self.general(recipe)
+        base = self.base(recipe)
+        folder = self.out / (key if self.keeps else f"{_WORK}/{key}")
+        if trained is not None:
+            start = partial(trained.predictor, base, folder)
+            used = trained.general_used
+        else:
+            settings = replace(self._settings(cell, key, save=self.keeps), shared=self._shared)
+            start = partial(method.run, task, general, base, settings)
+            used = settings.run_plan.max_general_index if settings.run_plan else 0
+        # This runs before training, because it fails if there are too few general examples.
+        held_out = self.held_out(cell.seed, used)
+        began = time.perf_counter()
+        if held_out and self.forgetting.prompts and base.revision not in self._own:
+            predictor = get_method("base").run(task, None, base, Settings(recipe))
+            own = OwnAnswers.of(predictor, base.tokenizer, self.forgetting.prompts)
+            self._own[base.revision] = own
+        # A comparison may have the base as a method of its own.
+        before = {} if self.keeps else self._before(cell, task, base, held_out)
+        asking = time.perf_counter() - began
+        with start() as predictor:
+            with bar(shown=self.progress) as shown:
+                counter = shown.add_task(f"{method.label}: {self.split}", total=len(items))
+                answers = answer_items(
+                    predictor, items, answers=of_task, on_done=partial(shown.advance, counter)
+                )
+            if predictor.teacher is not None and predictor.asked is not None:
+                told = predictor.asked.told(predictor.teacher.spec)
+                logging.getLogger(__name__).warning("%s: %s", cell.title, told)
+            began = time.perf_counter()
+            after = self._measured("after", predictor, task, base, held_out)
+            asking += time.perf_counter() - began
+        if recipe.training.full_parameters:
+            self._loaded = None
+        curve = trained.curve if trained else loss_curve(folder / LOG) if method.trains else {}
+        if not self.keeps:
+            shutil.rmtree(folder, ignore_errors=True)
+        found = {
+            "metric": answers.metrics[0],
+            "forgetting": before | after,
+            "seconds": {
+                "training": predictor.cost.seconds,
+                "answering": answers.seconds,
+                "general": asking,
+            },
+            "counts": predictor.counts(),
+            "curve": curve,
+            "hashes": self.all_hashes(cell) | {"base": base.revision},
+        }
+        return answers, items, found
+
+    def held_out(self, seed: int, used: int) -> list[Example]:
+        """Return general examples to measure forgetting on; empty without general data.
+
+        See `held_out_general` for `seed`, `used` and the error.
+        """
+        if self.mixing is None or not self.forgetting.examples:
+            return []
+        checked, examples = self._held.get(seed, (-1, []))
+        if used > checked:
+            general = self.general(self.mixing)
+            assert general is not None  # by what `mixing` is
+            examples = held_out_general(general, self.forgetting.examples, used, seed)
+            self._held[seed] = used, examples
+        return examples
+
+    def _measured(
+        self,
+        when: str,
+        predictor: Predictor,
+        task: TaskData,
+        base: LoadedModel,
+        held_out: Sequence[Example],
+    ) -> dict[str, float]:
+        """Return the forgetting measurements of a predictor; their names end in `when`."""
+        if not held_out or predictor.model is None:
+            return {}
+        looks = task_format([example.completion for example in task.train])
+        prompts = self.forgetting.prompts
+        found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
+        if prompts:
+            own = self._own[base.revision]
+            found |= asdict(measure_drift(predictor, base.tokenizer, own, looks))
+        return {f"{k}_{when}": round(v, 5) for k, v in found.items() if v is not None}
+
+    def _before(
+        self, cell: Cell, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
+    ) -> dict[str, float]:
+        """Return the forgetting measurements of the base, taken once per task and seed."""
+        key = (base.revision, cell.task, cell.seed)
+        if key not in self._asked:
+            predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
+            self._asked[key] = self._measured("before", predictor, task, base, held_out)
+        return self._asked[key]
+
+    def base(self, recipe: Recipe) -> LoadedModel:
+        """Return the base model of a recipe; it stays loaded from cell to cell."""
+        training = recipe.training
+        wanted = (recipe.model, training.precision, training.full_parameters)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # two models may not fit in memory
+            with phase("loading the model", shown=self.progress):
+                self._loaded = wanted, load_base_of(recipe)
+        return self._loaded[1]
+
+
+def _model_name(recipe: Recipe) -> str:
+    model = recipe.model
+    named = model.name if model.revision is None else f"{model.name}@{model.revision}"
+    return named if model.quantization is None else f"{named}+{model.quantization}"
