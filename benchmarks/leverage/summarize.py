@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _PICTURE = _HERE.parents[1] / "docs" / "images" / "leverage.svg"
-_DRAWN = "medical_specialty"
+_DRAWN = ("medical_specialty", 2700)
 _NAMES = {
     "tell_product": "TELL x classifier",
     "sft_product": "SFT x classifier",
@@ -55,7 +55,7 @@ def tell_tasks(folder: Path) -> list[dict[str, Any]]:
         best, *others = [
             told(p) | {"data_saving_factor": saved[task, size, p.name].text} for p in trained
         ]
-        curve = [p for p in summary.points if (p.task, p.name) == (task, "sft")]
+        curve = [p for p in summary.points if (p.task, p.name) == (task, "sft") and p.size >= size]
         tasks.append(
             {
                 "task": task,
@@ -113,7 +113,8 @@ def main(folder: Path) -> None:
     models = {ModelSpec.model_validate(row.recipe["model"]).name for row in Results(folder).rows}
     text = json.dumps({"models": sorted(models), "tasks": tasks}, indent=1)
     (_HERE / "summary.json").write_text(text + "\n", encoding="utf-8")
-    draw(next(task for task in tasks if task["task"] == _DRAWN)).save(_PICTURE)
+    drawn = (t for t in tasks if (t["task"], t["best"]["labeled_tokens"]) == _DRAWN)
+    draw(next(drawn)).save(_PICTURE)
 
 
 if __name__ == "__main__":
