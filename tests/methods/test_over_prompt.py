@@ -152,7 +152,7 @@ def test_it_runs_on_a_model_behind_a_solved_group(
     assert len(found.predict(task.dev)) == len(task.dev)
     # A study stores it.
     counts = found.counts()
-    assert counts["task_examples"] == 12
+    assert counts["task_examples"] == 6
     assert counts["prompts"] >= len(task.dev) / 3
     assert counts["input_tokens"] > counts["output_tokens"] > 0
     few = recipe_from_dict(toy_recipe | {"over_prompt": {"inputs": 20, "shots": 2}})

@@ -86,14 +86,14 @@ def test_the_classifier_of_an_adapter_folder_chooses_with_the_adapter(
     names, scores = predictor.label_scores(examples)
     order = [names.index(name) for name in ("sheet", "box", "ball")]
     likely = level.likelihoods(texts)
-    np.testing.assert_allclose(likely[:, [0, 2, 3]], softmax(scores[:, order]), atol=1e-6)
+    np.testing.assert_allclose(likely[:, [0, 2, 3]], softmax(scores[:, order], axis=1), atol=1e-6)
     assert not likely[:, 1].any()
     # The adapter alone has learned nothing; the classifier knows the task.
     said = np.array(["sheet", "", "box", "ball"])[likely.argmax(1)].tolist()
     assert said == predictor.predict(examples)
     predictor.classifier = None
     _, alone = predictor.label_scores(examples)
-    assert np.abs(softmax(alone[:, order]) - likely[:, [0, 2, 3]]).max() > 0.1
+    assert np.abs(softmax(alone[:, order], axis=1) - likely[:, [0, 2, 3]]).max() > 0.1
     with pytest.raises(RecipeError, match="none of the labels"):
         FittedLevel(tmp_path / "adapter", ["spam", "fine"])
 
