@@ -11,12 +11,14 @@ NUMBERS = {
     "score",
     "loss",
     "general loss",
+    "drift",
     "leakage",
     "tokens",
     "task tokens",
     "general tokens",
     "seconds",
     "seeds",
+    "unlabeled",
 }
 """Columns of numbers, which are right-aligned."""
 
