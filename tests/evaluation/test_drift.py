@@ -33,6 +33,7 @@ def test_the_base_has_not_drifted_and_a_trained_model_has(
     own = OwnAnswers.of(base, tokenizer, 5)
     assert [e.prompt for e in own.prompts] == _texts()["prompts"][:5]
     before = measure_drift(base, tokenizer, own, None)
+    assert before == own.drift(None)
     assert before.drift == 0
     assert before.everyday_leakage is None
     with get_method("sft").run(task, None, tiny_base, Settings(recipe)) as trained:

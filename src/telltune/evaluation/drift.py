@@ -15,7 +15,7 @@ from telltune.data.examples import Example
 from telltune.inference.scoring import response_nll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from transformers import PreTrainedTokenizerBase
@@ -52,13 +52,17 @@ class OwnAnswers:
 
     Attributes:
         prompts: The prompts.
-        encoded: Their token ids, with the answers as responses.
+        texts: The answers.
+        encoded: Token ids of the prompts, with the answers as responses.
         nll: Mean negative log-likelihood of the answers under the base, in nats per token.
+        prose_nll: That of the prose.
     """
 
     prompts: tuple[Example, ...]
+    texts: tuple[str, ...]
     encoded: EncodedSet
     nll: float
+    prose_nll: float
 
     @classmethod
     def of(cls, base: Predictor, tokenizer: PreTrainedTokenizerBase, count: int) -> OwnAnswers:
@@ -71,7 +75,17 @@ class OwnAnswers:
         end = Encoder(tokenizer).end_ids
         said = [answer if len(answer) == _LONGEST else answer + end for answer in answers]
         encoded = EncodedSet.of(asked, said)
-        return cls(prompts, encoded, _mean_nll(plain.model, encoded))
+        return cls(
+            prompts,
+            tuple(plain.final_texts(answers)),
+            encoded,
+            _mean_nll(plain.model, encoded),
+            _mean_nll(plain.model, _prose(tokenizer)),
+        )
+
+    def drift(self, looks_like_the_task: Callable[[str], bool] | None) -> Drift:
+        """Return the measures of the base itself, as `measure_drift` would."""
+        return _drift(0.0, self.prose_nll, self.texts, looks_like_the_task)
 
 
 def measure_drift(
@@ -86,18 +100,29 @@ def measure_drift(
     """
     plain = predictor.beside_its_task(tokenizer)
     plain.max_new_tokens = _LONGEST
-    answers = plain.predict(own.prompts)
+    return _drift(
+        _mean_nll(plain.model, own.encoded) - own.nll,
+        _mean_nll(plain.model, _prose(tokenizer)),
+        plain.predict(own.prompts),
+        looks_like_the_task,
+    )
+
+
+def _drift(
+    drift: float,
+    prose_nll: float,
+    answers: Sequence[str],
+    looks_like_the_task: Callable[[str], bool] | None,
+) -> Drift:
     leakage = None
     if looks_like_the_task is not None:
         leakage = sum(map(looks_like_the_task, answers)) / len(answers)
+    return Drift(drift, prose_nll, sum(len(a.split()) for a in answers) / len(answers), leakage)
+
+
+def _prose(tokenizer: PreTrainedTokenizerBase) -> EncodedSet:
     ids = tokenizer(_texts()["prose"], add_special_tokens=False)["input_ids"]
-    prose = EncodedSet.of([row[:1] for row in ids], [row[1:] for row in ids])
-    return Drift(
-        drift=_mean_nll(plain.model, own.encoded) - own.nll,
-        prose_nll=_mean_nll(plain.model, prose),
-        everyday_words=sum(len(answer.split()) for answer in answers) / len(answers),
-        everyday_leakage=leakage,
-    )
+    return EncodedSet.of([row[:1] for row in ids], [row[1:] for row in ids])
 
 
 @cache

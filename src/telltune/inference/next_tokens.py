@@ -28,7 +28,6 @@ class Row:
         top_p: Sample among the likeliest tokens that together have this probability.
         draws: Random generator of its own; None for torch's.
         answer: Token ids of the answer so far.
-        seen: Different token ids of the prompt and the answer.
         end: Reason why the answer has ended; None before.
     """
 
@@ -39,12 +38,7 @@ class Row:
     top_p: float = 1.0
     draws: torch.Generator | None = None
     answer: list[int] = field(default_factory=list, init=False)
-    seen: set[int] = field(init=False)
     end: Literal["stop", "length"] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        """Collect the tokens of the prompt."""
-        self.seen = set(self.prompt)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens to the answer, up to its end."""
@@ -53,7 +47,6 @@ class Row:
                 self.end = "stop"
                 return
             self.answer.append(token)
-            self.seen.add(token)
             if len(self.answer) == self.max_new_tokens:
                 self.end = "length"
                 return
@@ -126,7 +119,7 @@ def penalized(rows: list[Row], logits: Tensor, penalty: float) -> Tensor:
         return logits
     logits = logits.to(torch.float32, copy=True)
     for own, row in zip(logits, rows, strict=True):
-        seen = torch.tensor(list(row.seen), device=own.device)
+        seen = torch.tensor([*row.prompt, *row.answer], device=own.device)
         own[seen] = torch.where(own[seen] < 0, own[seen] * penalty, own[seen] / penalty)
     return logits
 

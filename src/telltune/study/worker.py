@@ -189,7 +189,7 @@ class CellWorker:
             settings = self._settings(cell, key, save=True)
             used = settings.run_plan.max_general_index if settings.run_plan else 0
             self.held_out(cell.seed, used)  # fails if there are too few general examples
-            method, folder = get_method(cell.method), self.out / _WORK / key
+            method, folder = get_method(cell.method), self._folder(key)
             with method.run(task, self.general(cell.recipe), base, settings) as predictor:
                 cost = predictor.cost
             curve, files = loss_curve(folder / LOG), TrainedCell.files_in(folder)
@@ -234,6 +234,9 @@ class CellWorker:
         self._loaded = None
         return failed_row(self.blank(cell, key, self.split), error, began, self.out, cell.title)
 
+    def _folder(self, key: str) -> Path:
+        return self.out / (key if self.keeps else f"{_WORK}/{key}")
+
     def _settings(self, cell: Cell, key: str, *, save: bool) -> Settings:
         """Return the settings for the method of a cell, with the run plan if it trains."""
         recipe, base = cell.recipe, self.base(cell.recipe)
@@ -244,7 +247,7 @@ class CellWorker:
             run_plan = plan_cell(cell, task, self.general(recipe), known)
         return Settings(
             recipe,
-            self.out / (key if self.keeps else f"{_WORK}/{key}"),
+            self._folder(key),
             self.progress,
             run_plan,
             save=save,
@@ -259,7 +262,7 @@ class CellWorker:
         task, items, of_task, _ = self.task(recipe)
         general = self.general(recipe)
         base = self.base(recipe)
-        folder = self.out / (key if self.keeps else f"{_WORK}/{key}")
+        folder = self._folder(key)
         if trained is not None:
             start = partial(trained.predictor, base, folder)
             used = trained.general_used
@@ -339,7 +342,11 @@ class CellWorker:
         found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
         if prompts:
             own = self._own[base.revision]
-            found |= asdict(measure_drift(predictor, base.tokenizer, own, looks))
+            found |= asdict(
+                own.drift(looks)
+                if when == "before"
+                else measure_drift(predictor, base.tokenizer, own, looks)
+            )
         return {f"{k}_{when}": round(v, 5) for k, v in found.items() if v is not None}
 
     def _before(
