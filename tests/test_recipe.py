@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
-from telltune.recipe.validation_messages import explain
+from telltune.recipe.validation_messages import OTHER_NAMES, explain
 from telltune.research.continual.spec import load_continual
 from telltune.research.streams.spec import load_cascade
 from telltune.study.spec import load_study
@@ -100,6 +100,29 @@ def test_a_recipe_cannot_be_changed():
 def test_unknown_key_suggests_the_nearest(values, key, near):
     message = mistakes({"task": "answer_kind"} | values)
     assert message == f"recipe: `{key}` is not a key of this recipe (did you mean `{near}`?)."
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "meant"),
+    [
+        ({"training": {"num_train_epochs": 3}}, "training.num_train_epochs", "mixture.passes"),
+        ({"training": {"passes": 3}}, "training.passes", "mixture.passes"),
+        ({"learning_rate": 2e-4}, "learning_rate", "training.learning_rate"),
+        ({"mixture": {"batch_size": 8}}, "mixture.batch_size", "training.batch_size"),
+        ({"lora_r": 16}, "lora_r", "lora.rank"),
+        ({"base_model": "embedded"}, "base_model", "model"),
+    ],
+)
+def test_key_of_another_section_or_tool_is_told_by_its_full_name(values, key, meant):
+    message = mistakes({"task": "answer_kind"} | values)
+    assert message == f"recipe: `{key}` is not a key of this recipe (did you mean `{meant}`?)."
+
+
+@pytest.mark.parametrize("key", OTHER_NAMES)
+def test_names_of_other_tools_lead_to_a_key_that_exists(key):
+    found = recipe_from_dict({"task": "answer_kind"}).model_dump()
+    for name in key.split("."):
+        found = found[name]
 
 
 def test_unknown_key_in_a_list_of_data_is_named_with_its_place():

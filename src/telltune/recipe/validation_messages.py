@@ -12,6 +12,24 @@ from telltune.errors import shown
 NUMBER = "number"
 """Tag of the number in a setting that may also be `auto`; pydantic appends it to the location."""
 _NAMED = 20
+OTHER_NAMES = {
+    "mixture.passes": ["epochs", "num_epochs", "num_train_epochs"],
+    "training.schedule": ["lr_scheduler", "lr_scheduler_type"],
+    "training.learning_rate": ["lr", "learning_rate"],
+    "training.batch_size": ["batch_size", "micro_batch_size", "per_device_train_batch_size"],
+    "training.warmup_steps": ["warmup_ratio"],
+    "training.max_length": ["max_seq_length", "max_seq_len", "sequence_len", "cutoff_len"],
+    "training.precision": ["bf16", "fp16", "dtype", "torch_dtype"],
+    "lora.rank": ["r", "lora_r", "lora_rank"],
+    "lora.alpha": ["lora_alpha"],
+    "lora.dropout": ["lora_dropout"],
+    "lora.target_modules": ["lora_target_modules"],
+    "model": ["base_model", "model_id", "model_name", "model_name_or_path"],
+    "model.quantization": ["load_in_4bit", "load_in_8bit", "quantization_bit"],
+    "task.train": ["dataset", "datasets", "train_dataset", "train_file"],
+    "task.dev_share": ["val_size", "val_set_size"],
+}
+"""Keys of a recipe, with their names in Transformers, TRL, axolotl, LLaMA-Factory and ms-swift."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
@@ -27,7 +45,9 @@ def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
     key = ".".join(shown(str(part)) for part in parts)
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(mistake["loc"], model)
-        near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1, cutoff=0.5)
+        name = str(mistake["loc"][-1])
+        near = _keys_elsewhere(name, model)
+        near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
         return f"`{key}` is not a key of this {what} ({hint})"
     if mistake["type"] == "missing":
@@ -47,6 +67,18 @@ def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> lis
         inner = part.model_fields[str(name)].annotation if str(name) in part.model_fields else None
         part = next(iter(_parts_in(inner)), part)
     return list(part.model_fields)
+
+
+def _keys_elsewhere(name: str, model: type[BaseModel]) -> list[str]:
+    """Return the key that has this name in another tool, or in one of the model's parts only."""
+    parts = {key: _parts_in(field.annotation) for key, field in model.model_fields.items()}
+    found = [
+        key for key, names in OTHER_NAMES.items() if name in names and key.split(".")[0] in parts
+    ]
+    found = found or [
+        f"{key}.{name}" for key in parts if any(name in part.model_fields for part in parts[key])
+    ]
+    return found if len(found) == 1 else []
 
 
 def _parts_in(annotation: Any) -> list[type[BaseModel]]:
