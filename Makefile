@@ -17,11 +17,12 @@ demo: $(READY)
 test: $(TOOLS)
 	$(MAKE) --no-print-directory --jobs 2 lint tests
 
-# A process a core: the tiny models of the tests have nothing to share out. Files come in the order
-# of tests/conftest.py: by default those with few tests, which are the longest, would come last.
+# Of three processes, two compute while one waits for processes that its test has started. Files
+# come in the order of tests/conftest.py: by default those with few tests, which are the longest,
+# would come last.
 # Processes that tests start would compile the package anew without bytecode.
 tests: $(TOOLS)
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +106,17 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def frozen() -> None:
-    """Exclude existing objects, such as imported modules, from garbage collection.
+@pytest.fixture(autouse=True)
+def frozen() -> Iterator[None]:
+    """Exclude what a test has imported from garbage collection.
 
     Training ends with a full collection, which took longer than training the tiny model.
     """
-    gc.collect()
-    gc.freeze()
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

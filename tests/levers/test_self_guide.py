@@ -128,9 +128,20 @@ def test_all_refused_is_an_error_that_names_the_filter(tiny_base: Any) -> None:
         make(tiny_base, spec, demonstrations=labels[:1])
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def free(toy_recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """Return a recipe with the demonstrations above."""
+def free(
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    shared_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
+    """Return a recipe with the demonstrations above, whose texts are written for its first run."""
+    monkeypatch.setenv("TELLTUNE_CACHE", str(shared_cache))
     rows = [{"prompt": e.prompt, "completion": e.completion} for e in DEMONSTRATIONS]
     train = tmp_path / "free.jsonl"
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -139,21 +150,10 @@ def free(toy_recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return toy_recipe | {"synthesis": WIDE.model_dump(exclude={"use_as"})}
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize("use_as", ["task", "general", "third", "only"])
 def test_a_run_uses_them_where_the_recipe_says(
-    free: dict[str, Any],
-    tmp_path: Path,
-    use_as: str,
-    shared_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    free: dict[str, Any], tmp_path: Path, use_as: str
 ) -> None:
-    # The examples are made for the first of these runs.
-    monkeypatch.setenv("TELLTUNE_CACHE", str(shared_cache))
     made = write_synthetic(free, out=tmp_path / "made", progress=False)
     assert json.loads((tmp_path / "made" / "yield.json").read_text()) == made.to_dict()
     file = tmp_path / "made" / SYNTHETIC
