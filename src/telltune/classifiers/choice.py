@@ -6,7 +6,6 @@ unlabeled inputs. The encoder captures topics, and TF-IDF captures forms.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,8 @@ _FOLDS = 5
 _ASSIGNMENTS = 3
 # Significance level of the test against the most frequent label.
 _CHANCE = 0.05
+# Likelihood-ratio test of one parameter at 5%: half of the quantile of chi-squared, in nats.
+_GAIN = 1.92
 # Candidate factors on scores, from nearly uniform probabilities to twice the logits.
 _WEIGHTS = np.geomspace(0.02, 2, 25)
 _NAMES: dict[TextKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
@@ -50,26 +51,33 @@ class Choice(NamedTuple):
     """Result of `choose_classifier`.
 
     Attributes:
-        classifier: Best classifier, trained on all examples; None if none is significantly better
-            than the most frequent label.
+        classifier: Best classifier, trained on all examples.
+        significant: Whether it is significantly better than the most frequent label.
         weight: Factor on its scores that maximizes the likelihood of held-out labels.
+        gain: How much likelier its weighted scores make all held-out labels, in nats.
         inputs: Vectors of the unlabeled inputs, (inputs, width).
         notes: Accuracies and choice, one sentence each.
     """
 
-    classifier: Classifier | None
+    classifier: Classifier
+    significant: bool
     weight: float
+    gain: float
     inputs: Any
     notes: tuple[str, ...]
 
     @property
     def calibrated(self) -> Classifier | None:
-        """Classifier with its scores multiplied by the weight."""
-        return None if self.classifier is None else self.classifier.weighted(self.weight)
+        """Classifier with its scores multiplied by the weight; None if it gains nothing.
+
+        The weight bounds what a weak classifier can spoil beside a model, so that it need not be
+        significantly better than the most frequent label. Its gain must be significant.
+        """
+        return self.classifier.weighted(self.weight) if self.gain > _GAIN else None
 
 
 class _HeldOut(NamedTuple):
-    """Scores of labeled examples by classifiers that were not trained on them.
+    """Scores of labeled examples by classifiers that were not trained on them but knew their label.
 
     Attributes:
         scores: Shape (examples x assignments, labels).
@@ -85,15 +93,34 @@ class _HeldOut(NamedTuple):
         return float((self.scores.argmax(axis=1) == self.labels).mean())
 
     @property
+    def examples(self) -> float:
+        """Number of examples, averaged over the assignments to folds."""
+        return len(self.labels) / _ASSIGNMENTS
+
+    @property
+    def most(self) -> float:
+        """Share of the most frequent label."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    @property
+    def significant(self) -> bool:
+        """Whether the accuracy is significantly above the most frequent label's share."""
+        from scipy.stats import binomtest
+
+        count = round(self.examples)
+        right = round(self.right * self.examples)
+        return bool(binomtest(right, count, self.most, alternative="greater").pvalue < _CHANCE)
+
+    @property
     def weight(self) -> float:
         """Factor on the scores that maximizes the labels' likelihood (temperature scaling)."""
+        return float(min(_WEIGHTS, key=self.loss))
 
-        def loss(weight: float) -> float:
-            scores = weight * self.scores
-            right = scores[np.arange(len(scores)), self.labels]
-            return float((np.logaddexp.reduce(scores, axis=1) - right).mean())
-
-        return float(min(_WEIGHTS, key=loss))
+    def loss(self, weight: float) -> float:
+        """Return the mean negative log-likelihood of the labels, in nats."""
+        scores = weight * self.scores
+        right = scores[np.arange(len(scores)), self.labels]
+        return float((np.logaddexp.reduce(scores, axis=1) - right).mean())
 
 
 def choose_classifier(
@@ -104,8 +131,8 @@ def choose_classifier(
 ) -> Choice:
     """Choose the classifier with the highest accuracy on held-out labeled examples.
 
-    None is chosen if the best is not significantly better than the most frequent label (binomial
-    test at 5%).
+    An example is held out from classifiers that know its label from others. Whether the best is
+    significantly better than the most frequent label is a binomial test at 5%.
 
     Without unlabeled inputs, EM is not tried. Without `kinds`, all that are installed are tried.
 
@@ -126,20 +153,22 @@ def choose_classifier(
     }
     held_out = {one: _held_out(one, without[one.features], labeled, seed) for one in tried}
     best = max(tried, key=lambda one: held_out[one].right)
-    right, weight = held_out[best].right, held_out[best].weight
+    found = held_out[best]
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
     note = f"Accuracy on held-out labeled examples: {said}."
     if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
+    chosen = f"Chosen: {best}."
+    if not found.significant:
+        chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
+    gain = found.examples * (found.loss(0) - found.loss(found.weight))
+    if gain <= _GAIN:
+        chosen += " It would add nothing to a model's own answers."
     ours = vectors[best.features]
     known, others = ours[: len(labeled)], ours[len(labeled) :]
-    most = max(Counter(answers).values())
-    if not _knows(right, most, len(answers)):
-        share = f"None is significantly above the most frequent label ({most / len(answers):.0%})."
-        return Choice(None, weight, others, (note, share))
     scorer = fit_head(best.head, best.features, known, answers, others)
     classifier = Classifier(features[best.features], scorer)
-    return Choice(classifier, weight, others, (note, f"Chosen: {best}."))
+    return Choice(classifier, found.significant, found.weight, gain, others, (note, chosen))
 
 
 def _held_out(
@@ -149,6 +178,8 @@ def _held_out(
     seed: int,
 ) -> _HeldOut:
     """Score each labeled example by classifiers trained on other folds and the inputs.
+
+    An example whose label occurs in no other fold is left out.
 
     Args:
         one: Classifier.
@@ -168,18 +199,15 @@ def _held_out(
             known = answers[kept].tolist()
             vectors = without(asked)
             head = fit_head(one.head, one.features, vectors[kept], known, vectors[count:])
+            asked = asked[np.isin(answers[asked], known)]
+            if not len(asked):
+                continue
             found = head.scores(vectors[asked])
             # A label that the training folds lack gets the lowest score of all.
             every = np.full((len(asked), len(names)), found.min())
             every[:, np.searchsorted(names, head.answers)] = found
             scores.append(every)
             labels.append(numbers[asked])
+    if not scores:  # Each label is that of one prompt: as if the scores of one were even.
+        return _HeldOut(np.zeros((_ASSIGNMENTS, len(names))), np.full(_ASSIGNMENTS, len(names) - 1))
     return _HeldOut(np.concatenate(scores), np.concatenate(labels))
-
-
-def _knows(right: float, most: int, count: int) -> bool:
-    """Return whether the accuracy is significantly above that of the most frequent label."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(right * count), count, most / count, alternative="greater")
-    return bool(found.pvalue < _CHANCE)

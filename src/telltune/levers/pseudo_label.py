@@ -93,7 +93,7 @@ class PseudoLabel:
         began = time.perf_counter()
         kinds = [kind for kind in TEXT_KINDS if kind == self.spec.by]
         chosen = choose_classifier(labeled, inputs, seed, kinds)
-        if chosen.classifier is None:
+        if not chosen.significant:
             refused = {"no classifier knows more than the most frequent label": len(inputs)}
             seconds = time.perf_counter() - began
             return Yield(self.name, (), len(inputs), refused, chosen.notes, seconds)
