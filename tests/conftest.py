@@ -44,7 +44,10 @@ settings.load_profile("fixed")
 
 END_TO_END = Path(__file__).parent / "e2e"
 
-LONGEST = ("test_real_model.py", "test_processes.py", "test_cluster.py", "test_course.py")
+LONGEST = (
+    *("test_real_model.py", "test_processes.py", "test_cluster.py", "test_course.py"),
+    *("test_runner.py", "test_held_out.py", "test_cli.py"),
+)
 """The files that take longest."""
 
 
