@@ -44,8 +44,10 @@ from telltune.inference.api_client import api_client
 from telltune.methods.registry import get_method
 from telltune.models.loading import load_base_of
 from telltune.recipe import ApiSpec, recipe_from_dict
-from telltune.research.streams import Cascade, CascadeSpec, LevelSpec, LinearLevel, TopSpec
+from telltune.research.streams import CascadeSpec, LevelSpec, TopSpec
+from telltune.research.streams.cascade import Cascade
 from telltune.research.streams.heads import HeadLevel
+from telltune.research.streams.levels import LinearLevel
 from telltune.research.streams.models import FittedLevel
 from telltune.research.streams.top import Endpoint, LabeledItem, LocalModel
 from telltune.valuation.embeddings import EMBEDDED_WIDTH, embed
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.task import TaskData
-    from telltune.research.streams import Level
+    from telltune.research.streams.levels import Level
     from telltune.research.streams.top import Top
 
 HERE = Path(__file__).parent

@@ -498,7 +498,11 @@ def test_check_lists_rows_whose_columns_cannot_be_guessed(tell, tmp_path, tiny_m
     first, last = out.splitlines()  # one line for all that fails for one reason
     assert first.startswith(f"{path}:1: the keys `red`, `blue`, `green` match no supported schema")
     assert "19 more" in first
-    assert last == "0 train examples; 20 refused, 0 warnings."
+    assert last == (
+        f"0 train examples; 20 refused, 0 warnings. {path}: the columns with prompt and answer "
+        "cannot be told from `red`, `blue`, `green`; name them: --columns "
+        "prompt=...,completion=..., or `columns` in Python."
+    )
 
 
 @pytest.mark.parametrize(
@@ -744,7 +748,10 @@ def test_start_imports_little(statement, more, modules):
 
 def test_misspelt_keys_are_refused_before_pytorch_is_imported(tmp_path):
     recipe, study = tmp_path / "recipe.yaml", tmp_path / "study.yaml"
+    order, levels = tmp_path / "order.yaml", tmp_path / "cascade.yaml"
     recipe.write_text("task: equation\nmixtur: {passes: 1}\n")
+    order.write_text("recipe: {task: equation}\ntaks: [equation]\n")
+    levels.write_text("levls: [linear]\n")
     study.write_text("recipe: {task: equation}\nmethods: [sft]\nsizs: [1]\n")
     out = ("--out", str(tmp_path / "out"))
     calls = [
@@ -753,7 +760,7 @@ def test_misspelt_keys_are_refused_before_pytorch_is_imported(tmp_path):
         ("fit", "data.jsonl", *out, "--set", "mixtur.passes=1"),
         *(("evaluate", "runs/mine", "--recipe", recipe), ("predict", "runs/mine")),
         ("pick", "data.jsonl", *out, "--columns", "text=a"),
-        *(("continual", "absent.yaml", *out), ("cascade", "absent.yaml", "--stream", "a", *out)),
+        *(("continual", order, *out), ("cascade", levels, "--stream", "a", *out)),
         ("recommend", "medical", *out),
     ]
     statements = [_calling(*map(str, words)) for words in calls]

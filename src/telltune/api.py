@@ -6,7 +6,7 @@ The command line parses arguments, calls these and prints.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,7 +289,7 @@ def check(
 
     Returns:
         The number of examples by split and of general data, and the findings. The attribute
-        `guessed` says which columns were guessed.
+        `guessed` says which columns were guessed, or why none could be.
 
     Raises:
         TellError: The recipe, a file or the model does not exist.
@@ -311,22 +311,28 @@ def check(
     by_split: dict[Split, list[str]] = files if isinstance(files, dict) else {"train": files}
     specs: dict[Split, list[DataSpec]] = {split: [] for split in by_split}
     guesses: dict[str, list[str]] = {}
+    unguessed: list[str] = []
     for split, paths in by_split.items():
         for path in paths:
             used = as_columns(columns)
             if used is None:
-                with suppress(DataError):  # The findings then say what is wrong with the file.
+                try:
                     used = guessed_columns(path, split)
+                except DataError as error:
+                    # The findings say which rows are refused, and this says why none was guessed.
+                    unguessed.append(str(error))
                 if used is not None:
                     guess = f"{used.prompt} → {used.completion}"
                     guesses.setdefault(guess, []).append(named(Path(path)))
             specs[split].append(DataSpec(path=path, columns=used))
     of_model = None if model is None else ModelSpec(name=model)
     found = check_files(specs, model=of_model, max_length=max_length)
-    found.guessed = " ".join(
+    told = [
         f"The columns {guess} of {', '.join(files)} are guessed."
         for guess, files in guesses.items()
-    )
+    ]
+    said = [error for error in unguessed if not any(f.reason in error for f in found.findings)]
+    found.guessed = " ".join([*told, *said])
     return found
 
 

@@ -71,7 +71,8 @@ def check_run(recipe: Recipe) -> CheckedRun:
     model = load_model_info(recipe.model)
     run_plan = build_run_plan(method, task, general, model, method.configured(recipe))
     trained_on = task.train[: run_plan.counts.task_examples]
-    check_labels(recipe.evaluation, closed_set(example.completion for example in trained_on))
+    learned = [example.completion for example in trained_on]
+    check_labels(recipe.evaluation, closed_set(learned), learned)
     seconds = time.perf_counter() - began
     answers = task_answers(recipe, task)
     warnings = (

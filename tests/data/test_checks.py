@@ -83,6 +83,12 @@ def test_tested_prompt_in_train_is_refused_whatever_its_response_or_system_text(
     assert finding.reason == "same prompt as test.jsonl:12"
 
 
+def test_a_leak_between_lists_of_one_name_names_the_split():
+    here = example("x", origin="list:1")
+    (finding,) = check_examples({"train": [here], "test": [here]})
+    assert (finding.file, finding.reason) == ("list", "same prompt as list:1 (test)")
+
+
 def test_nearly_the_same_prompt_is_a_warning_at_every_training_example():
     train = [example(f"{LONG} more", answer) for answer in ("one", "two")]
     findings = check_examples({"train": train, "dev": [example("x")], "test": [example(LONG)]})

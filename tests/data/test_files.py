@@ -241,3 +241,20 @@ def test_metadata_of_another_kind_are_left_alone(tmp_path: Path, content: str) -
     for name in ("dataset_dict.json", "state.json"):
         (tmp_path / name).write_text(content)
     assert read(spec) == ["a.jsonl"]
+
+
+def test_a_split_may_be_the_name_of_a_file(tmp_path: Path) -> None:
+    for name in ("train_sft", "train_gen-00000-of-00002", "train_gen-00001-of-00002", "other"):
+        (tmp_path / f"{name}.jsonl").touch()
+    found = files_of(DataSpec(path=str(tmp_path), split="train_gen"))
+    assert found is not None
+    assert [path.name[:15] for path in found] == ["train_gen-00000", "train_gen-00001"]
+    # The word for a split still means all of its files.
+    assert len(files_of(DataSpec(path=str(tmp_path), split="train")) or ()) == 3
+
+
+def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    link = tmp_path / "a.jsonl"
+    link.symlink_to("gone.jsonl")
+    with pytest.raises(DataError, match="a link to a missing file, or to itself"):
+        files_of(DataSpec(path=str(link)))

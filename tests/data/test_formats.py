@@ -155,6 +155,30 @@ def test_utf16_is_named(tmp_path, name):
     assert "UTF-16" in problem.reason
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"text,label\n"), "the file is compressed: add .gz to its name"),
+        (b"PK\x03\x04\x14\x00", "the file is an Excel workbook or a ZIP archive: save it as CSV"),
+        (b"PAR1\x15\x04", "the file is a Parquet file: let its name end in .parquet"),
+    ],
+)
+def test_other_content_under_the_name_of_a_text_file_is_named(tmp_path, name, content, said):
+    (problem,) = rows_of(tmp_path / name, content)
+    assert problem.reason.startswith(said)
+
+
+def test_utf16_without_a_byte_order_mark_is_known_by_its_header(tmp_path):
+    (problem,) = rows_of(tmp_path / "b.csv", "text,label\na,x\n".encode("utf-16-le"))
+    assert problem.reason == "the header contains NUL bytes: save the file as UTF-8"
+
+
+def test_json_list_under_the_name_of_json_lines_is_told_its_right_name(tmp_path):
+    (problem,) = rows_of(tmp_path / "a.jsonl", b'[{"a": 1}]\n')
+    assert problem.reason.endswith("; rename the file to .json if it is one list")
+
+
 def test_truncated_gzip_is_a_problem(tmp_path):
     content = gzip.compress(b'{"a": "x"}\n' * 5000)
     rows = rows_of(tmp_path / "a.jsonl.gz", content[: len(content) // 2])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow
 import pytest
 
 from telltune.data.given import files_of_data, rows_of
@@ -120,6 +122,21 @@ def test_numpy_values_become_plain_ones() -> None:
 def test_other_data_are_refused_in_one_sentence(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         rows_of(data)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(b"a", "bytes"), ({"a"}, "set"), (Path("a"), "PosixPath"), ([{"a": object()}], "object")],
+)
+def test_objects_are_not_read_as_their_names(value: Any, kind: str) -> None:
+    rows = [{"text": "a", "label": "b"}, {"text": value, "label": "b"}]
+    with pytest.raises(DataError, match=f"list:2: `text` is or contains a value of type {kind}:"):
+        rows_of(rows)
+
+
+def test_bytes_in_a_frame_are_refused() -> None:
+    with pytest.raises(DataError, match="frame:1: `text` is or contains a value of type bytes"):
+        rows_of(pyarrow.table({"text": [b"a"], "label": ["b"]}))
 
 
 def test_a_column_of_several_types_is_refused() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from telltune.data.prompts import read_prompts
 from telltune.data.schemas import SCHEMAS
+from telltune.errors import DataError
 
 
 @pytest.fixture
@@ -29,6 +30,27 @@ def test_the_answer_may_be_missing_in_every_flat_schema(schema, prompt_of):
     assert prompt_of(asked | {schema.keys[-1]: None}).prompt == prompt_of(row).prompt
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "p", "answers": {"text": [], "answer_start": []}},
+        {"prompt": "p", "completion": {"a": 1}},
+    ],
+)
+def test_an_answer_that_training_would_refuse_is_not_needed(row, prompt_of):
+    assert prompt_of(row).prompt == "p"
+
+
+def test_a_row_that_is_refused_for_another_reason_stays_refused(prompt_of):
+    with pytest.raises(DataError, match="key `image` is not empty"):
+        prompt_of({"prompt": "p", "image": "a.png"})
+
+
+def test_an_empty_prompt_is_named(prompt_of):
+    with pytest.raises(DataError, match="no prompt: key `text` is empty"):
+        prompt_of({"text": "", "label": "a"})
+
+
 def test_options_are_shown_where_the_answer_is_not_known(prompt_of):
     row = {"question": "Q?", "choices": ["x", "y"], "context": "C."}
     assert prompt_of(row).prompt == "Q?\n\nC.\n\nA. x\nB. y"
@@ -38,6 +60,12 @@ def test_what_is_not_to_be_learned_can_be_answered(prompt_of):
     assert prompt_of({"prompt": "p", "completion": "c", "label": False}).prompt == "p"
     turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c", "weight": 0}]
     assert prompt_of({"messages": turns}).prompt == "p"
+
+
+def test_roles_as_keys_are_answered_at_their_end(prompt_of):
+    turns = [{"human": "a", "assistant": "b"}, {"human": "p"}]
+    example = prompt_of({"conversation": turns})
+    assert (example.prompt, example.history) == ("p", (("user", "a"), ("assistant", "b")))
 
 
 def test_conversation_of_any_roles_is_answered_at_its_end(prompt_of):

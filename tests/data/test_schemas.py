@@ -209,7 +209,7 @@ def test_other_weights_are_refused(said):
     assert "`weight`" in refusal_of(values)
 
 
-@pytest.mark.parametrize("key", ["weight", "loss", "train"])
+@pytest.mark.parametrize("key", ["weight", "loss", "train", "training"])
 def test_turn_that_says_so_is_not_learned(key):
     values = openai(("user", "1"), ("assistant", "a"), ("user", "2"), ("assistant", "b"))
     values["messages"][1][key] = False
@@ -260,6 +260,20 @@ def test_roles_have_many_names(role_key, text_key, user, model):
     (example,) = examples_of(values)
     assert (example.prompt, example.completion) == ("p", "c")
     assert example.history == (("system", "s"),)
+
+
+@pytest.mark.parametrize("who", [("human", "assistant"), ("user", "gpt")])
+def test_roles_may_be_the_keys_of_pairs(who):
+    pairs = [dict(zip(who, said, strict=True)) for said in (("1", "a"), ("2", "b"))]
+    first, second = examples_of({"conversation": pairs})
+    assert (first.prompt, first.completion) == ("1", "a")
+    assert (second.prompt, second.completion) == ("2", "b")
+    assert second.history == (("user", "1"), ("assistant", "a"))
+
+
+def test_turn_without_a_role_is_refused_with_its_keys():
+    reason = refusal_of({"messages": [{"speaker": "a", "text": "b"}]})
+    assert reason == "turn 1 has no `role` or `from`: its keys are `speaker`, `text`"
 
 
 def test_context_beside_a_conversation_is_refused_where_no_turn_holds_it():
@@ -401,9 +415,23 @@ def test_lone_surrogate_is_refused_with_its_place():
 
 def test_unknown_keys_are_named_with_the_way_out():
     reason = refusal_of({"utterance": "p", "team": "c"})
-    assert "`utterance`, `team`" in reason
-    assert "prompt/completion" in reason
-    assert "columns: {prompt: ..., completion: ...}" in reason
+    assert reason == (
+        "the keys `utterance`, `team` match no supported schema (such as prompt/completion, "
+        "text/label, messages); set the columns in the recipe: "
+        "`columns: {prompt: ..., completion: ...}`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "nearest"),
+    [
+        (("text", "labels"), "text/label"),
+        (("prompt",), "prompt/completion, prompt/response, prompt/answer"),
+        (("sentence1", "sentence2", "score"), "sentence1/sentence2/label"),
+    ],
+)
+def test_the_schemas_that_lack_least_are_named(keys, nearest):
+    assert f"(the nearest: {nearest});" in refusal_of(dict.fromkeys(keys, "a"))
 
 
 def test_hostile_keys_stay_short_and_printable():

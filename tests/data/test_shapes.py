@@ -103,6 +103,11 @@ def test_c_eval_with_a_column_for_each_letter(one):
     assert text(one(row)[0]) == ("Q?\n\nA. w\nB. x\nC. y\nD. z", "D")
 
 
+def test_hellaswag_with_its_endings_as_options(one):
+    row = {"ind": 1, "prompt": "He", "endings": ["sits", "flies"], "answer": "1"}
+    assert text(one(row)[0]) == ("He\n\nA. sits\nB. flies", "B")
+
+
 def test_race_with_article_and_options(one):
     row = {"article": "Long ago.", "question": "When?", "options": ["ago", "now"], "answer": "A"}
     assert text(one(row)[0]) == ("When?\n\nLong ago.\n\nA. ago\nB. now", "A")
@@ -262,6 +267,22 @@ def test_labels_name_the_column_that_the_recipe_names(one):
     columns = {"prompt": "ticket", "completion": "team"}
     item, _ = one({"ticket": "t", "team": 0}, columns=columns, labels=["sales", "support"])
     assert text(item) == ("t", "sales")
+
+
+def test_numbers_that_pandas_wrote_with_a_fraction_are_numbers_of_classes(read):
+    rows = [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}]
+    items, _ = read(*rows, labels=["bad", "good"])
+    assert [item.completion for item in items] == ["good", "bad"]
+    _, report = read(*rows)
+    assert (
+        "labels are numbers without names, such as `1.0` (2 of 2 rows)" in report.warnings("t")[0]
+    )
+
+
+def test_labels_of_minus_one_are_told(read):
+    _, report = read(*({"premise": "a", "hypothesis": "b", "label": n} for n in (0, -1, 1)))
+    (warning,) = report.warnings("task.train")
+    assert "; 1 of them are -1, which often marks a row without a label; add" in warning
 
 
 def test_numbers_without_names_are_kept_and_told(read):

@@ -10,7 +10,7 @@ import pytest
 
 import telltune
 from telltune.data.examples import Example
-from telltune.evaluation.answer_warnings import scoring_warnings
+from telltune.evaluation.answer_warnings import data_warnings, scoring_warnings
 from telltune.evaluation.headline import TaskAnswers, choose_metrics, label_set
 from telltune.fitting.predictor import Cost, Predictor
 from telltune.recipe import EvaluationSpec
@@ -94,6 +94,15 @@ def test_labels_that_training_did_not_show_are_named() -> None:
     )
     # The base was trained on none.
     assert told(GOLD, GOLD, train=["yes"] * 6, said=answered(Cost())) == ()
+
+
+def test_labels_of_dev_data_that_training_did_not_show_are_named() -> None:
+    answers = TaskAnswers(("accuracy",), ("a", "b"), ("a", "a"), ("a", "a", "b"), dev=("a", "b"))
+    unseen, same = data_warnings(answers, 2)
+    assert unseen.startswith("1 of 2 dev items have labels that no training example has: `b` (1);")
+    assert same.startswith(
+        "all 2 training answers are `a`, so they teach nothing about the prompts"
+    )
 
 
 def test_labels_that_differ_in_spelling_only_are_named() -> None:

@@ -126,6 +126,7 @@ def test_order_does_not_matter_and_there_is_always_a_headline(answers: list[str]
         ("not-spam", "Not  spam.", True),
         ("caf\u00e9", "cafe\u0301", True),
         ("yes", "“Yes”", True),
+        ("ship\u200b", "\ufeffship", True),
         ("1", "-1", False),
         ("1", "10", False),
         ("1.5", "15", False),

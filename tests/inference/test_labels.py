@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telltune.inference.labels import closed_set, names, read_label, same_text, words
+from telltune.errors import RecipeError
+from telltune.inference.labels import (
+    closed_set,
+    names,
+    need_labels,
+    read_label,
+    same_text,
+    why_no_labels,
+    words,
+)
 
 FIELDS = ("anatomy", "surgery", "medicine")
 
@@ -105,6 +114,29 @@ def test_thinking_is_no_part_of_a_label() -> None:
     answers = [f"<think>{n} is it.</think>\n\n{('ball', 'box')[n % 2]}" for n in range(8)]
     assert closed_set(answers) == ("ball", "box")
     assert closed_set([f"[THINK]{n}[/THINK]{n}" for n in range(8)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([*"abcdefghijklm", *"xyxyxyzzz"], "13 of 16 different answers occur only once"),
+        (["a", "b"], "2 different answers need at least 4 examples, and there are 2"),
+        ([*"0123456789"] * 2, "10 different answers, most of them numbers, need at least 50 exa"),
+        (["a" * 81, "b", "b", "c\nd"] * 2, "4 of 8 answers have several lines or more than 80"),
+        ([f"label {n}" for n in range(101)] * 2, "there are 101 different answers, and at most"),
+    ],
+)
+def test_the_condition_that_answers_fail_is_named_with_its_numbers(
+    answers: list[str], reason: str
+) -> None:
+    assert why_no_labels(answers).startswith(reason)
+    assert closed_set(answers) == ()
+    with pytest.raises(RecipeError, match=f"are not a closed set of labels: {reason}.*; use it"):
+        need_labels((), "it", "use it", answers)
+
+
+def test_a_closed_set_fails_no_condition() -> None:
+    assert why_no_labels(["ball", "box"] * 2) == ""
 
 
 @given(

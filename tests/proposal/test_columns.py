@@ -43,6 +43,32 @@ def test_two_possible_answers_are_no_guess() -> None:
         guess_columns(found, "x.csv")
 
 
+def test_a_column_that_tells_the_origin_of_rows_is_no_answer() -> None:
+    found: list[dict[str, object]] = [{"text": "a", "labels": [1, 2], "id": str(n)} for n in "12"]
+    with pytest.raises(DataError, match="cannot be told from `text`, `labels`, `id`; name them"):
+        guess_columns(found, "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "dropped"),
+    [
+        ({"question": "q", "passage": "p", "label": "yes"}, "`passage`"),
+        ({"query": "q", "choices": ["a", "b"], "target": "A"}, "`choices`"),
+        ({"sentence1": "a", "sentence2": "b", "target": "same"}, "`sentence2`"),
+        ({"goal": "g", "sol1": "a", "sol2": "b", "label": "1"}, "`sol1`, `sol2`"),
+    ],
+)
+def test_no_guess_leaves_out_a_part_of_what_is_asked(row: dict[str, object], dropped: str) -> None:
+    with pytest.raises(DataError, match=f"would leave out {dropped}; join them to the prompt"):
+        guess_columns([row] * 4, "x.csv")
+
+
+def test_preference_pairs_are_no_guess() -> None:
+    row: dict[str, object] = {"instruction": "i", "input": "x", "chosen": "+", "rejected": "-"}
+    with pytest.raises(DataError, match=r"x\.csv: the keys `chosen` and `rejected` are preference"):
+        guess_columns([row], "x.csv")
+
+
 def test_columns_that_are_mostly_empty_are_not_considered() -> None:
     found = rows(frage=TEXTS, art=["a", "b"] * 4, label=["", "", "", "", "", "", "", "z"])
     assert guess_columns(found, "x.csv") == Columns(prompt="frage", completion="art")

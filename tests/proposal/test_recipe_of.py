@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from telltune.errors import DataError, RecipeError
 from telltune.proposal.recipe_of import is_recipe, recipe_of
 from telltune.recipe import Recipe
 
@@ -26,10 +27,22 @@ from telltune.recipe import Recipe
         (["a.csv", "b.csv"], False),
         ([{"prompt": "a", "completion": "b"}], False),
         ({"train": "a.csv", "validation": "b.csv"}, False),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, False),
+        ({"train": [{"text": "a", "label": "b"}], "unsupervised": [{"text": "a"}]}, False),
+        ({}, True),
     ],
 )
 def test_recipes_and_data_are_told_apart(given: Any, expected: bool) -> None:
     assert is_recipe(given) is expected
+
+
+def test_dictionaries_of_columns_and_unknown_columns_are_refused_in_one_sentence() -> None:
+    with pytest.raises(
+        DataError, match=r"data of type dict cannot .* by split \(train, dev, test\)"
+    ):
+        recipe_of({"text": ["a"], "label": ["b"]})  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"`columns`: `completion` is missing; `complet` is not"):
+        recipe_of([{"a": "b"}], columns={"prompt": "a", "complet": "b"})
 
 
 def test_mistakes_in_a_recipe_are_reported_before_pytorch_is_imported(tmp_path: Path) -> None:

@@ -260,9 +260,9 @@ def cascade(
     as_json: AsJson = False,
 ) -> None:
     """Answer each input with the cheapest sufficient model, and learn from the largest."""
-    from telltune.recipe import read_yaml
+    from telltune.research.streams.spec import load_cascade
 
-    read_yaml(file, "cascade")  # before the slow import of PyTorch
+    load_cascade(file)  # before the slow import of PyTorch
     from telltune.research.streams.stream import DECISIONS, run_stream
 
     report = run_stream(file, stream, out, follow=follow, progress=not as_json)

@@ -89,9 +89,9 @@ def continual(
     as_json: AsJson = False,
 ) -> None:
     """Learn tasks one after another, and report what is forgotten of earlier ones (TRACE)."""
-    from telltune.recipe import read_yaml
+    from telltune.research.continual.spec import load_continual
 
-    read_yaml(order, "task order")  # before the slow import of PyTorch
+    load_continual(order)  # before the slow import of PyTorch
     from telltune.research.continual.course import run_continual
 
     report = run_continual(order, out, progress=not as_json)

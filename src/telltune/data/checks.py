@@ -118,6 +118,7 @@ def grouped(items: Iterable[T]) -> list[Group[T]]:
 class _Placed(NamedTuple):
     """An example and its location."""
 
+    group: str
     file: str
     line: int
     example: Example
@@ -125,6 +126,13 @@ class _Placed(NamedTuple):
     @property
     def place(self) -> str:
         return f"{self.file}:{self.line}"
+
+    def seen_from(self, item: _Placed) -> str:
+        """Return the place, with the group if both are in files of one name.
+
+        All lists that are given in Python have the name `list`.
+        """
+        return f"{self.place} ({self.group})" if self.file == item.file else self.place
 
     def finding(self, kind: Kind, reason: str) -> Finding:
         return Finding(self.file, self.line, reason, kind, kind in REFUSED)
@@ -178,7 +186,9 @@ def _placed(group: str, examples: Sequence[Example]) -> list[_Placed]:
     for number, example in enumerate(examples, start=1):
         file, _, line = example.origin.rpartition(":")
         known = bool(file) and line.isdecimal()
-        items.append(_Placed(file if known else group, int(line) if known else number, example))
+        items.append(
+            _Placed(group, file if known else group, int(line) if known else number, example)
+        )
     return items
 
 
@@ -264,13 +274,14 @@ def _leaked(items: Sequence[_Placed], tested: Sequence[_Placed]) -> Iterator[Fin
     for item in items:
         asked = question(item.example)
         if asked in others:
-            yield item.finding("leak_exact", f"same prompt as {others[asked].place}")
+            yield item.finding("leak_exact", f"same prompt as {others[asked].seen_from(item)}")
         elif asked:
             unleaked.setdefault(asked, []).append(item)
     questions, tested_questions = list(unleaked), list(others)
     for match in near_matches(questions, tested_questions):
-        place = others[tested_questions[match.other]].place
+        other = others[tested_questions[match.other]]
         for item in unleaked[questions[match.query]]:
+            place = other.seen_from(item)
             yield item.finding(
                 "leak_near", f"nearly the same prompt as {place} (similarity {match.jaccard:.2f})"
             )

@@ -73,7 +73,7 @@ class _Columns:
         line: First line of the header.
 
     Raises:
-        StopReadingError: A name occurs twice, or there is no name.
+        StopReadingError: A name occurs twice or has NUL bytes (as in UTF-16), or there is no name.
     """
 
     def __init__(self, header: list[str], line: int) -> None:
@@ -85,6 +85,8 @@ class _Columns:
         self._needed = max((i for i, name in enumerate(given, start=1) if name), default=0)
         if not self._needed:
             raise StopReadingError(line, "the header has no column names")
+        if any("\0" in name for name in header):
+            raise StopReadingError(line, "the header contains NUL bytes: save the file as UTF-8")
         if len(set(self._names)) < len(self._names):
             twice = next(n for i, n in enumerate(self._names) if n in self._names[:i])
             raise StopReadingError(

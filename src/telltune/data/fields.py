@@ -129,8 +129,11 @@ def _as_text(value: object, key: str, what: str) -> str:
     if isinstance(value, int | float | Decimal):
         return str(value)
     if not isinstance(value, str):
-        kind = {"list": "a list", "dict": "an object"}.get(type(value).__name__, "binary or a date")
-        raise RowRefusedError(f"no {what}: key `{shown(key)}` contains {kind}, not text")
+        kind = {"list": "a list", "dict": "an object"}.get(type(value).__name__)
+        advice = ": write it as a string, for example of JSON" if kind else ""
+        raise RowRefusedError(
+            f"no {what}: key `{shown(key)}` contains {kind or 'binary or a date'}, not text{advice}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

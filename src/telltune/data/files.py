@@ -9,7 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from telltune.data.formats import DELIMITED, format_of, known_suffixes
+from telltune.data.formats import DELIMITED, format_of, known_suffixes, stem_of
 from telltune.data.parsed_row import MAX_ROW_BYTES
 from telltune.data.safe_open import check_regular
 from telltune.errors import DataError, shown
@@ -102,6 +102,8 @@ def suggestion(path: Path) -> str:
         neighbors = [file.name for file in path.parent.iterdir()]
     except OSError:
         return ""
+    if path.name in neighbors:
+        return " (a link to a missing file, or to itself)"
     near = difflib.get_close_matches(path.name, neighbors, n=1)
     return f" (did you mean {path.parent / near[0]}?)" if near else ""
 
@@ -192,6 +194,9 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
     if not told and asked is None:
         return _Choice(list(files), rest)
     wanted = _wanted(split, asked)
+    named = [path for path in files if wanted is None and stem_of(path) == asked]
+    if named:
+        return _Choice(named, rest | {p: files[p] or "no split" for p in files if p not in named})
     if wanted not in told:
         raise DataError(
             f"no file name in the folder {folder} contains the split "

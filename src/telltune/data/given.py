@@ -17,13 +17,16 @@ from telltune.data.files import Split, split_of
 from telltune.data.parquet import as_spelled, table_rows
 from telltune.data.parsed_row import Fault, ParsedRow, StopReadingError
 from telltune.data.writing import json_line
-from telltune.errors import DataError
+from telltune.errors import DataError, shown
 from telltune.storage import cache_folder, write_text
 
 _FOLDER = "given_in_python"
 _INDEX = re.compile(r"__index_level_\d+__")
 """Column that pandas adds for an index without a name."""
-_TAKEN = "a path, a list of dicts, a frame (pandas, Polars, Arrow) or a data set of `datasets`"
+_TAKEN = (
+    "a path, a list of dicts, a frame (pandas, Polars, Arrow), a data set of `datasets`, or a dict "
+    "of these by split (train, dev, test)"
+)
 
 
 @runtime_checkable
@@ -139,7 +142,8 @@ def rows_of(data: Rows) -> GivenRows:
     """Return rows that were given in Python: in a list, as one conversation, frame or data set.
 
     Raises:
-        DataError: The data are of another kind, empty, or have no columns of one type.
+        DataError: The data are of another kind, empty, have no columns of one type, or contain
+            objects that are neither text nor numbers.
     """
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         several = [data] if is_conversation(data) else data
@@ -152,6 +156,13 @@ def rows_of(data: Rows) -> GivenRows:
         raise DataError(f"data of type {type(data).__name__} cannot be read: give {_TAKEN}.")
     if not found.rows:
         raise DataError(f"the {found.name} is empty: give at least one example.")
+    for number, row in enumerate(found.rows, start=1):
+        for key, value in row.items():
+            if (kind := _no_data(value)) is not None:
+                raise DataError(
+                    f"{found.name}:{number}: `{shown(key)}` is or contains a value of type {kind}: "
+                    "give text, numbers, lists and dicts."
+                )
     return found
 
 
@@ -164,6 +175,16 @@ def _row(number: int, row: object) -> dict[str, object]:
             '{"prompt": ..., "completion": ...}, or a list of messages.'
         )
     return {str(key): as_spelled(_plain(value)) for key, value in row.items()}
+
+
+def _no_data(value: object) -> str | None:
+    """Return the name of a type, at any depth of a value, that files cannot contain; else None."""
+    if value is None or isinstance(value, str | bool):
+        return None
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return next(filter(None, map(_no_data, parts)), None)
+    return type(value).__name__
 
 
 def _plain(value: object) -> object:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from telltune.data.parsed_row import (
     BOM,
+    LONGEST_MAGIC,
     MAX_ROW_BYTES,
     TOO_DEEP,
     TOO_LONG,
@@ -26,7 +27,7 @@ from telltune.data.parsed_row import (
     StopReadingError,
     not_json,
     parse_row,
-    refuse_utf16,
+    refuse_other_content,
     utf8_text,
 )
 
@@ -167,7 +168,7 @@ class _Document:
     """
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
-        refuse_utf16(data[:2])
+        refuse_other_content(data[:LONGEST_MAGIC])
         self._data = data
         self.at = len(BOM) if data[: len(BOM)] == BOM else 0
         self.place = Place(1)

@@ -29,7 +29,8 @@ SHOWN_REASONS = 5
 _BUFFER = 1000
 """Number of examples in the buffer that shuffles a stream."""
 
-_INTEGER = re.compile(r"-?[0-9]{1,9}")
+# pandas writes 1 as 1.0 if other values of the column are missing.
+_CLASS_NUMBER = re.compile(r"(-?[0-9]{1,9})(?:\.0)?")
 
 
 Scan: TypeAlias = Callable[[DataSpec], Iterator[Example | Problem]]
@@ -153,7 +154,7 @@ def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Exam
         report.count(table.name, row.line, fields.unread(), fields.left_out)
         if schema.classifies and spec.labels is None:
             for example in examples:
-                if _INTEGER.fullmatch(example.completion):
+                if _CLASS_NUMBER.fullmatch(example.completion):
                     report.count_number(table.name, row.line, example.completion)
         yield from examples
 
@@ -163,7 +164,8 @@ def _labeled(example: Example, labels: Sequence[str]) -> Example:
     said = example.completion.strip()
     if said in labels:
         return example
-    number = int(said) if _INTEGER.fullmatch(said) else -1
+    written = _CLASS_NUMBER.fullmatch(said)
+    number = int(written[1]) if written else -1
     if not 0 <= number < len(labels):
         raise RowRefusedError(
             f"the answer `{shown(said)}` is neither one of the recipe's `labels` nor a number from "

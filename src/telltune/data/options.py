@@ -11,7 +11,7 @@ from itertools import takewhile
 from telltune.data.fields import Fields, RowRefusedError, is_blank, is_number
 from telltune.errors import shown
 
-OPTION_KEYS = ("choices", "options")
+OPTION_KEYS = ("choices", "options", "endings")
 MAX_OPTIONS = 26
 # Possible prefix of an option with the label X: "X. ", "X: ", "X) " or "(X) ".
 _LEAD = r"\(?{}(?:[.:]\s+|\)\s*)"

@@ -58,27 +58,43 @@ class Place(NamedTuple):
     """Number of characters before the position on its line."""
 
 
-def refuse_utf16(start: bytes) -> None:
-    """Refuse a UTF-16 file with a more helpful message than invalid UTF-8.
+# First bytes of files that often have the suffix of a text format.
+_NO_TEXT = {
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"\x1f\x8b": "compressed: add .gz to its name",
+    b"PK\x03\x04": "an Excel workbook or a ZIP archive: save it as CSV in UTF-8, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV in UTF-8",
+    b"PAR1\x15": "a Parquet file: let its name end in .parquet",
+    b"ARROW1\0": "an Arrow file: let its name end in .arrow",
+    b"(\xb5/\xfd": "compressed with Zstandard: unpack it",
+}
+LONGEST_MAGIC = max(map(len, _NO_TEXT))
+"""Number of first bytes that `refuse_other_content` looks at."""
+
+
+def refuse_other_content(start: bytes) -> None:
+    """Refuse a file that is no UTF-8 text, with a more helpful message than invalid UTF-8.
 
     Raises:
-        StopReadingError: The first bytes of the file are the byte order mark of UTF-16.
+        StopReadingError: The first bytes are those of UTF-16 or of another kind of file.
     """
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise StopReadingError(1, "the file is UTF-16: save it as UTF-8")
+    for magic, what in _NO_TEXT.items():
+        if start.startswith(magic):
+            raise StopReadingError(1, f"the file is {what}")
 
 
 def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
     """Yield lines with their numbers from 1. A line over `MAX_ROW_BYTES` gives None.
 
     Raises:
-        StopReadingError: The file is UTF-16.
+        StopReadingError: The file is no UTF-8 text.
     """
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
         if number == 1:
-            refuse_utf16(line)
+            refuse_other_content(line)
             line = line.removeprefix(BOM)
         if len(line) <= MAX_ROW_BYTES:
             yield number, line
@@ -120,15 +136,18 @@ def parse_row(raw: bytes, place: Place) -> ParsedRow | Fault:
         return Fault(place.line, TOO_DEEP)
     if isinstance(value, dict):
         return ParsedRow(place.line, value)
+    advice = "; rename the file to .json if it is one list" if isinstance(value, list) else ""
     return Fault(
-        place.line, 'the row is not a JSON object: write {"prompt": ..., "completion": ...}'
+        place.line,
+        f'the row is not a JSON object: write {{"prompt": ..., "completion": ...}}{advice}',
     )
 
 
 def not_json(error: json.JSONDecodeError, place: Place) -> Fault:
     """Convert a decoder error to a fault at its position in the file."""
     column = error.colno + (place.column if error.lineno == 1 else 0)
-    return Fault(place.line + error.lineno - 1, f"not JSON: {error.msg} at column {column}")
+    problem = error.msg.removesuffix(" at")
+    return Fault(place.line + error.lineno - 1, f"not JSON: {problem} at column {column}")
 
 
 class _TwiceError(Exception):

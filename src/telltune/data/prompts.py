@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -75,7 +76,8 @@ def prompts_of(
         else:
             found.append((dict(item.row.values), item.examples[-1]))
     if problems.total:
-        raise DataError(f"{'; '.join(map(str, problems))}.")
+        told = "; ".join(map(str, problems))
+        raise DataError(told if told.endswith("?") else f"{told}.")
     if not found:
         raise DataError(f"{table.name} contains no rows: add at least one prompt.")
     return found
@@ -156,10 +158,22 @@ def _prompts(
                 # Chosen once per file, so that all of its rows are read in the same way.
                 chosen, is_chosen = _columns_of(row.values, known), True
             values = _with_response(row.values, chosen)
-            fields = Fields(values)
-            examples = find_schema(values, chosen).read(
-                fields, source=table.source, origin=f"{table.name}:{row.line}", all_answers=True
+            schema = find_schema(values, chosen)
+            read = partial(
+                schema.read,
+                source=table.source,
+                origin=f"{table.name}:{row.line}",
+                all_answers=True,
             )
+            fields = Fields(values)
+            try:
+                examples = read(fields)
+            except RowRefusedError:
+                if schema.answer_key is None:
+                    raise
+                # The answer is not needed, and may be what is refused.
+                fields = Fields({**values, schema.answer_key: UNKNOWN})
+                examples = read(fields)
         except RowRefusedError as refusal:
             yield Problem(table.name, row.line, str(refusal))
             continue
@@ -206,8 +220,9 @@ def _with_response(values: Mapping[str, object], columns: Columns | None) -> dic
             return filled
     # Schemas that read more of a row come first.
     flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
-    if not any(filled.keys() >= set(schema.keys) for schema in flat):
-        for schema in flat:
-            if filled.keys() >= set(schema.keys[:-1]):
-                return filled | {schema.keys[-1]: UNKNOWN}
-    return filled
+    if any(filled.keys() >= set(schema.keys) for schema in flat):
+        return filled
+    for schema in flat:
+        if filled.keys() >= set(schema.keys[:-1]):
+            return filled | {schema.keys[-1]: UNKNOWN}
+    return dict(values)  # The error then names the key that is empty.

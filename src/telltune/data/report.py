@@ -22,6 +22,11 @@ _BOOKKEEPING = re.compile(
 )
 
 
+def is_bookkeeping(key: str) -> bool:
+    """Return whether a key tells the origin of a row, and nothing about its content."""
+    return bool(_BOOKKEEPING.fullmatch(key))
+
+
 class ReadReport:
     """Counts of what is not read, in memory that does not grow with the number of rows.
 
@@ -35,6 +40,7 @@ class ReadReport:
         self.left_out: Groups[Problem] = Groups()
         self._keys: dict[str, Group[Problem]] = {}
         self._numbers: Group[Problem] | None = None
+        self._unlabeled = 0
 
     @property
     def unread(self) -> dict[str, int]:
@@ -58,6 +64,7 @@ class ReadReport:
             self._numbers = Group(Problem(file, line, label))
         else:
             self._numbers.count += 1
+        self._unlabeled += float(label) == -1
 
     def findings(self) -> list[Finding]:
         """Return the findings that `tell check` lists as warnings."""
@@ -91,11 +98,11 @@ class ReadReport:
 
     @property
     def _content(self) -> list[str]:
-        return [key for key in self._keys if not _BOOKKEEPING.fullmatch(key)]
+        return [key for key in self._keys if not is_bookkeeping(key)]
 
     @property
     def _bookkeeping(self) -> list[str]:
-        return [key for key in self._keys if _BOOKKEEPING.fullmatch(key)]
+        return [key for key in self._keys if is_bookkeeping(key)]
 
     def _counted(self, keys: list[str]) -> str:
         named = [f"`{shown(key)}` ({self._rows(self._keys[key])})" for key in keys[:SHOWN_KEYS]]
@@ -109,9 +116,14 @@ class ReadReport:
     def _numbers_text(self) -> str:
         if self._numbers is None:
             return ""
+        hidden = (
+            f"; {self._unlabeled:,} of them are -1, which often marks a row without a label"
+            if self._unlabeled
+            else ""
+        )
         return (
             f"labels are numbers without names, such as `{self._numbers.first.reason}` "
-            f"({self._rows(self._numbers)}); add their names to the recipe: "
+            f"({self._rows(self._numbers)}){hidden}; add their names to the recipe: "
             "`labels: [name of 0, name of 1, ...]`"
         )
 

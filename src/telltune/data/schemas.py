@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,9 +12,16 @@ from typing import TYPE_CHECKING
 
 from telltune.data.examples import Example, Message
 from telltune.data.fields import Fields, RowRefusedError, Values, is_number, listed
+from telltune.data.marks import PREFERENCES, better_answers, leaves_out
 from telltune.data.options import OPTION_KEYS, read_options
-from telltune.data.parsed_row import Number
-from telltune.data.turns import MEDIA, Turn, check_order, read_history, read_turns, reasoning_of
+from telltune.data.turns import (
+    Turn,
+    check_order,
+    read_history,
+    read_tools,
+    read_turns,
+    reasoning_of,
+)
 from telltune.errors import shown
 
 if TYPE_CHECKING:
@@ -31,10 +37,19 @@ CONTEXTS = ("input", "context", "passage", "document", "article", "paragraph")
 
 SYSTEM_KEYS = ("system", "system_prompt")
 
+READ_BESIDE = (
+    *(*CONTEXTS, *OPTION_KEYS, *SYSTEM_KEYS),
+    *("instruction", "history", "tools", "functions"),
+)
+"""Keys that schemas read in addition to their own, because they are part of what is asked."""
+
 # Keys whose content would change the meaning of a conversation that does not contain it.
 _BESIDE = (*CONTEXTS[1:], *OPTION_KEYS)
 
 COMPARED_KEYS = 1000
+
+_SHOWN = 3
+_USUAL = "prompt/completion, text/label, messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +95,8 @@ class Schema:
         check_order(body, offset=len(head))
         tools = ""
         if not self.named and len(fields.filled) > len(self.keys):
-            tools = _tools(fields)
-            if _leaves_out(fields, self, body[-1].content) and not all_answers:
+            tools = read_tools(fields)
+            if leaves_out(fields, body[-1].content, self.classifies) and not all_answers:
                 return []
         confidence = _confidence(fields, self.confidence_key)
         rationale = ""
@@ -117,17 +132,11 @@ def find_schema(values: Values, columns: Columns | None = None) -> Schema:
     if len(fitting) > 1:
         # Joined tables have nulls in the columns of the other table.
         fitting = _fitting(key for key, value in values.items() if value is not None) or fitting
-    if not fitting and "chosen" in values and "rejected" in values:
-        raise RowRefusedError(
-            "the keys `chosen` and `rejected` are preference data, which telltune does not "
-            "support; to train on the chosen answers, set in the recipe: "
-            "`columns: {prompt: prompt, completion: chosen}`"
-        )
     if not fitting:
+        _refuse_preferences(values)
         raise RowRefusedError(
-            f"the keys {listed(values)} match no supported schema "
-            f"({', '.join(schema.name for schema in SCHEMAS)}); set the columns in the recipe: "
-            "`columns: {prompt: ..., completion: ...}`"
+            f"the keys {listed(values)} match no supported schema ({_nearest(values)}); set the "
+            "columns in the recipe: `columns: {prompt: ..., completion: ...}`"
         )
     if len(fitting) > 1 and fitting[0].answer_key is not None:
         raise RowRefusedError(
@@ -149,6 +158,34 @@ def _fitting(keys: Iterable[str]) -> list[Schema]:
         for schema in fitting
         if not any(set(schema.keys) < set(other.keys) for other in fitting)
     ]
+
+
+def _nearest(values: Values) -> str:
+    """Return the names of the schemas of which the fewest keys are missing."""
+    missing = {
+        schema.name: len(set(schema.keys) - values.keys())
+        for schema in SCHEMAS
+        if not values.keys().isdisjoint(schema.keys)
+    }
+    near = [name for name, count in missing.items() if count == min(missing.values())]
+    return f"the nearest: {', '.join(near[:_SHOWN])}" if near else f"such as {_USUAL}"
+
+
+def _refuse_preferences(values: Values) -> None:
+    """Refuse a row with a better and a worse answer, and say how to train on the better one."""
+    better = better_answers(values)
+    if better is None:
+        return
+    way = "write each conversation with its better answer under `messages`"
+    asked = (schema for schema in SCHEMAS if schema.answer_key and schema.keys[0] in values)
+    if "prompt" in values:
+        way = f"set in the recipe: `columns: {{prompt: prompt, completion: {better}}}`"
+    elif (schema := next(asked, None)) and not isinstance(values[schema.keys[0]], dict):
+        way = f"rename `{better}` to `{schema.answer_key}`"
+    raise RowRefusedError(
+        f"the keys `{better}` and `{PREFERENCES[better]}` are preference data, which telltune does "
+        f"not support; to train on the better answers, {way}"
+    )
 
 
 def _schema_of_columns(values: Values, columns: Columns) -> Schema:
@@ -222,6 +259,8 @@ def _flat_turns(fields: Fields, *, prompt_keys: tuple[str, ...], answer_key: str
 def _conversation_turns(fields: Fields, *, key: str) -> list[Turn]:
     system, history = _system_turn(fields, SYSTEM_KEYS), read_history(fields)
     turns = read_turns(fields, key, learned=True)
+    if turns[-1].role == "user":
+        _refuse_preferences(fields.filled)
     for beside in filter(fields.has, _BESIDE):
         value = fields.values[beside]
         said = "\n".join(turn.content for turn in turns)
@@ -285,82 +324,6 @@ def _context(fields: Fields, key: str) -> str:
 def _system_turn(fields: Fields, keys: tuple[str, ...]) -> list[Turn]:
     key = fields.first(keys)
     return [] if key is None else [Turn("system", fields.text(key, "system text"))]
-
-
-def _leaves_out(fields: Fields, schema: Schema, answer: str) -> bool:
-    """Return whether the row marks its answer as not to be trained on.
-
-    Raises:
-        RowRefusedError: The row contains media, or the mark is ambiguous.
-    """
-    if key := fields.first(MEDIA):
-        raise RowRefusedError(
-            f"key `{key}` is not empty, but telltune supports text only: remove the row or the "
-            "column"
-        )
-    if fields.flag("weight") is False:
-        fields.left_out[:] = ["the row has `weight: 0`"]
-    elif not schema.classifies and _marks_bad(fields, answer):
-        fields.left_out[:] = ["the row has `label: false`, which marks a bad answer"]
-    elif fields.has("_task_hash") and fields.take("answer") in ("reject", "ignore"):
-        fields.left_out[:] = ["Prodigy's annotator did not accept the row"]
-    else:
-        return False
-    return True
-
-
-def _marks_bad(fields: Fields, answer: str) -> bool:
-    """Return whether `label` marks a bad answer, as in KTO's data."""
-    if not fields.has("label"):
-        return False
-    said = str(fields.values["label"]).strip().lower()
-    if said == answer.strip().lower():
-        return False
-    if said in ("0", "1", "0.0", "1.0"):
-        raise RowRefusedError(
-            f"key `label` is {said} in a row with an answer: write true or false if it marks good "
-            "and bad answers, or rename the key"
-        )
-    return said in ("true", "false") and not fields.flag("label")
-
-
-def _tools(fields: Fields) -> str:
-    """Return the tools of a row as JSON text. Functions in OpenAI's older layout become tools.
-
-    Raises:
-        RowRefusedError: The value is not a list of objects.
-    """
-    key = fields.first(("tools", "functions"))
-    if key is None:
-        return ""
-    value = fields.take(key)
-    try:
-        tools = json.loads(value) if isinstance(value, str) else _as_json(value)
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise TypeError
-        if key == "functions":
-            tools = [{"type": "function", "function": function} for function in tools]
-        text = json.dumps(tools, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RowRefusedError(
-            f"key `{key}` must be a list of objects that define tools, or its JSON text"
-        ) from error
-    return text if tools else ""
-
-
-def _as_json(value: object) -> object:
-    """Convert text to numbers and drop the nulls that Arrow adds to objects.
-
-    Values without a JSON form do not change. `json.dumps` raises TypeError for them.
-    """
-    if isinstance(value, Number):
-        return json.loads(value)
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _as_json(one) for key, one in value.items() if one is not None}
-    return value
 
 
 def _confidence(fields: Fields, key: str | None) -> float:

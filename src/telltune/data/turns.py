@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from telltune.data.fields import Fields, RowRefusedError, is_blank
+from telltune.data.fields import Fields, RowRefusedError, is_blank, listed
+from telltune.data.parsed_row import Number
 from telltune.errors import shown
 
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
@@ -29,7 +31,10 @@ _PLAIN = frozenset({"role", "content", "from", "value"})
 _CALLS = ("tool_calls", "function_call")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # Names of the loss weight in the data of OpenAI, ms-swift and axolotl.
-_WEIGHTS = ("weight", "loss", "train")
+_WEIGHTS = ("weight", "loss", "train", "training")
+# Names of loss weights for parts of an answer, in the data of axolotl and ms-swift, and of a mark
+# that some tools read as "train on this" and others as "do not".
+_PARTLY = ("train_detail", "loss_scale", "mask")
 
 
 class Turn(NamedTuple):
@@ -49,7 +54,7 @@ class Turn(NamedTuple):
 
 
 def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
-    """Read the list of turns under a key: {role, content} or {from, value} objects.
+    """Read the list of turns under a key: objects {role, content}, {from, value} or {role: text}.
 
     With `learned`, answers without a weight of their own carry loss.
 
@@ -62,7 +67,7 @@ def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
             f"no conversation: key `{key}` is missing, empty or not a list of turns"
         )
     turns = []
-    for number, values in enumerate(found, start=1):
+    for number, values in enumerate(_one_by_one(found), start=1):
         if not isinstance(values, dict):
             raise RowRefusedError(f"turn {number} in key `{key}` is not an object")
         turn = _read_turn(fields, fields.inner(key, values), number, learned=learned)
@@ -71,6 +76,16 @@ def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
     if not turns:
         raise RowRefusedError(f"no conversation: key `{key}` contains no turn with text")
     return turns
+
+
+def _one_by_one(turns: list[object]) -> Iterator[object]:
+    """Yield turns, also from objects of texts by role such as {human: ..., assistant: ...}."""
+    for values in turns:
+        if isinstance(values, dict) and values and all(map(_role, values)):
+            told = ((role, text) for role, text in values.items() if text is not None)
+            yield from ({"role": role, "content": text} for role, text in told)
+        else:
+            yield values
 
 
 def read_history(fields: Fields, key: str = "history") -> list[Turn]:
@@ -97,9 +112,49 @@ def read_history(fields: Fields, key: str = "history") -> list[Turn]:
     return turns
 
 
+def read_tools(fields: Fields) -> str:
+    """Return the tools of a row as JSON text. Functions in OpenAI's older layout become tools.
+
+    Raises:
+        RowRefusedError: The value is not a list of objects.
+    """
+    key = fields.first(("tools", "functions"))
+    if key is None:
+        return ""
+    value = fields.take(key)
+    try:
+        tools = json.loads(value) if isinstance(value, str) else _as_json(value)
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise TypeError
+        if key == "functions":
+            tools = [{"type": "function", "function": function} for function in tools]
+        text = json.dumps(tools, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowRefusedError(
+            f"key `{key}` must be a list of objects that define tools, or its JSON text"
+        ) from error
+    return text if tools else ""
+
+
+def _as_json(value: object) -> object:
+    """Convert text to numbers and drop the nulls that Arrow adds to objects.
+
+    Values without a JSON form do not change. `json.dumps` raises TypeError for them.
+    """
+    if isinstance(value, Number):
+        return json.loads(value)
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _as_json(one) for key, one in value.items() if one is not None}
+    return value
+
+
 def asks(turn: object) -> bool:
     """Return whether a turn, as it is in the data, is a user turn."""
-    return isinstance(turn, dict) and _role(turn.get("role") or turn.get("from")) == "user"
+    *_, last = _one_by_one([turn])
+    return isinstance(last, dict) and _role(last.get("role") or last.get("from")) == "user"
 
 
 def reasoning_of(fields: Fields, keys: Sequence[str] = _REASONING[:2]) -> str:
@@ -131,11 +186,19 @@ def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn
     said_by = turn.take(turn.first(("role", "from")) or "role")
     role = _role(said_by)
     plain = turn.filled.keys() <= _PLAIN
-    if role is None or (not plain and turn.first(_CALLS)):
-        what = "a tool call" if role else f"role `{shown(str(said_by))}`"
+    if said_by is None:
         raise RowRefusedError(
-            f"turn {number} has {what}, which telltune does not support; the roles are "
-            f"{', '.join(_ROLES)}"
+            f"turn {number} has no `role` or `from`: its keys are {listed(turn.values)}"
+        )
+    if role is None:
+        raise RowRefusedError(
+            f"turn {number} has role `{shown(str(said_by))}`, which telltune does not support; the "
+            f"roles are {', '.join(_ROLES)}"
+        )
+    if not plain and (key := turn.first(_CALLS)):
+        raise RowRefusedError(
+            f"turn {number} has a tool call (`{key}`), which telltune does not train on: remove "
+            "the row"
         )
     if not plain and (key := turn.first(MEDIA)):
         raise RowRefusedError(f"turn {number} has `{key}`, but telltune supports text only")
@@ -145,6 +208,11 @@ def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn
     content = _content(turn, content_key, f"turn {number}", f"text in turn {number} ({role})")
     if plain or role != "assistant":
         return Turn(role, content, learned=learned and role == "assistant")
+    if key := turn.first(_PARTLY):
+        raise RowRefusedError(
+            f"turn {number} has `{key}`, but telltune trains on whole answers: write `train: true` "
+            "or `train: false` instead"
+        )
     weight = turn.first(_WEIGHTS)
     if weight and turn.flag(weight) is False and learned:
         learned = False
@@ -153,7 +221,7 @@ def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn
 
 
 def _role(said_by: object) -> str | None:
-    return _ROLES.get(said_by.lower()) if isinstance(said_by, str) else None
+    return _ROLES.get(said_by.strip().lower()) if isinstance(said_by, str) else None
 
 
 def _content(turn: Fields, key: str, where: str, what: str) -> str:

@@ -56,7 +56,8 @@ def warnings_before_training(
 
 def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
     """Return warnings about labels and test data that make a score meaningless for any method."""
-    found = [*_spelling(answers), *_unseen(answers, answers.train[:used])]
+    learned = answers.train[:used]
+    found = [*_spelling(answers), *_unseen(answers, learned), *_same(learned)]
     if answers.problem:
         found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
     return found
@@ -183,15 +184,25 @@ def _not_json(references: Sequence[str]) -> Iterator[str]:
 
 
 def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
-    """Yield a warning if test items have labels that no training example has."""
+    """Yield warnings if dev or test items have labels that no training example has."""
     if not answers.labels:
         return
     shown = set(map(label_key, learned))
-    unseen = Counter(e.completion for e in answers.test if label_key(e.completion) not in shown)
-    if unseen:
+    for split, items in (("dev", answers.dev), ("test", [e.completion for e in answers.test])):
+        unseen = Counter(label for label in items if label_key(label) not in shown)
+        if unseen:
+            yield (
+                f"{unseen.total()} of {len(items)} {split} items have labels that no training "
+                f"example has: {_listed(unseen)}; add examples of them to `task.train`."
+            )
+
+
+def _same(learned: Sequence[str]) -> Iterator[str]:
+    """Yield a warning if all training examples have the same answer."""
+    if len(learned) > 1 and len(set(map(label_key, learned))) == 1:
         yield (
-            f"{unseen.total()} of {len(answers.test)} test items have labels that no training "
-            f"example has: {_listed(unseen)}; add examples of them to `task.train`."
+            f"all {len(learned)} training answers are {_quoted(learned[0])}, so they teach nothing "
+            "about the prompts; add examples with other answers."
         )
 
 

@@ -44,7 +44,7 @@ class Checked(_Found, InNotebooks):
     Attributes:
         counts: Number of examples by split and of general data.
         findings: Rows that would be refused, and rows that are suspicious.
-        guessed: Description of the columns that were guessed; "" if none were.
+        guessed: Sentences about columns that were guessed, or could not be; "" if none had to be.
     """
 
     guessed = ""

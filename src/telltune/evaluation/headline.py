@@ -82,6 +82,7 @@ class TaskAnswers:
         test: Test examples; () if the recipe names none or they cannot be read.
         notes: Sentences about ignored or skipped test data; () if the test examples were passed in.
         problem: Reason why the test examples cannot be read; "" if they can.
+        dev: Answers of the dev examples, without thinking.
     """
 
     metrics: tuple[str, ...]
@@ -91,6 +92,7 @@ class TaskAnswers:
     test: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
     problem: str = ""
+    dev: tuple[str, ...] = ()
 
 
 def task_answers(
@@ -122,6 +124,7 @@ def task_answers(
         test=tuple(test or ()),
         notes=report.warnings("task.test"),
         problem=problem,
+        dev=_answers(task.dev),
     )
 
 

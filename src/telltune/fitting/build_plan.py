@@ -86,8 +86,8 @@ def build_run_plan(
     used = count_within_budget(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
     if recipe.product_of_experts is not None:
-        labels = closed_set(example.completion for example in task.train[:used])
-        need_labels(labels, "`product_of_experts`", "remove it")
+        answers = [example.completion for example in task.train[:used]]
+        need_labels(closed_set(answers), "`product_of_experts`", "remove it", answers)
     encoded = anchored.encode([prepend_shots(task.shots, example) for example in task.train[:used]])
 
     recipe, chosen = resolve(recipe, used, model.shape)

@@ -377,11 +377,13 @@ class BaselinePredictor(Predictor):
         return self.classifier.scorer.answers, scores
 
 
-def check_labels(evaluation: EvaluationSpec, labels: Sequence[str]) -> None:
+def check_labels(
+    evaluation: EvaluationSpec, labels: Sequence[str], answers: Sequence[str] = ()
+) -> None:
     """Raise an error if answers are to be chosen among labels and there are none.
 
     Raises:
         RecipeError: `evaluation.answers` is `likelihood`, and there are no labels.
     """
     if evaluation.answers == "likelihood":
-        need_labels(labels, "`evaluation.answers: likelihood`", "use `generate`")
+        need_labels(labels, "`evaluation.answers: likelihood`", "use `generate`", answers)

@@ -7,6 +7,7 @@ but surgery" still name one. A label that is itself a negation ("not spam") is r
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ _WORD = regex.compile(
     regex.V1,
 )
 _DECIMAL = regex.compile(r"[+-]?\d+(\.\d+)?")
+_INVISIBLE = regex.compile(r"\p{Cf}")
 _SEPARATORS = regex.compile(r"(?<=\w)[\s_-]+(?=\w)")
 _PUNCTUATION = ".,;:!?\"'`()[]“”‘’"
 _CONTRACTED = regex.compile(r"n['’]t\b", regex.IGNORECASE)
@@ -84,11 +86,13 @@ def same_text(text: str) -> str:
 def label_key(text: str) -> str:
     """Return a key that is the same for labels that differ only in spelling.
 
-    The key ignores case, white space, Unicode composition, punctuation around a label, hyphens and
-    underscores between words, and the spelling of a decimal number (`1` and `1.0`). Meaningful
-    signs are kept: `A+` and `A-`, `C` and `C#`, `1` and `-1` have different keys.
+    The key ignores case, white space, invisible characters (such as the zero-width space), Unicode
+    composition, punctuation around a label, hyphens and underscores between words, and the spelling
+    of a decimal number (`1` and `1.0`). Meaningful signs are kept: `A+` and `A-`, `C` and `C#`, `1`
+    and `-1` have different keys.
     """
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    plain = " ".join(visible.casefold().split())
     if _DECIMAL.fullmatch(plain):
         return f"{float(plain):g}" if len(plain) < 15 else plain
     bare = _SEPARATORS.sub(" ", plain.strip(_PUNCTUATION + " "))
@@ -225,33 +229,58 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
     Returns:
         The different answers as written, without thinking, sorted.
     """
-    seen = [answer for answer in map(without_thinking, answers) if answer.strip()]
+    given = list(answers)
+    return () if why_no_labels(given, most) else tuple(sorted(set(_answered(given))))
+
+
+def why_no_labels(answers: Iterable[str], most: int = MOST_LABELS) -> str:
+    """Return why answers are not a closed set of labels, with numbers; "" if they are one."""
+    seen = _answered(answers)
     counts = Counter(map(label_key, seen))
-    different = len(counts)
-    numbers = sum(map(_is_number, counts))
-    times = max(2.0, different / 2) if 2 * numbers > different else 1.5
-    closed = (
-        different <= most
-        and len(seen) >= max(4, times * different)
-        and sum(count == 1 for count in counts.values()) <= max(2, different // 2)
-        and all(len(text) <= LONGEST_LABEL and "\n" not in text for text in map(str.strip, seen))
-    )
-    return tuple(sorted(set(seen))) if closed else ()
+    different, once = len(counts), sum(count == 1 for count in counts.values())
+    numbers = 2 * sum(map(_is_number, counts)) > different
+    least = max(4, math.ceil((max(2.0, different / 2) if numbers else 1.5) * different))
+    long = sum(len(text) > LONGEST_LABEL or "\n" in text for text in map(str.strip, seen))
+    if different > most:
+        return f"there are {different:,} different answers, and at most {most} may be labels"
+    if long:
+        return (
+            f"{long:,} of {len(seen):,} answers have several lines or more than {LONGEST_LABEL} "
+            "characters"
+        )
+    if once > max(2, different // 2):
+        return f"{once:,} of {different:,} different answers occur only once"
+    if len(seen) < least:
+        kind = ", most of them numbers," if numbers else ""
+        return (
+            f"{different:,} different answers{kind} need at least {least:,} examples, and there "
+            f"are {len(seen):,}"
+        )
+    return ""
 
 
-def need_labels(labels: Sequence[str], what: str, instead: str) -> None:
+def need_labels(
+    labels: Sequence[str], what: str, instead: str, answers: Sequence[str] = ()
+) -> None:
     """Raise an error if there are no labels to choose from.
 
-    The message names `what` needs them, and advises what to do `instead`, in the imperative.
+    The message names `what` needs them, advises what to do `instead`, in the imperative, and says
+    why the training `answers` are not a closed set.
 
     Raises:
         RecipeError: There are no labels.
     """
     if not labels:
+        reason = why_no_labels(answers) if answers else ""
         raise RecipeError(
             f"{what} chooses among labels, but the answers of the training data are not a closed "
-            f"set (at most 100 labels, half of them at least twice); {instead}."
+            f"set of labels{f': {reason}' if reason else ''}; {instead}."
         )
+
+
+def _answered(answers: Iterable[str]) -> list[str]:
+    """Return the answers without thinking, except empty ones."""
+    return [answer for answer in map(without_thinking, answers) if answer.strip()]
 
 
 def _is_number(text: str) -> bool:

@@ -18,7 +18,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.errors import DataError
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import closed_set, why_no_labels
 from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
@@ -125,9 +125,10 @@ def refine(
     """
     labels = closed_set(example.completion for example in examples)
     if not labels:
+        reason = why_no_labels(example.completion for example in examples)
         raise DataError(
-            "auxiliary tasks need a closed set of labels (at most 100, half of them at least "
-            "twice), which these answers are not; use `synthesis.make: examples`."
+            f"auxiliary tasks need a closed set of labels, but {reason}; use "
+            "`synthesis.make: examples`."
         )
     asker = _Asker(writer, examples, labels, instruction, seed)
     chains: list[Chain | None] = [None] * len(examples)

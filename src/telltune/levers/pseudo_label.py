@@ -22,7 +22,7 @@ from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
 from telltune.classifiers.seeded_em import class_prior
 from telltune.data.task import TaskData, check_unlabeled
 from telltune.errors import RecipeError
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import why_no_labels
 from telltune.levers.protocol import Answer, Resources, UseAs, Yield
 from telltune.training.progress import phase
 
@@ -69,14 +69,14 @@ class PseudoLabel:
         labeled, inputs, seed = task.train, task.unlabeled, resources.seed
         check_unlabeled(inputs, f"`{self.name}`")
         by = self.spec.by
-        is_closed = bool(closed_set(example.completion for example in labeled))
-        if by in TEXT_KINDS and not is_closed:
+        no_labels = why_no_labels(example.completion for example in labeled)
+        if by in TEXT_KINDS and no_labels:
             raise RecipeError(
-                f"`{self.name}.by: {by}` needs a closed set of labels (at most 100, half of them "
-                "at least twice), but the answers of the training data are not; use `model`."
+                f"`{self.name}.by: {by}` needs a closed set of labels, but {no_labels}; use "
+                "`model`."
             )
         found: Yield | None = None
-        if is_closed and by != "model":
+        if not no_labels and by != "model":
             with phase("labeling unlabeled inputs", shown=resources.progress):
                 found = self._by_classifier(labeled, inputs, seed)
         if by == "model" or (by == "auto" and (found is None or not found.examples)):

@@ -75,9 +75,10 @@ class Baseline(Method):
         lengths = encoder.encode(task.train).lengths
         used = count_within_budget(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
-        labels = closed_set(example.completion for example in labeled)
+        answers = [example.completion for example in labeled]
+        labels = closed_set(answers)
         if self.head != "nearest":
-            need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`")
+            need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`", answers)
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)

@@ -62,9 +62,10 @@ class FewShot(Method):
         Raises:
             RecipeError: The method calibrates labels, and there are none.
         """
-        labels = closed_set(example.completion for example in examples)
+        answers = [example.completion for example in examples]
+        labels = closed_set(answers)
         if self.calibrates:
-            need_labels(labels, f"method `{self.name}`", "remove it, or use `few_shot`")
+            need_labels(labels, f"method `{self.name}`", "remove it, or use `few_shot`", answers)
         return labels
 
     def run(

@@ -10,7 +10,7 @@ from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import closed_set, why_no_labels
 from telltune.inference.writer import Writer
 from telltune.levers.auxiliary import refine
 from telltune.levers.synthesis import instruction_of
@@ -67,10 +67,10 @@ def with_reasons(task: TaskData, base: LoadedModel, recipe: Recipe) -> tuple[Tas
     """
     examples = examples_in_budget(task, base, recipe)
     if not can_reason(examples):
+        reason = why_no_labels(example.completion for example in examples)
         raise DataError(
-            "method `rcl` needs rationales, or a closed set of labels (at most 100, half of them "
-            "at least twice) to check the model's own; name a column in columns.rationale, or use "
-            "method: sft_anchor."
+            "method `rcl` needs rationales, or a closed set of labels to check the model's own, "
+            f"but {reason}; name a column in columns.rationale, or use method: sft_anchor."
         )
     reasons = [example.rationale for example in examples]
     if not any(reasons):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from telltune.data.fields import RowRefusedError, is_blank, is_number, listed
-from telltune.data.schemas import find_schema
+from telltune.data.marks import better_answers
+from telltune.data.report import is_bookkeeping
+from telltune.data.schemas import READ_BESIDE, find_schema
 from telltune.errors import DataError, shown
 from telltune.evaluation.headline import label_set
 from telltune.recipe import Columns
 
 # Usual names, the most telling first.
 _ANSWERS = (
-    *("label", "labels", "target", "completion", "response", "answer", "output", "chosen", "reply"),
+    *("label", "labels", "target", "completion", "response", "answer", "output", "reply"),
     *("class", "category", "intent", "sentiment", "topic", "tag", "team", "department", "product"),
     *("summary", "translation", "solution", "result", "highlights", "priority", "gold", "y"),
 )
@@ -21,6 +25,8 @@ _PROMPTS = (
     *("utterance", "content", "body", "document", "article", "review", "comment", "ticket"),
     *("email", "post", "tweet", "passage", "description", "dialogue", "source", "title", "x"),
 )
+
+_SERIES = re.compile(r"(.*[^\W\d_])[ _]?\d+")
 
 _MOSTLY = 0.9
 """Least share of rows in which a column of the task has a value."""
@@ -41,6 +47,8 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
     try:
         find_schema(rows[0])
     except RowRefusedError as refusal:
+        if better_answers(rows[0]):
+            raise DataError(f"{file}: {refusal}.") from None
         texts = _texts(rows)
         _refuse_row_as_header(texts, file)
         answer = _named(_ANSWERS, texts) or _only_answer(texts)
@@ -55,10 +63,36 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
             raise DataError(
                 f"{file}: the columns with prompt and answer cannot be told from "
                 f"{listed(rows[0].keys())}; name them: --columns prompt=...,completion=..., or "
-                f"`columns` in Python ({refusal})."
+                "`columns` in Python."
             ) from None
+        _refuse_to_drop(rows, prompt, answer, file)
         return Columns(prompt=prompt, completion=answer)
     return None
+
+
+def _refuse_to_drop(
+    rows: Sequence[Mapping[str, object]], prompt: str, answer: str, file: str
+) -> None:
+    """Raise DataError if the guess would leave out a part of what is asked.
+
+    Such parts are what schemas read beside the prompt, and columns in a series with others
+    (`sentence1` and `sentence2`, or `choice1`, `choice2` and `choice3`).
+    """
+    filled = {name for row in rows for name, value in row.items() if not is_blank(value)}
+    stems = {name: stem[1] for name in filled if (stem := _SERIES.fullmatch(name))}
+    several = {stem for stem, count in Counter(stems.values()).items() if count > 1}
+    dropped = [
+        name
+        for name in rows[0]
+        if name in filled - {prompt, answer}
+        and (name.casefold() in READ_BESIDE or stems.get(name) in several)
+    ]
+    if dropped:
+        raise DataError(
+            f"{file}: the guessed columns `{shown(prompt)}` and `{shown(answer)}` would leave out "
+            f"{listed(dropped)}; join them to the prompt, or name the columns to read: "
+            "--columns prompt=...,completion=..., or `columns` in Python."
+        )
 
 
 def _refuse_row_as_header(texts: Mapping[str, list[str]], file: str) -> None:
@@ -74,10 +108,15 @@ def _refuse_row_as_header(texts: Mapping[str, list[str]], file: str) -> None:
 
 
 def _texts(rows: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
-    """Return the values of each column that nearly every row has, without lists and objects."""
+    """Return the values of each column that nearly every row has.
+
+    Columns of lists or objects are left out, and those that only tell the origin of a row.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     found = {}
     for name in names:
+        if is_bookkeeping(name) and name.strip().casefold() not in _PROMPTS:
+            continue
         values = [row[name] for row in rows if not is_blank(row.get(name))]
         simple = all(isinstance(value, str) or is_number(value) for value in values)
         if simple and len(values) >= _MOSTLY * len(rows):

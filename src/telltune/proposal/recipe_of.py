@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.given import AnyData, Frame, files_of_data, is_by_split, named, rows_of
 from telltune.errors import RecipeError
-from telltune.recipe import AnyRecipe, Columns, Recipe, load_recipe, recipe_from_dict
+from telltune.recipe import (
+    AnyRecipe,
+    Columns,
+    Recipe,
+    columns_from,
+    load_recipe,
+    recipe_from_dict,
+)
 
 if TYPE_CHECKING:
     from telltune.data.files import Split
@@ -20,7 +27,12 @@ def is_recipe(given: AnyRecipe | AnyData) -> bool:
     """Return whether an argument is a recipe and not data: a recipe, a YAML file or its keys."""
     if isinstance(given, str | Path):
         return Path(given).suffix.lower() in (".yaml", ".yml")
-    return isinstance(given, Recipe) or (isinstance(given, Mapping) and not is_by_split(given))
+    if not isinstance(given, Mapping):
+        return isinstance(given, Recipe)
+    # Columns, or splits of unknown names, are refused as data with a list of what data may be.
+    are_rows = all(isinstance(value, list | Frame) for value in given.values())
+    is_data = is_by_split(given) or (are_rows and given.keys().isdisjoint(Recipe.model_fields))
+    return not (given and is_data)
 
 
 def recipe_of(
@@ -72,8 +84,12 @@ def recipe_for(
 
 
 def as_columns(columns: Columns | Mapping[str, str] | None) -> Columns | None:
-    """Return columns that may be given as a dictionary."""
-    return Columns.model_validate(columns) if isinstance(columns, Mapping) else columns
+    """Return columns that may be given as a dictionary.
+
+    Raises:
+        RecipeError: A key is unknown or missing.
+    """
+    return columns_from(columns, "`columns`") if isinstance(columns, Mapping) else columns
 
 
 def _guessed(

@@ -71,8 +71,9 @@ class Survey:
         """Description of the data in one line."""
         count = sum(map(len, self.examples.values()))
         kind = f"{len(self.labels)} labels" if self.labels else self.kind
-        read = self.columns and f", columns {self.columns.prompt} → {self.columns.completion}"
-        return f"{count:,} examples, {kind}{read or ''}"
+        used = [spec.columns for specs in self.specs.values() for spec in specs if spec.columns]
+        read = dict.fromkeys(f", columns {one.prompt} → {one.completion}" for one in used)
+        return f"{count:,} examples, {kind}{''.join(read)}"
 
 
 def survey(

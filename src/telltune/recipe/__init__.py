@@ -10,6 +10,7 @@ from telltune.recipe.data_selection import SelectionSpec as SelectionSpec
 from telltune.recipe.data_selection import SynthesisSpec as SynthesisSpec
 from telltune.recipe.loading import AnyRecipe as AnyRecipe
 from telltune.recipe.loading import as_recipe as as_recipe
+from telltune.recipe.loading import columns_from as columns_from
 from telltune.recipe.loading import columns_from_text as columns_from_text
 from telltune.recipe.loading import load_recipe as load_recipe
 from telltune.recipe.loading import read_yaml as read_yaml

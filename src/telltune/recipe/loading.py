@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import stat
+from collections.abc import Mapping
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,20 @@ def columns_from_text(text: str, **defaults: str) -> Columns:
         if not separator or not name.strip():
             raise RecipeError(f"--columns {text}: write it as prompt=text,completion=team.")
         given[key.strip()] = name.strip()
+    return columns_from(given, f"--columns {text}")
+
+
+def columns_from(given: Mapping[str, str], what: str) -> Columns:
+    """Return columns from a dictionary, which errors call `what`.
+
+    Raises:
+        RecipeError: A key is unknown or missing.
+    """
     try:
         return Columns.model_validate(given)
     except ValidationError as error:
         mistakes = "; ".join(explain(error, Columns, "set of columns"))
-        raise RecipeError(f"--columns {text}: {mistakes}.") from None
+        raise RecipeError(f"{what}: {mistakes}.") from None
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
