@@ -137,6 +137,8 @@ def test_the_condition_that_answers_fail_is_named_with_its_numbers(
 
 def test_a_closed_set_fails_no_condition() -> None:
     assert why_no_labels(["ball", "box"] * 2) == ""
+    # A draw of nineteen examples of eight topics.
+    assert why_no_labels([*"aaaaaaabbbbccc", *"defgh"]) == ""
 
 
 @given(

@@ -219,7 +219,7 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
     - Each occurs at least 1.5 times on average, and there are at least four answers. If most labels
       are numbers, each of d labels must occur twice, and d / 2 times, on average, because results
       of calculations repeat by chance. Ten ratings therefore need fifty examples.
-    - At most half of them (or two) occur only once. A frequent "none" among many unique answers
+    - At most two thirds of them (or two) occur only once. A frequent "none" among many unique answers
       does not make them labels.
 
     Args:
@@ -248,7 +248,7 @@ def why_no_labels(answers: Iterable[str], most: int = MOST_LABELS) -> str:
             f"{long:,} of {len(seen):,} answers have several lines or more than {LONGEST_LABEL} "
             "characters"
         )
-    if once > max(2, different // 2):
+    if once > max(2, 2 * different // 3):
         return f"{once:,} of {different:,} different answers occur only once"
     if len(seen) < least:
         kind = ", most of them numbers," if numbers else ""
