@@ -47,7 +47,8 @@ from telltune.recipe import ApiSpec, recipe_from_dict
 from telltune.research.streams import Cascade, CascadeSpec, LevelSpec, LinearLevel, TopSpec
 from telltune.research.streams.heads import HeadLevel
 from telltune.research.streams.models import FittedLevel
-from telltune.research.streams.top import Endpoint, LabeledItem, LocalModel
+from telltune.research.streams.records import LabeledItem
+from telltune.research.streams.top import Endpoint, LocalModel
 from telltune.valuation.embeddings import EMBEDDED_WIDTH, embed
 
 if TYPE_CHECKING:
