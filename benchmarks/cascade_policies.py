@@ -49,7 +49,8 @@ from telltune.research.streams.cascade import Cascade
 from telltune.research.streams.heads import HeadLevel
 from telltune.research.streams.levels import LinearLevel
 from telltune.research.streams.models import FittedLevel
-from telltune.research.streams.top import Endpoint, LabeledItem, LocalModel
+from telltune.research.streams.records import LabeledItem
+from telltune.research.streams.top import Endpoint, LocalModel
 from telltune.valuation.embeddings import EMBEDDED_WIDTH, embed
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 from telltune.cli import app
 from telltune.evaluation.metrics import get_metric
 from telltune.methods.registry import get_method
-from telltune.recipe import columns_from_text, load_recipe, recipe_from_dict
-from telltune.recipe.schema import DataSpec
+from telltune.recipe import DataSpec, columns_from_text, load_recipe, recipe_from_dict
 from telltune.research.continual.spec import ContinualSpec
 from telltune.study.spec import load_study
 from telltune.valuation.embeddings import is_installed

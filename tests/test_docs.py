@@ -14,8 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from telltune.data.formats import known_suffixes
-from telltune.recipe import Recipe
-from telltune.recipe.schema import Columns, DataSpec
+from telltune.recipe import Columns, DataSpec, Recipe
 from telltune.training.source_weights import LearnedWeights
 
 ROOT = Path(__file__).parents[1]

@@ -169,7 +169,8 @@ from telltune.data.loaders import read_examples
 from telltune.errors import TellError
 from telltune.models.files import locate
 from telltune.recipe import DataSpec, ModelSpec
-from telltune.research.streams.making import make_levels, make_top
+from telltune.research.streams.models import make_levels
+from telltune.research.streams.top import make_top
 from telltune.research.streams.spec import CascadeSpec
 get_session()
 encoder = {"kind": "encoder", "path": "org/tiny"}

@@ -69,7 +69,7 @@ __all__ = [
 
 _HOMES = {
     "Cascade": "telltune.research.streams.cascade",
-    "CascadeAnswer": "telltune.research.streams.cascade",
+    "CascadeAnswer": "telltune.research.streams.records",
     "CascadeSpec": "telltune.research.streams.spec",
     "Recipe": "telltune.recipe",
     "TellClassifier": "telltune.tell_classifier",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from telltune.fitting.forecast import forecast
@@ -77,7 +78,7 @@ def plan_run(recipe: Recipe, ready: CheckedRun, *, measure: bool) -> Plan:
     return Plan(
         method=ready.method.name,
         task=ready.task.name,
-        **ready.run_plan.counts.to_dict(),
+        **asdict(ready.run_plan.counts),
         unlabeled_examples=ready.unlabeled,
         learning_rate=training.learning_rate,
         schedule=training.schedule,

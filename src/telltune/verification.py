@@ -233,7 +233,7 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     steps = _inside(record, "counts", "optimizer_steps")
     if isinstance(steps, int) and 0 < steps < run_plan.counts.optimizer_steps:
         run_plan = run_plan.stopped_after(steps)
-    counts = json.loads(json.dumps(run_plan.counts.to_dict()))
+    counts = json.loads(json.dumps(asdict(run_plan.counts)))
     yield _compare("counts", record.get("counts"), counts)
     yield _compare("order", record.get("order"), order_hash(run_plan.mixture, run_plan.epochs))
     yield _log(folder, run_plan)

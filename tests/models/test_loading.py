@@ -22,6 +22,7 @@ from telltune.models import (
     load_tokenizer,
     without_rights,
 )
+from telltune.models.files import locate_tokenizer
 from telltune.models.tokenizer import CHATML, PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec
 
@@ -288,3 +289,5 @@ def test_the_tokenizer_of_a_gguf_file_is_read_without_its_weights(
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
     assert len(load_tokenizer(ModelSpec())) == 49_152
+    monkeypatch.setattr("hashlib.file_digest", refuse)
+    locate_tokenizer(ModelSpec())  # Its content is known already.

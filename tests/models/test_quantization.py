@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import telltune
+from telltune.checked_run import check_recipe
 from telltune.data.task import load_general, load_task
 from telltune.errors import ModelError, RecipeError
-from telltune.evaluation.recipe_check import check_recipe
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import base_revision, load_base, without_bitsandbytes

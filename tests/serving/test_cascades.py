@@ -26,8 +26,8 @@ from telltune.cli import main
 from telltune.data.examples import Example
 from telltune.errors import StorageError
 from telltune.research.streams.cascade import Cascade
+from telltune.research.streams.records import LabeledItem
 from telltune.research.streams.stream import run_stream
-from telltune.research.streams.top import LabeledItem
 from telltune.serving.cascades import SAVED_AFTER, CascadeLane, serve_cascade
 from telltune.serving.lanes import Job
 

@@ -18,9 +18,9 @@ from transformers import (
 )
 
 import telltune
+from telltune.checked_run import check_recipe
 from telltune.data.task import load_general, load_task
 from telltune.errors import RecipeError
-from telltune.evaluation.recipe_check import check_recipe
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings

@@ -21,9 +21,10 @@ from telltune.recipe import LoraSpec, ModelSpec, Recipe, TrainingSpec, recipe_fr
 from telltune.training.adapter import add_lora
 from telltune.training.confidence import Confidence
 from telltune.training.processes import processes
+from telltune.training.run import training_arguments
 from telltune.training.source_weights import LearnedWeights, SourceGroups
 from telltune.training.steps import Collator
-from telltune.training.trainer import MixtureTrainer, training_arguments
+from telltune.training.trainer import MixtureTrainer
 from telltune.training.training_data import LossWeights, TrainingData
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from telltune.errors import RecipeError
 from telltune.recipe import TrainingSpec, as_recipe, load_recipe
 from telltune.training.libraries import check_libraries
-from telltune.training.trainer import training_arguments
+from telltune.training.run import training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,8 +25,9 @@ from telltune.recipe import Recipe, recipe_from_dict
 from telltune.training import run as training_run
 from telltune.training.adapter import add_lora
 from telltune.training.checkpoints import Checkpoints
+from telltune.training.run import training_arguments
 from telltune.training.steps import Step, StepSampler
-from telltune.training.trainer import MixtureTrainer, training_arguments
+from telltune.training.trainer import MixtureTrainer
 
 if TYPE_CHECKING:
     from pathlib import Path

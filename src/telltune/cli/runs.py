@@ -1,4 +1,4 @@
-"""Verbs of one run: plan, show, fit, evaluate, predict, compare and verify."""
+"""Verbs of one run: plan, show, fit, evaluate, predict and verify."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from telltune.cli.app import (
     ModelFolder,
     Overrides,
     Overwrite,
-    RecipeFile,
     TrustModel,
     app,
 )
@@ -28,9 +27,7 @@ from telltune.cli.console import (
     print_plan,
     print_study_plan,
     print_table,
-    print_tables,
     print_warnings,
-    print_warnings_of,
 )
 from telltune.errors import RecipeError
 
@@ -343,74 +340,6 @@ def predict(
         typer.echo(rows_as_bytes(answered, f".{output_format}"), nl=False)
     else:
         typer.echo(f"{len(answered)} rows written to {out}.")
-
-
-@app.command(epilog="Example: tell compare recipes/demo.yaml --out runs/demo --method sft,tell")
-def compare(
-    recipe: RecipeFile,
-    out: Annotated[
-        Path, typer.Option(help="Output folder for adapters, answers and summary.json.")
-    ],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Methods, separated by commas; by default base, the fast baselines that suit the "
-            "task, sft, sft_anchor and tell, and where they can run, tell_product and "
-            "tell_pseudo_label."
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fit and score several methods on the same task data, and summarize the results."""
-    from telltune.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    from telltune.api import plan as planned
-    from telltune.methods.registry import get_method
-    from telltune.study.compare import FailedMethodsError, default_methods
-    from telltune.study.compare import compare as compared
-    from telltune.study.conclusion import best_trained, conclusion
-    from telltune.training.progress import phase
-
-    if method is None:
-        names = default_methods(loaded)
-    else:
-        names = [name.strip() for name in method.split(",") if name.strip()]
-    trained = [name for name in names if get_method(name).trains]
-    if trained and not as_json:
-        # Plan a method that is trained here; the recipe's own method may not be among them.
-        last = loaded.model_copy(update={"method": trained[-1]})
-        with phase("planning"):
-            values = planned(last, measure=False)
-        print_plan(values)
-        others = [name for name in trained if name != last.method]
-        if others:
-            print_note(f"This plan covers only {last.method}; {', '.join(others)} are trained too.")
-    failure = None
-    try:
-        rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
-    except FailedMethodsError as error:
-        rows, failure = error.rows, error
-    if as_json:
-        print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
-    elif rows:
-        print_tables(rows)
-        print_warnings_of((row.method, row.warnings) for row in rows)
-        for sentence in conclusion(rows):
-            typer.echo(sentence)
-        typer.echo(
-            f"The rows are in {out / 'summary.json'}; adapters and answers are in the same folder."
-        )
-        if (best := best_trained(rows)) is not None:
-            typer.echo(
-                f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
-                f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
-            )
-    if failure is not None:
-        typer.echo(f"error: {failure}", err=True)
-        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: tell verify runs/mine")

@@ -1,4 +1,4 @@
-"""Verbs that run many cells: studies, searches and their reports."""
+"""Verbs that run several methods: comparisons, studies, searches and their reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,80 @@ from telltune.cli.app import AsJson, Overrides, Overwrite, RecipeFile, app
 from telltune.cli.console import (
     print_continual,
     print_json,
+    print_note,
+    print_plan,
     print_quanta,
     print_recommendation,
     print_study,
     print_study_plan,
+    print_tables,
+    print_warnings_of,
 )
+
+
+@app.command(epilog="Example: tell compare recipes/demo.yaml --out runs/demo --method sft,tell")
+def compare(
+    recipe: RecipeFile,
+    out: Annotated[
+        Path, typer.Option(help="Output folder for adapters, answers and summary.json.")
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods, separated by commas; by default base, the fast baselines that suit the "
+            "task, sft, sft_anchor and tell, and where they can run, tell_product and "
+            "tell_pseudo_label."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit and score several methods on the same task data, and summarize the results."""
+    from telltune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from telltune.api import plan as planned
+    from telltune.methods.registry import get_method
+    from telltune.study.compare import FailedMethodsError, default_methods
+    from telltune.study.compare import compare as compared
+    from telltune.study.conclusion import best_trained, conclusion
+    from telltune.training.progress import phase
+
+    names = default_methods(loaded) if method is None else _listed(method)
+    trained = [name for name in names if get_method(name).trains]
+    if trained and not as_json:
+        # Plan a method that is trained here; the recipe's own method may not be among them.
+        last = loaded.model_copy(update={"method": trained[-1]})
+        with phase("planning"):
+            values = planned(last, measure=False)
+        print_plan(values)
+        others = [name for name in trained if name != last.method]
+        if others:
+            print_note(f"This plan covers only {last.method}; {', '.join(others)} are trained too.")
+    failure = None
+    try:
+        rows = compared(loaded, names, out=out, overwrite=overwrite, progress=not as_json)
+    except FailedMethodsError as error:
+        rows, failure = error.rows, error
+    if as_json:
+        print_json({"out": str(out), "rows": [asdict(row) for row in rows]})
+    elif rows:
+        print_tables(rows)
+        print_warnings_of((row.method, row.warnings) for row in rows)
+        for sentence in conclusion(rows):
+            typer.echo(sentence)
+        typer.echo(
+            f"The rows are in {out / 'summary.json'}; adapters and answers are in the same folder."
+        )
+        if (best := best_trained(rows)) is not None:
+            typer.echo(
+                f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
+                f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
+            )
+    if failure is not None:
+        typer.echo(f"error: {failure}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -188,7 +257,7 @@ def quanta(
 
     report = found(
         loaded,
-        [name.strip() for name in method.split(",") if name.strip()],
+        _listed(method),
         out=out,
         reference_tokens=reference_tokens,
         items=items,
@@ -202,3 +271,7 @@ def quanta(
     else:
         print_quanta(report)
         typer.echo(f"The full results are in {out / 'quanta.json'}.")
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]

@@ -231,6 +231,6 @@ def _listed(counts: Counter[str], between: str = ", ") -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-def _quoted(text: str, longest: int = 40) -> str:
-    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= 40 else f"{text[:39]}…"
     return f"`{shown}`".replace("\n", "\\n")

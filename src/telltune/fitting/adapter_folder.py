@@ -107,7 +107,7 @@ def save_adapter(
         mixed = {"name": general.name, "sha256": digest, "examples": examples}
     record: dict[str, Any] = {
         "method": method.name,
-        "counts": plan.counts.to_dict(),
+        "counts": asdict(plan.counts),
         "auto": plan.settings,
         "seconds": round(predictor.cost.seconds, 3),
         "seed": recipe.seed,

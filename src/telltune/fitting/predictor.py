@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from telltune.classifiers.classifier import Classifier
     from telltune.data.anchor import Anchor
-    from telltune.inference.api_client import ApiClient, ApiUsage, Reply
+    from telltune.inference.api_client import ApiClient, ApiUsage
+    from telltune.inference.chat_format import Reply
 
 
 @dataclass(frozen=True)

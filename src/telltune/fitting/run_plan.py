@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from telltune.training.training_data import TrainingData, step_places
 
@@ -41,10 +41,6 @@ class RunCounts:
     trained_tokens: int
     truncated: tuple[str, ...] = ()
     dev_examples: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts as a dictionary for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

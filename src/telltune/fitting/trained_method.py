@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ class TrainedMethod(AdapterMethod):
             release = partial(take_off, model)
             stack.callback(release)
             run_plan = run_plan.stopped_after(steps)
-            cost = Cost.of(run_plan.counts.to_dict(), seconds + ground.seconds)
+            cost = Cost.of(asdict(run_plan.counts), seconds + ground.seconds)
             trained = replace(predictor(model), cost=replace(cost, **ground.counts))
             weights = whole_weights(model)
             if settings.out is not None and settings.save and together.first:

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.thinking import without_thinking
-from telltune.errors import DataError, ModelError, RecipeError
+from telltune.errors import ModelError, RecipeError
+from telltune.inference.chat_format import Reply, chat_request, label_in, read_reply
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
@@ -44,23 +44,6 @@ _VERSION = 1
 
 class CallError(ModelError):
     """A request that failed after its retries; another one may succeed."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Reply to one request.
-
-    Attributes:
-        text: The answer without thinking and without white space around it.
-        input_tokens: Number of tokens that the model read.
-        output_tokens: Number of tokens that the model wrote, thinking included.
-        cut: Whether the answer reached the limit on its tokens.
-    """
-
-    text: str
-    input_tokens: int
-    output_tokens: int
-    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,19 +154,14 @@ class ApiClient:
                 budget is spent.
             DataError: The example has tools.
         """
-        if example.tools:
-            where = example.origin or "an example"
-            raise DataError(f"{where}: tools cannot be sent to an API model.")
-        turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
-        request: dict[str, Any] = {
-            "messages": [*turns, {"role": "user", "content": example.prompt}],
-            "max_tokens": max_tokens + self.spec.thinking_tokens,
-            "temperature": temperature,
-        }
-        if temperature > 0:
-            request |= {"top_p": top_p, "seed": seed}
-        if labels:
-            request["response_format"] = _one_of(labels)
+        request = chat_request(
+            example,
+            max_tokens=max_tokens + self.spec.thinking_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            labels=labels,
+        )
         path = self._cached(request)
         kept = read_cached_json(path)
         if isinstance(kept, dict):
@@ -193,7 +171,7 @@ class ApiClient:
             self._check()
             reply = self._call(request)
         if labels:
-            reply = replace(reply, text=_label_in(reply.text))
+            reply = replace(reply, text=label_in(reply.text))
         write_json(path, asdict(reply))
         return reply
 
@@ -262,7 +240,7 @@ class ApiClient:
         import openai
 
         try:
-            reply = _reply(self._sent(request), request)
+            reply = read_reply(self._sent(request), request)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             variable = self.spec.api_key_env
             hint = f"check the key in {variable}" if variable else "name its key in `api_key_env`"
@@ -385,50 +363,3 @@ def api_key(spec: ApiSpec) -> str:
             "`api_key_env` if the server needs no key."
         )
     return key
-
-
-def _one_of(labels: Sequence[str]) -> dict[str, Any]:
-    """Return the format of an answer that is one of the labels."""
-    schema = {
-        "type": "object",
-        "properties": {"label": {"type": "string", "enum": list(labels)}},
-        "required": ["label"],
-        "additionalProperties": False,
-    }
-    of_label = {"name": "label", "strict": True, "schema": schema}
-    return {"type": "json_schema", "json_schema": of_label}
-
-
-def _label_in(text: str) -> str:
-    """Return the label of a structured answer; another text is returned as it is."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text
-    label = found.get("label") if isinstance(found, dict) else None
-    return label if isinstance(label, str) else text
-
-
-def _reply(completion: Any, request: dict[str, Any]) -> Reply:
-    """Read a reply; a server that does not count tokens is taken to use one per four bytes.
-
-    Raises:
-        ValueError: It is not a chat completion.
-    """
-    try:
-        choice = completion.choices[0]
-        # There is no content if thinking took all tokens, or if a filter removed it.
-        text = choice.message.content or ""
-        written = text.encode("utf-8", "replace")
-    except (AttributeError, IndexError, TypeError):
-        if hasattr(completion, "to_json"):
-            completion = completion.to_json(indent=None, warnings=False)
-        raise ValueError(f"`{completion}`") from None
-    read = json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "replace")
-    usage = completion.usage
-    return Reply(
-        without_thinking(text).strip(),
-        int(getattr(usage, "prompt_tokens", None) or len(read) // 4),
-        int(getattr(usage, "completion_tokens", None) or len(written) // 4),
-        choice.finish_reason == "length",
-    )

@@ -11,7 +11,7 @@ import torch
 
 from telltune.data.encoding import Encoder
 from telltune.errors import ModelError
-from telltune.inference.packed_engine import PackedGenerator, can_generate_packed
+from telltune.inference.packed_engine import PackedGenerator, layer_backend
 from telltune.inference.transformers_engine import TransformersGenerator
 from telltune.inference.vllm_engine import VllmGenerator
 
@@ -108,7 +108,7 @@ def make_generator(
         except ModelError as error:
             _warn(f"{error} telltune's own engine is used instead.")
     others = wishes if engine == "vllm" else [name for name in wishes if name not in _PACKED]
-    if not others and can_generate_packed(model):
+    if not others and layer_backend(model) is not None:
         return PackedGenerator(model, batch_tokens)
     if engine != "auto":
         reason = f"its generation_config sets {', '.join(others)}" if others else "its architecture"

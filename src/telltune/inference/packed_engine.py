@@ -41,7 +41,7 @@ _Prefix = tuple[tuple[int, ...], dict[int, Any]]
 
 @dataclass
 class PackedGenerator:
-    """Generator for models that `can_generate_packed`.
+    """Generator for models with a `layer_backend`.
 
     It applies the repetition penalty of the model's `generation_config`.
 
@@ -85,7 +85,7 @@ class PackedGenerator:
         """Enter the state in which batches compute; the model is otherwise unchanged."""
         self.model.eval()
         if self._packed is None:
-            self._packed = Prepacked(self.model, quick=_layer_backend(self.model) == "quick")
+            self._packed = Prepacked(self.model, quick=layer_backend(self.model) == "quick")
         attending = attention(self.model, NAME, attend)
         with shared_cores(), torch.inference_mode(), self._packed, attending:
             yield
@@ -273,16 +273,11 @@ class PackedBatch:
         return max((len(r.prompt) - skipped + r.max_new_tokens for r in rows), default=0)
 
 
-def can_generate_packed(model: Any) -> bool:
-    """Return whether this engine reproduces the model's logits, by running both."""
-    return _layer_backend(model) is not None
-
-
 @tried_once
-def _layer_backend(model: Any) -> Literal["quick", "plain"] | None:
-    """Return which decoder layers reproduce the model's logits: `quick`, `plain`, or None.
+def layer_backend(model: Any) -> Literal["quick", "plain"] | None:
+    """Return the decoder layers with which this engine reproduces the model's logits, if any.
 
-    `quick` layers are telltune's and `plain` layers the model's own. The engine computes two
+    `quick` layers are telltune's, and `plain` layers the model's own. The engine computes two
     prompts with a common prefix and their next tokens. The logits must agree with those of the
     model on each whole text.
     """

@@ -1,61 +1,31 @@
 """Base models, adapters, and the packed computation shared by training and scoring."""
 
-from telltune.models.files import base_weights, check_named, model_files
-from telltune.models.loading import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    LoadedModel,
-    ModelShape,
-    base_revision,
-    compute_dtype,
-    context_length,
-    load_adapter,
-    load_base,
-    load_base_of,
-    load_config,
-    model_shape,
-    native_bf16,
-    without_bitsandbytes,
-    without_rights,
-)
-from telltune.models.origin import LOCAL, Origin, model_origin
-from telltune.models.targets import (
-    Layers,
-    adapter_targets,
-    layers_left_out,
-    layers_of,
-    named_layers,
-)
-from telltune.models.tokenizer import check_vocabulary, load_tokenizer, template_file
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
-    "LOCAL",
-    "Layers",
-    "LoadedModel",
-    "ModelShape",
-    "Origin",
-    "adapter_targets",
-    "base_revision",
-    "base_weights",
-    "check_named",
-    "check_vocabulary",
-    "compute_dtype",
-    "context_length",
-    "layers_left_out",
-    "layers_of",
-    "load_adapter",
-    "load_base",
-    "load_base_of",
-    "load_config",
-    "load_tokenizer",
-    "model_files",
-    "model_origin",
-    "model_shape",
-    "named_layers",
-    "native_bf16",
-    "template_file",
-    "without_bitsandbytes",
-    "without_rights",
-]
+from telltune.models.files import base_weights as base_weights
+from telltune.models.files import check_named as check_named
+from telltune.models.files import model_files as model_files
+from telltune.models.loading import ADAPTER_CONFIG as ADAPTER_CONFIG
+from telltune.models.loading import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
+from telltune.models.loading import LoadedModel as LoadedModel
+from telltune.models.loading import ModelShape as ModelShape
+from telltune.models.loading import base_revision as base_revision
+from telltune.models.loading import compute_dtype as compute_dtype
+from telltune.models.loading import context_length as context_length
+from telltune.models.loading import load_adapter as load_adapter
+from telltune.models.loading import load_base as load_base
+from telltune.models.loading import load_base_of as load_base_of
+from telltune.models.loading import load_config as load_config
+from telltune.models.loading import model_shape as model_shape
+from telltune.models.loading import native_bf16 as native_bf16
+from telltune.models.loading import without_bitsandbytes as without_bitsandbytes
+from telltune.models.loading import without_rights as without_rights
+from telltune.models.origin import LOCAL as LOCAL
+from telltune.models.origin import Origin as Origin
+from telltune.models.origin import model_origin as model_origin
+from telltune.models.targets import Layers as Layers
+from telltune.models.targets import adapter_targets as adapter_targets
+from telltune.models.targets import layers_left_out as layers_left_out
+from telltune.models.targets import layers_of as layers_of
+from telltune.models.targets import named_layers as named_layers
+from telltune.models.tokenizer import check_vocabulary as check_vocabulary
+from telltune.models.tokenizer import load_tokenizer as load_tokenizer
+from telltune.models.tokenizer import template_file as template_file

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,15 @@ def embedded_gguf() -> Path:
 
 
 def _target(gguf: Path) -> Path:
-    return cache_folder("models") / f"{gguf.stem}-{checksum(gguf)[:12]}"
+    """Return the folder in the cache for the model of a GGUF file, named by its content."""
+    found = gguf.stat()
+    return cache_folder("models") / f"{gguf.stem}-{_digest(gguf, found.st_size, found.st_mtime_ns)}"
+
+
+@cache
+def _digest(gguf: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a changed file is new
+    """Return the start of a file's hash; a fit asks a dozen times, and reading takes a while."""
+    return checksum(gguf)[:12]
 
 
 def _converted(gguf: Path) -> Path:
@@ -241,12 +250,13 @@ def hush_transformers() -> None:
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files of a model, sorted by name; empty if there is no such folder."""
-    return _ending_in(folder, _SAFE) or _ending_in(folder, _PICKLES)
+    files = sorted(path for path in folder.glob("*") if path.suffix in _SAFE | _PICKLES)
+    return [path for path in files if path.suffix in _SAFE] or files
 
 
 def has_only_pickles(folder: Path) -> bool:
     """Return whether all weights are pickles, which can run code when they are opened."""
-    return bool(_ending_in(folder, _PICKLES)) and not _ending_in(folder, _SAFE)
+    return any(path.suffix in _PICKLES for path in weight_files(folder))
 
 
 def fingerprint(folder: Path) -> str:
@@ -260,7 +270,3 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(file.read(1 << 20))
     return digest.hexdigest()[:16]
-
-
-def _ending_in(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix in suffixes)

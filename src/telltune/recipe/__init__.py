@@ -1,6 +1,7 @@
 """Typed and validated recipe of a run, read from and written to YAML."""
 
 from telltune.recipe.api_spec import ApiSpec as ApiSpec
+from telltune.recipe.base import as_number as as_number
 from telltune.recipe.data_selection import ConfidenceSpec as ConfidenceSpec
 from telltune.recipe.data_selection import GeneralChoiceSpec as GeneralChoiceSpec
 from telltune.recipe.data_selection import MetaSpec as MetaSpec
@@ -8,6 +9,11 @@ from telltune.recipe.data_selection import ProductSpec as ProductSpec
 from telltune.recipe.data_selection import PseudoLabelSpec as PseudoLabelSpec
 from telltune.recipe.data_selection import SelectionSpec as SelectionSpec
 from telltune.recipe.data_selection import SynthesisSpec as SynthesisSpec
+from telltune.recipe.data_sources import Columns as Columns
+from telltune.recipe.data_sources import DataSpec as DataSpec
+from telltune.recipe.data_sources import GeneralSpec as GeneralSpec
+from telltune.recipe.data_sources import Quoting as Quoting
+from telltune.recipe.data_sources import TaskSpec as TaskSpec
 from telltune.recipe.loading import AnyRecipe as AnyRecipe
 from telltune.recipe.loading import as_recipe as as_recipe
 from telltune.recipe.loading import columns_from as columns_from
@@ -16,21 +22,15 @@ from telltune.recipe.loading import load_recipe as load_recipe
 from telltune.recipe.loading import read_yaml as read_yaml
 from telltune.recipe.loading import recipe_from_dict as recipe_from_dict
 from telltune.recipe.schema import AnchorSpec as AnchorSpec
-from telltune.recipe.schema import Columns as Columns
-from telltune.recipe.schema import DataSpec as DataSpec
 from telltune.recipe.schema import EngineName as EngineName
 from telltune.recipe.schema import EvaluationSpec as EvaluationSpec
 from telltune.recipe.schema import FewShotSpec as FewShotSpec
-from telltune.recipe.schema import GeneralSpec as GeneralSpec
 from telltune.recipe.schema import LoraSpec as LoraSpec
 from telltune.recipe.schema import LossAverage as LossAverage
 from telltune.recipe.schema import MixtureSpec as MixtureSpec
 from telltune.recipe.schema import ModelSpec as ModelSpec
 from telltune.recipe.schema import Order as Order
 from telltune.recipe.schema import OverPromptSpec as OverPromptSpec
-from telltune.recipe.schema import Quoting as Quoting
 from telltune.recipe.schema import Recipe as Recipe
-from telltune.recipe.schema import TaskSpec as TaskSpec
 from telltune.recipe.schema import TrainingSpec as TrainingSpec
-from telltune.recipe.schema import as_number as as_number
 from telltune.recipe.validation_messages import explain as explain

@@ -1,12 +1,31 @@
-"""Base class of the parts of a recipe."""
+"""Base class of the parts of a recipe, and the settings that may be `auto`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+)
 
 from telltune.masking import secret_in
+from telltune.recipe.validation_messages import NUMBER
+
+T = TypeVar("T", int, float)
+
+_Auto = Annotated[Literal["auto"], Tag("auto")]
+_KIND = Discriminator(lambda value: "auto" if value == "auto" else NUMBER)
+AutoInt = Annotated[Annotated[PositiveInt, Tag(NUMBER)] | _Auto, _KIND]
+"""Positive integer or `auto`; see `telltune.training.defaults`."""
+AutoFloat = Annotated[Annotated[PositiveFloat, Tag(NUMBER)] | _Auto, _KIND]
+"""Positive number or `auto`; see `telltune.training.defaults`."""
 
 
 class ConfigModel(BaseModel):
@@ -41,3 +60,9 @@ class ConfigModel(BaseModel):
 def short(key: str) -> BeforeValidator:
     """Return a validator that turns a string into a mapping with one key: `general: embedded`."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+def as_number(value: T | Literal["auto"]) -> T:
+    """Return a setting as a number, after `telltune.training.defaults.resolve` was called."""
+    assert value != "auto"
+    return value

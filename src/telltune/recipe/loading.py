@@ -13,7 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from telltune.errors import RecipeError
-from telltune.recipe.schema import Columns, DataSpec, Recipe, written_out
+from telltune.recipe.data_sources import Columns, DataSpec
+from telltune.recipe.schema import Recipe, written_out
 from telltune.recipe.validation_messages import explain
 
 MAX_BYTES = 2**20

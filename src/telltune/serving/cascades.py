@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from telltune.errors import DataError, RecipeError, StorageError
 from telltune.fitting.output_folder import lock_folder
 from telltune.research.streams.cascade import Cascade
+from telltune.research.streams.records import LabeledItem
 from telltune.research.streams.saved import SETTINGS, has_state
 from telltune.research.streams.spec import load_cascade
-from telltune.research.streams.top import LabeledItem
-from telltune.serving.lanes import Job
+from telltune.research.streams.top import ask
+from telltune.serving.lanes import Job, Lane
 from telltune.storage import remove_unfinished
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telltune.data.examples import Example
-    from telltune.research.streams.cascade import Passed
+    from telltune.research.streams.records import Passed
     from telltune.serving.models import Sampling
 
 SAVED_AFTER = 100
@@ -48,7 +49,7 @@ class _Open:
     concluded: bool = False
 
 
-class CascadeLane:
+class CascadeLane(Lane):
     """Requests to a cascade.
 
     A top model behind an API is asked from other threads. A local one is asked in a step.
@@ -158,7 +159,7 @@ class CascadeLane:
         """Ask the top model, in any thread."""
         began = time.perf_counter()
         try:
-            one.told = self._cascade.ask_top(one.passed.text)
+            one.told = ask(self._cascade.top, one.passed.text)
         except Exception as error:
             logging.getLogger(__name__).exception("The top model failed.")
             told = f"{type(error).__name__}: {error}"
@@ -187,13 +188,10 @@ class CascadeLane:
             one = self._open.popleft()
             self._cascade.learn(one.passed, one.told)
 
-    def fail(self, reason: str) -> list[Job]:
-        """Give up all jobs, and return them."""
+    def _give_up(self) -> list[Job]:
         jobs = [*(one.job for one in self._open if not one.concluded), *self._jobs]
         self._open.clear()
         self._jobs.clear()
-        for job in jobs:
-            job.error = reason
         return jobs
 
     def save(self) -> None:

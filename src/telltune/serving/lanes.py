@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -59,45 +59,52 @@ class Job:
         return ended is not None or bool(self.error)
 
 
-class Lane(Protocol):
+class Lane(ABC):
     """Requests to one model. One thread calls the methods."""
 
     @property
+    @abstractmethod
     def waiting(self) -> int:
         """Number of jobs that have not begun."""
-        ...
 
     @property
+    @abstractmethod
     def running(self) -> int:
         """Number of jobs that have begun and not ended."""
-        ...
 
     @property
     def busy(self) -> bool:
         """Whether a step would compute something now."""
-        ...
+        return bool(self.waiting or self.running)
 
+    @abstractmethod
     def add(self, job: Job) -> None:
         """Let a job wait for the next step."""
-        ...
 
+    @abstractmethod
     def ready(self) -> AbstractContextManager[None]:
         """Return a context in which the model computes; it is otherwise unchanged."""
-        ...
 
+    @abstractmethod
     def step(self) -> list[Job]:
         """Compute one step within `ready`, and return the jobs that changed.
 
         Dropped jobs are left out.
         """
-        ...
 
     def fail(self, reason: str) -> list[Job]:
         """Give up all jobs, and return them."""
-        ...
+        jobs = self._give_up()
+        for job in jobs:
+            job.error = reason
+        return jobs
+
+    @abstractmethod
+    def _give_up(self) -> list[Job]:
+        """Remove all jobs that have no answer, and return them."""
 
 
-class PackedLane:
+class PackedLane(Lane):
     """Requests that the packed engine continues together.
 
     Prompts that start with the model's usual prefix form one batch, and all others a second one.
@@ -130,11 +137,6 @@ class PackedLane:
     def running(self) -> int:
         """Number of jobs that have begun and not ended."""
         return sum(len(batch.rows) for _, batch in self._queues)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a step would compute something now."""
-        return bool(self.waiting or self.running)
 
     def add(self, job: Job) -> None:
         """Let a job wait for the next step."""
@@ -181,14 +183,13 @@ class PackedLane:
                 elif row in batch.rows:
                     batch.leave(row)
 
-    def fail(self, reason: str) -> list[Job]:
-        """Give up all jobs, and return them."""
+    def _give_up(self) -> list[Job]:
         jobs = [*self._added, *self._jobs.values()]
         self._added, self._jobs, self._queues = [], {}, []
-        return _failed(jobs, reason)
+        return jobs
 
 
-class _BatchLane(ABC):
+class _BatchLane(Lane):
     """Requests that are answered in one piece, as many as are waiting.
 
     Args:
@@ -203,26 +204,17 @@ class _BatchLane(ABC):
 
     @property
     def waiting(self) -> int:
-        """Number of jobs that have not begun."""
         return len(self._jobs)
 
     @property
     def running(self) -> int:
-        """Number of jobs that have begun and not ended."""
         return len(self._begun)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a step would compute something now."""
-        return bool(self.waiting or self.running)
-
     def add(self, job: Job) -> None:
-        """Let a job wait for the next step."""
         self._jobs.append(job)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Return a context in which the model computes; it is otherwise unchanged."""
         self._activate()
         yield
 
@@ -237,10 +229,9 @@ class _BatchLane(ABC):
         answered, self._begun = self._begun, []
         return answered
 
-    def fail(self, reason: str) -> list[Job]:
-        """Give up all jobs, and return them."""
+    def _give_up(self) -> list[Job]:
         jobs, self._jobs, self._begun = [*self._begun, *self._jobs], [], []
-        return _failed(jobs, reason)
+        return jobs
 
     @abstractmethod
     def _kind(self, job: Job) -> object:
@@ -306,9 +297,3 @@ class ChoosingLane(_BatchLane):
         labels = self._predictor.predict([job.example for job in jobs])
         for job, label in zip(jobs, labels, strict=True):
             job.label = label
-
-
-def _failed(jobs: list[Job], reason: str) -> list[Job]:
-    for job in jobs:
-        job.error = reason
-    return jobs

@@ -16,9 +16,10 @@ from telltune.models import LoadedModel, compute_dtype, model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
+from telltune.training.run import training_arguments
 from telltune.training.speed import flop, learn, sampled_steps, step_work
 from telltune.training.steps import StepSampler
-from telltune.training.trainer import MixtureTrainer, training_arguments
+from telltune.training.trainer import MixtureTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,9 @@ import numpy as np
 from telltune.data.chat_template import ChatTemplate
 from telltune.data.control_tokens import ControlTokens
 from telltune.errors import RecipeError
-from telltune.models import LoadedModel, load_base_of, model_shape
+from telltune.models import LoadedModel, compute_dtype, load_base_of, model_shape
 from telltune.models.threads import shared_cores
+from telltune.recipe import Recipe, as_number
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
 from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
@@ -32,11 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainingArguments
 
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
-    from telltune.recipe import Recipe
     from telltune.training.confidence import Confidence
     from telltune.training.early_stopping import EarlyStopping
     from telltune.training.trackers import TrackedRun
@@ -118,7 +118,7 @@ def train(
     from telltune.training.source_weights import LearnedWeights, source_groups
     from telltune.training.steps import StepSampler
     from telltune.training.trackers import Trackers
-    from telltune.training.trainer import MixtureTrainer, training_arguments
+    from telltune.training.trainer import MixtureTrainer
 
     out, stopping = options.out, options.stopping
     settings = recipe.training
@@ -244,6 +244,54 @@ def train(
     _forget_checkpointing(base, recipe)
     model.eval()
     return Trained(model, seconds, steps)
+
+
+def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArguments:
+    """Return the Trainer's settings for a recipe.
+
+    The warm-up is at most one tenth of the run. The method's own value, 25 steps, would be all of a
+    run on a few hundred examples.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    spec, seed = recipe.training, recipe.seed
+    schedule = {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule)
+    # Set only if needed, because transformers warns that this name will change.
+    less_memory: dict[str, Any] = (
+        {"gradient_checkpointing": True} if spec.gradient_checkpointing else {}
+    )
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=as_number(spec.learning_rate),
+        lr_scheduler_type=schedule,
+        warmup_steps=min(spec.warmup_steps, steps // 10),
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        bf16=compute_dtype(spec.precision) is torch.bfloat16,
+        save_strategy="steps",
+        save_steps=spec.save_steps or max(10, steps // 10),
+        logging_strategy="steps",
+        logging_steps=1,
+        # A non-finite loss must be visible to `HealthCallback`.
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],  # see `Trackers`
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+        ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
+        # An adapter has no unused parameters, and the search takes a pass over the graph.
+        ddp_find_unused_parameters=False,
+        use_liger_kernel=spec.use_liger_kernel,
+        torch_compile=spec.torch_compile,
+        deepspeed=spec.deepspeed,
+        **less_memory,
+    )
 
 
 def run_inputs(

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
-from telltune.models import compute_dtype
 from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads
-from telltune.recipe import as_number
 from telltune.training.adapter import trained_bytes, trained_parameters
 from telltune.training.callbacks import SOURCES
 from telltune.training.checkpoints import copied
@@ -37,7 +35,9 @@ from telltune.training.steps import Collator, Sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from telltune.recipe import Recipe, TrainingSpec
+    from transformers import TrainingArguments
+
+    from telltune.recipe import TrainingSpec
     from telltune.training.checkpoints import Checkpoints
     from telltune.training.confidence import Confidence
     from telltune.training.source_weights import LearnedWeights
@@ -48,51 +48,6 @@ if TYPE_CHECKING:
 # trackers show `eval_` as a group of its own.
 _NAMES = {"dev_loss": "eval_loss", "dev_score": "eval_score"}
 _NOT_LOGGED = {"tokens", "computed_tokens", "seconds"}
-
-
-def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArguments:
-    """Return the Trainer's settings for a recipe.
-
-    The warm-up is at most one tenth of the run. The method's own value, 25 steps, would be all of a
-    run on a few hundred examples.
-    """
-    spec, seed = recipe.training, recipe.seed
-    schedule = {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule)
-    # Set only if needed, because transformers warns that this name will change.
-    less_memory: dict[str, Any] = (
-        {"gradient_checkpointing": True} if spec.gradient_checkpointing else {}
-    )
-    return TrainingArguments(
-        output_dir=str(out),
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        learning_rate=as_number(spec.learning_rate),
-        lr_scheduler_type=schedule,
-        warmup_steps=min(spec.warmup_steps, steps // 10),
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
-        bf16=compute_dtype(spec.precision) is torch.bfloat16,
-        save_strategy="steps",
-        save_steps=spec.save_steps or max(10, steps // 10),
-        logging_strategy="steps",
-        logging_steps=1,
-        # A non-finite loss must be visible to `HealthCallback`.
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=[],  # see `Trackers`
-        seed=seed,
-        data_seed=seed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=not torch.cuda.is_available(),
-        ddp_backend=None if torch.cuda.is_available() or processes().count == 1 else "gloo",
-        # An adapter has no unused parameters, and the search takes a pass over the graph.
-        ddp_find_unused_parameters=False,
-        use_liger_kernel=spec.use_liger_kernel,
-        torch_compile=spec.torch_compile,
-        deepspeed=spec.deepspeed,
-        **less_memory,
-    )
 
 
 class MixtureTrainer(Trainer):

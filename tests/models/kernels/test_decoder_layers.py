@@ -9,7 +9,7 @@ import torch
 from test_packing import SMALL, random_model
 
 from telltune.inference.key_values import KeyValues, attend
-from telltune.inference.packed_engine import PackedGenerator, _layer_backend, _with_quick_layers
+from telltune.inference.packed_engine import PackedGenerator, _with_quick_layers, layer_backend
 from telltune.models.kernels.attention import attention
 from telltune.models.kernels.decoder_layers import FusedLayers
 
@@ -56,7 +56,7 @@ def passes(model: Any, started: Callable[[], object] = lambda: None) -> torch.Te
 @pytest.mark.parametrize("kind", USUAL)
 def test_they_give_what_the_model_gives(kind: str) -> None:
     model = model_of(kind, **USUAL[kind])
-    assert _layer_backend(model) == "quick"
+    assert layer_backend(model) == "quick"
     with attention(model, "plain", attend):
         wanted = passes(model)
     with _with_quick_layers(model):
@@ -91,8 +91,8 @@ def test_layers_of_another_make_compute_as_they_are() -> None:
 
 
 def test_layers_that_only_look_the_same_are_found_by_the_trial() -> None:
-    assert _layer_backend(model_of("LlamaConfig")) == "quick"
+    assert layer_backend(model_of("LlamaConfig")) == "quick"
     smollm = model_of("SmolLM3Config", **UNROTATED)
     with FusedLayers(smollm, beside) as quick:
         assert quick._layers
-    assert _layer_backend(smollm) == "plain"
+    assert layer_backend(smollm) == "plain"

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from test_packing import ROWS, SMALL, VOCABULARY, random_model
 
 from telltune.inference.engine import make_generator
-from telltune.inference.packed_engine import _layer_backend
+from telltune.inference.packed_engine import layer_backend
 from telltune.inference.transformers_engine import TransformersGenerator, _can_share
 from telltune.models.kernels.cut_loss import cut_loss
 from telltune.models.kernels.decoder_layers import FusedLayers
@@ -124,7 +124,7 @@ def test_the_docs_name_every_family_that_is_tried() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_takes_the_paths_that_the_docs_name(name: str) -> None:
     model = family(name)
-    layers = _layer_backend(model)
+    layers = layer_backend(model)
     short = layers == "quick" and bool(FusedLayers(model, lambda *_: abs)._layers)
     assert said()[name] == (
         "packed" if can_pack(model) else "one by one",

@@ -11,10 +11,10 @@ import pytest
 
 from telltune.api import fit
 from telltune.errors import ModelError, RecipeError, StorageError
-from telltune.research.streams.cascade import TOP, Cascade, CascadeAnswer
+from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.levels import LinearLevel
+from telltune.research.streams.records import CascadeAnswer, LabeledItem
 from telltune.research.streams.spec import CascadeSpec, LevelSpec, TopSpec
-from telltune.research.streams.top import LabeledItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

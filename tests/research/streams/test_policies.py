@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from telltune.research.streams.policies import Judged, Promised, scaled_decay
+from telltune.research.streams.policies import Promised, scaled_decay
+from telltune.research.streams.records import Judged
 
 INPUTS = 1500
 

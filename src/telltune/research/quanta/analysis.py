@@ -223,7 +223,7 @@ def _train(
         found = {
             "method": job.name,
             "label": job.method.label,
-            "counts": run_plan.counts.to_dict(),
+            "counts": asdict(run_plan.counts),
             "seconds": round(seconds, 1),
             "steps": curves.steps.tolist(),
             "losses": curves.losses.tolist(),

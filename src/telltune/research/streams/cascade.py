@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from telltune.errors import RecipeError, TellError
-from telltune.research.streams.policies import Judged, Learned, Policy, Promised, scaled_decay
-from telltune.research.streams.saved import read_settings, read_state, write_cascade
+from telltune.errors import RecipeError
+from telltune.research.streams.levels import Level, different_names
+from telltune.research.streams.policies import Learned, Policy, Promised, scaled_decay
+from telltune.research.streams.records import CascadeAnswer, Judged, LabeledItem, Passed
+from telltune.research.streams.saved import SETTINGS, read_state, write_cascade
 from telltune.research.streams.spec import PUBLISHED_INPUTS, AnyCascade, as_cascade
-from telltune.research.streams.top import LabeledItem, Top
+from telltune.research.streams.top import Top, ask, make_top
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-
-    from telltune.research.streams.levels import Level
 
 TOP = "top"
 _SAVED = ("inputs", "lines", "seen", "updates", "asked")
@@ -41,50 +40,6 @@ _TOGETHER = 256
 """Maximum number of inputs that pass through a level together."""
 _KEPT = 512
 """Number of most recently labeled inputs that are kept."""
-
-
-@dataclass(frozen=True)
-class CascadeAnswer:
-    """Answer to one input.
-
-    Attributes:
-        text: The answer, which is one of the labels.
-        level: Name of the level that gave it; `top` for the top model.
-        confidence: Likelihood of the answer according to that level, from 0 to 1; None for the top
-            model.
-        cost: Cost of the levels that were asked, relative to a call of the top model, which costs
-            1.
-        seconds: Time for this input in seconds, with its share of the levels' time.
-        tokens: Number of tokens that the top model read and wrote.
-        failure: Reason why the top model was needed but gave no label; "" otherwise.
-    """
-
-    text: str
-    level: str
-    confidence: float | None
-    cost: float
-    seconds: float
-    tokens: int = 0
-    failure: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Passed:
-    """Input that has passed through the levels.
-
-    Attributes:
-        text: The input.
-        sampled: Whether the top model labels it whatever the levels think.
-        level: Number of the level that answers it; -1 for the top model.
-        likely: Likelihood of each label by each level; None for a level that was not asked.
-        seconds: Time of the levels in seconds.
-    """
-
-    text: str
-    sampled: bool
-    level: int
-    likely: list[list[float] | None]
-    seconds: float
 
 
 class Cascade:
@@ -126,19 +81,18 @@ class Cascade:
         self, spec: AnyCascade, *, levels: Sequence[Level] | None = None, top: Top | None = None
     ) -> None:
         self.spec = as_cascade(spec)
-        if levels is None or top is None:
-            from telltune.research.streams.making import make_levels, make_top
+        if levels is None:
+            from telltune.research.streams.models import make_levels
 
-            levels = make_levels(self.spec) if levels is None else levels
-            top = make_top(self.spec) if top is None else top
+            levels = make_levels(self.spec)
         if len(levels) != len(self.spec.levels):
             raise RecipeError(
                 f"the cascade's settings have {len(self.spec.levels)} levels, but {len(levels)} "
                 "models were given; give one for each."
             )
         self.levels = list(levels)
-        self.top = top
-        self.names = _different([level.name for level in levels])
+        self.top = make_top(self.spec) if top is None else top
+        self.names = (*different_names(levels), TOP)
         self.inputs = self.spec.inputs or PUBLISHED_INPUTS
         self.lines = self.seen = self.failures = self.tokens = 0
         self.cost = 0.0
@@ -159,7 +113,7 @@ class Cascade:
         """
         with self._lock:
             [passed] = self.enter([text])
-            told = None if passed.level >= 0 else self.ask_top(text)
+            told = None if passed.level >= 0 else ask(self.top, text)
             answer = self.conclude(passed, told)
             return replace(answer, seconds=answer.seconds + self.learn(passed, told))
 
@@ -244,14 +198,6 @@ class Cascade:
             for i, text in enumerate(texts)
         ]
 
-    def ask_top(self, text: str) -> LabeledItem:
-        """Ask the top model; if it cannot label any input, that is a failure of this one."""
-        began = time.perf_counter()
-        try:
-            return self.top.label(text)
-        except TellError as error:
-            return LabeledItem(None, 0, time.perf_counter() - began, str(error))
-
     def conclude(self, passed: Passed, told: LabeledItem | None) -> CascadeAnswer:
         """Return the answer to an input, and count it.
 
@@ -268,7 +214,7 @@ class Cascade:
             self.tokens += told.tokens
             # A call that was not made costs nothing, for example while the server has a rest.
             cost += bool(told.label or told.tokens)
-            failure = self._failure(told)
+            failure = told.failure_among(self.spec.labels)
         if failure:
             self.failures += 1
             level, likely = self._guess(passed)
@@ -297,19 +243,13 @@ class Cascade:
         began = time.perf_counter()
         if told is None:
             self._policy.count(sampled=False)
-        elif not self._failure(told):
+        elif not told.failure_among(self.spec.labels):
             self._seconds[-1] += told.seconds
             judged = Judged(passed.likely, self.spec.labels.index(str(told.label)))
             self._policy.observe(judged, sampled=passed.sampled)
             self._remember(passed.text, judged)
             self._policy.count(sampled=passed.sampled)
         return time.perf_counter() - began
-
-    def _failure(self, told: LabeledItem) -> str:
-        """Return the reason why the top model gave no label; "" if it gave one."""
-        if told.label is None:
-            return told.failure or "the top gave no label"
-        return "" if told.label in self.spec.labels else f"`{told.label}` is not one of the labels"
 
     def _guess(self, passed: Passed) -> tuple[int, list[list[float] | None]]:
         """Return the level that agreed with the top most often, with its likelihoods filled in."""
@@ -410,7 +350,7 @@ class Cascade:
         """
         folder = Path(folder)
         state = read_state(folder)
-        cascade = cls(read_settings(folder) if spec is None else spec, levels=levels, top=top)
+        cascade = cls(folder / SETTINGS if spec is None else spec, levels=levels, top=top)
         cascade.restore(state)
         return cascade
 
@@ -457,13 +397,3 @@ class Cascade:
         self._policy.restore(state["decisions"])
         for level, kept in zip(self.levels, state["models"], strict=True):
             level.restore(kept)
-
-
-def _different(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the levels, numbered where several have the same, and `top`."""
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return (*found, TOP)

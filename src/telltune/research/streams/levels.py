@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -114,3 +115,13 @@ class LinearLevel:
         lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(1)).ravel())
         rows.data /= np.repeat(np.maximum(lengths, 1e-12), np.diff(rows.indptr))
         return rows
+
+
+def different_names(levels: Sequence[Level]) -> list[str]:
+    """Return the names of the levels, numbered where several have the same."""
+    seen: Counter[str] = Counter()
+    found = []
+    for level in levels:
+        seen[level.name] += 1
+        found.append(level.name if seen[level.name] == 1 else f"{level.name}_{seen[level.name]}")
+    return found

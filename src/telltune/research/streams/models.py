@@ -1,4 +1,7 @@
-"""Levels that are models: a small encoder that learns, and models from `tell fit` folders."""
+"""Levels that are models: a small encoder that learns, and models from `tell fit` folders.
+
+`make_levels` makes all levels that the settings of a cascade name.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,15 @@ from telltune.hub import check_reachable, silence
 from telltune.inference.labels import label_key
 from telltune.models import context_length
 from telltune.models.files import hush_transformers
+from telltune.research.streams.heads import HeadLevel
+from telltune.research.streams.levels import Level, LinearLevel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from telltune.research.streams.spec import CascadeSpec, LevelSpec
 
 _LONGEST = 128
 
@@ -161,3 +168,23 @@ class FittedLevel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Do nothing; the state is empty."""
+
+
+def make_levels(spec: CascadeSpec) -> list[Level]:
+    """Load the levels of a cascade.
+
+    Raises:
+        RecipeError: A folder of `tell fit` knows none of the labels.
+        ModelError: A model cannot be loaded.
+    """
+    return [_level(level, spec) for level in spec.levels]
+
+
+def _level(level: LevelSpec, spec: CascadeSpec) -> Level:
+    if level.kind == "linear":
+        return LinearLevel(len(spec.labels))
+    if level.kind == "encoder":
+        return EncoderLevel(str(level.path), len(spec.labels), seed=spec.seed)
+    if level.kind == "adapter":
+        return FittedLevel(Path(str(level.path)), spec.labels)
+    return HeadLevel(level.kind, len(spec.labels))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from telltune.research.streams.records import Judged
+
 _WARM_UPDATES = 10
 """Number of updates of each level before the warm-up of `Learned` ends, as published."""
 _STEPS = 8
@@ -42,28 +44,6 @@ _SAMPLES = 10
 """Size of that sample, in inputs per allowed disagreement; older inputs are forgotten."""
 _SAVED = ("enough", "inputs", "exposed", "limit", "spent")
 """Attributes of `Promised` that its state has as they are."""
-
-
-class Judged(NamedTuple):
-    """Input that the top model has labeled.
-
-    Attributes:
-        likely: Likelihood of each label by each level, from before the level learned the input;
-            None for a level that was not asked.
-        label: Number of the top model's label.
-    """
-
-    likely: list[list[float] | None]
-    label: int
-
-    def right(self, level: int) -> bool:
-        """Return whether the top model's label is the most likely one of a level that was asked."""
-        likely = self.likely[level]
-        return likely is not None and likely.index(max(likely)) == self.label
-
-    def confidence(self, level: int) -> float:
-        """Return the highest likelihood by a level; 0 if it was not asked."""
-        return max(self.likely[level] or [0.0])
 
 
 class Policy(ABC):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
 
 from telltune.errors import StorageError
-from telltune.research.streams.spec import CascadeSpec, load_cascade
 from telltune.storage import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from telltune.research.streams.spec import CascadeSpec
 
 SETTINGS = "cascade.yaml"
 """File with the settings."""
@@ -22,15 +24,6 @@ _STATE = "state.pt"
 def has_state(folder: Path) -> bool:
     """Return whether a cascade was saved in a folder."""
     return (folder / _STATE).exists()
-
-
-def read_settings(folder: Path) -> CascadeSpec:
-    """Return the settings of a saved cascade.
-
-    Raises:
-        RecipeError: The file cannot be read or is invalid.
-    """
-    return load_cascade(folder / SETTINGS)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from telltune.errors import DataError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.research.streams.cascade import TOP, Cascade, CascadeAnswer
+from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
@@ -98,7 +98,7 @@ def _decide(
     An invalid row has the reason as `refused`.
     """
     texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
-    answers: Iterator[CascadeAnswer] = cascade.feed(texts)
+    answers = cascade.feed(texts)
     lines: list[dict[str, Any]] = []
     for line, row in chunk:
         if isinstance(row, str):

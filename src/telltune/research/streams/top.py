@@ -8,36 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from telltune.data.examples import Example, Message
-from telltune.inference.api_client import ApiClient, CallError
+from telltune.errors import TellError
+from telltune.inference.api_client import ApiClient, CallError, api_client
 from telltune.inference.labels import names, read_label
 from telltune.models import context_length
+from telltune.research.streams.records import LabeledItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telltune.fitting.predictor import Predictor
+    from telltune.research.streams.spec import CascadeSpec
 
 _LONGEST = 32
 """Maximum number of tokens of a local model's answer: a label and a few words around it."""
 _LONGEST_REPLY = 64
 """Maximum number of tokens of a reply; a model behind an API ends earlier by itself."""
-
-
-@dataclass(frozen=True)
-class LabeledItem:
-    """Answer of the top model to one input.
-
-    Attributes:
-        label: One of the labels; None if the model gave none.
-        tokens: Number of tokens read and written.
-        seconds: Time of the call in seconds, retries included.
-        failure: Reason why there is no label; "" otherwise.
-    """
-
-    label: str | None
-    tokens: int
-    seconds: float
-    failure: str = ""
 
 
 class Top(Protocol):
@@ -169,3 +155,25 @@ def _with_labels(instruction: str, labels: Sequence[str]) -> str:
     if all(names(instruction, label) for label in labels):
         return instruction
     return f"{instruction} Labels: {', '.join(labels)}."
+
+
+def make_top(spec: CascadeSpec) -> Top:
+    """Load the top model of a cascade, or make its client.
+
+    Raises:
+        RecipeError: The variable with the server's key is not set.
+        ModelError: The model cannot be loaded.
+    """
+    top = spec.top
+    if top.teacher is not None:
+        return Endpoint(api_client(top.teacher), spec.labels, spec.instruction)
+    return local_model(top.model, top.adapter, spec.labels, spec.instruction)
+
+
+def ask(top: Top, text: str) -> LabeledItem:
+    """Ask the top model; if it cannot label any input, that is a failure of this one."""
+    began = time.perf_counter()
+    try:
+        return top.label(text)
+    except TellError as error:
+        return LabeledItem(None, 0, time.perf_counter() - began, str(error))

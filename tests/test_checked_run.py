@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from telltune.checked_run import check_recipe
 from telltune.errors import DataError, RecipeError, TellError
-from telltune.evaluation.recipe_check import check_recipe
 from telltune.recipe import recipe_from_dict
 
 if TYPE_CHECKING:
