@@ -31,6 +31,7 @@ from telltune.training.adapter import trained_bytes, trained_parameters
 from telltune.training.callbacks import SOURCES
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
+from telltune.training.libraries import deepspeed_config
 from telltune.training.processes import processes
 from telltune.training.steps import Collator, Sources
 
@@ -90,7 +91,7 @@ def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArgumen
         ddp_find_unused_parameters=False,
         use_liger_kernel=spec.use_liger_kernel,
         torch_compile=spec.torch_compile,
-        deepspeed=spec.deepspeed,
+        deepspeed=None if spec.deepspeed is None else deepspeed_config(spec.deepspeed),
         **less_memory,
     )
 
