@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from telltune.proposal.recipe_of import recipe_for
     from telltune.proposal.write import write_recipe
     from telltune.recipe import Recipe, load_recipe
-    from telltune.research.streams.cascade import Cascade, CascadeAnswer
+    from telltune.research.streams.cascade import Cascade
+    from telltune.research.streams.records import CascadeAnswer
     from telltune.research.streams.spec import CascadeSpec
     from telltune.study.compare import compare
     from telltune.study.example_scores import score_examples

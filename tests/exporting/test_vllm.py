@@ -9,6 +9,7 @@ import pytest
 
 from telltune.errors import ModelError
 from telltune.exporting.vllm import vllm_command
+from telltune.models import compute_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,7 @@ def test_the_base_is_served_with_the_adapters_and_their_template(tmp_path: Path)
         *("--enable-lora", "--lora-modules", f"my tickets={one}", f"two={two}"),
         *("--max-lora-rank", "128", "--max-loras", "2"),
         *("--tokenizer", str(one), "--generation-config", str(one)),
+        *("--dtype", str(compute_dtype("auto")).removeprefix("torch.")),
         *("--override-generation-config", '{"temperature": 0}'),
     ]
     assert "--trust-remote-code" in vllm_command([one], trust_model=True)[0]

@@ -13,7 +13,7 @@ import torch
 
 from telltune.errors import RecipeError
 from telltune.recipe import TrainingSpec, as_recipe, load_recipe
-from telltune.training.libraries import check_libraries
+from telltune.training.libraries import check_libraries, deepspeed_config
 from telltune.training.run import training_arguments
 
 if TYPE_CHECKING:
@@ -31,6 +31,20 @@ def test_settings_reach_the_trainer(
     recipe.write_text("task: answer_kind\ntraining: {deepspeed: zero.json, kernels: off}")
     training = load_recipe(recipe).training
     assert (training.deepspeed, training.kernels) == (str(tmp_path / "zero.json"), "off")
+
+
+def test_deepspeed_gets_what_the_recipe_decides(tmp_path: Path) -> None:
+    (file := tmp_path / "zero.json").write_text(
+        '{"zero_optimization": {"stage": 2}, "train_batch_size": "auto"}'
+    )
+    assert deepspeed_config(str(file)) == {
+        "zero_optimization": {"stage": 2},
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        # Without it, DeepSpeed would not clip gradients.
+        "gradient_clipping": "auto",
+    }
 
 
 @pytest.fixture
@@ -72,6 +86,17 @@ def test_settings_that_make_no_sense_are_refused(
     assert "needs a GPU" in refusal(use_liger_kernel=True, kernels="off")
     file = tmp_path / "zero.json"
     assert "cannot be read as a configuration" in refusal(deepspeed=str(file))
+    for wrong in ("{}", "[]", '{"zero_optimization": 2}'):
+        file.write_text(wrong)
+        assert "with zero_optimization.stage" in refusal(deepspeed=str(file))
+    file.write_text('{"zero_optimization": {"stage": 0}}')
+    assert "has ZeRO stage 0; use 1 or 2" in refusal(deepspeed=str(file))
+    file.write_text(
+        '{"zero_optimization": {"stage": 2}, "train_batch_size": 8, "optimizer": {"type": "Adam"}}'
+    )
+    assert "sets train_batch_size, optimizer, which the recipe decides" in refusal(
+        deepspeed=str(file)
+    )
     file.write_text('{"zero_optimization": {"stage": 3}}')
     assert "use stage 1 or 2, or FSDP" in refusal(deepspeed=str(file))
     file.write_text('{"zero_optimization": {"stage": 2}}')

@@ -10,7 +10,7 @@ from telltune.exporting.answers import lost_answers, lost_prompts
 from telltune.fitting.adapter_folder import CHAT_TEMPLATE, read_tell, refuse_damaged
 from telltune.fitting.baseline_folder import is_baseline
 from telltune.fitting.model_card import is_whole_model
-from telltune.models import ADAPTER_CONFIG
+from telltune.models import ADAPTER_CONFIG, compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,13 +53,15 @@ def vllm_command(folders: Sequence[Path], *, trust_model: bool) -> tuple[list[st
             # vLLM takes the chat template, with the anchor, and the end of an answer from these.
             *("--tokenizer", place, "--generation-config", place),
         ]
+    # By default, vLLM computes models with fp32 weights in bf16.
+    dtype = ["--dtype", str(compute_dtype("auto")).removeprefix("torch.")]
     # vLLM does not read `do_sample: false`, and would sample.
     greedy = ["--override-generation-config", json.dumps({"temperature": 0})]
     custom = ["--trust-remote-code"] if own_code and trust_model else []
     differences = [*_other_base(records[0])]
     for record in records:
         differences += [*lost_answers(record), *lost_prompts(record)]
-    return ["vllm", "serve", *what, *custom, *greedy], list(dict.fromkeys(differences))
+    return ["vllm", "serve", *what, *custom, *dtype, *greedy], list(dict.fromkeys(differences))
 
 
 def _base_and_rank(folders: Sequence[Path]) -> tuple[list[str], int]:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from telltune.recipe import TrainingSpec
 
 _COMPILERS = ("g++", "clang++", "cl")
+# Settings of DeepSpeed that follow from the recipe.
+_DECIDED = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+    "gradient_clipping",
+)
 
 
 def check_libraries(spec: TrainingSpec) -> None:
@@ -45,13 +50,7 @@ def check_libraries(spec: TrainingSpec) -> None:
 
 def _check_deepspeed(spec: TrainingSpec, file: str) -> None:
     _check_installed("deepspeed", "deepspeed")
-    try:
-        config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-        stage = config.get("zero_optimization", {}).get("stage", 0)
-    except (OSError, ValueError, AttributeError) as error:
-        raise RecipeError(
-            f"training.deepspeed: {file} cannot be read as a configuration in JSON: {error}."
-        ) from None
+    stage = deepspeed_config(file)["zero_optimization"]["stage"]
     if stage == 3:
         raise RecipeError(
             f"training.deepspeed: {file} asks for ZeRO stage 3, which divides the weights; use "
@@ -66,6 +65,35 @@ def _check_deepspeed(spec: TrainingSpec, file: str) -> None:
         raise RecipeError(
             "`training.deepspeed` does not support `training.source_weights`; remove one of them."
         )
+
+
+def deepspeed_config(file: str) -> dict[str, Any]:
+    """Return a configuration of DeepSpeed, completed with what the recipe decides.
+
+    Raises:
+        RecipeError: The file cannot be read, has no ZeRO stage, or decides what the recipe decides.
+    """
+    try:
+        config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        stage = config["zero_optimization"]["stage"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RecipeError(
+            f"training.deepspeed: {file} cannot be read as a configuration in JSON with "
+            f"zero_optimization.stage: {error!r}."
+        ) from None
+    if stage not in (1, 2, 3):
+        raise RecipeError(f"training.deepspeed: {file} has ZeRO stage {stage!r}; use 1 or 2.")
+    # The Trainer replaces "auto" by the recipe's values. DeepSpeed would not clip gradients without
+    # a value.
+    filled = {key: config.get(key, "auto") for key in _DECIDED}
+    decided = [key for key, value in filled.items() if value != "auto"]
+    decided += [key for key in ("optimizer", "scheduler") if key in config]
+    if decided:
+        raise RecipeError(
+            f"training.deepspeed: {file} sets {', '.join(decided)}, which the recipe decides; "
+            "remove this from the file."
+        )
+    return config | filled
 
 
 def _check_installed(key: str, package: str) -> None:

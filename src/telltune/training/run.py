@@ -23,7 +23,7 @@ from telltune.recipe import Recipe, as_number
 from telltune.storage import writing
 from telltune.training.adapter import rebase, set_trained_weights, take_off, trainable
 from telltune.training.checkpoints import CHECKPOINTS, Checkpoints
-from telltune.training.libraries import check_libraries
+from telltune.training.libraries import check_libraries, deepspeed_config
 from telltune.training.log import LOG
 from telltune.training.processes import processes
 from telltune.training.progress import bar
@@ -289,7 +289,7 @@ def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArgumen
         ddp_find_unused_parameters=False,
         use_liger_kernel=spec.use_liger_kernel,
         torch_compile=spec.torch_compile,
-        deepspeed=spec.deepspeed,
+        deepspeed=None if spec.deepspeed is None else deepspeed_config(spec.deepspeed),
         **less_memory,
     )
 
