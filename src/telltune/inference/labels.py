@@ -219,8 +219,8 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
     - Each occurs at least 1.5 times on average, and there are at least four answers. If most labels
       are numbers, each of d labels must occur twice, and d / 2 times, on average, because results
       of calculations repeat by chance. Ten ratings therefore need fifty examples.
-    - At most two thirds of them (or two) occur only once. A frequent "none" among many unique answers
-      does not make them labels.
+    - At most two thirds of them (or two) occur only once. A frequent "none" among many unique
+      answers does not make them labels.
 
     Args:
         answers: Completions of a task. Empty ones are ignored, and so is thinking at their start.
