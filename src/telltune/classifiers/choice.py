@@ -153,7 +153,7 @@ def choose_classifier(
     }
     held_out = {one: _held_out(one, without[one.features], labeled, seed) for one in tried}
     best = max(tried, key=lambda one: held_out[one].right)
-    found = held_out[best]
+    found, weight = held_out[best], held_out[best].weight
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
     note = f"Accuracy on held-out labeled examples: {said}."
     if lacking:
@@ -161,14 +161,14 @@ def choose_classifier(
     chosen = f"Chosen: {best}."
     if not found.significant:
         chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
-    gain = found.examples * (found.loss(0) - found.loss(found.weight))
+    gain = found.examples * (found.loss(0) - found.loss(weight))
     if gain <= _GAIN:
         chosen += " It would add nothing to a model's own answers."
     ours = vectors[best.features]
     known, others = ours[: len(labeled)], ours[len(labeled) :]
     scorer = fit_head(best.head, best.features, known, answers, others)
     classifier = Classifier(features[best.features], scorer)
-    return Choice(classifier, found.significant, found.weight, gain, others, (note, chosen))
+    return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
 
 
 def _held_out(
