@@ -68,6 +68,11 @@ def test_roles_as_keys_are_answered_at_their_end(prompt_of):
     assert (example.prompt, example.history) == ("p", (("user", "a"), ("assistant", "b")))
 
 
+def test_roles_as_keys_without_text_are_refused(prompt_of):
+    with pytest.raises(DataError, match=r"in\.jsonl:1: no conversation: .* no turn with text"):
+        prompt_of({"messages": [{"human": None}]})
+
+
 def test_conversation_of_any_roles_is_answered_at_its_end(prompt_of):
     turns = [{"from": "Human", "value": "p"}]
     assert prompt_of({"conversations": turns}).prompt == "p"

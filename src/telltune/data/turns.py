@@ -153,7 +153,7 @@ def _as_json(value: object) -> object:
 
 def asks(turn: object) -> bool:
     """Return whether a turn, as it is in the data, is a user turn."""
-    *_, last = _one_by_one([turn])
+    last = next(reversed([*_one_by_one([turn])]), None)
     return isinstance(last, dict) and _role(last.get("role") or last.get("from")) == "user"
 
 
