@@ -41,11 +41,11 @@ def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted() -> None:
 
 
 def test_a_label_of_one_example_counts_for_nothing() -> None:
-    known = relabeled(0.3, 2)[:24]
+    known = relabeled(0.0, 2)[:24]
     alone = [Example(f"{one} walked away", f"label {one}") for one in NAMES[:4]]
     found, more = (choose_classifier(some, [], 0, ["tfidf"]) for some in (known, known + alone))
     assert set(more.classifier.scorer.answers) > set(found.classifier.scorer.answers)
-    assert more.weight == pytest.approx(found.weight, rel=0.5)
+    assert more.weight == found.weight
     nothing = choose_classifier([*alone, *alone], [], 0, ["tfidf"])
     assert not nothing.significant
     assert nothing.calibrated is None
