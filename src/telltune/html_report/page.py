@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from telltune.html_report.formats import FORMATS
+from telltune.storage import cache_folder, cached_json, content_key
 
 REPORT = "report.html"
 """File name of a folder's report."""
@@ -30,7 +32,9 @@ def render(template: Path, **values: object) -> str:
 
 @cache
 def _vega() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes some seconds."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes some seconds, once."""
     from vl_convert import javascript_bundle
 
-    return javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    script = "window.vegaEmbed = vegaEmbed;"
+    key = content_key(version("vl-convert-python"), script)
+    return str(cached_json(cache_folder("vega") / f"{key}.json", lambda: javascript_bundle(script)))
