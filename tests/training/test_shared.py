@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from telltune.study import worker
 from telltune.study.compare import compare
 from telltune.study.runner import run_cells
 from telltune.study.spec import ForgettingSpec, StudySpec, cells_of
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from telltune.study.results import ResultRow
 
 NONE = ForgettingSpec(examples=0, prompts=0)
+FEW = ForgettingSpec(examples=4, prompts=2)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that grows by the model of each measurement of forgetting."""
+    real, models = worker.measure_forgetting, []
+
+    def measure(predictor: Any, *arguments: Any) -> Any:
+        models.append(predictor.model)
+        return real(predictor, *arguments)
+
+    monkeypatch.setattr(worker, "measure_forgetting", measure)
+    return models
 
 
 @pytest.fixture
@@ -32,9 +47,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return titles
 
 
-def rows_of(recipe: dict[str, Any], out: Path, *methods: Any, **keys: Any) -> list[ResultRow]:
+def rows_of(
+    recipe: dict[str, Any],
+    out: Path,
+    *methods: Any,
+    forgetting: ForgettingSpec = NONE,
+    **keys: Any,
+) -> list[ResultRow]:
     study = {"recipe": recipe, "methods": list(methods), "sizes": [300], **keys}
-    return run_cells(cells_of(StudySpec.model_validate(study)), NONE, out, progress=False)
+    return run_cells(cells_of(StudySpec.model_validate(study)), forgetting, out, progress=False)
 
 
 def told(row: ResultRow) -> dict[str, Any]:
@@ -42,19 +63,21 @@ def told(row: ResultRow) -> dict[str, Any]:
 
 
 def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
-    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str], measured: list[Any]
 ) -> None:
     methods = ("sft", "tell", "sft_product", "tell_product")
-    rows = rows_of(toy_recipe, tmp_path / "all", *methods)
+    rows = rows_of(toy_recipe, tmp_path / "all", *methods, forgetting=FEW)
     assert trained == ["SFT", "TELL"]
+    # The base is measured once, and so is each trained adapter.
+    assert len(measured) == 3
     assert [row.name for row in rows] == list(methods)
-    sft, _, product, _ = rows
-    assert product.curve == sft.curve != {}
+    _, tell, _, product = rows
+    assert product.curve == tell.curve != {}
     # Its seconds are those of the training that it would need alone, and its classifier's.
-    assert product.seconds["training"] > sft.seconds["training"] > 0
+    assert product.seconds["training"] > tell.seconds["training"] > 0
     assert min(product.seconds.values()) >= 0
-    [alone] = rows_of(toy_recipe, tmp_path / "alone", "sft_product")
-    assert trained == ["SFT", "TELL", "SFT, product of experts"]
+    [alone] = rows_of(toy_recipe, tmp_path / "alone", "tell_product", forgetting=FEW)
+    assert trained == ["SFT", "TELL", "TELL, product of experts"]
     assert told(alone) == told(product)
 
 

@@ -81,7 +81,7 @@ class CellWorker:
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
-    _asked: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
+    _measurements: dict[tuple[str, ...], dict[str, float]] = field(default_factory=dict)
     _own: dict[str, OwnAnswers] = field(default_factory=dict)
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
@@ -273,13 +273,16 @@ class CellWorker:
         # This runs before training, because it fails if there are too few general examples.
         held_out = self.held_out(cell.seed, used)
         began = time.perf_counter()
-        if held_out and self.forgetting.prompts and base.revision not in self._own:
-            predictor = get_method("base").run(task, None, base, Settings(recipe))
-            own = OwnAnswers.of(predictor, base.tokenizer, self.forgetting.prompts)
-            self._own[base.revision] = own
-        # A comparison may have the base as a method of its own.
-        before = {} if self.keeps else self._before(cell, task, base, held_out)
+        before: dict[str, float] = {}
+        if held_out:
+            plain = get_method("base").run(task, None, base, Settings(recipe))
+            if self.forgetting.prompts and base.revision not in self._own:
+                own = OwnAnswers.of(plain, base.tokenizer, self.forgetting.prompts)
+                self._own[base.revision] = own
+            if not self.keeps:  # a comparison may have the base as a method of its own
+                before = self._measured(cell, plain, base, held_out, base.revision)
         asking = time.perf_counter() - began
+        runs = self._shared.runs
         with start() as predictor:
             with bar(shown=self.progress) as shown:
                 counter = shown.add_task(f"{method.label}: {self.split}", total=len(items))
@@ -290,7 +293,12 @@ class CellWorker:
                 told = predictor.asked.told(predictor.teacher.spec)
                 logging.getLogger(__name__).warning("%s: %s", cell.title, told)
             began = time.perf_counter()
-            after = self._measured("after", predictor, task, base, held_out)
+            weights = None
+            if self._shared.runs > runs:
+                weights = self._shared.key
+            elif not method.trains and predictor.model is base.model:
+                weights = base.revision
+            after = self._measured(cell, predictor, base, held_out, weights)
             asking += time.perf_counter() - began
         if recipe.training.full_parameters:
             self._loaded = None
@@ -299,7 +307,8 @@ class CellWorker:
             shutil.rmtree(folder, ignore_errors=True)
         found = {
             "metric": answers.metrics[0],
-            "forgetting": before | after,
+            "forgetting": {f"{k}_before": v for k, v in before.items()}
+            | {f"{k}_after": v for k, v in after.items()},
             "seconds": {
                 "training": predictor.cost.seconds,
                 "answering": answers.seconds,
@@ -328,36 +337,34 @@ class CellWorker:
 
     def _measured(
         self,
-        when: str,
+        cell: Cell,
         predictor: Predictor,
-        task: TaskData,
         base: LoadedModel,
         held_out: Sequence[Example],
+        weights: str | None,
     ) -> dict[str, float]:
-        """Return the forgetting measurements of a predictor; their names end in `when`."""
+        """Return the forgetting measurements of a predictor, taken once for the same weights.
+
+        `weights` names them: the base's revision if nothing was trained, and None if no other
+        predictor can have them.
+        """
         if not held_out or predictor.model is None:
             return {}
-        looks = task_format([example.completion for example in task.train])
-        prompts = self.forgetting.prompts
-        found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
-        if prompts:
-            own = self._own[base.revision]
-            found |= asdict(
-                own.drift(looks)
-                if when == "before"
-                else measure_drift(predictor, base.tokenizer, own, looks)
-            )
-        return {f"{k}_{when}": round(v, 5) for k, v in found.items() if v is not None}
-
-    def _before(
-        self, cell: Cell, task: TaskData, base: LoadedModel, held_out: Sequence[Example]
-    ) -> dict[str, float]:
-        """Return the forgetting measurements of the base, taken once per task and seed."""
-        key = (base.revision, cell.task, cell.seed)
-        if key not in self._asked:
-            predictor = get_method("base").run(task, None, base, Settings(cell.recipe))
-            self._asked[key] = self._measured("before", predictor, task, base, held_out)
-        return self._asked[key]
+        key = (weights or "", cell.task, str(cell.seed), cell.recipe.evaluation.model_dump_json())
+        if weights is None or key not in self._measurements:
+            task = self.task(cell.recipe).task
+            looks = task_format([example.completion for example in task.train])
+            prompts = self.forgetting.prompts
+            found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
+            if prompts:
+                own = self._own[base.revision]
+                found |= asdict(
+                    own.drift(looks)
+                    if weights == base.revision
+                    else measure_drift(predictor, base.tokenizer, own, looks)
+                )
+            self._measurements[key] = {k: round(v, 5) for k, v in found.items() if v is not None}
+        return self._measurements[key]
 
     def base(self, recipe: Recipe) -> LoadedModel:
         """Return the base model of a recipe; it stays loaded from cell to cell."""

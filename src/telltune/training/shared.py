@@ -29,11 +29,14 @@ class SharedTraining:
     """The last training run, whose result the next run takes over if its inputs are the same.
 
     Attributes:
+        runs: Number of runs, including those that were taken over.
         spared: Training seconds of runs that were taken over.
+        key: Hash of all that determines the last run's weights; None if no other run can have them.
     """
 
+    runs: int = 0
     spared: float = 0.0
-    _key: str | None = None
+    key: str | None = None
     _weights: Mapping[str, Tensor] = field(default_factory=dict)
     _told: tuple[float, int, bytes] = (0.0, 0, b"")
 
@@ -45,9 +48,10 @@ class SharedTraining:
         Weights, log, number of steps and seconds are then those of the last run.
         """
         assert options.out is not None
+        self.runs += 1
         log = options.out / LOG
         key = _key(base, recipe, data, options)
-        if key is not None and key == self._key:
+        if key is not None and key == self.key:
             model = trainable(base, recipe)
             set_trained_weights(model, self._weights)
             seconds, steps, lines = self._told
@@ -56,12 +60,12 @@ class SharedTraining:
                 log.write_bytes(lines)
             self.spared += seconds
             return Trained(model.eval(), seconds, steps)
-        self._key = None  # An error must not leave the key of other weights.
+        self.key = None  # An error must not leave the key of other weights.
         trained = train(base, recipe, data, options)
         if key is not None:
             self._weights = trained_weights(trained.model)
             self._told = trained.seconds, trained.steps, log.read_bytes()
-            self._key = key
+            self.key = key
         return trained
 
 
