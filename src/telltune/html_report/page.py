@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from telltune.errors import StorageError
 from telltune.html_report.formats import FORMATS
 from telltune.storage import cache_folder, cached_json, content_key
 
@@ -37,4 +39,7 @@ def _vega() -> str:
 
     script = "window.vegaEmbed = vegaEmbed;"
     key = content_key(version("vl-convert-python"), script)
-    return str(cached_json(cache_folder("vega") / f"{key}.json", lambda: javascript_bundle(script)))
+    with suppress(StorageError):  # a report does not need the cache
+        path = cache_folder("vega") / f"{key}.json"
+        return str(cached_json(path, lambda: javascript_bundle(script)))
+    return javascript_bundle(script)
