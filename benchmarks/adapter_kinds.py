@@ -21,15 +21,19 @@ from typing import Any
 
 import telltune
 from machine import describe
+from telltune.errors import TellError
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1)
+TRAINING = {"early_stopping": False, "precision": "fp32"}
+LOW = TRAINING | {"learning_rate": 1e-4}
 KINDS: dict[str, dict[str, Any]] = {
     "LoRA, rank 16": {},
     "rsLoRA": {"lora": {"use_rslora": True}},
     "DoRA": {"lora": {"use_dora": True}},
     "PiSSA": {"lora": {"init": "pissa_niter_16"}},
-    "OLoRA": {"lora": {"init": "olora"}},
+    "PiSSA, learning rate 1e-4": {"lora": {"init": "pissa_niter_16"}, "training": LOW},
+    "OLoRA, learning rate 1e-4": {"lora": {"init": "olora"}, "training": LOW},
     "last 10 of 30 layers": {"lora": {"layers": list(range(20, 30))}},
     "QLoRA (nf4)": {"model": {"name": "embedded", "quantization": "nf4"}},
 }
@@ -64,12 +68,15 @@ def run(kind: str, seed: int) -> dict[str, Any]:
         "method": "sft_anchor",
         "model": "embedded",
         "task": {"embedded": "medical_specialty", "max_examples": 60},
-        "training": {"early_stopping": False, "precision": "fp32"},
+        "training": TRAINING,
         "evaluation": {"max_items": 100},
         "seed": seed,
     } | KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
-        done = telltune.fit(recipe, Path(folder) / "adapter", progress=False)
+        try:
+            done = telltune.fit(recipe, Path(folder) / "adapter", progress=False)
+        except TellError as error:  # such as a training that diverges
+            return {"refused": str(error)}
         scored = telltune.evaluate(done.folder, progress=False)
         size = (Path(done.folder) / "adapter_model.safetensors").stat().st_size
     name, interval = scored.headline
@@ -92,6 +99,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for kind in KINDS:
         found = [row for row in rows if row["kind"] == kind]
         if not found:
+            continue
+        if refused := [row["refused"] for row in found if "refused" in row]:
+            print(f"| {kind} | {refused[0].partition(',')[0]} | | | | |")
             continue
         mean = {
             key: fmean(row[key] for row in found)

@@ -47,9 +47,16 @@ def test_the_learning_rate_follows_from_the_models_width(hidden: int, rate: floa
     assert resolve(recipe(), 60, replace(SMALL, hidden=hidden))[0].training.learning_rate == rate
 
 
-def test_training_every_weight_takes_a_tenth_of_the_learning_rate():
-    full = recipe(training={"full_parameters": True})
-    assert resolve(full, 60, SMALL)[0].training.learning_rate == 1.3e-4
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"training": {"full_parameters": True}},
+        {"lora": {"init": "pissa_niter_16"}},
+        {"lora": {"init": "olora"}},
+    ],
+)
+def test_where_weights_of_the_base_are_trained_the_learning_rate_is_a_tenth(parts: dict[str, Any]):
+    assert resolve(recipe(**parts), 60, SMALL)[0].training.learning_rate == 1.3e-4
 
 
 def test_what_a_recipe_gives_stays():

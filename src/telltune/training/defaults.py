@@ -27,7 +27,7 @@ def resolve(
     - `training.batch_size`: the power of two nearest to sqrt(examples), within bounds.
     - `training.learning_rate`: that of Thinking Machines' Tinker documentation for LoRA on Llama
       models, 5e-5 * 10 * (2000 / hidden size)^0.781, rounded to two digits. The factor of 10 is for
-      LoRA only.
+      LoRA only, and not for starts that change the base, with which it diverges.
 
     Args:
         recipe: Recipe of the run.
@@ -38,7 +38,9 @@ def resolve(
         The new recipe, or the same recipe if nothing in it is `auto`; and the numbers by key.
     """
     examples = max(examples, 1)
-    rate = 5e-5 * (2000 / model.hidden) ** 0.781 * (1 if recipe.training.full_parameters else 10)
+    rate = 5e-5 * (2000 / model.hidden) ** 0.781
+    if not (recipe.training.full_parameters or recipe.lora.changes_base):
+        rate *= 10
     numbers: dict[str, int | float] = {
         "mixture.passes": min(_MOST_PASSES, max(_LEAST_PASSES, round(72 / math.sqrt(examples)))),
         "training.batch_size": min(
