@@ -55,7 +55,7 @@ class Forked:
         environment = {"TELLTUNE_CACHE": str(cache_folder())} | (environment or {})
         words = [str(argument) for argument in arguments]
         outputs = (said, complaints or said)
-        self.process = FORKS.Process(target=_run, args=(words, outputs, first, environment))
+        self.process = FORKS.Process(target=run, args=(words, outputs, first, environment))
         self.process.start()
 
     def wait(self) -> int:
@@ -77,12 +77,13 @@ class Forked:
             time.sleep(0.004)
 
 
-def _run(
+def run(
     words: list[str],
     outputs: tuple[Path, Path],
     first: Callable[[], None] | None,
     environment: dict[str, str],
 ) -> None:
+    """Run `tell` in the process of a fork; the arguments are those of `Forked`."""
     import torch
 
     from telltune.cli import main

@@ -15,7 +15,7 @@ from telltune.training import trainer
 from telltune.training.trainer import MixtureTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
@@ -89,10 +89,29 @@ def test_the_steps_that_hold_a_bad_example_are_named_and_left_out(
     assert len(telltune.predict(out, ["item 4 is square"])) == 1
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of each computed step."""
+    steps: list[int] = []
+    compute = MixtureTrainer._compute
+
+    def spy(self: MixtureTrainer, *rest: Any) -> torch.Tensor:
+        steps.append(self.state.global_step + 1)
+        return compute(self, *rest)
+
+    monkeypatch.setattr(MixtureTrainer, "_compute", spy)
+    return steps
+
+
 def test_what_is_left_out_changes_nothing_else(
-    short: dict[str, Any], undisturbed: Left, tmp_path: Path, poison: Callable[..., None]
+    short: dict[str, Any],
+    undisturbed: Left,
+    tmp_path: Path,
+    poison: Callable[..., None],
+    counted: list[int],
 ) -> None:
     """Up to the first bad step the run is the healthy one; it then continues without the step."""
+    counted.clear()  # the undisturbed run may have come just before
     poison("item 11 is", not_a_number)
     telltune.fit(short, tmp_path / "out", progress=False)
     rows = Left.of(tmp_path / "out").rows
@@ -104,6 +123,8 @@ def test_what_is_left_out_changes_nothing_else(
         if "skipped" not in ours:
             assert ours["tokens"] == theirs["tokens"]
             assert ours["learning_rate"] == theirs["learning_rate"]
+    # It goes back to the last checkpoint and no further.
+    assert counted == _attempts([row["step"] for row in skipped(tmp_path / "out")])
 
 
 def test_cut_short_after_it_a_run_still_ends_the_same(
@@ -152,28 +173,6 @@ def test_a_run_that_stays_ill_ends_and_names_its_steps(
     assert said.count("the loss is nan") == 4
     assert said.count(f"{short['task']['train']}:") >= 4
     assert not (tmp_path / "out" / "tell.json").exists()
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Yield a list that gets the number of each computed step."""
-    steps: list[int] = []
-    compute = MixtureTrainer._compute
-
-    def spy(self: MixtureTrainer, *rest: Any) -> torch.Tensor:
-        steps.append(self.state.global_step + 1)
-        return compute(self, *rest)
-
-    monkeypatch.setattr(MixtureTrainer, "_compute", spy)
-    return steps
-
-
-def test_it_goes_back_to_the_last_checkpoint_and_no_further(
-    short: dict[str, Any], tmp_path: Path, poison: Callable[..., None], counted: list[int]
-) -> None:
-    poison("item 11 is", not_a_number)
-    telltune.fit(short, tmp_path / "out", progress=False)
-    assert counted == _attempts([row["step"] for row in skipped(tmp_path / "out")])
 
 
 def _attempts(bad: list[int]) -> list[int]:

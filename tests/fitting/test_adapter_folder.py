@@ -62,11 +62,25 @@ def fit(values: dict[str, Any], out: Path) -> Predictor:
 
 @pytest.fixture
 def two_sided(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with an anchor before the question and one before the answer."""
     toy_recipe["anchor"] = {"prompt": "Name the shape.", "response": "Shape:"}
     toy_recipe["evaluation"] = {"max_new_tokens": 8}
     # Different from the base, but not so much that all answers are the same.
     toy_recipe["training"]["learning_rate"] = 2e-3
     return toy_recipe
+
+
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitted") / "out"
+
+
+@pytest.fixture
+def fitted(fitted_once: Path, two_sided: dict[str, Any], tmp_path: Path) -> Path:
+    """Return a copy of an adapter folder, which the test may change."""
+    if not fitted_once.exists():
+        fit(two_sided, fitted_once)
+    return shutil.copytree(fitted_once, tmp_path / "out")
 
 
 def test_the_folder_holds_an_adapter_and_what_it_was_made_of(
@@ -107,10 +121,9 @@ def test_the_folder_holds_an_adapter_and_what_it_was_made_of(
 
 
 def test_plain_transformers_gives_the_same_ids_and_answers(
-    plain_python: PlainPython, two_sided: dict[str, Any], tmp_path: Path
+    plain_python: PlainPython, two_sided: dict[str, Any], fitted: Path
 ) -> None:
-    fit(two_sided, tmp_path / "out")
-    predictor = load_predictor(tmp_path / "out", precision="fp32")
+    predictor = load_predictor(fitted, precision="fp32")
     examples = [
         *load_split(recipe_from_dict(two_sided), "test")[:4],
         Example(
@@ -120,7 +133,7 @@ def test_plain_transformers_gives_the_same_ids_and_answers(
     conversations = [
         [m._asdict() for m in (*e.history, Message("user", e.prompt))] for e in examples
     ]
-    printed = plain_python.run(PLAIN, tmp_path / "out", json.dumps(conversations))
+    printed = plain_python.run(PLAIN, fitted, json.dumps(conversations))
     ids, texts = zip(*json.loads(printed.splitlines()[-1]), strict=True)
     assert list(ids) == Encoder(predictor.tokenizer).prompts(examples)
     assert all("Name the shape." in predictor.tokenizer.decode(row) for row in ids)
@@ -161,43 +174,36 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path: Path) -> None:
         load_predictor(tmp_path)
 
 
-def test_a_folder_without_its_adapter_is_refused(two_sided: dict[str, Any], tmp_path: Path) -> None:
-    two_sided |= {"method": "sft", "mixture": {"passes": 1}}
-    fit(two_sided, tmp_path / "out")
-    (tmp_path / "out" / "adapter_config.json").unlink()
+def test_a_folder_without_its_adapter_is_refused(fitted: Path) -> None:
+    (fitted / "adapter_config.json").unlink()
     with pytest.raises(ModelError, match=r"adapter_config\.json is missing; restore it, or fit"):
-        load_predictor(tmp_path / "out")
+        load_predictor(fitted)
 
 
-def test_a_damaged_file_is_refused_by_name(two_sided: dict[str, Any], tmp_path: Path) -> None:
-    two_sided |= {"method": "sft_anchor", "mixture": {"passes": 1}}
-    out = tmp_path / "out"
-    fit(two_sided, out)
-    files = read_tell(out)["files"]
+def test_a_damaged_file_is_refused_by_name(fitted: Path) -> None:
+    files = read_tell(fitted)["files"]
     # The files that answers depend on: the weights, and the template with the anchor.
     assert {"adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"} <= set(files)
-    (out / "README.md").write_text("Notes of my own.")
-    assert load_predictor(out, precision="fp32").anchor is not None
+    (fitted / "README.md").write_text("Notes of my own.")
+    assert load_predictor(fitted, precision="fp32").anchor is not None
     for name in files:
-        path = out / name
+        path = fitted / name
         good = path.read_bytes()
         damaged = bytearray(good)
         damaged[len(good) // 2] ^= 1
         for bad in (bytes(damaged), good[:-1]):
             path.write_bytes(bad)
             with pytest.raises(ModelError, match=f"{name} is damaged: .*or fit again"):
-                load_predictor(out, precision="fp32")
+                load_predictor(fitted, precision="fp32")
         path.write_bytes(good)
 
 
 def test_a_folder_cannot_let_its_base_run_code(
-    two_sided: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    fit(two_sided, out)
-    record = read_tell(out)
+    record = read_tell(fitted)
     record["recipe"]["model"] |= {"trust_remote_code": True, "allow_pickle": True}
-    (out / "tell.json").write_text(json.dumps(record))
+    (fitted / "tell.json").write_text(json.dumps(record))
     asked = []
 
     def spied(spec: ModelSpec, precision: str) -> LoadedModel:
@@ -205,6 +211,6 @@ def test_a_folder_cannot_let_its_base_run_code(
         return load_base(spec, precision)
 
     monkeypatch.setattr("telltune.fitting.adapter_folder.load_base", spied)
-    load_predictor(out, precision="fp32")
-    load_predictor(out, precision="fp32", trust_model=True)
+    load_predictor(fitted, precision="fp32")
+    load_predictor(fitted, precision="fp32", trust_model=True)
     assert asked == [(False, False), (True, True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,19 @@ def baseline_recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
 def fitted(baseline_recipe: dict[str, Any], tmp_path: Path) -> Path:
     telltune.fit(baseline_recipe, tmp_path / "out", progress=False)
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitted") / "out"
+
+
+@pytest.fixture
+def copied(fitted_once: Path, baseline_recipe: dict[str, Any], tmp_path: Path) -> Path:
+    """Return a copy of a folder whose data are those of another test."""
+    if not fitted_once.exists():
+        telltune.fit(baseline_recipe, fitted_once, progress=False)
+    return shutil.copytree(fitted_once, tmp_path / "copied")
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -115,9 +129,9 @@ def test_evaluate_scores_a_baseline_and_keeps_the_scores_in_its_card(fitted: Pat
         telltune.evaluate(fitted, metrics=["perplexity"], progress=False)
 
 
-def test_answers_of_a_baseline_cannot_be_cut(fitted: Path) -> None:
+def test_answers_of_a_baseline_cannot_be_cut(copied: Path) -> None:
     with pytest.raises(RecipeError, match=r"is a baseline, .* leave out max_new_tokens"):
-        telltune.predict(fitted, ["item 7 is flat"], max_new_tokens=1)
+        telltune.predict(copied, ["item 7 is flat"], max_new_tokens=1)
 
 
 def test_a_fit_goes_on_after_a_kill_and_never_over_a_finished_one(
@@ -200,12 +214,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_folder_is_refused_in_one_sentence(what: str, fitted: Path) -> None:
+def test_a_damaged_folder_is_refused_in_one_sentence(what: str, copied: Path) -> None:
     spoil, said = DAMAGE[what]
-    spoil(fitted)
+    spoil(copied)
     with pytest.raises(ModelError, match=said) as found:
-        load_folder(fitted)
-    assert str(fitted) in str(found.value)
+        load_folder(copied)
+    assert str(copied) in str(found.value)
     assert "\n" not in str(found.value)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from telltune.api import fit
 from telltune.errors import DataError, RecipeError
+from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.selection import from_bits
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def trusted(
         train = write_jsonl(tmp_path / "trusted.jsonl", rows)
         columns = {"prompt": "ask", "completion": "say", "confidence": "sure"}
         task = toy_recipe["task"] | {"train": {"path": str(train), "columns": columns}}
-        return toy_recipe | {"task": task, "method": "sft", "general": None} | settings
+        short = {"mixture": {"passes": 1}, "task": task, "method": "sft", "general": None}
+        return toy_recipe | short | settings
 
     return made
 
@@ -77,12 +79,11 @@ def test_a_column_that_nobody_names_is_refused(toy_recipe: dict[str, Any], tmp_p
 
 
 def test_pvi_gives_confidences_too(toy_recipe: dict[str, Any], tmp_path: Path) -> None:
-    settings = {"confidence": {"by": "pvi"}, "selection": {"folds": 2, "drop_hardest": 0.25}}
-    record = fit(toy_recipe | settings, tmp_path / "out", progress=False).record
+    settings = {"selection": {"folds": 2, "drop_hardest": 0.25}, "mixture": {"passes": 1}}
+    found, _ = first_losses(toy_recipe | settings | {"confidence": "pvi"}, tmp_path / "out")
+    record = read_tell(tmp_path / "out")
     assert record["seconds"] > record["selection"]["seconds"]
     assert math.isfinite(record["seconds"])
     # Confidences by PVI are at least a half and below one, so they reduce the loss.
-    del settings["confidence"]
-    found, _ = first_losses(toy_recipe | settings | {"confidence": "pvi"}, tmp_path / "again")
     plain, _ = first_losses(toy_recipe | settings, tmp_path / "plain")
     assert plain / 2 < found < plain

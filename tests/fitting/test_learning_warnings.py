@@ -54,7 +54,7 @@ def test_a_classifier_that_knows_the_labels_is_told_from_the_adapter(
 
 def test_a_fit_that_learned_says_nothing(toy_recipe: dict[str, Any], tmp_path: Path):
     toy_recipe["mixture"] = {"general_examples": 0, "passes": 30}
-    toy_recipe["training"] |= {"full_parameters": True, "learning_rate": 0.01}
+    toy_recipe["training"] |= {"full_parameters": True, "learning_rate": 0.01, "batch_size": 12}
     assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
 
 
@@ -63,7 +63,7 @@ def test_a_single_label_that_was_learned_is_no_matter_for_a_warning(
 ):
     rows = [{"prompt": f"item {n}", "completion": "ball"} for n in range(24)]
     toy_recipe["task"] = {"train": str(write_jsonl(tmp_path / "one.jsonl", rows))}
-    toy_recipe["mixture"] = {"general_examples": 0, "passes": 10}
+    toy_recipe["mixture"] = {"general_examples": 0, "passes": 4}
     assert telltune.fit(toy_recipe, tmp_path / "out", progress=False).warnings == ()
 
 

@@ -329,7 +329,7 @@ def test_a_comparison_has_a_row_for_the_teacher(
 ) -> None:
     server.rule = lambda text: {"round": "ball", "square": "box"}.get(text.split()[-1], "sheet")
     recipe = toy_recipe | {"teacher": {"url": server.url, "model": "large"}}
-    methods, out = ["tell", "few_shot_teacher", "over_prompt_teacher"], tmp_path / "out"
+    methods, out = ["base", "few_shot_teacher", "over_prompt_teacher"], tmp_path / "out"
     with pytest.raises(RecipeError, match="`few_shot_teacher` asks the section `teacher`"):
         telltune.compare(toy_recipe, methods, out=out, progress=False)
     rows = telltune.compare(

@@ -6,10 +6,6 @@ import json
 import re
 import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +66,27 @@ found = {
     ),
 }
 assert not any(name.partition(".")[0] == "telltune" for name in sys.modules)
+print(json.dumps(found))
+"""
+
+SERVES = """
+import json, sys, time, urllib.request
+from transformers.cli.serve import Serve
+
+model, port, prompts = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+served = Serve(model, port=port, non_blocking=True)
+while not served.server.started:
+    time.sleep(0.02)
+found = []
+for prompt in prompts:
+    asked = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+    request = urllib.request.Request(
+        f"http://localhost:{port}/v1/chat/completions",
+        json.dumps(asked | {"stream": False}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=200) as reply:
+        found.append(json.load(reply)["choices"][0]["message"]["content"])
 print(json.dumps(found))
 """
 
@@ -196,44 +213,14 @@ def test_the_code_in_the_guide_answers(
     not all(map(find_spec, ("fastapi", "uvicorn", "openai"))),
     reason="what `transformers serve` needs is not installed",
 )
-def test_a_merged_model_is_served(folder: Path, answers: list[str], tmp_path: Path) -> None:
+def test_a_merged_model_is_served(
+    plain_python: PlainPython, folder: Path, answers: list[str], tmp_path: Path
+) -> None:
     merged = tmp_path / "merged"
     telltune.export(folder / "out", "merge", merged, progress=False)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    tool = Path(sys.executable).with_name("transformers")
-    command = [str(tool), "serve", str(merged), "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(port, server, tmp_path / "log")
-        found = [ask(port, str(merged), prompt) for prompt in PROMPTS]
-    finally:
-        server.kill()
-        server.wait()
-    assert found == answers
-
-
-def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 200
-    while True:
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        try:
-            with socket.create_connection(("localhost", port), timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-
-
-def ask(port: int, model: str, prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    body = json.dumps({"model": model, "messages": messages, "temperature": 0, "stream": False})
-    request = urllib.request.Request(
-        f"http://localhost:{port}/v1/chat/completions",
-        body.encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=200) as reply:
-        return str(json.load(reply)["choices"][0]["message"]["content"])
+    # What `transformers serve` runs, without its imports.
+    printed = plain_python.run(SERVES, merged, port, json.dumps(PROMPTS))
+    assert json.loads(printed.splitlines()[-1]) == answers

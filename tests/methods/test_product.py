@@ -27,7 +27,7 @@ def recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     task = toy_recipe["task"] | {"max_examples": 18, "unlabeled": "rest"}
     training = toy_recipe["training"] | {"learning_rate": 1e-9}
     product = {"method": "sft", "product_of_experts": "tfidf"}
-    return toy_recipe | product | {"task": task, "training": training}
+    return toy_recipe | product | {"task": task, "training": training, "mixture": {"passes": 1}}
 
 
 def test_the_answer_is_the_label_with_the_largest_product(

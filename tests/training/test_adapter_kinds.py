@@ -40,13 +40,12 @@ if TYPE_CHECKING:
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "DoRA": {"use_dora": True},
-    "rsLoRA": {"use_rslora": True},
-    "gaussian": {"init": "gaussian"},
     "orthogonal": {"init": "orthogonal"},
-    "PiSSA": {"init": "pissa"},
     "PiSSA by a fast decomposition": {"init": "pissa_niter_4"},
     "OLoRA": {"init": "olora"},
-    "patterns": {
+    "rsLoRA by patterns": {
+        "use_rslora": True,
+        "init": "gaussian",
         "layers": [1],
         "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*_proj": 6},
         "alpha_pattern": {"down_proj": 3},
@@ -150,7 +149,9 @@ def test_peft_and_the_merged_model_give_the_logits_that_training_ended_with(
     assert all(check.held is not False for check in verify(tmp_path / "out").checks)
 
 
-@pytest.mark.parametrize("kind", ["DoRA", "patterns", "modules_to_save", "everything, from PiSSA"])
+@pytest.mark.parametrize(
+    "kind", ["DoRA", "rsLoRA by patterns", "modules_to_save", "everything, from PiSSA"]
+)
 def test_fast_paths_train_the_same(
     tiny_base: LoadedModel,
     with_lora: Callable[..., dict[str, Any]],
@@ -218,7 +219,7 @@ def test_modules_are_not_trained_in_half_precision(
         build_run_plan(method, load_task(recipe), None, known, recipe)
 
 
-@pytest.mark.parametrize("kind", ["DoRA", "PiSSA"])
+@pytest.mark.parametrize("kind", ["DoRA", "PiSSA by a fast decomposition"])
 def test_in_half_precision_dev_data_are_looked_at_and_peft_loads_the_adapter(
     tiny_model: Path,
     with_lora: Callable[..., dict[str, Any]],

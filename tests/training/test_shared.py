@@ -84,6 +84,7 @@ def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
 def test_other_inputs_train_anew(
     toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
 ) -> None:
+    toy_recipe["mixture"]["passes"] = 1
     slower = {"method": "sft", "name": "slower", "set": {"training.learning_rate": 1e-3}}
     dropped = {"method": "sft", "name": "dropped", "set": {"lora.dropout": 0.1}}
     rows = rows_of(toy_recipe, tmp_path, "sft", slower, dropped, "sft_anchor", seeds=[0, 1])

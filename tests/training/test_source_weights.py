@@ -111,7 +111,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
 ) -> None:
     from telltune.training.trainer import MixtureTrainer
 
-    recipe = noisy(toy_recipe, tmp_path, write_jsonl) | {"mixture": {"passes": 2}}
+    recipe = noisy(toy_recipe, tmp_path, write_jsonl) | {"mixture": {"passes": 1}}
     recipe["training"]["save_steps"] = 5
     fit(recipe, tmp_path / "whole", progress=False)
     step = MixtureTrainer.training_step

@@ -204,7 +204,7 @@ def test_each_cell_is_a_run_in_the_group_of_its_study(
         assert losses[-1][0] == row.counts["optimizer_steps"]
 
     seen.clear()
-    compare(recipe, ["base", "sft"], out=tmp_path / "compared", progress=False)
+    compare(recipe, ["sft"], out=tmp_path / "compared", progress=False)
     assert seen == [TrackedRun("sft", "compared", tmp_path / "compared" / "runs" / "sft")]
 
 

@@ -142,12 +142,12 @@ def save_adapter(
         "recipe": recipe.model_dump(mode="json"),
     }
     with whole_files(out, needed=trained_bytes(model)) as (filling, files):
+        # PEFT would write a model card of its own, which telltune's replaces.
+        model.create_or_update_model_card = lambda _: None
         model.save_pretrained(filling, state_dict=weights)
         _name_base(filling / ADAPTER_CONFIG, origin)
         predictor.tokenizer.save_pretrained(filling)
         _generation_config(predictor).save_pretrained(filling)
-        # PEFT writes a model card of its own, which telltune's replaces.
-        (filling / CARD).unlink(missing_ok=True)
         made = [_made_row(got.lever, example) for got in ground.yields for example in got.examples]
         if made:
             write_text(filling / MADE, "".join(made))

@@ -156,7 +156,7 @@ def train(
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         inputs = run_inputs(base, data, options.texts[1], options.start)
-        together.check_same({"recipe": recipe.to_yaml(), **inputs})
+        together.check_same({"recipe": recipe.model_dump_json(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
         args = training_arguments(recipe, checkpoints.unfinished, len(sampler))
         shown = stack.enter_context(bar(shown=options.progress))

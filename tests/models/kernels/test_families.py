@@ -181,7 +181,7 @@ def test_packed_answers_are_those_of_generate(name: str, made: Any) -> None:
     model = made(name).eval()
     packed = make_generator(model, 0, 200, "packed")
     plain = TransformersGenerator(model, 0, 200, shares=False)
-    how: dict[str, Any] = {"max_new_tokens": 10, "stop_ids": set()}
+    how: dict[str, Any] = {"max_new_tokens": 6, "stop_ids": set()}
     # Many, those with a shared start, and one, which is drafted.
     for prompts in (PROMPTS, [OPENING + prompt for prompt in PROMPTS], [PROMPTS[0] * 3]):
         assert packed.generate(prompts, **how) == plain.generate(prompts, **how)

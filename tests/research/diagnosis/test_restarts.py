@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from telltune.research.diagnosis.restarts import Attempt, run_with_restarts
+from telltune.signals import handling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,17 @@ def test_a_mistake_is_not(tmp_path: Path) -> None:
     assert len(tries) == 1
     assert tries[0].diagnosis is not None
     assert tries[0].diagnosis.cause == "programming_error"
+
+
+def test_whoever_asks_it_to_stop_asks_the_run(tmp_path: Path) -> None:
+    # Repeated, because the first may come before it listens.
+    asks = "import time\n    for _ in range(500): os.kill(os.getppid(), 15); time.sleep(0.02)"
+    command = program(tmp_path / "a.py", asks, 9)
+    with handling(lambda _: None):
+        [only] = run_with_restarts(command, tmp_path / "logs", 3, pause=0)
+    assert only.stopped
+    assert only.code == -signal.SIGTERM
+    assert only.diagnosis is None
 
 
 def test_there_is_an_end_to_it(tmp_path: Path) -> None:
