@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chat_server import ChatServer
+    from telltune.data.files import Split
     from telltune.study.results import ResultRow
 
 TRAINED = [name for name in method_names() if get_method(name).trains]
@@ -56,29 +57,38 @@ def test_training_is_the_same_whatever_the_test_items_say(
         for name in TRAINED
     ]
 
-    def rows(test: Path, out: Path) -> dict[str, ResultRow]:
-        task = toy_recipe["task"] | {"test": str(test), "unlabeled": "rest"}
-        mixture = {"leverage_ratio": 1.0, "passes": 1}
+    def rows(out: str, methods: list[Any], split: Split, **task: str) -> dict[str, ResultRow]:
         spec = StudySpec(
-            recipe=toy_recipe | {"task": task, "mixture": mixture}, methods=methods, sizes=[300]
+            recipe=toy_recipe
+            | {
+                "task": {"unlabeled": "rest", **task},
+                "mixture": {"leverage_ratio": 1.0, "passes": 1},
+                "evaluation": {"max_items": 1},
+            },
+            methods=methods,
+            sizes=[300],
         )
-        found = run_cells(
-            cells_of(spec), ForgettingSpec(examples=4, prompts=0), out, progress=False
-        )
+        few = ForgettingSpec(examples=4, prompts=0)
+        found = run_cells(cells_of(spec), few, tmp_path / out, split=split, progress=False)
         return {row.name: row for row in found}
 
+    # No method can read test items that the recipe does not name.
+    task = {name: toy_recipe["task"][name] for name in ("train", "dev")}
+    alone = rows("none", methods, "dev", **task)
+    assert set(alone) == set(TRAINED)
+    for name, row in alone.items():
+        assert row.status == ("failed" if name in SPEECHLESS else "done"), row.reason
+    # The code that all methods share does read them.
     one = write_jsonl(
         tmp_path / "one.jsonl", [{"prompt": "item 99 is flat", "completion": "sheet"}]
     )
     other = write_jsonl(
         tmp_path / "other.jsonl", [{"prompt": "Who goes?", "completion": "box"}] * 9
     )
-    seen, again = rows(one, tmp_path / "a"), rows(other, tmp_path / "b")
-    assert set(seen) == set(TRAINED)
-    for name in TRAINED:
-        wanted = "failed" if name in SPEECHLESS else "done"
-        assert (seen[name].status, again[name].status) == (wanted, wanted), seen[name].reason
-        assert seen[name].reason == again[name].reason
+    shared = ["tell", "tell_pseudo_label"]
+    seen, again = (rows(path.stem, shared, "test", **task, test=str(path)) for path in (one, other))
+    for name in shared:
+        assert seen[name].status == "done"
         assert seen[name].key != again[name].key
         assert learned(seen[name]) == learned(again[name])
 
