@@ -34,6 +34,22 @@ os.fsync = lambda descriptor: None
 # With Python's own thresholds, looking for garbage takes a tenth of the time.
 gc.set_threshold(50_000, 20, 50)
 
+
+def collect(generation: int = 2, _collect: Callable[[int], int] = gc.collect) -> int:
+    """Collect garbage, but not among what was imported since the last time.
+
+    Training ends with a full collection, which took longer than training the tiny model.
+    """
+    global _imported
+    if len(sys.modules) > _imported:
+        _imported = len(sys.modules)
+        gc.freeze()
+    return _collect(generation)
+
+
+_imported = 0
+gc.collect = collect
+
 # The same inputs in each run, and no deadlines, which a busy machine would miss.
 # `pytest --hypothesis-profile=search` looks for new inputs, and for more of them.
 settings.register_profile("search", deadline=None, suppress_health_check=list(HealthCheck))
@@ -107,19 +123,6 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(threads if END_TO_END in request.node.path.parents else 1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[None]:
-    """Exclude what a test has imported from garbage collection.
-
-    Training ends with a full collection, which took longer than training the tiny model.
-    """
-    before = len(sys.modules)
-    yield
-    if len(sys.modules) > before:
-        gc.collect()
-        gc.freeze()
 
 
 @pytest.fixture(scope="session")

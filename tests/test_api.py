@@ -1,6 +1,7 @@
 """telltune works from Python as in the README, and its import is cheap."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -12,6 +13,20 @@ from telltune.errors import ModelError, RecipeError
 from telltune.recipe import recipe_from_dict
 from telltune.study.spec import ForgettingSpec
 from telltune.study.worker import CellWorker
+
+
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory):
+    return tmp_path_factory.mktemp("fitted") / "run"
+
+
+@pytest.fixture
+def fitted(fitted_once, toy_recipe, tmp_path):
+    """Return a copy of an adapter folder."""
+    if not fitted_once.exists():
+        short = {"mixture": {"leverage_ratio": 1.0, "passes": 1}}
+        telltune.fit(toy_recipe | short, fitted_once, progress=False)
+    return shutil.copytree(fitted_once, tmp_path / "fitted")
 
 
 def test_the_readmes_five_lines(toy_recipe, tmp_path):
@@ -47,13 +62,12 @@ def reads(monkeypatch):
     return found
 
 
-def test_test_data_are_read_once_by_what_answers_them(toy_recipe, tmp_path, reads):
-    toy_recipe |= {"method": "sft", "mixture": {"passes": 1}}
-    out = telltune.fit(toy_recipe, tmp_path / "out", progress=False).folder
+def test_test_data_are_read_once_by_what_answers_them(fitted, toy_recipe, tmp_path, reads):
     reads.clear()
-    telltune.evaluate(out, progress=False)
+    telltune.evaluate(fitted, progress=False)
     assert reads.count("test") == 1
     reads.clear()
+    toy_recipe["general"] = None
     telltune.compare(toy_recipe, ["base"], out=tmp_path / "compared", progress=False)
     assert reads.count("test") == 1
     reads.clear()
@@ -75,7 +89,7 @@ def test_a_dictionary_is_a_recipe_everywhere(toy_recipe, tmp_path):
 
 
 def test_fit_learns_the_toy_task(toy_recipe, tmp_path):
-    toy_recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 12}
+    toy_recipe["mixture"] = {"leverage_ratio": 0.25, "passes": 8}
     fitted = telltune.fit(toy_recipe, tmp_path / "run", progress=False)
     rows = [json.loads(line) for line in (fitted.folder / "training_log.jsonl").open()]
     first, last = (
@@ -97,12 +111,10 @@ def test_same_seed_gives_the_same_adapter(toy_recipe, tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_predictions_of_prompts_do_not_depend_on_their_company(toy_recipe, tmp_path):
-    toy_recipe["mixture"]["passes"] = 1
-    out = telltune.fit(toy_recipe, tmp_path / "run", progress=False).folder
+def test_predictions_of_prompts_do_not_depend_on_their_company(fitted):
     prompts = ["item 3 is round", "What is the capital of Iceland?", "item 4 is square"]
-    together = telltune.predict(out, prompts)
-    assert together == [telltune.predict(out, [prompt])[0] for prompt in prompts]
+    together = telltune.predict(fitted, prompts)
+    assert together == [telltune.predict(fitted, [prompt])[0] for prompt in prompts]
 
 
 def test_full_parameters_leave_a_model_that_predicts(toy_recipe, tmp_path):

@@ -89,18 +89,17 @@ def test_general_data_too_small_says_what_is_short_and_the_largest_ratio(refused
     import telltune
 
     message = refused_fit("mixture.leverage_ratio=1000")
-    plan = telltune.plan(toy_recipe)
+    plan = telltune.plan(toy_recipe, measure=False)
     asked = 1000 * plan["task_tokens"]
-    everything = telltune.plan(toy_recipe | {"mixture": {"general_examples": 200, "passes": 2}})[
-        "general_tokens"
-    ]
+    all_of_it = toy_recipe | {"mixture": {"general_examples": 200, "passes": 2}}
+    everything = telltune.plan(all_of_it, measure=False)["general_tokens"]
     assert f"requires {asked} general tokens" in message
     assert f"{asked - everything} are missing" in message
     largest = message.partition("`mixture.leverage_ratio` to ")[2].split()[0]
     assert float(largest) == pytest.approx(everything / plan["task_tokens"], abs=0.01)
     # The ratio in the message works.
     toy_recipe["mixture"]["leverage_ratio"] = float(largest)
-    assert telltune.plan(toy_recipe)["general_examples"] > 190
+    assert telltune.plan(toy_recipe, measure=False)["general_examples"] > 190
 
 
 def test_more_general_examples_than_there_are(refused_fit):
@@ -364,7 +363,9 @@ def test_what_the_disk_refuses_is_one_sentence(
 
     import telltune
 
-    telltune.plan(toy_recipe | SHORT)  # fills the cache, which the disk would refuse as well
+    telltune.plan(
+        toy_recipe | SHORT, measure=False
+    )  # fills the cache, which the disk would refuse as well
     monkeypatch.setattr(storage.tempfile, "mkstemp", full)
     message = refused("fit", path, "--out", out)
     assert message.startswith(f"{out}{os.sep}")
@@ -383,7 +384,7 @@ def test_disk_that_is_full_wherever_the_run_has_got_to(
     toy_recipe["lora"]["rank"] = 16
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(toy_recipe))
-    telltune.plan(toy_recipe)
+    telltune.plan(toy_recipe, measure=False)
     fill(small_disk, kib)
     out = small_disk / "out"
     message = refused("fit", path, "--out", out)

@@ -11,6 +11,14 @@ import pytest
 
 from telltune.evaluation.metrics import mean_of
 from telltune.study.results import ANSWERS, ResultRow, Results
+from telltune.study.spec import ForgettingSpec
+
+
+@pytest.fixture
+def few_asked(monkeypatch):
+    """Let searches measure the forgetting of finalists on few examples, without answers."""
+    few = ForgettingSpec(examples=4, prompts=0)
+    monkeypatch.setattr("telltune.study.search._BESIDE", few)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def told(row: ResultRow) -> dict[str, Any]:
 
 
 def test_what_a_cluster_has_not_is_said_soon(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "_PATIENCE", 1.0)
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.0)
     with pytest.raises(RecipeError, match=r"has 2 CPUs and 0 GPUs .*nodes have .*1 CPUs and 0 GPU"):
         connect(nodes.address, cpus=2)
     with pytest.raises(RecipeError, match="1 CPUs and 1 GPUs"):

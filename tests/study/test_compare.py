@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -15,16 +16,28 @@ from telltune.verification import verify
 
 @pytest.fixture
 def recipe(toy_recipe):
+    """Return a function that builds a recipe.
+
+    By default it has no general data: measuring forgetting takes longer than training.
+    """
+
     def build(**changes):
-        return recipe_from_dict(toy_recipe | changes)
+        short = {"general": None, "mixture": {"passes": 1}}
+        return recipe_from_dict(toy_recipe | short | changes)
 
     return build
 
 
-def test_trained_methods_use_the_same_task_tokens(recipe, tmp_path):
+@pytest.fixture
+def mixing(toy_recipe):
+    """Return the keys of general data."""
+    return {key: toy_recipe[key] for key in ("general", "mixture")}
+
+
+def test_trained_methods_use_the_same_task_tokens(recipe, mixing, tmp_path):
     out = tmp_path / "study"
-    rows = compare(recipe(), out=out, progress=False)
-    assert [row.method for row in rows] == default_methods(recipe())
+    rows = compare(recipe(**mixing), out=out, progress=False)
+    assert [row.method for row in rows] == default_methods(recipe(**mixing))
     base, words, encoder, sft, sft_anchor, tell, product = rows
     assert (words.method, encoder.method) == ("tfidf_linear", "encoder_centroid")
     assert words.task_tokens == encoder.task_tokens == tell.task_tokens
@@ -61,10 +74,10 @@ def test_each_score_is_printed_when_it_is_known(recipe, tmp_path, capsys):
 
 
 def test_a_comparison_has_the_baselines_that_suit_the_answers(
-    recipe, toy_recipe, write_jsonl, tmp_path
+    recipe, mixing, toy_recipe, write_jsonl, tmp_path
 ):
     task = toy_recipe["task"]
-    more = recipe(task=task | {"max_examples": 9, "unlabeled": "rest"})
+    more = recipe(**mixing, task=task | {"max_examples": 9, "unlabeled": "rest"})
     assert default_methods(more) == [
         *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"),
         *("sft", "sft_anchor", "tell", "tell_product", "tell_pseudo_label"),
@@ -72,7 +85,7 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
     rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
     free = recipe(task={"train": str(write_jsonl(tmp_path / "free.jsonl", rows))})
     assert default_methods(free)[:2] == ["base", "knn"]
-    scored = recipe(evaluation={"metrics": ["perplexity"]})
+    scored = recipe(**mixing, evaluation={"metrics": ["perplexity"]})
     assert default_methods(scored) == ["base", "sft", "sft_anchor", "tell"]
 
 
@@ -82,15 +95,14 @@ def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_
         # Perplexity has many digits, so a changed weight would show.
         evaluation={"metrics": ["perplexity"]},
         training=toy_recipe["training"] | {"full_parameters": full_parameters},
-        mixture={"leverage_ratio": 0.2, "passes": 2},
     )
     untrained = compare(changed, ["base", "base_anchor"], out=tmp_path / "a", progress=False)
-    methods = ["sft", "tell", "base", "base_anchor", "sft"]
-    sft, tell, *after = compare(changed, methods, out=tmp_path / "b", progress=False)
+    methods = ["sft", "sft_anchor", "base", "base_anchor", "sft"]
+    sft, sft_anchor, *after = compare(changed, methods, out=tmp_path / "b", progress=False)
     scores = [row.score for row in untrained]
     assert [row.score for row in after] == scores
-    assert len({sft.score, tell.score, *scores}) == 4
-    assert tell.score < scores[1]
+    assert len({sft.score, sft_anchor.score, *scores}) == 4
+    assert sft_anchor.score < scores[1]
 
 
 def test_predictions_are_one_line_an_item_with_scores(recipe, tmp_path, toy_task):
@@ -142,25 +154,25 @@ def test_unknown_method_is_refused_before_anything_is_run_or_written(
 
 
 @pytest.mark.parametrize("last", ["tell", "sft_anchor", "base_anchor"])
-def test_missing_anchor_is_told_before_anything_is_run(recipe, tmp_path, last):
+def test_missing_anchor_is_told_before_anything_is_run(recipe, mixing, tmp_path, last):
+    plain = recipe(**mixing, anchor=None)
     with pytest.raises(RecipeError, match=f"method `{last}` needs an anchor"):
-        compare(recipe(anchor=None), ["base", "sft", last], out=tmp_path / "study", progress=False)
+        compare(plain, ["base", "sft", last], out=tmp_path / "study", progress=False)
     assert not (tmp_path / "study").exists()
 
 
 def test_missing_general_data_only_matters_to_methods_that_mix(recipe, tmp_path):
     with pytest.raises(RecipeError, match="method `tell` needs general data"):
-        compare(recipe(general=None), ["sft", "tell"], out=tmp_path / "a", progress=False)
+        compare(recipe(), ["sft", "tell"], out=tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
-    short = {"passes": 1}
-    plain = recipe(general=None, mixture=short, evaluation={"max_items": 1})
+    plain = recipe(evaluation={"max_items": 1})
     assert len(compare(plain, ["sft_anchor"], out=tmp_path / "b", progress=False)) == 1
 
 
-def test_too_little_general_data_is_told_before_anything_is_run(recipe, tmp_path):
+def test_too_little_general_data_is_told_before_anything_is_run(recipe, mixing, tmp_path):
     with pytest.raises(DataError, match="are missing"):
         compare(
-            recipe(mixture={"leverage_ratio": 500}),
+            recipe(**mixing | {"mixture": {"leverage_ratio": 500}}),
             ["base", "sft", "tell"],
             out=tmp_path / "study",
             progress=False,
@@ -173,10 +185,10 @@ def test_an_adapter_of_a_study_answers_as_it_did_in_the_study(recipe, tmp_path):
 
     out = tmp_path / "study"
     changed = recipe(evaluation={"metrics": ["token_f1"]})
-    [row] = compare(changed, ["tell"], out=out, progress=False)
-    again = telltune.evaluate(out / "tell", progress=False)
+    [row] = compare(changed, ["sft_anchor"], out=out, progress=False)
+    again = telltune.evaluate(out / "sft_anchor", progress=False)
     assert round(again.headline[1].score, 3) == row.score
-    written = [json.loads(line) for line in (out / "predictions" / "tell.jsonl").open()]
+    written = [json.loads(line) for line in (out / "predictions" / "sft_anchor.jsonl").open()]
     assert again.predictions == [item["prediction"] for item in written]
 
 
@@ -185,7 +197,6 @@ def test_methods_that_train_nothing_can_be_compared(
 ):
     short = recipe(
         teacher={"url": server.url, "model": "large"},
-        mixture={"general_examples": 4, "passes": 1},
         evaluation={"metrics": ["exact_match"], "max_items": 2},
         over_prompt={"inputs": 2},
         task=toy_recipe["task"] | {"max_examples": 18, "unlabeled": "rest"},
@@ -264,8 +275,13 @@ def test_an_answer_with_an_unusual_line_end_is_read_as_one_item(
     assert base.difference is not None
 
 
-def test_forgetting_is_not_measured_where_no_general_data_are_left(recipe, tmp_path, caplog):
-    greedy = recipe(mixture={"general_examples": 190, "passes": 1})
+def test_forgetting_is_not_measured_where_no_general_data_are_left(
+    recipe, toy_recipe, tmp_path, caplog
+):
+    few = tmp_path / "few.jsonl"
+    lines = Path(toy_recipe["general"]).read_text().splitlines(keepends=True)
+    few.write_text("".join(lines[:33]))
+    greedy = recipe(general=str(few), mixture={"general_examples": 4, "passes": 1})
     rows = compare(greedy, ["base", "tell"], out=tmp_path / "study", progress=False)
     assert [row.general_loss for row in rows] == [None, None]
-    assert "Forgetting is not measured: general data: 200 examples are too few" in caplog.text
+    assert "Forgetting is not measured: general data: 33 examples are too few" in caplog.text

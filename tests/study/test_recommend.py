@@ -23,6 +23,7 @@ from telltune.study.recommend import (
     Recommendation,
     _advice,
     _expected,
+    _methods,
     choose,
     gain_of_more,
     optimism,
@@ -30,6 +31,8 @@ from telltune.study.recommend import (
 )
 from telltune.study.search import Search
 from telltune.study.statistics.resampling import resample_runs
+
+pytestmark = pytest.mark.usefixtures("few_asked")
 
 
 def runs(score: float, items: int = 200) -> list[Any]:
@@ -78,6 +81,7 @@ def test_without_dev_items_some_are_lent_and_answers_that_are_no_labels_are_told
         monkeypatch.setattr(kind, "predict", lambda _, examples, **__: ["no"] * len(examples))
     monkeypatch.setattr("telltune.study.recommend._DEV_ITEMS", 10)
     del quick["task"]["dev"]
+    quick |= {"general": None, "anchor": None}
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     assert found.items == 10  # two fifths of 24, one in each fold
     assert found.recipe.task.dev_share is None
@@ -167,10 +171,14 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick["task"] |= {"max_examples": 20, "unlabeled": "rest"}
+    whole = as_recipe(quick)
+    four = ["tell_product", "tell_pseudo_label", "sft_anchor", "sft"]
+    assert _methods(whole, load_task(whole), labels=True) == four
+    quick |= {"general": None, "anchor": None}
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
     assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"}
-    assert tried >= {"tell_product", "tell_pseudo_label", "sft_anchor", "sft"}
+    assert tried >= {"sft_product", "sft_pseudo_label", "sft"}
     # The last word determines the shape, which the tiny model does not learn in one pass.
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60

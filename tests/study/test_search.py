@@ -21,13 +21,16 @@ from telltune.study.search import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("few_asked")
+
 METHODS = ["tell", "sft_anchor", "sft"]
 
 
 @pytest.fixture
 def recipe(toy_recipe: dict[str, Any]) -> Recipe:
     """Return a recipe whose cells take a second or less."""
-    return Recipe.model_validate(toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 1}})
+    mixture, few = {"leverage_ratio": 1.0, "passes": 1}, {"max_items": 4}
+    return Recipe.model_validate(toy_recipe | {"mixture": mixture, "evaluation": few})
 
 
 def prompts(out: Path, row: ResultRow) -> set[str]:
@@ -112,6 +115,7 @@ def test_with_folds_the_finalists_answer_other_dev_items_under_every_seed(
     toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     toy_recipe["task"] |= {"dev_share": 0.34}
+    toy_recipe |= {"general": None, "anchor": None, "mixture": {"passes": 1}}
     del toy_recipe["task"]["dev"]
     recipe, out = as_recipe(toy_recipe), tmp_path / "out"
     found = search(recipe, ["sft"], 600, out, minutes=0, baselines=["knn"], folds=2, progress=False)
