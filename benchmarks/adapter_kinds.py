@@ -26,14 +26,20 @@ from telltune.errors import TellError
 ROWS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1)
 TRAINING = {"early_stopping": False, "precision": "fp32"}
-LOW = TRAINING | {"learning_rate": 1e-4}
 KINDS: dict[str, dict[str, Any]] = {
     "LoRA, rank 16": {},
     "rsLoRA": {"lora": {"use_rslora": True}},
     "DoRA": {"lora": {"use_dora": True}},
-    "PiSSA": {"lora": {"init": "pissa_niter_16"}},
-    "PiSSA, learning rate 1e-4": {"lora": {"init": "pissa_niter_16"}, "training": LOW},
-    "OLoRA, learning rate 1e-4": {"lora": {"init": "olora"}, "training": LOW},
+    "PiSSA": {"lora": {"init": "pissa_niter_16", "dropout": 0}},
+    "OLoRA": {"lora": {"init": "olora", "dropout": 0}},
+    "PiSSA, learning rate 1.3e-3": {
+        "lora": {"init": "pissa_niter_16", "dropout": 0},
+        "training": TRAINING | {"learning_rate": 1.3e-3},
+    },
+    "OLoRA, learning rate 1.3e-3": {
+        "lora": {"init": "olora", "dropout": 0},
+        "training": TRAINING | {"learning_rate": 1.3e-3},
+    },
     "last 10 of 30 layers": {"lora": {"layers": list(range(20, 30))}},
     "QLoRA (nf4)": {"model": {"name": "embedded", "quantization": "nf4"}},
 }
