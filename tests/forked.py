@@ -22,6 +22,8 @@ FORKS.set_forkserver_preload(
     [
         *("telltune.cli", "telltune.api", "telltune.training.trainer"),
         *("telltune.training.callbacks", "peft", "transformers.models.llama.modeling_llama"),
+        *("telltune.research.streams.stream", "telltune.serving.server", "openai", "altair"),
+        "sklearn.feature_extraction.text",
     ]
 )
 # Limit of every wait; the machine may be busy.

@@ -192,17 +192,18 @@ def test_tasks_share_no_item_with_general_data():
             for text in item_texts(name, example):
                 words, runs = normal_words(text), shingles(text)
                 if len(words) >= 4:
-                    by_start[tuple(words[:4])].append(words)
+                    by_start[tuple(words[:4])].append(f" {' '.join(words)} ")
                 for run in runs:
                     by_run[run].add((text, len(runs)))
     leaks = []
     for example in embedded_general():
         text = f"{example.prompt} {example.completion}"
         words = normal_words(text)
-        for place, start in enumerate(zip(words, words[1:], words[2:], words[3:], strict=False)):
-            for item in by_start.get(start, ()):
-                leaks += [(item, example.origin)] * (words[place : place + len(item)] == item)
-        shared = Counter(found for run in shingles(text) for found in by_run.get(run, ()))
+        said = f" {' '.join(words)} "
+        for start in {*zip(words, words[1:], words[2:], words[3:], strict=False)} & by_start.keys():
+            leaks += [(item, example.origin) for item in by_start[start] if item in said]
+        runs = shingles(text) & by_run.keys()
+        shared = Counter(found for run in runs for found in by_run[run])
         leaks += [(t, example.origin) for (t, n), count in shared.items() if count >= 0.5 * n]
     assert leaks == []
 

@@ -18,6 +18,7 @@ from telltune.recipe import SynthesisSpec
 from telltune.study.synthetic_file import SYNTHETIC, write_synthetic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SHAPES = ("ball", "box")
@@ -30,14 +31,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
 
 
-def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(
-    tiny_base: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auxiliary, "_LONGEST", 8)
+@pytest.mark.usefixtures("short_chains")
+def test_only_wrong_chains_are_asked_again_and_the_likeliest_is_kept(tiny_base: Any) -> None:
     chains, seconds = refine(Writer(tiny_base), EXAMPLES, "Name it.", seed=3)
     assert len(chains) == len(EXAMPLES)
     for chain in chains:
-        assert 1 <= chain.attempts <= 10
+        assert 1 <= chain.attempts <= auxiliary._ATTEMPTS
         # With two labels, agreement is likely.
         assert chain.agreed == (chain.likelihood > 0.5)
     # Cached attempts count with their original time.
@@ -67,15 +66,19 @@ def test_free_text_has_no_auxiliary_tasks(tiny_base: Any) -> None:
 
 @pytest.mark.usefixtures("short_chains")
 def test_a_run_trains_on_them_as_sources_of_their_own(
-    toy_recipe: dict[str, Any], tmp_path: Path
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    toy_rows: Callable[..., Any],
 ) -> None:
+    toy_recipe["task"]["train"] = str(write_jsonl(tmp_path / "few.jsonl", toy_rows(range(9))))
     recipe = toy_recipe | {"method": "tell_auxiliary", "mixture": {"passes": 1}}
     made = write_synthetic(
         toy_recipe | {"synthesis": {"make": "auxiliary"}}, out=tmp_path / "made", progress=False
     )
     assert len((tmp_path / "made" / SYNTHETIC).read_text().splitlines()) == len(made.examples)
     record = fit(recipe, tmp_path / "out", progress=False).record
-    assert record["counts"]["task_examples"] == 24 + len(made.examples)
+    assert record["counts"]["task_examples"] == 9 + len(made.examples)
     assert record["labels"] == ["ball", "box", "sheet"]
     assert record["levers"][0]["made"] == len(made.examples)
     log = (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()[-1]

@@ -42,7 +42,7 @@ def fitted(fitted_once: Path, toy_recipe: dict[str, Any]) -> Callable[..., Path]
 @pytest.fixture
 def shapes(fitted: Callable[..., Path]) -> Path:
     """Return an adapter that was trained on the toy task."""
-    return fitted("shapes", method="sft_anchor", mixture={"passes": 10})
+    return fitted("shapes", method="sft_anchor", mixture={"passes": 8})
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def rambling(fitted: Callable[..., Path]) -> Path:
     return fitted(
         "rambling",
         method="sft",
+        mixture={"passes": 1},
         training={"learning_rate": 1e-9},
         evaluation={"max_new_tokens": 40},
     )

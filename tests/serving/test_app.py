@@ -286,6 +286,7 @@ def test_a_model_that_the_packed_engine_does_not_support_is_served_too(
     whole = fitted(
         "plain",
         method="sft",
+        mixture={"passes": 1},
         training={"learning_rate": 1e-9},
         evaluation={"max_new_tokens": 40, "engine": "transformers"},
     )

@@ -17,13 +17,16 @@ from telltune.fitting.predictor import Predictor
 from telltune.models import load_base
 from telltune.recipe import ModelSpec
 from telltune.research.continual import learner
-from telltune.research.continual.course import run_continual
+from telltune.research.continual.course import ContinualReport, run_continual
 from telltune.research.continual.spec import STRATEGIES
 from telltune.training import run as trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+FULL = {"full_parameters": True, "learning_rate": 8e-3}
+"""Training of all weights."""
 
 
 @pytest.fixture
@@ -34,18 +37,23 @@ def order(
     short_chains: None,
 ) -> Callable[..., Path]:
     """Return a function that writes an order of two tasks: shapes, and parities of numbers."""
-    numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(24)]
+    numbers = [{"prompt": f"item {n} is it", "completion": str(n % 2)} for n in range(12)]
     other = str(write_jsonl(tmp_path / "numbers.jsonl", numbers))
     shapes = {k: toy_recipe["task"][k] for k in ("train", "test")}
 
-    def made(passes: int = 2, **changes: Any) -> Path:
+    def made(passes: int = 1, training: dict[str, Any] | None = None, **changes: Any) -> Path:
         recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
-        recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
-        recipe["training"] = recipe["training"] | {"batch_size": 8}
+        recipe["mixture"] = {"leverage_ratio": 0.5, "passes": 1}
+        recipe["training"] = recipe["training"] | {"batch_size": 8} | (training or {})
         values = {
             "recipe": recipe,
             "tasks": [
-                {"name": "shapes", "task": shapes, "anchor": "Name the shape."},
+                {
+                    "name": "shapes",
+                    "task": shapes,
+                    "anchor": "Name the shape.",
+                    "mixture": {"passes": passes},
+                },
                 {
                     "name": "numbers",
                     "task": {"train": other, "test": other},
@@ -62,10 +70,35 @@ def order(
     return made
 
 
-def test_what_was_learned_first_is_scored_again_after_the_second(
-    order: Callable[..., Path], tmp_path: Path
-) -> None:
-    report = run_continual(order(passes=8), tmp_path / "out", progress=False)
+@pytest.fixture(scope="module")
+def learned_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("learned") / "out"
+
+
+@pytest.fixture
+def learned(order: Callable[..., Path], learned_once: Path, tmp_path: Path) -> Path:
+    """Return a copy of the folder of a finished order, which the test may change."""
+    if not learned_once.exists():
+        run_continual(order(passes=8), learned_once, progress=False)
+    return shutil.copytree(learned_once, tmp_path / "learned")
+
+
+def reported(out: Path) -> ContinualReport:
+    return ContinualReport(**json.loads((out / "summary.json").read_text()))
+
+
+def cut(out: Path, *kept: int) -> None:
+    """Remove all rows but some from a folder, as if it had been interrupted."""
+    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
+    (out / "continual.jsonl").write_text("".join(rows[number] for number in kept))
+
+
+def timeless(report: ContinualReport) -> list[dict[str, Any]]:
+    return [row | {"seconds": 0} for row in report.rows]
+
+
+def test_what_was_learned_first_is_scored_again_after_the_second(learned: Path) -> None:
+    report = reported(learned)
     assert report.tasks == ["shapes", "numbers"]
     rows = {row["strategy"]: row for row in report.rows}
     for row in rows.values():
@@ -77,12 +110,14 @@ def test_what_was_learned_first_is_scored_again_after_the_second(
     # With a separate adapter per task, nothing is forgotten.
     assert rows["adapters"]["backward"] == 0
     assert rows["adapters"]["matrix"][0][0] > 50
-    lines = (tmp_path / "out" / "continual.jsonl").read_text().splitlines()
+    lines = (learned / "continual.jsonl").read_text().splitlines()
     assert len(lines) == 4
     for line in map(json.loads, lines):
         assert line["general_nll"] != line["base_nll"]
         assert 0 <= line["leakage"] <= 1
     assert set(json.loads(lines[1])["scores"]) == {"shapes", "numbers"}
+    assert (learned / "adapters" / "sequential-0-2.safetensors").exists()
+    assert not (learned / "adapters" / "adapters-0-2.safetensors").exists()
 
 
 def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
@@ -92,8 +127,7 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Predictor, "predict", lambda _, examples, **__: ["no"] * len(examples))
-    recipe = yaml.safe_load(order().read_text())["recipe"] | {"mixture": {"passes": 1}}
-    path, out = order(recipe=recipe), tmp_path / "out"
+    path, out = order(), tmp_path / "out"
     report = run_continual(path, out, progress=False)
     assert {row["strategy"] for row in report.rows} == {"sequential", "adapters"}
     for row in report.rows:
@@ -107,17 +141,16 @@ def test_answers_that_are_no_labels_are_told_of_beside_the_scores(
     # Once for both strategies.
     assert told.count("Warning: sequential, adapters: shapes, scored after shapes, numbers: ") == 2
     # A resumed run reports the scores from before the interruption.
-    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
-    (out / "continual.jsonl").write_text("".join(rows[:1] + rows[2:3]))
+    cut(out, 0, 2)
     assert [row["warnings"] for row in run_continual(path, out, progress=False).rows] == [
         row["warnings"] for row in report.rows
     ]
 
 
-def test_every_strategy_runs_with_and_without_an_anchor(
+def test_every_other_strategy_runs_with_and_without_an_anchor(
     order: Callable[..., Path], tmp_path: Path
 ) -> None:
-    strategies = list(STRATEGIES)
+    strategies = [name for name in STRATEGIES if name not in ("sequential", "adapters")]
     tasks = yaml.safe_load(order().read_text())["tasks"]
     del tasks[1]["anchor"]
     # One of three items is a prompt of the task, and the other two are new.
@@ -126,12 +159,10 @@ def test_every_strategy_runs_with_and_without_an_anchor(
     items = [shown, "Name the capital of Iceland.", "Write a note about the weather."]
     beside.write_text(json.dumps([{"prompt": text, "answer": "ball"} for text in items]))
     ability = {"name": "notes", "task": {"train": str(beside), "test": str(beside)}}
-    path = order(1, strategies=strategies, tasks=tasks, abilities={"instructions": [ability]})
+    path = order(strategies=strategies, tasks=tasks, abilities={"instructions": [ability]})
     out = tmp_path / "out"
     report = run_continual(path, out, progress=False)
     assert [row["strategy"] for row in report.rows] == strategies
-    assert (out / "adapters" / "sequential-0-2.safetensors").exists()
-    assert not (out / "adapters" / "adapters-0-2.safetensors").exists()
     for line in map(json.loads, (out / "continual.jsonl").read_text().splitlines()):
         # Abilities are scored after the last task.
         assert bool(line["abilities"]) == (line["number"] == 1)
@@ -155,13 +186,12 @@ def test_a_published_replay_follows_each_task(
         return train(model, recipe, data, options)
 
     monkeypatch.setattr(trained, "train", recorded)
-    path = order(1, strategies=["sequential_replay"])
-    run_continual(path, tmp_path / "out", progress=False)
+    run_continual(order(strategies=["sequential_replay"]), tmp_path / "out", progress=False)
     shapes, first, numbers, second = seen
-    assert len(shapes) == len(numbers) == 24
+    assert (len(shapes), len(numbers)) == (24, 12)
     # General examples, a fifth of the task's number, and a tenth of the earlier task.
     assert len(first) == 5
-    assert len(second) == 5 + 2
+    assert len(second) == 2 + 2
     assert not set(first) & set(shapes)
     replayed = [text for text in second if text.startswith("Name the shape.")]
     assert len(replayed) == 2
@@ -187,7 +217,8 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
         return evaluate(predictor, *arguments, **options)
 
     monkeypatch.setattr(learner, "evaluate_predictor", recorded)
-    report = run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    path, out = order(tasks=tasks, strategies=["rcl"]), tmp_path / "out"
+    report = run_continual(path, out, progress=False)
     assert "learned from its answers alone" in str(report)
     first, first_again, last = asked
     assert first == first_again
@@ -197,33 +228,18 @@ def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     assert first[2]
     assert not last[2]
     # A resumed run scores the same as one without interruption.
-    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
-    run_continual(order(tasks=tasks, strategies=["rcl"]), tmp_path / "out", progress=False)
+    cut(out, 0)
+    run_continual(path, out, progress=False)
     assert asked[3:] == [first, last]
 
 
 def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
-    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    order: Callable[..., Path], learned: Path
 ) -> None:
-    path = order(strategies=["sequential"])
-    whole = run_continual(path, tmp_path / "whole", progress=False)
-    keep = learner.Learner._keep
-    kept: list[int] = []
-
-    def stops(self: Any, *arguments: Any) -> None:
-        keep(self, *arguments)
-        kept.append(1)
-        if len(kept) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(learner.Learner, "_keep", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run_continual(path, tmp_path / "cut", progress=False)
-    found = run_continual(path, tmp_path / "cut", progress=False)
-    told = [row | {"seconds": 0} for row in whole.rows]
-    assert [row | {"seconds": 0} for row in found.rows] == told
+    whole = reported(learned)
+    # After the second task, weights are written before its row.
+    cut(learned, 0, 2)
+    assert timeless(run_continual(order(), learned, progress=False)) == timeless(whole)
 
 
 def test_what_cannot_be_learned_is_refused_before_anything_is(
@@ -245,40 +261,26 @@ def test_what_cannot_be_learned_is_refused_before_anything_is(
 
 
 def test_a_finished_order_is_told_of_without_its_adapters(
-    order: Callable[..., Path], tmp_path: Path
+    order: Callable[..., Path], learned: Path
 ) -> None:
-    path, out = order(strategies=["sequential"]), tmp_path / "out"
-    whole = run_continual(path, out, progress=False)
-    shutil.rmtree(out / "adapters")
-    assert run_continual(path, out, progress=False) == whole
+    whole = reported(learned)
+    shutil.rmtree(learned / "adapters")
+    assert run_continual(order(), learned, progress=False) == whole
 
 
-def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], tmp_path: Path) -> None:
-    path = order(strategies=["sequential"])
-    run_continual(path, tmp_path / "out", progress=False)
-    rows = (tmp_path / "out" / "continual.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out" / "continual.jsonl").write_text(rows[0])
-    (tmp_path / "out" / "adapters" / "sequential-0-1.safetensors").unlink()
+def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], learned: Path) -> None:
+    cut(learned, 0)
+    (learned / "adapters" / "sequential-0-1.safetensors").unlink()
     with pytest.raises(StorageError, match="cannot resume"):
-        run_continual(path, tmp_path / "out", progress=False)
+        run_continual(order(), learned, progress=False)
 
 
-def full(toy_recipe: dict[str, Any], passes: int = 8) -> dict[str, Any]:
-    """Return the order's recipe with all weights trained."""
-    recipe = {k: v for k, v in toy_recipe.items() if k not in ("task", "anchor")}
-    recipe["mixture"] = {"leverage_ratio": 0.5, "passes": passes}
-    training = {"full_parameters": True, "learning_rate": 4e-3, "batch_size": 8}
-    recipe["training"] = toy_recipe["training"] | training
-    return recipe
-
-
-def test_all_weights_can_be_trained_by_every_strategy(
+def test_all_weights_can_be_trained_and_a_run_goes_on_as_if_it_had_not_been_cut(
     order: Callable[..., Path],
     toy_recipe: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    strategies = list(STRATEGIES)
     base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32").model.state_dict()
     begun: list[tuple[bool, bool]] = []
     train = trained.train
@@ -289,45 +291,35 @@ def test_all_weights_can_be_trained_by_every_strategy(
         return train(model, recipe, data, options)
 
     monkeypatch.setattr(trained, "train", recorded)
-    report = run_continual(
-        order(recipe=full(toy_recipe), strategies=strategies), tmp_path / "out", progress=False
-    )
     # Each training gets the unchanged base, or, if one model continues, the weights so far.
-    fresh = {"adapters": [True, True], "sequential_replay": [True, False, False, False]}
-    wanted = [f for s in strategies if s != "in_context" for f in fresh.get(s, [True, False])]
-    assert begun == [(start, True) for start in wanted]
+    fresh = {
+        "sequential": [True, False],
+        "sequential_replay": [True, False, False, False],
+        "adapters": [True, True],
+        "in_context": [],
+    }
+    path, out = order(passes=5, training=FULL, strategies=list(fresh)), tmp_path / "out"
+    report = run_continual(path, out, progress=False)
+    assert begun == [(start, True) for starts in fresh.values() for start in starts]
     rows = {row["strategy"]: row for row in report.rows}
-    assert list(rows) == strategies
+    assert list(rows) == list(fresh)
     assert rows["adapters"]["backward"] == 0
     for strategy in ("sequential", "adapters"):
         assert rows[strategy]["matrix"][0][0] > 50
-    lines = list(map(json.loads, (tmp_path / "out" / "continual.jsonl").read_text().splitlines()))
+    lines = list(map(json.loads, (out / "continual.jsonl").read_text().splitlines()))
     # The base is the same for all, whatever was trained before.
     assert len({line["base_nll"] for line in lines}) == 1
     for line in lines:
         assert (line["general_nll"] == line["base_nll"]) == (line["strategy"] == "in_context")
-    kept = load_file(tmp_path / "out" / "adapters" / "sequential-0-2.safetensors")
+    kept = load_file(out / "adapters" / "sequential-0-2.safetensors")
     assert kept.keys() == base.keys()
+    # Without the second rows of `sequential` and `adapters`.
+    cut(out, 0, 2, 3, 4, 6, 7)
+    assert timeless(run_continual(path, out, progress=False)) == timeless(report)
 
 
-def test_with_all_weights_trained_a_run_goes_on_as_if_it_had_not_been_cut(
-    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    path = order(recipe=full(toy_recipe, passes=1), strategies=["sequential", "adapters"])
-    out = tmp_path / "out"
-    whole = run_continual(path, out, progress=False)
-    rows = (out / "continual.jsonl").read_text().splitlines(keepends=True)
-    assert len(rows) == 4
-    (out / "continual.jsonl").write_text(rows[0] + rows[2])
-    again = run_continual(path, out, progress=False)
-    found = [[row | {"seconds": 0} for row in report.rows] for report in (whole, again)]
-    assert found[0] == found[1]
-
-
-def test_all_tasks_train_the_same_weights(
-    order: Callable[..., Path], toy_recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_all_tasks_train_the_same_weights(order: Callable[..., Path], tmp_path: Path) -> None:
     tasks = yaml.safe_load(order().read_text())["tasks"]
-    tasks[1]["training"] = full(toy_recipe)["training"]
+    tasks[1]["training"] = FULL
     with pytest.raises(RecipeError, match="full_parameters differs"):
         run_continual(order(tasks=tasks), tmp_path / "out", progress=False)

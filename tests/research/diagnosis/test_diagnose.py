@@ -72,6 +72,13 @@ def test_what_nothing_knows_is_said_to_be_unknown() -> None:
     assert "--remember" in told.mend
 
 
+def test_rules_are_read_once_and_a_caller_cannot_spoil_them_for_the_next() -> None:
+    before = load_rules()
+    assert load_rules()[0] is before[0]
+    before.clear()
+    assert load_rules()
+
+
 def test_of_rules_of_ones_own_the_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text(

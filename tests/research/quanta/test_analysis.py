@@ -118,16 +118,23 @@ def test_the_whole_way_and_again_for_another_method(
 
 
 def test_other_settings_or_data_are_refused(
-    recipe: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path], trained: list[str]
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    toy_task: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(recipe, ("sft_anchor",), tmp_path / "out")
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(analysis, "train", stop)
+    with pytest.raises(Stopped):
+        run(recipe, ("sft_anchor",), tmp_path / "out")
     with pytest.raises(StorageError, match="holds a run with moments 6, not 5"):
         run(recipe, ("sft_anchor",), tmp_path / "out", moments=5)
     with toy_task["dev"].open("a") as file:
         file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
     with pytest.raises(StorageError, match="holds a run with items 12, not 13"):
         run(recipe, ("sft_anchor",), tmp_path / "out")
-    assert len(trained) == 2
 
 
 @pytest.mark.parametrize(

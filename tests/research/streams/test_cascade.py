@@ -113,9 +113,9 @@ def plain(answers: Sequence[CascadeAnswer]) -> list[tuple[str, str]]:
 
 def test_the_top_labels_all_at_first_and_little_in_the_end() -> None:
     top = Oracle()
-    texts, labels = stream(1500)
+    texts, labels = stream(800)
     found = list(made(top, [LinearLevel(2)], [{"decay": 0.9}]).feed(texts))
-    assert len(found) == 1500
+    assert len(found) == 800
     # Ten updates of eight.
     assert {decision.level for decision in found[:80]} == {TOP}
     last = found[-300:]
@@ -166,7 +166,7 @@ def test_answers_do_not_depend_on_how_many_are_fed_at_once(policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_level_is_asked_once_about_each_input_that_reaches_it(policy: str) -> None:
     found = cascade(Oracle(), levels=3, policy=policy)
-    texts, _ = stream(1500, seed=2)
+    texts, _ = stream(600, seed=2)
     decisions = list(found.feed(texts))
     answered = {decision.level for decision in decisions}
     # The cheapest thresholds may skip a level.
@@ -208,9 +208,9 @@ def test_seconds_of_all_levels_and_updates_are_charged() -> None:
 
 def test_a_failing_top_costs_an_answer_of_its_own_and_never_the_stream() -> None:
     top = Oracle(fails=lambda number: number % 5 == 0)
-    texts, labels = stream(600, seed=3)
+    texts, labels = stream(300, seed=3)
     found = list(cascade(top, levels=3).feed(texts))
-    assert len(found) == 600
+    assert len(found) == 300
     failed = [place for place, decision in enumerate(found) if decision.failure]
     assert len(failed) == len(top.asked) // 5 > 0
     assert {found[place].failure for place in failed} == {"it timed out"}
@@ -241,7 +241,7 @@ def test_an_error_of_the_top_keeps_all_answers_before_it() -> None:
                 raise ModelError("the key is not valid.")
             return super().label(text)
 
-    texts, _ = stream(600, seed=6)
+    texts, _ = stream(300, seed=6)
     stopped = cascade(Refusing())
     found: list[CascadeAnswer] = []
     with pytest.raises(ModelError, match="key is not valid"):
@@ -352,22 +352,22 @@ def test_levels_of_one_kind_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_saved_cascade_goes_on_where_it_was(policy: str, tmp_path: Path) -> None:
-    texts, _ = stream(500, seed=9)
+    texts, _ = stream(300, seed=9)
     spec = {
         "labels": LABELS,
         "levels": [{"kind": "linear", "cost": 0.01}, {"kind": "tfidf_em", "cost": 0.02}],
         "top": {},
         "policy": policy,
-        "inputs": 500,
+        "inputs": 300,
     }
     whole = Cascade(spec, top=Oracle())
     wanted = plain(list(whole.feed(texts)))
     before = Cascade(spec, top=Oracle())
-    head = list(before.feed(texts[:260]))
+    head = list(before.feed(texts[:160]))
     before.save(tmp_path)
     after = Cascade.load(tmp_path, top=Oracle())
     assert after.spec == before.spec
-    assert plain(head + list(after.feed(texts[260:]))) == wanted
+    assert plain(head + list(after.feed(texts[160:]))) == wanted
     assert (after.answered, after.asked) == (whole.answered, whole.asked)
     assert after.agreement == whole.agreement
 

@@ -53,12 +53,23 @@ def test_an_encoders_state_makes_the_same_level(tiny_encoder: Path) -> None:
         EncoderLevel(str(tiny_encoder / "nowhere"), 3)
 
 
-def test_a_finished_adapter_is_a_level_and_a_top(
-    toy_recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    recipe = toy_recipe | {"mixture": {"passes": 30, "leverage_ratio": 0.1}}
-    fit(recipe, tmp_path / "adapter", progress=False)
-    level = FittedLevel(tmp_path / "adapter", LABELS)
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fitted") / "adapter"
+
+
+@pytest.fixture
+def adapter(fitted_once: Path, toy_recipe: dict[str, Any]) -> Path:
+    """Return an adapter that has learned the toy task, fitted once for all tests."""
+    if not fitted_once.exists():
+        training = toy_recipe["training"] | {"schedule": "constant"}
+        recipe = toy_recipe | {"method": "sft_anchor", "training": training}
+        fit(recipe | {"mixture": {"passes": 10}}, fitted_once, progress=False)
+    return fitted_once
+
+
+def test_a_finished_adapter_is_a_level_and_a_top(adapter: Path) -> None:
+    level = FittedLevel(adapter, LABELS)
     assert level.name == "adapter"
     texts, labels = items(12)
     likely = level.likelihoods(texts)
@@ -66,7 +77,7 @@ def test_a_finished_adapter_is_a_level_and_a_top(
     level.learn(texts, labels)
     level.restore(level.state())
     np.testing.assert_array_equal(level.likelihoods(texts), likely)
-    top = local_model("", str(tmp_path / "adapter"), LABELS, "")
+    top = local_model("", str(adapter), LABELS, "")
     told = [top.label(text) for text in texts]
     assert np.mean([t.label == LABELS[k] for t, k in zip(told, labels, strict=True)]) > 0.9
     assert all(t.tokens > 0 and t.seconds > 0 for t in told)
@@ -75,9 +86,9 @@ def test_a_finished_adapter_is_a_level_and_a_top(
 def test_the_classifier_of_an_adapter_folder_chooses_with_the_adapter(
     toy_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    untrained = {"learning_rate": 1e-9}
-    recipe = toy_recipe | {"method": "sft_product", "training": toy_recipe["training"] | untrained}
-    fit(recipe, tmp_path / "adapter", progress=False)
+    untrained = toy_recipe["training"] | {"learning_rate": 1e-9}
+    recipe = toy_recipe | {"method": "sft_product", "training": untrained}
+    fit(recipe | {"mixture": {"passes": 1}}, tmp_path / "adapter", progress=False)
     # Labels may be spelled and ordered in another way, and some may be new.
     level = FittedLevel(tmp_path / "adapter", ["Sheet", "never seen", "box", "ball"])
     texts, _ = items(12)
@@ -98,15 +109,12 @@ def test_the_classifier_of_an_adapter_folder_chooses_with_the_adapter(
         FittedLevel(tmp_path / "adapter", ["spam", "fine"])
 
 
-def test_an_input_beyond_the_context_is_left_to_the_top_which_says_so(
-    toy_recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    fit(toy_recipe, tmp_path / "adapter", progress=False)
+def test_an_input_beyond_the_context_is_left_to_the_top_which_says_so(adapter: Path) -> None:
     long = "item " * 600
-    likely = FittedLevel(tmp_path / "adapter", LABELS).likelihoods([long, "item 1 is round"])
+    likely = FittedLevel(adapter, LABELS).likelihoods([long, "item 1 is round"])
     np.testing.assert_allclose(likely[0], 1 / 3)
     assert likely[1].max() > 0.34
-    told = local_model("", str(tmp_path / "adapter"), LABELS, "").label(long)
+    told = local_model("", str(adapter), LABELS, "").label(long)
     assert (told.label, told.tokens) == (None, 0)
     assert "the top's context 512" in told.failure
 

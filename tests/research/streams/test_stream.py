@@ -36,7 +36,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def files(server: Any, tmp_path: Path, write_jsonl: Callable[..., Path]) -> tuple[Path, Path, Path]:
-    """Return a cascade of one level below the server, a stream of 900 rows, and a folder."""
+    """Return a cascade of one level below the server, a stream of 300 rows, and a folder."""
     server.rule = rule
     spec = {
         "labels": list(WORDS),
@@ -45,7 +45,7 @@ def files(server: Any, tmp_path: Path, write_jsonl: Callable[..., Path]) -> tupl
     }
     cascade = tmp_path / "cascade.yaml"
     cascade.write_text(yaml.safe_dump(spec))
-    return cascade, write_jsonl(tmp_path / "stream.jsonl", rows(900)), tmp_path / "out"
+    return cascade, write_jsonl(tmp_path / "stream.jsonl", rows(300)), tmp_path / "out"
 
 
 def decided(out: Path) -> list[tuple[int, str, str]]:
@@ -57,13 +57,13 @@ def test_it_answers_all_and_asks_the_server_less_and_less(
     files: tuple[Path, Path, Path], server: Any
 ) -> None:
     report = run_stream(*files, progress=False)
-    assert report.inputs == sum(report.by.values()) == 900
-    assert report.top_calls == len(server.seen) == report.by["top"] < 500
+    assert report.inputs == sum(report.by.values()) == 300
+    assert report.top_calls == len(server.seen) == report.by["top"] < 200
     assert report.tokens == 7 * report.top_calls
     assert report.accuracy is not None
     assert report.accuracy > 97
     assert report.course[-1]["saved"] > report.course[0]["saved"]
-    assert [line for line, _, _ in decided(files[2])] == [*range(1, 901)]
+    assert [line for line, _, _ in decided(files[2])] == [*range(1, 301)]
     # Called again, it asks nothing.
     assert run_stream(*files, progress=False) == report
     assert len(server.seen) == report.top_calls
@@ -75,8 +75,8 @@ def test_a_file_that_grows_goes_on_where_it_was(files: tuple[Path, Path, Path]) 
     lines = stream.read_text().splitlines(keepends=True)
     parts = out.parent / "parts"
     # The last line is still being written.
-    stream.write_text("".join(lines[:512]) + lines[512][:9])
-    assert run_stream(cascade, stream, parts, progress=False).inputs == 512
+    stream.write_text("".join(lines[:212]) + lines[212][:9])
+    assert run_stream(cascade, stream, parts, progress=False).inputs == 212
     stream.write_text("".join(lines))
     found = run_stream(cascade, stream, parts, progress=False)
     assert (found.by, found.accuracy) == (whole.by, whole.accuracy)
@@ -113,7 +113,7 @@ def test_a_server_that_fails_now_and_then_never_costs_the_stream(
 
     server.rule = moody
     report = run_stream(*files, progress=False)
-    assert report.inputs == 900
+    assert report.inputs == 300
     assert sum(report.failures.values()) > 0
     assert report.accuracy is not None
     assert report.accuracy > 80
@@ -135,15 +135,14 @@ def test_a_refused_key_stops_the_stream_and_loses_nothing(
     assert len(server.seen) == 21 + 40
 
 
-@pytest.mark.parametrize("policy", ["learned", "threshold", "cost_aware"])
 def test_a_killed_stream_of_two_levels_ends_as_one_that_was_not(
-    policy: str, files: tuple[Path, Path, Path], server: Any
+    files: tuple[Path, Path, Path], server: Any
 ) -> None:
     cascade, stream, out = files
     spec = yaml.safe_load(cascade.read_text())
     # Measured costs would differ between the runs.
     levels = [{"kind": "linear", "cost": 0.01}, {"kind": "tfidf_em", "cost": 0.02}]
-    cascade.write_text(yaml.safe_dump(spec | {"levels": levels, "policy": policy}))
+    cascade.write_text(yaml.safe_dump(spec | {"levels": levels, "policy": "threshold"}))
     whole = run_stream(cascade, stream, out, progress=False)
     assert len(whole.by) > 1
     killed = out.parent / "killed"
@@ -212,6 +211,7 @@ def test_inputs_at_hand_are_answered_after_a_signal(
 
 def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
     cascade, stream, out = files
+    stream.write_text(json.dumps(rows(1)[0]))
     run_stream(cascade, stream, out, progress=False)
     (out / "state.pt").write_bytes(b"no state")
     with pytest.raises(StorageError, match=r"state\.pt is damaged"):

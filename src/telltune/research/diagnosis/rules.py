@@ -72,10 +72,15 @@ def load_rules(more: Sequence[Path] = ()) -> list[Rule]:
     Raises:
         RecipeError: A file cannot be read, or a rule is invalid.
     """
-    rules: list[Rule] = []
-    for path in (_OURS, *more):
+    rules = list(_own_rules())
+    for path in more:
         rules = [*_read(path), *rules]
     return rules
+
+
+@cache
+def _own_rules() -> list[Rule]:
+    return _read(_OURS)
 
 
 def _read(path: Path) -> list[Rule]:
