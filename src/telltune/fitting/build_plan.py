@@ -75,6 +75,11 @@ def build_run_plan(
                 f"`lora.init: {recipe.lora.init}` sets the initial weights, which `meta` learns; "
                 "remove one of the two."
             )
+        if recipe.lora.changes_base and recipe.lora.dropout:
+            raise RecipeError(
+                f"`lora.init: {recipe.lora.init}` moves a part of the base's weights into the "
+                "adapter, which `lora.dropout` would drop; set it to 0."
+            )
         if recipe.lora.modules_to_save and compute_dtype(recipe.training.precision).itemsize < 4:
             raise RecipeError(
                 "`lora.modules_to_save` needs `training.precision: fp32`: in bf16, rounding would "
