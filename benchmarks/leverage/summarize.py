@@ -4,7 +4,8 @@
 
 For each task and size, summary.json has the best recipe, its data-saving factor (see
 docs/guides/studies.md), and the baselines' scores. The best recipe is the one with the highest
-score on the test items, so its score is slightly too high.
+score on the test items, so its score is slightly too high. Recipes with fewer than three draws come
+last.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def tell_tasks(folder: Path) -> list[dict[str, Any]]:
         points = [p for p in summary.points if (p.task, p.size) == (task, size)]
         quick = [p for p in points if isinstance(get_method(p.method), Baseline)]
         trained = [p for p in points if p not in quick and p.name != "sft"]
-        trained.sort(key=lambda p: -p.score)
+        trained.sort(key=lambda p: (p.seeds < 3, -p.score))
         best, *others = [
             told(p) | {"data_saving_factor": saved[task, size, p.name].text} for p in trained
         ]
