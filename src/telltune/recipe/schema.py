@@ -19,7 +19,6 @@ from pydantic import (
     SerializeAsAny,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from telltune.recipe.api_spec import ApiSpec
@@ -40,7 +39,6 @@ Order = Literal["shuffled", "stratified", "task_first", "general_first"]
 LossAverage = Literal["token", "example", "source"]
 EngineName = Literal["auto", "packed", "transformers", "vllm"]
 _INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
-_OF_THE_BASE = ("olora", "pissa")
 
 
 class ModelSpec(ConfigModel):
@@ -106,7 +104,7 @@ class LoraSpec(ConfigModel):
     alpha: PositiveFloat = 16
     """LoRA scaling numerator; the update is scaled by alpha / rank."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout probability on the adapter's input; always 0 with `init: pissa` or `olora`."""
+    """Dropout probability on the adapter's input; must be 0 with `init: pissa` or `olora`."""
     target_modules: str | list[str] = "all-linear"
     """PEFT's `target_modules`."""
     layers: list[NonNegativeInt] | None = Field(default=None, min_length=1)
@@ -133,17 +131,10 @@ class LoraSpec(ConfigModel):
             raise ValueError(f"use {', '.join(_INITS)} or pissa_niter_N, such as pissa_niter_16")
         return init
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drops_nothing_of_the_base(cls, values: Any) -> Any:
-        if isinstance(values, dict) and str(values.get("init")).startswith(_OF_THE_BASE):
-            return {"dropout": 0.0} | values
-        return values
-
     @property
     def changes_base(self) -> bool:
         """Whether `init` moves a part of the base's weights into the adapter."""
-        return self.init.startswith(_OF_THE_BASE)
+        return self.init.startswith(("olora", "pissa"))
 
 
 class TrainingSpec(ConfigModel):
