@@ -4,7 +4,7 @@ Every cell is SFT with the anchor on the embedded model, with the default settin
 key that names its kind. Rows are written to benchmarks/adapter_kinds.jsonl; cells that have a row
 are skipped.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/adapter_kinds.py --minutes 25
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/adapter_kinds.py --minutes 60
     python benchmarks/adapter_kinds.py --table    # print a table of the rows
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 
 import telltune
 from machine import describe
-from telltune.errors import TellError
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 SEEDS = (0, 1)
@@ -79,10 +78,7 @@ def run(kind: str, seed: int) -> dict[str, Any]:
         "seed": seed,
     } | KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            done = telltune.fit(recipe, Path(folder) / "adapter", progress=False)
-        except TellError as error:  # such as a training that diverges
-            return {"refused": str(error)}
+        done = telltune.fit(recipe, Path(folder) / "adapter", progress=False)
         scored = telltune.evaluate(done.folder, progress=False)
         size = (Path(done.folder) / "adapter_model.safetensors").stat().st_size
     name, interval = scored.headline
@@ -105,9 +101,6 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for kind in KINDS:
         found = [row for row in rows if row["kind"] == kind]
         if not found:
-            continue
-        if refused := [row["refused"] for row in found if "refused" in row]:
-            print(f"| {kind} | {refused[0].partition(',')[0]} | | | | |")
             continue
         mean = {
             key: fmean(row[key] for row in found)

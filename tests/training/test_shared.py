@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,16 +23,22 @@ FEW = ForgettingSpec(examples=4, prompts=2)
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list that grows by the model of each measurement of forgetting."""
-    real, models = worker.measure_forgetting, []
+def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how often each kind of forgetting was measured."""
+    counts: Counter[str] = Counter()
 
-    def measure(predictor: Any, *arguments: Any) -> Any:
-        models.append(predictor.model)
-        return real(predictor, *arguments)
+    def counting(name: str) -> None:
+        real = getattr(worker, name)
 
-    monkeypatch.setattr(worker, "measure_forgetting", measure)
-    return models
+        def measure(*arguments: Any) -> Any:
+            counts[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(worker, name, measure)
+
+    counting("measure_forgetting")
+    counting("measure_drift")
+    return counts
 
 
 @pytest.fixture
@@ -63,13 +70,13 @@ def told(row: ResultRow) -> dict[str, Any]:
 
 
 def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
-    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str], measured: list[Any]
+    toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str], measured: Counter[str]
 ) -> None:
     methods = ("sft", "tell", "sft_product", "tell_product")
     rows = rows_of(toy_recipe, tmp_path / "all", *methods, forgetting=FEW)
     assert trained == ["SFT", "TELL"]
-    # The base is measured once, and so is each trained adapter.
-    assert len(measured) == 3
+    # Each adapter is measured once, and so is the base, whose answers are known.
+    assert measured == {"measure_forgetting": 3, "measure_drift": 2}
     assert [row.name for row in rows] == list(methods)
     _, tell, _, product = rows
     assert product.curve == tell.curve != {}

@@ -145,6 +145,7 @@ def save_adapter(
         # PEFT would write a model card of its own, which telltune's replaces.
         model.create_or_update_model_card = lambda _: None
         model.save_pretrained(filling, state_dict=weights)
+        del model.create_or_update_model_card
         _name_base(filling / ADAPTER_CONFIG, origin)
         predictor.tokenizer.save_pretrained(filling)
         _generation_config(predictor).save_pretrained(filling)

@@ -81,7 +81,9 @@ class CellWorker:
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
-    _measurements: dict[tuple[str, ...], dict[str, float]] = field(default_factory=dict)
+    _measurements: dict[tuple[str | None, str, int, str], dict[str, float]] = field(
+        default_factory=dict
+    )
     _own: dict[str, OwnAnswers] = field(default_factory=dict)
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
@@ -350,21 +352,24 @@ class CellWorker:
         """
         if not held_out or predictor.model is None:
             return {}
-        key = (weights or "", cell.task, str(cell.seed), cell.recipe.evaluation.model_dump_json())
-        if weights is None or key not in self._measurements:
-            task = self.task(cell.recipe).task
-            looks = task_format([example.completion for example in task.train])
-            prompts = self.forgetting.prompts
-            found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
-            if prompts:
-                own = self._own[base.revision]
-                found |= asdict(
-                    own.drift(looks)
-                    if weights == base.revision
-                    else measure_drift(predictor, base.tokenizer, own, looks)
-                )
-            self._measurements[key] = {k: round(v, 5) for k, v in found.items() if v is not None}
-        return self._measurements[key]
+        key = (weights, cell.task, cell.seed, cell.recipe.evaluation.model_dump_json())
+        if weights is not None and key in self._measurements:
+            return self._measurements[key]
+        task = self.task(cell.recipe).task
+        looks = task_format([example.completion for example in task.train])
+        prompts = self.forgetting.prompts
+        found = asdict(measure_forgetting(predictor, base.tokenizer, held_out, prompts, looks))
+        if prompts:
+            own = self._own[base.revision]
+            found |= asdict(
+                own.drift(looks)
+                if weights == base.revision
+                else measure_drift(predictor, base.tokenizer, own, looks)
+            )
+        rounded = {k: round(v, 5) for k, v in found.items() if v is not None}
+        if weights is not None:
+            self._measurements[key] = rounded
+        return rounded
 
     def base(self, recipe: Recipe) -> LoadedModel:
         """Return the base model of a recipe; it stays loaded from cell to cell."""

@@ -27,7 +27,7 @@ def resolve(
     - `training.batch_size`: the power of two nearest to sqrt(examples), within bounds.
     - `training.learning_rate`: that of Thinking Machines' Tinker documentation for LoRA on Llama
       models, 5e-5 * 10 * (2000 / hidden size)^0.781, rounded to two digits. The factor of 10 is for
-      LoRA only, and not for starts that change the base, with which it diverges.
+      LoRA only, and not for starts that change the base, which score lower with it.
 
     Args:
         recipe: Recipe of the run.
