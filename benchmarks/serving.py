@@ -1,7 +1,8 @@
 """Tokens per second of `tell serve` and `transformers serve` on the same requests.
 
-Both serve one merged model, one after the other, in the same precision. Each client sends one
-request after another through OpenAI's client, with temperature 0.
+All serve one merged model, one after the other, in the same precision; `transformers serve` as it
+is by default, and with its continuous batching. Each client sends one request after another through
+OpenAI's client, with temperature 0.
 
     python benchmarks/serving.py [--core 1]
 """
@@ -50,33 +51,39 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder))
         dtype = str(compute_dtype("auto")).removeprefix("torch.")
+        peer = [transformers(), "serve", str(model), "--dtype", dtype]
+        commands = {
+            "tell": ["-m", "telltune", "serve", str(model)],
+            "transformers": peer,
+            "transformers batching": [*peer, "--continuous-batching"],
+        }
         rows = []
-        for name, command in (
-            ("tell", ["-m", "telltune", "serve", str(model)]),
-            ("transformers", [transformers(), "serve", str(model), "--dtype", dtype]),
-        ):
+        for name, command in commands.items():
             for row in measure(command, model, given):
                 rows.append({"server": name, **row})
                 print(json.dumps(rows[-1]), flush=True)
-    speeds = {(row["server"], row["clients"]): row["tokens_per_second"] for row in rows}
-    ratios = {n: round(speeds["tell", n] / speeds["transformers", n], 1) for n in given.clients}
-    alike = sum(
-        one == other
-        for n in given.clients
-        for one, other in zip(*(r["answers"] for r in rows if r["clients"] == n), strict=True)
-    )
-    asked = sum(row["requests"] for row in rows if row["server"] == "tell")
+    ours = {row["clients"]: row for row in rows if row["server"] == "tell"}
+    peers = [row for row in rows if row["server"] != "tell"]
+    ratios: dict[str, dict[int, float]] = {name: {} for name in commands if name != "tell"}
+    alike = dict.fromkeys(ratios, 0)
+    for row in peers:
+        own = ours[row["clients"]]
+        ratio = own["tokens_per_second"] / row["tokens_per_second"]
+        ratios[row["server"]][row["clients"]] = round(ratio, 1)
+        alike[row["server"]] += sum(map(str.__eq__, own["answers"], row["answers"]))
+    asked = sum(row["requests"] for row in ours.values())
     for row in rows:
         del row["answers"]
     found = {
         "machine": describe() | {"pinned_to": given.core, "dtype": dtype},
         "tokens": given.tokens,
-        "equal_answers": f"{alike} of {asked}",
+        "requests": asked,
+        "equal_answers": alike,
         "ratios": ratios,
         "rows": rows,
     }
     OUT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"tell / transformers: {ratios}; equal answers: {alike} of {asked}")
+    print(f"tell against each: {ratios}; equal answers of {asked}: {alike}")
 
 
 def make_model(folder: Path) -> Path:
