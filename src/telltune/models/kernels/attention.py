@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
+from importlib.metadata import version
+from inspect import getfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn import functional
 
 from telltune.models.kernels.attention_products import attend_by_products, suits_products
+from telltune.storage import (
+    StorageError,
+    cache_folder,
+    content_key,
+    read_cached_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,18 +128,45 @@ def reproduces(model: Any, ours: Callable[[], Tensor], plain: Callable[[], Tenso
 
 
 def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Cache the result of a trial by model class and configurations, regardless of weights."""
+    """Cache the result of a trial by classes and configurations, regardless of weights.
+
+    What a model of transformers passes is also kept in the cache folder for later processes. What
+    it does not pass is tried again, since memory may have been short.
+    """
     known: dict[str, Verdict] = {}
 
     @wraps(trial)
     def verdict(model: Any) -> Verdict:
         config, generation = model.config, getattr(model, "generation_config", "")
-        key = f"{type(config).__qualname__} {config.to_json_string()} {generation}"
-        if key not in known:
-            known[key] = trial(model)
+        modules = sorted({type(module).__qualname__ for module in model.modules()})
+        device = next(model.parameters()).device.type
+        key = f"{type(config)} {config.to_json_string()} {generation} {modules} {device}"
+        if key in known:
+            return known[key]
+        path = None
+        # The class of any other model may change under the same name.
+        if type(config).__module__.startswith("transformers."):
+            with suppress(StorageError):
+                name = content_key(trial.__qualname__, key, _surroundings(trial))
+                path = cache_folder("fast_paths") / f"{name}.json"
+        known[key] = (path and read_cached_json(path)) or trial(model)
+        if path and known[key]:
+            with suppress(StorageError):
+                write_json(path, known[key])
         return known[key]
 
     return verdict
+
+
+@cache
+def _surroundings(trial: Callable[[Any], object]) -> list[str]:
+    """Return what the result of a trial depends on beside the model: code and processor."""
+    folders = {Path(__file__).parent, Path(getfile(trial)).parent}
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    packages = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return [code, *packages, torch.backends.cpu.get_cpu_capability(), gpu]
 
 
 @contextmanager
