@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import json
 import os
@@ -60,16 +61,32 @@ settings.load_profile("fixed")
 
 END_TO_END = Path(__file__).parent / "e2e"
 
-LONGEST = (
-    *("test_real_model.py", "test_processes.py", "test_cluster.py", "test_course.py"),
-    *("test_runner.py", "test_held_out.py", "test_cli.py"),
-)
-"""The files that take longest."""
+LONGEST = ("test_held_out.py", "test_cluster.py", "test_course.py", "test_cli.py")
+"""The files that take longest, of those that one of several workers gets."""
+
+
+@functools.cache
+def needs_forks(path: Path) -> bool:
+    """Return whether tests of a file run processes of `forked`, which first import everything."""
+    text = path.read_text(encoding="utf-8")
+    return "from forked import" in text or "plain_python" in text
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files come first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: (not needs_forks(item.path), item.path.name not in LONGEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each worker one file after another; all that need forks are one worker's."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "forks" if needs_forks(config.rootpath / file) else file
+
+    return Scheduling(config, log)
 
 
 CHATML = (
@@ -102,7 +119,7 @@ def cache(
 ) -> Path | None:
     """Return a cache folder that lasts for the session, or None for tests/e2e.
 
-    Converting the embedded model takes 20 seconds, so tests/e2e use the user's own cache.
+    Converting the embedded model takes seconds, so tests/e2e use the user's own cache.
     """
     if END_TO_END in request.node.path.parents:
         return None

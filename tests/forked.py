@@ -105,10 +105,14 @@ def run(
 
 
 _PLAIN = """
-import json, os, sys, traceback
-import peft, transformers
+import functools, json, os, sys, traceback
+import gguf, peft, transformers
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+
+# transformers reads a file again and again, and lists these names for each module.
+gguf.GGUFReader = functools.cache(gguf.GGUFReader)
+gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
 
 for line in sys.stdin:
     code, arguments, folder, outputs = json.loads(line)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,7 +23,7 @@ from telltune.models import (
     load_tokenizer,
     without_rights,
 )
-from telltune.models.files import locate_tokenizer
+from telltune.models.files import locate_tokenizer, read_once
 from telltune.models.tokenizer import CHATML, PLAIN_TEMPLATE
 from telltune.recipe import ModelSpec
 
@@ -291,3 +292,31 @@ def test_the_tokenizer_of_a_gguf_file_is_read_without_its_weights(
     assert len(load_tokenizer(ModelSpec())) == 49_152
     monkeypatch.setattr("hashlib.file_digest", refuse)
     locate_tokenizer(ModelSpec())  # Its content is known already.
+
+
+def test_a_gguf_file_is_opened_once_for_all_that_transformers_reads_of_it(tmp_path: Path) -> None:
+    import gguf
+
+    names = [f"token {n}" for n in range(3)]
+    weights = np.arange(12, dtype=np.float32).reshape(3, 4)
+    writer = gguf.GGUFWriter(path := tmp_path / "tiny.gguf", "llama")
+    writer.add_array("tokenizer.ggml.tokens", names)
+    writer.add_tensor("token_embd.weight", weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    own = gguf.GGUFReader
+    with read_once():
+        reader = gguf.GGUFReader(path)
+        with read_once():
+            assert gguf.GGUFReader(path) is reader
+        assert gguf.get_tensor_name_map(1, 2) is gguf.get_tensor_name_map(1, 2)
+        assert reader.fields["tokenizer.ggml.tokens"].contents() == names
+        [tensor] = reader.tensors
+        np.testing.assert_array_equal(tensor.data, weights)
+        # Plain arrays, which are still pieces of the mapped file.
+        assert type(tensor.data) is np.ndarray
+        assert not tensor.data.flags.owndata
+    assert gguf.GGUFReader is own

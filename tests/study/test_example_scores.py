@@ -31,7 +31,7 @@ def planted(
     train = write_jsonl(tmp_path / "planted.jsonl", rows)
     return toy_recipe | {
         "task": toy_recipe["task"] | {"train": str(train)},
-        "mixture": {"passes": 12},
+        "mixture": {"passes": 9},
         "training": toy_recipe["training"] | {"learning_rate": 1e-2},
         "selection": {"folds": 3},
     }

@@ -59,9 +59,9 @@ def test_training_is_the_same_whatever_the_test_items_say(
     def rows(test: Path, out: Path) -> dict[str, ResultRow]:
         task = toy_recipe["task"] | {"test": str(test), "unlabeled": "rest"}
         mixture = {"leverage_ratio": 1.0, "passes": 1}
-        spec = StudySpec(
-            recipe=toy_recipe | {"task": task, "mixture": mixture}, methods=methods, sizes=[300]
-        )
+        recipe = toy_recipe | {"task": task, "mixture": mixture}
+        recipe["evaluation"] = {"max_new_tokens": 4}
+        spec = StudySpec(recipe=recipe, methods=methods, sizes=[300])
         found = run_cells(
             cells_of(spec), ForgettingSpec(examples=4, prompts=0), out, progress=False
         )

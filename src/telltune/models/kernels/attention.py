@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.nn import functional
 
+from telltune.errors import StorageError
 from telltune.models.kernels.attention_products import attend_by_products, suits_products
-from telltune.storage import (
-    StorageError,
-    cache_folder,
-    content_key,
-    read_cached_json,
-    write_json,
-)
+from telltune.storage import cache_folder, content_key, read_cached_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
