@@ -92,7 +92,7 @@ def test_a_node_that_is_lost_loses_no_cell(
     study = {
         "recipe": toy_recipe | {"mixture": {"leverage_ratio": 1.0, "passes": 2}},
         "methods": ["base", "tell"],
-        "sizes": [300, 600, 900],
+        "sizes": [300, 600],
     }
     cells = cells_of(StudySpec.model_validate(study))
     threads = torch.get_num_threads()
