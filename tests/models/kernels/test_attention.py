@@ -114,11 +114,17 @@ def test_other_models_code_and_packages_are_tried_anew(
     assert trial.runs == 5
 
 
-def test_a_model_with_code_of_its_own_is_tried_by_each_process(llama: Any) -> None:
+@pytest.mark.parametrize("of", ["own code", "several processes"])
+def test_a_model_with_code_of_its_own_or_of_several_processes_is_tried_by_each(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
     class Config(type(llama.config)):  # type: ignore[misc]
         pass
 
-    llama.config.__class__ = Config
+    if of == "own code":
+        llama.config.__class__ = Config
+    else:
+        monkeypatch.setattr(attention, "is_initialized", lambda: True)
     trial = Trial(ending=True)
     assert [trial.by_a_new_process(llama) for _ in range(2)] == [True, True]
     assert trial.runs == 2

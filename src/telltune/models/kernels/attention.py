@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch.distributed import is_initialized
 from torch.nn import functional
 
 from telltune.errors import StorageError
@@ -139,8 +140,9 @@ def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
         if key in known:
             return known[key]
         path = None
-        # The class of any other model may change under the same name.
-        if type(config).__module__.startswith("transformers."):
+        # The class of any other model may change under the same name. Processes that share a model
+        # must all try or none.
+        if type(config).__module__.startswith("transformers.") and not is_initialized():
             with suppress(StorageError):
                 name = content_key(trial.__qualname__, key, _surroundings(trial))
                 path = cache_folder("fast_paths") / f"{name}.json"
