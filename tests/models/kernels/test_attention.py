@@ -124,7 +124,7 @@ def test_a_model_with_code_of_its_own_or_of_several_processes_is_tried_by_each(
     if of == "own code":
         llama.config.__class__ = Config
     else:
-        monkeypatch.setattr(attention, "is_initialized", lambda: True)
+        monkeypatch.setattr(attention.distributed, "is_initialized", lambda: True)
     trial = Trial(ending=True)
     assert [trial.by_a_new_process(llama) for _ in range(2)] == [True, True]
     assert trial.runs == 2

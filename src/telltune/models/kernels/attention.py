@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.distributed import is_initialized
+from torch import distributed
 from torch.nn import functional
 
 from telltune.errors import StorageError
@@ -142,7 +142,8 @@ def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
         path = None
         # The class of any other model may change under the same name. Processes that share a model
         # must all try or none.
-        if type(config).__module__.startswith("transformers.") and not is_initialized():
+        alone = not (distributed.is_available() and distributed.is_initialized())
+        if alone and type(config).__module__.startswith("transformers."):
             with suppress(StorageError):
                 name = content_key(trial.__qualname__, key, _surroundings(trial))
                 path = cache_folder("fast_paths") / f"{name}.json"
