@@ -128,6 +128,30 @@ def test_a_shared_start_is_computed_once_for_all_calls(tiny_base: Any, passes: l
     ]
 
 
+def test_one_prompt_after_another_computes_a_shared_start_twice_at_most(
+    tiny_base: Any, passes: list[int]
+) -> None:
+    how: dict[str, Any] = {"max_new_tokens": 1, "stop_ids": {END}}
+    engine = run_plan(tiny_base.model, passes)
+    # Each has a number of its own behind the start, so that nothing more is shared.
+    own = [[5 + i, *prompt] for i, prompt in enumerate(PROMPTS)]
+    answers = [engine.generate([OPENING + prompt], **how)[0] for prompt in own]
+    lengths = [len(prompt) for prompt in own]
+    assert passes == [
+        *(len(OPENING) + lengths[0], len(OPENING), lengths[1]),
+        *lengths[2:],
+    ]
+    assert answers == [
+        PackedGenerator(tiny_base.model).generate([OPENING + prompt], **how)[0] for prompt in own
+    ]
+    # A start of twice the length takes its place.
+    longer = OPENING * 2
+    passes.clear()
+    for prompt in own[:3]:
+        engine.generate([longer + prompt], **how)
+    assert passes == [len(OPENING) + lengths[0], len(longer), *lengths[1:3]]
+
+
 def test_an_ended_answer_is_not_computed_on(tiny_base: Any, passes: list[int]) -> None:
     engine = PackedGenerator(tiny_base.model)
     free = engine.generate(PROMPTS[:4], max_new_tokens=9, stop_ids={END})

@@ -55,6 +55,7 @@ class PackedGenerator:
     batch_tokens: int = 8192
     pass_tokens: int = 1024
     _prefix: _Prefix = field(default=((), {}), init=False)
+    _last: Sequence[int] = field(default=(), init=False)
     _packed: Prepacked | None = field(default=None, init=False)
 
     @property
@@ -112,13 +113,20 @@ class PackedGenerator:
                     on_done(1)
 
     def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> _Prefix:
-        """Return the shared prefix of all prompts; it is computed once and kept for later calls."""
-        kept, _ = self._prefix
-        if not kept or any(not starts_with(prompt, kept) for prompt in prompts):
-            length = shared_length(prompts)
-            if length < LEAST_SHARED:
-                return (), {}
+        """Return a prefix that all prompts share; it is computed once and kept for later calls.
+
+        A single prompt is compared with the one before it. A kept prefix is used until one of twice
+        its length is shared.
+        """
+        kept = self._prefix[0]
+        if any(not starts_with(prompt, kept) for prompt in prompts):
+            kept = ()
+        length = shared_length(prompts if len(prompts) > 1 else [*prompts, self._last])
+        self._last = prompts[0]
+        if length >= max(LEAST_SHARED, 2 * len(kept)):
             self._prefix = self._computed(tuple(prompts[0][:length]))
+        elif not kept:
+            return (), {}
         return self._prefix
 
     def _computed(self, prefix: tuple[int, ...]) -> _Prefix:
