@@ -32,6 +32,7 @@ from telltune.recipe import (
 )
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
+from telltune.valuation.embeddings import clock
 from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
@@ -253,10 +254,10 @@ class PreTraining:
         labeled = self.labeled or self.task.train[: self.plan().counts.task_examples]
         self._find_unlabeled(labeled)
         kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
-        began = time.perf_counter()
+        began = clock()
         with phase("choosing a classifier", shown=self.settings.progress):
             self.choice = choose_classifier(labeled, self.unlabeled, self.recipe.seed, kinds)
-        self.seconds += time.perf_counter() - began
+        self.seconds += clock() - began
 
     def _group(self) -> None:
         """Put several examples into each prompt; see `training_groups`."""

@@ -12,7 +12,6 @@ examples with different seeds. Answers on which all of them agree are kept (STra
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,6 +24,7 @@ from telltune.errors import RecipeError
 from telltune.inference.labels import why_no_labels
 from telltune.levers.protocol import Answer, Resources, UseAs, Yield
 from telltune.training.progress import phase
+from telltune.valuation.embeddings import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,12 +90,12 @@ class PseudoLabel:
     def _by_classifier(
         self, labeled: Sequence[Example], inputs: Sequence[Example], seed: int
     ) -> Yield:
-        began = time.perf_counter()
+        began = clock()
         kinds = [kind for kind in TEXT_KINDS if kind == self.spec.by]
         chosen = choose_classifier(labeled, inputs, seed, kinds)
         if not chosen.significant:
             refused = {"no classifier knows more than the most frequent label": len(inputs)}
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
             return Yield(self.name, (), len(inputs), refused, chosen.notes, seconds)
         scorer = chosen.classifier.scorer
         labels, confidence = scorer.best(chosen.inputs), scorer.confidence(chosen.inputs)
@@ -105,7 +105,7 @@ class PseudoLabel:
             replace(inputs[i], completion=labels[i], confidence=float(confidence[i])) for i in kept
         )
         refused = {"less confident than those kept": len(inputs) - len(kept)}
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         return Yield(self.name, made, len(inputs), refused, chosen.notes, seconds)
 
     def _by_model(self, inputs: Sequence[Example], answer: Answer, seed: int) -> Yield:

@@ -6,7 +6,6 @@ trained on the same labeled examples; see docs/guides/baselines.md.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +18,7 @@ from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.fitting.protocol import Method, Settings
 from telltune.inference.labels import closed_set, need_labels
-from telltune.valuation.embeddings import is_installed
+from telltune.valuation.embeddings import clock, is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +119,7 @@ class Baseline(Method):
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
         examples, inputs = data.labeled, data.unlabeled
-        began = time.perf_counter()
+        began = clock()
         encoder = Encoder(tokenizer)
         texts = [prompt_text(example) for example in (*examples, *inputs)]
         vectorize: Features
@@ -132,7 +131,7 @@ class Baseline(Method):
         answers = [encoder.answer(example.completion).strip() for example in examples]
         known, unlabeled = vectors[: len(examples)], vectors[len(examples) :]
         scorer = fit_head(self.head, self.features, known, answers, unlabeled)
-        cost = replace(data.cost, seconds=time.perf_counter() - began)
+        cost = replace(data.cost, seconds=clock() - began)
         predictor = BaselinePredictor(
             model=None,
             tokenizer=tokenizer,

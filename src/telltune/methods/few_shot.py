@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from telltune.fitting.protocol import Method, Settings, teacher_of
 from telltune.inference.labels import closed_set, need_labels
 from telltune.inference.scoring import label_nll
 from telltune.models import LoadedModel, context_length
-from telltune.valuation.embeddings import embed
+from telltune.valuation.embeddings import clock, embed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,12 +125,10 @@ class FewShot(Method):
             "labels": self.labels_of(examples),
         }
         if nearest:
-            began = time.perf_counter()
+            began = clock()
             vectors = embed([prompt_text(example) for example in examples])
             # All examples count, because any of them may be shown.
-            cost = Cost(
-                used, int(encoded.lengths[:used].sum()), seconds=time.perf_counter() - began
-            )
+            cost = Cost(used, int(encoded.lengths[:used].sum()), seconds=clock() - began)
             return NearestPredictor(
                 **common, cost=cost, examples=examples, vectors=vectors, count=count
             )
