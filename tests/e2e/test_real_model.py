@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from forked import Forked
+from telltune.models.files import locate
+from telltune.recipe import ModelSpec
 
 pytestmark = [
     pytest.mark.e2e,
@@ -65,6 +67,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(tell, recipe):
     """Return the adapter folder of a fit, its output and its standard error."""
+    locate(ModelSpec())  # This prints a line if it has to convert the model.
     out = recipe.parent / "run"
     return out, *tell("fit", recipe, "--out", out)
 
