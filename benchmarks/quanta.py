@@ -1,7 +1,7 @@
 """Find quanta: first on a toy with known quanta, then on a real task.
 
     python benchmarks/quanta.py        # the toy: multitask sparse parity, about 5 minutes on a core
-    python benchmarks/quanta.py task   # medical_specialty, about 20 minutes more
+    python benchmarks/quanta.py task   # medical_specialty, about 40 minutes more
 
 The toy's rows measure whether each subtask is a cluster of gradients (adjusted Rand index, with its
 99th percentile for permuted labels), whether subtasks are learned by frequency (Kendall's tau-b),
@@ -46,7 +46,7 @@ def main() -> None:
             rows["toy"].append(toy(control, seed))
             RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     if sys.argv[1:] == ["task"]:
-        # Chosen to take some 20 minutes on a core that trains 150 tokens per second.
+        # Some 40 minutes on a core that trains 200 tokens per second.
         report = quanta(RECIPE, out=RUN, reference_tokens=8000, items=64, moments=6)
         rows["task"] = asdict(report) | {"machine": describe()}
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
