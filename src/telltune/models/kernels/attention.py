@@ -147,10 +147,13 @@ def tried_once(trial: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
             with suppress(StorageError):
                 name = content_key(trial.__qualname__, key, _surroundings(trial))
                 path = cache_folder("fast_paths") / f"{name}.json"
-        known[key] = (path and read_cached_json(path)) or trial(model)
-        if path and known[key]:
-            with suppress(StorageError):
-                write_json(path, known[key])
+        found = path and read_cached_json(path)
+        if not found:
+            found = trial(model)
+            if path and found:
+                with suppress(StorageError):
+                    write_json(path, found)
+        known[key] = found
         return known[key]
 
     return verdict
