@@ -26,7 +26,7 @@ from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.predictor import check_labels
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.api_client import api_key
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import labels_of
 from telltune.methods.registry import get_method
 from telltune.models import ModelShape, check_named, layers_left_out, load_tokenizer
 from telltune.training.libraries import check_libraries
@@ -84,7 +84,7 @@ def check_run(recipe: Recipe) -> CheckedRun:
     run_plan = build_run_plan(method, task, general, model, method.configured(recipe))
     trained_on = task.train[: run_plan.counts.task_examples]
     learned = [example.completion for example in trained_on]
-    check_labels(recipe.evaluation, closed_set(learned), learned)
+    check_labels(recipe.evaluation, labels_of(task, trained_on), learned)
     seconds = time.perf_counter() - began
     answers = task_answers(recipe, task)
     warnings = (

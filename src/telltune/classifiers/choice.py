@@ -128,11 +128,13 @@ def choose_classifier(
     inputs: Sequence[Example],
     seed: int,
     kinds: Sequence[TextKind] = (),
+    named: Sequence[Example] = (),
 ) -> Choice:
     """Choose the classifier with the highest accuracy on held-out labeled examples.
 
     An example is held out from classifiers that know its label from others. Whether the best is
-    significantly better than the most frequent label is a binomial test at 5%.
+    significantly better than the most frequent label is a binomial test at 5%. `named` are labels
+    with their descriptions as prompts, which all classifiers know; see `TaskData.named_labels`.
 
     Without unlabeled inputs, EM is not tried. Without `kinds`, all that are installed are tried.
 
@@ -141,8 +143,8 @@ def choose_classifier(
     """
     lacking = not kinds and not is_installed()
     kinds = kinds or (["tfidf"] if lacking else TEXT_KINDS)
-    answers = [example.answer for example in labeled]
-    texts = [prompt_text(example) for example in (*labeled, *inputs)]
+    known = (*labeled, *named)
+    texts = [prompt_text(example) for example in (*known, *inputs)]
     features = {kind: learn_features(kind, texts) for kind in kinds}
     vectors = {kind: features[kind](texts) for kind in kinds}
     tried = [_Candidate(kind, head) for head in _HEADS if inputs or head != "em" for kind in kinds]
@@ -151,7 +153,7 @@ def choose_classifier(
         kind: tfidf_of_others(texts) if kind == "tfidf" else lambda _: vectors["encoder"]
         for kind in kinds
     }
-    held_out = {one: _held_out(one, without[one.features], labeled, seed) for one in tried}
+    held_out = {one: _held_out(one, without[one.features], labeled, named, seed) for one in tried}
     best = max(tried, key=lambda one: held_out[one].right)
     found, weight = held_out[best], held_out[best].weight
     said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
@@ -165,8 +167,9 @@ def choose_classifier(
     if gain <= _GAIN:
         chosen += " It would add nothing to a model's own answers."
     ours = vectors[best.features]
-    known, others = ours[: len(labeled)], ours[len(labeled) :]
-    scorer = fit_head(best.head, best.features, known, answers, others)
+    first, others = ours[: len(known)], ours[len(known) :]
+    answers = [example.answer for example in known]
+    scorer = fit_head(best.head, best.features, first, answers, others)
     classifier = Classifier(features[best.features], scorer)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
 
@@ -175,6 +178,7 @@ def _held_out(
     one: _Candidate,
     without: Callable[[NDArray[np.intp]], Any],
     labeled: Sequence[Example],
+    named: Sequence[Example],
     seed: int,
 ) -> _HeldOut:
     """Score each labeled example by classifiers trained on other folds and the inputs.
@@ -183,19 +187,23 @@ def _held_out(
 
     Args:
         one: Classifier.
-        without: Function from indices of held-out examples to the vectors of all labeled and
-            unlabeled texts, learned from the others.
+        without: Function from indices of held-out examples to the vectors of all labeled, named
+            and unlabeled texts, learned from the others.
         labeled: Labeled examples.
+        named: Examples that are never held out.
         seed: Seed of the folds.
     """
-    names, numbers = np.unique([example.answer for example in labeled], return_inverse=True)
+    given = [example.answer for example in (*labeled, *named)]
+    names, numbers = np.unique(given, return_inverse=True)
     answers, count = names[numbers], len(numbers)
+    always = np.arange(len(labeled), count)
     scores, labels = [], []
     for number in range(_ASSIGNMENTS):
         rng = np.random.default_rng((seed, number))
         fold = draw_folds(labeled, _FOLDS, rng, by_label=True)
         for held in np.unique(fold):
-            kept, asked = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
+            kept = np.concatenate([np.flatnonzero(fold != held), always])
+            asked = np.flatnonzero(fold == held)
             known = answers[kept].tolist()
             vectors = without(asked)
             head = fit_head(one.head, one.features, vectors[kept], known, vectors[count:])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -19,11 +21,11 @@ from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, shown
 from telltune.recipe import DataSpec, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +45,8 @@ class TaskData:
         answer_after: Text before the answer in completions that start with reasoning, or "".
         unlabeled: Unlabeled inputs with empty completions, without duplicates and without inputs
             of dev or test data. Labeled inputs may be included, see `unlabeled_beside`.
+        labels: All labels that an answer can be, with a few words about each; empty if the recipe
+            does not list them.
     """
 
     name: str
@@ -54,6 +58,24 @@ class TaskData:
     warnings: tuple[str, ...] = ()
     answer_after: str = ""
     unlabeled: tuple[Example, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def named_labels(self) -> tuple[Example, ...]:
+        """Each label twice as an example: the words about it, answered by the label.
+
+        On three tasks, one name was worth about as much to a classifier as two examples.
+        """
+        named = tuple(Example(_readable(text), label) for label, text in self.labels.items())
+        return 2 * named
+
+
+def _readable(text: str) -> str:
+    """Return the words of a name such as `HassTurnOn`, `turn_on` or `turn-on`."""
+    return text if " " in text else _BETWEEN_WORDS.sub(" ", text).strip() or text
+
+
+_BETWEEN_WORDS = re.compile(r"[_./-]+|(?<=[a-z])(?=[A-Z])")
 
 
 def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Example, ...]:
@@ -106,6 +128,7 @@ def load_task(recipe: Recipe) -> TaskData:
             *left_out,
         ),
         unlabeled=unlabeled,
+        labels=spec.labels or {},
     )
 
 
@@ -148,7 +171,8 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
 
     Raises:
         RecipeError: The recipe does not have this split.
-        DataError: See `read_examples`; or a response is empty without the anchor.
+        DataError: See `read_examples`; or a response is empty without the anchor, or is none of
+            the task's labels.
     """
     if recipe.task.embedded:
         examples = list(getattr(embedded_task(recipe.task.embedded), split))
@@ -168,7 +192,25 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         for example in examples:
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: the response contains only the anchor's line.")
+    if recipe.task.labels is not None:
+        _check_listed(examples, list(recipe.task.labels))
     return examples
+
+
+def _check_listed(examples: Sequence[Example], labels: Sequence[str]) -> None:
+    """Raise an error if an answer is none of the task's labels."""
+    for example in examples:
+        answer = example.answer.strip()
+        if answer not in labels:
+            near = difflib.get_close_matches(answer, labels, n=1)
+            raise DataError(
+                f"{example.origin}: the answer {shown(answer)} is not in `task.labels`; "
+                + (
+                    f"did you mean {near[0]!r}? Correct it, or list it."
+                    if near
+                    else "list it, or correct the row."
+                )
+            )
 
 
 def _held_out(examples: list[Example], share: float, fold: int) -> set[str]:

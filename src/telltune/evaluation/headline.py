@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from telltune.recipe import Recipe
 
 MOST_LABELS = 250
+_FOR_LABELS = ("accuracy", "macro_f1", "balanced_accuracy")
 SHORT_WORDS, SHORT_CHARACTERS = 3, 40
 
 # Two characters of these scripts count as one word, also in Katakana.
@@ -44,7 +45,7 @@ def choose_metrics(answers: Sequence[str]) -> tuple[str, ...]:
     if _mostly_json(answers):
         return ("json_field_accuracy", "json_valid", "exact_match")
     if label_set(answers):
-        return ("accuracy", "macro_f1", "balanced_accuracy")
+        return _FOR_LABELS
     spaced = 2 * sum(bool(_UNSPACED.search(text)) for text in answers) <= len(answers)
     if 10 * sum(map(_is_short, answers)) >= 9 * len(answers):
         return ("exact_match", "token_f1", "chrf") if spaced else ("exact_match", "chrf")
@@ -116,9 +117,10 @@ def task_answers(
         except TellError as error:
             problem = str(error)
     everywhere = _answers((*train, *task.dev, *(test or ())))
+    labels = tuple(task.labels) or label_set(everywhere)
     return TaskAnswers(
-        metrics=task.metrics or choose_metrics(everywhere),
-        labels=label_set(everywhere),
+        metrics=task.metrics or (_FOR_LABELS if labels else choose_metrics(everywhere)),
+        labels=labels,
         train=_answers(task.train),
         everywhere=everywhere,
         test=tuple(test or ()),

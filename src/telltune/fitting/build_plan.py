@@ -15,7 +15,7 @@ from telltune.data.task import TaskData, check_unlabeled, count_within_budget
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
-from telltune.inference.labels import closed_set, need_labels
+from telltune.inference.labels import labels_of, need_labels
 from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets, compute_dtype
 from telltune.models.tokenizer import PLAIN_TEMPLATE
@@ -91,8 +91,13 @@ def build_run_plan(
     used = count_within_budget(counted.lengths, recipe.task.max_tokens)
     task_tokens = int(counted.lengths[:used].sum())
     if recipe.product_of_experts is not None:
-        answers = [example.completion for example in task.train[:used]]
-        need_labels(closed_set(answers), "`product_of_experts`", "remove it", answers)
+        labeled = task.train[:used]
+        need_labels(
+            labels_of(task, labeled),
+            "`product_of_experts`",
+            "remove it",
+            [example.completion for example in labeled],
+        )
     encoded = anchored.encode([prepend_shots(task.shots, example) for example in task.train[:used]])
 
     recipe, chosen = resolve(recipe, used, model.shape)

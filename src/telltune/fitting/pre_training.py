@@ -256,7 +256,9 @@ class PreTraining:
         kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
         began = clock()
         with phase("choosing a classifier", shown=self.settings.progress):
-            self.choice = choose_classifier(labeled, self.unlabeled, self.recipe.seed, kinds)
+            self.choice = choose_classifier(
+                labeled, self.unlabeled, self.recipe.seed, kinds, self.task.named_labels
+            )
         self.seconds += clock() - began
 
     def _group(self) -> None:

@@ -15,7 +15,7 @@ from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.pre_training import PreTraining
 from telltune.fitting.predictor import Cost, Predictor, check_labels
 from telltune.fitting.protocol import AdapterMethod, Settings
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import labels_of
 from telltune.inference.scoring import response_nll
 from telltune.recipe import OverPromptSpec
 from telltune.training.processes import processes
@@ -56,7 +56,7 @@ class TrainedMethod(AdapterMethod):
         if self.grouped:
             lengths = Encoder(base.tokenizer).encode(answered).response_lengths
         budget = answer_budget(lengths, recipe)
-        labels = closed_set(example.completion for example in answered)
+        labels = labels_of(task, answered)
         check_labels(recipe.evaluation, labels)
 
         kind: Callable[..., Predictor] = Predictor

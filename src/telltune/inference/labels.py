@@ -12,11 +12,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import regex
 
 from telltune.data.thinking import without_thinking
 from telltune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from telltune.data.examples import Example
+    from telltune.data.task import TaskData
 
 # Above this number of labels, scoring all of them is no longer faster than generating an answer.
 MOST_LABELS = 100
@@ -207,6 +212,11 @@ class _Read:
 def _plain(text: str) -> str:
     plain: str = _CONTRACTED.sub(" not", unicodedata.normalize("NFC", text).casefold())
     return plain
+
+
+def labels_of(task: TaskData, examples: Iterable[Example]) -> tuple[str, ...]:
+    """Return the labels that the recipe lists, or else the closed set of the examples' answers."""
+    return tuple(task.labels) or closed_set(example.completion for example in examples)
 
 
 def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ...]:

@@ -69,7 +69,9 @@ class PseudoLabel:
         labeled, inputs, seed = task.train, task.unlabeled, resources.seed
         check_unlabeled(inputs, f"`{self.name}`")
         by = self.spec.by
-        no_labels = why_no_labels(example.completion for example in labeled)
+        no_labels = ""
+        if not task.labels:
+            no_labels = why_no_labels(example.completion for example in labeled)
         if by in TEXT_KINDS and no_labels:
             raise RecipeError(
                 f"`{self.name}.by: {by}` needs a closed set of labels, but {no_labels}; use "
@@ -78,7 +80,7 @@ class PseudoLabel:
         found: Yield | None = None
         if not no_labels and by != "model":
             with phase("labeling unlabeled inputs", shown=resources.progress):
-                found = self._by_classifier(labeled, inputs, seed)
+                found = self._by_classifier(task, seed)
         if by == "model" or (by == "auto" and (found is None or not found.examples)):
             first, found = found, self._by_model(inputs, resources.answer, seed)
             if first is not None:
@@ -87,19 +89,17 @@ class PseudoLabel:
         assert found is not None  # One of the two branches above has run.
         return found
 
-    def _by_classifier(
-        self, labeled: Sequence[Example], inputs: Sequence[Example], seed: int
-    ) -> Yield:
-        began = clock()
+    def _by_classifier(self, task: TaskData, seed: int) -> Yield:
+        began, inputs = clock(), task.unlabeled
         kinds = [kind for kind in TEXT_KINDS if kind == self.spec.by]
-        chosen = choose_classifier(labeled, inputs, seed, kinds)
+        chosen = choose_classifier(task.train, inputs, seed, kinds, task.named_labels)
         if not chosen.significant:
             refused = {"no classifier knows more than the most frequent label": len(inputs)}
             seconds = clock() - began
             return Yield(self.name, (), len(inputs), refused, chosen.notes, seconds)
         scorer = chosen.classifier.scorer
         labels, confidence = scorer.best(chosen.inputs), scorer.confidence(chosen.inputs)
-        shares = class_shares([example.answer for example in labeled])
+        shares = class_shares([example.answer for example in (*task.train, *task.named_labels)])
         kept = _most_confident(labels, confidence, shares, self.spec.examples)
         made = tuple(
             replace(inputs[i], completion=labels[i], confidence=float(confidence[i])) for i in kept

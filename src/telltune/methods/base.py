@@ -10,7 +10,7 @@ from telltune.data.encoding import Encoder
 from telltune.fitting.build_plan import answer_budget, check_needs
 from telltune.fitting.predictor import Predictor
 from telltune.fitting.protocol import Method, Settings
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import labels_of
 
 if TYPE_CHECKING:
     from telltune.data.general import GeneralData
@@ -41,7 +41,7 @@ class Untrained(Method):
             anchor=anchor,
             max_new_tokens=answer_budget(lengths, settings.recipe),
             evaluation=settings.recipe.evaluation,
-            labels=closed_set(example.completion for example in task.train),
+            labels=labels_of(task, task.train),
         )
 
 

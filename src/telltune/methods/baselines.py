@@ -17,7 +17,7 @@ from telltune.data.task import TaskData, check_unlabeled, count_within_budget, u
 from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.fitting.protocol import Method, Settings
-from telltune.inference.labels import closed_set, need_labels
+from telltune.inference.labels import labels_of, need_labels
 from telltune.valuation.embeddings import clock, is_installed
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Baseline(Method):
         lengths = encoder.encode(task.train).lengths
         used = count_within_budget(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
-        answers = [example.completion for example in labeled]
-        labels = closed_set(answers)
+        labels = labels_of(task, labeled)
         if self.head != "nearest":
+            answers = [example.completion for example in labeled]
             need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`", answers)
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
@@ -121,16 +121,17 @@ class Baseline(Method):
         examples, inputs = data.labeled, data.unlabeled
         began = clock()
         encoder = Encoder(tokenizer)
-        texts = [prompt_text(example) for example in (*examples, *inputs)]
+        known = (*examples, *(task.named_labels if self.head != "nearest" else ()))
+        texts = [prompt_text(example) for example in (*known, *inputs)]
         vectorize: Features
         if self.features == "states":
             vectorize = StateFeatures.of(recipe.model, task.anchor, base)
         else:
             vectorize = learn_features(self.features, texts)
         vectors = vectorize(texts)
-        answers = [encoder.answer(example.completion).strip() for example in examples]
-        known, unlabeled = vectors[: len(examples)], vectors[len(examples) :]
-        scorer = fit_head(self.head, self.features, known, answers, unlabeled)
+        answers = [encoder.answer(example.completion).strip() for example in known]
+        first, unlabeled = vectors[: len(known)], vectors[len(known) :]
+        scorer = fit_head(self.head, self.features, first, answers, unlabeled)
         cost = replace(data.cost, seconds=clock() - began)
         predictor = BaselinePredictor(
             model=None,
@@ -155,7 +156,7 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     """
     if "perplexity" in metrics:
         return []
-    if not closed_set(example.completion for example in task.train):
+    if not labels_of(task, task.train):
         quick = ["knn"]
     elif task.unlabeled:
         quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]

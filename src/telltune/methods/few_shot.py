@@ -22,7 +22,7 @@ from telltune.errors import DataError
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.predictor import Cost, Predictor
 from telltune.fitting.protocol import Method, Settings, teacher_of
-from telltune.inference.labels import closed_set, need_labels
+from telltune.inference.labels import labels_of, need_labels
 from telltune.inference.scoring import label_nll
 from telltune.models import LoadedModel, context_length
 from telltune.valuation.embeddings import clock, embed
@@ -55,15 +55,15 @@ class FewShot(Method):
     by_teacher: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
 
-    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+    def labels(self, task: TaskData, examples: Sequence[Example]) -> tuple[str, ...]:
         """Return the labels; () if the answers are not a closed set.
 
         Raises:
             RecipeError: The method calibrates labels, and there are none.
         """
-        answers = [example.completion for example in examples]
-        labels = closed_set(answers)
+        labels = labels_of(task, examples)
         if self.calibrates:
+            answers = [example.completion for example in examples]
             need_labels(labels, f"method `{self.name}`", "remove it, or use `few_shot`", answers)
         return labels
 
@@ -122,7 +122,7 @@ class FewShot(Method):
             "anchor": task.anchor,
             "max_new_tokens": budget,
             "evaluation": recipe.evaluation,
-            "labels": self.labels_of(examples),
+            "labels": self.labels(task, examples),
         }
         if nearest:
             began = clock()

@@ -15,7 +15,7 @@ from telltune.fitting.group_predictor import GroupPredictor, check_one_turn, gro
 from telltune.fitting.predictor import Cost
 from telltune.fitting.protocol import Method, teacher_of
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import labels_of
 from telltune.recipe import OverPromptSpec
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class OverPrompt(Method):
             anchor=task.anchor,
             max_new_tokens=answer_budget(encoded.response_lengths, recipe),
             evaluation=recipe.evaluation,
-            labels=closed_set(example.completion for example in task.train[:used]),
+            labels=labels_of(task, task.train[:used]),
             shots=as_turns(shown),
             cost=Cost(task_examples=count, task_tokens=int(encoded.lengths[:count].sum())),
             spec=spec,

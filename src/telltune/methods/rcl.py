@@ -10,7 +10,7 @@ from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.fitting.selection import examples_in_budget
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.labels import closed_set, why_no_labels
+from telltune.inference.labels import closed_set, labels_of, why_no_labels
 from telltune.inference.writer import Writer
 from telltune.levers.auxiliary import refine
 from telltune.levers.synthesis import instruction_of
@@ -49,7 +49,7 @@ class Reasoned(TrainedMethod):
         tokens = int(Encoder(base.tokenizer).encode(given).lengths.sum())
         return replace(
             found,
-            labels=closed_set(example.completion for example in given),
+            labels=labels_of(task, given),
             # Only labeled tokens count; rationales in the data do not.
             cost=replace(found.cost, task_tokens=tokens),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -9,6 +10,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    StringConstraints,
     ValidationInfo,
     field_validator,
 )
@@ -81,6 +83,19 @@ DataList = Annotated[
 ]
 
 
+def _described(labels: Any) -> Any:
+    """Turn a list of labels into a mapping from each label to itself."""
+    if not isinstance(labels, list):
+        return labels
+    if any(labels.count(label) > 1 for label in labels):
+        raise ValueError("a label is listed twice; list each once")
+    return {label: label for label in labels if isinstance(label, Hashable)}
+
+
+Label = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
+LabelNames = Annotated[dict[Label, Label], BeforeValidator(_described)]
+
+
 class TaskSpec(ConfigModel):
     """Task data, which are scarce."""
 
@@ -106,6 +121,10 @@ class TaskSpec(ConfigModel):
     unlabeled: DataList | None = None
     """Inputs without labels, in any format of `train`. `rest` takes the training examples that
     `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
+
+    labels: LabelNames | None = Field(default=None, min_length=2)
+    """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
+    Small classifiers learn from these words, and know labels that no example has."""
 
     # Field validators, because pydantic runs model validators only if all fields are valid.
     @field_validator("train")

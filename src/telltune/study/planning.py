@@ -117,7 +117,7 @@ def plan_cell(
     if isinstance(method, Baseline):
         method.data(task, model.tokenizer.load(), recipe)
     elif isinstance(method, FewShot):
-        method.labels_of(task.train)
+        method.labels(task, task.train)
     if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
         teacher_of(recipe, method.name)
     return None

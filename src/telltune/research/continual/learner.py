@@ -21,7 +21,7 @@ from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Method, Settings
 from telltune.fitting.selection import examples_in_budget
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.inference.labels import closed_set
+from telltune.inference.labels import labels_of
 from telltune.methods.rcl import can_reason
 from telltune.methods.registry import get_method
 from telltune.models import LoadedModel, load_base_of
@@ -392,6 +392,6 @@ def _score(predictor: Predictor, known: _Known, base: LoadedModel) -> Evaluation
         tokenizer=anchored_tokenizer(base.tokenizer, known.task.anchor),
         anchor=known.task.anchor,
         evaluation=known.recipe.evaluation,
-        labels=closed_set(example.completion for example in known.task.train),
+        labels=labels_of(known.task, known.task.train),
     )
     return evaluate_predictor(asked, known.items, answers=known.answers)
