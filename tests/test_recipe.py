@@ -563,3 +563,21 @@ def test_a_mistake_of_a_whole_section_is_told_without_a_key() -> None:
     with pytest.raises(ValidationError) as caught:
         Span(low=2, high=1)
     assert explain(caught.value, Span, "section") == ["low is above high"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["a"], "at least two labels, each once"),
+        (["a", " a"], "at least two labels, each once"),
+        ([True, False], "put True in quotes"),
+        ([1, 2], "put 1 in quotes"),
+        (["a", ["b"]], "in quotes"),
+        (["a", " "], "empty"),
+        ({"a": None, "b": "x"}, "put None in quotes"),
+        ("a, b", "a list of labels, or a mapping"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused(labels, told):
+    with pytest.raises(RecipeError, match=told):
+        recipe_from_dict({"task": {"train": "x.jsonl", "labels": labels}})

@@ -130,7 +130,7 @@ def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
         *(f"{folder}: {told}." for folder, told in left_out(named_data(recipe)).items()),
         *task.warnings,
         *answers.notes,
-        *data_warnings(answers, len(data.labeled)),
+        *data_warnings(answers, len(data.labeled), () if method.head == "nearest" else data.labels),
         *([_NOTHING_TO_REPORT] if recipe.training.report_to else []),
     )
     return CheckedBaseline(method, task, tokenizer, data, warnings)

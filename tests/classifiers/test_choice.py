@@ -116,3 +116,17 @@ def test_em_is_tried_only_with_unlabeled_inputs() -> None:
     assert "EM" in choose_classifier(FORMS, inputs, 0, ["tfidf"]).notes[0]
     assert "EM" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
     assert choose_classifier(FORMS, inputs, 0, ["tfidf"]).inputs.shape[0] == 3
+
+
+def test_listed_labels_are_known_without_an_example() -> None:
+    known = [one for one in FORMS[:30] if one.completion != "loud"]
+    named = [Example("loudly", "loud"), Example("quickly", "fast"), Example("slowly", "slow")]
+    found = choose_classifier(known, [], 0, ["tfidf"], named)
+    assert found.significant
+    asked = [Example(f"nobody went {mark} on", "") for mark in MARKS]
+    assert found.classifier.best(asked) == list(MARKS.values())
+    # A label of a single example is held out as well, because its name stays.
+    single = [Example("a cat ran quickly", "fast"), Example("a dog went slowly", "slow")]
+    alone, told = (choose_classifier(single, [], 0, ["tfidf"], names) for names in ((), named))
+    assert alone.weight != told.weight
+    assert "100%" in told.notes[0]

@@ -244,3 +244,41 @@ def test_a_pattern_is_taken_beside_the_recipe(
     missing = recipe_from_dict(values | {"general": "t?.jsonl"}, folder=tmp_path)
     with pytest.raises(DataError, match=r"no file or folder t\?\.jsonl"):
         read(missing)
+
+
+@pytest.fixture
+def listing(tmp_path: Path, write_jsonl: Callable[..., Path]) -> Callable[..., Recipe]:
+    """Return a function that makes a recipe with two listed labels and the given answers."""
+
+    def recipe(labels: Any, **answers: str) -> Recipe:
+        task = {
+            part: str(write_jsonl(tmp_path / f"{part}.jsonl", [{"prompt": part, "completion": a}]))
+            for part, a in answers.items()
+        }
+        return recipe_from_dict({"model": "embedded", "task": {**task, "labels": labels}})
+
+    return recipe
+
+
+def test_listed_labels_are_examples_of_themselves(listing: Callable[..., Recipe]) -> None:
+    names = ["HassTurnOn", "cancel_timer", "co-op", "a/c is off", "№"]
+    task = load_task(listing([*names, "on"], train="on"))
+    assert list(task.labels) == [*names, "on"]
+    said = [example.prompt for example in task.named_labels]
+    assert said == 2 * ["Hass Turn On", "cancel timer", "co op", "a/c is off", "№", "on"]
+    task = load_task(listing({"on": "switch it on", " off ": "switch_off"}, train="on"))
+    assert [(one.prompt, one.completion) for one in task.named_labels[:2]] == [
+        ("switch it on", "on"),
+        ("switch off", "off"),
+    ]
+    assert not load_task(listing(None, train="on")).named_labels
+
+
+@pytest.mark.parametrize("part", ["train", "dev", "test"])
+def test_an_answer_that_is_not_listed_is_refused(part: str, listing: Callable[..., Recipe]) -> None:
+    recipe = listing(["turn on", "turn off"], **{"train": "turn on", part: "Turn on"})
+    with pytest.raises(DataError, match=rf"{part}.jsonl:1: the answer `Turn on` .*'turn on'"):
+        load_split(recipe, part)  # type: ignore[arg-type]
+    other = listing(["turn on", "turn off"], **{"train": "turn on", part: "dim"})
+    with pytest.raises(DataError, match="list it, or correct the row"):
+        load_split(other, part)  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def test_labels_that_training_did_not_show_are_named() -> None:
     [warning] = told(GOLD, GOLD, train=["yes"] * 6, said=said)
     assert warning == (
         "2 of 4 test items have labels that no training example has: `no` (2); add examples of "
-        "them to `task.train`."
+        "them to `task.train`, or let a classifier learn them from `task.labels`."
     )
     # The base was trained on none.
     assert told(GOLD, GOLD, train=["yes"] * 6, said=answered(Cost())) == ()
@@ -177,6 +177,18 @@ def test_plan_names_unseen_and_misspelt_labels(
     spelling, unseen = planned(changed)
     assert "`ball` (12) and `Ball` (1)" in spelling
     assert "2 of 3 test items have labels that no training example has: `cube` (2)" in unseen
+
+
+def test_listed_labels_are_news_to_an_adapter_but_not_to_a_classifier(
+    toy_recipe: dict[str, Any], tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    test = write_jsonl(tmp_path / "new.jsonl", [{"prompt": "?", "completion": "ball"}] * 2)
+    train = write_jsonl(tmp_path / "few.jsonl", [{"prompt": "a", "completion": "cube"}] * 4)
+    task = {"train": str(train), "test": str(test), "labels": ["ball", "cube"]}
+    adapter, *_ = planned(toy_recipe | {"task": task})
+    assert "2 of 2 test items have labels that no training example has: `ball` (2)" in adapter
+    for keys in ({"product_of_experts": "auto"}, {"method": "tfidf_linear"}):
+        assert not [one for one in planned(toy_recipe | {"task": task} | keys) if "`ball`" in one]
 
 
 def test_plan_goes_on_without_test_data_that_cannot_be_read(

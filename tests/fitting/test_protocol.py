@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from telltune import api
-from telltune.data.task import load_split
+from telltune.data.task import load_split, load_task
 from telltune.errors import RecipeError
 from telltune.fitting.adapter_folder import load_predictor
+from telltune.fitting.protocol import Settings
 from telltune.inference.packed_engine import PackedGenerator
 from telltune.inference.transformers_engine import TransformersGenerator
+from telltune.methods.registry import get_method
 from telltune.recipe import EvaluationSpec, recipe_from_dict
 
 if TYPE_CHECKING:
@@ -32,6 +34,17 @@ def test_the_likeliest_label_is_the_answer(toy_recipe: dict[str, Any], tmp_path:
         by_label.append(predictor.nll(said)[0].tolist())
     for answer, nll in zip(answers, zip(*by_label, strict=True), strict=True):
         assert answer == predictor.labels[nll.index(min(nll))]
+
+
+@pytest.mark.parametrize("name", ["base", "few_shot", "few_shot_calibrated", "over_prompt", "knn"])
+def test_listed_labels_are_those_to_choose_among(
+    name: str, toy_recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    listed = ["sheet", "ball", "box", "ring"]
+    toy_recipe["task"]["labels"] = listed
+    recipe = recipe_from_dict(toy_recipe)
+    answerer = get_method(name).run(load_task(recipe), None, tiny_base, Settings(recipe))
+    assert answerer.labels == tuple(listed)
 
 
 def test_answers_that_are_no_closed_set_cannot_be_chosen_among(tiny_base: Any) -> None:

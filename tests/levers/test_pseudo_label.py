@@ -37,11 +37,13 @@ def applied(
     inputs: Sequence[Example],
     answer: Any = nobody,
     seed: int = 0,
+    labels: Sequence[str] = (),
     **keys: object,
 ) -> Yield:
     """Label the inputs from the rows; no base model is needed."""
     labeled = tuple(Example(prompt, completion) for prompt, completion in rows)
-    task = TaskData("toy", labeled, (), None, (), unlabeled=tuple(inputs))
+    listed = dict(zip(labels, labels, strict=True))
+    task = TaskData("toy", labeled, (), None, (), unlabeled=tuple(inputs), labels=listed)
     resources = Resources(None, answer, seed)  # type: ignore[arg-type]
     return PseudoLabel(PseudoLabelSpec(**keys)).apply(task, resources)  # type: ignore[arg-type]
 
@@ -142,3 +144,16 @@ def test_the_same_arguments_give_the_same_examples() -> None:
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[5:])]
     one, two = (applied(asked(NOUNS[:5]), inputs, seed=3, by="tfidf") for _ in range(2))
     assert one == two
+
+
+def test_inputs_of_a_listed_label_without_examples_are_found() -> None:
+    rows = [(text, "animals") for text in TOPICS["animals"]]
+    rows += [(text, "money") for text in TOPICS["money"]]
+    rain = ("it rains all day", "heavy snow tonight", "a sunny morning")
+    inputs = [Example(text, "") for text in (*rain, "a puppy", "my bank")]
+    got = applied(rows, inputs, labels=["animals", "money", "weather"], by="encoder")
+    assert [one.completion for one in got.examples] == [*["weather"] * 3, "animals", "money"]
+    # One example of each label is no closed set, but a list of labels is.
+    with pytest.raises(RecipeError, match="closed set"):
+        applied(rows[4:6], inputs, by="encoder")
+    assert applied(rows[4:6], inputs, labels=["animals", "money"], by="encoder").asked == 5

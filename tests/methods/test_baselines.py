@@ -71,6 +71,25 @@ def test_training_examples_get_their_own_answers(
     assert predictor.cost.trained_tokens == 0
 
 
+@pytest.mark.parametrize("name", ["encoder_centroid", "encoder_linear", "encoder_em"])
+def test_a_listed_label_needs_no_example(name: str, topics: TaskData, tiny_base: Any) -> None:
+    two = tuple(example for example in topics.train if example.completion != "weather")
+    more = inputs("a wet afternoon", "it is cold outside", "my cat is ill", "an unpaid bill")
+    asked = [Example(a, "") for a in ("a puppy plays", "my card was charged", "thunder and rain")]
+    task = replace(topics, train=two, unlabeled=more)
+    assert "weather" not in run(name, task, tiny_base).predict(asked)
+    listed = replace(task, labels={"animals": "animals", "money": "money", "weather": "rain, snow"})
+    predictor = run(name, listed, tiny_base)
+    assert predictor.predict(asked) == ["animals", "money", "weather"]
+    assert predictor.labels == tuple(TOPICS)
+    assert predictor.cost.task_examples == 8
+
+
+def test_the_nearest_example_is_no_label(topics: TaskData, tiny_base: Any) -> None:
+    listed = replace(topics, labels=dict.fromkeys(("money", "animals"), "the dog barks"))
+    assert run("knn", listed, tiny_base).predict([Example("the dog barks", "")]) == ["animals"]
+
+
 def test_question_words_and_marks_decide(tiny_base: Any) -> None:
     nouns = ["lake", "house", "song", "king", "river", "school"]
     rows = [(f"who saw the {n}?", "person") for n in nouns]

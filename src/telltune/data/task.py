@@ -204,7 +204,7 @@ def _check_listed(examples: Sequence[Example], labels: Sequence[str]) -> None:
         if answer not in labels:
             near = difflib.get_close_matches(answer, labels, n=1)
             raise DataError(
-                f"{example.origin}: the answer {shown(answer)} is not in `task.labels`; "
+                f"{example.origin}: the answer `{shown(answer)}` is not in `task.labels`; "
                 + (
                     f"did you mean {near[0]!r}? Correct it, or list it."
                     if near

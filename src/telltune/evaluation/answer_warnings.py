@@ -42,7 +42,9 @@ def warnings_before_training(
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
     """Return warnings about this run's scores that follow from the data alone."""
-    found = data_warnings(answers, run_plan.counts.task_examples)
+    levers = run_plan.recipe.pseudo_label or run_plan.recipe.product_of_experts
+    known = list(recipe.task.labels or ()) if levers else []
+    found = data_warnings(answers, run_plan.counts.task_examples, known)
     if answers.test and recipe.evaluation.answers == "generate":
         items = answers.test[: recipe.evaluation.max_items]
         try:
@@ -54,10 +56,13 @@ def warnings_before_training(
     return tuple(found)
 
 
-def data_warnings(answers: TaskAnswers, used: int) -> list[str]:
-    """Return warnings about labels and test data that make a score meaningless for any method."""
+def data_warnings(answers: TaskAnswers, used: int, known: Sequence[str] = ()) -> list[str]:
+    """Return warnings about labels and test data that make a score meaningless for any method.
+
+    `known` are labels that the method knows without an example.
+    """
     learned = answers.train[:used]
-    found = [*_spelling(answers), *_unseen(answers, learned), *_same(learned)]
+    found = [*_spelling(answers), *_unseen(answers, [*learned, *known]), *_same(learned)]
     if answers.problem:
         found.append(f"the test data cannot be read, so they will not be scored: {answers.problem}")
     return found
@@ -193,7 +198,8 @@ def _unseen(answers: TaskAnswers, learned: Sequence[str]) -> Iterator[str]:
         if unseen:
             yield (
                 f"{unseen.total()} of {len(items)} {split} items have labels that no training "
-                f"example has: {_listed(unseen)}; add examples of them to `task.train`."
+                f"example has: {_listed(unseen)}; add examples of them to `task.train`, or "
+                "let a classifier learn them from `task.labels`."
             )
 
 

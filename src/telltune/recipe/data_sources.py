@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,7 +9,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    StringConstraints,
     ValidationInfo,
     field_validator,
 )
@@ -84,16 +82,22 @@ DataList = Annotated[
 
 
 def _described(labels: Any) -> Any:
-    """Turn a list of labels into a mapping from each label to itself."""
-    if not isinstance(labels, list):
-        return labels
-    if any(labels.count(label) > 1 for label in labels):
-        raise ValueError("a label is listed twice; list each once")
-    return {label: label for label in labels if isinstance(label, Hashable)}
-
-
-Label = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
-LabelNames = Annotated[dict[Label, Label], BeforeValidator(_described)]
+    """Return labels with the words about each; a label of a list is its own description."""
+    if labels is None:
+        return None
+    if not isinstance(labels, list | dict):
+        raise ValueError("give a list of labels, or a mapping from labels to words about each")
+    pairs = labels.items() if isinstance(labels, dict) else [(label, label) for label in labels]
+    for text in (text for pair in pairs for text in pair):
+        if not isinstance(text, str):
+            # YAML reads `yes` and `no` as truth values.
+            raise ValueError(f"put {text} in quotes, because a label must be text")
+        if not text.strip():
+            raise ValueError("a label, or the words about one, are empty")
+    described = {label.strip(): text.strip() for label, text in pairs}
+    if len(described) < max(2, len(pairs)):
+        raise ValueError("list at least two labels, each once")
+    return described
 
 
 class TaskSpec(ConfigModel):
@@ -122,7 +126,7 @@ class TaskSpec(ConfigModel):
     """Inputs without labels, in any format of `train`. `rest` takes the training examples that
     `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
 
-    labels: LabelNames | None = Field(default=None, min_length=2)
+    labels: Annotated[dict[str, str] | None, BeforeValidator(_described)] = None
     """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
     Small classifiers learn from these words, and know labels that no example has."""
 
