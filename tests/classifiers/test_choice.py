@@ -7,7 +7,7 @@ import pytest
 
 from telltune.classifiers import choice
 from telltune.classifiers.choice import choose_classifier
-from telltune.classifiers.features import TfidfFeatures, tfidf_of_others
+from telltune.classifiers.features import TextKind, TfidfFeatures, tfidf_of_others
 from telltune.data.examples import Example
 
 MARKS = {"quickly": "fast", "slowly": "slow", "loudly": "loud"}
@@ -27,13 +27,18 @@ def relabeled(share: float, seed: int) -> list[Example]:
     ]
 
 
-def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted() -> None:
-    found = choose_classifier(FORMS, [], 0, ["tfidf"])
+@pytest.mark.parametrize(
+    ("kind", "named"), [("tfidf", "TF-IDF"), ("combined", "encoder and TF-IDF")]
+)
+def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted(
+    kind: TextKind, named: str
+) -> None:
+    found = choose_classifier(FORMS, [], 0, [kind])
     assert found.significant
     assert found.calibrated is not None
     assert found.classifier.best([Example("nobody went slowly on", "")]) == ["slow"]
-    assert found.notes[-1] == "Chosen: TF-IDF with class means."
-    noise = choose_classifier(relabeled(1.0, 0), [], 0, ["tfidf"])
+    assert found.notes[-1] == f"Chosen: {named} with class means."
+    noise = choose_classifier(relabeled(1.0, 0), [], 0, [kind])
     assert not noise.significant
     assert noise.calibrated is None
     assert "not significantly above the most frequent label" in noise.notes[-1]

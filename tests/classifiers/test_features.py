@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from telltune.classifiers.features import EncoderFeatures, TfidfFeatures, features_from
+from telltune.classifiers.features import (
+    EncoderFeatures,
+    TfidfFeatures,
+    features_from,
+    learn_features,
+)
 from telltune.valuation.embeddings import embed
 
 TEXTS = ["Where is the lake?", "the lake IS cold!", "¿dónde está el lago?", "42 lakes, 4.2 each"]
@@ -31,6 +36,18 @@ def test_saved_encoder_features_are_the_encoders_vectors() -> None:
     ours = features_from({"kind": "encoder", **told}, {})
     np.testing.assert_array_equal(ours(TEXTS), embed(TEXTS))
     assert ours(TEXTS).shape == (len(TEXTS), ours.width)
+
+
+def test_the_cosine_of_joined_vectors_is_the_mean_of_both() -> None:
+    both = learn_features("combined", TEXTS)
+    told, arrays = both.state()
+    restored = features_from({"kind": "combined", **json.loads(json.dumps(told))}, arrays)
+    vectors = restored(TEXTS)
+    np.testing.assert_array_equal(vectors.toarray(), both(TEXTS).toarray())
+    assert vectors.shape == (len(TEXTS), both.width)
+    words, meaning = TfidfFeatures.learned(TEXTS)(TEXTS).toarray(), embed(TEXTS)
+    cosines = (words @ words.T + meaning @ meaning.T) / 2
+    np.testing.assert_allclose((vectors @ vectors.T).toarray(), cosines, atol=1e-6)
 
 
 def test_tfidf_whose_parts_do_not_fit_together_is_refused() -> None:

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BASELINES = (
-    *("tfidf_linear", "tfidf_em", "encoder_linear", "encoder_centroid", "encoder_em"),
+    *(
+        "tfidf_linear",
+        "tfidf_em",
+        "encoder_linear",
+        "encoder_centroid",
+        "encoder_em",
+        "combined_em",
+    ),
     *("knn", "probe"),
 )
 

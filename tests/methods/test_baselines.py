@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from telltune.fitting.predictor import Predictor
 
 LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
-WITH_UNLABELED = ("tfidf_em", "encoder_em")
+WITH_UNLABELED = ("tfidf_em", "encoder_em", "combined_em")
 TOPICS = {
     "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
     "money": ["pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"],
@@ -71,7 +71,9 @@ def test_training_examples_get_their_own_answers(
     assert predictor.cost.trained_tokens == 0
 
 
-@pytest.mark.parametrize("name", ["encoder_centroid", "encoder_linear", "encoder_em"])
+@pytest.mark.parametrize(
+    "name", ["encoder_centroid", "encoder_linear", "encoder_em", "combined_em"]
+)
 def test_a_listed_label_needs_no_example(name: str, topics: TaskData, tiny_base: Any) -> None:
     two = tuple(example for example in topics.train if example.completion != "weather")
     more = inputs("a wet afternoon", "it is cold outside", "my cat is ill", "an unpaid bill")

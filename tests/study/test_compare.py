@@ -79,7 +79,7 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
     task = toy_recipe["task"]
     more = recipe(**mixing, task=task | {"max_examples": 9, "unlabeled": "rest"})
     assert default_methods(more) == [
-        *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"),
+        *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em", "combined_em"),
         *("sft", "sft_anchor", "tell", "tell_product", "tell_pseudo_label"),
     ]
     rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]

@@ -177,7 +177,7 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     quick |= {"general": None, "anchor": None}
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
-    assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"}
+    assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "combined_em"}
     assert tried >= {"sft_product", "sft_pseudo_label", "sft"}
     # The last word determines the shape, which the tiny model does not learn in one pass.
     assert found.method.startswith(("tfidf", "encoder"))

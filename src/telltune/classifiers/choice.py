@@ -1,7 +1,7 @@
-"""Choose the best of four small classifiers by cross-validation on the labeled examples.
+"""Choose the best of six small classifiers by cross-validation on the labeled examples.
 
-The four are class means of a sentence encoder and of TF-IDF, each with and without seeded EM over
-unlabeled inputs. The encoder captures topics, and TF-IDF captures forms.
+The six are class means of a sentence encoder, of TF-IDF and of both, each with and without seeded
+EM over unlabeled inputs. The encoder captures topics, and TF-IDF captures forms.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from telltune.classifiers.classifier import Classifier
-from telltune.classifiers.features import TextKind, learn_features, prompt_text, tfidf_of_others
+from telltune.classifiers.features import (
+    TextKind,
+    joined,
+    learn_features,
+    prompt_text,
+    tfidf_of_others,
+)
 from telltune.classifiers.heads import Head, fit_head
-from telltune.valuation.embeddings import INSTALL, is_installed
+from telltune.valuation.embeddings import INSTALL, embed, is_installed
 from telltune.valuation.folds import draw_folds
 
 if TYPE_CHECKING:
@@ -32,7 +38,11 @@ _CHANCE = 0.05
 _GAIN = 1.92
 # Candidate factors on scores, from nearly uniform probabilities to twice the logits.
 _WEIGHTS = np.geomspace(0.02, 2, 25)
-_NAMES: dict[TextKind, str] = {"encoder": "sentence encoder", "tfidf": "TF-IDF"}
+_NAMES: dict[TextKind, str] = {
+    "encoder": "sentence encoder",
+    "tfidf": "TF-IDF",
+    "combined": "encoder and TF-IDF",
+}
 TEXT_KINDS = tuple(_NAMES)
 """Kinds of vectors that are tried."""
 # If several are equally accurate, the first is chosen.
@@ -148,11 +158,7 @@ def choose_classifier(
     features = {kind: learn_features(kind, texts) for kind in kinds}
     vectors = {kind: features[kind](texts) for kind in kinds}
     tried = [_Candidate(kind, head) for head in _HEADS if inputs or head != "em" for kind in kinds]
-    # Words of held-out examples are unknown, as those of new inputs will be.
-    without: dict[TextKind, Callable[[NDArray[np.intp]], Any]] = {
-        kind: tfidf_of_others(texts) if kind == "tfidf" else lambda _: vectors["encoder"]
-        for kind in kinds
-    }
+    without = {kind: _without(kind, texts) for kind in kinds}
     held_out = {one: _held_out(one, without[one.features], labeled, named, seed) for one in tried}
     best = max(tried, key=lambda one: held_out[one].right)
     found, weight = held_out[best], held_out[best].weight
@@ -172,6 +178,18 @@ def choose_classifier(
     scorer = fit_head(best.head, best.features, first, answers, others)
     classifier = Classifier(features[best.features], scorer)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
+
+
+def _without(kind: TextKind, texts: Sequence[str]) -> Callable[[NDArray[np.intp]], Any]:
+    """Return a function from indices of held-out texts to the vectors of all texts.
+
+    Words of held-out texts are unknown, as those of new inputs will be.
+    """
+    encoded = embed(texts) if kind != "tfidf" else None
+    if kind == "encoder":
+        return lambda _: encoded
+    tfidf = tfidf_of_others(texts)
+    return tfidf if encoded is None else lambda held: joined(encoded, tfidf(held))
 
 
 def _held_out(

@@ -54,7 +54,7 @@ class Baseline(Method):
 
     Attributes:
         features: Kind of prompt vectors: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of
-            words, or hidden states of the frozen base model, with the anchor if there is one.
+            words, both, or hidden states of the frozen base model, with the anchor if there is one.
         head: Kind of classifier on the vectors; see `fit_head`.
     """
 
@@ -159,7 +159,7 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     if not labels_of(task, task.train):
         quick = ["knn"]
     elif task.unlabeled:
-        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
+        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em", "combined_em"]
     else:
         quick = ["tfidf_linear", "encoder_centroid"]
     return [name for name in quick if name.startswith("tfidf") or is_installed()]
@@ -172,6 +172,9 @@ ENCODER_LINEAR = Baseline(
 TFIDF_EM = Baseline("tfidf_em", "class means of TF-IDF + unlabeled inputs (EM)", "tfidf", "em")
 ENCODER_EM = Baseline(
     "encoder_em", "class means of a sentence encoder + unlabeled inputs (EM)", "encoder", "em"
+)
+COMBINED_EM = Baseline(
+    "combined_em", "class means of encoder and TF-IDF + unlabeled inputs (EM)", "combined", "em"
 )
 ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from telltune.errors import RecipeError
 from telltune.methods.base import BASE, BASE_ANCHOR
 from telltune.methods.baselines import (
+    COMBINED_EM,
     ENCODER_CENTROID,
     ENCODER_EM,
     ENCODER_LINEAR,
@@ -49,7 +50,16 @@ _ALL: tuple[Method, ...] = (
     *(BASE, BASE_ANCHOR, FEW_SHOT, FEW_SHOT_NEAREST, FEW_SHOT_CALIBRATED, FEW_SHOT_TEACHER),
     *(OVER_PROMPT, OVER_PROMPT_TEACHER, SFT_OVER_PROMPT),
     *(SFT, SFT_ANCHOR, SFT_ANCHOR_STEPS, SFT_PSEUDO_LABEL, SFT_PRODUCT),
-    *(TFIDF_LINEAR, TFIDF_EM, ENCODER_CENTROID, ENCODER_LINEAR, ENCODER_EM, KNN, PROBE),
+    *(
+        TFIDF_LINEAR,
+        TFIDF_EM,
+        ENCODER_CENTROID,
+        ENCODER_LINEAR,
+        ENCODER_EM,
+        COMBINED_EM,
+        KNN,
+        PROBE,
+    ),
     *(GENERAL_ONLY, MIX, TELL, *TELL_ORDERS, TELL_SELF_SAMPLED, TELL_TEACHER_SAMPLED),
     *(META, TELL_META, RCL, SELF_GUIDE, *TELL_VALUED),
 )

@@ -52,10 +52,11 @@ class SynthesisSpec(ConfigModel):
 class PseudoLabelSpec(ConfigModel):
     """Pseudo-labeled training examples from the inputs in `task.unlabeled`."""
 
-    by: Literal["auto", "encoder", "tfidf", "model"] = "auto"
-    """Labeler: a classifier on sentence vectors (`encoder`) or words (`tfidf`), both for closed
-    labels, or agreeing adapters of the `model`. `auto` chooses a classifier by cross-validation; it
-    uses the model if no classifier learns the labels or the answers are not labels."""
+    by: Literal["auto", "encoder", "tfidf", "combined", "model"] = "auto"
+    """Labeler: for closed labels a classifier on sentence vectors (`encoder`), words (`tfidf`) or
+    both (`combined`), or agreeing adapters of the `model`. `auto` chooses a classifier by
+    cross-validation; it uses the model if no classifier learns the labels or the answers are not
+    labels."""
     examples: PositiveInt = 400
     """Maximum number of pseudo-labeled examples. Classifiers keep the most confident of each label,
     in proportion to its share. With `model`, it is the number of inputs to label."""
@@ -67,9 +68,9 @@ class PseudoLabelSpec(ConfigModel):
 class ProductSpec(ConfigModel):
     """Product of experts: the label that is most likely under adapter and classifier together."""
 
-    by: Literal["auto", "encoder", "tfidf"] = "auto"
-    """Features of the classifier: sentence vectors (`encoder`) or words (`tfidf`); `auto` chooses
-    by cross-validation on the labeled examples."""
+    by: Literal["auto", "encoder", "tfidf", "combined"] = "auto"
+    """Features of the classifier: sentence vectors (`encoder`), words (`tfidf`) or both
+    (`combined`); `auto` chooses by cross-validation on the labeled examples."""
 
 
 class SelectionSpec(ConfigModel):
