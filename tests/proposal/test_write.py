@@ -119,7 +119,9 @@ def test_named_files_are_used_as_they_are(
     done = write_recipe([train, test], tmp_path)
     assert done.counts == {"train": 24, "test": 12}
     values = yaml.safe_load(done.recipe.read_text(encoding="utf-8"))
-    assert values["task"] == {"train": "shapes-train.jsonl", "test": "shapes_test.jsonl"}
+    labels = ["ball", "box", "sheet"]
+    files = {"train": "shapes-train.jsonl", "test": "shapes_test.jsonl"}
+    assert values["task"] == files | {"labels": labels}
     assert {path.name for path in tmp_path.iterdir()} == {train.name, test.name, "recipe.yaml"}
     away = write_recipe([train, test], tmp_path / "recipes" / "mine")
     assert load_recipe(away.recipe).task.test == load_recipe(done.recipe).task.test
@@ -179,6 +181,29 @@ def test_the_anchor_follows_from_the_kind_of_answers(
     recipe = load_recipe(done.recipe)
     assert recipe.anchor is not None
     assert recipe.anchor.prompt == done.anchor
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (["P: urgent", "no", "#later", "don't"], ["#later", "P: urgent", "don't", "no"]),
+        (["P1", "P2", "P3", "later"], None),
+        ([f"team of {letter}" for letter in ascii_lowercase[:21]], None),
+    ],
+    ids=["words", "codes", "many"],
+)
+def test_labels_whose_names_say_something_are_listed(
+    tmp_path: Path,
+    names: list[str],
+    listed: list[str] | None,
+    write_recipe: Callable[..., Proposal],
+) -> None:
+    rows = [
+        {"text": row["text"], "team": names[n % len(names)]} for n, row in enumerate(tickets(84))
+    ]
+    done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path)
+    labels = load_recipe(done.recipe).task.labels
+    assert (labels and list(labels)) == listed
 
 
 def test_long_examples_get_the_length_that_they_need(
@@ -254,6 +279,7 @@ def test_fit_guesses_the_settings_for_data(
     data = write_csv(tmp_path / "all.csv", tickets(24))
     recipe, told = recipe_of(data)
     assert recipe.model.name == "embedded"
+    assert list(recipe.task.labels or ()) == sorted(TEAMS)
     assert told.startswith(
         f"{data} is no recipe, so the settings are guessed: 24 examples, 4 labels, columns text → "
         "team; anchor 'Classify the text."

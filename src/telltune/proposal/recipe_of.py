@@ -104,10 +104,12 @@ def _guessed(
     from telltune.proposal.survey import survey
 
     found = survey(files, columns)
-    task = {
+    task: dict[str, Any] = {
         part: [spec.model_dump(exclude_none=True, exclude_defaults=True) for spec in specs]
         for part, specs in found.specs.items()
     }
+    if found.telling_labels:
+        task["labels"] = found.telling_labels
     guesses = {"task": task, "general": "embedded", "anchor": found.anchor}
     values = _with_paths(guesses | dict(keys))
     if isinstance(keys.get("task"), Mapping):

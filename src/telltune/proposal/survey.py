@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,7 @@ _LOOKED_AT = 1000
 """Number of rows of a file that its columns are guessed from."""
 _LISTED, _LISTED_CHARACTERS = 20, 200
 """Most labels that an anchor lists, and most characters of the list."""
+_WORD = re.compile(r"[^\W\d_]{3}")
 _NOUNS = (
     *("text", "question", "sentence", "message", "review", "ticket", "email", "comment", "query"),
     *("document", "article", "title", "description", "tweet", "post", "dialogue"),
@@ -65,6 +67,13 @@ class Survey:
     labels: tuple[str, ...]
     anchor: str
     warnings: tuple[str, ...]
+
+    @property
+    def telling_labels(self) -> list[str]:
+        """The labels, for `task.labels`, if their names are words and there are few of them."""
+        labels = sorted({label.strip() for label in self.labels})
+        words = sum(bool(_WORD.search(label)) for label in labels)
+        return labels if 1 < len(labels) <= min(_LISTED, 2 * words - 1) else []
 
     @property
     def told(self) -> str:

@@ -187,6 +187,13 @@ def _recipe_text(
         for part in _PARTS
         if part in specs
     ]
+    if found.telling_labels:
+        listed = ", ".join(map(_scalar, found.telling_labels))
+        task += [
+            "  # All labels that an answer can be, also those without an example. A name that says",
+            "  # little can be described: `labels: {P1: answer within an hour, ...}`.",
+            f"  labels: [{listed}]",
+        ]
     lines = [
         f"# Written by `tell init` for {shown}: {found.told}.",
         "# The settings are guesses: read the anchor above all.",
