@@ -118,7 +118,7 @@ def test_words_of_a_held_out_text_are_unknown_to_its_classifier() -> None:
 
 def test_em_is_tried_only_with_unlabeled_inputs() -> None:
     inputs = [Example(f"they came {mark} home", "") for mark in MARKS]
-    assert "EM" in choose_classifier(FORMS, inputs, 0, ["tfidf"]).notes[0]
+    assert "EM" in choose_classifier(FORMS, inputs, 0, ["tfidf"]).notes[-1]
     assert "EM" not in choose_classifier(FORMS, [], 0, ["tfidf"]).notes[0]
     assert choose_classifier(FORMS, inputs, 0, ["tfidf"]).inputs.shape[0] == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_a_recommended_recipe_can_be_run_as_it_is_and_no_test_item_had_a_say(
     assert Path(recipe.task.train[0].path) == Path(quick["task"]["train"])
     assert found.tried == 3
     assert found.items == 12
-    [advice] = found.advice
+    _, advice = found.advice
     assert advice.startswith("The recipe has no unlabeled inputs; if you have some, add them as")
     # The other finalist, few-shot, base and two fast baselines, without the recommended one.
     assert len(found.rivals) == 5
@@ -183,7 +184,8 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     assert found.method.startswith(("tfidf", "encoder"))
     assert found.expected.value > 60
     unlabeled = len(load_task(as_recipe(quick)).unlabeled)
-    told, *more = found.advice
+    names, told, *more = found.advice
+    assert "`task.labels`" in names
     assert told.startswith(f"With pseudo-labels of {unlabeled} unlabeled inputs, the best setting")
     assert [one.startswith("Let `tell pick`") for one in more] == [True] * found.method.startswith(
         "encoder"
@@ -209,8 +211,13 @@ def test_picking_is_advised_where_few_labels_feed_the_sentence_encoder(
         best = Recommendation(method, method, recipe, "accuracy", 12, one, {}, {}, None, 3, 1.0, ())
         return _advice(nothing, best, task, examples)
 
-    assert advice("encoder_em", 20)[0].startswith("Let `tell pick` choose what to label next")
-    assert advice("encoder_em", 500) == advice("tfidf_em", 20) == advice("tell", 20) == ()
+    names, picking = advice("encoder_em", 20)
+    assert picking.startswith("Let `tell pick` choose what to label next")
+    assert names.startswith("The recipe does not list the labels")
+    assert advice("tfidf_em", 20) == advice("tell", 20) == (names,)
+    assert advice("encoder_em", 500) == ()
+    task = replace(task, labels={"ball": "round", "box": "square", "sheet": "flat"})
+    assert advice("encoder_em", 20) == (picking,)
 
 
 def test_scores_on_a_line_over_log_examples_go_on_along_it() -> None:

@@ -1,7 +1,7 @@
-"""Choose the best of six small classifiers by cross-validation on the labeled examples.
+"""Choose the best of three small classifiers by cross-validation on the labeled examples.
 
-The six are class means of a sentence encoder, of TF-IDF and of both, each with and without seeded
-EM over unlabeled inputs. The encoder captures topics, and TF-IDF captures forms.
+They are class means of a sentence encoder, of TF-IDF, and of both. Unlabeled inputs move the means
+by seeded EM. The encoder captures topics, and TF-IDF captures forms.
 """
 
 from __future__ import annotations
@@ -45,16 +45,7 @@ _NAMES: dict[TextKind, str] = {
 }
 TEXT_KINDS = tuple(_NAMES)
 """Kinds of vectors that are tried."""
-# If several are equally accurate, the first is chosen.
 _HEADS: dict[Head, str] = {"centroid": "class means", "em": "EM over the unlabeled inputs"}
-
-
-class _Candidate(NamedTuple):
-    features: TextKind
-    head: Head
-
-    def __str__(self) -> str:
-        return f"{_NAMES[self.features]} with {_HEADS[self.head]}"
 
 
 class Choice(NamedTuple):
@@ -140,13 +131,15 @@ def choose_classifier(
     kinds: Sequence[TextKind] = (),
     named: Sequence[Example] = (),
 ) -> Choice:
-    """Choose the classifier with the highest accuracy on held-out labeled examples.
+    """Choose the classifier under which held-out labels are likeliest.
 
     An example is held out from classifiers that know its label from others. Whether the best is
     significantly better than the most frequent label is a binomial test at 5%. `named` are labels
     with their descriptions as prompts, which all classifiers know; see `TaskData.named_labels`.
 
-    Without unlabeled inputs, EM is not tried. Without `kinds`, all that are installed are tried.
+    With unlabeled inputs, all use EM. On three tasks with 20 and 60 labels, EM was better than
+    class means wherever names of labels were known, and held-out labels did not tell. Without
+    `kinds`, all that are installed are tried.
 
     Raises:
         ModelError: `kinds` contains the sentence encoder, which is not installed.
@@ -157,26 +150,27 @@ def choose_classifier(
     texts = [prompt_text(example) for example in (*known, *inputs)]
     features = {kind: learn_features(kind, texts) for kind in kinds}
     vectors = {kind: features[kind](texts) for kind in kinds}
-    tried = [_Candidate(kind, head) for head in _HEADS if inputs or head != "em" for kind in kinds]
-    without = {kind: _without(kind, texts) for kind in kinds}
-    held_out = {one: _held_out(one, without[one.features], labeled, named, seed) for one in tried}
-    best = max(tried, key=lambda one: held_out[one].right)
+    head: Head = "em" if inputs else "centroid"
+    held_out = {
+        kind: _held_out(kind, head, _without(kind, texts), labeled, named, seed) for kind in kinds
+    }
+    best = min(held_out, key=lambda kind: held_out[kind].loss(held_out[kind].weight))
     found, weight = held_out[best], held_out[best].weight
-    said = ", ".join(f"{one} {held_out[one].right:.0%}" for one in tried)
+    said = ", ".join(f"{_NAMES[kind]} {one.right:.0%}" for kind, one in held_out.items())
     note = f"Accuracy on held-out labeled examples: {said}."
     if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
-    chosen = f"Chosen: {best}."
+    chosen = f"Chosen: {_NAMES[best]} with {_HEADS[head]}."
     if not found.significant:
         chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
     gain = found.examples * (found.loss(0) - found.loss(weight))
     if gain <= _GAIN:
         chosen += " It would add nothing to a model's own answers."
-    ours = vectors[best.features]
+    ours = vectors[best]
     first, others = ours[: len(known)], ours[len(known) :]
     answers = [example.answer for example in known]
-    scorer = fit_head(best.head, best.features, first, answers, others)
-    classifier = Classifier(features[best.features], scorer)
+    scorer = fit_head(head, best, first, answers, others)
+    classifier = Classifier(features[best], scorer)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
 
 
@@ -193,7 +187,8 @@ def _without(kind: TextKind, texts: Sequence[str]) -> Callable[[NDArray[np.intp]
 
 
 def _held_out(
-    one: _Candidate,
+    kind: TextKind,
+    head: Head,
     without: Callable[[NDArray[np.intp]], Any],
     labeled: Sequence[Example],
     named: Sequence[Example],
@@ -204,7 +199,8 @@ def _held_out(
     An example whose label occurs in no other fold is left out.
 
     Args:
-        one: Classifier.
+        kind: Kind of the vectors.
+        head: Kind of the classifiers.
         without: Function from indices of held-out examples to the vectors of all labeled, named
             and unlabeled texts, learned from the others.
         labeled: Labeled examples.
@@ -224,14 +220,14 @@ def _held_out(
             asked = np.flatnonzero(fold == held)
             known = answers[kept].tolist()
             vectors = without(asked)
-            head = fit_head(one.head, one.features, vectors[kept], known, vectors[count:])
+            scorer = fit_head(head, kind, vectors[kept], known, vectors[count:])
             asked = asked[np.isin(answers[asked], known)]
             if not len(asked):
                 continue
-            found = head.scores(vectors[asked])
+            found = scorer.scores(vectors[asked])
             # A label that the training folds lack gets the lowest score of all.
             every = np.full((len(asked), len(names)), found.min())
-            every[:, np.searchsorted(names, head.answers)] = found
+            every[:, np.searchsorted(names, scorer.answers)] = found
             scores.append(every)
             labels.append(numbers[asked])
     if not scores:  # Each label is that of one prompt: as if the scores of one were even.

@@ -17,6 +17,7 @@ from telltune.evaluation.score import PERPLEXITY
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.trained_method import TrainedMethod
+from telltune.inference.labels import labels_of
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.recipe import AnyRecipe, Recipe, TaskSpec, as_recipe
@@ -43,9 +44,14 @@ _TAIL = (1 - 0.95) / 2
 # Share of a normal distribution that lies beyond one standard error on one side.
 _ONE_ERROR = 0.16
 _RESAMPLES = 10_000
-# Up to this number of labels, picking them was measured to pay; see docs/guides/levers.md.
+# Up to this number of labeled examples, picking them and the names of labels were measured to pay;
+# see docs/guides/levers.md.
 _FEW_LABELS = 120
 _PSEUDO_LABEL = "_pseudo_label"
+_NO_NAMES = (
+    "The recipe does not list the labels; with few examples, a classifier learns much from their "
+    "names, or from words about them, in `task.labels`."
+)
 _NO_UNLABELED = (
     "The recipe has no unlabeled inputs; if you have some, add them as `task.unlabeled`, and "
     "pseudo-labels are tried too."
@@ -208,6 +214,9 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
             f"{best.rivals[enough[0]].value:.1f} points less, a difference that {best.items:,} dev "
             "items do not prove."
         )
+    few = examples <= _FEW_LABELS
+    if few and not task.labels and labels_of(task, task.train):
+        advice.append(_NO_NAMES)
     if not task.unlabeled:
         return (*advice, _NO_UNLABELED)
     # If the recipe itself has pseudo-labels, no candidate is without.
@@ -222,7 +231,7 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
                 "task tokens."
             )
             break
-    if best.method.startswith("encoder") and examples <= _FEW_LABELS:
+    if best.method.startswith("encoder") and few:
         advice.append(
             "Let `tell pick` choose what to label next: with few labels, picked inputs help a "
             "classifier on the sentence encoder more than random ones."
