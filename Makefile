@@ -12,7 +12,7 @@ TOOLS := $(VENV)/.tools
 # Bytecode is written as modules are imported, in whatever environment.
 demo: $(READY)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/tell compare recipes/demo.yaml --out runs/demo --overwrite \
-		--method base,encoder_em,sft,tell,tell_product
+		--method base,combined_em,sft,tell,tell_product
 
 test: $(TOOLS)
 	$(MAKE) --no-print-directory --jobs 2 lint tests

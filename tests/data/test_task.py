@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import telltune
 from telltune.data.task import load_general, load_split, load_task, unlabeled_beside
 from telltune.errors import DataError, RecipeError
 from telltune.recipe import Recipe, recipe_from_dict
@@ -277,8 +278,20 @@ def test_listed_labels_are_examples_of_themselves(listing: Callable[..., Recipe]
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
 def test_an_answer_that_is_not_listed_is_refused(part: str, listing: Callable[..., Recipe]) -> None:
     recipe = listing(["turn on", "turn off"], **{"train": "turn on", part: "Turn on"})
-    with pytest.raises(DataError, match=rf"{part}.jsonl:1: the answer `Turn on` .*'turn on'"):
+    with pytest.raises(DataError, match=rf"{part}.jsonl:1: the answer `Turn on` .*`turn on`"):
         load_split(recipe, part)  # type: ignore[arg-type]
     other = listing(["turn on", "turn off"], **{"train": "turn on", part: "dim"})
-    with pytest.raises(DataError, match="list it, or correct the row"):
+    with pytest.raises(DataError, match="correct the row, or list it"):
         load_split(other, part)  # type: ignore[arg-type]
+
+
+def test_the_check_finds_every_answer_that_is_not_listed(
+    tmp_path: Path, write_jsonl: Callable[..., Path], tiny_model: Path
+) -> None:
+    rows = [{"prompt": f"{n}?", "completion": c} for n, c in enumerate(["on", "of", "dim", "off"])]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    task = {"train": str(path), "labels": ["on", "off"]}
+    recipe = {"model": str(tiny_model), "task": task, "general": None}
+    found = telltune.check(recipe).findings
+    assert [(one.line, one.refused) for one in found] == [(2, True), (3, True)]
+    assert found[0].reason == "the answer `of` is not in `task.labels`; write `off`, or list it"

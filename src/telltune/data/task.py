@@ -25,7 +25,7 @@ from telltune.errors import DataError, RecipeError, shown
 from telltune.recipe import DataSpec, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -192,25 +192,25 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         for example in examples:
             if not example.completion.strip():
                 raise DataError(f"{example.origin}: the response contains only the anchor's line.")
-    if recipe.task.labels is not None:
-        _check_listed(examples, list(recipe.task.labels))
+    for problem in unlisted(recipe, examples):
+        raise DataError(str(problem))
     return examples
 
 
-def _check_listed(examples: Sequence[Example], labels: Sequence[str]) -> None:
-    """Raise an error if an answer is none of the task's labels."""
+def unlisted(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Problem]:
+    """Yield a problem for each example whose answer is none of the labels that the recipe lists."""
+    labels, anchor = recipe.task.labels, _anchor(recipe)
+    if labels is None:
+        return
     for example in examples:
-        answer = example.answer.strip()
-        if answer not in labels:
-            near = difflib.get_close_matches(answer, labels, n=1)
-            raise DataError(
-                f"{example.origin}: the answer `{shown(answer)}` is not in `task.labels`; "
-                + (
-                    f"did you mean {near[0]!r}? Correct it, or list it."
-                    if near
-                    else "list it, or correct the row."
-                )
-            )
+        answer = (anchor.detach(example) if anchor else example).answer.strip()
+        if answer in labels:
+            continue
+        near = difflib.get_close_matches(answer, labels, n=1)
+        what = f"write `{near[0]}`" if near else "correct the row"
+        reason = f"the answer `{shown(answer)}` is not in `task.labels`; {what}, or list it"
+        file, _, line = example.origin.rpartition(":")
+        yield Problem(file, int(line), reason)
 
 
 def _held_out(examples: list[Example], share: float, fold: int) -> set[str]:

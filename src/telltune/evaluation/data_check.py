@@ -17,7 +17,7 @@ from telltune.data.general import scan_general
 from telltune.data.loaders import scan
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
-from telltune.data.task import REST, load_general, named_data
+from telltune.data.task import REST, load_general, named_data, unlisted
 from telltune.errors import DataError
 from telltune.models import load_tokenizer
 from telltune.result_table import InNotebooks, ResultTable
@@ -101,6 +101,8 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         groups = _read({s: getattr(recipe.task, s) or () for s in splits}, findings)
     check = _checks(model, max_length)
     findings += check(groups)
+    for group in groups.values():
+        findings += map(finding_of, unlisted(recipe, group))
     counts = _counts(groups)
     tested = {split: group for split, group in groups.items() if split != TRAIN}
     unlabeled = [spec for spec in recipe.task.unlabeled or () if spec.path != REST]
