@@ -83,8 +83,6 @@ DataList = Annotated[
 
 def _described(labels: Any) -> Any:
     """Return labels with the words about each; a label of a list is its own description."""
-    if labels is None:
-        return None
     if not isinstance(labels, list | dict):
         raise ValueError("give a list of labels, or a mapping from labels to words about each")
     pairs = labels.items() if isinstance(labels, dict) else [(label, label) for label in labels]
@@ -98,6 +96,12 @@ def _described(labels: Any) -> Any:
     if len(described) < max(2, len(pairs)):
         raise ValueError("list at least two labels, each once")
     return described
+
+
+Labels = Annotated[
+    dict[str, str],
+    BeforeValidator(_described, json_schema_input_type=list[str] | dict[str, str]),
+]
 
 
 class TaskSpec(ConfigModel):
@@ -126,7 +130,7 @@ class TaskSpec(ConfigModel):
     """Inputs without labels, in any format of `train`. `rest` takes the training examples that
     `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
 
-    labels: Annotated[dict[str, str] | None, BeforeValidator(_described)] = None
+    labels: Labels | None = None
     """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
     Small classifiers learn from these words, and know labels that no example has."""
 
