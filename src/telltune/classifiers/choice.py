@@ -148,11 +148,11 @@ def choose_classifier(
     kinds = kinds or (["tfidf"] if lacking else TEXT_KINDS)
     known = (*labeled, *named)
     texts = [prompt_text(example) for example in (*known, *inputs)]
-    features = {kind: learn_features(kind, texts) for kind in kinds}
-    vectors = {kind: features[kind](texts) for kind in kinds}
+    encoded = None if list(kinds) == ["tfidf"] else embed(texts)
     head: Head = "em" if inputs else "centroid"
     held_out = {
-        kind: _held_out(kind, head, _without(kind, texts), labeled, named, seed) for kind in kinds
+        kind: _held_out(kind, head, _without(kind, texts, encoded), labeled, named, seed)
+        for kind in kinds
     }
     best = min(held_out, key=lambda kind: held_out[kind].loss(held_out[kind].weight))
     found, weight = held_out[best], held_out[best].weight
@@ -166,24 +166,27 @@ def choose_classifier(
     gain = found.examples * (found.loss(0) - found.loss(weight))
     if gain <= _GAIN:
         chosen += " It would add nothing to a model's own answers."
-    ours = vectors[best]
-    first, others = ours[: len(known)], ours[len(known) :]
+    features = learn_features(best, texts)
+    vectors = features(texts)
+    others = vectors[len(known) :]
     answers = [example.answer for example in known]
-    scorer = fit_head(head, best, first, answers, others)
-    classifier = Classifier(features[best], scorer)
+    scorer = fit_head(head, best, vectors[: len(known)], answers, others)
+    classifier = Classifier(features, scorer)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
 
 
-def _without(kind: TextKind, texts: Sequence[str]) -> Callable[[NDArray[np.intp]], Any]:
+def _without(
+    kind: TextKind, texts: Sequence[str], encoded: Any
+) -> Callable[[NDArray[np.intp]], Any]:
     """Return a function from indices of held-out texts to the vectors of all texts.
 
-    Words of held-out texts are unknown, as those of new inputs will be.
+    Words of held-out texts are unknown, as those of new inputs will be. `encoded` are the vectors
+    of the sentence encoder; None if the kind is `tfidf`.
     """
-    encoded = embed(texts) if kind != "tfidf" else None
     if kind == "encoder":
         return lambda _: encoded
     tfidf = tfidf_of_others(texts)
-    return tfidf if encoded is None else lambda held: joined(encoded, tfidf(held))
+    return tfidf if kind == "tfidf" else lambda held: joined(encoded, tfidf(held))
 
 
 def _held_out(
