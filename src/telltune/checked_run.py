@@ -121,7 +121,7 @@ def check_baseline(recipe: Recipe, method: Baseline) -> CheckedBaseline:
         TellError: The fit cannot start.
     """
     check_recipe(recipe)
-    task = load_task(recipe)
+    task = load_task(recipe, may_lack_examples=True)
     check_metrics(task.metrics)
     tokenizer = load_tokenizer(recipe.model)
     data = method.data(task, tokenizer, recipe)

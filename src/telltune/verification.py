@@ -183,7 +183,7 @@ def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[
         if not isinstance(method, Baseline):
             raise ModelError(f"method `{method.name}` is not a baseline.")
         tokenizer = load_model_info(recipe.model).tokenizer.load()
-        data = method.data(load_task(recipe), tokenizer, recipe)
+        data = method.data(load_task(recipe, may_lack_examples=True), tokenizer, recipe)
     except TellError as error:
         yield _unknown("task data", str(error))
         return
@@ -194,7 +194,7 @@ def _baseline(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[
         yield _compare("unlabeled data", _inside(record, "data", "unlabeled", "sha256"), found)
     yield _compare("counts", record.get("counts"), data.cost.counts())
     encoder = Encoder(tokenizer)
-    answers = {encoder.answer(example.completion).strip() for example in data.labeled}
+    answers = {encoder.answer(example.completion).strip() for example in data.known}
     claimed = _inside(record, "baseline", "answers") or []
     strange = sorted(answers.symmetric_difference(claimed))
     reason = f"only in one of {TELL_JSON} and task data: {strange[0]!r}" if strange else ""

@@ -276,3 +276,28 @@ def test_a_baselines_plan_trains_nothing_and_costs_what_the_fit_costs(
     for split in ("train", "test"):
         with pytest.raises(RecipeError, match="no tokens to show"):
             telltune.show(baseline_recipe, split=split)
+
+
+def test_names_of_labels_alone_fit_a_classifier(
+    toy_recipe: dict[str, Any], toy_task: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in toy_task["train"].read_text().splitlines()]
+    inputs = tmp_path / "inputs.jsonl"
+    inputs.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
+    task = {
+        "labels": {"sheet": "item is flat", "ball": "item is round", "box": "item is square"},
+        "unlabeled": str(inputs),
+        "test": str(toy_task["test"]),
+    }
+    recipe = toy_recipe | {"task": task, "method": "tfidf_em"}
+    assert telltune.plan(recipe)["task_examples"] == 0
+    telltune.fit(recipe, tmp_path / "out", progress=False)
+    assert verify(tmp_path / "out").held is True
+    assert telltune.evaluate(tmp_path / "out", progress=False).scores["accuracy"].score == 100.0
+    for method in ("sft", "knn"):
+        with pytest.raises(RecipeError, match="labeled examples"):
+            telltune.fit(recipe | {"method": method}, tmp_path / method, progress=False)
+    with pytest.raises(RecipeError, match="no labeled examples"):
+        telltune.compare(recipe, out=tmp_path / "compared", progress=False)
+    with pytest.raises(RecipeError, match="either `train`"):
+        telltune.plan(recipe | {"task": {"test": str(toy_task["test"])}})

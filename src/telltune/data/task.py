@@ -98,16 +98,24 @@ def check_unlabeled(inputs: Sequence[Example], what: str) -> None:
         )
 
 
-def load_task(recipe: Recipe) -> TaskData:
+def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
     """Read a task's training data (up to `task.max_examples`), dev data and unlabeled inputs.
 
     Raises:
         DataError: See `read_examples`.
+        RecipeError: There are no training data, and they may not be lacking.
     """
     read, read_dev = ReadReport(), ReadReport()
-    train = load_split(recipe, "train", read)
-    order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
-    ordered = [train[i] for i in order]
+    ordered: list[Example] = []
+    if recipe.task.embedded or recipe.task.train:
+        train = load_split(recipe, "train", read)
+        order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
+        ordered = [train[i] for i in order]
+    elif not may_lack_examples:
+        raise RecipeError(
+            "the recipe has no labeled examples (`task.train`), from which only a classifier of "
+            "`task.labels` can be fitted: `tell fit --set method=combined_em`."
+        )
     metrics = tuple(recipe.evaluation.metrics or ())
     if recipe.task.embedded:
         metrics = metrics or embedded_task(recipe.task.embedded).metrics
@@ -116,7 +124,7 @@ def load_task(recipe: Recipe) -> TaskData:
     dev = tuple(load_split(recipe, "dev", read_dev)) if has_dev else ()
     unlabeled, left_out = _load_unlabeled(recipe, ordered, dev)
     return TaskData(
-        name=recipe.task.embedded or train[0].source,
+        name=recipe.task.embedded or (ordered[0].source if ordered else "labels"),
         train=tuple(ordered[: recipe.task.max_examples]),
         dev=dev,
         anchor=_anchor(recipe),
@@ -310,7 +318,7 @@ def count_within_budget(lengths: NDArray[np.int64], max_tokens: int | None) -> i
     Raises:
         DataError: The first example does not fit.
     """
-    if max_tokens is None:
+    if max_tokens is None or not len(lengths):
         return len(lengths)
     fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
     if fitting == 0:

@@ -14,6 +14,7 @@ from telltune.classifiers.features import StateFeatures, learn_features, prompt_
 from telltune.classifiers.heads import Head, fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, check_unlabeled, count_within_budget, unlabeled_beside
+from telltune.errors import RecipeError
 from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.fitting.protocol import Method, Settings
@@ -37,12 +38,14 @@ class BaselineData(NamedTuple):
 
     Attributes:
         labeled: The labeled examples.
+        known: The labeled examples, and the names of the task's labels; see `TaskData`.
         unlabeled: The unlabeled inputs; () if the method needs none.
         labels: The labels to choose from; () if the answers are not a closed set.
         cost: Counts of the data, without time.
     """
 
     labeled: tuple[Example, ...]
+    known: tuple[Example, ...]
     unlabeled: tuple[Example, ...]
     labels: tuple[str, ...]
     cost: Cost
@@ -75,6 +78,8 @@ class Baseline(Method):
         used = count_within_budget(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
         labels = labels_of(task, labeled)
+        if not labeled and self.head == "nearest":
+            raise RecipeError(f"method `{self.name}` needs labeled examples; set `task.train`.")
         if self.head != "nearest":
             answers = [example.completion for example in labeled]
             need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`", answers)
@@ -88,7 +93,9 @@ class Baseline(Method):
             unlabeled_examples=len(unlabeled),
             unlabeled_tokens=sum(map(len, encoder.prompts(unlabeled))),
         )
-        return BaselineData(labeled, unlabeled, labels, cost)
+        # The answer of `knn` is that of an example.
+        known = labeled if self.head == "nearest" else (*labeled, *task.named_labels)
+        return BaselineData(labeled, known, unlabeled, labels, cost)
 
     def run(
         self,
@@ -118,10 +125,9 @@ class Baseline(Method):
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
-        examples, inputs = data.labeled, data.unlabeled
+        known, inputs = data.known, data.unlabeled
         began = clock()
         encoder = Encoder(tokenizer)
-        known = (*examples, *(task.named_labels if self.head != "nearest" else ()))
         texts = [prompt_text(example) for example in (*known, *inputs)]
         vectorize: Features
         if self.features == "states":
@@ -145,7 +151,9 @@ class Baseline(Method):
             classifier=Classifier(vectorize, scorer),
         )
         if settings.out is not None and settings.save:
-            save_baseline(settings.out, self.name, predictor, task.name, examples, inputs, recipe)
+            save_baseline(
+                settings.out, self.name, predictor, task.name, data.labeled, inputs, recipe
+            )
         return predictor
 
 

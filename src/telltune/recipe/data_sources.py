@@ -109,8 +109,11 @@ class TaskSpec(ConfigModel):
 
     embedded: str | None = None
     """Name of an embedded task with its own splits and anchor, instead of `train`."""
+    labels: Labels | None = None
+    """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
+    Small classifiers learn from these words, and know labels that no example has."""
     train: DataList | None = Field(default=None, validate_default=True)
-    """Training data."""
+    """Training data. With `labels`, a small classifier needs none."""
     dev: DataList | None = None
     """Data for choosing settings."""
     dev_share: float | None = Field(default=None, gt=0, lt=1)
@@ -130,19 +133,17 @@ class TaskSpec(ConfigModel):
     """Inputs without labels, in any format of `train`. `rest` takes the training examples that
     `max_examples` or `max_tokens` leave out. Answers in them are ignored."""
 
-    labels: Labels | None = None
-    """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
-    Small classifiers learn from these words, and know labels that no example has."""
-
     # Field validators, because pydantic runs model validators only if all fields are valid.
     @field_validator("train")
     @classmethod
     def _is_data_or_embedded(
         cls, train: list[DataSpec] | None, info: ValidationInfo
     ) -> list[DataSpec] | None:
-        # An invalid `embedded` is missing from `info.data`.
-        if "embedded" in info.data and (info.data["embedded"] is None) == (train is None):
-            raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
+        # What is invalid itself is missing from `info.data`.
+        if {"embedded", "labels"} <= info.data.keys():
+            embedded, labels = info.data["embedded"], info.data["labels"]
+            if (embedded and train) or not (embedded or train or labels):
+                raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
         return train
 
     @field_validator("dev_fold")
