@@ -192,3 +192,15 @@ def test_nothing_is_predicted_before_a_fit(quick: TellClassifier) -> None:
 def test_too_few_examples_of_a_class_are_refused(quick: TellClassifier) -> None:
     with pytest.raises(RecipeError, match="not a closed set"):
         quick.fit(["a", "b", "c"], ["x", "y", "z"])
+
+
+def test_a_listed_class_needs_no_example() -> None:
+    texts = ["Where is my parcel?", "I was billed twice.", "Track a box", "Refund the invoice"]
+    listed = {"task": {"labels": {"a": "shipping", "b": "billing", "c": "technical problem"}}}
+    model = TellClassifier(method="encoder_centroid", settings=listed).fit(texts, list("abab"))
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    assert model.predict(["The app crashes", "My parcel is late"]).tolist() == ["c", "a"]
+    with pytest.raises(ValueError, match="y has numbers"):
+        TellClassifier(
+            method="encoder_centroid", settings={"task": {"labels": ["0", "1", "x"]}}
+        ).fit(texts, [0, 1, 0, 1])

@@ -52,7 +52,7 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Whether to show progress bars.
 
     Attributes:
-        classes_: Classes, sorted, (classes,).
+        classes_: Classes, sorted, (classes,); those of `y` and of `task.labels` in the settings.
         folder_: Folder with the adapter or baseline.
 
     Examples:
@@ -118,6 +118,12 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for text, number in zip(texts, numbers, strict=True)
         ]
         recipe = recipe_for(rows, model=self.model, method=self.method, **keys)
+        # Classifiers know listed labels without examples, too.
+        more = [label for label in recipe.task.labels or () if label not in names]
+        if more:
+            if classes.dtype.kind not in "OU":
+                raise ValueError(f"y has numbers, but `task.labels` lists {more[0]!r}.")
+            classes = np.unique([*classes.tolist(), *more])
         temporary = tempfile.mkdtemp(prefix="telltune-")
         weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
         self.folder_ = fit(recipe, Path(temporary) / "fitted", progress=self.progress).folder
