@@ -4,7 +4,7 @@ In each of eight draws, half of a task's training inputs is the pool. Labeled ex
 from it at random, none to sixty, and its other inputs are unlabeled. Writes names.json and prints
 the table of docs/guides/levers.md.
 
-    python benchmarks/leverage/names.py    # after new_tasks.py, for the home task; a quarter of an hour
+    python benchmarks/leverage/names.py    # after new_tasks.py; a quarter of an hour
 """
 
 from __future__ import annotations
