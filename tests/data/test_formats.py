@@ -159,7 +159,7 @@ def test_utf16_is_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"text,label\n"), "the file is compressed: add .gz to its name"),
+        (gzip.compress(b"text,label\n", mtime=0), "the file is compressed: add .gz to its name"),
         (b"PK\x03\x04\x14\x00", "the file is an Excel workbook or a ZIP archive: save it as CSV"),
         (b"PAR1\x15\x04", "the file is a Parquet file: let its name end in .parquet"),
     ],
@@ -180,7 +180,7 @@ def test_json_list_under_the_name_of_json_lines_is_told_its_right_name(tmp_path)
 
 
 def test_truncated_gzip_is_a_problem(tmp_path):
-    content = gzip.compress(b'{"a": "x"}\n' * 5000)
+    content = gzip.compress(b'{"a": "x"}\n' * 5000, mtime=0)
     rows = rows_of(tmp_path / "a.jsonl.gz", content[: len(content) // 2])
     assert "gzip stream is damaged" in rows[-1].reason
 
