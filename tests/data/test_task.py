@@ -275,6 +275,14 @@ def test_listed_labels_are_examples_of_themselves(listing: Callable[..., Recipe]
     assert not load_task(listing(None, train="on")).named_labels
 
 
+def test_white_space_around_an_answer_makes_no_other_label(
+    listing: Callable[..., Recipe],
+) -> None:
+    recipe = listing(["on", "off"], train=" on\n", test="off ")
+    assert [example.completion for example in load_split(recipe, "train")] == ["on"]
+    assert [example.completion for example in load_split(recipe, "test")] == ["off"]
+
+
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
 def test_an_answer_that_is_not_listed_is_refused(part: str, listing: Callable[..., Recipe]) -> None:
     recipe = listing(["turn on", "turn off"], **{"train": "turn on", part: "Turn on"})

@@ -199,7 +199,7 @@ def _held_out(
 ) -> _HeldOut:
     """Score each labeled example by classifiers trained on other folds and the inputs.
 
-    An example whose label occurs in no other fold is left out.
+    An example whose label occurs neither in another fold nor in `named` is left out.
 
     Args:
         kind: Kind of the vectors.

@@ -202,6 +202,9 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
                 raise DataError(f"{example.origin}: the response contains only the anchor's line.")
     for problem in unlisted(recipe, examples):
         raise DataError(str(problem))
+    if recipe.task.labels is not None:
+        # White space around an answer would make it a label of its own.
+        examples = [replace(e, completion=e.completion.strip()) for e in examples]
     return examples
 
 
