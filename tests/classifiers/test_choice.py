@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from telltune.classifiers import choice
-from telltune.classifiers.choice import choose_classifier
+from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
 from telltune.classifiers.features import TextKind, TfidfFeatures, tfidf_of_others
 from telltune.data.examples import Example
 
@@ -135,3 +135,12 @@ def test_listed_labels_are_known_without_an_example() -> None:
     alone, told = (choose_classifier(single, [], 0, ["tfidf"], names) for names in ((), named))
     assert alone.weight != told.weight
     assert "100%" in told.notes[0]
+
+
+def test_the_likelihood_of_held_out_labels_chooses_and_not_the_accuracy() -> None:
+    learned = relabeled(0.5, 7)[:15]
+    alone = {kind: choose_classifier(learned, [], 0, [kind]) for kind in TEXT_KINDS}
+    right = [float(found.notes[0].rpartition(" ")[2].rstrip("%.")) for found in alone.values()]
+    likeliest = max(TEXT_KINDS, key=lambda kind: alone[kind].gain)
+    assert likeliest != TEXT_KINDS[int(np.argmax(right))]
+    assert choose_classifier(learned, [], 0).notes[-1] == alone[likeliest].notes[-1]

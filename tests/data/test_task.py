@@ -9,6 +9,7 @@ import pytest
 import telltune
 from telltune.data.task import load_general, load_split, load_task, unlabeled_beside
 from telltune.errors import DataError, RecipeError
+from telltune.evaluation.headline import task_answers
 from telltune.recipe import Recipe, recipe_from_dict
 
 if TYPE_CHECKING:
@@ -303,3 +304,13 @@ def test_the_check_finds_every_answer_that_is_not_listed(
     found = telltune.check(recipe).findings
     assert [(one.line, one.refused) for one in found] == [(2, True), (3, True)]
     assert found[0].reason == "the answer `of` is not in `task.labels`; write `off`, or list it"
+
+
+def test_listed_labels_decide_the_metrics_however_few_the_answers_are(
+    listing: Callable[..., Recipe],
+) -> None:
+    for labels, metric in ((None, "exact_match"), (["on", "off"], "accuracy")):
+        recipe = listing(labels, train="on", test="off")
+        found = task_answers(recipe, load_task(recipe))
+        assert found.metrics[0] == metric
+        assert found.labels == tuple(labels or ())

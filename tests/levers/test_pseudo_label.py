@@ -153,8 +153,9 @@ def test_inputs_of_a_listed_label_without_examples_are_found() -> None:
     inputs = [Example(text, "") for text in (*rain, "a puppy", "my bank")]
     got = applied(rows, inputs, labels=["animals", "money", "weather"], by="encoder")
     assert [one.completion for one in got.examples] == [*["weather"] * 3, "animals", "money"]
-    # The label has a share of its own, by which the most confident inputs take turns.
-    three = applied(rows, inputs, labels=["animals", "money", "weather"], by="encoder", examples=3)
+    # The label has a share of its own, by which its inputs take turns with those of the others.
+    more = [*inputs, Example("a kitten", "")]
+    three = applied(rows, more, labels=["animals", "money", "weather"], by="encoder", examples=3)
     assert {one.completion for one in three.examples} == {"animals", "money", "weather"}
     # One example of each label is no closed set, but a list of labels is.
     with pytest.raises(RecipeError, match="closed set"):

@@ -144,7 +144,7 @@ def _most_confident(
     Labels take turns in proportion to their prior shares, each with its most confident remaining
     input. `labels` and `confidence` are those of the inputs, (inputs,).
     """
-    turn = np.empty(len(labels))
+    turn = np.full(len(labels), np.inf)
     given = np.array(labels)
     for label, share in prior.items():
         there = np.flatnonzero(given == label)
