@@ -28,6 +28,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One core for each worker and for the commands that it starts.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Some tests import PEFT themselves, which would import bitsandbytes for seconds.
+    import telltune.training.hf_trainer  # noqa: F401
 
 # Files of tests need not survive a loss of power; each fit waited for the disk dozens of times.
 os.fsync = lambda descriptor: None

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,6 +108,12 @@ def test_verbose_says_where_an_error_was_raised(tmp_path: Path) -> None:
     assert plain.read_text().startswith("error: ")
     assert "Traceback" in told.read_text()
     assert told.read_text().endswith(plain.read_text())
+
+
+def test_training_is_imported_without_bitsandbytes(tmp_path: Path) -> None:
+    # That import takes seconds, and only quantized models need it.
+    look = partial(exec, "import sys; assert 'bitsandbytes' not in sys.modules")
+    assert Forked("--help", said=tmp_path / "said", first=look).wait() == 0
 
 
 @pytest.mark.parametrize(

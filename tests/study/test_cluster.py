@@ -29,17 +29,20 @@ FEW = ForgettingSpec(examples=8, prompts=4)
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """Start a head that runs nothing, and two nodes with one CPU each."""
+    """Start a head and another node, with one CPU each."""
     from ray.cluster_utils import Cluster
 
     # Without its dashboard and autoscaler, which are processes of their own.
-    head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True}
+    with pytest.MonkeyPatch.context() as patch:
+        # By default Ray's processes wait until no other work is left, such as other tests.
+        patch.setenv("RAY_worker_niceness", "0")
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(num_cpus=1)
+        made.wait_for_nodes()
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 def told(row: ResultRow) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def test_a_study_does_without_bad_nodes(
     # Both nodes are this machine, where one may have to wait for other work.
     monkeypatch.setattr(nodes_module, "_SLOW", float("inf"))
     assert joined.bad_nodes(cells) == []
-    bad, good = (node.node_id for node in nodes.workers)
+    bad, good = (node.node_id for node in nodes.list_all_nodes())
 
     def where() -> str:
         return str(ray.get_runtime_context().get_node_id())
@@ -119,7 +122,8 @@ def test_a_node_that_is_lost_loses_no_cell(
         time.sleep(0.05)
     # While its next cell runs.
     before = (out / RESULTS).read_bytes()
-    nodes.remove_node(nodes.workers.pop(), allow_graceful=False)
+    [lost] = nodes.worker_nodes
+    nodes.remove_node(lost, allow_graceful=False)
     assert running.is_alive()
     running.join(timeout=300)
     assert not running.is_alive()

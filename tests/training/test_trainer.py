@@ -277,6 +277,8 @@ def test_a_thread_writes_what_the_trainer_does_where_memory_has_no_room_for_a_co
     wrote, would = (tmp_path / name / "kept" / "checkpoint-6" for name in ("thread", "trainer"))
     files = {path.name for path in would.iterdir()}
     assert {path.name for path in wrote.iterdir()} == files
+    # PEFT's form for a model card takes longer to fill in than the weights to write.
+    assert "README.md" not in files
     for name in files - {"manifest.json", "trainer_state.json", "training_args.bin"}:
         assert (wrote / name).read_bytes() == (would / name).read_bytes(), name
 

@@ -10,6 +10,7 @@ from telltune.models.loading import ModelShape as ModelShape
 from telltune.models.loading import base_revision as base_revision
 from telltune.models.loading import compute_dtype as compute_dtype
 from telltune.models.loading import context_length as context_length
+from telltune.models.loading import import_peft as import_peft
 from telltune.models.loading import load_adapter as load_adapter
 from telltune.models.loading import load_base as load_base
 from telltune.models.loading import load_base_of as load_base_of

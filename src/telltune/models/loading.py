@@ -111,7 +111,7 @@ def load_base(
     import torch
     from transformers import AutoModelForCausalLM
 
-    _import_peft()
+    import_peft()
     hush_transformers()
     keep_freed_memory()
     watch_load()
@@ -186,7 +186,7 @@ def load_config(spec: ModelSpec) -> Any:
     return config
 
 
-def _import_peft() -> None:
+def import_peft() -> None:
     """Import PEFT without bitsandbytes, of which PEFT itself only uses functions for later.
 
     Importing bitsandbytes takes seconds, because it prepares functions for `torch.compile`.

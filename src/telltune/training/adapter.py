@@ -61,7 +61,9 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
             weight.data = values.clone()
     try:
         with without_bitsandbytes(base.model):
-            model = get_peft_model(base.model, config)
+            model: Any = get_peft_model(base.model, config)
+        # Adapter folders get telltune's card. PEFT's takes longer to write than the weights.
+        model.create_or_update_model_card = _write_no_card
         if spec.changes_base:
             _keep_own_weights(model, own, spec)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -75,6 +77,10 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"lora: PEFT cannot add this adapter: {reason}") from None
     return model
+
+
+def _write_no_card(output_dir: str) -> None:
+    """Take the place of PEFT's method that writes a model card."""
 
 
 def _lora_layers(model: Any) -> list[Any]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_utils import SaveStrategy
 
 from telltune.models import LoadedModel, compute_dtype, model_shape
 from telltune.models.threads import shared_cores
 from telltune.training.adapter import trainable
 from telltune.training.callbacks import Stopwatch
+from telltune.training.hf_trainer import SaveStrategy
 from telltune.training.run import training_arguments
 from telltune.training.speed import flop, learn, sampled_steps, step_work
 from telltune.training.steps import StepSampler

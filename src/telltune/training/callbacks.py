@@ -21,11 +21,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from transformers import TrainerCallback
 
 from telltune.errors import RecipeError, TellError
 from telltune.signals import handling
 from telltune.storage import write_text, writing
+from telltune.training.hf_trainer import TrainerCallback
 from telltune.training.log import read_log
 from telltune.training.training_data import step_places
 

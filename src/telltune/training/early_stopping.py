@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
 
 from telltune.storage import write_json
 from telltune.training.adapter import trained_parameters
 from telltune.training.checkpoints import Checkpoints, copied
+from telltune.training.hf_trainer import TrainerCallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

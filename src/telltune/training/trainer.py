@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from telltune.errors import RecipeError
 from telltune.models.kernels.fast_path import FastPath
@@ -29,6 +27,7 @@ from telltune.training.adapter import trained_bytes, trained_parameters
 from telltune.training.callbacks import SOURCES
 from telltune.training.checkpoints import copied
 from telltune.training.confidence import scaled_prompts
+from telltune.training.hf_trainer import OPTIMIZER_NAME, SCHEDULER_NAME, PrinterCallback, Trainer
 from telltune.training.processes import processes
 from telltune.training.steps import Collator, Sources
 

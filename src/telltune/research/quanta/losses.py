@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.packing import can_pack, pack, token_nll
+from telltune.training.hf_trainer import TrainerCallback
 
 if TYPE_CHECKING:
     from pathlib import Path
