@@ -106,6 +106,9 @@ def run(
 
 _PLAIN = """
 import functools, json, os, sys, traceback
+
+# Importing it takes seconds, and no model here is quantized.
+sys.modules["bitsandbytes"] = None
 import gguf, peft, transformers
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import numpy as np
 from telltune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from telltune.evaluation.registry import Floats, Scored
+
+    _Draw = Callable[[int, int, int], Iterator[Floats]]
 
 # Number of values in a block of resamples: 32 MB for any size of the test set.
 _BLOCK = 4_000_000
@@ -78,8 +81,7 @@ def resample_scores(systems: Sequence[Scored], resamples: int = 2000, seed: int 
         sums = np.split(counts @ columns, ends, axis=1)
         return np.column_stack([one.reduce(of) for one, of in zip(systems, sums, strict=True)])
 
-    rng = np.random.default_rng(seed)
-    return _concatenate(score(counts) for counts in _resample_counts(items, resamples, rng))
+    return _concatenate(score(counts) for counts in _random(_counts, items, resamples, seed))
 
 
 def move_within(scores: Floats, luck: Floats | float, ends: tuple[float, float]) -> Floats:
@@ -177,11 +179,10 @@ def paired_bootstrap(
         )
     difference = a.score - b.score
     draws = resample_scores([a, b], resamples, seed)
-    # A separate random stream keeps the swaps independent of the resamples.
-    rng = np.random.default_rng([seed, 1])
+    moves = (c @ (b.statistics - a.statistics) for c in _random(_coins, len(a), resamples, seed))
     swapped = _concatenate(
         a.reduce(a.statistics.sum(axis=0) + moved) - b.reduce(b.statistics.sum(axis=0) - moved)
-        for moved in _swaps(b.statistics - a.statistics, resamples, rng)
+        for moved in moves
     )
     as_large = int((np.abs(swapped + luck) >= abs(difference) - _ROUNDING).sum())
     ends = a.ends[0] - b.ends[1], a.ends[1] - b.ends[0]
@@ -205,8 +206,23 @@ def _blocks(items: int, resamples: int) -> Iterator[int]:
         yield min(size, resamples - start)
 
 
-def _resample_counts(items: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Yield blocks of shape (rows, items): how often each resample drew each item."""
+def _random(draw: _Draw, items: int, resamples: int, seed: int) -> Iterable[Floats]:
+    """Return blocks of random values, of shape (rows, items), from `_counts` or `_coins`.
+
+    A single block is kept, since a report needs the same values for each of its scores.
+    """
+    one = items * resamples <= _BLOCK
+    return _kept(draw, items, resamples, seed) if one else draw(items, resamples, seed)
+
+
+@lru_cache(maxsize=3)
+def _kept(draw: _Draw, items: int, resamples: int, seed: int) -> tuple[Floats, ...]:
+    return tuple(draw(items, resamples, seed))
+
+
+def _counts(items: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each resample drew each item."""
+    rng = np.random.default_rng(seed)
     for rows in _blocks(items, resamples):
         # Drawing indices and counting them is many times faster than rng.multinomial.
         drawn = rng.integers(0, items, size=(rows, items))
@@ -215,13 +231,14 @@ def _resample_counts(items: int, resamples: int, rng: np.random.Generator) -> It
         yield counts.reshape(rows, items).astype(np.float64)
 
 
-def _swaps(change: Floats, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Yield blocks of shape (rows, k): the summed change of a random half of the items."""
-    for rows in _blocks(len(change), resamples):
+def _coins(items: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield 1 for a random half of the items and 0 for the others."""
+    # A separate random stream keeps the swaps independent of the resamples.
+    rng = np.random.default_rng([seed, 1])
+    for rows in _blocks(items, resamples):
         # rng.integers draws small integers in groups, so the p-value would depend on the block
         # size.
-        coins = rng.random(size=(rows, len(change))) < 0.5
-        yield coins.astype(np.float64) @ change
+        yield (rng.random(size=(rows, items)) < 0.5).astype(np.float64)
 
 
 def _concatenate(blocks: Iterator[Floats]) -> Floats:
