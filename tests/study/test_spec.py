@@ -65,6 +65,27 @@ def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task.labels", {"anatomy": "parts: of the body", "no": "yes"}),
+        ("mixture", {"passes": 3, "leverage_ratio": 2.5}),
+        ("anchor.prompt", "Team: which, {now}?" + " Be brief." * 20),
+        ("evaluation.metrics", ["accuracy", "macro_f1"]),
+        ("general", None),
+    ],
+)
+def test_a_setting_may_be_any_value(key: str, value: Any) -> None:
+    [cell] = study(methods=[{"method": "tell", "set": {key: value}}], sizes=[3000])
+    section, _, name = key.partition(".")
+    found = getattr(cell.recipe, section)
+    if name:
+        found = getattr(found, name)
+    if isinstance(value, dict) and not isinstance(found, dict):
+        found = {one: getattr(found, one) for one in value}
+    assert found == value
+
+
 def test_tasks_are_embedded_names_or_recipe_keys() -> None:
     own = {"name": "mine", "task": {"embedded": "equation"}, "evaluation": {"max_items": 7}}
     cells = study(tasks=["mention_json", own], methods=["sft"], sizes=[3000])

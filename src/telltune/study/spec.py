@@ -247,7 +247,9 @@ def _cell(
 
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
-    overrides = [f"{key}={yaml.safe_dump(v).strip()}" for key, v in entry.set.items()]
+    # Without its braces, a mapping would be read as text.
+    shown = {key: yaml.safe_dump(v, default_flow_style=True) for key, v in entry.set.items()}
+    overrides = [f"{key}={text}" for key, text in shown.items()]
     values["seed"] = seed if method.depends_on_size else 0
     if method.depends_on_size:
         overrides.append(f"task.max_tokens={size}")
