@@ -64,10 +64,10 @@ runs/%: | benchmarks/%/rows.tar.xz
 	$(PYTHON) -m tarfile -e benchmarks/$*/rows.tar.xz $@
 
 # What levers make of few labels: cells that the rows lack, after how long they take.
-leverage: $(READY) runs/leverage runs/new_tasks
+leverage: $(READY) runs/leverage runs/leverage_gemma runs/new_tasks
 	$(BIN)/tell plan benchmarks/leverage/leverage.yaml --out runs/leverage
 	$(BIN)/tell study benchmarks/leverage/leverage.yaml --out runs/leverage
-	$(BIN)/python benchmarks/leverage/summarize.py runs/leverage
+	$(BIN)/python benchmarks/leverage/summarize.py runs/leverage runs/leverage_gemma
 
 # Speed and memory beside what a user would run instead, in one run; hours on two cores. Rows that
 # are in benchmarks/speed_rows.jsonl are not measured again: `make bench-speed ARGS="--help"`.

@@ -1,11 +1,11 @@
-"""Write summary.json from the study's folder, and the README's picture.
+"""Write summary.json from the folders of studies, and the README's picture.
 
-    python benchmarks/leverage/summarize.py runs/leverage
+    python benchmarks/leverage/summarize.py runs/leverage runs/leverage_gemma
 
-For each task and size, summary.json has the best recipe, the other recipes that train, and the
-baselines, each with its data-saving factor (see docs/guides/studies.md). The best recipe is the one
-with the highest score on the test items, so its score is slightly too high. Recipes with fewer than
-three draws come last.
+For each model, task and size, summary.json has the best recipe, the other recipes that train, and
+the baselines, each with its data-saving factor (see docs/guides/studies.md). The best recipe is the
+one with the highest score on the test items, so its score is slightly too high. Recipes with fewer
+than three draws come last.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def told(point: Point) -> dict[str, Any]:
 
 
 def tell_tasks(folder: Path) -> list[dict[str, Any]]:
-    """Return a summary of each task at each size with a lever."""
+    """Return a summary of each task of a study at each size with a lever."""
     summary = summarize(folder)
+    [model] = {ModelSpec.model_validate(row.recipe["model"]).name for row in Results(folder).rows}
     saved = {(one.task, one.size, one.name): one for one in summary.saved if one.against == "sft"}
     tasks = []
     for task, size in sorted({(task, size) for task, size, _ in saved}):
@@ -58,6 +59,7 @@ def tell_tasks(folder: Path) -> list[dict[str, Any]]:
         curve = [p for p in summary.points if (p.task, p.name) == (task, "sft") and p.size >= size]
         tasks.append(
             {
+                "model": Path(model).stem,
                 "task": task,
                 "metric": points[0].metric,
                 "best": best,
@@ -104,15 +106,13 @@ def draw(task: dict[str, Any]) -> alt.LayerChart:
     )
 
 
-def main(folder: Path) -> None:
-    """Write the summary and the picture from a study's folder."""
-    tasks = tell_tasks(folder)
-    models = {ModelSpec.model_validate(row.recipe["model"]).name for row in Results(folder).rows}
-    text = json.dumps({"models": sorted(models), "tasks": tasks}, indent=1)
-    (_HERE / "summary.json").write_text(text + "\n", encoding="utf-8")
+def main(folders: list[Path]) -> None:
+    """Write the summary of several studies, and the picture of the first one."""
+    tasks = [task for folder in folders for task in tell_tasks(folder)]
+    (_HERE / "summary.json").write_text(json.dumps(tasks, indent=1) + "\n", encoding="utf-8")
     drawn = (t for t in tasks if (t["task"], t["best"]["labeled_tokens"]) == _DRAWN)
     draw(next(drawn)).save(_PICTURE)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(folder) for folder in sys.argv[1:]])

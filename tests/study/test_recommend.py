@@ -199,7 +199,7 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
     assert fitted.record["method"] == found.method
 
 
-def test_picking_is_advised_where_few_labels_feed_the_sentence_encoder(
+def test_picking_and_words_about_labels_are_advised_where_labels_are_few(
     toy_recipe: dict[str, Any],
 ) -> None:
     toy_recipe["task"] |= {"max_examples": 20, "unlabeled": "rest"}
@@ -218,6 +218,10 @@ def test_picking_is_advised_where_few_labels_feed_the_sentence_encoder(
     assert advice("encoder_em", 500) == ()
     task = replace(task, labels={"ball": "round", "box": "square", "sheet": "flat"})
     assert advice("encoder_em", 20) == (picking,)
+    task = replace(task, labels={name: name for name in task.labels})
+    words, _ = advice("encoder_em", 20)
+    assert words.startswith("`task.labels` lists names only")
+    assert advice("encoder_em", 500) == ()
 
 
 def test_scores_on_a_line_over_log_examples_go_on_along_it() -> None:

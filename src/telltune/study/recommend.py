@@ -52,6 +52,10 @@ _NO_NAMES = (
     "The recipe does not list the labels; with few examples, a classifier learns much from their "
     "names, or from words about them, in `task.labels`."
 )
+_NO_WORDS = (
+    "`task.labels` lists names only; with few examples, a classifier learns more from a name and a "
+    'few words about it, such as `billing: "billing: invoices, charges and refunds"`.'
+)
 _NO_UNLABELED = (
     "The recipe has no unlabeled inputs; if you have some, add them as `task.unlabeled`, and "
     "pseudo-labels are tried too."
@@ -217,6 +221,8 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
     few = examples <= _FEW_LABELS
     if few and not task.labels and labels_of(task, task.train):
         advice.append(_NO_NAMES)
+    if few and task.labels and all(label == words for label, words in task.labels.items()):
+        advice.append(_NO_WORDS)
     if not task.unlabeled:
         return (*advice, _NO_UNLABELED)
     # If the recipe itself has pseudo-labels, no candidate is without.
