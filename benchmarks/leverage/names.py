@@ -72,9 +72,10 @@ def descriptions() -> dict[str, dict[str, str]]:
     """Return the words about each label that the study lists, by task."""
     study = yaml.safe_load((Path(__file__).parent / "leverage.yaml").read_text())
     return {
-        block["tasks"][0]: block["methods"][0]["set"]["task.labels"]
+        block["tasks"][0]: method["set"]["task.labels"]
         for block in study["more"]
-        if "+ descriptions" in str(block["methods"])
+        for method in block["methods"]
+        if "+ descriptions" in str(method)
     }
 
 
