@@ -37,8 +37,6 @@ CLASSIFIERS: tuple[tuple[str, TextKind, Head], ...] = (
     ("combined_em", "combined", "em"),
 )
 SIZES, DRAWS = (0, 20, 60), 8
-
-
 KNOWN = ("nothing", "names", "descriptions")
 
 
@@ -49,6 +47,7 @@ def main() -> None:
         recipe = recipe_from_dict({"model": "embedded", "task": data})
         train, test = load_split(recipe, "train"), load_split(recipe, "test")
         labels = {example.completion: example.completion for example in train}
+        # In the same order, since ties go to the first label.
         listed = ({}, labels, {label: described[name][label] for label in labels})
         questions = [prompt_text(example) for example in test]
         truth = np.array([example.completion for example in test])
