@@ -47,7 +47,6 @@ def main() -> None:
         recipe = recipe_from_dict({"model": "embedded", "task": data})
         train, test = load_split(recipe, "train"), load_split(recipe, "test")
         labels = {example.completion: example.completion for example in train}
-        # In the same order, since ties go to the first label.
         listed = ({}, labels, {label: described[name][label] for label in labels})
         questions = [prompt_text(example) for example in test]
         truth = np.array([example.completion for example in test])
