@@ -1,11 +1,11 @@
-"""Tables fit a terminal of 80 columns, with nothing cut."""
+"""Tables fit a terminal of 80 columns, with nothing cut, and one reason is told once."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from telltune.cli.console import print_study, print_table
+from telltune.cli.console import print_study, print_study_plan, print_table
 from telltune.study.statistics.summary import (
     Comparison,
     Point,
@@ -44,6 +44,17 @@ def test_other_columns_are_folded_before_names(
     row = ("encoder_centroid", "67.4 (61.2 to 73.2)", "2.5 (1.2 to >4.0)", "14.0", "8 of 8")
     print_table("T", ("method", "score", "factor", "time", "runs"), [row])
     assert "encoder_centroid" in capsys.readouterr().out
+
+
+def test_a_plan_tells_each_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [{"cell": f"sft, seed {seed}", "reason": "no labels"} for seed in range(8)]
+    problems.insert(3, {"cell": "tell, seed 0", "reason": "no general data"})
+    values = {"cells": 9, "finished": 0, "trained_tokens": 0, "problems": problems}
+    print_study_plan(values | {"training_seconds": None, "answering_seconds": None})
+    assert capsys.readouterr().err.splitlines() == [
+        "sft, seed 0, and 7 more, cannot run: no labels",
+        "tell, seed 0 cannot run: no general data",
+    ]
 
 
 def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,8 +97,12 @@ def print_study_plan(values: dict[str, Any]) -> None:
         ("answering", hours(values["answering_seconds"])),
     ]
     print_table("Study", ("", ""), rows)
+    refused: dict[str, list[str]] = {}
     for problem in values["problems"]:
-        typer.echo(f"{problem['cell']} cannot run: {problem['reason']}", err=True)
+        refused.setdefault(problem["reason"], []).append(problem["cell"])
+    for reason, cells in refused.items():
+        more = f", and {len(cells) - 1:,} more," if len(cells) > 1 else ""
+        typer.echo(f"{cells[0]}{more} cannot run: {reason}", err=True)
 
 
 def print_study(summary: Summary) -> None:
