@@ -7,7 +7,8 @@ items, two seeds of each trained method as its finalist, and one seed of each ba
 picks a method from these, by the rule of `tell recommend`. The rest of the items and all seeds say
 what each method is worth. Regret is the best method's score minus that of the choice, and the loss
 to baselines is the best baseline's score minus that of the choice, or 0. Beside the rule is another
-one, which prefers a baseline within one standard error of the best score.
+one, which prefers a baseline within one standard error of the best score. Methods with fewer draws
+than `MIN_DRAWS` are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from telltune.study.statistics.summary import scored_run
 if TYPE_CHECKING:
     from telltune.evaluation.registry import Floats, Scored
 
-SIZE = 2700  # tokens of labeled examples; the larger sizes are SFT's alone
+SIZES = (900, 2700)  # tokens of labeled examples; the larger sizes are SFT's alone
+MIN_DRAWS = 6
 DEV_ITEMS = (12, 30, 60, 100)
 REPLICATES = 100
 RESAMPLES = 1000
@@ -83,20 +85,29 @@ def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[fl
 
 
 def main(folder: Path) -> None:
-    by_task: dict[str, dict[str, dict[int, Scored]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[tuple[str, int], dict[str, dict[int, Scored]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    quick = set()
     for row in Results(folder).rows:
-        if row.status == "done" and row.size == SIZE:
-            by_task[row.task][row.method][row.seed] = scored_run(folder, row)
-    print("| task, draws | dev items | regret | to baselines | other rule: regret | to baselines |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for task, methods in sorted(by_task.items()):
-        quick = {name for name in methods if isinstance(get_method(name), Baseline)}
+        if row.status == "done" and row.size in SIZES:
+            found[row.task, row.size][row.name][row.seed] = scored_run(folder, row)
+            if isinstance(get_method(row.method), Baseline):
+                quick.add(row.name)
+    print(
+        "| task, labeled tokens | methods, paired draws | dev items | regret | to baselines |",
+        end="",
+    )
+    print(" other rule: regret | to baselines |\n|---|---|---:|---:|---:|---:|---:|")
+    for (task, size), methods in sorted(found.items()):
+        methods = {name: drawn for name, drawn in methods.items() if len(drawn) >= MIN_DRAWS}
+        if methods.keys() <= quick or not methods.keys() & quick:
+            continue
         seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods.values())))
-        if quick and len(seeds) >= SEEDS:
-            runs = {name: [by_seed[seed] for seed in seeds] for name, by_seed in methods.items()}
-            for dev in DEV_ITEMS:
-                cells = " | ".join(f"{mean:.1f}" for mean in lost_by(runs, quick, dev))
-                print(f"| {task}, {len(seeds)} | {dev} | {cells} |")
+        runs = {name: [by_seed[seed] for seed in seeds] for name, by_seed in methods.items()}
+        for dev in DEV_ITEMS:
+            cells = " | ".join(f"{mean:.1f}" for mean in lost_by(runs, quick & runs.keys(), dev))
+            print(f"| {task}, {size:,} | {len(runs)}, {len(seeds)} | {dev} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,10 @@ def choose_classifier(
         kind: _held_out(kind, head, _without(kind, texts, encoded), labeled, named, seed)
         for kind in kinds
     }
-    best = min(held_out, key=lambda kind: held_out[kind].loss(held_out[kind].weight))
+    losses = {kind: one.examples * one.loss(one.weight) for kind, one in held_out.items()}
+    best = min(losses, key=losses.__getitem__)
+    if losses.get("combined", np.inf) - losses[best] <= _GAIN:
+        best = "combined"
     found, weight = held_out[best], held_out[best].weight
     said = ", ".join(f"{_NAMES[kind]} {one.right:.0%}" for kind, one in held_out.items())
     note = f"Accuracy on held-out labeled examples: {said}."

@@ -7,8 +7,9 @@ trained on the same labeled examples; see docs/guides/baselines.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from telltune.classifiers.choice import choose_classifier
 from telltune.classifiers.classifier import Classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
 from telltune.classifiers.heads import Head, fit_head
@@ -58,10 +59,11 @@ class Baseline(Method):
     Attributes:
         features: Kind of prompt vectors: a frozen sentence encoder (all-MiniLM-L6-v2), TF-IDF of
             words, both, or hidden states of the frozen base model, with the anchor if there is one.
+            `chosen` is the first, second or third, by `choose_classifier`.
         head: Kind of classifier on the vectors; see `fit_head`.
     """
 
-    features: FeatureKind
+    features: FeatureKind | Literal["chosen"]
     head: Head
 
     def data(
@@ -125,19 +127,25 @@ class Baseline(Method):
         """
         recipe = settings.recipe
         data = self.data(task, tokenizer, recipe)
-        known, inputs = data.known, data.unlabeled
         began = clock()
-        encoder = Encoder(tokenizer)
-        texts = [prompt_text(example) for example in (*known, *inputs)]
-        vectorize: Features
-        if self.features == "states":
-            vectorize = StateFeatures.of(recipe.model, task.anchor, base)
+        answer, inputs = Encoder(tokenizer).answer, data.unlabeled
+        known = [replace(one, completion=answer(one.completion).strip()) for one in data.known]
+        if self.features == "chosen":
+            count = len(data.labeled)
+            choice = choose_classifier(known[:count], inputs, recipe.seed, named=known[count:])
+            classifier = choice.classifier
         else:
-            vectorize = learn_features(self.features, texts)
-        vectors = vectorize(texts)
-        answers = [encoder.answer(example.completion).strip() for example in known]
-        first, unlabeled = vectors[: len(known)], vectors[len(known) :]
-        scorer = fit_head(self.head, self.features, first, answers, unlabeled)
+            texts = [prompt_text(example) for example in (*known, *inputs)]
+            vectorize: Features
+            if self.features == "states":
+                vectorize = StateFeatures.of(recipe.model, task.anchor, base)
+            else:
+                vectorize = learn_features(self.features, texts)
+            vectors = vectorize(texts)
+            answers = [example.completion for example in known]
+            first, unlabeled = vectors[: len(known)], vectors[len(known) :]
+            scorer = fit_head(self.head, self.features, first, answers, unlabeled)
+            classifier = Classifier(vectorize, scorer)
         cost = replace(data.cost, seconds=clock() - began)
         predictor = BaselinePredictor(
             model=None,
@@ -148,7 +156,7 @@ class Baseline(Method):
             evaluation=recipe.evaluation,
             labels=data.labels,
             cost=cost,
-            classifier=Classifier(vectorize, scorer),
+            classifier=classifier,
         )
         if settings.out is not None and settings.save:
             save_baseline(
@@ -167,7 +175,8 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     if not labels_of(task, task.train):
         quick = ["knn"]
     elif task.unlabeled:
-        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em", "combined_em"]
+        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
+        quick += ["combined_em", "chosen_em"]
     else:
         quick = ["tfidf_linear", "encoder_centroid"]
     return [name for name in quick if name.startswith("tfidf") or is_installed()]
@@ -183,6 +192,9 @@ ENCODER_EM = Baseline(
 )
 COMBINED_EM = Baseline(
     "combined_em", "class means of encoder and TF-IDF + unlabeled inputs (EM)", "combined", "em"
+)
+CHOSEN_EM = Baseline(
+    "chosen_em", "encoder, TF-IDF or both, as held-out labels prefer (EM)", "chosen", "em"
 )
 ENCODER_CENTROID = Baseline(
     "encoder_centroid", "nearest class mean of a sentence encoder", "encoder", "centroid"

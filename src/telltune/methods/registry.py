@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from telltune.errors import RecipeError
 from telltune.methods.base import BASE, BASE_ANCHOR
 from telltune.methods.baselines import (
+    CHOSEN_EM,
     COMBINED_EM,
     ENCODER_CENTROID,
     ENCODER_EM,
@@ -57,6 +58,7 @@ _ALL: tuple[Method, ...] = (
         ENCODER_LINEAR,
         ENCODER_EM,
         COMBINED_EM,
+        CHOSEN_EM,
         KNN,
         PROBE,
     ),
