@@ -6,9 +6,8 @@ The study's answers stand in for those of a search. In each replicate, some test
 items, two seeds of each trained method as its finalist, and one seed of each baseline. `choose`
 picks a method from these, by the rule of `tell recommend`. The rest of the items and all seeds say
 what each method is worth. Regret is the best method's score minus that of the choice, and the loss
-to baselines is the best baseline's score minus that of the choice, or 0. Beside the rule is another
-one, which prefers a baseline within one standard error of the best score. Methods with fewer draws
-than `MIN_DRAWS` are left out.
+to baselines is the best baseline's score minus that of the choice, or 0. Both are also given for a
+search without `chosen_em`. Methods with fewer draws than `MIN_DRAWS` are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.methods.baselines import Baseline
+from telltune.methods.baselines import CHOSEN_EM, Baseline
 from telltune.methods.registry import get_method
 from telltune.study.recommend import choose
 from telltune.study.results import Results
@@ -30,11 +29,11 @@ from telltune.study.statistics.resampling import resample_runs
 from telltune.study.statistics.summary import scored_run
 
 if TYPE_CHECKING:
-    from telltune.evaluation.registry import Floats, Scored
+    from telltune.evaluation.registry import Scored
 
-SIZES = (900, 2700)  # tokens of labeled examples; the larger sizes are SFT's alone
+DEV_ITEMS = {900: 20, 2700: 60}
+"""Dev items by tokens of labeled examples: as many as labels, which a search holds out in folds."""
 MIN_DRAWS = 6
-DEV_ITEMS = (12, 30, 60, 100)
 REPLICATES = 100
 RESAMPLES = 1000
 SEEDS = 2
@@ -45,16 +44,8 @@ def part(run: Scored, items: np.ndarray) -> Scored:
     return replace(run, per_item=run.per_item[items], statistics=run.statistics[items])
 
 
-def prefer_baseline(names: list[str], scores: Floats, drawn: Floats, quick: set[str]) -> int:
-    """Return the index of the best baseline within one standard error, else of the best score."""
-    best = int(scores.argmax())
-    noise = np.quantile(drawn[:, [best]] - drawn, 0.16, axis=0)
-    alike = [i for i, name in enumerate(names) if name in quick and noise[i] <= 0]
-    return max(alike or [best], key=lambda i: scores[i])
-
-
 def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[float]:
-    """Return the regret and the loss to baselines, by the rule and by the other one.
+    """Return the regret and the loss to baselines, with `chosen_em` and without it.
 
     Args:
         runs: The runs of each method, one per seed, all on the same items.
@@ -63,7 +54,10 @@ def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[fl
     """
     rng = np.random.default_rng(0)
     names = list(runs)
+    methods = [name.partition(" ")[0] for name in names]  # without the words about labels
+    fast = [method for method, name in zip(methods, names, strict=True) if name in quick]
     first = next(iter(runs.values()))
+    every = range(len(names))
     lost = []
     for _ in range(REPLICATES):
         items = rng.permutation(len(first[0]))
@@ -76,12 +70,21 @@ def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[fl
         drawn = resample_runs(tried, RESAMPLES)
         worth = [fmean(part(run, items[dev:]).score for run in runs[name]) for name in names]
         quickest = max(w for w, name in zip(worth, names, strict=True) if name in quick)
-        chosen = [
-            worth[choose(names, scores, drawn, {}, quick)],
-            worth[prefer_baseline(names, scores, drawn, quick)],
-        ]
-        lost.append([x for own in chosen for x in (max(worth) - own, max(0.0, quickest - own))])
+        found = []
+        for among in (list(every), [i for i in every if methods[i] != CHOSEN_EM.name]):
+            best = choose([methods[i] for i in among], scores[among], drawn[:, among], {}, fast)
+            own = worth[among[best]]
+            found += [max(worth) - own, max(0.0, quickest - own)]
+        lost.append(found)
     return [float(mean) for mean in np.mean(lost, axis=0)]
+
+
+def faced(names: list[str], known: str) -> list[str]:
+    """Return the methods among which a search with these words about the labels chooses."""
+    if not known:
+        return [name for name in names if "+" not in name]
+    # Plain training does not read the words.
+    return [name for name in names if name.endswith(f"+ {known}") or name in ("sft", "tell")]
 
 
 def main(folder: Path) -> None:
@@ -90,24 +93,26 @@ def main(folder: Path) -> None:
     )
     quick = set()
     for row in Results(folder).rows:
-        if row.status == "done" and row.size in SIZES:
+        if row.status == "done" and row.size in DEV_ITEMS:
             found[row.task, row.size][row.name][row.seed] = scored_run(folder, row)
             if isinstance(get_method(row.method), Baseline):
                 quick.add(row.name)
     print(
-        "| task, labeled tokens | methods, paired draws | dev items | regret | to baselines |",
-        end="",
+        "| task | labels | words about labels | methods | draws | regret | to baselines |", end=""
     )
-    print(" other rule: regret | to baselines |\n|---|---|---:|---:|---:|---:|---:|")
+    print(" without `chosen_em`: regret | to baselines |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
     for (task, size), methods in sorted(found.items()):
-        methods = {name: drawn for name, drawn in methods.items() if len(drawn) >= MIN_DRAWS}
-        if methods.keys() <= quick or not methods.keys() & quick:
-            continue
-        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods.values())))
-        runs = {name: [by_seed[seed] for seed in seeds] for name, by_seed in methods.items()}
-        for dev in DEV_ITEMS:
-            cells = " | ".join(f"{mean:.1f}" for mean in lost_by(runs, quick & runs.keys(), dev))
-            print(f"| {task}, {size:,} | {len(runs)}, {len(seeds)} | {dev} | {cells} |", flush=True)
+        often = [name for name, drawn in methods.items() if len(drawn) >= MIN_DRAWS]
+        for known in ("", "names", "descriptions"):
+            names = faced(often, known)
+            if len(quick.intersection(names)) < 2:
+                continue
+            seeds = sorted(set.intersection(*(set(methods[name]) for name in names)))
+            runs = {name: [methods[name][seed] for seed in seeds] for name in names}
+            lost = lost_by(runs, quick.intersection(names), DEV_ITEMS[size])
+            cells = f"{task} | {DEV_ITEMS[size]} | {known or '-'} | {len(names)} | {len(seeds)}"
+            print(f"| {cells} | {' | '.join(f'{mean:.1f}' for mean in lost)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ FORMS = [
     Example(f"{name} ran {mark} off", label) for name in NAMES for mark, label in MARKS.items()
 ]
 
+SENTENCES = (
+    *("the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"),
+    *("pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"),
+    *("it rains all day", "heavy snow tonight", "a sunny morning", "the storm is near"),
+)
+
 
 def relabeled(share: float, seed: int) -> list[Example]:
     """Return the examples in random order; a share of them gets a label drawn at random."""
@@ -144,3 +150,25 @@ def test_the_likelihood_of_held_out_labels_chooses_and_not_the_accuracy() -> Non
     likeliest = max(TEXT_KINDS, key=lambda kind: alone[kind].gain)
     assert likeliest != TEXT_KINDS[int(np.argmax(right))]
     assert choose_classifier(learned, [], 0).notes[-1] == alone[likeliest].notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("form", "answers", "best"),
+    [
+        # The encoder does not see marks, so that it spoils what TF-IDF knows.
+        ("{0} {1}", {".": "statement", "!": "order", "?": "question"}, "tfidf"),
+        ("{0}; {1} is it", {"who": "person", "where": "place", "when": "time"}, "combined"),
+    ],
+)
+def test_both_views_are_given_up_only_on_significant_evidence(
+    form: str, answers: dict[str, str], best: TextKind
+) -> None:
+    known = [Example(form.format(s, w), a) for s in SENTENCES for w, a in answers.items()]
+    leads = []
+    for seed in range(4):
+        learned = [known[i] for i in np.random.default_rng(seed).permutation(len(known))[:24]]
+        alone = {kind: choose_classifier(learned, [], 0, [kind]) for kind in TEXT_KINDS}
+        leads.append(alone["tfidf"].gain - alone["combined"].gain)
+        assert choose_classifier(learned, [], 0).notes[-1] == alone[best].notes[-1]
+    # Half of the 5% quantile of chi-squared with one degree of freedom, in nats.
+    assert min(leads) > 1.92 if best == "tfidf" else 0 < max(leads) < 1.92

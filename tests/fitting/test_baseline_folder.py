@@ -37,6 +37,7 @@ BASELINES = (
         "encoder_centroid",
         "encoder_em",
         "combined_em",
+        "chosen_em",
     ),
     *("knn", "probe"),
 )

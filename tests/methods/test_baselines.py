@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from telltune.fitting.predictor import Predictor
 
 LABELED = ("tfidf_linear", "encoder_linear", "encoder_centroid", "probe")
-WITH_UNLABELED = ("tfidf_em", "encoder_em", "combined_em")
+WITH_UNLABELED = ("tfidf_em", "encoder_em", "combined_em", "chosen_em")
 TOPICS = {
     "animals": ["the dog barks", "a cat sleeps", "two horses run", "the cow eats grass"],
     "money": ["pay the invoice", "the bank raised rates", "send me a refund", "taxes are due"],
@@ -72,7 +72,7 @@ def test_training_examples_get_their_own_answers(
 
 
 @pytest.mark.parametrize(
-    "name", ["encoder_centroid", "encoder_linear", "encoder_em", "combined_em"]
+    "name", ["encoder_centroid", "encoder_linear", "encoder_em", "combined_em", "chosen_em"]
 )
 def test_a_listed_label_needs_no_example(name: str, topics: TaskData, tiny_base: Any) -> None:
     two = tuple(example for example in topics.train if example.completion != "weather")
@@ -112,6 +112,19 @@ def test_words_that_only_unlabeled_inputs_join_to_a_label_count(tiny_base: Any) 
     assert predictor.cost.unlabeled_examples == 18
     assert predictor.cost.unlabeled_tokens > 18
     assert predictor.cost.task_examples == 4
+
+
+def test_the_view_is_chosen_that_labeled_examples_prefer(topics: TaskData, tiny_base: Any) -> None:
+    marks = {".": "statement", "!": "order", "?": "question"}
+    texts = [text for some in TOPICS.values() for text in some]
+    rows = [(f"{text} {mark}", answer) for text in texts for mark, answer in marks.items()]
+    more = inputs(*(f"a ship sails {mark}" for mark in marks))
+    by_form = run("chosen_em", replace(task_of(rows), unlabeled=more), tiny_base)
+    by_topic = run("chosen_em", replace(topics, unlabeled=inputs("a dog", "a bill")), tiny_base)
+    kinds = [one.classifier and one.classifier.vectorize.kind for one in (by_form, by_topic)]
+    assert kinds == ["tfidf", "encoder"]
+    assert by_form.predict(inputs("a lamp ?", "a lamp !")) == ["question", "order"]
+    assert by_topic.predict(inputs("a puppy plays", "a wet day")) == ["animals", "weather"]
 
 
 def test_labeled_inputs_are_not_counted_as_unlabeled(topics: TaskData, tiny_base: Any) -> None:

@@ -80,7 +80,7 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
     more = recipe(**mixing, task=task | {"max_examples": 9, "unlabeled": "rest"})
     assert default_methods(more) == [
         *("base", "tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em", "combined_em"),
-        *("sft", "sft_anchor", "tell", "tell_product", "tell_pseudo_label"),
+        *("chosen_em", "sft", "sft_anchor", "tell", "tell_product", "tell_pseudo_label"),
     ]
     rows = [{"prompt": f"item {i}", "completion": f"answer {i}"} for i in range(8)]
     free = recipe(task={"train": str(write_jsonl(tmp_path / "free.jsonl", rows))})

@@ -18,7 +18,7 @@ from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.labels import labels_of
-from telltune.methods.baselines import suitable_baselines
+from telltune.methods.baselines import CHOSEN_EM, suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.recipe import AnyRecipe, Recipe, TaskSpec, as_recipe
 from telltune.storage import write_json, write_text
@@ -37,12 +37,14 @@ RECOMMENDED = "recipe.yaml"
 """File name of the recommended recipe in the folder of the search."""
 
 _MORE = 100
-# With 12 dev items, the choice was measured to cost 4 to 5 points, with 60 items 1 to 3; see
-# docs/guides/recommend.md. Fewer held-out items are replaced by more folds.
+# With few dev items, noise decides which method looks best; docs/guides/recommend.md says at what
+# cost. Fewer held-out items are replaced by more folds.
 _DEV_SHARE, _DEV_ITEMS = 0.2, 60
 _TAIL = (1 - 0.95) / 2
 # Share of a normal distribution that lies beyond one standard error on one side.
 _ONE_ERROR = 0.16
+# Significance level of a baseline's lead over `chosen_em`, one-sided.
+_CHANCE = 0.05
 _RESAMPLES = 10_000
 # Up to this number of labeled examples, picking them and the names of labels were measured to pay;
 # see docs/guides/levers.md.
@@ -237,7 +239,7 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
                 "task tokens."
             )
             break
-    if best.method.startswith("encoder") and few:
+    if best.method.startswith(("encoder", "combined", "chosen")) and few:
         advice.append(
             "Let `tell pick` choose what to label next: with few labels, picked inputs help a "
             "classifier on the sentence encoder more than random ones."
@@ -305,12 +307,13 @@ def choose(
     losses: dict[str, float],
     quick: Collection[str] = (),
 ) -> int:
-    """Return the index of the highest score, or of the finalist beside it that forgets least.
+    """Return the index of the highest score, or of a safer method that is not told apart from it.
 
     Among equal scores, a baseline is preferred because it needs no training and forgets nothing. A
-    finalist with the highest score gives way to another one that forgets less and scores within one
-    standard error (Breiman et al. 1984). The same allowance for baselines was measured to cost one
-    to five points; see docs/guides/recommend.md.
+    baseline with the highest score gives way to `chosen_em`, which held-out labels have chosen,
+    unless the dev items show at 95% that it is better. A finalist with the highest score gives way
+    to another one that forgets less and scores within one standard error (Breiman et al. 1984). It
+    does not give way to a baseline; docs/guides/recommend.md has the measurements.
 
     Args:
         names: The m names.
@@ -320,6 +323,10 @@ def choose(
         quick: Names of the baselines.
     """
     best = max(range(len(names)), key=lambda i: (scores[i], names[i] in quick))
+    if names[best] in quick and CHOSEN_EM.name in names:
+        settled = names.index(CHOSEN_EM.name)
+        lead = np.quantile(drawn[:, best] - drawn[:, settled], _CHANCE)
+        return best if lead > 0 else settled
     if names[best] not in losses:
         return best
     noise = np.quantile(drawn[:, [best]] - drawn, _ONE_ERROR, axis=0)
