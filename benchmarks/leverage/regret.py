@@ -37,6 +37,10 @@ MIN_DRAWS = 6
 REPLICATES = 100
 RESAMPLES = 1000
 SEEDS = 2
+HEAD = (
+    "| task | labels | words about labels | methods | draws | regret | to baselines "
+    "| without `chosen_em`: regret | to baselines |\n|---|---:|---|---:|---:|---:|---:|---:|---:|"
+)
 
 
 def part(run: Scored, items: np.ndarray) -> Scored:
@@ -57,7 +61,7 @@ def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[fl
     methods = [name.partition(" ")[0] for name in names]  # without the words about labels
     fast = [method for method, name in zip(methods, names, strict=True) if name in quick]
     first = next(iter(runs.values()))
-    every = range(len(names))
+    every = list(range(len(names)))
     lost = []
     for _ in range(REPLICATES):
         items = rng.permutation(len(first[0]))
@@ -71,7 +75,7 @@ def lost_by(runs: dict[str, list[Scored]], quick: set[str], dev: int) -> list[fl
         worth = [fmean(part(run, items[dev:]).score for run in runs[name]) for name in names]
         quickest = max(w for w, name in zip(worth, names, strict=True) if name in quick)
         found = []
-        for among in (list(every), [i for i in every if methods[i] != CHOSEN_EM.name]):
+        for among in (every, [i for i in every if methods[i] != CHOSEN_EM.name]):
             best = choose([methods[i] for i in among], scores[among], drawn[:, among], {}, fast)
             own = worth[among[best]]
             found += [max(worth) - own, max(0.0, quickest - own)]
@@ -97,11 +101,7 @@ def main(folder: Path) -> None:
             found[row.task, row.size][row.name][row.seed] = scored_run(folder, row)
             if isinstance(get_method(row.method), Baseline):
                 quick.add(row.name)
-    print(
-        "| task | labels | words about labels | methods | draws | regret | to baselines |", end=""
-    )
-    print(" without `chosen_em`: regret | to baselines |")
-    print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
+    print(HEAD)
     for (task, size), methods in sorted(found.items()):
         often = [name for name, drawn in methods.items() if len(drawn) >= MIN_DRAWS]
         for known in ("", "names", "descriptions"):

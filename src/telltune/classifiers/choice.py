@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from telltune.classifiers.classifier import Classifier
+from telltune.classifiers.classifier import Classifier, fit_classifier
 from telltune.classifiers.features import (
     TextKind,
     joined,
@@ -174,11 +174,7 @@ def choose_classifier(
     if gain <= _GAIN:
         chosen += " It would add nothing to a model's own answers."
     features = learn_features(best, texts)
-    vectors = features(texts)
-    others = vectors[len(known) :]
-    answers = [example.answer for example in known]
-    scorer = fit_head(head, best, vectors[: len(known)], answers, others)
-    classifier = Classifier(features, scorer)
+    classifier, others = fit_classifier(head, best, features, known, inputs)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
 
 

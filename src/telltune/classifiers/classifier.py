@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from telltune.classifiers.features import Features, features_from, prompt_text
-from telltune.classifiers.heads import LinearScorer
+from telltune.classifiers.heads import LinearScorer, fit_head
 from telltune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from telltune.classifiers.features import FeatureKind
+    from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
 
 
@@ -58,6 +60,31 @@ class Classifier:
             "answers": list(scorer.answers),
         }
         return record, save({"weights": scorer.weights, "bias": scorer.bias, **arrays})
+
+
+def fit_classifier(
+    head: Head,
+    kind: FeatureKind,
+    vectorize: Features,
+    known: Sequence[Example],
+    inputs: Sequence[Example],
+) -> tuple[Classifier, Any]:
+    """Fit a classifier to examples and unlabeled inputs.
+
+    Args:
+        head: Kind of classifier; see `fit_head`.
+        kind: Kind of the vectors.
+        vectorize: Function from texts to these vectors.
+        known: Labeled examples.
+        inputs: Unlabeled inputs.
+
+    Returns:
+        The classifier, and the vectors of the inputs, (inputs, width).
+    """
+    vectors = vectorize([prompt_text(example) for example in (*known, *inputs)])
+    first, others = vectors[: len(known)], vectors[len(known) :]
+    scorer = fit_head(head, kind, first, [example.answer for example in known], others)
+    return Classifier(vectorize, scorer), others
 
 
 def load_classifier(path: Path, told: Mapping[str, Any]) -> Classifier:

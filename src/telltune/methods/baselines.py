@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from telltune.classifiers.choice import choose_classifier
-from telltune.classifiers.classifier import Classifier
+from telltune.classifiers.classifier import fit_classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
-from telltune.classifiers.heads import Head, fit_head
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.errors import RecipeError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from telltune.classifiers.features import FeatureKind, Features
+    from telltune.classifiers.heads import Head
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.models import LoadedModel
@@ -135,17 +135,12 @@ class Baseline(Method):
             choice = choose_classifier(known[:count], inputs, recipe.seed, named=known[count:])
             classifier = choice.classifier
         else:
-            texts = [prompt_text(example) for example in (*known, *inputs)]
             vectorize: Features
             if self.features == "states":
                 vectorize = StateFeatures.of(recipe.model, task.anchor, base)
             else:
-                vectorize = learn_features(self.features, texts)
-            vectors = vectorize(texts)
-            answers = [example.completion for example in known]
-            first, unlabeled = vectors[: len(known)], vectors[len(known) :]
-            scorer = fit_head(self.head, self.features, first, answers, unlabeled)
-            classifier = Classifier(vectorize, scorer)
+                vectorize = learn_features(self.features, list(map(prompt_text, (*known, *inputs))))
+            classifier, _ = fit_classifier(self.head, self.features, vectorize, known, inputs)
         cost = replace(data.cost, seconds=clock() - began)
         predictor = BaselinePredictor(
             model=None,
@@ -175,8 +170,8 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
     if not labels_of(task, task.train):
         quick = ["knn"]
     elif task.unlabeled:
-        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", "encoder_em"]
-        quick += ["combined_em", "chosen_em"]
+        em = ["encoder_em", "combined_em", "chosen_em"]
+        quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", *em]
     else:
         quick = ["tfidf_linear", "encoder_centroid"]
     return [name for name in quick if name.startswith("tfidf") or is_installed()]
