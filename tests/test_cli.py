@@ -112,6 +112,16 @@ def test_a_baseline_is_planned_fitted_and_asked_like_an_adapter(
     assert tell_json("verify", out)["held"] is True
 
 
+def test_what_held_out_labels_chose_is_said_and_kept(tell, recipe, tmp_path):
+    asked, out = ("--set", "method=chosen_em", "--set", "task.unlabeled=rest"), tmp_path / "out"
+    code, told, _ = tell("fit", recipe, *asked, "--set", "task.max_examples=18", "--out", out)
+    assert code == 0
+    kept = (out / "README.md").read_text()
+    (line,) = (line for line in told.splitlines() if line.startswith("chosen_em: "))
+    assert re.search(r"TF-IDF \d+%.* Chosen: .* with EM over the unlabeled inputs", line)
+    assert f"- {line.removeprefix('chosen_em: ')}" in kept
+
+
 def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
     plan = tell_json("plan", recipe)
     assert plan["task_examples"] == 24

@@ -171,8 +171,6 @@ def choose_classifier(
     if not found.significant:
         chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
     gain = found.examples * (found.loss(0) - found.loss(weight))
-    if gain <= _GAIN:
-        chosen += " It would add nothing to a model's own answers."
     features = learn_features(best, texts)
     classifier, others = fit_classifier(head, best, features, known, inputs)
     return Choice(classifier, found.significant, weight, gain, others, (note, chosen))

@@ -153,9 +153,11 @@ def fit(
         for got in done.record.get("levers", []):
             typer.echo(f"{got['lever']}: {yield_text(got)}. {' '.join(got['notes'])}")
         if told := done.record.get("classifier"):
-            alone = "" if "answers" in told else " The adapter is used alone."
+            alone = "" if "answers" in told else " It adds nothing: the adapter is used alone."
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
+            if chosen := done.record["baseline"].get("notes"):
+                typer.echo(f"{done.record['method']}: {' '.join(chosen)}")
             typer.echo(f"Baseline in {out} after {done.record['seconds']:,.1f} s.")
         else:
             typer.echo(f"Adapter in {out} after {done.record['seconds']:,.0f} s.")

@@ -58,7 +58,7 @@ def save_baseline(
             "task": {"name": task, "sha256": contents_of(labeled).digest},
             "unlabeled": {"sha256": contents_of(unlabeled).digest} if unlabeled else None,
         },
-        "baseline": told,
+        "baseline": told | {"notes": list(predictor.notes)},
         "versions": baseline_versions(),
         "recipe": recipe.model_dump(mode="json"),
     }

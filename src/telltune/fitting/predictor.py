@@ -353,9 +353,11 @@ class BaselinePredictor(Predictor):
 
     Attributes:
         classifier: Classifier that chooses the answer to a prompt.
+        notes: How the classifier was chosen, one sentence each; () if nothing was chosen.
     """
 
     classifier: Classifier = field(kw_only=True)
+    notes: tuple[str, ...] = ()
 
     def predict(
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None

@@ -133,7 +133,7 @@ class Baseline(Method):
         if self.features == "chosen":
             count = len(data.labeled)
             choice = choose_classifier(known[:count], inputs, recipe.seed, named=known[count:])
-            classifier = choice.classifier
+            classifier, notes = choice.classifier, choice.notes
         else:
             vectorize: Features
             if self.features == "states":
@@ -141,6 +141,7 @@ class Baseline(Method):
             else:
                 vectorize = learn_features(self.features, list(map(prompt_text, (*known, *inputs))))
             classifier, _ = fit_classifier(self.head, self.features, vectorize, known, inputs)
+            notes = ()
         cost = replace(data.cost, seconds=clock() - began)
         predictor = BaselinePredictor(
             model=None,
@@ -152,6 +153,7 @@ class Baseline(Method):
             labels=data.labels,
             cost=cost,
             classifier=classifier,
+            notes=notes,
         )
         if settings.out is not None and settings.save:
             save_baseline(
