@@ -349,8 +349,9 @@ def test_predict_answers_a_file_into_a_file(tell_json, adapter, tmp_path, write_
 def test_predict_prints_rows_where_no_file_is_given(tell, tell_json, adapter, tmp_path):
     file = tmp_path / "in.csv"
     file.write_text("question,other\nitem 3 is round,x\nitem 4 is square,y\n")
-    code, out, _ = tell("predict", adapter, "--file", file)
+    code, out, err = tell("predict", adapter, "--file", file)
     assert code == 0
+    assert f"{file}: not read: `other`." in err
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["other"] for row in rows] == ["x", "y"]
     value = tell_json("predict", adapter, "--file", file)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from telltune.data.prompts import read_prompts
-from telltune.data.schemas import SCHEMAS
+from telltune.data.schemas import CONTEXTS, SCHEMAS
 from telltune.errors import DataError
 
 
@@ -28,6 +28,20 @@ def test_the_answer_may_be_missing_in_every_flat_schema(schema, prompt_of):
     asked = {key: row[key] for key in schema.keys[:-1]}
     assert prompt_of(asked).prompt == prompt_of(row).prompt
     assert prompt_of(asked | {schema.keys[-1]: None}).prompt == prompt_of(row).prompt
+
+
+@pytest.mark.parametrize("beside", ["instruction", *CONTEXTS])
+@pytest.mark.parametrize(
+    "schema", [schema for schema in SCHEMAS if schema.answer_key], ids=lambda schema: schema.name
+)
+def test_what_training_reads_beside_the_prompt_is_read_without_an_answer(schema, beside, prompt_of):
+    row = dict.fromkeys((*schema.keys[:-1], beside), "x") | {schema.keys[0]: "y"}
+    answered = row | {schema.keys[-1]: "z"}
+    if {"instruction", "response"} <= answered.keys() and "instruction" not in schema.keys:
+        with pytest.raises(DataError, match="match both"):
+            prompt_of(answered)
+    else:
+        assert prompt_of(row).prompt == prompt_of(answered).prompt
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from telltune.data.prompts import read_prompts
+from telltune.data.report import ReadReport
 from telltune.errors import DataError
 from telltune.recipe import Columns, DataSpec
 
@@ -47,6 +49,29 @@ def test_of_several_columns_those_are_used_that_the_file_has(tmp_path: Path) -> 
 def test_a_file_with_the_usual_keys_needs_no_columns(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "text": "c"}\n')
     assert prompts(tmp_path / "a.jsonl", trained_on=trained_on(columns=NAMED)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "read"),
+    [
+        ({"text": "a", "label": "b", "question": "c"}, "in text"),
+        ({"question": "a", "answer": "b", "text": "c"}, "in question"),
+    ],
+)
+def test_where_several_keys_could_be_the_prompt_it_is_that_of_the_training_data(
+    trained: dict[str, str], read: str, tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps(trained))
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"question": "in question", "text": "in text", "id": 1}\n')
+    report = ReadReport()
+    known = trained_on(str(tmp_path / "train.jsonl"))
+    assert prompts(path, trained_on=known, report=report) == [read]
+    assert report.unread == {"text" if read == "in question" else "question": 1}
+    with pytest.raises(DataError, match=r"match question/answer and text/label: name the prompt's"):
+        prompts(path)
+    with pytest.raises(DataError, match="match question/answer and text/label"):
+        prompts(path, trained_on=trained_on(str(tmp_path / "gone.jsonl")))
 
 
 def test_the_system_column_is_needed_as_in_training(tmp_path: Path) -> None:

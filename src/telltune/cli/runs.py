@@ -290,11 +290,13 @@ def predict(
     named = None if columns is None else columns_from_text(columns, completion="completion")
     from telltune.answering import predict_examples
     from telltune.data.examples import Example
+    from telltune.data.fields import listed
     from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
+    from telltune.data.report import ReadReport
     from telltune.data.writing import check_writable, rows_as_bytes, write_rows
     from telltune.fitting.adapter_folder import read_tell
 
-    piped = "-" in (prompt, str(file))
+    piped, report = "-" in (prompt, str(file)), ReadReport()
     if prompt is not None and not piped:
         [answer] = predict_examples(
             adapter,
@@ -315,10 +317,13 @@ def predict(
     if piped:
         key = "prompt" if named is None else named.prompt
         table = table_of_lines(sys.stdin.buffer, "standard input", key)
-        rows = prompts_of(table, columns=named, trained_on=trained_on)
+        rows = prompts_of(table, columns=named, trained_on=trained_on, report=report)
     else:
         assert file is not None
-        rows = read_prompts(file, columns=named, trained_on=trained_on)
+        rows = read_prompts(file, columns=named, trained_on=trained_on, report=report)
+    source = "-" if piped else str(file)
+    if report.unread and not as_json:
+        print_note(f"{source}: not read: {listed(report.unread)}.")
     answers = predict_examples(
         adapter,
         [example for _, example in rows],
@@ -329,7 +334,6 @@ def predict(
     answered = [
         values | {"prediction": answer} for (values, _), answer in zip(rows, answers, strict=True)
     ]
-    source = "-" if piped else str(file)
     if out is not None:
         write_rows(out, answered)
     if as_json:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from telltune.data.checks import Groups
 from telltune.data.examples import Example, Problem
-from telltune.data.fields import Fields, RowRefusedError, is_blank
+from telltune.data.fields import Fields, RowRefusedError, is_blank, listed
 from telltune.data.formats import format_of, read_rows, stem_of
 from telltune.data.loaders import Table, tables
 from telltune.data.parsed_row import (
@@ -21,7 +22,8 @@ from telltune.data.parsed_row import (
     parse_row,
     utf8_text,
 )
-from telltune.data.schemas import SCHEMAS, UNKNOWN, find_schema
+from telltune.data.report import is_bookkeeping
+from telltune.data.schemas import READ_BESIDE, SCHEMAS, UNKNOWN, Schema, find_schema
 from telltune.data.turns import asks
 from telltune.errors import DataError
 
@@ -34,7 +36,11 @@ if TYPE_CHECKING:
 
 
 def read_prompts(
-    path: Path, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
+    path: Path,
+    *,
+    columns: Columns | None = None,
+    trained_on: Sequence[DataSpec] = (),
+    report: ReadReport | None = None,
 ) -> list[tuple[dict[str, Any], Example]]:
     """Read a file of prompts to answer.
 
@@ -46,6 +52,8 @@ def read_prompts(
         columns: Names of the prompt and system columns.
         trained_on: Data sets that the model was trained on. Without `columns`, their columns are
             used if the file has them. Their `quoting` is used if the format is the same.
+        report: Report that receives the keys that are not read. Bookkeeping such as an id is not
+            counted, and nothing is if columns are used.
 
     Returns:
         Pairs of the row's values in the file and its prompt as an example.
@@ -61,11 +69,15 @@ def read_prompts(
         raise DataError(f"no file {path}: check the path.")
     alike = [spec for spec in trained_on if format_of(Path(spec.path)) == format_of(path)]
     table = Table(str(path), stem_of(path), read_rows(path, alike[0].quoting if alike else "auto"))
-    return prompts_of(table, columns=columns, trained_on=trained_on)
+    return prompts_of(table, columns=columns, trained_on=trained_on, report=report)
 
 
 def prompts_of(
-    table: Table, *, columns: Columns | None = None, trained_on: Sequence[DataSpec] = ()
+    table: Table,
+    *,
+    columns: Columns | None = None,
+    trained_on: Sequence[DataSpec] = (),
+    report: ReadReport | None = None,
 ) -> list[tuple[dict[str, Any], Example]]:
     """Return the prompts of a table's rows; see `read_prompts`."""
     found: list[tuple[dict[str, Any], Example]] = []
@@ -73,8 +85,11 @@ def prompts_of(
     for item in _prompts(table, columns, trained_on):
         if isinstance(item, Problem):
             problems.add(item)
-        else:
-            found.append((dict(item.row.values), item.examples[-1]))
+            continue
+        found.append((dict(item.row.values), item.examples[-1]))
+        if report is not None and not item.named:
+            content = filterfalse(is_bookkeeping, item.unread)
+            report.count(table.name, item.row.line, content, [])
     if problems.total:
         told = "; ".join(map(str, problems))
         raise DataError(told if told.endswith("?") else f"{told}.")
@@ -140,6 +155,8 @@ class _Prompts(NamedTuple):
     examples: list[Example]
     answered: bool
     unread: set[str]
+    named: bool
+    """Whether the row was read by columns."""
 
 
 def _prompts(
@@ -149,6 +166,7 @@ def _prompts(
     known = [_for_prompts(spec.columns) for spec in trained_on if spec.columns]
     chosen = columns and _for_prompts(columns)
     is_chosen = columns is not None
+    schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
             yield row
@@ -157,7 +175,7 @@ def _prompts(
             if not is_chosen:
                 # Chosen once per file, so that all of its rows are read in the same way.
                 chosen, is_chosen = _columns_of(row.values, known), True
-            values = _with_response(row.values, chosen)
+            values = _with_response(row.values, chosen, schema, trained_on)
             schema = find_schema(values, chosen)
             read = partial(
                 schema.read,
@@ -180,7 +198,7 @@ def _prompts(
         said = examples[-1].completion
         if chosen is not None and not is_blank(row.values.get(chosen.completion)):
             said = str(row.values[chosen.completion])
-        yield _Prompts(row, examples, said != UNKNOWN, fields.unread())
+        yield _Prompts(row, examples, said != UNKNOWN, fields.unread(), chosen is not None)
 
 
 def _for_prompts(columns: Columns) -> Columns:
@@ -194,35 +212,87 @@ def _columns_of(values: Mapping[str, object], known: Sequence[Columns]) -> Colum
         if columns.prompt in values:
             return columns
     try:
-        find_schema(_with_response(values, None))
+        find_schema(_with_response(values, None, None, ()))
     except RowRefusedError:
         return known[0] if known else None  # the error message then names these columns
     return None
 
 
-def _with_response(values: Mapping[str, object], columns: Columns | None) -> dict[str, object]:
+def _with_response(
+    values: Mapping[str, object],
+    columns: Columns | None,
+    before: Schema | None,
+    trained_on: Sequence[DataSpec],
+) -> dict[str, object]:
     """Return a row with a placeholder as its response if it has none.
 
     With `columns`, the placeholder also replaces an existing response. A row without the prompt's
-    column is refused with the columns that it has, so it gets none.
+    column is refused with the columns that it has, so it gets none. `before` is the schema of the
+    rows before.
     """
     if columns is not None and columns.prompt not in values:
         return dict(values)
     if columns is not None:
         return {**values, columns.completion: UNKNOWN}
     filled = {key: value for key, value in values.items() if not is_blank(value)}
+    flat = []
     for schema in SCHEMAS:
         turns = filled.get(schema.keys[0])
-        if schema.answer_key is None and isinstance(turns, list):
+        if schema.answer_key is not None:
+            flat.append(schema)
+        elif isinstance(turns, list):
             if asks(turns[-1]):
                 reply = {"role": "assistant", "content": UNKNOWN}
                 filled[schema.keys[0]] = [*turns, reply]
             return filled
-    # Schemas that read more of a row come first.
-    flat = sorted(filter(lambda schema: schema.answer_key, SCHEMAS), key=lambda s: -len(s.keys))
     if any(filled.keys() >= set(schema.keys) for schema in flat):
         return filled
-    for schema in flat:
-        if filled.keys() >= set(schema.keys[:-1]):
-            return filled | {schema.keys[-1]: UNKNOWN}
-    return dict(values)  # The error then names the key that is empty.
+    fitting = [schema for schema in flat if filled.keys() >= set(schema.keys[:-1])]
+    if not fitting:
+        return dict(values)  # The error then names the key that is empty.
+    return filled | {_reading_most(filled, fitting, before, trained_on).keys[-1]: UNKNOWN}
+
+
+def _reading_most(
+    filled: Mapping[str, object],
+    fitting: Sequence[Schema],
+    before: Schema | None,
+    trained_on: Sequence[DataSpec],
+) -> Schema:
+    """Return the schema that reads most keys of a row without a response.
+
+    If others read as many but different keys, it is the schema of the rows before, or else of the
+    training data.
+
+    Raises:
+        RowRefusedError: Neither is one of them.
+    """
+    read = [frozenset(filled).intersection((*schema.keys, *READ_BESIDE)) for schema in fitting]
+    most = max(map(len, read))
+    tied: dict[frozenset[str], Schema] = {}
+    for keys, schema in zip(read, fitting, strict=True):
+        if len(keys) == most:
+            tied.setdefault(keys, schema)
+    if len(tied) == 1:
+        return next(iter(tied.values()))
+    for known in (before, _trained_schema(trained_on)):
+        if known is not None and known in fitting:
+            return known
+    names = " and ".join(schema.name for schema in tied.values())
+    raise RowRefusedError(
+        f"the keys {listed(filled)} match {names}: name the prompt's column, by `columns` in the "
+        "recipe or by `--columns prompt=...`"
+    )
+
+
+def _trained_schema(specs: Sequence[DataSpec]) -> Schema | None:
+    """Return the schema of the training data, or None if they cannot be read."""
+    try:
+        for spec in specs:
+            for table in tables(spec, "train"):
+                for row in table.rows:
+                    if isinstance(row, ParsedRow):
+                        return find_schema(row.values, spec.columns)
+    except (DataError, RowRefusedError):
+        pass
+    return None
