@@ -113,6 +113,33 @@ def test_files_of_another_split_only_are_never_trained_on(tmp_path: Path) -> Non
     assert read(DataSpec(path=str(tmp_path / "test.jsonl"))) == ["test.jsonl"]
 
 
+def test_a_pattern_gives_each_split_its_own_files(tmp_path: Path) -> None:
+    make(tmp_path, "train-0.jsonl", "train-1.jsonl", "val.jsonl", "test.jsonl")
+    spec = DataSpec(path=str(tmp_path / "*.jsonl"))
+    assert read(spec) == ["train-0.jsonl", "train-1.jsonl"]
+    assert read(spec, "test") == ["test.jsonl"]
+    assert read(spec.model_copy(update={"split": "validation"})) == ["val.jsonl"]
+    (told,) = left_out([(spec, "train"), (spec, "dev")]).values()
+    assert told == "not read: test.jsonl (test)"
+    with pytest.raises(DataError, match=r"no file name of the pattern .* \(found: dev, test\)"):
+        read(DataSpec(path=str(tmp_path / "[tv]*[tl].jsonl")))
+
+
+def test_a_pattern_that_says_a_split_itself_names_its_files(tmp_path: Path) -> None:
+    make(tmp_path, "train.jsonl", "test-0.jsonl", "test-1.jsonl", "data/dev/a.jsonl")
+    names = ["test-0.jsonl", "test-1.jsonl"]
+    assert read(DataSpec(path=str(tmp_path / "test-*.jsonl"))) == names
+    assert read(DataSpec(path=str(tmp_path / "data" / "dev" / "*.jsonl"))) == ["data/dev/a.jsonl"]
+
+
+@pytest.mark.parametrize("folder", ["test", "train-data"])
+def test_folders_above_a_pattern_say_no_split(tmp_path: Path, folder: str) -> None:
+    names = [f"{folder}/a-0.jsonl", f"{folder}/a-1.jsonl"]
+    make(tmp_path, *names)
+    spec = DataSpec(path=str(tmp_path / folder / "a-*.jsonl"))
+    assert read(spec) == read(spec, "test") == names
+
+
 def test_what_is_hidden_or_no_data_is_left_out_and_named(tmp_path: Path) -> None:
     hidden = [".train.jsonl", "._train.jsonl", "_SUCCESS.json", ".ipynb_checkpoints/train.jsonl"]
     metadata = ["dataset_info.json", "state.json"]

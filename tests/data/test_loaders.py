@@ -314,7 +314,7 @@ def test_missing_file_with_a_suffix_is_never_asked_of_the_hub(monkeypatch, tmp_p
     ("key", "value", "said"),
     [
         ("config", "x", "`config` applies only to hub data sets"),
-        ("split", "train", "`split` applies only to folders and hub data sets"),
+        ("split", "train", "`split` applies only to patterns, folders and hub data sets"),
         ("quoting", "none", "`quoting` applies only to them"),
     ],
 )

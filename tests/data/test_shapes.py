@@ -263,6 +263,19 @@ def test_labels_of_the_recipe_name_numbers(read):
     assert not report.findings()
 
 
+def test_a_number_that_is_a_name_and_the_number_of_another_is_refused(read):
+    stars = [f"{n}" for n in range(1, 6)]
+    rows = [{"text": "t", "label": n} for n in (0, 1, 5)]
+    (first, second, third), _ = read(*rows, labels=stars)
+    assert (first.completion, third.completion) == ("1", "5")
+    assert "the answer `1` is one of the recipe's `labels`, and the number of another" in (
+        second.reason
+    )
+    # Each name is its own number.
+    items, _ = read(*rows[:2], labels=["0", "1"])
+    assert [item.completion for item in items] == ["0", "1"]
+
+
 def test_labels_name_the_column_that_the_recipe_names(one):
     columns = {"prompt": "ticket", "completion": "team"}
     item, _ = one({"ticket": "t", "team": 0}, columns=columns, labels=["sales", "support"])

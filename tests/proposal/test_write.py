@@ -100,6 +100,18 @@ def test_a_csv_becomes_parts_and_a_recipe_that_passes(
     assert plan["task_examples"] == 64
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_every_row_of_a_json_document_is_kept_however_its_lines_break(
+    indent: int | None, tmp_path: Path, write_recipe: Callable[..., Proposal]
+) -> None:
+    rows = tickets(60)
+    (tmp_path / "tickets.json").write_text(json.dumps(rows, indent=indent))
+    done = write_recipe(tmp_path / "tickets.json", tmp_path / "new")
+    parts = [row for part in done.counts for row in lines(tmp_path / "new" / f"{part}.jsonl")]
+    assert sorted(map(str, parts)) == sorted(map(str, rows))
+    assert set(done.counts) == {"train", "test"}
+
+
 def test_the_order_of_the_rows_changes_nothing(
     tmp_path: Path, write_recipe: Callable[..., Proposal]
 ) -> None:

@@ -142,18 +142,31 @@ def _of_path(path: Path, split: Split, asked: str | None) -> _Choice | None:
     if not path.is_dir():
         if asked is not None and path.exists():
             raise DataError(
-                f"{path} is a file, but `split` applies only to folders and hub data sets: remove "
-                "`split`."
+                f"{path} is a file, but `split` applies only to patterns, folders and hub data "
+                "sets: remove `split`."
             )
         if not path.exists() and has_magic(str(path)):
-            # pathlib's own refuses some patterns.
-            found = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207
-            return _Choice([file for file in found if file.is_file()], {}) if found else None
+            return _of_pattern(path, split, asked)
         return _Choice([path], {}) if path.exists() else None
     splits = _saved_splits(path)
     if splits is not None:
         return _of_splits(path, splits, split, asked)
     return _of_folder(path, split, asked)
+
+
+def _of_pattern(pattern: Path, split: Split, asked: str | None) -> _Choice | None:
+    """Return the files to read for a pattern, or None if no path matches it.
+
+    A pattern that contains a split itself, such as `test-*.jsonl`, names its files.
+    """
+    # pathlib's own refuses some patterns.
+    paths = sorted(map(Path, glob(str(pattern), recursive=True)))  # noqa: PTH207
+    found = [path for path in paths if path.is_file()]
+    fixed = next(parent for parent in pattern.parents if not has_magic(str(parent)))
+    if not found or (asked is None and split_of(str(pattern.relative_to(fixed))) is not None):
+        return _Choice(found, {}) if paths else None
+    files = {path: split_of(str(path.relative_to(fixed))) for path in found}
+    return _of_files(f"of the pattern {pattern}", files, {}, split, asked)
 
 
 def _of_splits(folder: Path, names: list[str], split: Split, asked: str | None) -> _Choice:
@@ -190,6 +203,25 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
             f"the folder {folder} contains no data files ({', '.join(known_suffixes())})"
             f"{f', only {_names(rest)}' if rest else ''}: give a file or another folder."
         )
+    return _of_files(f"in the folder {folder}", files, rest, split, asked)
+
+
+def _of_files(
+    where: str,
+    files: dict[Path, Split | None],
+    rest: dict[Path, str],
+    split: Split,
+    asked: str | None,
+) -> _Choice:
+    """Return those of several files that belong to a split.
+
+    Args:
+        where: Place of the files, for messages.
+        files: Split that the name of each file contains.
+        rest: Reasons for the files that are not read anyway.
+        split: Use of the data.
+        asked: Split that the recipe sets.
+    """
     told = sorted({of for of in files.values() if of is not None})
     if not told and asked is None:
         return _Choice(list(files), rest)
@@ -199,14 +231,14 @@ def _of_folder(folder: Path, split: Split, asked: str | None) -> _Choice:
         return _Choice(named, rest | {p: files[p] or "no split" for p in files if p not in named})
     if wanted not in told:
         raise DataError(
-            f"no file name in the folder {folder} contains the split "
+            f"no file name {where} contains the split "
             f"{split if asked is None else shown(asked)} (found: {', '.join(told) or 'none'}): "
             "give the file itself."
         )
     untold = [path for path, of in files.items() if of is None]
     if untold and asked is None:
         raise DataError(
-            f"some file names in the folder {folder} contain a split ({', '.join(told)}) and some "
+            f"some file names {where} contain a split ({', '.join(told)}) and some "
             f"do not ({_names(untold)}): list the files one by one, or set `split: {split}` to "
             "skip the latter."
         )

@@ -68,7 +68,12 @@ def scan(
     """
     report = ReadReport() if report is None else report
     rows, left_out, empty = report.rows, report.left_out.total, True
-    found = (item for table in tables(spec, split) for item in _examples(table, spec, report))
+    found = (
+        item
+        for table in tables(spec, split)
+        for read in examples_by_row(table, spec, report)
+        for item in ([read] if isinstance(read, Problem) else read[1])
+    )
     for item in found if spec.take is None else _drawn(found, spec.take):
         empty = False
         yield item
@@ -135,7 +140,10 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
         raise DataError(_summary(problems, specs))
 
 
-def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Example | Problem]:
+def examples_by_row(
+    table: Table, spec: DataSpec, report: ReadReport
+) -> Iterator[tuple[ParsedRow, list[Example]] | Problem]:
+    """Yield each row of a table with its examples, or a `Problem` for an invalid row."""
     schema: Schema | None = None
     for row in table.rows:
         if isinstance(row, Problem):
@@ -156,17 +164,23 @@ def _examples(table: Table, spec: DataSpec, report: ReadReport) -> Iterator[Exam
             for example in examples:
                 if _CLASS_NUMBER.fullmatch(example.completion):
                     report.count_number(table.name, row.line, example.completion)
-        yield from examples
+        yield row, examples
 
 
 def _labeled(example: Example, labels: Sequence[str]) -> Example:
     """Return an example whose answer is a class name, converted from a class number if needed."""
     said = example.completion.strip()
-    if said in labels:
-        return example
     written = _CLASS_NUMBER.fullmatch(said)
     number = int(written[1]) if written else -1
-    if not 0 <= number < len(labels):
+    numbered = 0 <= number < len(labels)
+    if said in labels and numbered and labels[number] != said:
+        raise RowRefusedError(
+            f"the answer `{shown(said)}` is one of the recipe's `labels`, and the number of "
+            f"another (`{shown(labels[number])}`): use names with a word, such as `class {said}`"
+        )
+    if said in labels:
+        return example
+    if not numbered:
         raise RowRefusedError(
             f"the answer `{shown(said)}` is neither one of the recipe's `labels` nor a number from "
             f"0 to {len(labels) - 1}"

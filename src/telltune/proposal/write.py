@@ -11,9 +11,10 @@ import yaml
 
 from telltune.data.checks import question
 from telltune.data.embedded.stable import stable_number
+from telltune.data.examples import Problem
 from telltune.data.given import AnyData, files_of_data
-from telltune.data.loaders import tables
-from telltune.data.parsed_row import ParsedRow
+from telltune.data.loaders import examples_by_row, tables
+from telltune.data.report import ReadReport
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
@@ -109,22 +110,20 @@ def _write_parts(
     if len({spec.columns for spec in found.specs["train"]}) > 1:
         raise DataError("the files have different columns; give files of one layout.")
     _refuse_existing([out / f"{part}.jsonl" for part in _PARTS])
-    rows = {
-        f"{table.name}:{row.line}": row.values
+    rows = [
+        (dict(read[0].values), read[1])
         for spec in found.specs["train"]
         for table in tables(spec, "train")
-        for row in table.rows
-        if isinstance(row, ParsedRow)
-    }
-    questions: dict[str, list[str]] = {origin: [] for origin in rows}
-    labels = dict.fromkeys(rows, "")
-    for example in found.examples["train"]:
-        questions[example.origin].append(question(example))
-        if found.labels:
-            labels[example.origin] = example.answer.strip()
-    parts = split_rows(list(questions.values()), list(labels.values()))
+        for read in examples_by_row(table, spec, ReadReport())
+        if not isinstance(read, Problem)  # `survey` refuses those.
+    ]
+    questions = [[question(example) for example in examples] for _, examples in rows]
+    labels = [
+        examples[-1].answer.strip() if found.labels and examples else "" for _, examples in rows
+    ]
+    parts = split_rows(questions, labels)
     # The order of the rows depends on their texts alone, as the parts do.
-    lines = [(stable_number(json_line(dict(row))), row) for row in rows.values()]
+    lines = [(stable_number(json_line(row)), row) for row, _ in rows]
     used = found.specs["train"][0].columns
     specs: dict[Split, list[DataSpec]] = {}
     counts: dict[Split, int] = {}
