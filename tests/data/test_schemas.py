@@ -324,6 +324,27 @@ def test_option_that_is_a_number_is_told_from_an_index():
     assert examples_of(values | {"answer": "2"})[0].completion == "B"
 
 
+def test_an_index_that_may_be_a_text_or_a_label_is_refused():
+    row = {"question": "sqrt 4?", "A": "8", "B": "2", "C": "24"}
+    assert "matches more than one" in refusal_of(row | {"answer": "2"})
+    assert examples_of(row | {"answer": "1"})[0].completion == "B"
+    assert examples_of(row | {"answer": "B"})[0].completion == "B"
+    labels = {"text": ["x", "y"], "label": ["1", "2"]}
+    row = {"question": "Q?", "choices": labels}
+    assert [examples_of(row | {"answer": n})[0].completion for n in ("1", "2")] == ["1", "2"]
+    assert "matches none" in refusal_of(row | {"answer": Number("0")})
+
+
+@pytest.mark.parametrize("lead", ["", "(1) ", "A. ", "a) ", "- ", "Option 2: ", "[B] "])
+def test_lines_that_only_end_like_options_do_not_show_them(lead):
+    values = {"question": f"Q?\n{lead}1\n{lead}2", "options": ["1", "2"], "answer": "2"}
+    assert examples_of(values)[0].prompt == values["question"]
+    values = {"question": "x = 1\ny = 2\nWhich is larger?", "options": ["1", "2"], "answer": "B"}
+    (example,) = examples_of(values)
+    assert example.prompt.endswith("larger?\n\nA. 1\nB. 2")
+    assert example.completion == "B"
+
+
 @pytest.mark.parametrize("history", ["text", [["q"]], [["q", "a", "b"]], [["q", None]], [3]])
 def test_alpaca_history_that_is_no_list_of_pairs_is_refused(history):
     assert "history" in refusal_of({"instruction": "p", "output": "c", "history": history})

@@ -13,8 +13,11 @@ from telltune.errors import shown
 
 OPTION_KEYS = ("choices", "options", "endings")
 MAX_OPTIONS = 26
+_INDEX = re.compile(r"[0-9]{1,3}(\.0)?")
 # Possible prefix of an option with the label X: "X. ", "X: ", "X) " or "(X) ".
 _LEAD = r"\(?{}(?:[.:]\s+|\)\s*)"
+# Text before an option on its line of a prompt, such as "A. ", "(2) ", "- " or "Option 1: ".
+_BEFORE = re.compile(r"[-*•([]?\s*((option|choice|answer)\s+)?\w{0,2}[.:)\]]*\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Options:
     texts: tuple[str, ...]
 
     @property
+    def in_columns(self) -> bool:
+        """Whether each option has a column of its own, named by a letter."""
+        return self.key == "A"
+
+    @property
     def lines(self) -> str:
         """Options as lines such as "A. Paris"."""
         return "\n".join(
@@ -38,10 +46,14 @@ class Options:
         )
 
     def stand_in(self, prompt: str) -> bool:
-        """Return whether a prompt already shows each option at the end of a separate line."""
+        """Return whether a prompt already shows each option on a separate line."""
         lines = [line.strip() for line in prompt.splitlines()]
         ends = [
-            {n for n, line in enumerate(lines) if line.endswith(text.strip())}
+            {
+                n
+                for n, line in enumerate(lines)
+                if line.endswith(text) and _BEFORE.fullmatch(line.removesuffix(text))
+            }
             for text in self.texts
         ]
         return all(ends) and len(set.union(*ends)) >= len(self.texts)
@@ -49,7 +61,8 @@ class Options:
     def right(self, answer: object, text: str) -> int:
         """Return the index of the correct option, from 0.
 
-        The answer is a label, the text of an option, or an index from 0.
+        The answer is a label, the text of an option, or an index from 0. An index cannot be told
+        from labels that are numbers, and in columns not from texts that are.
 
         Raises:
             RowRefusedError: The answer matches no option, or more than one.
@@ -57,8 +70,9 @@ class Options:
         text = text.strip()
         numbered = is_number(answer) and self.labels[0] == "A"
         fitting = set() if numbered else set(self._named(text))
-        if not fitting and re.fullmatch(r"[0-9]{1,3}(\.0)?", text):
-            fitting = {int(float(text))}
+        indexed = not any(label.isdigit() for label in self.labels)
+        if indexed and (not fitting or self.in_columns) and _INDEX.fullmatch(text):
+            fitting.add(int(float(text)))
         if len(fitting) == 1 and max(fitting) < len(self.texts):
             return fitting.pop()
         what = "more than one" if len(fitting) > 1 else "none"
