@@ -35,6 +35,20 @@ def of_polars() -> Any:
     return pytest.importorskip("polars").DataFrame(ROWS)
 
 
+def of_polars_categories() -> Any:
+    polars = pytest.importorskip("polars")
+    return of_polars().with_columns(polars.col("label").cast(polars.Categorical))
+
+
+def of_arrow_categories() -> Any:
+    import pyarrow as pa
+
+    names = pa.array(["billing", "shipping"], pa.string_view())
+    labels = pa.DictionaryArray.from_arrays(pa.array([1, 0]), names)
+    table = of_arrow()
+    return table.set_column(table.column_names.index("label"), "label", labels)
+
+
 def of_arrow() -> Any:
     import pyarrow as pa
 
@@ -59,6 +73,8 @@ def of_datasets() -> Any:
         (lambda: tuple(ROWS), "list"),
         (of_pandas, "frame"),
         (of_polars, "frame"),
+        (of_polars_categories, "frame"),
+        (of_arrow_categories, "frame"),
         (of_arrow, "frame"),
         (of_datasets, "dataset"),
     ],

@@ -248,6 +248,8 @@ def test_parts_of_text_are_paragraphs_and_other_parts_are_refused():
     values = openai(("user", parts("text", "image_url")), ("assistant", "c"))
     reason = refusal_of(values)
     assert reason == "turn 1 has a part of type `image_url`, but telltune supports text only"
+    values = openai(("user", [{"image": "x.png"}, {"text": "What?"}]), ("assistant", "c"))
+    assert "turn 1 has a part of type `image`" in refusal_of(values)
 
 
 @pytest.mark.parametrize("role_key", ["role", "from"])
@@ -302,6 +304,18 @@ def test_context_beside_a_conversation_is_refused_where_no_turn_holds_it():
 def test_choice_that_is_unclear_is_refused(choices, answer):
     reason = refusal_of({"question": "Q?", "choices": choices, "answer": answer})
     assert "key `choices`" in reason
+
+
+def test_preferences_beside_a_response_are_refused():
+    row = {"prompt": "p", "response": "r", "chosen": "a", "rejected": "b"}
+    assert "`chosen` and `rejected` are preference data" in refusal_of(row)
+    assert examples_of(row | {"rejected": None})[0].completion == "r"
+
+
+@pytest.mark.parametrize("said", ["{'text': ['Paris'], 'answer_start': [3]}", '["Paris", "paris"]'])
+def test_answers_that_a_csv_file_keeps_as_text_are_refused(said):
+    assert "`answers` contains a list" in refusal_of({"question": "Where?", "answers": said})
+    assert examples_of({"question": "Where?", "answers": "Paris"})[0].completion == "Paris"
 
 
 def test_options_with_letters_of_their_own_get_no_second_ones():

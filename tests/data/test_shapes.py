@@ -298,6 +298,14 @@ def test_labels_of_minus_one_are_told(read):
     assert "; 1 of them are -1, which often marks a row without a label; add" in warning
 
 
+def test_numbers_in_a_named_column_of_labels_are_told(read):
+    columns = {"prompt": "text", "completion": "label"}
+    _, report = read(*({"text": "t", "label": n} for n in (0, -1)), columns=columns)
+    (warning,) = report.warnings("task.train")
+    assert "labels are numbers without names" in warning
+    assert "; 1 of them are -1" in warning
+
+
 def test_numbers_without_names_are_kept_and_told(read):
     items, report = read(*({"text": "t", "label": n} for n in (0, 1, 1)))
     assert [item.completion for item in items] == ["0", "1", "1"]

@@ -34,6 +34,17 @@ def test_texts_are_read_back(tmp_path: Path, suffix: str, rows: list[dict[str, o
     assert read(tmp_path / f"a{suffix}") == rows
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_half_of_an_emoji_is_escaped_in_json_and_replaced_elsewhere(
+    tmp_path: Path, suffix: str
+) -> None:
+    rows = [{"text": "a", "author": "x\ud83d"}]
+    path = tmp_path / f"a{suffix}"
+    write_rows(path, rows)
+    kept = "json" in suffix
+    assert read(path) == (rows if kept else [{"text": "a", "author": "x\ufffd"}])
+
+
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_numbers_keep_their_spelling_from_any_format_to_any_other(

@@ -213,20 +213,14 @@ def _parts(batch: Any) -> Iterator[tuple[Any, bool]]:
 
 def _text_bytes(column: Any) -> int:
     """Return the total bytes of a column's texts, counted once per reference."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type
     if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
-        lengths = pc.binary_length(column.dictionary)
-        return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        # A view has 16 bytes and starts with the length of its text.
-        lengths = np.frombuffer(column.buffers()[1], "<i4")[::4]
-        return int(lengths[column.offset :][: len(column)].sum(dtype=np.int64))
+        return int(pc.sum(pc.take(_lengths(column.dictionary), column.indices)).as_py() or 0)
     if _is_text(kind):
-        return int(pc.sum(pc.binary_length(column)).as_py() or 0)
+        return int(pc.sum(_lengths(column)).as_py() or 0)
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if pa.types.is_struct(kind) or any(is_list(kind) for is_list in lists):
         inner = column.flatten()
@@ -234,6 +228,25 @@ def _text_bytes(column: Any) -> int:
     if pa.types.is_map(kind):
         return _text_bytes(column.keys) + _text_bytes(column.items)
     return 0
+
+
+def _lengths(column: Any) -> Any:
+    """Return the number of bytes of each text, as an Arrow array."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not _is_view(column.type):
+        return pc.binary_length(column)
+    # A view has 16 bytes and starts with the length of its text.
+    lengths = np.frombuffer(column.buffers()[1], "<i4")[::4]
+    return pa.array(lengths[column.offset :][: len(column)])
+
+
+def _is_view(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_text(kind: Any) -> bool:

@@ -77,7 +77,7 @@ class Schema:
     @property
     def classifies(self) -> bool:
         """Whether the answer is a class label."""
-        return self.answer_key == "label" and not self.named
+        return self.answer_key == "label"
 
     def read(
         self, fields: Fields, *, source: str, origin: str, all_answers: bool = False
@@ -90,6 +90,8 @@ class Schema:
         Raises:
             RowRefusedError: The row is not a valid example; gives the reason.
         """
+        if self.answer_key is not None and not (self.named or all_answers):
+            _refuse_preferences(fields.filled)
         turns = self.turns(fields)
         head, body = (turns[:1], turns[1:]) if turns[0].role == "system" else ([], turns)
         check_order(body, offset=len(head))
@@ -289,6 +291,11 @@ def _answer(fields: Fields, key: str, asked: list[Turn]) -> list[Turn]:
         value = value.get("text") if isinstance(value, dict) else value
         if isinstance(value, list):
             return [_first_answer(fields, key, value)]
+        if key == "answers" and isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+            raise RowRefusedError(
+                "key `answers` contains a list or an object as text: save the data as JSONL or "
+                "Parquet instead of CSV, or write the first answer alone"
+            )
     return [Turn("assistant", fields.text(key, "response"), learned=True)]
 
 

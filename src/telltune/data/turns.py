@@ -237,7 +237,8 @@ def _content(turn: Fields, key: str, where: str, what: str) -> str:
                 f"no {what}: key `{key}` contains a list, but not of {{type: text, text: ...}}"
             )
         part = turn.inner(key, values)
-        kind = part.take("type")
+        # Some data have no types, and name the kind of a part by its key (Qwen-VL).
+        kind = part.take("type") or part.first(MEDIA)
         if kind not in (None, "text", "input_text", "output_text"):
             raise RowRefusedError(
                 f"{where} has a part of type `{shown(str(kind))}`, but telltune supports text only"

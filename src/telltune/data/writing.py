@@ -19,6 +19,7 @@ from telltune.storage import write_bytes
 
 _FORMATS = (".jsonl", ".ndjson", ".json", *DELIMITED, ".parquet")
 # Numbers in other formats can be invalid in JSON, such as 007 in CSV.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -39,6 +40,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows to a file atomically, in the format of its suffix.
 
     Numbers keep their spelling. Lists and objects are written as JSON in formats without them.
+    Unpaired surrogates are escaped in JSON, and become U+FFFD in other formats.
 
     Raises:
         StorageError: The suffix is not supported, or the file cannot be written.
@@ -68,12 +70,20 @@ def json_line(value: object) -> str:
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(json_line, value))}]"
-    return json.dumps(value, ensure_ascii=False, default=str)
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    # An unpaired surrogate, such as half of an emoji, has no UTF-8, but JSON can escape it.
+    return json.dumps(value, default=str) if _SURROGATE.search(line) else line
 
 
 def _columns(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {_utf8(name): [_utf8(row.get(name)) for row in rows] for name in names}
+
+
+def _utf8(value: Any) -> Any:
+    """Return a value with U+FFFD in place of unpaired surrogates, if it is a text with any."""
+    has = isinstance(value, str) and _SURROGATE.search(value)
+    return _SURROGATE.sub("\ufffd", value) if has else value
 
 
 def _delimited(rows: Sequence[Mapping[str, object]], separator: str) -> str:
