@@ -82,9 +82,13 @@ def _decoded(line: bytes) -> str:
 
 def _fit(head: str, separator: str, quoting: Quoting) -> tuple[float, int]:
     """Return the share of the first rows that fit the header, and the number of its cells."""
-    quotes = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    reader = csv.reader(
+        io.StringIO(head),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+    )
     try:
-        records = list(csv.reader(io.StringIO(head), delimiter=separator, quoting=quotes))
+        records = list(reader)
     except csv.Error:
         return 0, 0
     header, *rows = [cells for cells in records if any(cells)] or [[]]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from telltune.data.fields import RowRefusedError, is_blank, is_number, listed
 from telltune.data.marks import better_answers
 from telltune.data.report import is_bookkeeping
-from telltune.data.schemas import READ_BESIDE, find_schema
+from telltune.data.schemas import READ_BESIDE, asked_beside, find_schema
 from telltune.data.turns import chat_role
 from telltune.errors import DataError, shown
 from telltune.evaluation.headline import label_set
@@ -37,12 +37,14 @@ _MOSTLY = 0.9
 """Least share of rows in which a column of the task has a value."""
 
 
-def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | None:
+def guess_columns(
+    rows: Sequence[Mapping[str, object]], file: str, beside: Collection[str] = ()
+) -> Columns | None:
     """Guess which columns contain the prompt and the answer.
 
     Known names come first. Otherwise the answer is the only column with a closed set of labels, or
     the second of two columns of text, unless its name is that of a prompt. The prompt is the column
-    with the longest texts.
+    with the longest texts. `beside` has the keys beside the list of rows, see `ParsedRow`.
 
     Returns:
         The columns, or None if the rows have a schema that telltune knows.
@@ -74,18 +76,22 @@ def guess_columns(rows: Sequence[Mapping[str, object]], file: str) -> Columns | 
                 "`columns` in Python."
             ) from None
         _refuse_unnamed(prompt, answer, file)
-        _refuse_to_drop(rows, prompt, answer, file)
+        _refuse_to_drop(rows, prompt, answer, file, beside)
         return Columns(prompt=prompt, completion=answer)
     return None
 
 
 def _refuse_to_drop(
-    rows: Sequence[Mapping[str, object]], prompt: str, answer: str, file: str
+    rows: Sequence[Mapping[str, object]],
+    prompt: str,
+    answer: str,
+    file: str,
+    beside: Collection[str],
 ) -> None:
     """Raise DataError if the guess would leave out a part of what is asked.
 
-    Such parts are what schemas read beside the prompt, and columns in a series with others
-    (`sentence1` and `sentence2`, or `Option A`, `Option B` and `Option C`).
+    Such parts are what schemas read beside the prompt, what is asked beside the list of rows, and
+    columns in a series with others (`sentence1` and `sentence2`, or `Option A` and `Option B`).
     """
     filled = {name for row in rows for name, value in row.items() if not is_blank(value)}
     series = _in_series(filled)
@@ -95,6 +101,7 @@ def _refuse_to_drop(
         if name in filled - {prompt, answer}
         and (name.strip().casefold() in READ_BESIDE or name in series)
     ]
+    dropped += asked_beside(beside)
     if dropped:
         raise DataError(
             f"{file}: the guessed columns `{shown(prompt)}` and `{shown(answer)}` would leave out "
