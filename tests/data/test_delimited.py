@@ -51,6 +51,31 @@ def test_the_separator_of_csv_is_found_in_its_header(tmp_path: Path, mark: str) 
     assert rows == [ParsedRow(2, {"p, q": "1", "c": "x"})]
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "wanted"),
+    [
+        ("Text;Team;Betrag, EUR", "Hallo;aaaa;30,50", ["Hallo", "aaaa", "30,50"]),
+        ("Text;Betrag, EUR", "Hallo, Welt, du;30", ["Hallo, Welt, du", "30"]),
+        ("Text|Label (a;b)", "one, two|a", ["one, two", "a"]),
+        ("Text\tLabel, team", '"one\tand, two"\ta', ["one\tand, two", "a"]),
+        ("text,notes; tags,label", "one,x;y,a", ["one", "x;y", "a"]),
+        ("text,label (a;b)", "one;two,a", ["one;two", "a"]),
+        ("text,label (a;b)", "one;two,", ["one;two", ""]),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "\n"])
+@pytest.mark.parametrize("count", [1, 3, 30_000])
+def test_separators_are_compared_on_the_first_rows(
+    tmp_path: Path, header: str, row: str, wanted: list[str], before: str, count: int
+) -> None:
+    rows = rows_of(tmp_path / "a.csv", f"{before}{header}\n" + f"{row}\n" * count)
+    assert [list(values.values()) for values in values_of(rows)] == [wanted] * count
+
+
+def test_a_header_without_rows_is_an_empty_table(tmp_path: Path) -> None:
+    assert rows_of(tmp_path / "a.csv", "text,label (a;b)\n") == []
+
+
 @pytest.mark.parametrize("line", ["sep=;", "SEP=;\r", '"sep=;"', "\ufeffsep=;"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_excels_line_names_the_separator_and_is_no_header(
@@ -127,6 +152,26 @@ def test_a_header_in_the_middle_of_joined_files_is_refused_by_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "again",
+    ["\ufeffp,c", '\ufeff"p","c"', "P,C", "p, c", " p ,c ", "p,c,", "\ufeffp,c\r"],
+)
+@pytest.mark.parametrize("header", ["p,c", "P, C", "p,c,", '"p","c"'])
+@pytest.mark.parametrize("quoting", ["auto", "none"])
+def test_a_repeated_header_may_be_written_in_another_way(
+    tmp_path: Path, header: str, again: str, quoting: str
+) -> None:
+    one, fault, two = rows_of(tmp_path / "a.csv", f"{header}\na,x\n{again}\nb,y\n", quoting)
+    assert [list(values.values()) for values in values_of([one, two])] == [["a", "x"], ["b", "y"]]
+    assert isinstance(fault, Problem)
+    assert (fault.line, fault.reason) == (3, "the line repeats the header: delete it")
+
+
+def test_a_row_that_shares_a_part_of_the_header_is_a_row(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.csv", "text,label\nText,x\n")
+    assert values_of(rows) == [{"text": "Text", "label": "x"}]
+
+
+@pytest.mark.parametrize(
     ("header", "said"), [("p,p", "`p` twice"), (",,", "no column names"), ('"p', "unreadable")]
 )
 def test_a_header_that_names_no_columns_is_a_problem(
@@ -191,6 +236,61 @@ def test_lines_that_look_like_rows_are_refused(tmp_path: Path, mark: str, swallo
 def test_a_header_may_show_that_spaces_follow_separators(tmp_path: Path) -> None:
     problem, _ = rows_of(tmp_path / "a.csv", 'p, c\n"a, x\nb, y\nc", x\nd, y\n')
     assert isinstance(problem, Problem)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_rows_with_an_empty_cell_look_like_rows(tmp_path: Path, mark: str) -> None:
+    content = '"Great movie,pos,\nBad,neg,\nAwful",neg,\nFine,pos,x\n'
+    name = "a.tsv" if mark == "\t" else "a.csv"
+    problem, row = rows_of(tmp_path / name, f"text,label,note\n{content}".replace(",", mark))
+    assert isinstance(problem, Problem)
+    assert problem.line == 2
+    assert "continues to line 4, and its lines look like rows" in problem.reason
+    assert values_of([row]) == [{"text": "Fine", "label": "pos", "note": "x"}]
+
+
+@pytest.mark.parametrize("quoting", ["auto", "minimal"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_spaces_after_separators_are_read_as_the_header_has_them(
+    tmp_path: Path, mark: str, quoting: str
+) -> None:
+    name = "a.tsv" if mark == "\t" else "a.csv"
+    content = '"Hello, there", "good"\nBye, bad\n"x","y"\n'
+    for header in ("text, label", '"text", "label"'):
+        rows = rows_of(tmp_path / name, f"{header}\n{content}".replace(",", mark), quoting)
+        assert [list(values.items()) for values in values_of(rows)] == [
+            [("text", f"Hello{mark} there"), ("label", "good")],
+            [("text", "Bye"), ("label", "bad")],
+            [("text", "x"), ("label", "y")],
+        ]
+
+
+@pytest.mark.parametrize("record", ['a, "b"', ' "a",b', '"a",  "b"', 'a, "b ""c"""'])
+@pytest.mark.parametrize("quoting", ["auto", "minimal"])
+def test_a_quote_after_a_space_is_refused_by_line(
+    tmp_path: Path, record: str, quoting: str
+) -> None:
+    problem, row = rows_of(tmp_path / "a.csv", f"text,label\n{record}\nx, y\n", quoting)
+    assert isinstance(problem, Problem)
+    assert (problem.line, "a quote follows a space" in problem.reason) == (2, True)
+    assert values_of([row]) == [{"text": "x", "label": " y"}]
+    assert isinstance(rows_of(tmp_path / "a.csv", f"text,label\n{record}\n", "none")[0], ParsedRow)
+
+
+@pytest.mark.parametrize(
+    ("record", "cells"),
+    [
+        ('he said\t "no" to it', ["he said", ' "no" to it']),
+        ('"a, ""b"", c"\tx', ['a, "b", c', "x"]),
+        ('" ""a"""\tx', [' "a"', "x"]),
+        ('"a\t ""b"""\tx', ['a\t "b"', "x"]),
+    ],
+)
+def test_a_quote_inside_of_a_cell_is_a_character(
+    tmp_path: Path, record: str, cells: list[str]
+) -> None:
+    rows = rows_of(tmp_path / "a.tsv", f"text\tlabel\n{record}\n")
+    assert [list(values.values()) for values in values_of(rows)] == [cells]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_json_array_elements_carry_the_line_they_begin_on(tmp_path):
 
 def test_json_object_with_one_list_is_read_through(tmp_path):
     document = '{"version": "[1]", "data":\n [{"a": "x"}], "n": {"b": [1]}}'
-    assert rows_of(tmp_path / "a.json", document) == [ParsedRow(2, {"a": "x"})]
+    assert rows_of(tmp_path / "a.json", document) == [ParsedRow(2, {"a": "x"}, ("version", "n"))]
 
 
 @pytest.mark.parametrize("document", ["{}", '{"a": [], "b": []}', "3", '"[]"', '{"a": "x"}'])

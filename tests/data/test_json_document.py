@@ -56,6 +56,21 @@ def test_rows_are_those_of_the_decoder_wherever_chunks_end(
             assert len(found) == len(rows)
 
 
+@pytest.mark.parametrize(
+    ("around", "beside"),
+    [
+        ('"version": 1, "n": {"a": []}', ("version", "n")),
+        ('"a": null, "b": "", "c": "  ", "d": {}, "e": { }', ()),
+        ('"a": "null", "b": 0, "c": false, "\\u0064": "x"', ("a", "b", "c", "d")),
+    ],
+)
+def test_rows_name_the_keys_with_values_beside_their_list(
+    around: str, beside: tuple[str, ...]
+) -> None:
+    for document in (f'{{{around}, "data": [{{}}, {{}}]}}', f'{{"data": [{{}}, {{}}], {around}}}'):
+        assert [row.beside for row in read(document) if isinstance(row, ParsedRow)] == [beside] * 2
+
+
 BROKEN = st.text('[]{}",:\\ \n1a', max_size=14)
 
 

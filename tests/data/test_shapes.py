@@ -91,6 +91,37 @@ def test_arc(one):
     assert unread == {"id"}
 
 
+OPTION = {"label": "A", "text": "x"}, {"label": "B", "text": "y"}
+
+
+@pytest.mark.parametrize(
+    ("choices", "unread"),
+    [
+        ([OPTION[0] | {"note": "n"}, OPTION[1]], {"choices[].note"}),
+        ([OPTION[0] | {"image": None}, OPTION[1] | {"image": ""}], set()),
+        ({"text": ["x", "y"], "label": ["A", "B"], "note": [None, "n"]}, {"choices[].note"}),
+        ({"text": ["x", "y"], "label": ["A", "B"], "image": [None, None]}, set()),
+        ({"text": ["x", "y"], "label": ["A", "B"], "count": 2}, {"choices[].count"}),
+    ],
+)
+def test_unread_keys_of_options_are_named(one, choices, unread):
+    item, found = one({"question": "Q?", "choices": choices, "answer": "A"})
+    assert (*text(item), found) == ("Q?\n\nA. x\nB. y", "A", unread)
+
+
+@pytest.mark.parametrize("key", ["image", "audio"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        lambda key: [OPTION[0], OPTION[1] | {key: "a.png"}],
+        lambda key: {"text": ["x", "y"], "label": ["A", "B"], key: [None, "a.png"]},
+    ],
+)
+def test_options_with_more_than_text_are_refused(one, choices, key):
+    item, _ = one({"question": "Q?", "choices": choices(key), "answer": "A"})
+    assert f"an option in key `choices` has `{key}`, but telltune supports text" in item.reason
+
+
 def test_medqa_with_options_by_letter(one):
     row = {"question": "Q?", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}
     item, unread = one(row)

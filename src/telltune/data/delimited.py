@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from telltune.data.parsed_row import (
@@ -29,6 +31,8 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"?')
 # Excel writes `;` in locales whose decimal sign is the comma.
 _SEPARATORS_OF_CSV = ",;\t|"
+_HEAD_BYTES = 2**16
+"""Number of bytes of rows that separators are compared on."""
 
 _USE_NONE = "if quotes are ordinary characters in this file, set `quoting: none`"
 _BARE_RETURN = "the line contains a bare carriage return: end lines with a line feed"
@@ -42,19 +46,26 @@ def delimited_rows(
     Raises:
         StopReadingError: The header cannot be read, or the rest of the file is unreliable.
     """
-    first = stream.readline(MAX_ROW_BYTES).decode("utf-8-sig", errors="replace")
-    stream.seek(0)
-    told = _SEPARATOR_LINE.fullmatch(first)
+    told = _SEPARATOR_LINE.fullmatch(_decoded(stream.readline(MAX_ROW_BYTES)))
+    if not told:
+        stream.seek(0)
+    lines_of_head = iter(partial(stream.readline, MAX_ROW_BYTES), b"")
+    head = _decoded(next(filter(bytes.strip, lines_of_head), b""))
+    bare = head if quoting == "none" else _QUOTED.sub("", head)
     if told:
         separator = told[1]
     elif separator is None:
-        bare = first if quoting == "none" else _QUOTED.sub("", first)
-        separator = next((mark for mark in _SEPARATORS_OF_CSV if mark in bare), ",")
+        marks = [mark for mark in _SEPARATORS_OF_CSV if mark in bare]
+        if len(marks) > 1:
+            head += _decoded(stream.read(_HEAD_BYTES))
+        separator = max(marks, key=lambda mark: _fit(head, mark, quoting), default=",")
+    stream.seek(0)
+    spaced = 0 < bare.count(separator) == bare.count(f"{separator} ") and separator != " "
     record = _Record()
     lines = _lines_into(record, stream)
     if told:
         next(lines)
-    records = _records(lines, record, separator, quoting)
+    records = _records(lines, record, separator, quoting, spaced=spaced)
     header = next(records, None)
     if header is None:
         return
@@ -63,6 +74,30 @@ def delimited_rows(
     columns = _Columns(header, record.line)
     for cells in records:
         yield cells if isinstance(cells, Fault) else columns.row(record.line, cells)
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8-sig", errors="replace")
+
+
+def _fit(head: str, separator: str, quoting: Quoting) -> tuple[float, int]:
+    """Return the share of the first rows that fit the header, and the number of its cells."""
+    reader = csv.reader(
+        io.StringIO(head),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+    )
+    try:
+        records = list(reader)
+    except csv.Error:
+        return 0, 0
+    header, *rows = [cells for cells in records if any(cells)] or [[]]
+    width = len(header)
+    fitting = [
+        len(cells) >= width and not any(cells[width:])
+        for cells in rows[:-1] or rows  # the last one may be cut short
+    ]
+    return sum(fitting) / max(len(fitting), 1), width
 
 
 class _Columns:
@@ -77,8 +112,8 @@ class _Columns:
     """
 
     def __init__(self, header: list[str], line: int) -> None:
-        self._header = header
         given = [name.strip() for name in header]
+        self._header = list(map(_as_name, header))
         self._unnamed = {f"column {i}" for i, name in enumerate(given, start=1) if not name}
         self._names = [name or f"column {i}" for i, name in enumerate(given, start=1)]
         # Spreadsheets write separators at line ends for columns that are no longer filled.
@@ -95,7 +130,7 @@ class _Columns:
 
     def row(self, line: int, cells: list[str]) -> ParsedRow | Fault:
         """Return the row at a line, without empty cells outside of named columns."""
-        if cells == self._header and len(cells) > 1:
+        if len(cells) > 1 and self._is_header(cells):
             return Fault(line, "the line repeats the header: delete it")
         missing = len(cells) < self._needed
         if missing or any(cell.strip() for cell in cells[len(self._names) :]):
@@ -106,6 +141,20 @@ class _Columns:
             if not values.get(name, "").strip():
                 values.pop(name, None)
         return ParsedRow(line, values)
+
+    def _is_header(self, cells: list[str]) -> bool:
+        """Return whether a row is the header of a joined file."""
+        names = self._header[: self._needed]
+        return (
+            len(cells) >= len(names)
+            and all(_as_name(cell) == name for cell, name in zip(cells, names, strict=False))
+            and not any(map(str.strip, cells[len(names) :]))
+        )
+
+
+def _as_name(cell: str) -> str:
+    """Return a name to compare, without case, spaces, quotes and the byte order mark of a file."""
+    return cell.strip().strip('\ufeff"').strip().casefold()
 
 
 @dataclass
@@ -147,18 +196,23 @@ def _lines_into(record: _Record, stream: BinaryIO) -> Iterator[str]:
 
 
 def _records(
-    lines: Iterator[str], record: _Record, separator: str, quoting: Quoting
+    lines: Iterator[str], record: _Record, separator: str, quoting: Quoting, *, spaced: bool
 ) -> Iterator[list[str] | Fault]:
-    """Yield the cells of each record; `auto` refuses quoted cells whose lines look like rows."""
+    """Yield the cells of each record; `auto` refuses quoted cells whose lines look like rows.
+
+    With `spaced`, spaces after separators are not part of the cells.
+    """
     # The csv module's limit is 128 KiB per field and can only be changed for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     reader = csv.reader(
         lines,
         delimiter=separator,
         quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
+        skipinitialspace=spaced,
         strict=True,
     )
-    width, spaced = 0, False
+    width = 0
+    quote_after_space = re.compile(rf'(?:^|{re.escape(separator)}) +"')
     while True:
         record.clear()
         try:
@@ -170,16 +224,34 @@ def _records(
             continue
         if len(cells) < 2 and record.is_blank:
             continue
-        if not width:
-            width, spaced = len(cells), f"{separator} " in record.lines[0]
+        width = width or len(cells)
         if quoting == "auto" and _hold_rows(record.lines, separator, width, spaced=spaced):
             yield Fault(
                 record.line,
                 f"a quoted cell continues to line {record.last}, and its lines look like rows of "
                 f"their own: {_USE_NONE}; if it is one cell, set `quoting: minimal`",
             )
+        elif (
+            quoting != "none"
+            and any(map(quote_after_space.search, record.lines))
+            and _quotes_after_spaces(record.lines, separator, cells)
+        ):
+            yield Fault(
+                record.line,
+                "a quote follows a space after the separator, so it does not enclose the cell: "
+                f"delete the space; {_USE_NONE}",
+            )
         else:
             yield cells
+
+
+def _quotes_after_spaces(lines: list[str], separator: str, cells: list[str]) -> bool:
+    """Return whether a record has other cells if quotes after spaces enclose cells, too."""
+    try:
+        others = next(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True))
+    except (csv.Error, ValueError):  # the quotes enclose no cell; the separator is a space
+        return False
+    return [cell.lstrip(" ") for cell in cells] != [cell.lstrip(" ") for cell in others]
 
 
 def _reason(error: csv.Error, record: _Record) -> str:
@@ -196,8 +268,8 @@ def _hold_rows(lines: list[str], separator: str, width: int, *, spaced: bool) ->
     certain from a cell with several lines. But in few real cells do most lines have exactly as many
     separators as a row.
 
-    A row has `width` cells. Without `spaced`, no space follows the separators in this file, so that
-    such a space indicates prose.
+    A row has `width` cells, at least two of them with text. Without `spaced`, no space follows the
+    separators in this file, so that such a space indicates prose.
     """
     if len(lines) < 2 or width < 2:
         return False
@@ -205,5 +277,5 @@ def _hold_rows(lines: list[str], separator: str, width: int, *, spaced: bool) ->
     for line in lines:
         cells = [cell.rstrip("\r\n") for cell in line.split(separator)]
         prose = separator != "\t" and not spaced and any(c.startswith(" ") for c in cells[1:])
-        like += len(cells) == width and bool(cells[0].strip() and cells[-1].strip()) and not prose
+        like += len(cells) == width and sum(map(bool, map(str.strip, cells))) > 1 and not prose
     return 2 * like > len(lines)

@@ -23,6 +23,7 @@ from telltune.data.parsed_row import (
     TOO_DEEP,
     TOO_LONG,
     Fault,
+    ParsedRow,
     Place,
     StopReadingError,
     not_json,
@@ -34,8 +35,6 @@ from telltune.data.parsed_row import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telltune.data.parsed_row import ParsedRow
-
 MAX_DEPTH = 500
 PIECE_BYTES = 2**20
 """Number of bytes whose lines are counted at once."""
@@ -46,6 +45,7 @@ _WHOLE_STRING = re.compile(_STRING, re.DOTALL)
 # Matches whole strings and everything between them, up to a bracket or to a string without an end.
 _FLAT = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
 _AFTER_SCALAR = re.compile(rb'[ \t\n\r,:"\[\]{}]')
+_BLANK = re.compile(rb'null|"[ \t]*"|\{[ \t\n\r]*\}')
 _CONTINUATION = bytes(range(0x80, 0xC0))
 """UTF-8 continuation bytes, which do not start a character."""
 
@@ -65,8 +65,9 @@ def json_rows(stream: BinaryIO) -> Iterator[ParsedRow | Fault]:
         elif opening == b"{":
             # The whole object is scanned before the first row, because a misnamed JSON Lines file
             # also starts with an object.
-            document.at, document.place = _only_list(document)
-            yield from _elements(document)
+            document.at, document.place, beside = _only_list(document)
+            for row in _elements(document):
+                yield row._replace(beside=beside) if isinstance(row, ParsedRow) else row
         elif opening:
             _decode(document)
             _check_end(document)
@@ -110,13 +111,16 @@ def _elements(document: _Document) -> Iterator[ParsedRow | Fault]:
             return
 
 
-def _only_list(document: _Document) -> tuple[int, Place]:
-    """Return the start (position and place) of the only list in the object that starts here.
+def _only_list(document: _Document) -> tuple[int, Place, tuple[str, ...]]:
+    """Return the start of the only list in the object that starts here, and the keys beside it.
+
+    The start is a position and a place. Keys without a value are left out.
 
     Raises:
         StopReadingError: The object is not valid JSON, or does not have exactly one list.
     """
     lists = []
+    beside: dict[str, None] = {}
     document.expect(b"{")
     if document.peek() == b"}":
         document.expect(b"}")
@@ -124,17 +128,20 @@ def _only_list(document: _Document) -> tuple[int, Place]:
         while True:
             if document.peek() != b'"':
                 raise document.error("a key in double quotes is missing")
-            _decode(document)
+            key = _decode(document)
             document.expect(b":")
-            if document.peek() == b"[":
+            is_list = document.peek() == b"["
+            if is_list:
                 lists.append((document.at, document.place))
-            document.value()
+            value = document.value()
+            if not is_list and not (value is not None and _BLANK.fullmatch(value)):
+                beside[str(key)] = None
             if document.expect(b",", b"}") == b"}":
                 break
     _check_end(document)
     if len(lists) != 1:
         raise _neither()
-    return lists[0]
+    return (*lists[0], tuple(beside))
 
 
 def _check_end(document: _Document) -> None:
@@ -144,11 +151,11 @@ def _check_end(document: _Document) -> None:
         )
 
 
-def _decode(document: _Document) -> None:
-    """Consume a string or scalar, and raise `StopReadingError` unless it is valid JSON."""
+def _decode(document: _Document) -> object:
+    """Consume and return a string or scalar; raise `StopReadingError` if it is no valid JSON."""
     place = document.place
     try:
-        json.loads(utf8_text(document.value() or b"", place), parse_int=str)
+        return json.loads(utf8_text(document.value() or b"", place), parse_int=str)
     except json.JSONDecodeError as error:
         raise StopReadingError(*not_json(error, place)) from None
 

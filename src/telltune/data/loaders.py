@@ -150,8 +150,10 @@ def examples_by_row(
             yield row
             continue
         fields = Fields(row.values)
+        for key in row.beside:
+            fields.leave(key)
         try:
-            schema = schema or find_schema(row.values, spec.columns)
+            schema = schema or find_schema(row.values, spec.columns, row.beside)
             examples = schema.read(fields, source=table.source, origin=f"{table.name}:{row.line}")
             if spec.labels is not None:
                 examples = [_labeled(example, spec.labels) for example in examples]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from telltune.data.fields import Fields, RowRefusedError, is_blank, is_number
+from telltune.data.turns import MEDIA
 from telltune.errors import shown
 
 OPTION_KEYS = ("choices", "options", "endings")
@@ -104,27 +105,49 @@ def read_options(fields: Fields, *, lettered_columns: bool) -> Options | None:
     """
     key = fields.first(OPTION_KEYS)
     if key is not None:
-        return _options(key, fields.take(key))
+        return _options(fields, key)
     letters = list(takewhile(fields.has, string.ascii_uppercase)) if lettered_columns else []
     if len(letters) < 2:
         return None
     return _checked("A", letters, [fields.text(letter, "option") for letter in letters])
 
 
-def _options(key: str, value: object) -> Options:
+def _options(fields: Fields, key: str) -> Options:
+    value = fields.take(key)
     if isinstance(value, dict) and {"text", "label"} <= value.keys():
         labels, texts = value["label"], value["text"]
         if isinstance(labels, list) and isinstance(texts, list):
+            _refuse_media(fields, key, value)
             return _checked(key, labels, texts)
     if isinstance(value, dict):
         # Arrow adds the keys of other rows to an object, with null values.
         given = {label: text for label, text in value.items() if not is_blank(text)}
         return _checked(key, list(given), list(given.values()))
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+        for one in value:
+            _refuse_media(fields, key, one)
         return _checked(key, [x.get("label") for x in value], [x.get("text") for x in value])
     if isinstance(value, list) and len(value) <= MAX_OPTIONS:
         return _checked(key, list(string.ascii_uppercase[: len(value)]), value)
     raise _no_options(key)
+
+
+def _refuse_media(fields: Fields, key: str, option: dict[str, object]) -> None:
+    """Record which keys of an option are not read; raise `RowRefusedError` for images and such."""
+    said = {
+        name: next((one for one in value if not is_blank(one)), None)
+        if isinstance(value, list)
+        else value
+        for name, value in option.items()
+    }
+    inner = fields.inner(key, said)
+    inner.take("label")
+    inner.take("text")
+    if media := inner.first(MEDIA):
+        raise RowRefusedError(
+            f"an option in key `{key}` has `{media}`, but telltune supports text only: remove the "
+            "row, or the key from all options"
+        )
 
 
 def _checked(key: str, labels: Sequence[object], texts: Sequence[object]) -> Options:

@@ -20,10 +20,14 @@ BOM = b"\xef\xbb\xbf"
 
 
 class ParsedRow(NamedTuple):
-    """Row of a data file: its first line, counted from 1, and its values by key."""
+    """Row of a data file."""
 
     line: int
+    """Number of its first line, from 1."""
     values: Mapping[str, object]
+    """Values by key."""
+    beside: tuple[str, ...] = ()
+    """Keys with a value beside the list of rows, in a JSON document."""
 
 
 class Number(str):

@@ -176,7 +176,7 @@ def _prompts(
                 # Chosen once per file, so that all of its rows are read in the same way.
                 chosen, is_chosen = _columns_of(row.values, known), True
             values = _with_response(row.values, chosen, schema, trained_on)
-            schema = find_schema(values, chosen)
+            schema = find_schema(values, chosen, row.beside)
             read = partial(
                 schema.read,
                 source=table.source,
@@ -198,7 +198,8 @@ def _prompts(
         said = examples[-1].completion
         if chosen is not None and not is_blank(row.values.get(chosen.completion)):
             said = str(row.values[chosen.completion])
-        yield _Prompts(row, examples, said != UNKNOWN, fields.unread(), chosen is not None)
+        unread = fields.unread().union(row.beside)
+        yield _Prompts(row, examples, said != UNKNOWN, unread, chosen is not None)
 
 
 def _for_prompts(columns: Columns) -> Columns:

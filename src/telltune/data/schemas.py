@@ -15,6 +15,7 @@ from telltune.data.fields import Fields, RowRefusedError, Values, is_number, lis
 from telltune.data.marks import PREFERENCES, better_answers, leaves_out
 from telltune.data.options import OPTION_KEYS, read_options
 from telltune.data.turns import (
+    MEDIA,
     Turn,
     check_order,
     read_history,
@@ -25,7 +26,7 @@ from telltune.data.turns import (
 from telltune.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from telltune.recipe import Columns
 
@@ -122,11 +123,16 @@ class Schema:
         ]
 
 
-def find_schema(values: Values, columns: Columns | None = None) -> Schema:
+def find_schema(
+    values: Values, columns: Columns | None = None, beside: Collection[str] = ()
+) -> Schema:
     """Return the schema that matches a row's keys, or the schema of the recipe's `columns`.
 
+    `beside` has the keys beside the list of rows, see `ParsedRow`.
+
     Raises:
-        RowRefusedError: No schema matches, more than one does, or a column is missing.
+        RowRefusedError: No schema matches, more than one does, a column is missing, or a key beside
+            the rows is a part of what each of them asks.
     """
     if columns is not None:
         return _schema_of_columns(values, columns)
@@ -145,7 +151,17 @@ def find_schema(values: Values, columns: Columns | None = None) -> Schema:
             f"the keys {listed(values)} match both {fitting[0].name} and {fitting[1].name}; set "
             "the columns in the recipe: `columns: {prompt: ..., completion: ...}`"
         )
+    if asked := asked_beside(beside):
+        raise RowRefusedError(
+            f"{listed(asked)} beside the list of rows would not be read: copy the content into "
+            "each row, or rename the key to ignore it"
+        )
     return fitting[0]
+
+
+def asked_beside(beside: Collection[str]) -> list[str]:
+    """Return the keys beside the list of rows that are a part of what each row asks."""
+    return [key for key in beside if key.casefold() in _ASKED]
 
 
 def _fitting(keys: Iterable[str]) -> list[Schema]:
@@ -382,4 +398,8 @@ SCHEMAS = (
     _flat("question1", "question2", "label"),
     _flat("question", "sentence", "label"),
     _flat("premise", "hypothesis", "label"),
+)
+
+_ASKED = frozenset(
+    (*READ_BESIDE, *MEDIA, *(key for one in SCHEMAS if one.answer_key for key in one.keys[:-1]))
 )

@@ -81,7 +81,7 @@ def read_turns(fields: Fields, key: str, *, learned: bool) -> list[Turn]:
 def _one_by_one(turns: list[object]) -> Iterator[object]:
     """Yield turns, also from objects of texts by role such as {human: ..., assistant: ...}."""
     for values in turns:
-        if isinstance(values, dict) and values and all(map(_role, values)):
+        if isinstance(values, dict) and values and all(map(chat_role, values)):
             told = ((role, text) for role, text in values.items() if text is not None)
             yield from ({"role": role, "content": text} for role, text in told)
         else:
@@ -154,7 +154,7 @@ def _as_json(value: object) -> object:
 def asks(turn: object) -> bool:
     """Return whether a turn, as it is in the data, is a user turn."""
     last = next(reversed([*_one_by_one([turn])]), None)
-    return isinstance(last, dict) and _role(last.get("role") or last.get("from")) == "user"
+    return isinstance(last, dict) and chat_role(last.get("role") or last.get("from")) == "user"
 
 
 def reasoning_of(fields: Fields, keys: Sequence[str] = _REASONING[:2]) -> str:
@@ -184,7 +184,7 @@ def check_order(body: Sequence[Turn], *, offset: int) -> None:
 def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn | None:
     """Return one turn, or None for a system turn without text."""
     said_by = turn.take(turn.first(("role", "from")) or "role")
-    role = _role(said_by)
+    role = chat_role(said_by)
     plain = turn.filled.keys() <= _PLAIN
     if said_by is None:
         raise RowRefusedError(
@@ -220,7 +220,8 @@ def _read_turn(row: Fields, turn: Fields, number: int, *, learned: bool) -> Turn
     return Turn(role, content, reasoning_of(turn, _REASONING), learned)
 
 
-def _role(said_by: object) -> str | None:
+def chat_role(said_by: object) -> str | None:
+    """Return the role that a name of a role means, or None if it means none."""
     return _ROLES.get(said_by.strip().lower()) if isinstance(said_by, str) else None
 
 

@@ -168,12 +168,13 @@ def guessed_columns(path: str, split: Split, known: Sequence[DataSpec] = ()) -> 
         DataError: The columns cannot be guessed.
     """
     for table in tables(DataSpec(path=path), split):
-        rows = [row.values for row in islice(table.rows, _LOOKED_AT) if isinstance(row, ParsedRow)]
+        found = [row for row in islice(table.rows, _LOOKED_AT) if isinstance(row, ParsedRow)]
+        rows = [row.values for row in found]
         if rows:
             for columns in filter(None, (spec.columns for spec in known)):
                 if {columns.prompt, columns.completion} <= rows[0].keys():
                     return columns
-            return guess_columns(rows, table.name)
+            return guess_columns(rows, table.name, found[0].beside)
     return None
 
 
