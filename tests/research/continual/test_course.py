@@ -242,6 +242,29 @@ def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
     assert timeless(run_continual(order(), learned, progress=False)) == timeless(whole)
 
 
+def test_a_damaged_row_and_those_that_follow_from_it_are_learned_again(
+    order: Callable[..., Path], learned: Path
+) -> None:
+    whole = reported(learned)
+    rows = (learned / "continual.jsonl").read_text().splitlines(keepends=True)
+    # The strategy `adapters` keeps no weights that a later step needs.
+    (learned / "continual.jsonl").write_text("".join([*rows[:2], rows[2][:9] + "\n", rows[3]]))
+    assert timeless(run_continual(order(passes=8), learned, progress=False)) == timeless(whole)
+
+
+def test_a_row_with_an_unusual_line_end_is_one_row(
+    order: Callable[..., Path], learned: Path
+) -> None:
+    path = learned / "continual.jsonl"
+    rows = list(map(json.loads, path.read_text().splitlines()))
+    rows[0]["warnings"] = {"shapes": ["most often `a\u2028b`."]}
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    before = path.read_bytes()
+    report = run_continual(order(passes=8), learned, progress=False)
+    assert "a\u2028b" in str(report.rows[0]["warnings"][0])
+    assert path.read_bytes() == before
+
+
 def test_what_cannot_be_learned_is_refused_before_anything_is(
     order: Callable[..., Path], tmp_path: Path
 ) -> None:

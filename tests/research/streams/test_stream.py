@@ -102,6 +102,24 @@ def test_rows_that_are_none_and_labels_that_nobody_knows_are_named(
     assert "right" in lines[5]
 
 
+def test_answers_and_labels_with_unusual_line_ends_are_on_one_line(
+    files: tuple[Path, Path, Path], server: Any
+) -> None:
+    cascade, stream, out = files
+    server.rule = lambda text: "I am\u2028not sure"
+    texts = [
+        {"text": f"sum {n}", "label": f"un{end}known"} for n, end in enumerate("\x1c\x85\u2029")
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in texts]
+    for count in (2, 3):
+        stream.write_text("".join(lines[:count]))
+        assert run_stream(cascade, stream, out, progress=False).inputs == count
+    found = [json.loads(line) for line in (out / DECISIONS).read_text().split("\n") if line]
+    assert [row["line"] for row in found] == [1, 2, 3]
+    assert [row["unknown_label"] for row in found] == [row["label"] for row in texts]
+    assert "am\u2028not" in found[0]["failure"]
+
+
 def test_a_server_that_fails_now_and_then_never_costs_the_stream(
     files: tuple[Path, Path, Path], server: Any
 ) -> None:

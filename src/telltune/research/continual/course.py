@@ -23,7 +23,7 @@ from telltune.research.continual.learner import Learner, Step
 from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
 from telltune.research.continual.spec import Strategy, load_continual
-from telltune.storage import write_json, write_text
+from telltune.storage import jsonl_lines, write_json, write_text
 from telltune.training.progress import bar, phase
 
 _ROWS = "continual.jsonl"
@@ -170,11 +170,14 @@ def _read(out: Path) -> list[Step]:
     if not path.exists():
         return []
     steps = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in jsonl_lines(path):
         try:
-            steps.append(Step(**json.loads(line)))
+            step = Step(**json.loads(line))
         except (ValueError, TypeError):
             continue
+        # The steps after a damaged row are learned again with it.
+        if step.number == sum((s.strategy, s.seed) == (step.strategy, step.seed) for s in steps):
+            steps.append(step)
     rows = (json.dumps(asdict(step), ensure_ascii=False) for step in steps)
     write_text(path, "".join(f"{row}\n" for row in rows))
     return steps

@@ -20,7 +20,7 @@ from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
 from telltune.signals import handling
-from telltune.storage import write_json, write_text, writing
+from telltune.storage import jsonl_lines, write_bytes, write_json, writing
 from telltune.training.progress import bar, phase
 
 DECISIONS = "decisions.jsonl"
@@ -213,14 +213,14 @@ def _drop_later(out: Path, lines: int) -> None:
     """Drop decisions that were written after the last saved state."""
     path = out / DECISIONS
     if path.exists():
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = jsonl_lines(path)
         if len(kept) > lines:
-            write_text(path, "".join(kept[:lines]))
+            write_bytes(path, b"".join(kept[:lines]))
 
 
 def _report(out: Path) -> StreamReport:
-    text = (out / DECISIONS).read_text(encoding="utf-8") if (out / DECISIONS).exists() else ""
-    rows = [json.loads(line) for line in text.splitlines()]
+    path = out / DECISIONS
+    rows = [json.loads(line) for line in jsonl_lines(path)] if path.exists() else []
     decided = [row for row in rows if "by" in row]
     asked = [row["by"] == TOP or "failure" in row for row in decided]
     right = [row["right"] for row in decided if "right" in row]
