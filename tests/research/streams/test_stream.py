@@ -87,19 +87,35 @@ def test_rows_that_are_none_and_labels_that_nobody_knows_are_named(
     files: tuple[Path, Path, Path],
 ) -> None:
     cascade, stream, out = files
-    bad = ["{", "[1]", '{"text": ""}', '{"label": "billing"}', '{"text": "sum", "label": "x"}']
-    stream.write_text("\n".join([*bad, json.dumps(rows(1)[0])]) + "\n")
-    report = run_stream(cascade, stream, out, progress=False)
-    assert report.inputs == 2
-    assert report.refused == {
-        "key `text` is missing, empty or not a string": 2,
-        "not valid JSON": 1,
-        "not a JSON object": 1,
+    bad = {
+        "{": "not JSON",
+        '{"text": }': "not JSON",
+        "[1]": "the row is not a JSON object",
+        "[" * 100_000: "the JSON is nested too deeply",
+        '{"text": ""}': "no input: key `text` is empty",
+        '{"label": "billing"}': "no input: key `text` is missing",
+        '{"text": ["sum"]}': "no input: key `text` contains a list, not text",
+        '{"text": "sum", "text": "bill"}': "the key `text` occurs twice",
+        '{"text": "sum", "label": ["billing"]}': "no label: key `label` contains a list",
+        '{"text": "sum", "label": {"a": 1}}': "no label: key `label` contains an object",
+        '{"text": "sum", "label": "\\ud83d"}': "the label in key `label` contains an unpaired",
+        '{"text": "sum \\ud83d"}': "the input in key `text` contains an unpaired surrogate",
     }
+    good = [
+        '{"text": "sum", "label": "x"}',
+        '{"text": "sum 1", "label": 5}',
+        json.dumps(rows(1)[0]),
+    ]
+    stream.write_text("\n".join([*bad, *good]) + "\n")
+    report = run_stream(cascade, stream, out, progress=False)
+    assert report.inputs == 3
+    assert report.refused["not JSON"] == 2
     lines = [json.loads(line) for line in (out / DECISIONS).read_text().splitlines()]
-    assert [line["line"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert lines[4]["unknown_label"] == "x"
-    assert "right" in lines[5]
+    assert [line["line"] for line in lines] == [*range(1, 16)]
+    for line, reason in zip(lines, bad.values(), strict=False):
+        assert line["refused"].startswith(reason)
+    assert [line.get("unknown_label") for line in lines[12:]] == ["x", "5", None]
+    assert "right" in lines[14]
 
 
 def test_answers_and_labels_with_unusual_line_ends_are_on_one_line(

@@ -10,8 +10,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
+from telltune.data.fields import Fields, RowRefusedError
+from telltune.data.parsed_row import Fault, Place, parse_row
 from telltune.errors import DataError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
@@ -75,7 +77,7 @@ def run_stream(
                 for chunk in _chunks(stream, made.lines, ending):
                     adapt_threads()
                     began = time.perf_counter()
-                    lines, error = _decide(made, chunk, set(spec.labels))
+                    lines, error = _decide(made, chunk)
                     with (out / DECISIONS).open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
                     made.lines += len(lines)
@@ -90,26 +92,29 @@ def run_stream(
         return report
 
 
-def _decide(
-    cascade: Cascade, chunk: list[tuple[int, dict[str, Any] | str]], labels: set[str]
-) -> tuple[list[dict[str, Any]], TellError | None]:
-    """Return one record per row, in order, and the error that ended the stream before its end.
+class _Row(NamedTuple):
+    """Row of a stream, which is valid unless it has a reason why it is `refused`."""
 
-    An invalid row has the reason as `refused`.
-    """
-    texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
-    answers = cascade.feed(texts)
+    line: int
+    text: str = ""
+    label: str | None = None
+    refused: str = ""
+
+
+def _decide(cascade: Cascade, chunk: list[_Row]) -> tuple[list[dict[str, Any]], TellError | None]:
+    """Return one record per row, in order, and the error that ended the stream before its end."""
+    answers = cascade.feed([row.text for row in chunk if not row.refused])
     lines: list[dict[str, Any]] = []
-    for line, row in chunk:
-        if isinstance(row, str):
-            lines.append({"line": line, "refused": row})
+    for row in chunk:
+        if row.refused:
+            lines.append({"line": row.line, "refused": row.refused})
             continue
         try:
             answer = next(answers)
         except TellError as error:
             return lines, error
         record = {
-            "line": line,
+            "line": row.line,
             "label": answer.text,
             "by": answer.level,
             "seconds": round(answer.seconds, 6),
@@ -117,10 +122,10 @@ def _decide(
         }
         if answer.failure:
             record["failure"] = answer.failure
-        if row.get("label") in labels:
-            record["right"] = row["label"] == answer.text
-        elif row.get("label") is not None:
-            record["unknown_label"] = str(row["label"])
+        if row.label in cascade.spec.labels:
+            record["right"] = row.label == answer.text
+        elif row.label is not None:
+            record["unknown_label"] = row.label
         lines.append(record)
     return lines, None
 
@@ -151,10 +156,8 @@ def _first_signal() -> Iterator[Event]:
         yield came
 
 
-def _chunks(
-    path: Path, done: int, ending: Event | None
-) -> Iterator[list[tuple[int, dict[str, Any] | str]]]:
-    """Yield line numbers with the row, or with the reason why it is invalid.
+def _chunks(path: Path, done: int, ending: Event | None) -> Iterator[list[_Row]]:
+    """Yield the rows of a stream, as many as are answered between two saved states.
 
     Reading stops at an unfinished last line, which may still be being written. With `ending`, the
     rest of it and further lines are waited for.
@@ -164,7 +167,7 @@ def _chunks(
         done: Number of lines to skip.
         ending: Event after which no line is waited for.
     """
-    chunk: list[tuple[int, dict[str, Any] | str]] = []
+    chunk: list[_Row] = []
     number, line = 0, ""
     with _reading(path):
         file = path.open(encoding="utf-8", errors="replace")
@@ -175,7 +178,7 @@ def _chunks(
             if line.endswith("\n") or (ending is None and _is_whole(line)):
                 number += 1
                 if number > done:
-                    chunk.append((number, _row(line)))
+                    chunk.append(_row(number, line.encode()))
                 line = ""
                 if len(chunk) < _CHUNK:
                     continue
@@ -191,22 +194,22 @@ def _chunks(
 def _is_whole(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _row(line: str) -> dict[str, Any] | str:
+def _row(line: int, raw: bytes) -> _Row:
+    found = parse_row(raw, Place(line))
+    if isinstance(found, Fault):
+        # Without the column, and advice on training data, rows with the same fault count together.
+        return _Row(line, refused=found.reason.partition(": ")[0])
+    fields = Fields(found.values)
     try:
-        row = json.loads(line)
-    except ValueError:
-        return "not valid JSON"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    text = row.get("text")
-    if not isinstance(text, str) or not text.strip():
-        return "key `text` is missing, empty or not a string"
-    return row
+        label = fields.text("label", "label") if fields.has("label") else None
+        return _Row(line, fields.text("text", "input"), label)
+    except RowRefusedError as error:
+        return _Row(line, refused=str(error))
 
 
 def _drop_later(out: Path, lines: int) -> None:
