@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from forked import Forked
 from telltune.errors import DataError, ModelError, RecipeError, StorageError
 from telltune.inference.api_client import api_client
+from telltune.research.streams import stream
 from telltune.research.streams.stream import DECISIONS, run_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from telltune.research.streams.page import StreamReport
 
 WORDS = {"billing": ("sum", "bill"), "shipping": ("parcel", "truck")}
 
@@ -223,6 +231,124 @@ def test_a_followed_file_is_answered_as_it_grows_until_an_interrupt(
     assert json.loads(process.said.read_text())["inputs"] == 60
     assert [line for line, _, _ in decided(out)] == [*range(1, 61)]
     assert (out / "report.html").exists()
+
+
+class Looks:
+    """Looks at a followed file: something happens before each of them, and then it ends."""
+
+    def __init__(self, *steps: Callable[[], object]) -> None:
+        self._steps = list(steps)
+
+    def wait(self, _: float) -> bool:
+        if self._steps:
+            self._steps.pop(0)()
+            return False
+        return True
+
+
+@pytest.fixture
+def following(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StreamReport]:
+    """Return a function that follows a stream, with what happens before each further look."""
+
+    def follow(files: tuple[Path, Path, Path], *steps: Callable[[], object]) -> StreamReport:
+        monkeypatch.setattr(stream, "_first_signal", lambda: nullcontext(Looks(*steps)))
+        return run_stream(*files, follow=True, progress=False)
+
+    return follow
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_row_is_read_when_it_is_complete_wherever_it_was_cut(
+    files: tuple[Path, Path, Path],
+    server: Any,
+    following: Callable[..., StreamReport],
+    end: str,
+) -> None:
+    _, stream, out = files
+    row = f'{{"text": "sum Käse {len(end)}"}}{end}'.encode()
+    stream.write_bytes(b"")
+
+    def append(part: bytes) -> None:
+        with stream.open("ab") as file:
+            file.write(part)
+
+    cuts = [0, row.index("ä".encode()) + 1, row.index(b"}") + 1, len(row) - 1, len(row)]
+    parts = [row[a:b] for a, b in itertools.pairwise(cuts)]
+    assert following(files, *[partial(append, part) for part in parts]).inputs == 1
+    assert server.seen[-1]["messages"][-1]["content"] == f"sum Käse {len(end)}"
+    assert [line for line, *_ in decided(out)] == [1]
+    append(json.dumps(rows(1)[0]).encode())
+    # A complete row counts without its line end, and once with it.
+    assert run_stream(*files, progress=False).inputs == 2
+    assert following(files, partial(append, end.encode())).inputs == 2
+    append(json.dumps(rows(2)[1]).encode() + b"\n")
+    assert run_stream(*files, progress=False).inputs == 3
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(files: tuple[Path, Path, Path]) -> None:
+    cascade, stream, out = files
+    stream.write_text("".join(stream.read_text().splitlines(keepends=True)[:3]), "utf-8-sig")
+    report = run_stream(cascade, stream, out, progress=False)
+    assert (report.inputs, report.refused) == (3, {})
+
+
+def test_a_stream_that_does_not_start_with_what_was_answered_is_refused(
+    files: tuple[Path, Path, Path],
+) -> None:
+    cascade, stream, out = files
+    lines = stream.read_text().splitlines(keepends=True)[:10]
+    stream.write_text("".join(lines))
+    whole = run_stream(cascade, stream, out, progress=False)
+    told = re.escape(f"{stream} does not start with the 10 lines that {out} has answers to")
+    for other in (lines[:6], [*lines[:9], "{"], lines[::-1], [lines[0][1:], *lines[1:], lines[0]]):
+        stream.write_text("".join(other))
+        with pytest.raises(StorageError, match=told):
+            run_stream(cascade, stream, out, progress=False)
+    assert len(decided(out)) == 10
+    other = out.parent / "other"
+    assert run_stream(cascade, stream, other, progress=False).inputs == 10
+    # A copy of the stream, with other line ends, is the same stream.
+    stream.write_text("".join(lines).replace("\n", "\r\n"))
+    assert run_stream(cascade, stream, out, progress=False) == whole
+
+
+def test_a_state_of_an_earlier_version_goes_on(files: tuple[Path, Path, Path]) -> None:
+    cascade, stream, out = files
+    lines = stream.read_text().splitlines(keepends=True)
+    stream.write_text("".join(lines[:10]))
+    run_stream(cascade, stream, out, progress=False)
+    state = torch.load(out / "state.pt", weights_only=True)
+    del state["digest"]
+    torch.save(state, out / "state.pt")
+    stream.write_text("".join(lines[:12]))
+    assert run_stream(cascade, stream, out, progress=False).inputs == 12
+    stream.write_text("".join(lines[1:14]))
+    with pytest.raises(StorageError, match="does not start with the 12 lines"):
+        run_stream(cascade, stream, out, progress=False)
+
+
+def test_a_followed_file_that_is_replaced_goes_on_only_if_it_has_grown(
+    files: tuple[Path, Path, Path], following: Callable[..., StreamReport]
+) -> None:
+    _, stream, out = files
+    lines = stream.read_text().splitlines(keepends=True)
+    new = out.parent / "new.jsonl"
+
+    def replaced(count: int) -> None:
+        new.write_text("".join(lines[:count]))
+        new.replace(stream)
+
+    stream.write_text("".join(lines[:10]))
+    assert following(files, partial(replaced, 12)).inputs == 12
+    for change in (
+        lambda: replaced(11),
+        lambda: stream.write_text(""),
+        lambda: stream.write_text("".join(lines[12:50])),
+    ):
+        replaced(12)
+        with pytest.raises(StorageError, match="does not start with the 12 lines"):
+            following(files, change)
+    assert len(decided(out)) == 12
 
 
 def test_inputs_at_hand_are_answered_after_a_signal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -13,8 +14,8 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from telltune.data.fields import Fields, RowRefusedError
-from telltune.data.parsed_row import Fault, Place, parse_row
-from telltune.errors import DataError, TellError
+from telltune.data.parsed_row import BOM, Fault, Place, parse_row
+from telltune.errors import DataError, StorageError, TellError
 from telltune.fitting.output_folder import lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.research.streams.cascade import TOP, Cascade
@@ -61,7 +62,8 @@ def run_stream(
     Raises:
         RecipeError: The cascade's file is invalid or does not match the saved state.
         DataError: The stream cannot be read.
-        StorageError: The folder is in use, its state is damaged, or it cannot be written.
+        StorageError: The folder is in use, its state is damaged, or it cannot be written; or the
+            stream does not start with the lines that are answered in it.
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with lock_folder(out):
@@ -74,13 +76,15 @@ def run_stream(
         with bar(shown=progress) as shown, writing(out), shared_cores():
             counter = shown.add_task(stream.name, completed=made.lines, total=None, unit="input")
             with _first_signal() if follow else nullcontext() as ending:
-                for chunk in _chunks(stream, made.lines, ending):
+                for chunk in _chunks(stream, out, made.lines, made.digest, ending):
                     adapt_threads()
                     began = time.perf_counter()
                     lines, error = _decide(made, chunk)
                     with (out / DECISIONS).open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
-                    made.lines += len(lines)
+                    if lines:
+                        last = chunk[len(lines) - 1]
+                        made.lines, made.digest = last.line, last.digest
                     made.save(out)
                     if error is not None:
                         raise error
@@ -96,6 +100,8 @@ class _Row(NamedTuple):
     """Row of a stream, which is valid unless it has a reason why it is `refused`."""
 
     line: int
+    digest: str
+    """See `Cascade.digest`."""
     text: str = ""
     label: str | None = None
     refused: str = ""
@@ -156,7 +162,9 @@ def _first_signal() -> Iterator[Event]:
         yield came
 
 
-def _chunks(path: Path, done: int, ending: Event | None) -> Iterator[list[_Row]]:
+def _chunks(
+    path: Path, out: Path, done: int, digest: str, ending: Event | None
+) -> Iterator[list[_Row]]:
     """Yield the rows of a stream, as many as are answered between two saved states.
 
     Reading stops at an unfinished last line, which may still be being written. With `ending`, the
@@ -164,34 +172,52 @@ def _chunks(path: Path, done: int, ending: Event | None) -> Iterator[list[_Row]]
 
     Args:
         path: File of the stream.
+        out: Folder of the answers.
         done: Number of lines to skip.
+        digest: `Cascade.digest` of these lines.
         ending: Event after which no line is waited for.
+
+    Raises:
+        StorageError: The file lacks the lines to skip, or lines that were read from it.
     """
-    chunk: list[_Row] = []
-    number, line = 0, ""
-    with _reading(path):
-        file = path.open(encoding="utf-8", errors="replace")
-    with file:
-        while True:
-            with _reading(path):
-                line += file.readline()
-            if line.endswith("\n") or (ending is None and _is_whole(line)):
-                number += 1
-                if number > done:
-                    chunk.append(_row(number, line.encode()))
-                line = ""
-                if len(chunk) < _CHUNK:
-                    continue
-            if chunk:
-                yield chunk
-            elif ending is None:
-                return
-            if ending is not None and ending.wait(0 if chunk else _PAUSE):
-                return
-            chunk = []
+    number, place, last, read = 0, 0, b"", hashlib.sha256()
+    while True:
+        chunk: list[_Row] = []
+        found = number
+        # Opened again for each look, because the file may be replaced by one that has grown.
+        with _reading(path), path.open("rb") as file:
+            file.seek(place - len(last))
+            same = file.read(len(last)) == last
+            for line in file if same else ():
+                is_new, is_ended = number >= done, line.endswith(b"\n")
+                if not is_ended and ((is_new and ending is not None) or not _is_whole(line)):
+                    break
+                found, so_far = number + 1, read.copy()
+                # The end of a line may be written later.
+                so_far.update(line.rstrip() + b"\n")
+                if is_new:
+                    chunk.append(_row(found, so_far.hexdigest(), line))
+                elif found == done:
+                    same = digest in ("", so_far.hexdigest())
+                if is_ended:
+                    number, place, last, read = found, place + len(line), line, so_far
+                if not same or len(chunk) == _CHUNK:
+                    break
+        if not same or found < done:
+            raise StorageError(
+                f"{path} does not start with the {done:,} lines that {out} has answers to; "
+                "restore them, or choose another --out."
+            )
+        if chunk:
+            done, digest = chunk[-1].line, chunk[-1].digest
+            yield chunk
+        elif ending is None:
+            return
+        if ending is not None and ending.wait(0 if chunk else _PAUSE):
+            return
 
 
-def _is_whole(line: str) -> bool:
+def _is_whole(line: bytes) -> bool:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -199,17 +225,17 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-def _row(line: int, raw: bytes) -> _Row:
-    found = parse_row(raw, Place(line))
+def _row(line: int, digest: str, raw: bytes) -> _Row:
+    found = parse_row(raw.removeprefix(BOM) if line == 1 else raw, Place(line))
     if isinstance(found, Fault):
         # Without the column, and advice on training data, rows with the same fault count together.
-        return _Row(line, refused=found.reason.partition(": ")[0])
+        return _Row(line, digest, refused=found.reason.partition(": ")[0])
     fields = Fields(found.values)
     try:
         label = fields.text("label", "label") if fields.has("label") else None
-        return _Row(line, fields.text("text", "input"), label)
+        return _Row(line, digest, fields.text("text", "input"), label)
     except RowRefusedError as error:
-        return _Row(line, refused=str(error))
+        return _Row(line, digest, refused=str(error))
 
 
 def _drop_later(out: Path, lines: int) -> None:
