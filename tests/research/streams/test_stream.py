@@ -369,6 +369,41 @@ def test_inputs_at_hand_are_answered_after_a_signal(
     assert len(server.seen) == asked > 3
 
 
+@pytest.mark.parametrize(
+    "name", ["report.html", "summary.json", "decisions.jsonl", "tell.json", "cascade.yaml"]
+)
+def test_files_that_are_not_of_a_cascade_are_not_written_over(
+    files: tuple[Path, Path, Path], name: str
+) -> None:
+    cascade, stream, out = files
+    out.mkdir()
+    text = f"# mine\n{cascade.read_text()}"
+    mine = out / name
+    mine.write_text(text)
+    given = mine if name == "cascade.yaml" else cascade
+    with pytest.raises(StorageError, match="out contains files that telltune did not write"):
+        run_stream(given, stream, out, progress=False)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {name: text}
+
+
+def test_a_stream_that_was_killed_before_its_first_answer_goes_on(
+    files: tuple[Path, Path, Path],
+) -> None:
+    cascade, stream, out = files
+    text = stream.read_text()
+    stream.write_text("")
+    assert run_stream(cascade, stream, out, progress=False).inputs == 0
+    for path in out.iterdir():
+        if path.name not in ("state.pt", "cascade.yaml"):
+            path.unlink()
+    # Decisions that are in no saved state are dropped.
+    (out / DECISIONS).write_text('{"line": 1}\n{"li')
+    (out / ".state.pt.1.unfinished").touch()
+    stream.write_text("".join(text.splitlines(keepends=True)[:5]))
+    assert run_stream(cascade, stream, out, progress=False).inputs == 5
+    assert not (out / ".state.pt.1.unfinished").exists()
+
+
 def test_what_cannot_go_on_is_refused(files: tuple[Path, Path, Path]) -> None:
     cascade, stream, out = files
     stream.write_text(json.dumps(rows(1)[0]))

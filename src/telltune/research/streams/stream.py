@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from telltune.data.fields import Fields, RowRefusedError
 from telltune.data.parsed_row import BOM, Fault, Place, parse_row
 from telltune.errors import DataError, StorageError, TellError
-from telltune.fitting.output_folder import lock_folder
+from telltune.fitting.output_folder import check_new, lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
 from telltune.signals import handling
-from telltune.storage import jsonl_lines, write_bytes, write_json, writing
+from telltune.storage import jsonl_lines, remove_unfinished, write_bytes, write_json, writing
 from telltune.training.progress import bar, phase
 
 DECISIONS = "decisions.jsonl"
@@ -62,16 +62,21 @@ def run_stream(
     Raises:
         RecipeError: The cascade's file is invalid or does not match the saved state.
         DataError: The stream cannot be read.
-        StorageError: The folder is in use, its state is damaged, or it cannot be written; or the
-            stream does not start with the lines that are answered in it.
+        StorageError: The folder is in use, holds other files, or cannot be written; its state is
+            damaged; or the stream does not start with the lines that it has answers to.
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with lock_folder(out):
+        remove_unfinished(out)
         known = has_state(out)
+        if not known:
+            check_new(out)
         if not known and spec.inputs is None and not follow:
             spec = spec.model_copy(update={"inputs": _lines(stream) or None})
         with phase("loading the models", shown=progress):
             made = Cascade.load(out, spec) if known else Cascade(spec)
+        if not known:
+            made.save(out)  # From now on, the folder is that of a cascade.
         _drop_later(out, made.lines)
         with bar(shown=progress) as shown, writing(out), shared_cores():
             counter = shown.add_task(stream.name, completed=made.lines, total=None, unit="input")
