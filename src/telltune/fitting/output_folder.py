@@ -88,7 +88,7 @@ def check_settings(
     Args:
         out: The folder.
         settings: Values that a resumed run must share, by name.
-        way_out: What the message advises.
+        way_out: Advice of the message.
 
     Raises:
         StorageError: A setting differs.
@@ -96,11 +96,12 @@ def check_settings(
     path = out / SETTINGS
     if not path.exists():
         return
-    before = read_cached_json(path) or {}
+    found = read_cached_json(path)
+    kept = found if isinstance(found, dict) else {}
     for name, value in settings.items():
-        if before.get(name) != value:
+        if kept.get(name) != value:
             raise StorageError(
-                f"{out} holds a run with {name.replace('_', ' ')} {before.get(name)}, not {value}; "
+                f"{out} holds a run with {name.replace('_', ' ')} {kept.get(name)}, not {value}; "
                 f"{way_out}."
             )
 

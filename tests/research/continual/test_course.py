@@ -289,6 +289,10 @@ def test_a_folder_of_other_tasks_recipes_or_data_is_refused(
         with pytest.raises(StorageError, match=message):
             run_continual(order(passes=8, **change), learned, progress=False)
     assert files == {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
+    for damaged in ("[1]", "{"):
+        (learned / "settings.json").write_text(damaged)
+        with pytest.raises(StorageError, match="learned holds a run with tasks None"):
+            run_continual(order(passes=8), learned, progress=False)
     # A folder of an earlier version has no settings.
     whole = reported(learned)
     (learned / "settings.json").unlink()

@@ -189,7 +189,7 @@ def _settings(spec: ContinualSpec, learner: Learner, out: Path) -> dict[str, Any
     for entry in (*spec.tasks, *chain.from_iterable(spec.abilities.values())):
         # The key of a cell with general data and a fixed draw, whatever the strategies and seeds.
         cell = cell_of(learner.recipe(entry, 0).model_copy(update={"method": "tell"}))
-        settings[f"recipe and data of `{entry.name}`"] = cell_key(cell, worker.hashes(cell))
+        settings[f"recipe and data of `{entry.name}`"] = cell_key(cell, worker.all_hashes(cell))
     return settings
 
 
