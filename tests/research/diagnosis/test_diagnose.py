@@ -96,7 +96,7 @@ def test_of_rules_of_ones_own_the_first_counts(tmp_path: Path) -> None:
 
 def test_a_past_failure_tells_where_no_rule_does_and_a_model_last(tmp_path: Path) -> None:
     past = Past(tmp_path / "past.jsonl")
-    flood = ["pump 3\u2028stopped", "water in rack 17 at 12:03:04", "the node goes down"]
+    flood = ["pump 3 stopped", "water in rack 17 at 12:03:04", "the node goes down"]
     past.add(compress(flood), "flood")
     again = Past(tmp_path / "past.jsonl")
     near = diagnose(["water in rack 4 at 09:00:01", "the node goes down"], past=again)
