@@ -20,6 +20,7 @@ from telltune.errors import StorageError
 from telltune.storage import (
     atomic_folder,
     cache_folder,
+    jsonl_lines,
     read_cached_json,
     remove_unfinished,
     write_json,
@@ -144,6 +145,15 @@ def test_a_file_is_replaced_and_as_readable_as_others(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "þetta"
     assert path.stat().st_mode == other.stat().st_mode
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_a_line_feed_ends_a_line_of_jsonl(tmp_path: Path) -> None:
+    texts = [f"a{end}b" for end in "\u2028\u2029\x85\x1c\x1d\x1e\v\f\r\n"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts), "utf-8")
+    assert [json.loads(line) for line in jsonl_lines(path)] == texts
+    path.write_bytes(b"1\r\n2")
+    assert jsonl_lines(path) == [b"1\r\n", b"2"]
 
 
 def test_json_is_for_people_too(tmp_path: Path) -> None:

@@ -131,6 +131,18 @@ def read_cached_json(path: Path) -> Any:
         return None
 
 
+def jsonl_lines(path: Path) -> list[bytes]:
+    """Return the lines of a JSONL file with their line ends, in bytes, as `json.loads` reads them.
+
+    `str.splitlines` would also split at characters that JSON may contain, such as U+2028.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.readlines()
+
+
 def content_key(*parts: Any) -> str:
     """Return a name for a cache file that depends on values, which JSON can hold."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -64,7 +64,7 @@ def test_a_larger_draw_holds_the_smaller_and_seeds_differ(
 def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_long(
     tiny_base: LoadedModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says = ["short", "ü" * 300]
+    says = ["one\u2028line", "ü" * 300]
 
     def drawn(_: Any, prompts: list[Any], **__: Any) -> list[str]:
         return [says[i % 2] for i in range(len(prompts))]
@@ -72,7 +72,7 @@ def test_an_answer_that_has_more_tokens_as_a_text_does_not_make_an_example_too_l
     monkeypatch.setattr(writer, "sample_texts", drawn)
     sampled = list(sample_responses(Writer(tiny_base), general, 8, seed=0, max_length=256))
     by_prompt = {example.prompt: example.completion for example in general}
-    assert [e.completion for e in sampled[::2]] == ["short"] * 4
+    assert [e.completion for e in sampled[::2]] == says[:1] * 4
     assert all(e.completion == by_prompt[e.prompt] for e in sampled[1::2])
 
 

@@ -377,6 +377,7 @@ def test_a_cascade_that_answered_a_file_is_served_and_goes_on_with_the_file(
         (("{file}", "{file}", "--out", "{folder}/x"), "--out is the folder of one cascade"),
         (("{folder}/none.yaml", "--out", "{folder}/x"), "none.yaml"),
         (("{file}", "--out", "{file}"), "is a file; choose a folder"),
+        (("{file}", "--out", "{folder}"), "contains files that telltune did not write"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -14,7 +14,7 @@ import pytest
 import telltune
 from telltune.cli.console import print_recommendation
 from telltune.data.task import load_task
-from telltune.errors import RecipeError
+from telltune.errors import RecipeError, StorageError
 from telltune.evaluation.metrics import mean_of
 from telltune.fitting.predictor import BaselinePredictor, Predictor
 from telltune.recipe import as_recipe, load_recipe
@@ -92,6 +92,17 @@ def test_without_dev_items_some_are_lent_and_answers_that_are_no_labels_are_told
     assert saved["warnings"] == list(found.warnings)
     print_recommendation(found)
     assert f"Warning: {strange}\n" in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_not_of_a_search_is_not_written_over(
+    quick: dict[str, Any], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "recipe.yaml"
+    mine.parent.mkdir()
+    mine.write_text("# mine\n")
+    with pytest.raises(StorageError, match="mine contains files that telltune did not write"):
+        recommend(quick, mine.parent, minutes=0, progress=False)
+    assert [path.read_text() for path in mine.parent.iterdir()] == ["# mine\n"]
 
 
 def test_a_metric_of_which_less_is_better_is_refused(quick: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from telltune.study.runner import run_cells
 from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 from telltune.study.trained_cell import TrainedCell
+from telltune.study.verbs import run_study
 from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
@@ -262,6 +263,21 @@ def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
         run_cells(cells(study), FEW, tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("name", ["study.yaml", "report.html"])
+def test_files_that_are_not_of_a_study_are_not_written_over(
+    study: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    text = f"# mine\n{yaml.safe_dump(study)}"
+    (out / name).write_text(text)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    with pytest.raises(StorageError, match="mine contains files that telltune did not write"):
+        run_study(path, out, progress=False)
+    assert {file.name: file.read_text() for file in out.iterdir()} == {name: text}
+
+
 def test_killed_at_a_random_moment_it_gives_the_same_rows(
     study: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -272,7 +288,7 @@ def test_killed_at_a_random_moment_it_gives_the_same_rows(
     path.write_text(yaml.safe_dump(study | {"forgetting": FEW.model_dump()}))
     victim = Forked("study", path, "--out", killed, said=tmp_path / "said.txt")
     # After the first row, any moment is suitable while others are missing.
-    victim.until((killed / RESULTS).exists)
+    victim.until(lambda: (killed / RESULTS).exists() and (killed / RESULTS).stat().st_size > 0)
     a_cell = sum(whole[-1].seconds.values())
     time.sleep(random.Random(os.urandom(8)).uniform(0, a_cell))
     victim.signal(signal.SIGKILL)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +18,8 @@ from telltune.recipe import Recipe, read_yaml, recipe_from_dict
 from telltune.storage import read_cached_json, remove_unfinished, write_json, write_text, writing
 
 RECIPE_FILE = "recipe.yaml"
+SETTINGS = "settings.json"
+"""File with settings beside the recipe that a resumed run must share."""
 LOCK = ".lock"
 HOLDER = ".process.json"
 # A user's own folder may also contain a recipe.yaml; this line identifies those of telltune.
@@ -65,6 +68,44 @@ def _holder(out: Path) -> str:
     return f"process {found['process']} on {found['host']}"
 
 
+def check_new(out: Path) -> None:
+    """Check that an output folder has no files except those of its lock.
+
+    Raises:
+        StorageError: It has other files.
+    """
+    if _contents(out):
+        raise StorageError(
+            f"{out} contains files that telltune did not write; choose another --out."
+        )
+
+
+def check_settings(
+    out: Path, settings: Mapping[str, Any], way_out: str = "choose another --out"
+) -> None:
+    """Check that an output folder has no settings of a run, or these.
+
+    Args:
+        out: The folder.
+        settings: Values that a resumed run must share, by name.
+        way_out: Advice of the message.
+
+    Raises:
+        StorageError: A setting differs.
+    """
+    path = out / SETTINGS
+    if not path.exists():
+        return
+    found = read_cached_json(path)
+    kept = found if isinstance(found, dict) else {}
+    for name, value in settings.items():
+        if kept.get(name) != value:
+            raise StorageError(
+                f"{out} holds a run with {name.replace('_', ' ')} {kept.get(name)}, not {value}; "
+                f"{way_out}."
+            )
+
+
 def check_resumable(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     """Check that an output folder is new or holds an unfinished run of the same recipe.
 
@@ -76,10 +117,8 @@ def check_resumable(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     saved = out / RECIPE_FILE
     with writing(out):
         found = saved.read_text(encoding="utf-8", errors="replace") if saved.is_file() else ""
-    if _contents(out) and not found.startswith(_MARK):
-        raise StorageError(
-            f"{out} contains files that telltune did not write; choose another --out."
-        )
+    if not found.startswith(_MARK):
+        check_new(out)
     if overwrite:
         return  # `record_recipe` empties the folder once the new run can start.
     if (out / TELL_JSON).exists():

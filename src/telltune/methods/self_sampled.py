@@ -27,7 +27,7 @@ from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings, teacher_of
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.writer import Writer
-from telltune.storage import cache_folder, write_text
+from telltune.storage import cache_folder, jsonl_lines, write_text
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def sample_responses(
 
 
 def _read(file: Path) -> Iterator[Example]:
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in jsonl_lines(file):
         values = json.loads(line)
         history = tuple(Message(*turn) for turn in values.pop("history"))
         yield Example(**values, history=history)

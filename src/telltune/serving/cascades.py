@@ -16,7 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from telltune.errors import DataError, RecipeError, StorageError
-from telltune.fitting.output_folder import lock_folder
+from telltune.fitting.output_folder import check_new, lock_folder
 from telltune.research.streams.cascade import Cascade
 from telltune.research.streams.records import LabeledItem
 from telltune.research.streams.saved import SETTINGS, has_state
@@ -279,12 +279,17 @@ def serve_cascade(path: Path, folder: Path) -> Iterator[ServedCascade]:
     Raises:
         RecipeError: The settings are invalid, or do not fit the state.
         ModelError: A model cannot be loaded.
-        StorageError: The folder is in use, its state is damaged, or it cannot be written.
+        StorageError: The folder is in use, holds other files, or cannot be written; or its state
+            is damaged.
     """
     spec = None if path.is_dir() else load_cascade(path)
     with lock_folder(folder):
         remove_unfinished(folder)
-        cascade = Cascade.load(folder, spec) if spec is None or has_state(folder) else Cascade(spec)
+        if spec is not None and not has_state(folder):
+            check_new(folder)
+            cascade = Cascade(spec)
+        else:
+            cascade = Cascade.load(folder, spec)
         served = ServedCascade(folder.resolve().name, cascade, CascadeLane(cascade, folder))
         # A folder that cannot be written is found now, and not after the first hundred inputs.
         served.lane.save()

@@ -22,6 +22,7 @@ from telltune.methods.baselines import CHOSEN_EM, suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.recipe import AnyRecipe, Recipe, TaskSpec, as_recipe
 from telltune.storage import write_json, write_text
+from telltune.study.runner import claim_folder
 from telltune.study.search import Search, search
 from telltune.study.statistics.resampling import Runs, join_items, resample_runs
 from telltune.study.statistics.summary import scored_run
@@ -174,6 +175,7 @@ def recommend(
     folds = (
         min(round(1 / _DEV_SHARE), max(2, math.ceil(_DEV_ITEMS / len(task.dev)))) if lends else 1
     )
+    claim_folder(out)
     found = search(
         run_plan.recipe,
         methods,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
-from telltune.storage import writing
+from telltune.storage import jsonl_lines, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,9 +121,7 @@ def read_answers(folder: Path, key: str) -> list[dict[str, Any]]:
     """
     path = folder / f"{key}.jsonl"
     try:
-        # `splitlines` would also split at other line ends in answers, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        return [json.loads(line) for line in jsonl_lines(path)]
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path}: the answers of a finished cell cannot be read ({error}); remove its row "

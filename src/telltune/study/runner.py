@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telltune.fitting.output_folder import lock_folder
+from telltune.fitting.output_folder import check_new, lock_folder
 from telltune.study.planning import expected_seconds, side_by_side
-from telltune.study.results import ResultRow, Results, cell_key, is_finished
+from telltune.study.results import RESULTS, ResultRow, Results, cell_key, is_finished
 from telltune.study.worker import CellWorker
 from telltune.training.progress import bar, phase
 from telltune.training.trackers import check_trackers
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
+
+
+def claim_folder(out: Path) -> None:
+    """Make an output folder that of a study, with a file for its rows.
+
+    Raises:
+        StorageError: The folder holds files, but no rows of a study; or it is in use.
+    """
+    with lock_folder(out):
+        if not (out / RESULTS).exists():
+            check_new(out)
+            (out / RESULTS).touch()
 
 
 def run_cells(

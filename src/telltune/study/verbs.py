@@ -11,7 +11,7 @@ from telltune.storage import write_text
 from telltune.study.cluster import connect
 from telltune.study.planning import plan_cells
 from telltune.study.report.page import write_report
-from telltune.study.runner import run_cells
+from telltune.study.runner import claim_folder, run_cells
 from telltune.study.spec import STUDY_FILE, load_study, measures_forgetting
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def run_study(
         )
     if ray is not None:
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
+    claim_folder(out)
     write_text(out / STUDY_FILE, spec.to_yaml())
     rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
     return write_report(out), rows

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from telltune.storage import jsonl_lines
+
 LOG = "training_log.jsonl"
 """File name of the training log in a run's folder."""
 
@@ -16,10 +18,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the complete rows of a training_log.jsonl; empty if there is no log."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in jsonl_lines(path):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
+            except ValueError:
                 continue
     return rows
 

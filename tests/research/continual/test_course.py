@@ -239,7 +239,82 @@ def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not(
     whole = reported(learned)
     # After the second task, weights are written before its row.
     cut(learned, 0, 2)
-    assert timeless(run_continual(order(), learned, progress=False)) == timeless(whole)
+    assert timeless(run_continual(order(passes=8), learned, progress=False)) == timeless(whole)
+
+
+def test_a_damaged_row_and_those_that_follow_from_it_are_learned_again(
+    order: Callable[..., Path], learned: Path
+) -> None:
+    whole = reported(learned)
+    rows = (learned / "continual.jsonl").read_text().splitlines(keepends=True)
+    # The strategy `adapters` keeps no weights that a later step needs.
+    (learned / "continual.jsonl").write_text("".join([*rows[:2], rows[2][:9] + "\n", rows[3]]))
+    assert timeless(run_continual(order(passes=8), learned, progress=False)) == timeless(whole)
+
+
+def test_a_row_with_an_unusual_line_end_is_one_row(
+    order: Callable[..., Path], learned: Path
+) -> None:
+    path = learned / "continual.jsonl"
+    rows = list(map(json.loads, path.read_text().splitlines()))
+    rows[0]["warnings"] = {"shapes": ["most often `a\u2028b`."]}
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    before = path.read_bytes()
+    report = run_continual(order(passes=8), learned, progress=False)
+    assert "a\u2028b" in str(report.rows[0]["warnings"][0])
+    assert path.read_bytes() == before
+
+
+def test_a_folder_of_other_tasks_recipes_or_data_is_refused(
+    order: Callable[..., Path], learned: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    files = {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
+    spec = yaml.safe_load(order(passes=8).read_text())
+    shapes, numbers = spec["tasks"]
+    other = {
+        "train": str(
+            write_jsonl(learned.parent / "new.jsonl", [{"prompt": "a", "completion": "b"}])
+        )
+    }
+    for change, message in (
+        (
+            {"tasks": [numbers, shapes]},
+            r"tasks \['shapes', 'numbers'\], not \['numbers', 'shapes'\]",
+        ),
+        ({"tasks": [shapes, numbers, numbers | {"name": "more"}]}, "a run with tasks"),
+        ({"tasks": [shapes, numbers | {"task": numbers["task"] | other}]}, "data of `numbers`"),
+        ({"tasks": [shapes | {"mixture": {"passes": 9}}, numbers]}, "recipe and data of `shapes`"),
+        ({"general_items": 9}, "general items 8, not 9"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            run_continual(order(passes=8, **change), learned, progress=False)
+    assert files == {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
+    for damaged in ("[1]", "{"):
+        (learned / "settings.json").write_text(damaged)
+        with pytest.raises(StorageError, match="learned holds a run with tasks None"):
+            run_continual(order(passes=8), learned, progress=False)
+    # A folder of an earlier version has no settings.
+    whole = reported(learned)
+    (learned / "settings.json").unlink()
+    assert run_continual(order(passes=8), learned, progress=False) == whole
+    # Strategies may be added.
+    found = run_continual(
+        order(passes=8, strategies=["sequential", "in_context"]), learned, progress=False
+    )
+    assert [row["strategy"] for row in found.rows] == ["sequential", "in_context"]
+    assert found.rows[0] == whole.rows[0]
+
+
+@pytest.mark.parametrize("name", ["report.html", "summary.json", "continual.jsonl", "tell.json"])
+def test_files_that_are_not_of_a_run_are_not_written_over(
+    order: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}\n')
+    with pytest.raises(StorageError, match="mine contains files that telltune did not write"):
+        run_continual(order(), out, progress=False)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {name: '{"mine": 1}\n'}
 
 
 def test_what_cannot_be_learned_is_refused_before_anything_is(
@@ -265,14 +340,14 @@ def test_a_finished_order_is_told_of_without_its_adapters(
 ) -> None:
     whole = reported(learned)
     shutil.rmtree(learned / "adapters")
-    assert run_continual(order(), learned, progress=False) == whole
+    assert run_continual(order(passes=8), learned, progress=False) == whole
 
 
 def test_an_adapter_that_is_gone_is_named(order: Callable[..., Path], learned: Path) -> None:
     cut(learned, 0)
     (learned / "adapters" / "sequential-0-1.safetensors").unlink()
     with pytest.raises(StorageError, match="cannot resume"):
-        run_continual(order(), learned, progress=False)
+        run_continual(order(passes=8), learned, progress=False)
 
 
 def test_all_weights_can_be_trained_and_a_run_goes_on_as_if_it_had_not_been_cut(

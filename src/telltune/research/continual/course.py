@@ -11,19 +11,23 @@ import json
 import math
 from collections import defaultdict
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from telltune.fitting.output_folder import lock_folder
+from telltune.fitting.output_folder import SETTINGS, check_new, check_settings, lock_folder
 from telltune.research.continual.abilities import mean_change
 from telltune.research.continual.learner import Learner, Step
 from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
-from telltune.research.continual.spec import Strategy, load_continual
-from telltune.storage import write_json, write_text
+from telltune.research.continual.spec import ContinualSpec, Strategy, load_continual
+from telltune.storage import jsonl_lines, remove_unfinished, write_json, write_text
+from telltune.study.results import cell_key
+from telltune.study.spec import ForgettingSpec, cell_of
+from telltune.study.worker import CellWorker
 from telltune.training.progress import bar, phase
 
 _ROWS = "continual.jsonl"
@@ -43,14 +47,22 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
     Raises:
         RecipeError: The task order is invalid, or a task has no test data.
         DataError: The task data cannot be loaded; see `load_task`.
+        StorageError: The folder holds other files, or a run of other tasks, recipes or data.
     """
     order, out = Path(order), Path(out)
     spec = load_continual(order)
     with lock_folder(out):
+        remove_unfinished(out)
         steps = _read(out)
+        if not steps and not (out / SETTINGS).exists():  # Earlier versions wrote no settings.
+            check_new(out)
         with phase("reading the tasks", shown=progress):
             learner = Learner(spec, order, out)
             learner.check()
+            settings = _settings(spec, learner, out)
+        check_settings(out, settings)
+        write_json(out / SETTINGS, settings)
+        _write(out, steps)
         with bar(shown=progress) as shown:
             total = len(spec.strategies) * len(spec.seeds) * len(spec.tasks)
             runs = [(strategy, seed) for seed in spec.seeds for strategy in spec.strategies]
@@ -164,17 +176,41 @@ def _warnings(runs: list[list[Step]]) -> list[str]:
     ]
 
 
+def _settings(spec: ContinualSpec, learner: Learner, out: Path) -> dict[str, Any]:
+    """Return what a resumed run must share; strategies and seeds may be added."""
+    worker = CellWorker(out, ForgettingSpec(), "test", None)
+    settings: dict[str, Any] = {
+        "tasks": [task.name for task in spec.tasks],
+        "general_items": spec.general_items,
+        "abilities": {
+            name: [task.name for task in tasks] for name, tasks in spec.abilities.items()
+        },
+    }
+    for entry in (*spec.tasks, *chain.from_iterable(spec.abilities.values())):
+        # The key of a cell with general data and a fixed draw, whatever the strategies and seeds.
+        cell = cell_of(learner.recipe(entry, 0).model_copy(update={"method": "tell"}))
+        settings[f"recipe and data of `{entry.name}`"] = cell_key(cell, worker.all_hashes(cell))
+    return settings
+
+
 def _read(out: Path) -> list[Step]:
-    """Read the rows of finished steps, and remove incomplete rows from the file."""
+    """Read the rows of finished steps."""
     path = out / _ROWS
     if not path.exists():
         return []
-    steps = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    steps: list[Step] = []
+    for line in jsonl_lines(path):
         try:
-            steps.append(Step(**json.loads(line)))
+            step = Step(**json.loads(line))
         except (ValueError, TypeError):
             continue
-    rows = (json.dumps(asdict(step), ensure_ascii=False) for step in steps)
-    write_text(path, "".join(f"{row}\n" for row in rows))
+        # The steps after a damaged row are learned again with it.
+        if step.number == sum((s.strategy, s.seed) == (step.strategy, step.seed) for s in steps):
+            steps.append(step)
     return steps
+
+
+def _write(out: Path, steps: list[Step]) -> None:
+    """Write the rows of finished steps, without incomplete rows."""
+    rows = (json.dumps(asdict(step), ensure_ascii=False) for step in steps)
+    write_text(out / _ROWS, "".join(f"{row}\n" for row in rows))

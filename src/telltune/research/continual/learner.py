@@ -180,6 +180,12 @@ class Learner:
                 told = f"{out} of {len(known.items)} items occur in the training data; left out."
                 self._abilities.append((ability, replace(known, items=kept), [told] if out else []))
 
+    def recipe(self, entry: TaskEntry, seed: int) -> Recipe:
+        """Return the recipe of a task for a seed."""
+        values = merged_keys(self._spec.recipe, entry.keys) | {"seed": seed}
+        name = f"{self._path} ({entry.name})"
+        return recipe_from_dict(values, name=name, folder=self._path.parent)
+
     def learn(self, strategy: Strategy, seed: int, done: Sequence[Step]) -> Iterator[Step]:
         """Learn the remaining tasks and yield a step for each; `done` are those of an earlier call.
 
@@ -298,9 +304,7 @@ class Learner:
 
     def _known(self, entry: TaskEntry, seed: int) -> _Known:
         """Return a task with the examples drawn for this seed."""
-        values = merged_keys(self._spec.recipe, entry.keys) | {"seed": seed}
-        name = f"{self._path} ({entry.name})"
-        recipe = recipe_from_dict(values, name=name, folder=self._path.parent)
+        recipe = self.recipe(entry, seed)
         task, test = load_task(recipe), load_split(recipe, "test")
         items, answers = test[: recipe.evaluation.max_items], task_answers(recipe, task, test)
         return _Known(entry.name, recipe, task, items, answers)

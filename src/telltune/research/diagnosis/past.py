@@ -14,7 +14,7 @@ from pathlib import Path
 
 from telltune.errors import DataError
 from telltune.research.diagnosis.compression import Line, template
-from telltune.storage import cache_folder, write_text
+from telltune.storage import cache_folder, jsonl_lines, write_text
 
 _NEAR = 0.45
 """Minimum cosine at which a past failure counts as the same."""
@@ -56,7 +56,7 @@ class Past:
         self._rows: list[tuple[str, str]] = []
         if not path.exists():
             return
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        for number, line in enumerate(jsonl_lines(path), start=1):
             try:
                 row = json.loads(line)
                 self._rows.append((row["cause"], row["log"]))

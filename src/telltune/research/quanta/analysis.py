@@ -23,7 +23,13 @@ from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import DataError, RecipeError, StorageError
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
-from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
+from telltune.fitting.output_folder import (
+    SETTINGS,
+    check_resumable,
+    check_settings,
+    lock_folder,
+    record_recipe,
+)
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
 from telltune.models import LoadedModel, context_length, load_base_of
@@ -51,7 +57,6 @@ DEFAULT_METHODS = (
     *("tell_task_first", "tell_general_first"),
 )
 QUANTA = "quanta.json"
-_SETTINGS = "settings.json"
 _REFERENCE = "reference"
 _REFERENCE_METHOD = "sft_anchor"
 _WORK = "work"
@@ -110,9 +115,9 @@ def quanta(
             "dev": contents_of(held_out).digest,
         }
         if not overwrite:
-            _check_settings(out, settings)
+            check_settings(out, settings, "choose another --out, or pass --overwrite")
         record_recipe(out, recipe, overwrite=overwrite)
-        write_json(out / _SETTINGS, settings)
+        write_json(out / SETTINGS, settings)
         records = _records(jobs, held_out, out, clusters, moments, progress=progress)
         report = judge(jobs[0].task.name, settings, records, recipe.seed)
         write_json(out / QUANTA, asdict(report))
@@ -155,16 +160,6 @@ def _jobs(recipe: Recipe, methods: Sequence[str], reference_tokens: int) -> list
             "`task.max_tokens` or raise --reference-tokens."
         )
     return jobs
-
-
-def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    path = out / _SETTINGS
-    for name, before in _read(path).items() if path.exists() else ():
-        if settings[name] != before:
-            raise StorageError(
-                f"{out} holds a run with {name.replace('_', ' ')} {before}, not {settings[name]}; "
-                "choose another --out, or pass --overwrite."
-            )
 
 
 def _records(

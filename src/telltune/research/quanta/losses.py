@@ -12,6 +12,7 @@ import torch
 
 from telltune.models.kernels.attention import packed_attention
 from telltune.models.kernels.packing import can_pack, pack, token_nll
+from telltune.storage import jsonl_lines
 from telltune.training.hf_trainer import TrainerCallback
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ class LossRecorder(TrainerCallback):
         """Return all recorded rows up to the first incomplete line, as left by a killed run."""
         rows = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in jsonl_lines(self.path):
                 try:
                     rows.append(json.loads(line))
-                except json.JSONDecodeError:
+                except ValueError:
                     break
         return rows

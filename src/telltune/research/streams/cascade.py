@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOP = "top"
-_SAVED = ("inputs", "lines", "seen", "updates", "asked")
+_SAVED = ("inputs", "lines", "digest", "seen", "updates", "asked")
 _COUNTS = ("answered", "failures", "tokens", "cost")
 """Attributes that the state has as they are, by themselves and under `counts`."""
 _TOGETHER = 256
@@ -63,6 +63,7 @@ class Cascade:
         names: Names of the levels, each different, and `top`.
         inputs: Expected number of inputs of the stream, to which γ is scaled.
         lines: Number of lines of a stream's file that were read; see `run_stream`.
+        digest: SHA-256 of these lines without white space at their ends; "" if it is not known.
         seen: Number of inputs that have entered.
         asked: Number of inputs that each level was asked about, the top model last.
         updates: Number of updates of each level.
@@ -95,6 +96,7 @@ class Cascade:
         self.names = (*different_names(levels), TOP)
         self.inputs = self.spec.inputs or PUBLISHED_INPUTS
         self.lines = self.seen = self.failures = self.tokens = 0
+        self.digest = ""
         self.cost = 0.0
         self.updates = [0] * len(levels)
         self.asked = [0] * len(self.names)
@@ -381,6 +383,7 @@ class Cascade:
         Raises:
             RecipeError: The state has other labels, levels or policy.
         """
+        state = {"digest": ""} | state  # Earlier versions did not save it.
         for what, own in self._identity().items():
             if state[what] != own:
                 raise RecipeError(

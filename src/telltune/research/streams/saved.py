@@ -50,14 +50,15 @@ def write_cascade(folder: Path, spec: CascadeSpec, state: dict[str, Any]) -> Non
     Raises:
         StorageError: The folder cannot be written.
     """
+    buffer = io.BytesIO()
+    torch.save(_as_tensors(state), buffer)
+    # The state comes first: a folder without it is not that of a cascade.
+    write_bytes(folder / _STATE, buffer.getvalue())
     settings = _rooted(spec).model_dump(mode="json", exclude_defaults=True)
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
     path = folder / SETTINGS
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
-    buffer = io.BytesIO()
-    torch.save(_as_tensors(state), buffer)
-    write_bytes(folder / _STATE, buffer.getvalue())
 
 
 def _rooted(spec: CascadeSpec) -> CascadeSpec:

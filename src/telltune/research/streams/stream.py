@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -10,17 +11,19 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
-from telltune.errors import DataError, TellError
-from telltune.fitting.output_folder import lock_folder
+from telltune.data.fields import Fields, RowRefusedError
+from telltune.data.parsed_row import BOM, Fault, Place, parse_row
+from telltune.errors import DataError, StorageError, TellError
+from telltune.fitting.output_folder import check_new, lock_folder
 from telltune.models.threads import adapt_threads, shared_cores
 from telltune.research.streams.cascade import TOP, Cascade
 from telltune.research.streams.page import StreamReport, write_page
 from telltune.research.streams.saved import has_state
 from telltune.research.streams.spec import load_cascade
 from telltune.signals import handling
-from telltune.storage import write_json, write_text, writing
+from telltune.storage import jsonl_lines, remove_unfinished, write_bytes, write_json, writing
 from telltune.training.progress import bar, phase
 
 DECISIONS = "decisions.jsonl"
@@ -59,26 +62,34 @@ def run_stream(
     Raises:
         RecipeError: The cascade's file is invalid or does not match the saved state.
         DataError: The stream cannot be read.
-        StorageError: The folder is in use, its state is damaged, or it cannot be written.
+        StorageError: The folder is in use, holds other files, or cannot be written; its state is
+            damaged; or the stream does not start with the lines that it has answers to.
     """
     spec, stream, out = load_cascade(cascade), Path(stream), Path(out)
     with lock_folder(out):
+        remove_unfinished(out)
         known = has_state(out)
+        if not known:
+            check_new(out)
         if not known and spec.inputs is None and not follow:
             spec = spec.model_copy(update={"inputs": _lines(stream) or None})
         with phase("loading the models", shown=progress):
             made = Cascade.load(out, spec) if known else Cascade(spec)
+        if not known:
+            made.save(out)  # From now on, the folder is that of a cascade.
         _drop_later(out, made.lines)
         with bar(shown=progress) as shown, writing(out), shared_cores():
             counter = shown.add_task(stream.name, completed=made.lines, total=None, unit="input")
             with _first_signal() if follow else nullcontext() as ending:
-                for chunk in _chunks(stream, made.lines, ending):
+                for chunk in _chunks(stream, out, made.lines, made.digest, ending):
                     adapt_threads()
                     began = time.perf_counter()
-                    lines, error = _decide(made, chunk, set(spec.labels))
+                    lines, error = _decide(made, chunk)
                     with (out / DECISIONS).open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
-                    made.lines += len(lines)
+                    if lines:
+                        last = chunk[len(lines) - 1]
+                        made.lines, made.digest = last.line, last.digest
                     made.save(out)
                     if error is not None:
                         raise error
@@ -90,26 +101,31 @@ def run_stream(
         return report
 
 
-def _decide(
-    cascade: Cascade, chunk: list[tuple[int, dict[str, Any] | str]], labels: set[str]
-) -> tuple[list[dict[str, Any]], TellError | None]:
-    """Return one record per row, in order, and the error that ended the stream before its end.
+class _Row(NamedTuple):
+    """Row of a stream, which is valid unless it has a reason why it is `refused`."""
 
-    An invalid row has the reason as `refused`.
-    """
-    texts = [row["text"] for _, row in chunk if isinstance(row, dict)]
-    answers = cascade.feed(texts)
+    line: int
+    digest: str
+    """See `Cascade.digest`."""
+    text: str = ""
+    label: str | None = None
+    refused: str = ""
+
+
+def _decide(cascade: Cascade, chunk: list[_Row]) -> tuple[list[dict[str, Any]], TellError | None]:
+    """Return one record per row, in order, and the error that ended the stream before its end."""
+    answers = cascade.feed([row.text for row in chunk if not row.refused])
     lines: list[dict[str, Any]] = []
-    for line, row in chunk:
-        if isinstance(row, str):
-            lines.append({"line": line, "refused": row})
+    for row in chunk:
+        if row.refused:
+            lines.append({"line": row.line, "refused": row.refused})
             continue
         try:
             answer = next(answers)
         except TellError as error:
             return lines, error
         record = {
-            "line": line,
+            "line": row.line,
             "label": answer.text,
             "by": answer.level,
             "seconds": round(answer.seconds, 6),
@@ -117,10 +133,10 @@ def _decide(
         }
         if answer.failure:
             record["failure"] = answer.failure
-        if row.get("label") in labels:
-            record["right"] = row["label"] == answer.text
-        elif row.get("label") is not None:
-            record["unknown_label"] = str(row["label"])
+        if row.label in cascade.spec.labels:
+            record["right"] = row.label == answer.text
+        elif row.label is not None:
+            record["unknown_label"] = row.label
         lines.append(record)
     return lines, None
 
@@ -152,75 +168,93 @@ def _first_signal() -> Iterator[Event]:
 
 
 def _chunks(
-    path: Path, done: int, ending: Event | None
-) -> Iterator[list[tuple[int, dict[str, Any] | str]]]:
-    """Yield line numbers with the row, or with the reason why it is invalid.
+    path: Path, out: Path, done: int, digest: str, ending: Event | None
+) -> Iterator[list[_Row]]:
+    """Yield the rows of a stream, as many as are answered between two saved states.
 
     Reading stops at an unfinished last line, which may still be being written. With `ending`, the
     rest of it and further lines are waited for.
 
     Args:
         path: File of the stream.
+        out: Folder of the answers.
         done: Number of lines to skip.
+        digest: `Cascade.digest` of these lines.
         ending: Event after which no line is waited for.
+
+    Raises:
+        StorageError: The file lacks the lines to skip, or lines that were read from it.
     """
-    chunk: list[tuple[int, dict[str, Any] | str]] = []
-    number, line = 0, ""
-    with _reading(path):
-        file = path.open(encoding="utf-8", errors="replace")
-    with file:
-        while True:
-            with _reading(path):
-                line += file.readline()
-            if line.endswith("\n") or (ending is None and _is_whole(line)):
-                number += 1
-                if number > done:
-                    chunk.append((number, _row(line)))
-                line = ""
-                if len(chunk) < _CHUNK:
-                    continue
-            if chunk:
-                yield chunk
-            elif ending is None:
-                return
-            if ending is not None and ending.wait(0 if chunk else _PAUSE):
-                return
-            chunk = []
+    number, place, last, read = 0, 0, b"", hashlib.sha256()
+    while True:
+        chunk: list[_Row] = []
+        found = number
+        # Opened again for each look, because the file may be replaced by one that has grown.
+        with _reading(path), path.open("rb") as file:
+            file.seek(place - len(last))
+            same = file.read(len(last)) == last
+            for line in file if same else ():
+                is_new, is_ended = number >= done, line.endswith(b"\n")
+                if not is_ended and ((is_new and ending is not None) or not _is_whole(line)):
+                    break
+                found, so_far = number + 1, read.copy()
+                # The end of a line may be written later.
+                so_far.update(line.rstrip() + b"\n")
+                if is_new:
+                    chunk.append(_row(found, so_far.hexdigest(), line))
+                elif found == done:
+                    same = digest in ("", so_far.hexdigest())
+                if is_ended:
+                    number, place, last, read = found, place + len(line), line, so_far
+                if not same or len(chunk) == _CHUNK:
+                    break
+        if not same or found < done:
+            raise StorageError(
+                f"{path} does not start with the {done:,} lines that {out} has answers to; "
+                "restore them, or choose another --out."
+            )
+        if chunk:
+            done, digest = chunk[-1].line, chunk[-1].digest
+            yield chunk
+        elif ending is None:
+            return
+        if ending is not None and ending.wait(0 if chunk else _PAUSE):
+            return
 
 
-def _is_whole(line: str) -> bool:
+def _is_whole(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _row(line: str) -> dict[str, Any] | str:
+def _row(line: int, digest: str, raw: bytes) -> _Row:
+    found = parse_row(raw.removeprefix(BOM) if line == 1 else raw, Place(line))
+    if isinstance(found, Fault):
+        # Without the column, and advice on training data, rows with the same fault count together.
+        return _Row(line, digest, refused=found.reason.partition(": ")[0])
+    fields = Fields(found.values)
     try:
-        row = json.loads(line)
-    except ValueError:
-        return "not valid JSON"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    text = row.get("text")
-    if not isinstance(text, str) or not text.strip():
-        return "key `text` is missing, empty or not a string"
-    return row
+        label = fields.text("label", "label") if fields.has("label") else None
+        return _Row(line, digest, fields.text("text", "input"), label)
+    except RowRefusedError as error:
+        return _Row(line, digest, refused=str(error))
 
 
 def _drop_later(out: Path, lines: int) -> None:
     """Drop decisions that were written after the last saved state."""
     path = out / DECISIONS
     if path.exists():
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = jsonl_lines(path)
         if len(kept) > lines:
-            write_text(path, "".join(kept[:lines]))
+            write_bytes(path, b"".join(kept[:lines]))
 
 
 def _report(out: Path) -> StreamReport:
-    text = (out / DECISIONS).read_text(encoding="utf-8") if (out / DECISIONS).exists() else ""
-    rows = [json.loads(line) for line in text.splitlines()]
+    path = out / DECISIONS
+    rows = [json.loads(line) for line in jsonl_lines(path)] if path.exists() else []
     decided = [row for row in rows if "by" in row]
     asked = [row["by"] == TOP or "failure" in row for row in decided]
     right = [row["right"] for row in decided if "right" in row]
