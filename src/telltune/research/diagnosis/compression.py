@@ -98,14 +98,16 @@ def compress(log: Iterable[str], filters: Filters | None = None) -> list[Line]:
         # The last line of a template is kept too: if many ranks fail alike, rules compare the
         # position of their last message with that of other causes.
         if seen[shape] <= _OFTEN or seen[shape] == times[shape]:
-            kept.append(Line(number, text[:_LONGEST]))
+            kept.append(Line(number, text))
     return kept
 
 
 def _lines(log: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines without blank lines, color codes and progress bars."""
+    """Yield numbered lines, truncated and without blank lines, color codes and progress bars."""
     for number, raw in enumerate(log, start=1):
         # A progress bar overwrites its line; only the text after the last "\r" stays visible.
-        text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2].rstrip()
+        text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2]
+        # The patterns here and in the rules may take quadratic time, so they see no longer lines.
+        text = text[:_LONGEST].rstrip()
         if text.strip() and not _PROGRESS.search(text):
             yield number, text
