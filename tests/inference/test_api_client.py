@@ -76,6 +76,22 @@ def test_a_variable_that_is_not_set_is_named(server: ChatServer) -> None:
         client(server, api_key_env="NO_SUCH_KEY")
 
 
+def test_a_key_in_place_of_a_variables_name_is_not_repeated(server: ChatServer) -> None:
+    with pytest.raises(RecipeError, match="the variable is not set") as error:
+        client(server, api_key_env="gsk_verysecret")
+    assert "gsk_verysecret" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["sk-a\nb", "sk-a\r\nX: b", "“sk-ab”", "sk-a\x7fb", "sk\udcffb"])
+def test_a_value_that_cannot_be_a_key_is_refused_and_only_its_variable_is_named(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(RecipeError, match="the value of MY_KEY is not one line of") as error:
+        client(server, api_key_env="MY_KEY")
+    assert "sk" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -354,12 +354,23 @@ def api_key(spec: ApiSpec) -> str:
     """Return the key of a model from the environment; "" if it needs none.
 
     Raises:
-        RecipeError: The environment variable is not set.
+        RecipeError: The environment variable is not set, or its value cannot be a key.
     """
-    key = os.environ.get(spec.api_key_env or "", "").strip()
-    if spec.api_key_env and not key:
+    variable = spec.api_key_env
+    if not variable:
+        return ""
+    # Keys contain lower case letters, so this may be a key in place of a name.
+    named = variable if variable.isupper() else "the variable"
+    key = os.environ.get(variable, "").strip()
+    if not key:
         raise RecipeError(
-            f"api_key_env: {spec.api_key_env} is not set in the environment; set it, or remove "
-            "`api_key_env` if the server needs no key."
+            f"api_key_env: {named} is not set in the environment; set it, or remove `api_key_env` "
+            "if the server needs no key."
+        )
+    # A header has no other characters. The errors of the HTTP library quote a key that has them.
+    if not (key.isascii() and key.isprintable()):
+        raise RecipeError(
+            f"api_key_env: the value of {named} is not one line of printable ASCII characters, as "
+            "keys are; set it again."
         )
     return key

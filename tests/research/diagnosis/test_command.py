@@ -85,3 +85,14 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("x")
     with pytest.raises(RecipeError, match="give URL#NAME, or URL#NAME#VARIABLE"):
         diagnose_logs(tmp_path / "a.log", model="http://localhost:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("sk-SECRET", "not the key itself"), ("SECRETkey", "the variable is not set")]
+)
+def test_a_key_in_place_of_a_variables_name_is_not_repeated(
+    folder: Path, key: str, told: str
+) -> None:
+    with pytest.raises(RecipeError, match=told) as error:
+        diagnose_logs(folder, model=f"http://localhost:1/v1#large#{key}")
+    assert "SECRET" not in str(error.value)
