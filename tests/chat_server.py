@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from email.message import Message
 
 
 class ChatServer:
@@ -26,7 +27,7 @@ class ChatServer:
         self.replies: list[Any] = ["billing"]
         self.rule: Callable[[str], Any] | None = None
         self.seen: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
+        self.headers: list[Message] = []
         self.lasts = 0.0
         self.now = self.most = 0
         lock = threading.Lock()
@@ -36,13 +37,14 @@ class ChatServer:
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
+                outer.headers.append(self.headers)
                 self._send(200, json.dumps({"data": [{"id": "large"}, {"id": "small"}]}).encode())
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.seen.append(body | {"path": self.path})
-                    outer.keys.append(self.headers.get("Authorization"))
+                    outer.headers.append(self.headers)
                     outer.now += 1
                     outer.most = max(outer.most, outer.now)
                     if outer.rule is not None:
@@ -88,6 +90,11 @@ class ChatServer:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    @property
+    def keys(self) -> list[str | None]:
+        """The keys of all calls."""
+        return [headers["Authorization"] for headers in self.headers]
 
     def close(self) -> None:
         """Stop the server."""

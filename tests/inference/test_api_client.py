@@ -63,12 +63,23 @@ def test_the_key_is_sent_and_is_nowhere_else(
     assert not any(KEY in text for text in (*written, caplog.text, repr(asked), repr(asked.spec)))
 
 
-def test_a_key_of_another_service_is_not_sent(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_what_belongs_to_another_service_is_not_sent(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("MY_KEY", "mine")
+    for variable in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{variable}", KEY)
+    custom = f"{name}: Bearer {KEY}\nX-Api-Key : {KEY}\nopenai-project: {KEY}\n\n: {KEY}\nno header"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", custom)
     ask(client(server))
-    assert server.keys == [None]
+    ask(client(server, api_key_env="MY_KEY"), "other")
+    server.replies = [404]
+    with pytest.raises(ModelError, match="its models are large, small"):
+        ask(client(server, api_key_env="MY_KEY"), "third")
+    assert server.keys == [None, *["Bearer mine"] * 3]
+    assert len(server.headers) == 4
+    assert KEY not in "".join(map(str, server.headers))
 
 
 def test_a_variable_that_is_not_set_is_named(server: ChatServer) -> None:

@@ -115,7 +115,13 @@ class ApiClient:
             )
         except Exception as error:  # the package passes on errors of its HTTP library
             raise RecipeError(f"url {spec.url} is not a valid address: {error}.") from None
-        self._headers = {} if self._key else {"Authorization": openai.Omit()}
+        # What the package's other environment variables hold is of another service, as for keys.
+        custom = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+        names = ("OpenAI-Organization", "OpenAI-Project", *(c.partition(":")[0] for c in custom))
+        self._headers = {
+            **{name.strip(): openai.Omit() for name in names},
+            "Authorization": f"Bearer {self._key}" if self._key else openai.Omit(),
+        }
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(spec.concurrency)
         self._refused: set[str] = set()
