@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +163,16 @@ def test_a_fault_that_lasts_is_one_sentence(server: ChatServer, fault: Any, told
         {"choices": [{}]},
         {"choices": [{"message": {"content": 5}}]},
         {"error": {"message": "no money"}},
+        {"choices": {}},
+        {"choices": {"a": "\ud83d"}},
+        {"choices": "billing"},
+        *(
+            {"choices": [{"message": {"content": "a"}}], "usage": {name: count}}
+            for name in ("prompt_tokens", "completion_tokens")
+            for count in ([1], {"a": 1}, -500, -0.5e300, "many", float("inf"), float("nan"), 10**999)
+        ),
+        b"[" * 200_000,
+        b'{"usage": ' * 200_000,
     ],
 )
 def test_rubbish_is_one_sentence_and_not_cached(server: ChatServer, rubbish: Any) -> None:
@@ -170,6 +181,24 @@ def test_rubbish_is_one_sentence_and_not_cached(server: ChatServer, rubbish: Any
     with pytest.raises(CallError, match="sent no chat completion"):
         ask(asked)
     assert ask(asked) == "billing"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("a\ud83d", "a\ufffd"), ("\udc00 b\ud83d\ude00", "\ufffd b😀"), ("\ud83d" * 3, "\ufffd" * 3)],
+)
+def test_an_unpaired_surrogate_is_replaced_and_the_answer_kept(
+    server: ChatServer, text: str, wanted: str
+) -> None:
+    for labels, content in (((), text), (("a", "b"), json.dumps({"label": text}))):
+        asked = client(server)
+        server.replies = [{"choices": [{"message": {"content": content}}]}]
+        assert ask(asked, labels=labels) == wanted
+        assert ask(asked, labels=labels) == wanted
+        assert asked.usage.cached == 1
+    server.replies = [(500, text)]
+    with pytest.raises(CallError, match=f"answered 500: {wanted}"):
+        ask(client(server, retries=0), "another")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

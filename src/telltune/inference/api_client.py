@@ -176,8 +176,7 @@ class ApiClient:
         with self._places:
             self._check()
             reply = self._call(request)
-        if labels:
-            reply = replace(reply, text=label_in(reply.text))
+        reply = replace(reply, text=_paired(label_in(reply.text) if labels else reply.text))
         write_json(path, asdict(reply))
         return reply
 
@@ -265,7 +264,7 @@ class ApiClient:
         except openai.APIConnectionError as error:
             cause = self._shown(str(error.__cause__ or error))
             raise self._failed(f"the connection to {self._named} failed: {cause}.") from None
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             told = f"sent no chat completion but {self._shown(str(error))}"
             raise self._failed(f"{self._named} {told}; check `url`.") from None
         with self._lock:
@@ -348,12 +347,17 @@ class ApiClient:
         """Return the start of a server's text on one line, without the key."""
         if self._key:
             text = text.replace(self._key, "***")
-        return " ".join(text.split())[:_SHOWN].rstrip(". ")
+        return " ".join(_paired(text).split())[:_SHOWN].rstrip(". ")
 
     def _cached(self, request: dict[str, Any]) -> Path:
         key = json.dumps([_VERSION, self.speaker, request], sort_keys=True)
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return cache_folder("api", digest[:2]) / f"{digest}.json"
+
+
+def _paired(text: str) -> str:
+    """Return a text with U+FFFD for each unpaired surrogate, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def api_key(spec: ApiSpec) -> str:
