@@ -20,7 +20,8 @@ class ChatServer:
     A reply is the text of the model's answer, the bytes of the whole body, an HTTP status, a pair
     of a status and an error message, a delay in seconds, a dictionary of the completion, or None:
     a body that is cut in the middle. Calls are counted in `seen`, and `most` is the largest number
-    of calls at a time.
+    of calls at a time. With `dripping`, replies come byte by byte from their `status`, `headers` or
+    `body` on.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class ChatServer:
         self.headers: list[Message] = []
         self.lasts = 0.0
         self.now = self.most = 0
+        self.dripping = ""
         lock = threading.Lock()
         outer = self
 
@@ -76,6 +78,8 @@ class ChatServer:
             def _send(self, status: int, body: bytes, *, cut: bool = False) -> None:
                 kind = "text/html" if body.startswith(b"<") else "application/json"
                 with suppress(OSError):  # the client has given up
+                    if outer.dripping:
+                        self._drip(body)
                     self.send_response(status)
                     self.send_header("Content-Type", kind)
                     self.send_header("Content-Length", str(len(body) + 99 * cut))
@@ -83,6 +87,18 @@ class ChatServer:
                         self.send_header("Retry-After", "0.2")
                     self.end_headers()
                     self.wfile.write(body)
+
+            def _drip(self, body: bytes) -> None:
+                """Send a reply in bytes, each soon after the one before, from some part on."""
+                head = (
+                    f"HTTP/1.1 200 OK\r\nX-Padding: {'x' * 200}\r\nContent-Type: application/json"
+                )
+                reply = f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                at = {"status": 0, "headers": 20, "body": len(reply) - len(body)}[outer.dripping]
+                self.wfile.write(reply[:at])
+                for byte in reply[at:]:
+                    time.sleep(0.1)
+                    self.wfile.write(bytes([byte]))
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -267,7 +267,7 @@ def test_a_key_in_place_of_a_variables_name_is_not_repeated(text, tmp_path):
     (tmp_path / "r.yaml").write_text(
         f"task: answer_kind\nteacher:\n  url: http://localhost/v1\n  model: large\n  {text}\n"
     )
-    with pytest.raises(RecipeError, match="r.yaml: ") as error:
+    with pytest.raises(RecipeError, match=r"r\.yaml: ") as error:
         load_recipe(tmp_path / "r.yaml")
     assert "sk-" not in str(error.value)
     key, value = text.split(": ", 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -150,6 +153,36 @@ def test_a_fault_that_lasts_is_one_sentence(server: ChatServer, fault: Any, told
     assert len(server.seen) == 2
 
 
+@pytest.mark.parametrize("part", ["status", "headers", "body"])
+def test_the_time_limit_is_that_of_the_whole_request(server: ChatServer, part: str) -> None:
+    server.dripping = part
+    asked = client(server, timeout=0.3, retries=1)
+    began = time.perf_counter()
+    with pytest.raises(CallError, match=r"did not answer in 0\.3 seconds, 2 times"):
+        ask(asked)
+    assert time.perf_counter() - began < 5  # the whole reply would take longer
+    assert len(server.seen) == 2
+    server.dripping = ""
+    assert ask(asked) == "billing"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_ask(server: ChatServer) -> None:
+    ask(client(server))
+    if (child := os.fork()) == 0:
+        with suppress(Exception):
+            os._exit(0 if ask(client(server), "other") == "billing" else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_it_answers_where_an_event_loop_runs(server: ChatServer) -> None:
+    async def in_notebook() -> str:
+        return ask(client(server))
+
+    assert asyncio.run(in_notebook()) == "billing"
+
+
 @pytest.mark.parametrize(
     "rubbish",
     [
@@ -169,7 +202,16 @@ def test_a_fault_that_lasts_is_one_sentence(server: ChatServer, fault: Any, told
         *(
             {"choices": [{"message": {"content": "a"}}], "usage": {name: count}}
             for name in ("prompt_tokens", "completion_tokens")
-            for count in ([1], {"a": 1}, -500, -0.5e300, "many", float("inf"), float("nan"), 10**999)
+            for count in (
+                [1],
+                {"a": 1},
+                -500,
+                -0.5e300,
+                "many",
+                float("inf"),
+                float("nan"),
+                10**999,
+            )
         ),
         b"[" * 200_000,
         b'{"usage": ' * 200_000,

@@ -107,4 +107,5 @@ def read_reply(completion: Any, request: dict[str, Any]) -> Reply:
         if hasattr(completion, "to_json"):
             completion = completion.to_json(indent=None, warnings=False)
         raise ValueError(f"`{completion}`")
-    return Reply(without_thinking(text).strip(), *tokens, choice.finish_reason == "length")
+    cut = choice.finish_reason == "length"
+    return Reply(without_thinking(text).strip(), tokens[0], tokens[1], cut)

@@ -131,7 +131,9 @@ def test_progress_and_repetition_are_left_out_and_lines_keep_their_numbers() -> 
     assert kept[-1].text == "red end"
 
 
-@pytest.mark.parametrize("part", ["1", " ", "a", "f0", ".", "1.", "/a", "1%|", "\x1b[", "://", "hf_"])
+@pytest.mark.parametrize(
+    "part", ["1", " ", "a", "f0", ".", "1.", "/a", "1%|", "\x1b[", "://", "hf_"]
+)
 def test_a_long_line_takes_time_in_proportion_to_its_length(part: str) -> None:
     def seconds(length: int) -> float:
         line = f"x{part * (length // len(part))}x"

@@ -139,6 +139,6 @@ def _api_spec(address: str) -> ApiSpec:
     except ValidationError as error:
         told = "; ".join(explain(error, ApiSpec, "address"))
         raise RecipeError(
-            f"--model {url}#{name}: {told}; give URL#NAME, or URL#NAME#VARIABLE with the environment "
-            "variable of the API key."
+            f"--model {url}#{name}: {told}; give URL#NAME, or URL#NAME#VARIABLE with the "
+            "environment variable of the API key."
         ) from None

@@ -108,8 +108,8 @@ def _lines(log: Iterable[str]) -> Iterator[tuple[int, str]]:
     for number, raw in enumerate(log, start=1):
         # A progress bar overwrites its line; only the text after the last "\r" stays visible.
         text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2]
-        # What is kept is shown, stored and sent. Half a secret would not be recognized, so lines are
-        # cut afterwards, but before the other patterns, which may take quadratic time.
+        # What is kept is shown, stored and sent. Half a secret would not be recognized, so lines
+        # are cut afterwards, but before the other patterns, which may take quadratic time.
         text = masked(text)[:_LONGEST].rstrip()
         if text.strip() and not _PROGRESS.search(text):
             yield number, text
