@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from email.message import Message
 
 
 class ChatServer:
@@ -19,16 +20,18 @@ class ChatServer:
     A reply is the text of the model's answer, the bytes of the whole body, an HTTP status, a pair
     of a status and an error message, a delay in seconds, a dictionary of the completion, or None:
     a body that is cut in the middle. Calls are counted in `seen`, and `most` is the largest number
-    of calls at a time.
+    of calls at a time. With `dripping`, replies come byte by byte from their `status`, `headers` or
+    `body` on.
     """
 
     def __init__(self) -> None:
         self.replies: list[Any] = ["billing"]
         self.rule: Callable[[str], Any] | None = None
         self.seen: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
+        self.headers: list[Message] = []
         self.lasts = 0.0
         self.now = self.most = 0
+        self.dripping = ""
         lock = threading.Lock()
         outer = self
 
@@ -36,13 +39,14 @@ class ChatServer:
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
+                outer.headers.append(self.headers)
                 self._send(200, json.dumps({"data": [{"id": "large"}, {"id": "small"}]}).encode())
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.seen.append(body | {"path": self.path})
-                    outer.keys.append(self.headers.get("Authorization"))
+                    outer.headers.append(self.headers)
                     outer.now += 1
                     outer.most = max(outer.most, outer.now)
                     if outer.rule is not None:
@@ -74,6 +78,8 @@ class ChatServer:
             def _send(self, status: int, body: bytes, *, cut: bool = False) -> None:
                 kind = "text/html" if body.startswith(b"<") else "application/json"
                 with suppress(OSError):  # the client has given up
+                    if outer.dripping:
+                        self._drip(body)
                     self.send_response(status)
                     self.send_header("Content-Type", kind)
                     self.send_header("Content-Length", str(len(body) + 99 * cut))
@@ -82,12 +88,29 @@ class ChatServer:
                     self.end_headers()
                     self.wfile.write(body)
 
+            def _drip(self, body: bytes) -> None:
+                """Send a reply in bytes, each soon after the one before, from some part on."""
+                head = (
+                    f"HTTP/1.1 200 OK\r\nX-Padding: {'x' * 200}\r\nContent-Type: application/json"
+                )
+                reply = f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                at = {"status": 0, "headers": 20, "body": len(reply) - len(body)}[outer.dripping]
+                self.wfile.write(reply[:at])
+                for byte in reply[at:]:
+                    time.sleep(0.1)
+                    self.wfile.write(bytes([byte]))
+
             def log_message(self, *_: Any) -> None:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    @property
+    def keys(self) -> list[str | None]:
+        """The keys of all calls."""
+        return [headers["Authorization"] for headers in self.headers]
 
     def close(self) -> None:
         """Stop the server."""

@@ -245,12 +245,36 @@ def test_set_without_key_or_value_says_how(override):
 @pytest.mark.parametrize("text", ["[unclosed", "'unclosed", "2024-99-99"])
 def test_set_with_broken_yaml_says_so(text):
     message = mistakes({"task": "answer_kind"}, overrides=[f"anchor.prompt={text}"])
-    assert message == f"--set anchor.prompt={text}: `{text}` is not a valid YAML value; quote it."
+    assert message == "--set anchor.prompt: the value is not valid YAML; quote it."
 
 
 def test_set_below_a_plain_value_says_so():
     message = mistakes({"task": "answer_kind", "seed": 1}, overrides=["seed.x=2"])
-    assert message == "--set seed.x=2: `seed` has no keys."
+    assert message == "--set seed.x: `seed` has no keys."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key_env: sk-secret",
+        "api_key: sk-secret",
+        "api_key_env: 'sk-secret",
+        "api_key_env: sk-secret: x",
+        "api_key_env: [sk-secret",
+    ],
+)
+def test_a_key_in_place_of_a_variables_name_is_not_repeated(text, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        f"task: answer_kind\nteacher:\n  url: http://localhost/v1\n  model: large\n  {text}\n"
+    )
+    with pytest.raises(RecipeError, match=r"r\.yaml: ") as error:
+        load_recipe(tmp_path / "r.yaml")
+    assert "sk-" not in str(error.value)
+    key, value = text.split(": ", 1)
+    teacher = {"url": "http://localhost/v1", "model": "large"}
+    for override in (f"teacher.{key}={value}", f"teacher.model.{key}={value}"):
+        told = mistakes({"task": "answer_kind", "teacher": teacher}, overrides=[override])
+        assert "sk-" not in told
 
 
 def test_set_of_an_unknown_key_suggests_the_nearest():
@@ -469,8 +493,8 @@ def test_mistakes_of_values_of_sections_and_of_set_stand_in_one_message():
     )
     for said in (
         "--set seed: write it as",
-        "--set anchor.prompt=[open: ",
-        "--set lora.rank.x=1: `rank` has no keys",
+        "--set anchor.prompt: the value",
+        "--set lora.rank.x: `rank` has no keys",
         "`task.max_examples`",
         "`task.train`: give either",
         "`task.dev.0.rows`: `rows` must",

@@ -7,13 +7,13 @@ import re
 
 MASK = "***"
 
-# Each match is a secret as a whole. Hub tokens have 34 letters and digits.
+# Each match is a secret behind its groups, which stay. Hub tokens have 34 letters and digits.
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}")
 # https://name:password@host and https://token@host.
-_IN_ADDRESS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+_IN_ADDRESS = re.compile(r"(://)[^\s/@]+(?=@)")
 # Parameters of signed addresses: ?token=, &X-Amz-Signature=, &sig=.
 _PARAMETER = re.compile(
-    r"(?<=[?&])((?:[\w-]*(?:token|secret|signature|password|credential)|api_?key|sig)=)[^\s&#]+",
+    r"([?&])((?:[\w-]*(?:token|secret|signature|password|credential)|api_?key|sig)=)[^\s&#]+",
     re.IGNORECASE,
 )
 _SECRETS = (_HUB_TOKEN, _IN_ADDRESS, _PARAMETER)
@@ -33,7 +33,7 @@ def secret_in(text: str) -> tuple[str, str] | None:
     if _IN_ADDRESS.search(text):
         return "a password or token in an address", _OF_API
     if found := _PARAMETER.search(text):
-        return f"a secret in an address (`{found[1]}...`)", _OF_API
+        return f"a secret in an address (`{found[2]}...`)", _OF_API
     return None
 
 
@@ -53,5 +53,5 @@ def masked(text: str) -> str:
 
 
 def _mask(found: re.Match[str]) -> str:
-    """Mask a secret, but keep the name of its parameter if there is one."""
-    return (found[1] if found.re.groups else "") + MASK
+    """Mask a secret, but keep what names it."""
+    return "".join(found.groups()) + MASK

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import timeit
+from time import process_time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -247,3 +249,15 @@ def test_each_input_is_one_line_from_which_it_can_be_had_again(
         found = re.fullmatch(rf"{number}\. (.*)", line)
         assert found
         assert found[1] == prompt or json.loads(found[1]) == prompt
+
+
+@pytest.mark.parametrize("part", [" ", "\n", " \n", "|-", "| ", "1.", "#", "answer "])
+def test_a_long_reply_is_read_in_time_in_proportion_to_its_length(part: str) -> None:
+    def seconds(length: int) -> float:
+        reply = f"{part * (length // len(part))}x"
+        return min(
+            timeit.repeat(lambda: read_answers(reply, 3), number=1, repeat=3, timer=process_time)
+        )
+
+    # Four times the length; quadratic time would be sixteen times as long.
+    assert seconds(2**14) < 8 * seconds(2**12) + 0.02

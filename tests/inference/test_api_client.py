@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,17 +67,44 @@ def test_the_key_is_sent_and_is_nowhere_else(
     assert not any(KEY in text for text in (*written, caplog.text, repr(asked), repr(asked.spec)))
 
 
-def test_a_key_of_another_service_is_not_sent(
-    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_what_belongs_to_another_service_is_not_sent(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("MY_KEY", "mine")
+    for variable in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{variable}", KEY)
+    custom = f"{name}: Bearer {KEY}\nX-Api-Key : {KEY}\nopenai-project: {KEY}\n\n: {KEY}\nno header"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", custom)
     ask(client(server))
-    assert server.keys == [None]
+    ask(client(server, api_key_env="MY_KEY"), "other")
+    server.replies = [404]
+    with pytest.raises(ModelError, match="its models are large, small"):
+        ask(client(server, api_key_env="MY_KEY"), "third")
+    assert server.keys == [None, *["Bearer mine"] * 3]
+    assert len(server.headers) == 4
+    assert KEY not in "".join(map(str, server.headers))
 
 
 def test_a_variable_that_is_not_set_is_named(server: ChatServer) -> None:
     with pytest.raises(RecipeError, match="NO_SUCH_KEY is not set"):
         client(server, api_key_env="NO_SUCH_KEY")
+
+
+def test_a_key_in_place_of_a_variables_name_is_not_repeated(server: ChatServer) -> None:
+    with pytest.raises(RecipeError, match="the variable is not set") as error:
+        client(server, api_key_env="gsk_verysecret")
+    assert "gsk_verysecret" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["sk-a\nb", "sk-a\r\nX: b", "“sk-ab”", "sk-a\x7fb", "sk\udcffb"])
+def test_a_value_that_cannot_be_a_key_is_refused_and_only_its_variable_is_named(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(RecipeError, match="the value of MY_KEY is not one line of") as error:
+        client(server, api_key_env="MY_KEY")
+    assert "sk" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +153,36 @@ def test_a_fault_that_lasts_is_one_sentence(server: ChatServer, fault: Any, told
     assert len(server.seen) == 2
 
 
+@pytest.mark.parametrize("part", ["status", "headers", "body"])
+def test_the_time_limit_is_that_of_the_whole_request(server: ChatServer, part: str) -> None:
+    server.dripping = part
+    asked = client(server, timeout=0.3, retries=1)
+    began = time.perf_counter()
+    with pytest.raises(CallError, match=r"did not answer in 0\.3 seconds, 2 times"):
+        ask(asked)
+    assert time.perf_counter() - began < 5  # the whole reply would take longer
+    assert len(server.seen) == 2
+    server.dripping = ""
+    assert ask(asked) == "billing"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_ask(server: ChatServer) -> None:
+    ask(client(server))
+    if (child := os.fork()) == 0:
+        with suppress(Exception):
+            os._exit(0 if ask(client(server), "other") == "billing" else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_it_answers_where_an_event_loop_runs(server: ChatServer) -> None:
+    async def in_notebook() -> str:
+        return ask(client(server))
+
+    assert asyncio.run(in_notebook()) == "billing"
+
+
 @pytest.mark.parametrize(
     "rubbish",
     [
@@ -135,6 +196,25 @@ def test_a_fault_that_lasts_is_one_sentence(server: ChatServer, fault: Any, told
         {"choices": [{}]},
         {"choices": [{"message": {"content": 5}}]},
         {"error": {"message": "no money"}},
+        {"choices": {}},
+        {"choices": {"a": "\ud83d"}},
+        {"choices": "billing"},
+        *(
+            {"choices": [{"message": {"content": "a"}}], "usage": {name: count}}
+            for name in ("prompt_tokens", "completion_tokens")
+            for count in (
+                [1],
+                {"a": 1},
+                -500,
+                -0.5e300,
+                "many",
+                float("inf"),
+                float("nan"),
+                10**999,
+            )
+        ),
+        b"[" * 200_000,
+        b'{"usage": ' * 200_000,
     ],
 )
 def test_rubbish_is_one_sentence_and_not_cached(server: ChatServer, rubbish: Any) -> None:
@@ -143,6 +223,24 @@ def test_rubbish_is_one_sentence_and_not_cached(server: ChatServer, rubbish: Any
     with pytest.raises(CallError, match="sent no chat completion"):
         ask(asked)
     assert ask(asked) == "billing"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("a\ud83d", "a\ufffd"), ("\udc00 b\ud83d\ude00", "\ufffd b😀"), ("\ud83d" * 3, "\ufffd" * 3)],
+)
+def test_an_unpaired_surrogate_is_replaced_and_the_answer_kept(
+    server: ChatServer, text: str, wanted: str
+) -> None:
+    for labels, content in (((), text), (("a", "b"), json.dumps({"label": text}))):
+        asked = client(server)
+        server.replies = [{"choices": [{"message": {"content": content}}]}]
+        assert ask(asked, labels=labels) == wanted
+        assert ask(asked, labels=labels) == wanted
+        assert asked.usage.cached == 1
+    server.replies = [(500, text)]
+    with pytest.raises(CallError, match=f"answered 500: {wanted}"):
+        ask(client(server, retries=0), "another")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from telltune.errors import StorageError
 from telltune.research.streams.cascade import Cascade
 from telltune.research.streams.records import LabeledItem
 from telltune.research.streams.stream import run_stream
+from telltune.serving import server
 from telltune.serving.cascades import SAVED_AFTER, CascadeLane, serve_cascade
 from telltune.serving.lanes import Job
 
@@ -65,7 +67,9 @@ def settings(top: ChatServer, folder: Path, **more: Any) -> Path:
 
 
 @contextmanager
-def process(*words: object, folder: Path) -> Iterator[tuple[Forked, OpenAI]]:
+def process(
+    *words: object, folder: Path, first: Callable[[], None] | None = None
+) -> Iterator[tuple[Forked, OpenAI]]:
     """Run `tell serve`, and yield the process and a client."""
     told, complaints = folder / "said", folder / "complaints"
     told.unlink(missing_ok=True)
@@ -78,6 +82,7 @@ def process(*words: object, folder: Path) -> Iterator[tuple[Forked, OpenAI]]:
         "--json",
         said=told,
         complaints=complaints,
+        first=first,
         environment=environment,
     )
     try:
@@ -248,6 +253,29 @@ def test_a_server_goes_on_where_it_was_also_after_a_kill_and_without_its_top(
         after = metrics(client)
         assert after['cascade_top_failures_total{model="state"}'] == 6
         assert after[count] == SAVED_AFTER + 10
+    top.close()
+
+
+def hurry() -> None:
+    server.GRACE = 1
+
+
+def test_half_a_request_does_not_keep_a_server_from_ending_with_its_state(tmp_path: Path) -> None:
+    top = ChatServer()
+    top.rule = rule
+    path, state = settings(top, tmp_path), tmp_path / NAME
+    half = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
+    with (
+        process(path, "--out", state, folder=tmp_path, first=hurry) as (served, client),
+        socket.create_connection((client.base_url.host, client.base_url.port)) as opened,
+    ):
+        opened.sendall(half)
+        for text in texts(0, 6):
+            ask(client, text)
+        served.signal(signal.SIGTERM)
+        assert served.wait() == 0
+    assert Cascade.load(state).seen == 6
+    assert "Traceback" not in (tmp_path / "complaints").read_text()
     top.close()
 
 

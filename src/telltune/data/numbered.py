@@ -46,8 +46,9 @@ _KEY = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ROW = re.compile(r"\s*(?:\||[*_`#]*\d{1,6}[*_`]*\s*\|)")
-_RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?\s*")
-_FENCED = re.compile(r"^\s*```[^\n`]*\n(.*?)^\s*```\s*$", re.DOTALL | re.MULTILINE)
+# Without ambiguous runs of white space, which would take quadratic time.
+_RULE = re.compile(r"\s*(?:\|\s*)?:?-+:?\s*(?:\|\s*:?-+:?\s*)+(?:\|\s*)?")
+_FENCED = re.compile(r"^[^\S\n]*```[^\n`]*\n(.*?)^[^\S\n]*```[^\S\n]*$", re.DOTALL | re.MULTILINE)
 _JSON = re.compile(r'\{\s*["}]|\[\s*[\[{"]')
 _NUMBER = re.compile(rf"[\s#(\[*_]*(?:{_NAMES}[\s_#-]*)?(\d{{1,6}})[\s).:\]*_]*", re.IGNORECASE)
 _NUMBER_KEYS = frozenset(

@@ -8,10 +8,12 @@ the client is made; it is in no file, message or cache.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +26,7 @@ from telltune.inference.chat_format import Reply, chat_request, label_in, read_r
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from telltune.data.examples import Example
@@ -105,17 +107,25 @@ class ApiClient:
         self.spec = spec
         self.usage = ApiUsage()
         self._key = api_key(spec)
+        _loop()  # Several threads at a time would start several.
         try:
-            self._server = openai.OpenAI(
+            self._server = openai.AsyncOpenAI(
                 base_url=spec.url,
                 # A key must be given; otherwise the package reads OPENAI_API_KEY.
                 api_key=self._key or "-",
                 timeout=spec.timeout,
                 max_retries=spec.retries,
+                http_client=_http_client(spec.timeout),
             )
         except Exception as error:  # the package passes on errors of its HTTP library
             raise RecipeError(f"url {spec.url} is not a valid address: {error}.") from None
-        self._headers = {} if self._key else {"Authorization": openai.Omit()}
+        # What the package's other environment variables hold is of another service, as for keys.
+        custom = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+        names = ("OpenAI-Organization", "OpenAI-Project", *(c.partition(":")[0] for c in custom))
+        self._headers = {
+            **{name.strip(): openai.Omit() for name in names},
+            "Authorization": f"Bearer {self._key}" if self._key else openai.Omit(),
+        }
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(spec.concurrency)
         self._refused: set[str] = set()
@@ -170,8 +180,7 @@ class ApiClient:
         with self._places:
             self._check()
             reply = self._call(request)
-        if labels:
-            reply = replace(reply, text=label_in(reply.text))
+        reply = replace(reply, text=_paired(label_in(reply.text) if labels else reply.text))
         write_json(path, asdict(reply))
         return reply
 
@@ -257,9 +266,9 @@ class ApiClient:
             told = f"did not answer in {self.spec.timeout:g} seconds, {tried} times"
             raise self._failed(f"{self._named} {told}.") from None
         except openai.APIConnectionError as error:
-            cause = self._shown(str(error.__cause__ or error))
+            cause = self._shown(_first_cause(error))
             raise self._failed(f"the connection to {self._named} failed: {cause}.") from None
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             told = f"sent no chat completion but {self._shown(str(error))}"
             raise self._failed(f"{self._named} {told}; check `url`.") from None
         with self._lock:
@@ -276,8 +285,10 @@ class ApiClient:
             if "max_tokens" not in sent:
                 sent["max_completion_tokens"] = request["max_tokens"]
             try:
-                return self._server.chat.completions.create(
-                    model=self.spec.model, extra_headers=self._headers, **sent
+                return _result(
+                    self._server.chat.completions.create(
+                        model=self.spec.model, extra_headers=self._headers, **sent
+                    )
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 told = str(error)
@@ -298,7 +309,8 @@ class ApiClient:
         """Return the names of the server's models; "" if it does not list them."""
         try:
             server = self._server.with_options(max_retries=0)
-            names = [model.id for model in server.models.list(extra_headers=self._headers)]
+            listed = _result(server.models.list(extra_headers=self._headers))
+            names = [model.id for model in listed.data]
         except Exception:  # whatever a server that is none may cause
             return ""
         return self._shown(", ".join(names))
@@ -342,7 +354,7 @@ class ApiClient:
         """Return the start of a server's text on one line, without the key."""
         if self._key:
             text = text.replace(self._key, "***")
-        return " ".join(text.split())[:_SHOWN].rstrip(". ")
+        return " ".join(_paired(text).split())[:_SHOWN].rstrip(". ")
 
     def _cached(self, request: dict[str, Any]) -> Path:
         key = json.dumps([_VERSION, self.speaker, request], sort_keys=True)
@@ -350,16 +362,80 @@ class ApiClient:
         return cache_folder("api", digest[:2]) / f"{digest}.json"
 
 
+def _http_client(seconds: float) -> Any:
+    """Return an HTTP client with a limit on a whole request; its library limits each read."""
+    import openai
+
+    class Client(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, **settings: Any) -> Any:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await super().send(request, **settings)
+            except TimeoutError:
+                # The error that `openai` retries; its HTTP library depends on its version.
+                library = sys.modules[type(request).__module__]
+                raise library.ReadTimeout("the time is over", request=request) from None
+
+    return Client()
+
+
+def _result(call: Awaitable[Any]) -> Any:
+    """Return the result of a call; the calling thread may have an event loop, as in notebooks."""
+
+    async def awaited() -> Any:
+        return await call
+
+    return asyncio.run_coroutine_threadsafe(awaited(), _loop()).result()
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the message of the error from which others came; those of the library say less."""
+    told, cause = str(error), error.__cause__
+    while cause is not None:
+        number = cause.errno if isinstance(cause, ConnectionError) else None
+        told = os.strerror(number) if number else str(cause) or told
+        cause = cause.__cause__ or cause.__context__
+    return told
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process's calls, which runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="telltune-api", daemon=True).start()
+    return loop
+
+
+if hasattr(os, "register_at_fork"):  # A forked process has no copy of the thread.
+    os.register_at_fork(after_in_child=_loop.cache_clear)
+
+
+def _paired(text: str) -> str:
+    """Return a text with U+FFFD for each unpaired surrogate, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def api_key(spec: ApiSpec) -> str:
     """Return the key of a model from the environment; "" if it needs none.
 
     Raises:
-        RecipeError: The environment variable is not set.
+        RecipeError: The environment variable is not set, or its value cannot be a key.
     """
-    key = os.environ.get(spec.api_key_env or "", "").strip()
-    if spec.api_key_env and not key:
+    variable = spec.api_key_env
+    if not variable:
+        return ""
+    # Keys contain lower case letters, so this may be a key in place of a name.
+    named = variable if variable.isupper() else "the variable"
+    key = os.environ.get(variable, "").strip()
+    if not key:
         raise RecipeError(
-            f"api_key_env: {spec.api_key_env} is not set in the environment; set it, or remove "
-            "`api_key_env` if the server needs no key."
+            f"api_key_env: {named} is not set in the environment; set it, or remove `api_key_env` "
+            "if the server needs no key."
+        )
+    # A header has no other characters. The errors of the HTTP library quote a key that has them.
+    if not (key.isascii() and key.isprintable()):
+        raise RecipeError(
+            f"api_key_env: the value of {named} is not one line of printable ASCII characters, as "
+            "keys are; set it again."
         )
     return key

@@ -95,15 +95,17 @@ def read_reply(completion: Any, request: dict[str, Any]) -> Reply:
         # There is no content if thinking took all tokens, or if a filter removed it.
         text = choice.message.content or ""
         written = text.encode("utf-8", "replace")
-    except (AttributeError, IndexError, TypeError):
+        read = json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "replace")
+        tokens = [
+            int(getattr(completion.usage, name, None) or len(content) // 4)
+            for name, content in (("prompt_tokens", read), ("completion_tokens", written))
+        ]
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
+        tokens = []
+    # The budget is computed in floating point.
+    if not tokens or min(tokens) < 0 or max(tokens) > 2**53:
         if hasattr(completion, "to_json"):
             completion = completion.to_json(indent=None, warnings=False)
-        raise ValueError(f"`{completion}`") from None
-    read = json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "replace")
-    usage = completion.usage
-    return Reply(
-        without_thinking(text).strip(),
-        int(getattr(usage, "prompt_tokens", None) or len(read) // 4),
-        int(getattr(usage, "completion_tokens", None) or len(written) // 4),
-        choice.finish_reason == "length",
-    )
+        raise ValueError(f"`{completion}`")
+    cut = choice.finish_reason == "length"
+    return Reply(without_thinking(text).strip(), tokens[0], tokens[1], cut)

@@ -118,6 +118,9 @@ def _parse(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
+        for mark in (getattr(error, "context_mark", None), getattr(error, "problem_mark", None)):
+            if mark is not None:
+                mark.buffer = None  # Otherwise the message quotes the line, which may hold a key.
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -198,7 +201,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     try:
         value = _parse(text)
     except ValueError:
-        return f"--set {override}: `{text}` is not a valid YAML value; quote it"
+        return f"--set {key}: the value is not valid YAML; quote it"
     here = values
     for parent in parents:
         inner = here.get(parent)
@@ -206,7 +209,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
             inner = written_out(parent, inner)
         here[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
-            return f"--set {override}: `{parent}` has no keys"
+            return f"--set {key}: `{parent}` has no keys"
         here = inner
     # The value of `anchor.response=Team:` is meant as text, but YAML parses it as a mapping.
     here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value

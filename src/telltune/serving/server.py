@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from telltune.serving.cascades import ServedCascade
     from telltune.serving.models import ServedModel
 
+GRACE = 5
+"""Seconds after the last answer in which a client can send or read the rest of what it began."""
 # Seconds that a step may take after a second signal, before the process ends during it.
 _LAST_STEP = 5.0
 
@@ -46,7 +48,8 @@ def open_port(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """Web server that finishes what it began when it gets SIGINT or SIGTERM.
 
-    After the first signal, new requests are refused. A second one ends the server at once.
+    After the first signal, new requests are refused, and connections that are still open some
+    seconds after the last answer are closed. A second signal ends the server at once.
 
     Args:
         models: Models to serve.
@@ -60,7 +63,15 @@ class Server(uvicorn.Server):
         self.forced_by: int | None = None
         """Number of the second signal."""
         app = make_app(self.service, key)
-        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, ws="none"))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
 
     def run_on(self, port: socket.socket) -> None:
         """Serve on a socket until a signal.
@@ -77,9 +88,7 @@ class Server(uvicorn.Server):
         """Refuse new requests; the second time, end at once."""
         if self.service.draining:
             self.forced_by = sig
-            # Otherwise uvicorn prints the stack of what it cancels.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            self.should_exit = self.force_exit = True
+            self.force_exit = True
             return
         self.service.draining = True
         if self.service.open:
@@ -89,6 +98,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether the server ends; called ten times per second."""
-        if self.service.draining and not self.service.open:
+        if self.service.draining and (self.force_exit or not self.service.open):
+            # Otherwise uvicorn prints the stack of what it cancels.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self.should_exit = True
         return await super().on_tick(counter)

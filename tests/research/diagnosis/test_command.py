@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 from telltune.cli.app import app
 from telltune.errors import DataError, RecipeError
 from telltune.research.diagnosis.command import diagnose_logs, keep_healthy, keep_past
+from telltune.storage import cache_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from chat_server import ChatServer
 
 
 @pytest.fixture
@@ -56,12 +59,22 @@ def test_lines_of_healthy_runs_are_no_evidence(folder: Path) -> None:
     assert told["cause"] == "unknown"
 
 
-def test_secrets_are_not_shown_on(folder: Path) -> None:
+def test_secrets_are_neither_shown_nor_stored_nor_sent(folder: Path, server: ChatServer) -> None:
     token = "hf_" + "a1B2" * 9
-    (folder / "a.log").write_text(f"401 Client Error: Unauthorized for token {token}\n")
-    [told] = diagnose_logs(folder / "a.log")
-    assert told["cause"] == "no_access"
-    assert token not in json.dumps(told)
+    log, past = folder / "a.log", folder / "past.jsonl"
+    # The second password ends behind the end of what is kept of a line.
+    address = f"{'x' * 380} https://joe:pass{'word' * 9}@hub.example/y"
+    log.write_text(f"login with {token} at https://joe:password@hub.example/x\n{address}\n")
+    [told] = diagnose_logs(log, model=f"{server.url}#large")
+    keep_past(log, "flood", past)
+    keep_healthy(log)
+    assert told["evidence"][0]["text"] == "login with *** at https://***@hub.example/x"
+    assert "login with *** at" in server.seen[0]["messages"][-1]["content"]
+    filters = [path.read_text() for path in cache_folder("diagnosis").rglob("*.json")]
+    for text in (json.dumps(told), json.dumps(server.seen), past.read_text(), *filters):
+        assert "***" in text
+        assert "hf_" not in text
+        assert "pass" not in text
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
@@ -72,3 +85,14 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("x")
     with pytest.raises(RecipeError, match="give URL#NAME, or URL#NAME#VARIABLE"):
         diagnose_logs(tmp_path / "a.log", model="http://localhost:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("sk-SECRET", "not the key itself"), ("SECRETkey", "the variable is not set")]
+)
+def test_a_key_in_place_of_a_variables_name_is_not_repeated(
+    folder: Path, key: str, told: str
+) -> None:
+    with pytest.raises(RecipeError, match=told) as error:
+        diagnose_logs(folder, model=f"http://localhost:1/v1#large#{key}")
+    assert "SECRET" not in str(error.value)

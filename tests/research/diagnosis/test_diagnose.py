@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import timeit
+from time import process_time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -128,6 +130,19 @@ def test_progress_and_repetition_are_left_out_and_lines_keep_their_numbers() -> 
     kept = compress(log)
     assert [line.number for line in kept] == [1, 5, 6, 7, 24, 25]
     assert kept[-1].text == "red end"
+
+
+@pytest.mark.parametrize(
+    "part", ["1", " ", "a", "f0", ".", "1.", "/a", "1%|", "\x1b[", "://", "hf_"]
+)
+def test_a_long_line_takes_time_in_proportion_to_its_length(part: str) -> None:
+    def seconds(length: int) -> float:
+        line = f"x{part * (length // len(part))}x"
+        return min(timeit.repeat(lambda: diagnose([line]), number=1, repeat=3, timer=process_time))
+
+    diagnose(["x"])  # reads the rules
+    # Four times the length; quadratic time would be sixteen times as long.
+    assert seconds(2**16) < 8 * seconds(2**14) + 0.02
 
 
 def test_what_healthy_runs_say_is_filtered_ever_after() -> None:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from telltune.errors import DataError, RecipeError
 from telltune.inference.api_client import api_client
-from telltune.masking import masked
 from telltune.recipe import ApiSpec, explain
 from telltune.research.diagnosis.compression import Filters, compress
 from telltune.research.diagnosis.diagnose import UNKNOWN, diagnose
@@ -57,8 +56,7 @@ def diagnose_logs(
     found = []
     for path in _logs(place):
         told = diagnose(_lines(path), rules=known, filters=filters, past=remembered, ask=ask)
-        # A log may contain secrets.
-        evidence = [{"line": e.number, "text": masked(e.text)} for e in told.evidence]
+        evidence = [{"line": e.number, "text": e.text} for e in told.evidence]
         found.append({"log": str(path), **asdict(told), "evidence": evidence})
     return sorted(found, key=lambda record: record["cause"] == UNKNOWN)
 
@@ -141,6 +139,6 @@ def _api_spec(address: str) -> ApiSpec:
     except ValidationError as error:
         told = "; ".join(explain(error, ApiSpec, "address"))
         raise RecipeError(
-            f"--model {address}: {told}; give URL#NAME, or URL#NAME#VARIABLE with the environment "
-            "variable of the API key."
+            f"--model {url}#{name}: {told}; give URL#NAME, or URL#NAME#VARIABLE with the "
+            "environment variable of the API key."
         ) from None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from telltune.masking import masked
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 _FILE = "filters.json"
@@ -41,7 +42,7 @@ class Line:
 
     Attributes:
         number: Line number in the log, from 1.
-        text: Text without color codes, truncated to 400 characters.
+        text: Text without color codes and with secrets masked, truncated to 400 characters.
     """
 
     number: int
@@ -98,14 +99,17 @@ def compress(log: Iterable[str], filters: Filters | None = None) -> list[Line]:
         # The last line of a template is kept too: if many ranks fail alike, rules compare the
         # position of their last message with that of other causes.
         if seen[shape] <= _OFTEN or seen[shape] == times[shape]:
-            kept.append(Line(number, text[:_LONGEST]))
+            kept.append(Line(number, text))
     return kept
 
 
 def _lines(log: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines without blank lines, color codes and progress bars."""
+    """Yield numbered, truncated lines without secrets, blank lines, colors and progress bars."""
     for number, raw in enumerate(log, start=1):
         # A progress bar overwrites its line; only the text after the last "\r" stays visible.
-        text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2].rstrip()
+        text = _ESCAPES.sub("", raw.rstrip("\n")).rstrip("\r").rpartition("\r")[2]
+        # What is kept is shown, stored and sent. Half a secret would not be recognized, so lines
+        # are cut afterwards, but before the other patterns, which may take quadratic time.
+        text = masked(text)[:_LONGEST].rstrip()
         if text.strip() and not _PROGRESS.search(text):
             yield number, text
