@@ -13,7 +13,7 @@ from telltune.data.given import Files, Rows, files_of_data, rows_of
 from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
-from telltune.data.task import load_split, load_task
+from telltune.data.task import data_files, load_split, load_task
 from telltune.data.writing import check_writable
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import TaskAnswers, task_answers
@@ -22,7 +22,7 @@ from telltune.evaluation.score import (
     evaluate_predictor,
     write_predictions,
 )
-from telltune.fitting.adapter_folder import read_tell
+from telltune.fitting.adapter_folder import read_tell, run_files
 from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.model_card import record_scores
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
@@ -85,7 +85,8 @@ def evaluate(
     metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
     check_metrics(metrics)
     if predictions is not None:
-        check_writable(predictions)
+        read_files = [*data_files(asked), *data_files(recipe), *run_files(folder, record)]
+        check_writable(predictions, read_files)
     read = ReadReport()
     all_items = load_split(asked, part, read)
     answers: TaskAnswers | None = None

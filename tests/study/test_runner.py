@@ -26,6 +26,7 @@ from telltune.study.runner import run_cells
 from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 from telltune.study.trained_cell import TrainedCell
+from telltune.study.verbs import run_study
 from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
@@ -353,3 +354,16 @@ def test_a_cell_that_one_process_trained_is_answered_alike_by_another(
     failed = training.train(cell, "key")
     assert isinstance(failed, ResultRow)
     assert "too few to train on" in failed.reason
+
+
+def test_the_users_own_study_in_the_folder_keeps_its_text(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    small = {"methods": ["base"], "sizes": [300], "seeds": [0]}
+    own = tmp_path / "study.yaml"
+    text = f"# Mine.\n{yaml.safe_dump(study | small)}"
+    own.write_text(text)
+    run_study(own, tmp_path, progress=False)
+    assert own.read_text() == text
+    run_study(own, tmp_path / "out", progress=False)
+    assert (tmp_path / "out/study.yaml").exists()

@@ -143,7 +143,7 @@ def pick(
     from telltune.data.writing import check_writable, write_rows
     from telltune.recipe import columns_from_text
 
-    check_writable(out)
+    check_writable(out, [inputs, *([labeled] if labeled else [])])
     named = None if columns is None else columns_from_text(columns, completion="completion")
     from telltune.classifiers.picking import pick as picked_inputs
     from telltune.training.progress import phase

@@ -204,9 +204,11 @@ def recommend(
 
     Called again on the same folder, it resumes where it stopped. Test items are not read.
     """
+    from telltune.data.writing import check_unread
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if Path(task).suffix in (".yaml", ".yml"):
+        check_unread(out / "recipe.yaml", [Path(task)])
         loaded = load_recipe(task, overrides)
     else:
         from telltune.data.embedded import embedded_task

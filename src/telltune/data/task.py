@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.examples import Example, Message, Problem
+from telltune.data.files import files_of
 from telltune.data.general import EMBEDDED, GeneralData, scan_general
 from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
@@ -26,6 +28,7 @@ from telltune.recipe import DataSpec, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -313,6 +316,15 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
     beside = (*(task.unlabeled or ()), *(general.sources if general else ()))
     named += [(spec, "train") for spec in beside]
     return [(spec, split) for spec, split in named if spec.path not in (EMBEDDED, REST)]
+
+
+def data_files(recipe: Recipe) -> list[Path]:
+    """Return the files of all data sets of a recipe that are found on this machine."""
+    found: list[Path] = []
+    for spec, split in named_data(recipe):
+        with suppress(DataError):
+            found += files_of(spec, split) or []
+    return found
 
 
 def count_within_budget(lengths: NDArray[np.int64], max_tokens: int | None) -> int:

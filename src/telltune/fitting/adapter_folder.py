@@ -22,7 +22,7 @@ from telltune.data.examples import Example, Message
 from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
 from telltune.fitting.group_predictor import GroupPredictor
-from telltune.fitting.model_card import CARD, is_whole_model, model_card
+from telltune.fitting.model_card import CARD, SCORES, is_whole_model, model_card
 from telltune.fitting.predictor import Cost, Predictor
 from telltune.models import (
     ADAPTER_CONFIG,
@@ -313,6 +313,11 @@ def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> Mod
     template = spec.chat_template and str(folder / CHAT_TEMPLATE)
     spec = spec.model_copy(update={"chat_template": template})
     return spec if trust_model else without_rights(spec)
+
+
+def run_files(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """Return the files of a folder of `tell fit`, without those that users may add."""
+    return [folder / name for name in (TELL_JSON, CARD, SCORES, LOG, *record.get("files", ()))]
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:

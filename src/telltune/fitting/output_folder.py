@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from telltune.data.task import data_files
 from telltune.errors import StorageError, TellError
 from telltune.fitting.adapter_folder import TELL_JSON
 from telltune.recipe import Recipe, read_yaml, recipe_from_dict
@@ -81,6 +82,12 @@ def check_resumable(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
             f"{out} contains files that telltune did not write; choose another --out."
         )
     if overwrite:
+        for file in data_files(recipe):
+            if file.resolve().is_relative_to(out.resolve()):
+                raise StorageError(
+                    f"{file} is read by this command and would be removed by --overwrite; choose "
+                    "another --out."
+                )
         return  # `record_recipe` empties the folder once the new run can start.
     if (out / TELL_JSON).exists():
         raise StorageError(

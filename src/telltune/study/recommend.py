@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.task import TaskData, load_task
+from telltune.data.writing import check_unread
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
@@ -153,7 +154,10 @@ def recommend(
         >>> found = telltune.recommend("recipes/demo.yaml", "runs/search", minutes=30)
         >>> fitted = telltune.fit("runs/search/recipe.yaml", "runs/recommended")
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    out = Path(out)
+    if isinstance(recipe, str | Path):
+        check_unread(out / RECOMMENDED, [Path(recipe)])
+    recipe = as_recipe(recipe)
     given = recipe.task
     lends = not (given.embedded or given.dev or given.dev_share)
     if lends:

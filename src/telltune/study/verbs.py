@@ -61,7 +61,9 @@ def run_study(
         )
     if ray is not None:
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
-    write_text(out / STUDY_FILE, spec.to_yaml())
+    kept = out / STUDY_FILE
+    if kept.resolve() != Path(study).resolve():  # The user's own file keeps its comments.
+        write_text(kept, spec.to_yaml())
     rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
     return write_report(out), rows
 
