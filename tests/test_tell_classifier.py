@@ -103,6 +103,15 @@ def test_probabilities_are_those_of_the_classes_in_order(
         assert classifier.score(asked, expected) == 1
 
 
+def test_knn_answers_with_the_class_of_the_nearest_example(tiny_model: Path) -> None:
+    others = ("my parcel", "our parcel", "the parcel", "my box", "the box", "it", "my big parcel")
+    texts = ["where's my parcel", *(f"where is {what}" for what in others)]
+    labels = ["b", *"aaaaaaa"]
+    classifier = TellClassifier(str(tiny_model), "knn", general=None).fit(texts, labels)
+    assert classifier.predict(texts).tolist() == labels
+    assert telltune.predict(classifier.folder_, texts) == labels
+
+
 def test_classes_keep_their_type(quick: TellClassifier, shapes: Callable[..., Any]) -> None:
     texts, labels = shapes(range(24))
     for classes in ([7, 3, 5], [True, False, False]):
@@ -175,6 +184,8 @@ def test_the_temporary_folder_goes_with_its_classifier(
         (["a", "b"], ["x"], "inconsistent numbers of samples"),
         (["a", "b"], ["x", "x"], "y has one class only, `x`"),
         (["a", "b"], ["x", " x"], "are not different texts"),
+        (["a", "b"], ["<think>x</think>y", "z"], "the class `<think>x</think>y` starts with"),
+        (["a", "b"], ["[THINK]x[/THINK]y", "z"], "rename it"),
         (["a", "b"], [0.5, 1.5], "Unknown label type"),
         (["a", "b"], None, "requires y"),
     ],

@@ -17,8 +17,10 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from telltune.api import fit
 from telltune.data.examples import Example
+from telltune.data.thinking import without_thinking
 from telltune.errors import ModelError, StorageError
 from telltune.fitting.baseline_folder import load_folder
+from telltune.fitting.predictor import class_likelihoods
 from telltune.proposal.recipe_of import recipe_for
 from telltune.storage import write_json, writing
 
@@ -146,13 +148,10 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if predictor.anchor is not None:
             examples = [predictor.anchor.detach(example) for example in examples]
         answers, scores = predictor.label_scores(examples)
-        likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
-        column = {name: i for i, name in enumerate(_names(self.classes_))}
-        found = np.zeros((len(examples), len(column)))
-        for answer, values in zip(answers, likelihoods.T, strict=True):
-            found[:, column[answer.strip()]] += values
-        probabilities: NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
-        return probabilities
+        said = np.char.strip(answers)
+        return class_likelihoods(
+            scores, [np.flatnonzero(said == name) for name in _names(self.classes_)]
+        )
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the most likely class of each text, (examples,).
@@ -243,13 +242,18 @@ def _names(classes: NDArray[Any]) -> list[str]:
     """Return the classes as answers.
 
     Raises:
-        ValueError: There is only one class, or two have the same text.
+        ValueError: There is only one class, two have the same text, or one starts with thinking.
     """
     names = [str(value).strip() for value in classes.tolist()]
     if len(names) < 2:
         raise ValueError(f"y has one class only, `{names[0]}`; give at least two.")
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"the classes {names} are not different texts; rename them.")
+    for name in names:
+        if without_thinking(name) != name:
+            raise ValueError(
+                f"the class `{name}` starts with thinking, which is no answer; rename it."
+            )
     return names
 
 
