@@ -104,8 +104,10 @@ def test_probabilities_are_those_of_the_classes_in_order(
 
 
 def test_knn_answers_with_the_class_of_the_nearest_example(tiny_model: Path) -> None:
-    others = ("my parcel", "our parcel", "the parcel", "my box", "the box", "it", "my big parcel")
-    texts = ["where's my parcel", *(f"where is {what}" for what in others)]
+    # Together, the seven others are likelier than the one example of its class.
+    texts = ["where's my parcel", "where is my parcel", "where's my package", "wheres my parcel"]
+    texts += ["where is my package", "so where's my parcel", "where's my parcel now"]
+    texts += ["where's the parcel"]
     labels = ["b", *"aaaaaaa"]
     classifier = TellClassifier(str(tiny_model), "knn", general=None).fit(texts, labels)
     assert classifier.predict(texts).tolist() == labels
