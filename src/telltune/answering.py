@@ -15,7 +15,7 @@ from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
 from telltune.data.task import data_files, load_split, load_task
 from telltune.data.writing import check_writable
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, check_count
 from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     check_metrics,
@@ -73,6 +73,7 @@ def evaluate(
         True
     """
     folder = Path(adapter)
+    check_count("max_items", max_items)
     record = read_tell(folder)
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
@@ -202,6 +203,7 @@ def predict(
         >>> isinstance(telltune.predict("runs/mine", "Where is my parcel?"), str)
         True
     """
+    check_count("max_new_tokens", max_new_tokens)
     texts = [inputs] if isinstance(inputs, str) else inputs
     if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
         examples = [Example(str(text), "") for text in texts]

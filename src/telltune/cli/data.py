@@ -136,7 +136,7 @@ def pick(
         Path | None, typer.Option(help="File of examples that are labeled already.")
     ] = None,
     columns: ColumnNames = None,
-    seed: Annotated[int, typer.Option(help="Seed of the subsample of large files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the subsample of large files.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Pick the inputs that are most worth labeling, with a sentence encoder and no label."""

@@ -20,7 +20,7 @@ from telltune.data.anchor import anchored_tokenizer
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, load_general, load_task
-from telltune.errors import DataError, RecipeError, StorageError
+from telltune.errors import DataError, RecipeError, StorageError, check_count
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
@@ -93,8 +93,10 @@ def quanta(
         StorageError: The folder holds other files or another run.
     """
     recipe, out = as_recipe(recipe), Path(out)
-    if min(items, clusters - 1, moments) < 1:
-        raise RecipeError("quanta need at least one item, two clusters and one moment.")
+    check_count("reference_tokens", reference_tokens)
+    check_count("items", items)
+    check_count("clusters", clusters, least=2)
+    check_count("moments", moments)
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
         jobs = _jobs(recipe, methods, reference_tokens)
