@@ -153,7 +153,11 @@ def fit(
         for got in done.record.get("levers", []):
             typer.echo(f"{got['lever']}: {yield_text(got)}. {' '.join(got['notes'])}")
         if told := done.record.get("classifier"):
-            alone = "" if "answers" in told else " It adds nothing: the adapter is used alone."
+            alone = (
+                ""
+                if "answers" in told
+                else " It adds nothing: the adapter alone chooses the label."
+            )
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
             if chosen := done.record["baseline"].get("notes"):

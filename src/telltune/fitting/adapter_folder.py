@@ -23,7 +23,7 @@ from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
 from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.model_card import CARD, SCORES, is_whole_model, model_card
-from telltune.fitting.predictor import Cost, Predictor
+from telltune.fitting.predictor import Cost, Predictor, choosing
 from telltune.models import (
     ADAPTER_CONFIG,
     base_weights,
@@ -286,6 +286,8 @@ def load_predictor(
         model, tokenizer = load_adapter(base, folder)
     evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
     told = record.get("classifier") or {}
+    if told:
+        evaluation = choosing(evaluation)
     kind: Callable[..., Predictor] = Predictor
     if groups := record.get("over_prompt"):
         kind = partial(GroupPredictor, spec=OverPromptSpec.model_validate(groups))

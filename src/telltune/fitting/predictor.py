@@ -400,6 +400,14 @@ def class_likelihoods(
     return np.asarray(softmax(np.stack(best, axis=1).astype(np.float64), axis=1))
 
 
+def choosing(evaluation: EvaluationSpec) -> EvaluationSpec:
+    """Return settings with which a product of experts chooses a label, whatever was set.
+
+    If its classifier was left out, the adapter chooses alone.
+    """
+    return evaluation.model_copy(update={"answers": "likelihood"})
+
+
 def check_labels(
     evaluation: EvaluationSpec, labels: Sequence[str], answers: Sequence[str] = ()
 ) -> None:
