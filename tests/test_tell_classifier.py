@@ -165,6 +165,36 @@ def test_a_pickle_has_no_weights_and_needs_the_folder(
         TellClassifier.load(tmp_path)
 
 
+def test_a_searched_classifier_is_saved(
+    quick: TellClassifier, shapes: Callable[..., Any], tmp_path: Path
+) -> None:
+    texts, labels = shapes(range(24))
+    grid = {"random_state": np.arange(2), "progress": np.zeros(1, bool)}
+    best = GridSearchCV(quick, grid, cv=2).fit(texts, labels).best_estimator_
+    best.save(tmp_path / "kept")
+    loaded = TellClassifier.load(tmp_path / "kept")
+    assert loaded.get_params() == best.get_params()
+    assert loaded.predict(texts).tolist() == labels
+    assert telltune.verify(tmp_path / "kept").held
+
+
+@pytest.mark.parametrize(
+    ("changed", "classes", "message"),
+    [
+        ({"random_state": np.random.RandomState(0)}, list("ab"), "^random_state .* RandomState,"),
+        ({"settings": {"task": {"max_examples": {8}}}}, list("ab"), "^settings .* type set,"),
+        ({}, np.array(["2020", "2021"], "datetime64[ns]"), r"^classes_ .* type datetime64\[ns\],"),
+    ],
+)
+def test_what_cannot_be_saved_is_named_and_leaves_no_folder(
+    changed: Any, classes: Any, message: str, quick: TellClassifier, tmp_path: Path
+) -> None:
+    quick.fit(["one", "two"] * 4, np.array(classes)[[0, 1] * 4])
+    with pytest.raises(StorageError, match=message):
+        quick.set_params(**changed).save(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_temporary_folder_goes_with_its_classifier(
     tiny_model: Path, shapes: Callable[..., Any]
 ) -> None:

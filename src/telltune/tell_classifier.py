@@ -19,10 +19,11 @@ from telltune.api import fit
 from telltune.data.examples import Example
 from telltune.data.thinking import without_thinking
 from telltune.errors import ModelError, StorageError
+from telltune.fitting.adapter_folder import ESTIMATOR
 from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.predictor import class_likelihoods
 from telltune.proposal.recipe_of import recipe_for
-from telltune.storage import write_json, writing
+from telltune.storage import atomic_folder, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.fitting.predictor import Predictor
-
-_ESTIMATOR = "estimator.json"
-"""File of a saved classifier with its parameters and classes."""
 
 
 class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -170,7 +168,7 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Keep the fitted classifier in a folder, which other functions of telltune read, too.
 
         Raises:
-            StorageError: The folder exists, or cannot be written.
+            StorageError: The folder exists or cannot be written, or a parameter cannot be saved.
 
         Examples:
             >>> texts, teams = ["Where is it?", "Pay me back."] * 4, ["shipping", "billing"] * 4
@@ -183,10 +181,11 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if folder.exists():
             raise StorageError(f"{folder} exists; choose another folder.")
         self._loaded()  # to save no folder that is gone or damaged
-        with writing(folder):
-            shutil.copytree(self.folder_, folder)
-        told = {"parameters": self.get_params(), "classes": self.classes_.tolist()}
-        write_json(folder / _ESTIMATOR, told)
+        parameters = {name: _as_json(name, value) for name, value in self.get_params().items()}
+        told = {"parameters": parameters, "classes": _as_json("classes_", self.classes_)}
+        with atomic_folder(folder) as filling:
+            shutil.copytree(self.folder_, filling, dirs_exist_ok=True)
+            write_json(filling / ESTIMATOR, told)
         self.folder_ = folder
 
     @classmethod
@@ -202,7 +201,7 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             >>> telltune.TellClassifier.load("runs/kept").method
             'tfidf_linear'
         """
-        path = Path(folder) / _ESTIMATOR
+        path = Path(folder) / ESTIMATOR
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             found = cls(**told["parameters"])
@@ -236,6 +235,27 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array = False
         tags.no_validation = True  # Texts have no number of features.
         return tags
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """Return a parameter or the classes as JSON can contain them, without NumPy types.
+
+    Raises:
+        StorageError: A value is neither text nor a number.
+    """
+
+    def plain(inner: object) -> object:
+        if isinstance(inner, np.generic | np.ndarray) and inner.dtype.kind in "biufUO":
+            return inner.tolist()
+        if isinstance(inner, Path):
+            return str(inner)
+        kind = getattr(inner, "dtype", type(inner).__name__)
+        raise StorageError(
+            f"{name} contains a value of type {kind}, which cannot be saved: give texts, numbers, "
+            "lists and dicts, and data by path."
+        )
+
+    return json.loads(json.dumps(value, default=plain))
 
 
 def _names(classes: NDArray[Any]) -> list[str]:

@@ -69,6 +69,8 @@ CLASSIFIER = "classifier.safetensors"
 """File with the classifier that is combined with the adapter, if there is one."""
 MODELFILE = "Modelfile"
 """File with which Ollama reads a whole model; `tell export --ollama` adds it."""
+ESTIMATOR = "estimator.json"
+"""File of `TellClassifier.save` with the parameters and classes of the classifier."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
