@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 import telltune
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, StorageError
+from telltune.research.quanta.analysis import quanta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,26 @@ def test_a_recipe_in_a_dictionary_may_hold_rows(
     }
     folder = telltune.fit(recipe, tmp_path / "out", progress=False).folder
     assert telltune.evaluate(folder, progress=False).items == 6
+
+
+def test_every_verb_takes_such_a_recipe(
+    tiny_model: Path, toy_rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = toy_rows(range(24))
+    recipe: dict[str, Any] = {
+        "model": str(tiny_model),
+        "task": {"train": polars.DataFrame(rows), "test": rows[:6]},
+        "general": rows,
+    }
+    [row] = telltune.compare(recipe, ["tfidf_linear"], out=tmp_path / "c", progress=False)
+    assert row.items == 6
+    # The others read the recipe, and then refuse a setting or the folder.
+    perplexity = {"evaluation": {"metrics": ["perplexity"]}}
+    with pytest.raises(RecipeError, match="a search needs a metric"):
+        telltune.recommend(recipe | perplexity, tmp_path / "r", progress=False)
+    for verb in (telltune.score_examples, telltune.write_synthetic, quanta):
+        with pytest.raises(StorageError, match="contains files that telltune did not write"):
+            verb(recipe, out=tmp_path, progress=False)
 
 
 def test_items_are_scored_with_the_columns_of_the_training_data(

@@ -18,9 +18,12 @@ from telltune.data.parquet import as_spelled, table_rows
 from telltune.data.parsed_row import Fault, ParsedRow, StopReadingError
 from telltune.data.writing import json_line
 from telltune.errors import DataError, shown
+from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.storage import cache_folder, write_text
 
 _FOLDER = "given_in_python"
+_DATA = ("train", "dev", "test", "unlabeled")
+"""Recipe keys in `task` that name data."""
 _INDEX = re.compile(r"__index_level_\d+__")
 """Column that pandas adds for an index without a name."""
 _TAKEN = (
@@ -224,3 +227,31 @@ def _of_arrow(data: Frame, name: str) -> list[dict[str, object]]:
     except StopReadingError as stop:
         raise DataError(f"{name}:{stop.fault.line}: {stop.fault.reason}.") from stop
     return rows
+
+
+def given_recipe(recipe: AnyRecipe) -> Recipe:
+    """Return a recipe from a file, a recipe, or a dictionary, also one with rows as data.
+
+    Raises:
+        DataError: The rows cannot be read; see `rows_of`.
+        RecipeError: The recipe is invalid.
+    """
+    return as_recipe(with_paths(recipe) if isinstance(recipe, Mapping) else recipe)
+
+
+def with_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's keys with the path of a file in place of rows that are given in Python."""
+    values = {key: _path(value) if key == "general" else value for key, value in values.items()}
+    if isinstance(values.get("task"), Mapping):
+        task = values["task"].items()
+        values["task"] = {key: _path(value) if key in _DATA else value for key, value in task}
+    return values
+
+
+def _path(value: Any) -> Any:
+    """Return the path of rows, and paths and settings of data sets as they are."""
+    if isinstance(value, list):
+        are_rows = any(not isinstance(one, str) and "path" not in one for one in value)
+        return rows_of(value).path() if value and are_rows else value
+    is_data = isinstance(value, Frame) or type(value).__module__.startswith("datasets.")
+    return rows_of(value).path() if is_data else value

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from telltune.data.given import given_recipe
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError, StorageError, TellError
 from telltune.evaluation.metrics import get_metric
@@ -17,7 +18,6 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell, side_by_side
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.evaluation.registry import Scored
+    from telltune.recipe import AnyRecipe, Recipe
 
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
 _SUMMARY = "summary.json"
@@ -207,7 +208,7 @@ def compare(
         >>> [row.method for row in rows]
         ['base']
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    recipe, out = given_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods
     cells = [cell_of(recipe.model_copy(update={"method": name})) for name in dict.fromkeys(names)]
     if not cells:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.given import given_recipe
 from telltune.data.task import TaskData, load_task
 from telltune.data.writing import check_unread
 from telltune.errors import DataError, RecipeError
@@ -157,7 +158,7 @@ def recommend(
     out = Path(out)
     if isinstance(recipe, str | Path):
         check_unread(out / RECOMMENDED, [Path(recipe)])
-    recipe = as_recipe(recipe)
+    recipe = given_recipe(recipe)
     given = recipe.task
     lends = not (given.embedded or given.dev or given.dev_share)
     if lends:
