@@ -88,7 +88,7 @@ class Baseline(Method):
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)
-            check_unlabeled(unlabeled, f"method `{self.name}`")
+            check_unlabeled(unlabeled, f"method `{self.name}`", task.given_unlabeled)
         cost = Cost(
             task_examples=used,
             task_tokens=int(lengths[:used].sum()),
