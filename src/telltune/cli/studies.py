@@ -32,8 +32,8 @@ def compare(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Methods, separated by commas; by default base, the fast baselines that suit the "
-            "task, sft, sft_anchor and tell, and where they can run, tell_product and "
+            help="Methods, separated by commas; by default those that the recipe can run of base, "
+            "the fast baselines that suit the task, sft, sft_anchor, tell, tell_product and "
             "tell_pseudo_label."
         ),
     ] = None,

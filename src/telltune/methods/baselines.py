@@ -171,7 +171,7 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
         return []
     if not labels_of(task, task.train):
         quick = ["knn"]
-    elif task.unlabeled:
+    elif unlabeled_beside(task, task.train):
         em = ["encoder_em", "combined_em", "chosen_em"]
         quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", *em]
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.data.given import given_recipe
-from telltune.data.task import TaskData, load_task
+from telltune.data.task import TaskData, load_task, unlabeled_beside
 from telltune.data.writing import check_unread
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
@@ -207,7 +207,7 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
     best = "tell" if uses_general and anchored else "sft"
     if uses_general and not (anchored and labels):
         found.insert(0, "tell" if anchored else "mix")
-    if task.unlabeled:
+    if unlabeled_beside(task, task.train):
         found.insert(0, best + _PSEUDO_LABEL)
     if labels:
         found.insert(0, f"{best}_product")
