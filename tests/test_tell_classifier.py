@@ -233,8 +233,15 @@ def test_nothing_is_predicted_before_a_fit(quick: TellClassifier) -> None:
 
 
 def test_too_few_examples_of_a_class_are_refused(quick: TellClassifier) -> None:
-    with pytest.raises(RecipeError, match="not a closed set"):
-        quick.fit(["a", "b", "c"], ["x", "y", "z"])
+    texts, classes = ["a", "b", "c"], ["x", "y", "z"]
+    with pytest.raises(
+        RecipeError, match=r"not a closed set.*or list all labels in `task\.labels`"
+    ):
+        quick.fit(texts, classes)
+    for method in ("tfidf_linear", "sft"):
+        listed = {"task": {"labels": classes}, "mixture": {"passes": 1}}
+        quick.set_params(method=method, settings=listed).fit(texts, classes)
+        assert {*quick.predict(texts)} <= {*classes}
 
 
 def test_a_listed_class_needs_no_example() -> None:

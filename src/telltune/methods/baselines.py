@@ -84,7 +84,7 @@ class Baseline(Method):
             raise RecipeError(f"method `{self.name}` needs labeled examples; set `task.train`.")
         if self.head != "nearest":
             answers = [example.completion for example in labeled]
-            need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`", answers)
+            need_labels(labels, f"method `{self.name}`", "remove it, use `knn`", answers)
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)
