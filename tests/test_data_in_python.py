@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -138,6 +139,14 @@ def test_a_text_has_one_answer_and_data_have_one_each(
         assert telltune.predict(fitted, given) == ["ball", "box", "sheet"]
     assert telltune.predict(fitted, path) == ["ball", "box", "sheet"]
     assert telltune.predict(fitted, turns[1]) == ["box"]
+    for column in (np.array(texts), pandas.Series(texts), polars.Series(texts)):
+        assert telltune.predict(fitted, column) == ["ball", "box", "sheet"]
+    assert telltune.predict(fitted, []) == []
+    for kind, missing in (("NoneType", None), ("float", float("nan")), ("dict", {})):
+        with pytest.raises(DataError, match=f"^list:2: the input is of type {kind}, but others"):
+            telltune.predict(fitted, ["item 3 is round", missing])
+    with pytest.raises(DataError, match="data of type Series cannot be read: give a path"):
+        telltune.check(pandas.Series(texts))
 
 
 def test_frames_without_a_text_column_are_refused_in_one_sentence(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from telltune.data.contents import contents_of
 from telltune.data.examples import Example
-from telltune.data.given import Files, Rows, files_of_data, rows_of
+from telltune.data.given import Files, Rows, files_of_data, is_column, rows_of
 from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
@@ -185,8 +185,9 @@ def predict(
 
     Args:
         adapter: Output folder of `fit`.
-        inputs: One text; or texts, list of dicts or of conversations, frame, data set, or the
-            `Path` of a file. Answers in the data are ignored.
+        inputs: One text; or texts (a list, an array or a column), list of dicts or of
+            conversations, frame, data set, or the `Path` of a file. Answers in the data are
+            ignored.
         columns: Columns of the inputs, by default those of the training data.
         max_new_tokens: Maximum length of an answer in tokens, by default that of the adapter.
         trust_model: See `evaluate`.
@@ -204,15 +205,26 @@ def predict(
         True
     """
     check_count("max_new_tokens", max_new_tokens)
-    texts = [inputs] if isinstance(inputs, str) else inputs
-    if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
-        examples = [Example(str(text), "") for text in texts]
+    given: Any = [inputs] if isinstance(inputs, str) else inputs
+    if is_column(given):
+        given = list(given)
+    if isinstance(given, Sequence) and (not given or any(isinstance(one, str) for one in given)):
+        examples = [_example(n, text) for n, text in enumerate(given, start=1)]
     else:
-        examples = _prompts(adapter, texts, as_columns(columns))  # type: ignore[arg-type]
+        examples = _prompts(adapter, given, as_columns(columns))
     answers = predict_examples(
         adapter, examples, max_new_tokens=max_new_tokens, trust_model=trust_model
     )
     return answers[0] if isinstance(inputs, str) else answers
+
+
+def _example(number: int, text: object) -> Example:
+    if not isinstance(text, str):
+        raise DataError(
+            f"list:{number}: the input is of type {type(text).__name__}, but others are texts; "
+            "give a text."
+        )
+    return Example(str(text), "")
 
 
 def _prompts(adapter: str | Path, inputs: Path | Rows, columns: Columns | None) -> list[Example]:

@@ -34,7 +34,7 @@ _TAKEN = (
 
 @runtime_checkable
 class Frame(Protocol):
-    """Frame or column with the Arrow protocol, such as those of pandas and Polars."""
+    """Frame with the Arrow protocol, such as those of pandas and Polars."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the contents as an Arrow stream."""
@@ -109,6 +109,11 @@ def is_conversation(data: object) -> bool:
     )
 
 
+def is_column(data: object) -> bool:
+    """Return whether this is an array with one axis, or a column of a frame."""
+    return len(getattr(data, "shape", ())) == 1
+
+
 def is_by_split(data: object) -> bool:
     """Return whether this is a dictionary whose keys are names of splits, such as "train"."""
     if not isinstance(data, Mapping) or not data:
@@ -151,10 +156,10 @@ def rows_of(data: Rows) -> GivenRows:
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         several = [data] if is_conversation(data) else data
         found = GivenRows("list", [_row(n, row) for n, row in enumerate(several, start=1)])
-    elif isinstance(data, Frame):
+    elif isinstance(data, Frame) and not is_column(data):
         found = GivenRows("frame", _of_arrow(data, "frame"))
     elif type(data).__module__.startswith("datasets.") and not isinstance(data, Mapping):
-        found = GivenRows("dataset", _of_dataset(data))
+        found = GivenRows("dataset", _of_dataset(data))  # type: ignore[arg-type]
     else:
         raise DataError(f"data of type {type(data).__name__} cannot be read: give {_TAKEN}.")
     if not found.rows:
