@@ -228,17 +228,26 @@ def versions() -> dict[str, str]:
     return own | {package: version_of(package) for package in _PACKAGES}
 
 
+# Types of keys in tell.json that are read without further checks.
+_KINDS: dict[str, type] = {"labels": list} | dict.fromkeys(
+    ("recipe", "counts", "files", "base", "baseline", "data", "versions"), dict
+)
+
+
 def read_tell(folder: Path) -> dict[str, Any]:
     """Return the contents of tell.json in an adapter or baseline folder.
 
     Raises:
-        ModelError: The file is missing or cannot be read.
+        ModelError: The file is missing, damaged, or cannot be read.
     """
     path = folder / TELL_JSON
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or "recipe" not in record:
+        if not isinstance(record, dict) or not record.get("recipe"):
             raise ValueError("it contains no recipe")
+        for key, kind in _KINDS.items():
+            if not isinstance(record.get(key, kind()), kind):
+                raise ValueError(f"`{key}` is damaged; restore the file, or fit again")
     except FileNotFoundError:
         raise ModelError(
             f"{path} is missing: the folder is not a finished output of `tell fit`; run `tell fit` "
