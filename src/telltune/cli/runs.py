@@ -153,11 +153,7 @@ def fit(
         for got in done.record.get("levers", []):
             typer.echo(f"{got['lever']}: {yield_text(got)}. {' '.join(got['notes'])}")
         if told := done.record.get("classifier"):
-            alone = (
-                ""
-                if "answers" in told
-                else " It adds nothing: the adapter alone chooses the label."
-            )
+            alone = "" if "answers" in told else " It adds nothing: the adapter chooses alone."
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
             if chosen := done.record["baseline"].get("notes"):
