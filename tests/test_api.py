@@ -178,6 +178,28 @@ def test_errors_are_of_one_family(tmp_path):
         telltune.predict(tmp_path, ["a"])
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "least"),
+    [
+        ("evaluate", "max_items", 0, 1),
+        ("evaluate", "max_items", -1, 1),
+        ("predict", "max_new_tokens", 0, 1),
+        ("pick", "number", 0, 1),
+        ("pick", "number", 2.5, 1),
+        ("pick", "seed", -1, 0),
+        ("check", "max_length", 0, 1),
+        ("show", "n", -1, 1),
+        ("anchor", "candidates", 0, 1),
+    ],
+)
+def test_wrong_counts_are_refused(name, argument, value, least, tmp_path):
+    given = {"predict": ["a"], "pick": 8}.get(name) if argument != "number" else None
+    arguments = [tmp_path] if given is None else [tmp_path, given]
+    told = f"^{argument} is {value}; give a whole number of at least {least}.$"
+    with pytest.raises(RecipeError, match=told):
+        getattr(telltune, name)(*arguments, **{argument: value})
+
+
 def test_methods_that_train_nothing_are_not_fitted(toy_recipe, tmp_path):
     toy_recipe["method"] = "base"
     with pytest.raises(RecipeError, match="trains nothing"):

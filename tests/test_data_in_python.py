@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import yaml
 
 import telltune
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, StorageError
+from telltune.research.quanta.analysis import quanta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +93,26 @@ def test_a_recipe_in_a_dictionary_may_hold_rows(
     assert telltune.evaluate(folder, progress=False).items == 6
 
 
+def test_every_verb_takes_such_a_recipe(
+    tiny_model: Path, toy_rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = toy_rows(range(24))
+    recipe: dict[str, Any] = {
+        "model": str(tiny_model),
+        "task": {"train": polars.DataFrame(rows), "test": rows[:6]},
+        "general": rows,
+    }
+    [row] = telltune.compare(recipe, ["tfidf_linear"], out=tmp_path / "c", progress=False)
+    assert row.items == 6
+    # The others read the recipe, and then refuse a setting or the folder.
+    perplexity = {"evaluation": {"metrics": ["perplexity"]}}
+    with pytest.raises(RecipeError, match="a search needs a metric"):
+        telltune.recommend(recipe | perplexity, tmp_path / "r", progress=False)
+    for verb in (telltune.score_examples, telltune.write_synthetic, quanta):
+        with pytest.raises(StorageError, match="contains files that telltune did not write"):
+            verb(recipe, out=tmp_path, progress=False)
+
+
 def test_items_are_scored_with_the_columns_of_the_training_data(
     fitted: Path, shapes: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -117,6 +139,14 @@ def test_a_text_has_one_answer_and_data_have_one_each(
         assert telltune.predict(fitted, given) == ["ball", "box", "sheet"]
     assert telltune.predict(fitted, path) == ["ball", "box", "sheet"]
     assert telltune.predict(fitted, turns[1]) == ["box"]
+    for column in (np.array(texts), pandas.Series(texts), polars.Series(texts)):
+        assert telltune.predict(fitted, column) == ["ball", "box", "sheet"]
+    assert telltune.predict(fitted, []) == []
+    for kind, missing in (("NoneType", None), ("float", float("nan")), ("dict", {})):
+        with pytest.raises(DataError, match=f"^list:2: the input is of type {kind}, but others"):
+            telltune.predict(fitted, ["item 3 is round", missing])
+    with pytest.raises(DataError, match="data of type Series cannot be read: give a path"):
+        telltune.check(pandas.Series(texts))
 
 
 def test_frames_without_a_text_column_are_refused_in_one_sentence(

@@ -103,6 +103,17 @@ def test_probabilities_are_those_of_the_classes_in_order(
         assert classifier.score(asked, expected) == 1
 
 
+def test_knn_answers_with_the_class_of_the_nearest_example(tiny_model: Path) -> None:
+    # Together, the seven others are likelier than the one example of its class.
+    texts = ["where's my parcel", "where is my parcel", "where's my package", "wheres my parcel"]
+    texts += ["where is my package", "so where's my parcel", "where's my parcel now"]
+    texts += ["where's the parcel"]
+    labels = ["b", *"aaaaaaa"]
+    classifier = TellClassifier(str(tiny_model), "knn", general=None).fit(texts, labels)
+    assert classifier.predict(texts).tolist() == labels
+    assert telltune.predict(classifier.folder_, texts) == labels
+
+
 def test_classes_keep_their_type(quick: TellClassifier, shapes: Callable[..., Any]) -> None:
     texts, labels = shapes(range(24))
     for classes in ([7, 3, 5], [True, False, False]):
@@ -154,6 +165,36 @@ def test_a_pickle_has_no_weights_and_needs_the_folder(
         TellClassifier.load(tmp_path)
 
 
+def test_a_searched_classifier_is_saved(
+    quick: TellClassifier, shapes: Callable[..., Any], tmp_path: Path
+) -> None:
+    texts, labels = shapes(range(24))
+    grid = {"random_state": np.arange(2), "progress": np.zeros(1, bool)}
+    best = GridSearchCV(quick, grid, cv=2).fit(texts, labels).best_estimator_
+    best.save(tmp_path / "kept")
+    loaded = TellClassifier.load(tmp_path / "kept")
+    assert loaded.get_params() == best.get_params()
+    assert loaded.predict(texts).tolist() == labels
+    assert telltune.verify(tmp_path / "kept").held
+
+
+@pytest.mark.parametrize(
+    ("changed", "classes", "message"),
+    [
+        ({"random_state": np.random.RandomState(0)}, list("ab"), "^random_state .* RandomState,"),
+        ({"settings": {"task": {"max_examples": {8}}}}, list("ab"), "^settings .* type set,"),
+        ({}, np.array(["2020", "2021"], "datetime64[ns]"), r"^classes_ .* type datetime64\[ns\],"),
+    ],
+)
+def test_what_cannot_be_saved_is_named_and_leaves_no_folder(
+    changed: Any, classes: Any, message: str, quick: TellClassifier, tmp_path: Path
+) -> None:
+    quick.fit(["one", "two"] * 4, np.array(classes)[[0, 1] * 4])
+    with pytest.raises(StorageError, match=message):
+        quick.set_params(**changed).save(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_temporary_folder_goes_with_its_classifier(
     tiny_model: Path, shapes: Callable[..., Any]
 ) -> None:
@@ -175,6 +216,8 @@ def test_the_temporary_folder_goes_with_its_classifier(
         (["a", "b"], ["x"], "inconsistent numbers of samples"),
         (["a", "b"], ["x", "x"], "y has one class only, `x`"),
         (["a", "b"], ["x", " x"], "are not different texts"),
+        (["a", "b"], ["<think>x</think>y", "z"], "the class `<think>x</think>y` starts with"),
+        (["a", "b"], ["[THINK]x[/THINK]y", "z"], "rename it"),
         (["a", "b"], [0.5, 1.5], "Unknown label type"),
         (["a", "b"], None, "requires y"),
     ],
@@ -190,8 +233,15 @@ def test_nothing_is_predicted_before_a_fit(quick: TellClassifier) -> None:
 
 
 def test_too_few_examples_of_a_class_are_refused(quick: TellClassifier) -> None:
-    with pytest.raises(RecipeError, match="not a closed set"):
-        quick.fit(["a", "b", "c"], ["x", "y", "z"])
+    texts, classes = ["a", "b", "c"], ["x", "y", "z"]
+    with pytest.raises(
+        RecipeError, match=r"not a closed set.*or list all labels in `task\.labels`"
+    ):
+        quick.fit(texts, classes)
+    for method in ("tfidf_linear", "sft"):
+        listed = {"task": {"labels": classes}, "mixture": {"passes": 1}}
+        quick.set_params(method=method, settings=listed).fit(texts, classes)
+        assert {*quick.predict(texts)} <= {*classes}
 
 
 def test_a_listed_class_needs_no_example() -> None:

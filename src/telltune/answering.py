@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from telltune.data.contents import contents_of
 from telltune.data.examples import Example
-from telltune.data.given import Files, Rows, files_of_data, rows_of
+from telltune.data.given import Files, Rows, files_of_data, is_column, rows_of
 from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
 from telltune.data.report import ReadReport
-from telltune.data.task import load_split, load_task
+from telltune.data.task import data_files, load_split, load_task
 from telltune.data.writing import check_writable
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, check_count
 from telltune.evaluation.headline import TaskAnswers, task_answers
 from telltune.evaluation.score import (
     check_metrics,
     evaluate_predictor,
     write_predictions,
 )
-from telltune.fitting.adapter_folder import read_tell
+from telltune.fitting.adapter_folder import read_tell, run_files
 from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.model_card import record_scores
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
@@ -73,6 +73,7 @@ def evaluate(
         True
     """
     folder = Path(adapter)
+    check_count("max_items", max_items)
     record = read_tell(folder)
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
@@ -85,7 +86,8 @@ def evaluate(
     metrics = tuple(metrics) or tuple(recipe.evaluation.metrics or ())
     check_metrics(metrics)
     if predictions is not None:
-        check_writable(predictions)
+        read_files = [*data_files(asked), *data_files(recipe), *run_files(folder, record)]
+        check_writable(predictions, read_files)
     read = ReadReport()
     all_items = load_split(asked, part, read)
     answers: TaskAnswers | None = None
@@ -183,8 +185,9 @@ def predict(
 
     Args:
         adapter: Output folder of `fit`.
-        inputs: One text; or texts, list of dicts or of conversations, frame, data set, or the
-            `Path` of a file. Answers in the data are ignored.
+        inputs: One text; or texts (a list, an array or a column), list of dicts or of
+            conversations, frame, data set, or the `Path` of a file. Answers in the data are
+            ignored.
         columns: Columns of the inputs, by default those of the training data.
         max_new_tokens: Maximum length of an answer in tokens, by default that of the adapter.
         trust_model: See `evaluate`.
@@ -201,15 +204,27 @@ def predict(
         >>> isinstance(telltune.predict("runs/mine", "Where is my parcel?"), str)
         True
     """
-    texts = [inputs] if isinstance(inputs, str) else inputs
-    if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
-        examples = [Example(str(text), "") for text in texts]
+    check_count("max_new_tokens", max_new_tokens)
+    given: Any = [inputs] if isinstance(inputs, str) else inputs
+    if is_column(given):
+        given = list(given)
+    if isinstance(given, Sequence) and (not given or any(isinstance(one, str) for one in given)):
+        examples = [_example(n, text) for n, text in enumerate(given, start=1)]
     else:
-        examples = _prompts(adapter, texts, as_columns(columns))  # type: ignore[arg-type]
+        examples = _prompts(adapter, given, as_columns(columns))
     answers = predict_examples(
         adapter, examples, max_new_tokens=max_new_tokens, trust_model=trust_model
     )
     return answers[0] if isinstance(inputs, str) else answers
+
+
+def _example(number: int, text: object) -> Example:
+    if not isinstance(text, str):
+        raise DataError(
+            f"list:{number}: the input is of type {type(text).__name__}, but others are texts; "
+            "give a text."
+        )
+    return Example(str(text), "")
 
 
 def _prompts(adapter: str | Path, inputs: Path | Rows, columns: Columns | None) -> list[Example]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.checked_run import CheckedRun, check_baseline, check_run, trained_method
 from telltune.data.given import AnyData, files_of_data, named
 from telltune.data.task import load_task
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, check_count
 from telltune.evaluation.answer_warnings import answer_warnings
 from telltune.evaluation.data_check import Checked, check_files, check_recipe_data
 from telltune.evaluation.score import (
@@ -140,6 +140,7 @@ def show(data: AnyRecipe | AnyData, n: int = 3, *, split: str = "train") -> list
         >>> len(first["input_ids"]) == len(first["loss_mask"])
         True
     """
+    check_count("n", n)
     return [one.to_dict() for one in shown_examples(recipe_of(data)[0], n, split=split)]
 
 
@@ -300,6 +301,7 @@ def check(
         >>> counts, findings[0].kind
         ({'train': 2}, 'duplicate')
     """
+    check_count("max_length", max_length)
     if is_recipe(data):
         recipe, _ = recipe_of(data, columns=columns)
         return check_recipe_data(
@@ -356,6 +358,7 @@ def anchor(data: AnyRecipe | AnyData, *, candidates: int = 8) -> Ranking:
         >>> losses == sorted(losses)
         True
     """
+    check_count("candidates", candidates)
     recipe, _ = recipe_of(data)
     task = load_task(recipe)
     base = load_base(recipe.model, recipe.training.precision)

@@ -6,6 +6,8 @@ command line prints it and exits with code 2.
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 from telltune.masking import masked
 
 SHOWN_CHARACTERS = 40
@@ -47,3 +49,14 @@ class ModelError(TellError):
 
 class StorageError(TellError):
     """A path that cannot be written to: no space, no permission, a folder of another run."""
+
+
+def check_count(name: str, value: SupportsIndex | None, *, least: int = 1) -> None:
+    """Refuse an argument that is no whole number of at least `least`; None is allowed.
+
+    Raises:
+        RecipeError: The value is another one.
+    """
+    if value is None or (isinstance(value, SupportsIndex) and value.__index__() >= least):
+        return
+    raise RecipeError(f"{name} is {value!r}; give a whole number of at least {least}.")

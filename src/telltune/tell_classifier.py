@@ -17,10 +17,13 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from telltune.api import fit
 from telltune.data.examples import Example
+from telltune.data.thinking import without_thinking
 from telltune.errors import ModelError, StorageError
+from telltune.fitting.adapter_folder import ESTIMATOR
 from telltune.fitting.baseline_folder import load_folder
+from telltune.fitting.predictor import class_likelihoods
 from telltune.proposal.recipe_of import recipe_for
-from telltune.storage import write_json, writing
+from telltune.storage import atomic_folder, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.fitting.predictor import Predictor
-
-_ESTIMATOR = "estimator.json"
-"""File of a saved classifier with its parameters and classes."""
 
 
 class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -146,13 +146,10 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if predictor.anchor is not None:
             examples = [predictor.anchor.detach(example) for example in examples]
         answers, scores = predictor.label_scores(examples)
-        likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
-        column = {name: i for i, name in enumerate(_names(self.classes_))}
-        found = np.zeros((len(examples), len(column)))
-        for answer, values in zip(answers, likelihoods.T, strict=True):
-            found[:, column[answer.strip()]] += values
-        probabilities: NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
-        return probabilities
+        said = np.char.strip(answers)
+        return class_likelihoods(
+            scores, [np.flatnonzero(said == name) for name in _names(self.classes_)]
+        )
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the most likely class of each text, (examples,).
@@ -171,7 +168,7 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Keep the fitted classifier in a folder, which other functions of telltune read, too.
 
         Raises:
-            StorageError: The folder exists, or cannot be written.
+            StorageError: The folder exists or cannot be written, or a parameter cannot be saved.
 
         Examples:
             >>> texts, teams = ["Where is it?", "Pay me back."] * 4, ["shipping", "billing"] * 4
@@ -184,10 +181,11 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if folder.exists():
             raise StorageError(f"{folder} exists; choose another folder.")
         self._loaded()  # to save no folder that is gone or damaged
-        with writing(folder):
-            shutil.copytree(self.folder_, folder)
-        told = {"parameters": self.get_params(), "classes": self.classes_.tolist()}
-        write_json(folder / _ESTIMATOR, told)
+        parameters = {name: _as_json(name, value) for name, value in self.get_params().items()}
+        told = {"parameters": parameters, "classes": _as_json("classes_", self.classes_)}
+        with atomic_folder(folder) as filling:
+            shutil.copytree(self.folder_, filling, dirs_exist_ok=True)
+            write_json(filling / ESTIMATOR, told)
         self.folder_ = folder
 
     @classmethod
@@ -203,7 +201,7 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             >>> telltune.TellClassifier.load("runs/kept").method
             'tfidf_linear'
         """
-        path = Path(folder) / _ESTIMATOR
+        path = Path(folder) / ESTIMATOR
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             found = cls(**told["parameters"])
@@ -239,17 +237,43 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _as_json(name: str, value: Any) -> Any:
+    """Return a parameter or the classes as JSON can contain them, without NumPy types.
+
+    Raises:
+        StorageError: A value is neither text nor a number.
+    """
+
+    def plain(inner: object) -> object:
+        if isinstance(inner, np.generic | np.ndarray) and inner.dtype.kind in "biufUO":
+            return inner.tolist()
+        if isinstance(inner, Path):
+            return str(inner)
+        kind = getattr(inner, "dtype", type(inner).__name__)
+        raise StorageError(
+            f"{name} contains a value of type {kind}, which cannot be saved: give texts, numbers, "
+            "lists and dicts, and data by path."
+        )
+
+    return json.loads(json.dumps(value, default=plain))
+
+
 def _names(classes: NDArray[Any]) -> list[str]:
     """Return the classes as answers.
 
     Raises:
-        ValueError: There is only one class, or two have the same text.
+        ValueError: There is only one class, two have the same text, or one starts with thinking.
     """
     names = [str(value).strip() for value in classes.tolist()]
     if len(names) < 2:
         raise ValueError(f"y has one class only, `{names[0]}`; give at least two.")
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"the classes {names} are not different texts; rename them.")
+    for name in names:
+        if without_thinking(name) != name:
+            raise ValueError(
+                f"the class `{name}` starts with thinking, which is no answer; rename it."
+            )
     return names
 
 

@@ -19,6 +19,7 @@ from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import ModelError, TellError
 from telltune.fitting.adapter_folder import (
     CHAT_TEMPLATE,
+    ESTIMATOR,
     MODELFILE,
     TELL_JSON,
     order_hash,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from telltune.fitting.run_plan import RunPlan
 
 # Files that people may edit, that are written later, or that are checked without a hash.
-_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, MODELFILE}
+_UNHASHED = {CARD, SCORES, RECIPE_FILE, TELL_JSON, LOG, MODELFILE, ESTIMATOR}
 
 
 @dataclass(frozen=True)

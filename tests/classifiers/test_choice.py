@@ -61,6 +61,18 @@ def test_a_label_of_one_example_counts_for_nothing() -> None:
     assert nothing.calibrated is None
 
 
+@pytest.mark.parametrize("prompts", [["same"] * 8, ["one", "two", "three", "four"] * 2])
+@pytest.mark.parametrize("inputs", [[], ["five", "six"]])
+def test_it_is_said_if_nothing_can_be_held_out(prompts: list[str], inputs: list[str]) -> None:
+    labeled = list(map(Example, prompts, "abcdabcd"))
+    unlabeled = [Example(text, "") for text in inputs]
+    found = choose_classifier(labeled, unlabeled, 0, ["tfidf"])
+    assert found.notes[0].startswith("No labeled example could be held out, because no two prompts")
+    assert found.notes[1].endswith("inputs." if inputs else "means.")
+    assert not found.significant
+    assert found.calibrated is None
+
+
 def test_little_evidence_weighs_in_a_product_more_often_than_it_makes_pseudo_labels() -> None:
     few = [choose_classifier(relabeled(0.3, n)[:12], [], n, ["tfidf"]) for n in range(12)]
     weighed = sum(found.calibrated is not None for found in few)

@@ -24,6 +24,28 @@ def fitted(toy_recipe: dict[str, Any], tmp_path: Path) -> str:
     return str(folder)
 
 
+def test_no_file_that_is_read_is_replaced(
+    fitted: str, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "item 3 is round"}\n')
+    tell = f"{fitted}/tell.json"
+    commands = [("predict", fitted, "--file", str(asked), "--out", to) for to in (str(asked), tell)]
+    task = toy_recipe["task"]
+    commands += [
+        ("evaluate", fitted, "--predictions", to) for to in (task["test"], task["train"], tell)
+    ]
+    for to in ("inputs.jsonl", "labeled.jsonl"):
+        (tmp_path / to).write_text('{"prompt": "a", "completion": "b"}\n')
+        commands.append(("pick", "inputs.jsonl", "--labeled", "labeled.jsonl", "--out", to))
+    for command in commands:
+        before = (tmp_path / command[-1]).read_text()
+        words = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in command]
+        ran = CliRunner().invoke(app, words)
+        assert "is read by this command and would be replaced" in str(ran.exception), command
+        assert (tmp_path / command[-1]).read_text() == before
+
+
 def run(*words: str, given: str | None = None) -> Any:
     return CliRunner().invoke(app, ["predict", *words], input=given)
 

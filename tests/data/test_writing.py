@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from telltune.data.formats import read_rows
 from telltune.data.parsed_row import Number, ParsedRow
-from telltune.data.writing import json_line, write_rows
+from telltune.data.writing import check_writable, json_line, write_rows
 from telltune.errors import StorageError
 
 if TYPE_CHECKING:
@@ -104,3 +104,16 @@ def test_a_name_that_says_no_format_is_refused(tmp_path: Path, name: str) -> Non
 def test_a_json_file_is_json(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.json", [{"a": Number("1")}, {"a": "x"}])
     assert json.loads((tmp_path / "a.json").read_text()) == [{"a": 1}, {"a": "x"}]
+
+
+def test_a_file_that_is_read_is_not_replaced_by_any_name(tmp_path: Path) -> None:
+    given = tmp_path / "given.jsonl"
+    given.touch()
+    (tmp_path / "soft.jsonl").symlink_to(given)
+    (tmp_path / "hard.jsonl").hardlink_to(given)
+    for name in ("given.jsonl", "soft.jsonl", "hard.jsonl", f"../{tmp_path.name}/given.jsonl"):
+        with pytest.raises(StorageError, match="is read by this command and would be replaced"):
+            check_writable(tmp_path / name, [tmp_path / "none.jsonl", given])
+    (tmp_path / "old.jsonl").touch()
+    check_writable(tmp_path / "old.jsonl", [given])
+    check_writable(tmp_path / "new.jsonl", [given])

@@ -302,3 +302,13 @@ def test_names_of_labels_alone_fit_a_classifier(
         telltune.compare(recipe, out=tmp_path / "compared", progress=False)
     with pytest.raises(RecipeError, match="either `train`"):
         telltune.plan(recipe | {"task": {"test": str(toy_task["test"])}})
+
+
+@pytest.mark.parametrize("key", ["recipe", "labels", "counts", "files", "baseline", "versions"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_damaged_key_of_tell_json_is_named(copied: Path, key: str, value: Any) -> None:
+    (copied / "tell.json").write_text(json.dumps(read_tell(copied) | {key: value}))
+    verbs = (lambda: telltune.predict(copied, "a"), lambda: verify(copied))
+    for verb in (*verbs, lambda: telltune.evaluate(copied, progress=False)):
+        with pytest.raises(ModelError, match=rf"tell\.json cannot be read: .*{key}.*\.$"):
+            verb()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -112,3 +113,12 @@ def test_a_run_goes_on_that_was_begun_before_a_key_existed(
         saved.write_text(other)
         with pytest.raises(StorageError, match=r"another recipe|did not write"):
             check_resumable(out, recipe, overwrite=False)
+
+
+def test_to_overwrite_does_not_remove_the_data(tmp_path: Path, toy_recipe: dict[str, Any]) -> None:
+    out = tmp_path / "out"
+    record_recipe(out, recipe_from_dict(toy_recipe), overwrite=False)
+    data = shutil.copy(toy_recipe["task"]["train"], out / "made.jsonl")
+    recipe = recipe_from_dict(toy_recipe | {"task": {"train": str(data)}})
+    with pytest.raises(StorageError, match="would be removed by --overwrite; choose another"):
+        check_resumable(out, recipe, overwrite=True)

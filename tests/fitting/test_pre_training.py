@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,8 +23,6 @@ from telltune.recipe import as_recipe, recipe_from_dict
 from telltune.recipe.lever_sections import LEVER_SECTIONS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from telltune.data.task import TaskData
     from telltune.levers.protocol import Resources, UseAs
 
@@ -157,6 +156,20 @@ def test_plan_says_what_is_labeled_beforehand(recipe: dict[str, Any]) -> None:
     without = recipe | {"task": {k: v for k, v in recipe["task"].items() if k != "unlabeled"}}
     with pytest.raises(RecipeError, match="`pseudo_label` needs unlabeled inputs"):
         telltune.plan(without, measure=False)
+
+
+@pytest.mark.parametrize("of", ["train", "dev", "test", "rest"])
+@pytest.mark.parametrize("method", ["sft_pseudo_label", "tfidf_em"])
+def test_inputs_that_are_all_left_out_are_told_of(
+    of: str, method: str, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    task = toy_recipe["task"] | {"unlabeled": toy_recipe["task"].get(of, of)}
+    count = 24 if of == "rest" else len(Path(task[of]).read_text().splitlines())
+    told = f"needs unlabeled inputs, but all {count} of `task.unlabeled` are left out, because lab"
+    with pytest.raises(RecipeError, match=told):
+        telltune.fit(
+            toy_recipe | {"task": task, "method": method}, tmp_path / "run", progress=False
+        )
 
 
 @pytest.mark.parametrize("name", ["sft_pseudo_label", "tell_pseudo_label"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import telltune
+from telltune.data.examples import Example
 from telltune.data.task import load_split, load_task, unlabeled_beside
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.adapter_folder import CLASSIFIER, load_predictor, read_tell
@@ -72,11 +73,23 @@ def test_a_classifier_that_knows_nothing_has_no_say(recipe: dict[str, Any], tmp_
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"task": {"train": str(path)}}
     telltune.fit(recipe | task, tmp_path / "out", progress=False)
-    telltune.fit(recipe | task | {"product_of_experts": None}, tmp_path / "plain", progress=False)
+    plain = {"product_of_experts": None, "evaluation": {"answers": "likelihood"}}
+    telltune.fit(recipe | task | plain, tmp_path / "plain", progress=False)
     assert not (tmp_path / "out" / CLASSIFIER).exists()
     assert "answers" not in read_tell(tmp_path / "out")["classifier"]
     asked = ["item 1", "item 2"]
-    assert telltune.predict(tmp_path / "out", asked) == telltune.predict(tmp_path / "plain", asked)
+    answers = telltune.predict(tmp_path / "out", asked)
+    assert answers == telltune.predict(tmp_path / "plain", asked)
+    assert set(answers) <= {"ball", "box"}
+    # In memory, too, and with settings for the answers that are given later.
+    base = load_base(as_recipe(recipe).model)
+    settings = Settings(as_recipe(recipe | task), progress=False)
+    product = get_method("sft").run(load_task(settings.recipe), None, base, settings)
+    assert product.classifier is None
+    assert product.predict([Example(text, "") for text in asked]) == answers
+    items = str(tmp_path / "train.jsonl")
+    scored = telltune.evaluate(tmp_path / "out", items, max_items=2, progress=False)
+    assert set(scored.predictions) <= {"ball", "box"}
 
 
 @pytest.mark.parametrize("verb", ["plan", "fit"])

@@ -89,6 +89,32 @@ def test_a_comparison_has_the_baselines_that_suit_the_answers(
     assert default_methods(scored) == ["base", "sft", "sft_anchor", "tell"]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "left_out"),
+    [(["anchor"], ["sft_anchor", "tell"]), (["general"], ["tell"])],
+)
+def test_what_the_recipe_cannot_run_is_left_out_by_default_and_named(
+    recipe, mixing, toy_recipe, tmp_path, caplog, lacking, left_out
+):
+    task = toy_recipe["task"] | {"max_examples": 9, "unlabeled": "rest"}
+    less = recipe(**mixing | {"task": task} | dict.fromkeys(lacking))
+    names = default_methods(less)
+    assert not {"tell", "tell_product", "tell_pseudo_label"} & {*names}
+    assert ("sft_anchor" in names) == (lacking == ["general"])
+    assert names[-2:] == ["sft_product", "sft_pseudo_label"]
+    for name in left_out:
+        assert f"Left out: method `{name}` needs" in caplog.text
+    every = recipe(task=task | {"unlabeled": task["train"], "max_examples": None})
+    assert default_methods(every) == [
+        *("base", "tfidf_linear", "encoder_centroid", "sft", "sft_anchor", "sft_product")
+    ]
+
+
+def test_a_comparison_runs_without_anchor_and_general_data(recipe, tmp_path):
+    rows = compare(recipe(anchor=None), out=tmp_path / "out", progress=False)
+    assert [row.method for row in rows][-2:] == ["sft", "sft_product"]
+
+
 @pytest.mark.parametrize("full_parameters", [False, True], ids=["LoRA", "full parameters"])
 def test_each_method_gets_the_base_as_it_was(recipe, toy_recipe, tmp_path, full_parameters):
     changed = recipe(

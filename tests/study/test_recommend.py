@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import telltune
+from telltune.cli import app
 from telltune.cli.console import print_recommendation
 from telltune.data.task import load_task
 from telltune.errors import RecipeError, StorageError
@@ -109,6 +111,16 @@ def test_a_metric_of_which_less_is_better_is_refused(quick: dict[str, Any], tmp_
     quick["evaluation"] = {"metrics": ["perplexity"]}
     with pytest.raises(RecipeError, match="higher is better"):
         recommend(quick, tmp_path / "out", minutes=0, progress=False)
+
+
+def test_the_given_recipe_is_not_replaced(quick: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / RECOMMENDED
+    path.write_text(json.dumps(quick))
+    with pytest.raises(StorageError, match="would be replaced; choose another output"):
+        recommend(path, tmp_path, progress=False)
+    ran = CliRunner().invoke(app, ["recommend", str(path), "--out", str(tmp_path)])
+    assert "would be replaced; choose another output" in str(ran.exception)
+    assert json.loads(path.read_text()) == quick
 
 
 def test_the_chosen_of_equals_is_expected_to_score_less_than_it_did() -> None:

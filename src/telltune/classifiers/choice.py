@@ -84,10 +84,12 @@ class _HeldOut(NamedTuple):
     Attributes:
         scores: Shape (examples x assignments, labels).
         labels: Index of the right label of each row, (examples x assignments,).
+        some: Whether any example could be held out; else the scores are those of chance.
     """
 
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
+    some: bool = True
 
     @property
     def right(self) -> float:
@@ -164,11 +166,15 @@ def choose_classifier(
         best = "combined"
     found, weight = held_out[best], held_out[best].weight
     said = ", ".join(f"{_NAMES[kind]} {one.right:.0%}" for kind, one in held_out.items())
-    note = f"Accuracy on held-out labeled examples: {said}."
+    note = (
+        f"Accuracy on held-out labeled examples: {said}."
+        if found.some
+        else "No labeled example could be held out, because no two prompts have the same label."
+    )
     if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
     chosen = f"Chosen: {_NAMES[best]} with {_HEADS[head]}."
-    if not found.significant:
+    if found.some and not found.significant:
         chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
     gain = found.examples * (found.loss(0) - found.loss(weight))
     features = learn_features(best, texts)
@@ -223,11 +229,11 @@ def _held_out(
             kept = np.concatenate([np.flatnonzero(fold != held), always])
             asked = np.flatnonzero(fold == held)
             known = answers[kept].tolist()
+            if not np.isin(answers[asked], known).any():
+                continue
             vectors = without(asked)
             scorer = fit_head(head, kind, vectors[kept], known, vectors[count:])
             asked = asked[np.isin(answers[asked], known)]
-            if not len(asked):
-                continue
             found = scorer.scores(vectors[asked])
             # A label that the training folds lack gets the lowest score of all.
             every = np.full((len(asked), len(names)), found.min())
@@ -235,5 +241,6 @@ def _held_out(
             scores.append(every)
             labels.append(numbers[asked])
     if not scores:  # Each label is that of one prompt: as if the scores of one were even.
-        return _HeldOut(np.zeros((_ASSIGNMENTS, len(names))), np.full(_ASSIGNMENTS, len(names) - 1))
+        even = np.zeros((_ASSIGNMENTS, len(names)))
+        return _HeldOut(even, np.full(_ASSIGNMENTS, len(names) - 1), some=False)
     return _HeldOut(np.concatenate(scores), np.concatenate(labels))

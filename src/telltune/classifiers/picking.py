@@ -11,7 +11,7 @@ import numpy as np
 from telltune.classifiers.features import prompt_text
 from telltune.data.checks import question
 from telltune.data.prompts import read_prompts
-from telltune.errors import DataError
+from telltune.errors import DataError, check_count
 from telltune.valuation.embeddings import EMBEDDED, embed
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def pick(
 
     Raises:
         DataError: A file cannot be read, or there are fewer inputs than `number`.
+        RecipeError: `number` is no whole number from 1, or `seed` none from 0.
         ModelError: The encoder cannot be loaded.
 
     Examples:
@@ -71,6 +72,8 @@ def pick(
         >>> len(picked.rows)
         8
     """
+    check_count("number", number)
+    check_count("seed", seed, least=0)
     known = [] if labeled is None else read_prompts(Path(labeled), columns=columns)
     seen = {question(example) for _, example in known}
     rows: list[dict[str, Any]] = []

@@ -136,14 +136,14 @@ def pick(
         Path | None, typer.Option(help="File of examples that are labeled already.")
     ] = None,
     columns: ColumnNames = None,
-    seed: Annotated[int, typer.Option(help="Seed of the subsample of large files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the subsample of large files.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Pick the inputs that are most worth labeling, with a sentence encoder and no label."""
     from telltune.data.writing import check_writable, write_rows
     from telltune.recipe import columns_from_text
 
-    check_writable(out)
+    check_writable(out, [inputs, *([labeled] if labeled else [])])
     named = None if columns is None else columns_from_text(columns, completion="completion")
     from telltune.classifiers.picking import pick as picked_inputs
     from telltune.training.progress import phase

@@ -153,7 +153,7 @@ def fit(
         for got in done.record.get("levers", []):
             typer.echo(f"{got['lever']}: {yield_text(got)}. {' '.join(got['notes'])}")
         if told := done.record.get("classifier"):
-            alone = "" if "answers" in told else " It adds nothing: the adapter is used alone."
+            alone = "" if "answers" in told else " It adds nothing: the adapter chooses alone."
             typer.echo(f"product_of_experts: {' '.join(told['notes'])}{alone}")
         if is_baseline(done.record):
             if chosen := done.record["baseline"].get("notes"):
@@ -293,8 +293,9 @@ def predict(
     from telltune.data.fields import listed
     from telltune.data.prompts import prompts_of, read_prompts, table_of_lines
     from telltune.data.report import ReadReport
+    from telltune.data.task import data_files
     from telltune.data.writing import check_writable, rows_as_bytes, write_rows
-    from telltune.fitting.adapter_folder import read_tell
+    from telltune.fitting.adapter_folder import read_tell, run_files
 
     piped, report = "-" in (prompt, str(file)), ReadReport()
     if prompt is not None and not piped:
@@ -311,9 +312,12 @@ def predict(
         return
     if str(out) == "-":
         out = None
+    record = read_tell(adapter)
+    recipe = recipe_from_dict(record["recipe"])
     if out is not None:
-        check_writable(out)
-    trained_on = recipe_from_dict(read_tell(adapter)["recipe"]).task.train or ()
+        read = [*([file] if file else []), *data_files(recipe), *run_files(adapter, record)]
+        check_writable(out, read)
+    trained_on = recipe.task.train or ()
     if piped:
         key = "prompt" if named is None else named.prompt
         table = table_of_lines(sys.stdin.buffer, "standard input", key)

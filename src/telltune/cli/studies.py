@@ -32,8 +32,8 @@ def compare(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Methods, separated by commas; by default base, the fast baselines that suit the "
-            "task, sft, sft_anchor and tell, and where they can run, tell_product and "
+            help="Methods, separated by commas; by default those that the recipe can run of base, "
+            "the fast baselines that suit the task, sft, sft_anchor, tell, tell_product and "
             "tell_pseudo_label."
         ),
     ] = None,
@@ -204,9 +204,11 @@ def recommend(
 
     Called again on the same folder, it resumes where it stopped. Test items are not read.
     """
+    from telltune.data.writing import check_unread
     from telltune.recipe import load_recipe, recipe_from_dict
 
     if Path(task).suffix in (".yaml", ".yml"):
+        check_unread(out / "recipe.yaml", [Path(task)])
         loaded = load_recipe(task, overrides)
     else:
         from telltune.data.embedded import embedded_task

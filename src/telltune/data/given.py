@@ -18,9 +18,12 @@ from telltune.data.parquet import as_spelled, table_rows
 from telltune.data.parsed_row import Fault, ParsedRow, StopReadingError
 from telltune.data.writing import json_line
 from telltune.errors import DataError, shown
+from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.storage import cache_folder, write_text
 
 _FOLDER = "given_in_python"
+_DATA = ("train", "dev", "test", "unlabeled")
+"""Recipe keys in `task` that name data."""
 _INDEX = re.compile(r"__index_level_\d+__")
 """Column that pandas adds for an index without a name."""
 _TAKEN = (
@@ -31,7 +34,7 @@ _TAKEN = (
 
 @runtime_checkable
 class Frame(Protocol):
-    """Frame or column with the Arrow protocol, such as those of pandas and Polars."""
+    """Frame with the Arrow protocol, such as those of pandas and Polars."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the contents as an Arrow stream."""
@@ -106,6 +109,11 @@ def is_conversation(data: object) -> bool:
     )
 
 
+def is_column(data: object) -> bool:
+    """Return whether this is an array with one axis, or a column of a frame."""
+    return len(getattr(data, "shape", ())) == 1
+
+
 def is_by_split(data: object) -> bool:
     """Return whether this is a dictionary whose keys are names of splits, such as "train"."""
     if not isinstance(data, Mapping) or not data:
@@ -148,10 +156,10 @@ def rows_of(data: Rows) -> GivenRows:
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         several = [data] if is_conversation(data) else data
         found = GivenRows("list", [_row(n, row) for n, row in enumerate(several, start=1)])
-    elif isinstance(data, Frame):
+    elif isinstance(data, Frame) and not is_column(data):
         found = GivenRows("frame", _of_arrow(data, "frame"))
     elif type(data).__module__.startswith("datasets.") and not isinstance(data, Mapping):
-        found = GivenRows("dataset", _of_dataset(data))
+        found = GivenRows("dataset", _of_dataset(data))  # type: ignore[arg-type]
     else:
         raise DataError(f"data of type {type(data).__name__} cannot be read: give {_TAKEN}.")
     if not found.rows:
@@ -224,3 +232,31 @@ def _of_arrow(data: Frame, name: str) -> list[dict[str, object]]:
     except StopReadingError as stop:
         raise DataError(f"{name}:{stop.fault.line}: {stop.fault.reason}.") from stop
     return rows
+
+
+def given_recipe(recipe: AnyRecipe) -> Recipe:
+    """Return a recipe from a file, a recipe, or a dictionary, also one with rows as data.
+
+    Raises:
+        DataError: The rows cannot be read; see `rows_of`.
+        RecipeError: The recipe is invalid.
+    """
+    return as_recipe(with_paths(recipe) if isinstance(recipe, Mapping) else recipe)
+
+
+def with_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's keys with the path of a file in place of rows that are given in Python."""
+    values = {key: _path(value) if key == "general" else value for key, value in values.items()}
+    if isinstance(values.get("task"), Mapping):
+        task = values["task"].items()
+        values["task"] = {key: _path(value) if key in _DATA else value for key, value in task}
+    return values
+
+
+def _path(value: Any) -> Any:
+    """Return the path of rows, and paths and settings of data sets as they are."""
+    if isinstance(value, list):
+        are_rows = any(not isinstance(one, str) and "path" not in one for one in value)
+        return rows_of(value).path() if value and are_rows else value
+    is_data = isinstance(value, Frame) or type(value).__module__.startswith("datasets.")
+    return rows_of(value).path() if is_data else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from telltune.data.checks import question
 from telltune.data.embedded import embedded_task
 from telltune.data.embedded.stable import stable_number
 from telltune.data.examples import Example, Message, Problem
+from telltune.data.files import files_of
 from telltune.data.general import EMBEDDED, GeneralData, scan_general
 from telltune.data.loaders import read_examples, stream_examples
 from telltune.data.permutation import Permutation
@@ -26,6 +28,7 @@ from telltune.recipe import DataSpec, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -45,6 +48,7 @@ class TaskData:
         answer_after: Text before the answer in completions that start with reasoning, or "".
         unlabeled: Unlabeled inputs with empty completions, without duplicates and without inputs
             of dev or test data. Labeled inputs may be included, see `unlabeled_beside`.
+        given_unlabeled: Number of unlabeled inputs in the recipe, with those that are left out.
         labels: All labels that an answer can be, with a few words about each; empty if the recipe
             does not list them.
     """
@@ -58,6 +62,7 @@ class TaskData:
     warnings: tuple[str, ...] = ()
     answer_after: str = ""
     unlabeled: tuple[Example, ...] = ()
+    given_unlabeled: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,12 +89,19 @@ def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Exampl
     return tuple(example for example in task.unlabeled if question(example) not in known)
 
 
-def check_unlabeled(inputs: Sequence[Example], what: str) -> None:
+def check_unlabeled(inputs: Sequence[Example], what: str, given: int = 0) -> None:
     """Check that there are unlabeled inputs for what needs them, such as "method `encoder_em`".
+
+    `given` is their number in the recipe, before those that other data contain were left out.
 
     Raises:
         RecipeError: There are no unlabeled inputs.
     """
+    if not inputs and given:
+        raise RecipeError(
+            f"{what} needs unlabeled inputs, but all {given:,} of `task.unlabeled` are left out, "
+            "because labeled, dev or test data contain them; add others."
+        )
     if not inputs:
         raise RecipeError(
             f"{what} needs unlabeled inputs; add them to the recipe "
@@ -122,7 +134,7 @@ def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
     spec = recipe.task
     has_dev = any(given is not None for given in (spec.embedded, spec.dev, spec.dev_share))
     dev = tuple(load_split(recipe, "dev", read_dev)) if has_dev else ()
-    unlabeled, left_out = _load_unlabeled(recipe, ordered, dev)
+    unlabeled, given, left_out = _load_unlabeled(recipe, ordered, dev)
     return TaskData(
         name=recipe.task.embedded or (ordered[0].source if ordered else "labels"),
         train=tuple(ordered[: recipe.task.max_examples]),
@@ -136,21 +148,22 @@ def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
             *left_out,
         ),
         unlabeled=unlabeled,
+        given_unlabeled=given,
         labels=spec.labels or {},
     )
 
 
 def _load_unlabeled(
     recipe: Recipe, train: Sequence[Example], dev: Sequence[Example]
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    """Return the unlabeled inputs, and sentences about inputs that are not read or left out.
+) -> tuple[tuple[Example, ...], int, tuple[str, ...]]:
+    """Return the unlabeled inputs, how many were given, and sentences about those left out.
 
     Raises:
         DataError: See `read_examples`.
     """
     spec, report = recipe.task, ReadReport()
     if spec.unlabeled is None:
-        return (), ()
+        return (), 0, ()
     reader = partial(scan_unlabeled, report=report, trained_on=spec.train or ())
     named = [one for one in spec.unlabeled if one.path != REST]
     found = list(stream_examples(named, reader)) if named else []
@@ -171,7 +184,7 @@ def _load_unlabeled(
             f"task.unlabeled: {shared:,} of {len(by_question):,} left out because dev or test "
             "data contain them."
         )
-    return kept, tuple(warnings)
+    return kept, len(found), tuple(warnings)
 
 
 def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -> list[Example]:
@@ -313,6 +326,15 @@ def named_data(recipe: Recipe) -> list[tuple[DataSpec, Split]]:
     beside = (*(task.unlabeled or ()), *(general.sources if general else ()))
     named += [(spec, "train") for spec in beside]
     return [(spec, split) for spec, split in named if spec.path not in (EMBEDDED, REST)]
+
+
+def data_files(recipe: Recipe) -> list[Path]:
+    """Return the files of all data sets of a recipe that are found on this machine."""
+    found: list[Path] = []
+    for spec, split in named_data(recipe):
+        with suppress(DataError):
+            found += files_of(spec, split) or []
+    return found
 
 
 def count_within_budget(lengths: NDArray[np.int64], max_tokens: int | None) -> int:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,37 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file name with an unsupported suffix, before the rows are computed.
+def check_writable(path: Path, read: Iterable[Path] = ()) -> None:
+    """Refuse an output file that cannot be written or is read, before the rows are computed.
+
+    Args:
+        path: Output file.
+        read: Files that the command reads; they need not exist.
 
     Raises:
-        StorageError: Rows cannot be written in the format of the suffix.
+        StorageError: Rows cannot be written in the format of the suffix, or see `check_unread`.
     """
     if path.suffix.lower() not in _FORMATS:
         raise StorageError(
             f"{path}: rows cannot be written in this format; use a file name that ends in one of "
             f"{', '.join(_FORMATS)}."
         )
+    check_unread(path, read)
+
+
+def check_unread(path: Path, read: Iterable[Path]) -> None:
+    """Refuse an output file that is one of the files that are read, by any name or link.
+
+    Raises:
+        StorageError: The file would be replaced.
+    """
+    for other in read:
+        with suppress(OSError):  # One of them does not exist, or cannot be looked at.
+            if path.samefile(other):
+                raise StorageError(
+                    f"{path} is read by this command and would be replaced; choose another output "
+                    "file."
+                )
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

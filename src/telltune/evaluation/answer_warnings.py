@@ -42,10 +42,11 @@ def warnings_before_training(
     tokenizer: KnownTokenizer,
 ) -> tuple[str, ...]:
     """Return warnings about this run's scores that follow from the data alone."""
-    levers = run_plan.recipe.pseudo_label or run_plan.recipe.product_of_experts
+    product = run_plan.recipe.product_of_experts
+    levers = run_plan.recipe.pseudo_label or product
     known = list(recipe.task.labels or ()) if levers else []
     found = data_warnings(answers, run_plan.counts.task_examples, known)
-    if answers.test and recipe.evaluation.answers == "generate":
+    if answers.test and recipe.evaluation.answers == "generate" and product is None:
         items = answers.test[: recipe.evaluation.max_items]
         try:
             lengths = EncodingCache(tokenizer, run_plan.anchor).encode(items).response_lengths

@@ -65,11 +65,8 @@ def lost_answers(record: dict[str, Any]) -> list[str]:
             "telltune combines the adapter with a small classifier, which the export lacks; it "
             "answers as the adapter alone."
         )
-    elif record["recipe"]["evaluation"]["answers"] == "likelihood":
-        found.append(
-            "telltune picks the most likely label (`evaluation.answers: likelihood`); other "
-            "programs generate text."
-        )
+    elif classifier or record["recipe"]["evaluation"]["answers"] == "likelihood":
+        found.append("telltune picks the most likely label; other programs generate text.")
     quantization = record["recipe"]["model"]["quantization"]
     if quantization:
         found.append(

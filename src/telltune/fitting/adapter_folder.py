@@ -22,8 +22,8 @@ from telltune.data.examples import Example, Message
 from telltune.data.fingerprint import file_hash
 from telltune.errors import ModelError
 from telltune.fitting.group_predictor import GroupPredictor
-from telltune.fitting.model_card import CARD, is_whole_model, model_card
-from telltune.fitting.predictor import Cost, Predictor
+from telltune.fitting.model_card import CARD, SCORES, is_whole_model, model_card
+from telltune.fitting.predictor import Cost, Predictor, choosing
 from telltune.models import (
     ADAPTER_CONFIG,
     base_weights,
@@ -69,6 +69,8 @@ CLASSIFIER = "classifier.safetensors"
 """File with the classifier that is combined with the adapter, if there is one."""
 MODELFILE = "Modelfile"
 """File with which Ollama reads a whole model; `tell export --ollama` adds it."""
+ESTIMATOR = "estimator.json"
+"""File of `TellClassifier.save` with the parameters and classes of the classifier."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
@@ -226,17 +228,26 @@ def versions() -> dict[str, str]:
     return own | {package: version_of(package) for package in _PACKAGES}
 
 
+# Types of keys in tell.json that are read without further checks.
+_KINDS: dict[str, type] = {"labels": list} | dict.fromkeys(
+    ("recipe", "counts", "files", "base", "baseline", "data", "versions"), dict
+)
+
+
 def read_tell(folder: Path) -> dict[str, Any]:
     """Return the contents of tell.json in an adapter or baseline folder.
 
     Raises:
-        ModelError: The file is missing or cannot be read.
+        ModelError: The file is missing, damaged, or cannot be read.
     """
     path = folder / TELL_JSON
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or "recipe" not in record:
+        if not isinstance(record, dict) or not record.get("recipe"):
             raise ValueError("it contains no recipe")
+        for key, kind in _KINDS.items():
+            if not isinstance(record.get(key, kind()), kind):
+                raise ValueError(f"`{key}` is damaged; restore the file, or fit again")
     except FileNotFoundError:
         raise ModelError(
             f"{path} is missing: the folder is not a finished output of `tell fit`; run `tell fit` "
@@ -286,6 +297,8 @@ def load_predictor(
         model, tokenizer = load_adapter(base, folder)
     evaluation = evaluation or EvaluationSpec.model_validate(recipe["evaluation"])
     told = record.get("classifier") or {}
+    if told:
+        evaluation = choosing(evaluation)
     kind: Callable[..., Predictor] = Predictor
     if groups := record.get("over_prompt"):
         kind = partial(GroupPredictor, spec=OverPromptSpec.model_validate(groups))
@@ -313,6 +326,11 @@ def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> Mod
     template = spec.chat_template and str(folder / CHAT_TEMPLATE)
     spec = spec.model_copy(update={"chat_template": template})
     return spec if trust_model else without_rights(spec)
+
+
+def run_files(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """Return the files of a folder of `tell fit`, without those that users may add."""
+    return [folder / name for name in (TELL_JSON, CARD, SCORES, LOG, *record.get("files", ()))]
 
 
 def refuse_damaged(folder: Path, files: dict[str, str]) -> None:

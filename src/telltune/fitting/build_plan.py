@@ -64,7 +64,7 @@ def build_run_plan(
     check_needs(method, anchored=anchor is not None, general=general is not None)
     for lever in levers_of(recipe):
         if lever.needs_unlabeled:
-            check_unlabeled(task.unlabeled, f"`{lever.name}`")
+            check_unlabeled(task.unlabeled, f"`{lever.name}`", task.given_unlabeled)
     if method.grouped:
         _refuse_single(recipe, method.name)
     if not recipe.training.full_parameters:

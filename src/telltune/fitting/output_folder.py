@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from telltune.data.task import data_files
 from telltune.errors import StorageError, TellError
 from telltune.fitting.adapter_folder import TELL_JSON
 from telltune.recipe import Recipe, read_yaml, recipe_from_dict
@@ -120,6 +121,12 @@ def check_resumable(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     if not found.startswith(_MARK):
         check_new(out)
     if overwrite:
+        for file in data_files(recipe):
+            if file.resolve().is_relative_to(out.resolve()):
+                raise StorageError(
+                    f"{file} is read by this command and would be removed by --overwrite; choose "
+                    "another --out."
+                )
         return  # `record_recipe` empties the folder once the new run can start.
     if (out / TELL_JSON).exists():
         raise StorageError(

@@ -11,7 +11,7 @@ import numpy as np
 from telltune.classifiers.choice import TEXT_KINDS, Choice, choose_classifier
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
-from telltune.data.task import TaskData, unlabeled_beside
+from telltune.data.task import TaskData, check_unlabeled, unlabeled_beside
 from telltune.errors import RecipeError
 from telltune.fitting.build_plan import build_run_plan, longest_example
 from telltune.fitting.general_choice import ChosenData, choose_general, first_drawn
@@ -185,6 +185,7 @@ class PreTraining:
         inputs: tuple[Example, ...] = ()
         if lever.needs_unlabeled:
             self._find_unlabeled(self.labeled)
+            check_unlabeled(self.unlabeled, f"`{lever.name}`", self.task.given_unlabeled)
             inputs = self._fitting(self.labeled)
         task = replace(self.task, train=self.labeled, unlabeled=inputs)
         progress = self.settings.progress

@@ -380,6 +380,34 @@ class BaselinePredictor(Predictor):
         return self.classifier.scorer.answers, scores
 
 
+def class_likelihoods(
+    scores: NDArray[np.floating[Any]], columns: Sequence[Sequence[int] | NDArray[np.intp]]
+) -> NDArray[np.float64]:
+    """Return the likelihood of each class, (examples, classes).
+
+    The score of a class is the highest among its answers, so that the likeliest class is that of
+    the answer of `predict`. A class without answers has a likelihood of 0.
+
+    Args:
+        scores: Scores of `Predictor.label_scores`, (examples, answers).
+        columns: For each class, the columns of its answers; a k-NN baseline has one per training
+            example.
+    """
+    import numpy as np
+    from scipy.special import softmax
+
+    best = [scores[:, list(of)].max(axis=1, initial=-np.inf) for of in columns]
+    return np.asarray(softmax(np.stack(best, axis=1).astype(np.float64), axis=1))
+
+
+def choosing(evaluation: EvaluationSpec) -> EvaluationSpec:
+    """Return settings with which a product of experts chooses a label, whatever was set.
+
+    If its classifier was left out, the adapter chooses alone.
+    """
+    return evaluation.model_copy(update={"answers": "likelihood"})
+
+
 def check_labels(
     evaluation: EvaluationSpec, labels: Sequence[str], answers: Sequence[str] = ()
 ) -> None:

@@ -13,7 +13,7 @@ from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
 from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.pre_training import PreTraining
-from telltune.fitting.predictor import Cost, Predictor, check_labels
+from telltune.fitting.predictor import Cost, Predictor, check_labels, choosing
 from telltune.fitting.protocol import AdapterMethod, Settings
 from telltune.inference.labels import labels_of
 from telltune.inference.scoring import response_nll
@@ -58,6 +58,7 @@ class TrainedMethod(AdapterMethod):
         budget = answer_budget(lengths, recipe)
         labels = labels_of(task, answered)
         check_labels(recipe.evaluation, labels)
+        evaluation = recipe.evaluation if ground.choice is None else choosing(recipe.evaluation)
 
         kind: Callable[..., Predictor] = Predictor
         if self.grouped:
@@ -69,7 +70,7 @@ class TrainedMethod(AdapterMethod):
                 tokenizer=tokenizer,
                 anchor=run_plan.anchor,
                 max_new_tokens=budget,
-                evaluation=recipe.evaluation,
+                evaluation=evaluation,
                 labels=labels,
                 classifier=ground.choice and ground.choice.calibrated,
                 shots=task.shots,

@@ -274,8 +274,8 @@ def need_labels(
 ) -> None:
     """Raise an error if there are no labels to choose from.
 
-    The message names `what` needs them, advises what to do `instead`, in the imperative, and says
-    why the training `answers` are not a closed set.
+    The message names `what` needs them, and says why the training `answers` are not a closed set.
+    It advises to list the labels, or what to do `instead`, in the imperative.
 
     Raises:
         RecipeError: There are no labels.
@@ -284,7 +284,8 @@ def need_labels(
         reason = why_no_labels(answers) if answers else ""
         raise RecipeError(
             f"{what} chooses among labels, but the answers of the training data are not a closed "
-            f"set of labels{f': {reason}' if reason else ''}; {instead}."
+            f"set of labels{f': {reason}' if reason else ''}; {instead}, or list all labels in "
+            "`task.labels`."
         )
 
 

@@ -84,11 +84,11 @@ class Baseline(Method):
             raise RecipeError(f"method `{self.name}` needs labeled examples; set `task.train`.")
         if self.head != "nearest":
             answers = [example.completion for example in labeled]
-            need_labels(labels, f"method `{self.name}`", "remove it, or use `knn`", answers)
+            need_labels(labels, f"method `{self.name}`", "remove it, use `knn`", answers)
         unlabeled: tuple[Example, ...] = ()
         if self.head == "em":
             unlabeled = unlabeled_beside(task, labeled)
-            check_unlabeled(unlabeled, f"method `{self.name}`")
+            check_unlabeled(unlabeled, f"method `{self.name}`", task.given_unlabeled)
         cost = Cost(
             task_examples=used,
             task_tokens=int(lengths[:used].sum()),
@@ -171,7 +171,7 @@ def suitable_baselines(task: TaskData, metrics: Sequence[str]) -> list[str]:
         return []
     if not labels_of(task, task.train):
         quick = ["knn"]
-    elif task.unlabeled:
+    elif unlabeled_beside(task, task.train):
         em = ["encoder_em", "combined_em", "chosen_em"]
         quick = ["tfidf_linear", "tfidf_em", "encoder_centroid", *em]
     else:

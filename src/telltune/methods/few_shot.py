@@ -64,7 +64,7 @@ class FewShot(Method):
         labels = labels_of(task, examples)
         if self.calibrates:
             answers = [example.completion for example in examples]
-            need_labels(labels, f"method `{self.name}`", "remove it, or use `few_shot`", answers)
+            need_labels(labels, f"method `{self.name}`", "remove it, use `few_shot`", answers)
         return labels
 
     def run(

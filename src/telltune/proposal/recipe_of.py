@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telltune.data.given import AnyData, Frame, files_of_data, is_by_split, named, rows_of
+from telltune.data.given import (
+    AnyData,
+    Frame,
+    files_of_data,
+    given_recipe,
+    is_by_split,
+    named,
+    with_paths,
+)
 from telltune.errors import RecipeError
 from telltune.recipe import (
     AnyRecipe,
@@ -19,8 +27,6 @@ from telltune.recipe import (
 
 if TYPE_CHECKING:
     from telltune.data.files import Split
-
-_DATA = ("train", "dev", "test", "unlabeled")
 
 
 def is_recipe(given: AnyRecipe | AnyData) -> bool:
@@ -53,9 +59,7 @@ def recipe_of(
         raise RecipeError("`columns` is for data; a recipe names the columns of its own data.")
     if isinstance(given, str | Path):
         return load_recipe(given, overrides), ""
-    if isinstance(given, Recipe):
-        return given, ""
-    return recipe_from_dict(_with_paths(dict(given))), ""  # type: ignore[arg-type]
+    return given_recipe(given), ""  # type: ignore[arg-type]
 
 
 def recipe_for(
@@ -111,7 +115,7 @@ def _guessed(
     if found.telling_labels:
         task["labels"] = found.telling_labels
     guesses = {"task": task, "general": "embedded", "anchor": found.anchor}
-    values = _with_paths(guesses | dict(keys))
+    values = with_paths(guesses | dict(keys))
     if isinstance(keys.get("task"), Mapping):
         values["task"] = task | values["task"]
     recipe = recipe_from_dict(values, name=shown, overrides=overrides)
@@ -127,21 +131,3 @@ def shown_files(files: list[str] | dict[Split, list[str]]) -> str:
     """Return the names of files for messages."""
     every = [path for of in files.values() for path in of] if isinstance(files, dict) else files
     return ", ".join(named(Path(path)) for path in every)
-
-
-def _with_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's keys with the path of a file in place of rows that are given in Python."""
-    values = {key: _path(value) if key == "general" else value for key, value in values.items()}
-    if isinstance(values.get("task"), Mapping):
-        task = values["task"].items()
-        values["task"] = {key: _path(value) if key in _DATA else value for key, value in task}
-    return values
-
-
-def _path(value: Any) -> Any:
-    """Return the path of rows, and paths and settings of data sets as they are."""
-    if isinstance(value, list):
-        are_rows = any(not isinstance(one, str) and "path" not in one for one in value)
-        return rows_of(value).path() if value and are_rows else value
-    is_data = isinstance(value, Frame) or type(value).__module__.startswith("datasets.")
-    return rows_of(value).path() if is_data else value

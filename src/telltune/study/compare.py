@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telltune.data.task import load_task
+from telltune.data.given import given_recipe
+from telltune.data.task import load_task, unlabeled_beside
 from telltune.errors import DataError, RecipeError, StorageError, TellError
 from telltune.evaluation.metrics import get_metric
 from telltune.evaluation.score import PERPLEXITY
+from telltune.fitting.build_plan import check_needs
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
 from telltune.study.planning import plan_cell, side_by_side
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from telltune.evaluation.registry import Scored
+    from telltune.recipe import AnyRecipe, Recipe
 
 _FORGETTING = ForgettingSpec(examples=32, prompts=16)
 _SUMMARY = "summary.json"
@@ -156,17 +158,32 @@ def default_methods(recipe: Recipe) -> list[str]:
 
     These are the base, the baselines that suit the task's answers and run on this machine, SFT
     without and with the anchor, and TELL. If the answers are labels, TELL combined with a
-    classifier is added. If there are unlabeled inputs, TELL with pseudo-labels is added.
+    classifier is added. If there are unlabeled inputs, TELL with pseudo-labels is added. What needs
+    an anchor or general data that the recipe lacks is left out and logged; SFT then takes the place
+    of TELL in the last two.
 
     Raises:
         DataError: The task data cannot be loaded; see `load_task`.
     """
     task = load_task(recipe)
     quick = suitable_baselines(task, recipe.evaluation.metrics or ())
-    levers = ["tell_pseudo_label"] if task.unlabeled else []
+    trained = []
+    for name in ("sft", "sft_anchor", "tell"):
+        try:
+            check_needs(
+                get_method(name),
+                anchored=task.anchor is not None,
+                general=recipe.general is not None,
+            )
+        except RecipeError as error:
+            logging.getLogger(__name__).warning("Left out: %s", error)
+        else:
+            trained.append(name)
+    best = "tell" if "tell" in trained else "sft"
+    levers = [f"{best}_pseudo_label"] if unlabeled_beside(task, task.train) else []
     if "tfidf_linear" in quick:  # the answers are labels
-        levers.insert(0, "tell_product")
-    return ["base", *quick, "sft", "sft_anchor", "tell", *levers]
+        levers.insert(0, f"{best}_product")
+    return ["base", *quick, *trained, *levers]
 
 
 def compare(
@@ -207,7 +224,7 @@ def compare(
         >>> [row.method for row in rows]
         ['base']
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    recipe, out = given_recipe(recipe), Path(out)
     names = default_methods(recipe) if methods is None else methods
     cells = [cell_of(recipe.model_copy(update={"method": name})) for name in dict.fromkeys(names)]
     if not cells:

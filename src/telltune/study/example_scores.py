@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.data.given import given_recipe
 from telltune.data.task import load_task
 from telltune.data.writing import write_rows
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
 from telltune.models import load_base
-from telltune.recipe import AnyRecipe, SelectionSpec, as_recipe
+from telltune.recipe import AnyRecipe, SelectionSpec
 from telltune.storage import write_json
 from telltune.training.progress import phase
 from telltune.valuation.scores import Scores, score
@@ -78,7 +79,7 @@ def score_examples(
         'pvi'
     """
     began = time.perf_counter()
-    recipe, out = as_recipe(recipe), Path(out)
+    recipe, out = given_recipe(recipe), Path(out)
     spec = recipe.selection or SelectionSpec()
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from telltune.data.task import TaskData, load_task
+from telltune.data.given import given_recipe
+from telltune.data.task import TaskData, load_task, unlabeled_beside
+from telltune.data.writing import check_unread
 from telltune.errors import DataError, RecipeError
 from telltune.evaluation.headline import task_answers
 from telltune.evaluation.score import PERPLEXITY
@@ -154,7 +156,10 @@ def recommend(
         >>> found = telltune.recommend("recipes/demo.yaml", "runs/search", minutes=30)
         >>> fitted = telltune.fit("runs/search/recipe.yaml", "runs/recommended")
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    out = Path(out)
+    if isinstance(recipe, str | Path):
+        check_unread(out / RECOMMENDED, [Path(recipe)])
+    recipe = given_recipe(recipe)
     given = recipe.task
     lends = not (given.embedded or given.dev or given.dev_share)
     if lends:
@@ -204,7 +209,7 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
     best = "tell" if uses_general and anchored else "sft"
     if uses_general and not (anchored and labels):
         found.insert(0, "tell" if anchored else "mix")
-    if task.unlabeled:
+    if unlabeled_beside(task, task.train):
         found.insert(0, best + _PSEUDO_LABEL)
     if labels:
         found.insert(0, f"{best}_product")

@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from telltune.data.given import given_recipe
 from telltune.data.task import load_task
 from telltune.data.writing import write_rows
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.fitting.selection import examples_in_budget
 from telltune.levers.registry import synthesis_lever
 from telltune.models import load_base
-from telltune.recipe import AnyRecipe, as_recipe
 from telltune.storage import write_json
 from telltune.training.progress import phase
 
 if TYPE_CHECKING:
     from telltune.levers.protocol import Yield
+    from telltune.recipe import AnyRecipe
 
 SYNTHETIC = "synthetic.jsonl"
 _YIELD = "yield.json"
@@ -46,7 +47,7 @@ def write_synthetic(
         >>> made = telltune.write_synthetic("recipes/demo.yaml", out="runs/made")
         >>> print(len(made.examples))
     """
-    recipe, out = as_recipe(recipe), Path(out)
+    recipe, out = given_recipe(recipe), Path(out)
     lever = synthesis_lever(recipe)
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)

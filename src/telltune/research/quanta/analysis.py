@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
+from telltune.data.given import given_recipe
 from telltune.data.task import TaskData, load_general, load_task
-from telltune.errors import DataError, RecipeError, StorageError
+from telltune.errors import DataError, RecipeError, StorageError, check_count
 from telltune.fitting.build_plan import build_run_plan
 from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import (
@@ -33,7 +34,6 @@ from telltune.fitting.output_folder import (
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
 from telltune.models import LoadedModel, context_length, load_base_of
-from telltune.recipe import AnyRecipe, Recipe, as_recipe
 from telltune.research.quanta.clusters import cluster_gradients
 from telltune.research.quanta.losses import LossCurves, LossRecorder
 from telltune.research.quanta.report import QuantaReport, judge
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.fitting.run_plan import RunPlan
+    from telltune.recipe import AnyRecipe, Recipe
 
 DEFAULT_METHODS = (
     *("sft_anchor", "tell", "tell_stratified"),
@@ -97,9 +98,11 @@ def quanta(
         DataError: The reference learned too few held-out tokens for the clusters.
         StorageError: The folder holds other files or another run.
     """
-    recipe, out = as_recipe(recipe), Path(out)
-    if min(items, clusters - 1, moments) < 1:
-        raise RecipeError("quanta need at least one item, two clusters and one moment.")
+    recipe, out = given_recipe(recipe), Path(out)
+    check_count("reference_tokens", reference_tokens)
+    check_count("items", items)
+    check_count("clusters", clusters, least=2)
+    check_count("moments", moments)
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
         jobs = _jobs(recipe, methods, reference_tokens)

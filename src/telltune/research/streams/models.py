@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from telltune.data.examples import Example
 from telltune.errors import ModelError, RecipeError
 from telltune.fitting.adapter_folder import read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
-from telltune.fitting.predictor import BaselinePredictor
+from telltune.fitting.predictor import BaselinePredictor, class_likelihoods
 from telltune.hub import check_reachable, silence
 from telltune.inference.labels import label_key
 from telltune.models import context_length
@@ -129,7 +128,6 @@ class FittedLevel:
         if isinstance(predictor, BaselinePredictor):
             answers = predictor.classifier.scorer.answers
         keys = np.array([label_key(answer) for answer in answers])
-        # For each label, the score columns of its answers; a k-NN baseline has one per example.
         self._columns = [np.flatnonzero(keys == label_key(label)) for label in labels]
         if not any(map(len, self._columns)):
             raise RecipeError(
@@ -142,14 +140,13 @@ class FittedLevel:
 
         All labels are as likely for a text that is longer than the model's context.
         """
-        best = np.zeros((len(texts), len(self._columns)))
+        likely = np.full((len(texts), len(self._columns)), 1 / len(self._columns))
         examples = [Example(text, "") for text in texts]
         fit = self._that_fit(examples)
         if fit:
             _, scores = self._predictor.label_scores([examples[i] for i in fit])
-            for label, columns in enumerate(self._columns):
-                best[fit, label] = scores[:, columns].max(axis=1, initial=-np.inf)
-        return np.asarray(softmax(best, axis=1))
+            likely[fit] = class_likelihoods(scores, self._columns)
+        return likely
 
     def _that_fit(self, examples: Sequence[Example]) -> list[int]:
         """Return the numbers of the examples that are not longer than the model's context."""
