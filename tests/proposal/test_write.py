@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 import sys
 from functools import partial
 from string import ascii_lowercase
@@ -207,13 +208,26 @@ def test_labels_whose_names_say_something_are_listed(
 
 
 def test_long_examples_get_the_length_that_they_need(
+    tmp_path: Path, write_recipe: Callable[..., Proposal], tiny_model: Path
+) -> None:
+    rows = tickets(24)
+    rows[3]["text"] = " ".join(f"word{n}" for n in range(600))
+    reader = shutil.copytree(tiny_model, tmp_path / "reader")
+    config = json.loads((reader / "config.json").read_text())
+    (reader / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path, model=str(reader))
+    assert load_recipe(done.recipe).training.max_length in (4096, 8192)
+    assert done.warnings == ()
+
+
+def test_no_length_beyond_the_models_context_is_proposed(
     tmp_path: Path, write_recipe: Callable[..., Proposal]
 ) -> None:
     rows = tickets(24)
     rows[3]["text"] = " ".join(f"word{n}" for n in range(600))
     done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path)
-    assert load_recipe(done.recipe).training.max_length in (4096, 8192)
-    assert done.warnings == ()
+    assert "max_length" not in done.recipe.read_text()
+    assert any("exceed the model's context of 512" in warning for warning in done.warnings)
 
 
 def test_nothing_is_replaced(tmp_path: Path, write_recipe: Callable[..., Proposal]) -> None:

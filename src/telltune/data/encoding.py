@@ -47,6 +47,7 @@ class Encoder:
     Args:
         tokenizer: Tokenizer, whose chat template is used unchanged, anchored or not.
         max_length: Maximum length of an example in tokens, or None for no limit.
+        context: Longest sequence that the model can read, in tokens, or None for no limit.
         too_long: `refuse` or `truncate` (the response loses its end and its end-of-turn token).
 
     Raises:
@@ -58,10 +59,12 @@ class Encoder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int | None = None,
+        context: int | None = None,
         too_long: Literal["refuse", "truncate"] = "refuse",
     ) -> None:
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self._longest = min((n for n in (max_length, context) if n is not None), default=None)
+        self._context = context
         self.too_long = too_long
         self.truncated: list[str] = []
         """Origins of truncated examples, for the caller to report."""
@@ -101,7 +104,7 @@ class Encoder:
         """Encode examples, in order, into memory.
 
         Raises:
-            DataError: An example is longer than `max_length` and `too_long` is `refuse`; or its
+            DataError: An example is too long and `too_long` is `refuse`; or its
                 prompt leaves no room for a response; or the chat template refuses the example or
                 drops a part of it.
         """
@@ -124,7 +127,7 @@ class Encoder:
 
     def encode_parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
         """Encode in chunks. One chunk is tokenized while the next is read and rendered."""
-        refused = _Refused(self.max_length)
+        refused = _Refused(self._longest, self._context)
         seen = 0
         waiting: list[tuple[list[Example], Future[_Pairs]]] = []
         with ThreadPoolExecutor(1) as tokenizer:
@@ -198,7 +201,7 @@ class Encoder:
     ) -> EncodedSet:
         """Return the set of one chunk with limited lengths; its first example has index `start`."""
         for i, example in enumerate(examples):
-            limit, length = self.max_length, len(prompts[i]) + len(responses[i])
+            limit, length = self._longest, len(prompts[i]) + len(responses[i])
             if limit is None or length <= limit:
                 continue
             if self.too_long == "truncate" and len(prompts[i]) < limit:
@@ -295,8 +298,8 @@ class Encoder:
 class _Refused:
     """Counter of examples that are too long, with the locations of the first."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit, self._count = limit, 0
+    def __init__(self, limit: int | None, context: int | None) -> None:
+        self._limit, self._context, self._count = limit, context, 0
         self._named: list[str] = []
 
     def add(self, origin: str, length: int) -> None:
@@ -309,10 +312,12 @@ class _Refused:
         if not self._count:
             return
         more = f" and {self._count - _NAMED} more" if self._count > _NAMED else ""
+        limit, remedy = f"training.max_length = {self._limit}", "raise it, "
+        if self._limit == self._context:
+            limit, remedy = f"the model's context of {self._limit} tokens", ""
         raise DataError(
-            f"longer than training.max_length = {self._limit}: {', '.join(self._named)}{more}; "
-            "raise it (up to the model's context length), shorten the examples, or set "
-            "training.too_long: truncate (which cuts responses, never prompts)."
+            f"longer than {limit}: {', '.join(self._named)}{more}; {remedy}shorten the examples, "
+            "or set training.too_long: truncate (which cuts responses, never prompts)."
         )
 
 

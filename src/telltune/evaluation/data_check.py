@@ -19,7 +19,7 @@ from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
 from telltune.data.task import REST, load_general, named_data, unlisted
 from telltune.errors import DataError
-from telltune.models import load_tokenizer
+from telltune.models import context_length, load_config, load_tokenizer
 from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _checks(
         return check_examples
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer)
+    context = context_length(load_config(model))
 
     def found(groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
         # All examples are encoded in one batch, which is many times faster than one by one.
@@ -196,6 +197,7 @@ def _checks(
             control_tokens=control_tokens(tokenizer),
             count_tokens=lambda example: lengths[id(example)],
             max_length=max_length,
+            context=context,
             refusal=lambda example: refused.get(id(example)),
         )
 

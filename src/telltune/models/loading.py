@@ -306,13 +306,26 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
+_CONTEXT_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "max_seq_len",
+    "n_ctx",
+    "seq_length",
+    "model_max_length",
+)
+"""Names of the context length in configurations of transformers and of models with custom code."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a causal language model.
 
     Attributes:
         model_type: Name of the architecture in transformers.
-        context_length: Longest sequence that the model was made for, in tokens.
+        context_length: Longest sequence that the model was made for, in tokens; see the function.
         layers: Number of layers.
         hidden: Hidden size.
         mlp_width: Width of the hidden layer in each MLP.
@@ -359,10 +372,12 @@ def model_shape(config: Any) -> ModelShape:
     )
 
 
-def context_length(config: Any) -> int:
-    """Return the longest sequence that the model was made for, in tokens."""
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
-        length = getattr(config, name, None)
-        if isinstance(length, int):
-            return length
-    return 2048
+def context_length(config: Any, unnamed: int = sys.maxsize) -> int:
+    """Return the longest sequence that the model was made for, in tokens.
+
+    State-space models and some others have no limit. For these it is `unnamed`.
+    """
+    text = config.get_text_config()
+    # XLNet's -1 means that there is no limit.
+    lengths = (getattr(text, name, None) for name in _CONTEXT_NAMES)
+    return next((n for n in lengths if isinstance(n, int) and n > 0), unnamed)

@@ -17,6 +17,7 @@ from telltune.data.parsed_row import ParsedRow
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
+from telltune.models import context_length, load_config
 from telltune.proposal.recipe_of import as_columns, shown_files
 from telltune.proposal.split import LEAST_FOR_DEV, LEAST_FOR_TEST, split_rows
 from telltune.proposal.survey import Survey, survey
@@ -153,18 +154,20 @@ def _refuse_existing(files: Sequence[Path]) -> None:
 
 
 def _max_length(specs: dict[Split, list[DataSpec]], model: str, warnings: list[str]) -> int:
-    """Return the shortest `training.max_length` that no example exceeds.
+    """Return the shortest `training.max_length` that no example exceeds, or the model's context.
 
     Other rows that `tell check` would refuse are added to the warnings.
     """
+    spec = ModelSpec(name=model)
     for length in _LENGTHS:
         try:
-            findings = check_files(specs, model=ModelSpec(name=model), max_length=length)[1]
+            findings = check_files(specs, model=spec, max_length=length)[1]
+            context = context_length(load_config(spec))
         except TellError as error:  # The model is not installed, or cannot be reached.
             warnings.append(f"The lengths were not checked: {error}")
             return _LENGTHS[0]
         refused = [finding for finding in findings if finding.refused]
-        if not any(finding.kind == "over_long" for finding in refused):
+        if length >= context or not any(finding.kind == "over_long" for finding in refused):
             break
     if refused:
         warnings.append(f"`tell check` refuses {len(refused):,} rows, such as {refused[0]}.")
