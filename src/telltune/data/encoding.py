@@ -42,7 +42,7 @@ class Encoder:
 
     Text in data never becomes a control token. If an example contains the text of a control token,
     it is tokenized as plain text. Added tokens that the tokenizer does not mark as special, such as
-    a model's `<think>`, keep their own ids.
+    a model's `<think>`, keep their own ids, except for the one that ends the template's answers.
 
     Args:
         tokenizer: Tokenizer, whose chat template is used unchanged, anchored or not.
@@ -72,6 +72,8 @@ class Encoder:
         """Number of examples without thinking whose prompt opens a thinking block, to report."""
         self._controls = ControlTokens(tokenizer)
         self._template = ChatTemplate(tokenizer, self._controls)
+        self.control_tokens = self._controls.texts
+        """Texts of the control tokens, such as `<|im_end|>`."""
         self._direct = _direct(tokenizer)
         self.end_ids = self._end_of_turn()
         [self._header_ids] = self._ids_of([self._template.header])

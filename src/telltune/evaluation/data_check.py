@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of, grouped
-from telltune.data.control_tokens import control_tokens
 from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Problem
@@ -194,7 +193,7 @@ def _checks(
         lengths = {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
         return check_examples(
             groups,
-            control_tokens=control_tokens(tokenizer),
+            control_tokens=encoder.control_tokens,
             count_tokens=lambda example: lengths[id(example)],
             max_length=max_length,
             context=context,
