@@ -58,6 +58,15 @@ def test_a_model_without_attention_has_a_shape() -> None:
     assert shape.layer_weights > 0
 
 
+def test_sizes_that_differ_by_layer_count_as_their_mean() -> None:
+    lists = {"intermediate_size": [32, 48, 64], "num_key_value_heads": [1, 2, 3]}
+    same = model_shape(transformers.PretrainedConfig(**SMALL))
+    differing = model_shape(transformers.PretrainedConfig(**SMALL | lists))
+    assert (differing.mlp_width, differing.layer_weights) == (48, same.layer_weights)
+    gemma = transformers.Gemma3nTextConfig(num_hidden_layers=3, intermediate_size=[32, 48, 64])
+    assert model_shape(gemma).mlp_width == 48
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [

@@ -328,7 +328,7 @@ class ModelShape:
         context_length: Longest sequence that the model was made for, in tokens; see the function.
         layers: Number of layers.
         hidden: Hidden size.
-        mlp_width: Width of the hidden layer in each MLP.
+        mlp_width: Width of the hidden layer in each MLP; the mean if layers differ.
         vocabulary: Vocabulary size.
         layer_weights: Number of weights in all layers, without embeddings.
         sizes: All integers in the configuration by name, except token ids.
@@ -345,15 +345,20 @@ class ModelShape:
 
 
 def model_shape(config: Any) -> ModelShape:
-    """Return the sizes in a transformers configuration."""
+    """Return the sizes in a transformers configuration; means of those that differ by layer."""
     text = config.get_text_config()
+
+    def size(name: str) -> int:
+        value = getattr(text, name, None) or 0
+        return round(sum(value) / len(value)) if isinstance(value, list | tuple) else value
+
     layers, hidden = text.num_hidden_layers, text.hidden_size
     # Without attention (Mamba), the mixer is assumed to be as large as one full-width head.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or hidden // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    heads = size("num_attention_heads") or 1
+    width = size("head_dim") or hidden // heads
+    key_heads = size("num_key_value_heads") or heads
     attention = hidden * width * (2 * heads + 2 * key_heads)
-    mlp_width = getattr(text, "intermediate_size", None) or 4 * hidden
+    mlp_width = size("intermediate_size") or 4 * hidden
     gated = getattr(text, "hidden_act", "") in ("silu", "swish", "gelu_pytorch_tanh")
     return ModelShape(
         model_type=config.model_type,
