@@ -238,6 +238,32 @@ def test_nothing_is_replaced(tmp_path: Path, write_recipe: Callable[..., Proposa
     assert {path.name for path in tmp_path.iterdir()} == {"all.csv", "test.jsonl"}
 
 
+@pytest.mark.parametrize("names", [["all"], ["train", "test"]])
+def test_conversations_of_several_turns_are_counted_as_such(
+    tmp_path: Path,
+    names: list[str],
+    write_jsonl: Callable[..., Path],
+    write_recipe: Callable[..., Proposal],
+) -> None:
+    texts = [row["text"] for row in tickets(60)]
+    rows = [
+        {
+            "messages": [
+                {"role": role, "content": f"{text} {n}"} for n in (1, 2) for role, text in two
+            ]
+        }
+        for two in ([("user", text), ("assistant", text[::-1])] for text in texts)
+    ]
+    share = len(rows) // len(names)
+    files = [
+        str(write_jsonl(tmp_path / f"{name}.jsonl", rows[n * share : (n + 1) * share]))
+        for n, name in enumerate(names)
+    ]
+    done = write_recipe(files, tmp_path / "new")
+    assert done.told.startswith("60 conversations (120 examples), ")
+    assert sum(done.counts.values()) == 60
+
+
 def test_files_of_two_layouts_are_refused(
     tmp_path: Path, write_jsonl: Callable[..., Path], write_recipe: Callable[..., Proposal]
 ) -> None:
@@ -273,13 +299,13 @@ def test_init_prints_the_next_commands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data, recipe = write_csv(tmp_path / "all.csv", tickets(40)), tmp_path / "new" / "recipe.yaml"
+    data, recipe = write_csv(tmp_path / "all.csv", tickets(40)), tmp_path / "my new" / "recipe.yaml"
     assert run(monkeypatch, "init", data, "--out", recipe.parent, "--model", tiny_model) == 0
     printed = capsys.readouterr().out
     assert f"{data}: 40 examples, 4 labels, columns text → team.\n32 train, 8 test." in printed
     assert printed.endswith(
-        f"The recipe is {recipe}. Next:\n  tell check {recipe}\n"
-        f"  tell compare {recipe} --out runs/compared\n  tell fit {recipe} --out runs/mine\n"
+        f"The recipe is {recipe}. Next:\n  tell check '{recipe}'\n"
+        f"  tell compare '{recipe}' --out runs/compared\n  tell fit '{recipe}' --out runs/mine\n"
     )
     assert run(monkeypatch, "check", recipe, "--set", "general=null") == 0
 

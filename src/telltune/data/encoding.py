@@ -293,7 +293,11 @@ class Encoder:
         if self._template.end:
             return self._ids_of([self._template.end])[0]
         if self.tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end-of-sequence token, so answers cannot end.")
+            raise ModelError(
+                f"{self._template.name} writes no token after an answer, and the tokenizer has no "
+                "`eos_token`, so answers cannot end; set `eos_token` in its tokenizer_config.json, "
+                "or `model.chat_template` to a template that ends answers with a token of its own."
+            )
         return [self.tokenizer.eos_token_id]
 
 

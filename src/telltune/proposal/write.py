@@ -42,7 +42,7 @@ class Proposal:
     Attributes:
         recipe: Recipe file.
         told: Description of the data in one line.
-        counts: Number of rows by part; of examples if the files were split already.
+        counts: Number of rows by part; a conversation is one row.
         anchor: Anchor of the recipe.
         notes: Remarks on the split of the data, one sentence each.
         warnings: Parts of the data that are not read, or that `tell check` would refuse.
@@ -94,7 +94,7 @@ def write_recipe(
     _refuse_existing([out / RECIPE])
     if found.is_split:
         specs, notes = found.specs, ["The files are used as they are split."]
-        counts = {part: len(examples) for part, examples in found.examples.items()}
+        counts = found.counts
     else:
         specs, counts, notes = _write_parts(found, out)
     warnings = list(found.warnings)
