@@ -49,7 +49,7 @@ _PROBLEMS = {
     "too_short": "must list at least {min_length}, but lists {actual_length}",
     "too_long": "must list at most {max_length}, but lists {actual_length}",
 }
-"""What a value must be, by pydantic's name of the mistake, where its own text is none for users."""
+"""Texts for kinds of mistakes whose text by pydantic names Python types or gives no remedy."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
