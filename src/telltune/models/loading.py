@@ -325,7 +325,7 @@ class ModelShape:
 
     Attributes:
         model_type: Name of the architecture in transformers.
-        context_length: Longest sequence that the model was made for, in tokens; see `context_length`.
+        context_length: Longest sequence in tokens; see the function `context_length`.
         layers: Number of layers.
         hidden: Hidden size.
         mlp_width: Width of the hidden layer in each MLP; the mean if layers differ.
