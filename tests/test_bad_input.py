@@ -113,7 +113,7 @@ def test_long_examples_are_listed_with_their_lengths(refused_fit, toy_task, writ
     write_jsonl(toy_task["train"], [row, long, row, long])
     message = refused_fit("training.max_length=100000")
     # The tiny model's context, not what the recipe asks for.
-    assert "longer than training.max_length = 512: " in message
+    assert "longer than the model's context of 512 tokens: " in message
     assert f"{toy_task['train']}:2 (" in message
     assert f"{toy_task['train']}:4 (" in message
     assert "training.too_long: truncate" in message

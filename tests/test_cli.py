@@ -599,6 +599,18 @@ def test_check_lists_all_that_a_chat_template_drops_or_refuses(
     assert [f["line"] for f in short["findings"] if f["kind"] == "over_long"] == [1]
 
 
+def test_check_refuses_what_the_model_cannot_read_as_plan_does(tell, tell_json, recipe, toy_task):
+    with toy_task["train"].open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"prompt": "item " * 600, "completion": "ball"}) + "\n")
+    sets = ("--set", "training.max_length=4096")
+    [long] = [f for f in tell_json("check", recipe, *sets, code=1)["findings"] if f["refused"]]
+    assert (Path(long["file"]), long["line"]) == (toy_task["train"], 25)
+    assert "exceed the model's context of 512: shorten the example" in long["reason"]
+    code, _, err = tell("plan", recipe, *sets)
+    assert code == 2
+    assert f"longer than the model's context of 512 tokens: {toy_task['train']}:25 (" in err
+
+
 def test_check_takes_a_recipe_of_an_embedded_task(tell_json, tmp_path, tiny_model):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump({"model": str(tiny_model), "task": "answer_kind"}))

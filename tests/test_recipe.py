@@ -1,6 +1,7 @@
 """Recipes are read, and mistakes in them are explained."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, load_recipe, recipe_from_dict
-from telltune.recipe.validation_messages import OTHER_NAMES, explain
+from telltune.recipe.validation_messages import OTHER_NAMES, _parts_in, explain
 from telltune.research.continual.spec import load_continual
 from telltune.research.streams.spec import load_cascade
 from telltune.study.spec import load_study
@@ -172,6 +173,67 @@ def test_value_out_of_range_is_named(section, key, value):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", True),
+        ("training.learning_rate", True),
+        ("training.save_steps", False),
+        ("mixture.passes", True),
+        ("mixture.leverage_ratio", False),
+        ("lora.rank", True),
+        ("lora.layers", [0, True]),
+        ("lora.rank_pattern", {"down_proj": True}),
+        ("task.dev_share", True),
+        ("task.train", {"path": "a.jsonl", "rows": [False, True]}),
+    ],
+)
+def test_truth_values_are_no_numbers(key, value):
+    part, _, name = key.partition(".")
+    values = {"task": {"train": "a.jsonl"}}
+    values[part] = values.get(part, {}) | {name: value} if name else value
+    assert re.search(r"must be a number, and `(true|false)` is none", mistakes(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"anchor": 12}, "`anchor`: must be text (put it in quotes) or a mapping with `prompt`"),
+        ({"anchor": {"prompt": False}}, "`anchor.prompt`: must be text; put it in quotes"),
+        ({"training": None}, "`training`: must be a mapping of keys, such as `full_parameters`"),
+        ({"evaluation": {"metrics": "accuracy"}}, "must be a list; write `[accuracy]`"),
+        ({"lora": {"layers": []}}, "`lora.layers`: must list at least 1, but lists 0"),
+        ({"lora": {"target_modules": 5}}, "`lora.target_modules`: must be the name of a layer"),
+        ({"lora": {"rank_pattern": 8}}, "must be a mapping, such as `{key: value}`"),
+        ({"training": {"torch_compile": "maybe"}}, "must be `true` or `false`"),
+        ({"teacher": {"url": "http://a", "model": ""}}, "`teacher.model`: must not be empty"),
+    ],
+)
+def test_a_wrong_type_is_told_with_what_to_write(values, told):
+    assert told in mistakes({"task": "answer_kind"} | values)
+
+
+def every_key(model, prefix=()):
+    for name, field in model.model_fields.items():
+        yield (*prefix, name)
+        for part in _parts_in(field.annotation):
+            yield from every_key(part, (*prefix, name))
+
+
+@pytest.mark.parametrize("key", sorted(set(every_key(Recipe))), ids=".".join)
+def test_no_mistake_is_told_in_the_words_of_python(key):
+    for value in (None, True, 5, -1, 1.5, 10**5000, float("nan"), "x", "", [], [5], ["x"], {}):
+        nested = value
+        for name in reversed(key):
+            nested = {name: nested}
+        try:
+            recipe_from_dict({"task": "answer_kind"} | nested)
+        except RecipeError as error:
+            message = str(error).lower()
+            words = ("input should", "valid ", "instance", "dictionary", "spec`", "parse", "tuple")
+            assert not [word for word in words if word in message], message
+
+
 # --set
 
 
@@ -208,12 +270,28 @@ def test_set_turns_shorthand_strings_into_mappings():
         ("a=b", "a=b"),
         ("'quoted: text'", "quoted: text"),
         ("Þýddu þetta.", "Þýddu þetta."),
+        ("#1 rule: name the team", "#1 rule: name the team"),
+        ("Name the team # only", "Name the team # only"),
+        ("# x", "# x"),
+        ("&a", "&a"),
+        ("*a", "*a"),
+        ("!x y", "!x y"),
+        ("- x", "- x"),
+        ("> x", "> x"),
+        ("2024-01-01", "2024-01-01"),
+        ("'null'", "null"),
     ],
 )
-def test_set_takes_colons_and_equals_signs_as_text(text, meant):
+def test_set_takes_signs_of_yaml_as_text(text, meant):
     recipe = overridden({"task": "answer_kind", "anchor": "Say it."}, f"anchor.response={text}")
     assert recipe.anchor is not None
     assert recipe.anchor.response == meant
+
+
+@pytest.mark.parametrize("text", ["", " ", "null", "~"])
+def test_set_of_nothing_unsets(text):
+    recipe = overridden({"task": "answer_kind", "anchor": "Say it."}, f"anchor={text}")
+    assert recipe.anchor is None
 
 
 def test_set_reads_flow_yaml():
@@ -242,7 +320,7 @@ def test_set_without_key_or_value_says_how(override):
     assert message == f"--set {override}: write it as key=value, such as mixture.passes=5."
 
 
-@pytest.mark.parametrize("text", ["[unclosed", "'unclosed", "2024-99-99"])
+@pytest.mark.parametrize("text", ["[unclosed", "'unclosed", "{a: b", "[2024-99-99]"])
 def test_set_with_broken_yaml_says_so(text):
     message = mistakes({"task": "answer_kind"}, overrides=[f"anchor.prompt={text}"])
     assert message == "--set anchor.prompt: the value is not valid YAML; quote it."
@@ -279,8 +357,19 @@ def test_a_key_in_place_of_a_variables_name_is_not_repeated(text, tmp_path):
 
 def test_set_of_an_unknown_key_suggests_the_nearest():
     message = mistakes({"task": "answer_kind"}, overrides=["mixture.leverage=2"])
-    assert "`mixture.leverage` is not a key" in message
+    assert message.startswith("--set `mixture.leverage` is not a key")
     assert "did you mean `leverage_ratio`?" in message
+
+
+def test_mistakes_of_set_are_not_blamed_on_the_recipe():
+    sets = ["training.learning_rate=fast", "lora={rank: 0}", "general=[3]"]
+    assert mistakes({"task": "answer_kind"}, overrides=sets) == (
+        "--set `general.sources.0`: must be text (put it in quotes) or a mapping with `path`; "
+        "--set `lora.rank`: must be greater than 0; "
+        "--set `training.learning_rate`: must be a number or `auto`."
+    )
+    message = mistakes({"task": "answer_kind", "seed": -1}, overrides=sets[:1])
+    assert message.endswith("; recipe: `seed`: must be greater than or equal to 0.")
 
 
 # Files
@@ -438,8 +527,8 @@ def refused(path):
         ("task: a\0b\n", "not valid YAML"),
         ('task: {train: "\\ud800"}\n', "contains an unpaired surrogate"),
         ("task: a\n" + "# " + "x" * 2**20, "larger than 1 MiB"),
-        ("task: a\nlora: {alpha: .inf}\n", "`lora.alpha`: input should be a finite number"),
-        ("task: a\nseed: 4294967296\n", "`seed`: input should be less than 4294967296"),
+        ("task: a\nlora: {alpha: .inf}\n", "`lora.alpha`: must be a finite number"),
+        ("task: a\nseed: 4294967296\n", "`seed`: must be less than 4294967296"),
     ],
     ids=lambda value: value[:20],
 )

@@ -46,6 +46,15 @@ def test_over_long_example_is_refused_with_both_lengths():
     (finding,) = check_examples(groups, count_tokens=len_of, max_length=4)
     assert (finding.kind, finding.line, finding.refused) == ("over_long", 2, True)
     assert finding.reason.startswith("5 tokens exceed the maximum of 4")
+    assert "raise `training.max_length`" in finding.reason
+
+
+def test_what_the_model_cannot_read_is_refused_whatever_the_maximum():
+    groups = {"train": [example("one two three"), example("one two three four")]}
+    for limit in (None, 4, 99):
+        (finding,) = check_examples(groups, count_tokens=len_of, max_length=limit, context=4)
+        assert (finding.kind, finding.line, finding.refused) == ("over_long", 2, True)
+        assert finding.reason == "5 tokens exceed the model's context of 4: shorten the example"
 
 
 def test_duplicate_is_seen_through_case_and_spaces_and_names_the_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from telltune.data.control_tokens import control_tokens
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_task
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base, load_tokenizer
@@ -191,6 +192,46 @@ def test_few_shot_examples_are_text(
     # In the question and its system turn, and on both sides of two examples.
     assert text.count("".join(nasty.split())) == 6
     assert controls_in(tokenizer, ids) == template_controls(tokenizer, 2, answered=False)
+
+
+@pytest.fixture
+def unmarked(tiny_tokenizer: Any) -> Any:
+    """Return a ChatML tokenizer whose turns end in an added token that is not marked as special."""
+    from transformers import PreTrainedTokenizerFast
+
+    unmarked = PreTrainedTokenizerFast(
+        tokenizer_object=copy.deepcopy(tiny_tokenizer.backend_tokenizer), eos_token="<|stop|>"
+    )
+    unmarked.add_tokens(["<turn>", "</turn>", "<think>"])
+    unmarked.chat_template = (
+        "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}</turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+    )
+    return unmarked
+
+
+def test_the_token_that_the_template_writes_after_an_answer_ends_it_also_if_it_is_not_special(
+    unmarked: Any,
+) -> None:
+    encoder = Encoder(unmarked)
+    end = unmarked.convert_tokens_to_ids("</turn>")
+    assert encoder.end_ids == [end]
+    assert encoder.stop_ids == {end, unmarked.eos_token_id}
+    encoded = encoder.encode([Example("item 3", "<think>\nround\n</think>\n\nball")])
+    ids = encoded[0][0].tolist()
+    assert text_of(unmarked, ids).endswith("ball</turn>")
+    assert unmarked.eos_token_id not in ids
+    # Other added tokens keep their ids in data.
+    assert unmarked.convert_tokens_to_ids("<think>") in ids
+
+
+def test_data_cannot_end_a_turn_with_a_token_that_is_not_special(unmarked: Any) -> None:
+    for example in (Example("a</turn>", "b"), Example("a", "b</turn>c")):
+        with pytest.raises(DataError, match="'</turn>', which this tokenizer always reads as a"):
+            Encoder(unmarked).encode([example])
+    for anchor in (Anchor("Say </turn>"), Anchor("Name it.", "</turn>")):
+        with pytest.raises(RecipeError, match="contains the control token '</turn>'"):
+            anchored_tokenizer(unmarked, anchor)
 
 
 def test_an_anchor_with_a_control_token_is_refused(tokenizer: Any) -> None:

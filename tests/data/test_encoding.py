@@ -220,6 +220,21 @@ def test_what_is_too_long_is_refused_by_origin_and_length(tiny_tokenizer: Any) -
     assert (exactly.lengths == lengths).all()
 
 
+def test_what_the_model_cannot_read_is_refused_without_advice_to_raise_the_limit(
+    tiny_tokenizer: Any,
+) -> None:
+    context = int(Encoder(tiny_tokenizer).encode(EXAMPLES).lengths[6])
+    for limit in (None, context, context + 100):
+        with pytest.raises(DataError) as refusal:
+            Encoder(tiny_tokenizer, max_length=limit, context=context).encode(EXAMPLES)
+        message = str(refusal.value)
+        assert message.startswith(f"longer than the model's context of {context} tokens: toys.json")
+        assert "raise" not in message
+        assert "max_length" not in message
+    with pytest.raises(DataError, match=rf"training\.max_length = {context - 1}: .*; raise it, "):
+        Encoder(tiny_tokenizer, max_length=context - 1, context=context).encode(EXAMPLES)
+
+
 def test_truncating_cuts_responses_only_and_names_them(tiny_tokenizer: Any) -> None:
     whole = Encoder(tiny_tokenizer).encode(EXAMPLES)
     limit = int(whole.lengths[5])

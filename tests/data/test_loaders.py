@@ -105,14 +105,14 @@ def test_columns_of_the_recipe_are_used(tmp_path):
 
 
 def test_error_names_first_problems_count_and_command(tmp_path):
-    spec = write(tmp_path / "a.jsonl", *[{"prompt": "p", "completion": None}] * 8)
+    spec = write(tmp_path / "my a.jsonl", *[{"prompt": "p", "completion": None}] * 8)
     with pytest.raises(DataError) as error:
         read_examples([spec])
     message = str(error.value)
     assert message.startswith("8 problems in the data: ")
-    assert f"{tmp_path}/a.jsonl:1: no response: key `completion` is empty" in message
+    assert f"{tmp_path}/my a.jsonl:1: no response: key `completion` is empty" in message
     assert "(and 7 more, at lines 2, 3, 4, 5, 6, ...)" in message
-    assert message.endswith(f"`tell check {tmp_path}/a.jsonl` lists them all.")
+    assert message.endswith(f"`tell check '{tmp_path}/my a.jsonl'` lists them all.")
 
 
 def test_a_stream_is_read_no_further_than_it_is_used(tmp_path):

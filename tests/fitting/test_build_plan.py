@@ -162,7 +162,7 @@ def test_no_example_is_longer_than_the_models_context(
     toy_recipe["training"]["max_length"] = 4096
     with toy_task["train"].open("a", encoding="utf-8") as file:
         file.write('{"prompt": "' + "item " * 600 + '", "completion": "ball"}\n')
-    with pytest.raises(DataError, match=r"training\.max_length = 512: .*train\.jsonl:25"):
+    with pytest.raises(DataError, match=r"context of 512 tokens: .*train\.jsonl:25"):
         run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
 
 

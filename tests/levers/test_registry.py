@@ -95,8 +95,8 @@ def test_a_section_is_read_with_its_defaults_and_written_out_whole() -> None:
             {"repeat": {"tmes": 2}},
             r"`levers`: `tmes` is not a key of this lever `repeat` \(did you mean `times`\?\)\.$",
         ),
-        ({"repeat": {"times": "many"}}, r"`levers`: `times`: input should be a valid integer"),
-        (["repeat"], r"`levers`: input should be a valid dictionary"),
+        ({"repeat": {"times": "many"}}, r"`levers`: `times`: must be a whole number"),
+        (["repeat"], r"`levers`: must be a mapping"),
     ],
 )
 def test_a_mistake_is_one_sentence(levers: Any, message: str) -> None:

@@ -258,6 +258,26 @@ def test_a_recipe_chooses_the_chat_template(tiny_model: Path, tmp_path: Path) ->
     assert "template_name" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
 
 
+def test_a_tokenizer_with_nothing_that_ends_answers_is_refused(copied: Path) -> None:
+    (copied / "chat_template.jinja").unlink()
+    file = copied / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({key: v for key, v in config.items() if key != "eos_token"}))
+    with pytest.raises(ModelError) as refused:
+        load_tokenizer(ModelSpec(name=str(copied)))
+    message = str(refused.value)
+    assert message.startswith(f"model `{copied}` has no chat template, and its tokenizer has no ")
+    assert "set `eos_token` in its tokenizer_config.json, or `model.chat_template`" in message
+    (copied / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(ModelSpec(name=str(copied)))
+    with pytest.raises(
+        ModelError, match=rf"model `{copied}` writes no token after an .* no `eos_t"
+    ):
+        Encoder(tokenizer)
+
+
 def test_a_named_chat_template_is_chosen_by_its_name(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "several"
     tokenizer = load_tokenizer(ModelSpec(name=str(tiny_model)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from telltune.models import model_shape
+from telltune.models import context_length, model_shape
 
 SMALL = {
     "vocab_size": 64,
@@ -56,3 +56,37 @@ def test_sizes_by_name_are_whole_numbers_and_no_ids_of_tokens() -> None:
 def test_a_model_without_attention_has_a_shape() -> None:
     shape = model_shape(transformers.MambaConfig(hidden_size=32, num_hidden_layers=2))
     assert shape.layer_weights > 0
+
+
+def test_sizes_that_differ_by_layer_count_as_their_mean() -> None:
+    lists = {"intermediate_size": [32, 48, 64], "num_key_value_heads": [1, 2, 3]}
+    same = model_shape(transformers.PretrainedConfig(**SMALL))
+    differing = model_shape(transformers.PretrainedConfig(**SMALL | lists))
+    assert (differing.mlp_width, differing.layer_weights) == (48, same.layer_weights)
+    gemma = transformers.Gemma3nTextConfig(num_hidden_layers=3, intermediate_size=[32, 48, 64])
+    assert model_shape(gemma).mlp_width == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        # Of a vision-language model, the text model has the limit.
+        ("Gemma3Config", {"text_config": {"max_position_embeddings": 512}}),
+        ("GPT2Config", {"n_positions": 512}),
+        ("MptConfig", {"max_seq_len": 512}),
+        # Names in configurations with custom code.
+        ("BloomConfig", {"seq_length": 512}),
+        ("BloomConfig", {"model_max_length": 512}),
+        ("XLNetConfig", {"seq_length": 512}),
+    ],
+)
+def test_context_length_is_read_under_each_of_its_names(name: str, values: dict[str, Any]) -> None:
+    config = getattr(transformers, name)(**values)
+    assert context_length(config) == context_length(config, 64) == 512
+
+
+@pytest.mark.parametrize("name", ["MambaConfig", "Mamba2Config", "BloomConfig", "XLNetConfig"])
+def test_a_model_without_a_context_length_reads_any_length(name: str) -> None:
+    config = getattr(transformers, name)()
+    assert context_length(config) > 10**9
+    assert context_length(config, 64) == 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 import sys
 from functools import partial
 from string import ascii_lowercase
@@ -219,13 +220,26 @@ def test_labels_whose_names_say_something_are_listed(
 
 
 def test_long_examples_get_the_length_that_they_need(
+    tmp_path: Path, write_recipe: Callable[..., Proposal], tiny_model: Path
+) -> None:
+    rows = tickets(24)
+    rows[3]["text"] = " ".join(f"word{n}" for n in range(600))
+    reader = shutil.copytree(tiny_model, tmp_path / "reader")
+    config = json.loads((reader / "config.json").read_text())
+    (reader / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path, model=str(reader))
+    assert load_recipe(done.recipe).training.max_length in (4096, 8192)
+    assert done.warnings == ()
+
+
+def test_no_length_beyond_the_models_context_is_proposed(
     tmp_path: Path, write_recipe: Callable[..., Proposal]
 ) -> None:
     rows = tickets(24)
     rows[3]["text"] = " ".join(f"word{n}" for n in range(600))
     done = write_recipe(write_csv(tmp_path / "all.csv", rows), tmp_path)
-    assert load_recipe(done.recipe).training.max_length in (4096, 8192)
-    assert done.warnings == ()
+    assert "max_length" not in done.recipe.read_text()
+    assert any("exceed the model's context of 512" in warning for warning in done.warnings)
 
 
 def test_nothing_is_replaced(tmp_path: Path, write_recipe: Callable[..., Proposal]) -> None:
@@ -234,6 +248,32 @@ def test_nothing_is_replaced(tmp_path: Path, write_recipe: Callable[..., Proposa
     with pytest.raises(StorageError, match=r"test\.jsonl would be replaced; choose another --out"):
         write_recipe(data, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"all.csv", "test.jsonl"}
+
+
+@pytest.mark.parametrize("names", [["all"], ["train", "test"]])
+def test_conversations_of_several_turns_are_counted_as_such(
+    tmp_path: Path,
+    names: list[str],
+    write_jsonl: Callable[..., Path],
+    write_recipe: Callable[..., Proposal],
+) -> None:
+    texts = [row["text"] for row in tickets(60)]
+    rows = [
+        {
+            "messages": [
+                {"role": role, "content": f"{text} {n}"} for n in (1, 2) for role, text in two
+            ]
+        }
+        for two in ([("user", text), ("assistant", text[::-1])] for text in texts)
+    ]
+    share = len(rows) // len(names)
+    files = [
+        str(write_jsonl(tmp_path / f"{name}.jsonl", rows[n * share : (n + 1) * share]))
+        for n, name in enumerate(names)
+    ]
+    done = write_recipe(files, tmp_path / "new")
+    assert done.told.startswith("60 conversations (120 examples), ")
+    assert sum(done.counts.values()) == 60
 
 
 def test_files_of_two_layouts_are_refused(
@@ -271,13 +311,13 @@ def test_init_prints_the_next_commands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data, recipe = write_csv(tmp_path / "all.csv", tickets(40)), tmp_path / "new" / "recipe.yaml"
+    data, recipe = write_csv(tmp_path / "all.csv", tickets(40)), tmp_path / "my new" / "recipe.yaml"
     assert run(monkeypatch, "init", data, "--out", recipe.parent, "--model", tiny_model) == 0
     printed = capsys.readouterr().out
     assert f"{data}: 40 examples, 4 labels, columns text → team.\n32 train, 8 test." in printed
     assert printed.endswith(
-        f"The recipe is {recipe}. Next:\n  tell check {recipe}\n"
-        f"  tell compare {recipe} --out runs/compared\n  tell fit {recipe} --out runs/mine\n"
+        f"The recipe is {recipe}. Next:\n  tell check '{recipe}'\n"
+        f"  tell compare '{recipe}' --out runs/compared\n  tell fit '{recipe}' --out runs/mine\n"
     )
     assert run(monkeypatch, "check", recipe, "--set", "general=null") == 0
 

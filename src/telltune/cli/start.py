@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -63,12 +64,13 @@ def init(
     typer.echo(f"{counted}. {' '.join(done.notes)}".rstrip())
     typer.echo(f"Anchor: {done.anchor}")
     typer.echo(f"The recipe is {done.recipe}. Next:")
-    typer.echo(f"  tell check {done.recipe}")
+    recipe = shlex.quote(str(done.recipe))
+    typer.echo(f"  tell check {recipe}")
     if "test" in done.counts:
-        typer.echo(f"  tell compare {done.recipe} --out runs/compared")
+        typer.echo(f"  tell compare {recipe} --out runs/compared")
     else:
-        typer.echo(f"  tell recommend {done.recipe} --out runs/search")
-    typer.echo(f"  tell fit {done.recipe} --out runs/mine")
+        typer.echo(f"  tell recommend {recipe} --out runs/search")
+    typer.echo(f"  tell fit {recipe} --out runs/mine")
     print_warnings(done.warnings)
 
 
@@ -89,4 +91,4 @@ def _copy_example(name: str, out: Path, *, as_json: bool) -> None:
         print_json({"recipe": str(files[0]), "files": [str(file) for file in files]})
         return
     typer.echo(f"Copied {', '.join(map(str, files))}. Next:")
-    typer.echo(f"  tell plan {files[0]}")
+    typer.echo(f"  tell plan {shlex.quote(str(files[0]))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -80,8 +81,9 @@ def compare(
         )
         if (best := best_trained(rows)) is not None:
             typer.echo(
-                f"Next: `tell predict {out / best.method} --file inputs.jsonl` answers with "
-                f"{best.method}; `tell recommend {recipe} --out runs/search` tries other settings."
+                f"Next: `tell predict {shlex.quote(str(out / best.method))} --file inputs.jsonl` "
+                f"answers with {best.method}; `tell recommend {shlex.quote(str(recipe))} --out "
+                "runs/search` tries other settings."
             )
     if failure is not None:
         typer.echo(f"error: {failure}", err=True)

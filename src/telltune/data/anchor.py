@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from telltune.data.chat_template import ChatTemplate
-from telltune.data.control_tokens import ControlTokens, control_tokens
+from telltune.data.control_tokens import ControlTokens
 from telltune.data.examples import Example, Message
 from telltune.errors import ModelError, RecipeError
 
@@ -182,12 +182,6 @@ def anchored_tokenizer(
         return tokenizer
     if not anchor.prompt:
         raise RecipeError("anchor.prompt is empty; write a prompt or remove `anchor`.")
-    for control in control_tokens(tokenizer):
-        if control in anchor.prompt or control in anchor.response:
-            raise RecipeError(
-                f"the anchor contains the control token {control!r}, which a chat template cannot "
-                "write as plain text; remove it."
-            )
     anchored = copy.deepcopy(tokenizer)
     template = tokenizer.chat_template
     if not isinstance(template, str):
@@ -214,6 +208,12 @@ def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a
             f"the model's chat template cannot write an anchor in the {a.place} turn: {error}; "
             f"set anchor.place to {other}."
         ) from None
+    for control in controls.texts:
+        if control in a.prompt or control in a.response:
+            raise RecipeError(
+                f"the anchor contains the control token {control!r}, which a chat template cannot "
+                "write as plain text; remove it."
+            )
     if a.response:
         if template.opened:
             raise RecipeError(

@@ -78,7 +78,8 @@ class ChatTemplate:
     """The chat template of a tokenizer, applied to examples.
 
     Texts from data are shielded in its results (see `ControlTokens.shield`). Content is passed as
-    a string, or as `[{"type": "text", "text": ...}]` if the template only writes the latter.
+    a string, or as `[{"type": "text", "text": ...}]` if the template only writes the latter. The
+    token that ends an answer is added to `controls`.
 
     Attributes:
         name: Name of the template in error messages.
@@ -102,6 +103,7 @@ class ChatTemplate:
         self._parts = False
         prompt, whole = self._take_probe()
         opening, self._tail = prompt.rpartition(_USER)[2], whole.rpartition(_ANSWER)[2]
+        controls.add_end(self._tail)
         found = [match.start() for match in controls.written.finditer(opening)]
         self.header = opening[found[-1] :] if found else ""
         end = controls.written.search(self._tail)

@@ -144,6 +144,7 @@ def check_examples(
     control_tokens: Collection[str] = (),
     count_tokens: Callable[[Example], int] | None = None,
     max_length: int | None = None,
+    context: int | None = None,
     refusal: Callable[[Example], str | None] = lambda _: None,
 ) -> list[Finding]:
     """Find examples that would make training wrong or a score invalid.
@@ -152,8 +153,9 @@ def check_examples(
         groups: Examples by split. Every other split is checked for leaks against `train`.
         control_tokens: The tokenizer's special tokens, such as `<|im_end|>`.
         count_tokens: Function that returns the length of an example in tokens. The check
-            `over_long` needs it and `max_length`.
+            `over_long` needs it and a limit.
         max_length: Maximum length of an example in tokens.
+        context: Longest sequence that the model can read, in tokens.
         refusal: Function that returns why the chat template refuses an example, or None. The
             length of refused examples is not checked.
 
@@ -166,9 +168,9 @@ def check_examples(
     for group, items in placed.items():
         found = [*_empty(items), *_repeated(items), *_with_control_tokens(items, control_tokens)]
         found += _refused_by_template(items, refusal)
-        if count_tokens is not None and max_length is not None:
+        if count_tokens is not None:
             encoded = [item for item in items if refusal(item.example) is None]
-            found += _over_long(encoded, count_tokens, max_length)
+            found += _over_long(encoded, count_tokens, max_length, context)
         if group == TRAIN:
             tested = [item for name, other in placed.items() if name != TRAIN for item in other]
             found += _leaked(items, tested)
@@ -209,16 +211,22 @@ def _refused_by_template(
 
 
 def _over_long(
-    items: Sequence[_Placed], count_tokens: Callable[[Example], int], max_length: int
+    items: Sequence[_Placed],
+    count_tokens: Callable[[Example], int],
+    max_length: int | None,
+    context: int | None,
 ) -> Iterator[Finding]:
     for item in items:
         length = count_tokens(item.example)
-        if length > max_length:
-            yield item.finding(
-                "over_long",
-                f"{length} tokens exceed the maximum of {max_length}: shorten the example or raise "
-                "`training.max_length`",
+        if context is not None and length > context:
+            reason = f"the model's context of {context}: shorten the example"
+        elif max_length is not None and length > max_length:
+            reason = (
+                f"the maximum of {max_length}: shorten the example or raise `training.max_length`"
             )
+        else:
+            continue
+        yield item.finding("over_long", f"{length} tokens exceed {reason}")
 
 
 def _repeated(items: Sequence[_Placed]) -> Iterator[Finding]:

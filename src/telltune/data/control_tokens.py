@@ -16,7 +16,7 @@ MARKED = re.compile(f"{_OPEN}({_CLOSE}|[^{_CLOSE}]+){_CLOSE}")
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the texts of a tokenizer's control tokens, such as `<|im_end|>`."""
+    """Return the texts of the tokens that a tokenizer marks as special, such as `<|im_end|>`."""
     special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
     return sorted(special.union(tokenizer.all_special_tokens))
 
@@ -25,14 +25,32 @@ class ControlTokens:
     """The control tokens of one tokenizer.
 
     Attributes:
+        ids: Ids of the control tokens.
+        texts: Their texts.
         written: Pattern that matches any control token in a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._added = {str(token): i for i, token in tokenizer.added_tokens_decoder.items()}
         self.ids: frozenset[int] = frozenset(
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
         ).union(tokenizer.all_special_ids)
-        longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
+        self.texts = control_tokens(tokenizer)
+        self._compile()
+
+    def add_end(self, tail: str) -> None:
+        """Add the added token that a chat template writes right after an answer, if there is one.
+
+        It ends the turn also if the tokenizer does not mark it as special.
+        """
+        found = [text for text in self._added if text.strip() and tail.lstrip().startswith(text)]
+        for text in sorted(found, key=len)[-1:]:
+            self.ids |= {self._added[text]}
+            self.texts = sorted({*self.texts, text})
+            self._compile()
+
+    def _compile(self) -> None:
+        longest_first = sorted(self.texts, key=len, reverse=True)
         texts = [re.escape(text) for text in longest_first if text]
         self.written = re.compile("|".join(texts) or "(?!)")
         self._shielded = re.compile("|".join([*texts, _OPEN, _CLOSE]))

@@ -42,11 +42,12 @@ class Encoder:
 
     Text in data never becomes a control token. If an example contains the text of a control token,
     it is tokenized as plain text. Added tokens that the tokenizer does not mark as special, such as
-    a model's `<think>`, keep their own ids.
+    a model's `<think>`, keep their own ids, except for the one that ends the template's answers.
 
     Args:
         tokenizer: Tokenizer, whose chat template is used unchanged, anchored or not.
         max_length: Maximum length of an example in tokens, or None for no limit.
+        context: Longest sequence that the model can read, in tokens, or None for no limit.
         too_long: `refuse` or `truncate` (the response loses its end and its end-of-turn token).
 
     Raises:
@@ -58,10 +59,12 @@ class Encoder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int | None = None,
+        context: int | None = None,
         too_long: Literal["refuse", "truncate"] = "refuse",
     ) -> None:
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self._longest = min((n for n in (max_length, context) if n is not None), default=None)
+        self._context = context
         self.too_long = too_long
         self.truncated: list[str] = []
         """Origins of truncated examples, for the caller to report."""
@@ -69,6 +72,8 @@ class Encoder:
         """Number of examples without thinking whose prompt opens a thinking block, to report."""
         self._controls = ControlTokens(tokenizer)
         self._template = ChatTemplate(tokenizer, self._controls)
+        self.control_tokens = self._controls.texts
+        """Texts of the control tokens, such as `<|im_end|>`."""
         self._direct = _direct(tokenizer)
         self.end_ids = self._end_of_turn()
         [self._header_ids] = self._ids_of([self._template.header])
@@ -101,7 +106,7 @@ class Encoder:
         """Encode examples, in order, into memory.
 
         Raises:
-            DataError: An example is longer than `max_length` and `too_long` is `refuse`; or its
+            DataError: An example is too long and `too_long` is `refuse`; or its
                 prompt leaves no room for a response; or the chat template refuses the example or
                 drops a part of it.
         """
@@ -124,7 +129,7 @@ class Encoder:
 
     def encode_parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
         """Encode in chunks. One chunk is tokenized while the next is read and rendered."""
-        refused = _Refused(self.max_length)
+        refused = _Refused(self._longest, self._context)
         seen = 0
         waiting: list[tuple[list[Example], Future[_Pairs]]] = []
         with ThreadPoolExecutor(1) as tokenizer:
@@ -198,7 +203,7 @@ class Encoder:
     ) -> EncodedSet:
         """Return the set of one chunk with limited lengths; its first example has index `start`."""
         for i, example in enumerate(examples):
-            limit, length = self.max_length, len(prompts[i]) + len(responses[i])
+            limit, length = self._longest, len(prompts[i]) + len(responses[i])
             if limit is None or length <= limit:
                 continue
             if self.too_long == "truncate" and len(prompts[i]) < limit:
@@ -288,15 +293,19 @@ class Encoder:
         if self._template.end:
             return self._ids_of([self._template.end])[0]
         if self.tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end-of-sequence token, so answers cannot end.")
+            raise ModelError(
+                f"{self._template.name} writes no token after an answer, and the tokenizer has no "
+                "`eos_token`, so answers cannot end; set `eos_token` in its tokenizer_config.json, "
+                "or `model.chat_template` to a template that ends answers with a token of its own."
+            )
         return [self.tokenizer.eos_token_id]
 
 
 class _Refused:
     """Counter of examples that are too long, with the locations of the first."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit, self._count = limit, 0
+    def __init__(self, limit: int | None, context: int | None) -> None:
+        self._limit, self._context, self._count = limit, context, 0
         self._named: list[str] = []
 
     def add(self, origin: str, length: int) -> None:
@@ -309,10 +318,12 @@ class _Refused:
         if not self._count:
             return
         more = f" and {self._count - _NAMED} more" if self._count > _NAMED else ""
+        limit, remedy = f"training.max_length = {self._limit}", "raise it, "
+        if self._limit == self._context:
+            limit, remedy = f"the model's context of {self._limit} tokens", ""
         raise DataError(
-            f"longer than training.max_length = {self._limit}: {', '.join(self._named)}{more}; "
-            "raise it (up to the model's context length), shorten the examples, or set "
-            "training.too_long: truncate (which cuts responses, never prompts)."
+            f"longer than {limit}: {', '.join(self._named)}{more}; {remedy}shorten the examples, "
+            "or set training.too_long: truncate (which cuts responses, never prompts)."
         )
 
 

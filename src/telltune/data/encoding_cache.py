@@ -35,11 +35,13 @@ class EncodingCache:
         anchor: Anchor | None = None,
         *,
         max_length: int | None = None,
+        context: int | None = None,
         too_long: Literal["refuse", "truncate"] = "refuse",
     ) -> None:
         self.tokenizer = tokenizer
         self.anchor = anchor
         self.max_length = max_length
+        self.context = context
         self.too_long = too_long
         self.truncated: list[str] = []
         """Origins of truncated examples, for the caller to report."""
@@ -74,6 +76,7 @@ class EncodingCache:
         encoder = Encoder(
             anchored_tokenizer(self.tokenizer.load(), self.anchor),
             max_length=self.max_length,
+            context=self.context,
             too_long=self.too_long,
         )
         passing = ContentsHash()
@@ -90,7 +93,7 @@ class EncodingCache:
         template = self.tokenizer.chat_template
         if self.anchor is not None:
             template = self.anchor.write_into(template)
-        digest = hashlib.sha256(f"{self.max_length}|{self.too_long}|".encode())
+        digest = hashlib.sha256(f"{self.max_length}|{self.context}|{self.too_long}|".encode())
         parts = [self.tokenizer.identity, template, contents.sha256]
         if _CLOCK in template:
             # The rendered text depends on the date.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -228,7 +229,7 @@ def _summary(problems: Groups[Problem], specs: Sequence[DataSpec]) -> str:
     file = files.pop() if len(files) == 1 else "FILE"
     if any(spec != DataSpec(path=spec.path) for spec in specs):
         file = "RECIPE"  # the file alone lacks the recipe's settings for reading it
-    check = f"`tell check {file}`"
+    check = f"`tell check {shlex.quote(file)}`"
     if any(is_given(spec.path) for spec in specs):
         check = "`telltune.check`"
     count = "1 problem" if problems.total == 1 else f"{problems.total:,} problems"

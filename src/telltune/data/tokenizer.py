@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Increase this version when the token ids of an example change, to invalidate old caches.
-ENCODING_VERSION = 5
+ENCODING_VERSION = 6
 
 
 @dataclass(frozen=True)

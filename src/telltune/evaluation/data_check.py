@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of, grouped
-from telltune.data.control_tokens import control_tokens
 from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Problem
@@ -19,7 +18,7 @@ from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
 from telltune.data.task import REST, load_general, named_data, unlisted
 from telltune.errors import DataError
-from telltune.models import load_tokenizer
+from telltune.models import context_length, load_config, load_tokenizer
 from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
@@ -179,6 +178,7 @@ def _checks(
         return check_examples
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer)
+    context = context_length(load_config(model))
 
     def found(groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
         # All examples are encoded in one batch, which is many times faster than one by one.
@@ -193,9 +193,10 @@ def _checks(
         lengths = {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
         return check_examples(
             groups,
-            control_tokens=control_tokens(tokenizer),
+            control_tokens=encoder.control_tokens,
             count_tokens=lambda example: lengths[id(example)],
             max_length=max_length,
+            context=context,
             refusal=lambda example: refused.get(id(example)),
         )
 

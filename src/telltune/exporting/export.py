@@ -131,7 +131,8 @@ def export(
         if not imports_safetensors(model):
             warnings.append(
                 "Ollama does not read this architecture from safetensors; make a GGUF file "
-                f"(`tell export {model} --gguf f16`) and name it in the Modelfile, after FROM."
+                f"(`tell export {shlex.quote(str(model))} --gguf f16`) and name it in the "
+                "Modelfile, after FROM."
             )
     return Exported(str(model), commands, answers, tuple(warnings))
 

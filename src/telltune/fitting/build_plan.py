@@ -218,9 +218,13 @@ def _template_warnings(
 
 def encoding(model: ModelInfo, recipe: Recipe, anchor: Anchor | None = None) -> EncodingCache:
     """Return the encoder of a run's data with an anchor or none, which caches on disk."""
-    limit = longest_example(model, recipe)
-    too_long = recipe.training.too_long
-    return EncodingCache(model.tokenizer, anchor, max_length=limit, too_long=too_long)
+    return EncodingCache(
+        model.tokenizer,
+        anchor,
+        max_length=recipe.training.max_length,
+        context=model.shape.context_length,
+        too_long=recipe.training.too_long,
+    )
 
 
 def longest_example(model: ModelInfo, recipe: Recipe) -> int:

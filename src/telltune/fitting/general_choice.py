@@ -172,8 +172,8 @@ def gradients_of(
     Each example, truncated to the model's context, takes one forward and one backward pass through
     a temporary adapter. `seed` is that of its initialization and of the sketch.
     """
-    limit = context_length(base.model.config)
-    encoded = Encoder(base.tokenizer, max_length=limit, too_long="truncate").encode(examples)
+    context = context_length(base.model.config)
+    encoded = Encoder(base.tokenizer, context=context, too_long="truncate").encode(examples)
     model: Any = add_lora(base, lora.model_copy(update={"init": "default"}), seed)
     with borrowing(model):
         model.eval()

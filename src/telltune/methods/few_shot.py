@@ -101,7 +101,7 @@ class FewShot(Method):
         encoder = Encoder(tokenizer)
         # A test prompt may be longer than all of these; `Predictor` then shows fewer shots.
         question = task.train[int(encoded.prompt_lengths.argmax())]
-        room = context_length(base.model.config) - budget
+        room = context_length(base.model.config, recipe.training.max_length) - budget
 
         def length(count: int) -> int:
             return len(encoder.prompts([prepend_shots(as_turns(shown[:count]), question)])[0])

@@ -306,16 +306,29 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
+_CONTEXT_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "max_seq_len",
+    "n_ctx",
+    "seq_length",
+    "model_max_length",
+)
+"""Names of the context length in configurations of transformers and of models with custom code."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a causal language model.
 
     Attributes:
         model_type: Name of the architecture in transformers.
-        context_length: Longest sequence that the model was made for, in tokens.
+        context_length: Longest sequence in tokens; see the function `context_length`.
         layers: Number of layers.
         hidden: Hidden size.
-        mlp_width: Width of the hidden layer in each MLP.
+        mlp_width: Width of the hidden layer in each MLP; the mean if layers differ.
         vocabulary: Vocabulary size.
         layer_weights: Number of weights in all layers, without embeddings.
         sizes: All integers in the configuration by name, except token ids.
@@ -332,15 +345,20 @@ class ModelShape:
 
 
 def model_shape(config: Any) -> ModelShape:
-    """Return the sizes in a transformers configuration."""
+    """Return the sizes in a transformers configuration; means of those that differ by layer."""
     text = config.get_text_config()
+
+    def size(name: str) -> int:
+        value = getattr(text, name, None) or 0
+        return round(sum(value) / len(value)) if isinstance(value, list | tuple) else value
+
     layers, hidden = text.num_hidden_layers, text.hidden_size
     # Without attention (Mamba), the mixer is assumed to be as large as one full-width head.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or hidden // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    heads = size("num_attention_heads") or 1
+    width = size("head_dim") or hidden // heads
+    key_heads = size("num_key_value_heads") or heads
     attention = hidden * width * (2 * heads + 2 * key_heads)
-    mlp_width = getattr(text, "intermediate_size", None) or 4 * hidden
+    mlp_width = size("intermediate_size") or 4 * hidden
     gated = getattr(text, "hidden_act", "") in ("silu", "swish", "gelu_pytorch_tanh")
     return ModelShape(
         model_type=config.model_type,
@@ -359,10 +377,12 @@ def model_shape(config: Any) -> ModelShape:
     )
 
 
-def context_length(config: Any) -> int:
-    """Return the longest sequence that the model was made for, in tokens."""
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
-        length = getattr(config, name, None)
-        if isinstance(length, int):
-            return length
-    return 2048
+def context_length(config: Any, unnamed: int = sys.maxsize) -> int:
+    """Return the longest sequence that the model was made for, in tokens.
+
+    State-space models and some others have no limit. For these it is `unnamed`.
+    """
+    text = config.get_text_config()
+    # XLNet's -1 means that there is no limit.
+    lengths = (getattr(text, name, None) for name in _CONTEXT_NAMES)
+    return next((n for n in lengths if isinstance(n, int) and n > 0), unnamed)

@@ -34,7 +34,8 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     Error messages use its attribute `template_name` to name the template.
 
     Raises:
-        ModelError: If the tokenizer cannot be read or the chat template does not exist.
+        ModelError: If the tokenizer cannot be read, the chat template does not exist, or there is
+            neither a chat template nor a token that ends answers.
     """
     from transformers import AutoTokenizer
 
@@ -43,6 +44,12 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.chat_template, tokenizer.template_name = _chat_template(spec, tokenizer.chat_template)
+    if tokenizer.chat_template == PLAIN_TEMPLATE and tokenizer.eos_token is None:
+        raise ModelError(
+            f"model `{spec.name}` has no chat template, and its tokenizer has no `eos_token`, so "
+            "answers cannot end; set `eos_token` in its tokenizer_config.json, or "
+            "`model.chat_template` to a template that ends answers with a token of its own."
+        )
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 

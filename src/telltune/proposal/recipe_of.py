@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ def _guessed(
     if isinstance(keys.get("task"), Mapping):
         values["task"] = task | values["task"]
     recipe = recipe_from_dict(values, name=shown, overrides=overrides)
-    instead = f" `tell init {shown}` writes them as a recipe." if isinstance(data, Path) else ""
+    command = f"tell init {shlex.quote(shown)}"
+    instead = f" `{command}` writes them as a recipe." if isinstance(data, Path) else ""
     told = (
         f"{shown} is no recipe, so the settings are guessed: {found.told}; anchor "
         f"{found.anchor!r}; model {recipe.model.name}.{instead}"

@@ -76,13 +76,26 @@ class Survey:
         return labels if 1 < len(labels) <= min(_LISTED, 2 * words - 1) else []
 
     @property
+    def counts(self) -> dict[Split, int]:
+        """Number of rows by split; a row with a conversation is several examples."""
+        return {
+            split: len({example.origin for example in found})
+            for split, found in self.examples.items()
+        }
+
+    @property
     def told(self) -> str:
         """Description of the data in one line."""
-        count = sum(map(len, self.examples.values()))
+        rows, count = sum(self.counts.values()), sum(map(len, self.examples.values()))
+        counted = (
+            f"{rows:,} conversations ({count:,} examples)"
+            if rows < count
+            else f"{count:,} examples"
+        )
         kind = f"{len(self.labels)} labels" if self.labels else self.kind
         used = [spec.columns for specs in self.specs.values() for spec in specs if spec.columns]
         read = dict.fromkeys(f", columns {one.prompt} → {one.completion}" for one in used)
-        return f"{count:,} examples, {kind}{''.join(read)}"
+        return f"{counted}, {kind}{''.join(read)}"
 
 
 def survey(

@@ -18,6 +18,7 @@ from telltune.data.report import ReadReport
 from telltune.data.writing import json_line, write_rows
 from telltune.errors import DataError, StorageError, TellError
 from telltune.evaluation.data_check import check_files
+from telltune.models import context_length, load_config
 from telltune.proposal.recipe_of import as_columns, shown_files
 from telltune.proposal.split import LEAST_FOR_DEV, LEAST_FOR_TEST, split_rows
 from telltune.proposal.survey import Survey, survey
@@ -42,7 +43,7 @@ class Proposal:
     Attributes:
         recipe: Recipe file.
         told: Description of the data in one line.
-        counts: Number of rows by part; of examples if the files were split already.
+        counts: Number of rows by part; a conversation is one row.
         anchor: Anchor of the recipe.
         notes: Remarks on the split of the data, one sentence each.
         warnings: Parts of the data that are not read, or that `tell check` would refuse.
@@ -94,7 +95,7 @@ def write_recipe(
     _refuse_existing([out / RECIPE])
     if found.is_split:
         specs, notes = found.specs, ["The files are used as they are split."]
-        counts = {part: len(examples) for part, examples in found.examples.items()}
+        counts = found.counts
     else:
         specs, counts, notes = _write_parts(found, out)
     warnings = list(found.warnings)
@@ -152,18 +153,20 @@ def _refuse_existing(files: Sequence[Path]) -> None:
 
 
 def _max_length(specs: dict[Split, list[DataSpec]], model: str, warnings: list[str]) -> int:
-    """Return the shortest `training.max_length` that no example exceeds.
+    """Return the shortest `training.max_length` that no example exceeds, or the model's context.
 
     Other rows that `tell check` would refuse are added to the warnings.
     """
+    spec = ModelSpec(name=model)
     for length in _LENGTHS:
         try:
-            findings = check_files(specs, model=ModelSpec(name=model), max_length=length)[1]
+            findings = check_files(specs, model=spec, max_length=length)[1]
+            context = context_length(load_config(spec))
         except TellError as error:  # The model is not installed, or cannot be reached.
             warnings.append(f"The lengths were not checked: {error}")
             return _LENGTHS[0]
         refused = [finding for finding in findings if finding.refused]
-        if not any(finding.kind == "over_long" for finding in refused):
+        if length >= context or not any(finding.kind == "over_long" for finding in refused):
             break
     if refused:
         warnings.append(f"`tell check` refuses {len(refused):,} rows, such as {refused[0]}.")

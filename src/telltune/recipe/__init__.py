@@ -19,6 +19,7 @@ from telltune.recipe.loading import as_recipe as as_recipe
 from telltune.recipe.loading import columns_from as columns_from
 from telltune.recipe.loading import columns_from_text as columns_from_text
 from telltune.recipe.loading import load_recipe as load_recipe
+from telltune.recipe.loading import put as put
 from telltune.recipe.loading import read_yaml as read_yaml
 from telltune.recipe.loading import recipe_from_dict as recipe_from_dict
 from telltune.recipe.schema import AnchorSpec as AnchorSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    ValidationInfo,
     field_validator,
 )
 
@@ -40,6 +41,19 @@ class ConfigModel(BaseModel):
         hide_input_in_errors=True,
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false in place of numbers, which pydantic would read as 1 and 0."""
+        types = _types_in(cls.model_fields[str(info.field_name)].annotation)
+        if bool in types or not {int, float} & types:
+            return value
+        inner = list(value.values()) if isinstance(value, dict) else value
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            if isinstance(one, bool):
+                raise ValueError(f"must be a number, and `{str(one).lower()}` is none")
+        return value
+
     @field_validator("*")
     @classmethod
     def _can_be_written(cls, value: Any) -> Any:
@@ -57,9 +71,21 @@ class ConfigModel(BaseModel):
         return value
 
 
+def _types_in(annotation: Any) -> set[Any]:
+    """Return the types that a type such as `list[int] | None` consists of."""
+    inner = get_args(annotation)
+    return set().union(*map(_types_in, inner)) if inner else {annotation}
+
+
 def short(key: str) -> BeforeValidator:
     """Return a validator that turns a string into a mapping with one key: `general: embedded`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str | dict | BaseModel | None):
+            raise ValueError(f"must be text (put it in quotes) or a mapping with `{key}`")
+        return {key: value} if isinstance(value, str) else value
+
+    return BeforeValidator(read)
 
 
 def as_number(value: T | Literal["auto"]) -> T:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from telltune.errors import RecipeError
 from telltune.recipe.data_sources import Columns, DataSpec
 from telltune.recipe.schema import Recipe, written_out
-from telltune.recipe.validation_messages import explain
+from telltune.recipe.validation_messages import explain, explained
 
 MAX_BYTES = 2**20
 """Maximum size of a recipe file. Parsing a data file given by mistake would take hours."""
@@ -143,7 +143,15 @@ def recipe_from_dict(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        clauses.append(f"{name}: {'; '.join(explain(error, Recipe, 'recipe'))}")
+        given = tuple(f"{each.partition('=')[0].strip()}." for each in overrides or [])
+        of_file = []
+        for key, clause in explained(error, Recipe, "recipe"):
+            if f"{key}.".startswith(given):
+                clauses.append(f"--set {clause}")
+            else:
+                of_file.append(clause)
+        if of_file:
+            clauses.append(f"{name}: {'; '.join(of_file)}")
     if clauses:
         raise RecipeError(f"{'; '.join(clauses)}.")
     return recipe if folder is None else _resolve(recipe, folder)
@@ -197,11 +205,22 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         return f"--set {override}: write it as key=value, such as mixture.passes=5"
-    *parents, last = key.strip().split(".")
     try:
-        value = _parse(text)
+        put(values, key.strip(), _value_of(text))
+    except RecipeError as error:
+        return f"--set {key}: {error}"
     except ValueError:
         return f"--set {key}: the value is not valid YAML; quote it"
+    return None
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a key such as `mixture.passes` in the keys of a recipe, in place.
+
+    Raises:
+        RecipeError: A part of the key has a value that is no mapping.
+    """
+    *parents, last = key.split(".")
     here = values
     for parent in parents:
         inner = here.get(parent)
@@ -209,11 +228,28 @@ def _override(values: dict[str, Any], override: str) -> str | None:
             inner = written_out(parent, inner)
         here[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
-            return f"--set {key}: `{parent}` has no keys"
+            raise RecipeError(f"`{parent}` has no keys")
         here = inner
-    # The value of `anchor.response=Team:` is meant as text, but YAML parses it as a mapping.
-    here[last] = text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
-    return None
+    here[last] = value
+
+
+def _value_of(text: str) -> Any:
+    """Return the value of a `--set`: YAML if it is in quotes or brackets, else a plain scalar.
+
+    What YAML would read into other texts is not meant: a comment in `anchor=#1 rule: be brief`, a
+    mapping in `anchor.response=Team:`.
+
+    Raises:
+        ValueError: The text is not valid YAML.
+    """
+    plain = text.strip()
+    if plain.startswith(('"', "'", "{", "[")):
+        return _parse(text)
+    loader = _Loader("")
+    tag: str = loader.resolve(yaml.ScalarNode, plain, (True, False))  # type: ignore[no-untyped-call]
+    if tag.rpartition(":")[2] not in ("null", "bool", "int", "float"):
+        return plain
+    return loader.construct_object(yaml.ScalarNode(tag, plain))
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:

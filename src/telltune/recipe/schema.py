@@ -66,6 +66,14 @@ def _as_names(value: Any) -> Any:
     return [] if names in (None, ["none"]) else names
 
 
+def _as_modules(value: Any) -> Any:
+    """Refuse what is neither a name nor a list of names, in one message instead of two."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("must be the name of a layer or a list of names; put them in quotes")
+    return value
+
+
 def _as_off(value: Any) -> Any:
     """Turn False into `off`, because YAML reads a bare `off` as False."""
     return "off" if value is False else value
@@ -105,7 +113,7 @@ class LoraSpec(ConfigModel):
     """LoRA scaling numerator; the update is scaled by alpha / rank."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout probability on the adapter's input; must be 0 with `init: pissa` or `olora`."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Annotated[str | list[str], BeforeValidator(_as_modules)] = "all-linear"
     """PEFT's `target_modules`."""
     layers: list[NonNegativeInt] | None = Field(default=None, min_length=1)
     """Numbers of the decoder layers that get an adapter, from 0; by default all."""

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from telltune.errors import shown
+from telltune.masking import secret_in
 
 NUMBER = "number"
 """Tag of the number in a setting that may also be `auto`; pydantic appends it to the location."""
@@ -31,18 +32,46 @@ OTHER_NAMES = {
 }
 """Keys of a recipe, with their names in Transformers, TRL, axolotl, LLaMA-Factory and ms-swift."""
 
+_WHOLE, _NUMBER = "must be a whole number", "must be a number"
+_PROBLEMS = {
+    "string_type": "must be text; put it in quotes",
+    "string_too_short": "must not be empty",
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "int_parsing_size": "has too many digits",
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "bool_type": "must be `true` or `false`",
+    "bool_parsing": "must be `true` or `false`",
+    "dict_type": "must be a mapping, such as `{{key: value}}`",
+    "tuple_type": "must be a list of two numbers, such as `[0, 100]`",
+    "too_short": "must list at least {min_length}, but lists {actual_length}",
+    "too_long": "must list at most {max_length}, but lists {actual_length}",
+}
+"""Texts for kinds of mistakes whose text by pydantic names Python types or gives no remedy."""
+
 
 def explain(error: ValidationError, model: type[BaseModel], what: str) -> list[str]:
     """Return a clause for each mistake: key, problem, and the nearest key to a mistyped one."""
-    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+    return [clause for _, clause in explained(error, model, what)]
+
+
+def explained(error: ValidationError, model: type[BaseModel], what: str) -> list[tuple[str, str]]:
+    """Return the key of each mistake and its clause; see `explain`."""
+    mistakes = error.errors(include_url=False)
     clauses = [_clause(mistake, model, what) for mistake in mistakes[:_NAMED]]
     more = len(mistakes) - len(clauses)
-    return [*clauses, f"and {more} more mistakes"] if more else clauses
+    return [*clauses, ("", f"and {more} more mistakes")] if more else clauses
 
 
-def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
+def _clause(mistake: Any, model: type[BaseModel], what: str) -> tuple[str, str]:
     parts = mistake["loc"][:-1] if mistake["loc"][-1:] == (NUMBER,) else mistake["loc"]
-    key = ".".join(shown(str(part)) for part in parts)
+    told = _told(mistake, ".".join(shown(str(part)) for part in parts), model, what)
+    return ".".join(str(part) for part in parts), told
+
+
+def _told(mistake: Any, key: str, model: type[BaseModel], what: str) -> str:
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(mistake["loc"], model)
         name = str(mistake["loc"][-1])
@@ -52,10 +81,25 @@ def _clause(mistake: Any, model: type[BaseModel], what: str) -> str:
         return f"`{key}` is not a key of this {what} ({hint})"
     if mistake["type"] == "missing":
         return f"`{key}` is missing"
-    message = mistake["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = _problem(mistake, model)
     # A check of the whole object has no key.
     return f"`{key}`: {message}" if key else message
+
+
+def _problem(mistake: Any, model: type[BaseModel]) -> str:
+    """Return what a value must be, in words for people who do not know Python."""
+    kind, value = mistake["type"], mistake["input"]
+    if kind in _PROBLEMS:
+        told: str = _PROBLEMS[kind].format(**mistake.get("ctx", {}))
+        return told + " or `auto`" * (mistake["loc"][-1:] == (NUMBER,) and "number" in told)
+    if kind == "list_type":
+        harmless = isinstance(value, str) and not secret_in(value)
+        return f"must be a list; {f'write `[{shown(value)}]`' if harmless else 'use brackets'}"
+    if kind == "model_type":
+        keys = _keys_beside((*mistake["loc"], ""), model)
+        return f"must be a mapping of keys, such as `{keys[0]}`"
+    message: str = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return message[:1].lower() + message[1:]
 
 
 def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:

@@ -36,6 +36,8 @@ _ENGINES = {
     "support this model",
     ChoosingLane: "chooses a label",
 }
+# A longer answer of a model without a limit would block the others for hours.
+_UNNAMED_CONTEXT = 2**15
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ServedModel:
         if isinstance(self.lane, ChoosingLane):
             return Job(example)
         [prompt] = predictor.prompt_ids([example])
-        context = context_length(predictor.model.config)
+        context = context_length(predictor.model.config, _UNNAMED_CONTEXT)
         room = context - len(prompt)
         most = sampling.max_new_tokens or max(1, min(predictor.max_new_tokens, room))
         if most > room:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from telltune.errors import RecipeError
-from telltune.recipe import Recipe, explain, load_recipe, read_yaml, recipe_from_dict
+from telltune.recipe import Recipe, explain, load_recipe, put, read_yaml, recipe_from_dict
 
 STUDY_FILE = "study.yaml"
 """File name, in a study's folder, of the study as it was last run."""
@@ -247,22 +247,22 @@ def _cell(
 
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
-    # Without its braces, a mapping would be read as text.
-    shown = {key: yaml.safe_dump(v, default_flow_style=True) for key, v in entry.set.items()}
-    overrides = [f"{key}={text}" for key, text in shown.items()]
+    given = dict(entry.set)
     values["seed"] = seed if method.depends_on_size else 0
     if method.depends_on_size:
-        overrides.append(f"task.max_tokens={size}")
+        given["task.max_tokens"] = size
     if not method.uses_general:
         values["general"] = None
     elif ratio is not None and "mixture.leverage_ratio" not in entry.set:
-        overrides.append(f"mixture.leverage_ratio={ratio}")
-    recipe = recipe_from_dict(
-        values,
-        name=f"{name} ({task.name or 'task'}, {entry.name})",
-        folder=folder,
-        overrides=overrides,
-    )
+        given["mixture.leverage_ratio"] = ratio
+    where = f"{name} ({task.name or 'task'}, {entry.name})"
+    values, given = copy.deepcopy((values, given))
+    try:
+        for key, value in given.items():
+            put(values, key, value)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}.") from None
+    recipe = recipe_from_dict(values, name=where, folder=folder)
     return cell_of(recipe, task=task.name, name=entry.name)
 
 

@@ -151,7 +151,7 @@ def pvi_scores(
     labels = closed_set(example.completion for example in examples)
     fold = assign_folds(examples, spec.folds, recipe.seed, labels)
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
-    encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
+    encoder = Encoder(tokenizer, context=context_length(base.model.config))
     shots = spec.in_context
     recipe, _ = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)

@@ -262,9 +262,9 @@ def test_another_cascades_state_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"labels": ["one"]}, "`labels`: list should have at least 2 items"),
+        ({"labels": ["one"]}, "`labels`: must list at least 2, but lists 1"),
         ({"labels": ["one", "one"]}, "`labels`: .*listed once"),
-        ({"levels": []}, "`levels`: list should have at least 1 item"),
+        ({"levels": []}, "`levels`: must list at least 1, but lists 0"),
         ({"policy": "best"}, "`policy`: "),
     ],
 )

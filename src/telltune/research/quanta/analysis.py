@@ -205,7 +205,7 @@ def _train(
     """Train and record token losses; also find the quanta if `clusters` is above 0."""
     run_plan = job.run_plan
     tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
-    encoder = Encoder(tokenizer, max_length=context_length(base.model.config))
+    encoder = Encoder(tokenizer, context=context_length(base.model.config))
     encoded = encoder.encode(held_out)
     recorder = LossRecorder(work / "losses.jsonl", encoded, moments)
     options = TrainingOptions(
