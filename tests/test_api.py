@@ -9,7 +9,7 @@ import yaml
 import telltune
 from telltune.data import task as data_task
 from telltune.data.loaders import read_examples
-from telltune.errors import ModelError, RecipeError
+from telltune.errors import DataError, ModelError, RecipeError
 from telltune.recipe import recipe_from_dict
 from telltune.study.spec import ForgettingSpec
 from telltune.study.worker import CellWorker
@@ -115,6 +115,11 @@ def test_predictions_of_prompts_do_not_depend_on_their_company(fitted):
     prompts = ["item 3 is round", "What is the capital of Iceland?", "item 4 is square"]
     together = telltune.predict(fitted, prompts)
     assert together == [telltune.predict(fitted, [prompt])[0] for prompt in prompts]
+
+
+def test_a_prompt_with_half_of_an_emoji_is_refused_by_its_number(fitted):
+    with pytest.raises(DataError, match="prompt 2 contains an unpaired surrogate at character 4"):
+        telltune.predict(fitted, ["item 3", "box\ud83d"])
 
 
 def test_full_parameters_leave_a_model_that_predicts(toy_recipe, tmp_path):

@@ -213,6 +213,7 @@ def test_the_temporary_folder_goes_with_its_classifier(
         ("one text", ["a"], "X is one text"),
         ([], [], "X has no texts"),
         (["a", 3], ["x", "y"], r"X\[1\] is of type int; give texts"),
+        (["a", "b\ud800"], ["x", "y"], r"X\[1\] contains an unpaired surrogate at character 2"),
         (["a", "b"], ["x"], "inconsistent numbers of samples"),
         (["a", "b"], ["x", "x"], "y has one class only, `x`"),
         (["a", "b"], ["x", " x"], "are not different texts"),

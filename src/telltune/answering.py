@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from telltune.data.contents import contents_of
 from telltune.data.examples import Example
+from telltune.data.fields import RowRefusedError, check_encodable
 from telltune.data.given import Files, Rows, files_of_data, is_column, rows_of
 from telltune.data.loaders import Table
 from telltune.data.prompts import prompts_of, read_prompts
@@ -248,6 +249,11 @@ def predict_examples(
     progress: bool = False,
 ) -> list[str]:
     """Answer examples as `predict` does; each may have turns before its prompt."""
+    for number, example in enumerate(examples, start=1):
+        try:
+            check_encodable(example.prompt, f"prompt {number}")
+        except RowRefusedError as error:
+            raise DataError(f"{error}.") from None
     with phase("loading the model", shown=progress):
         predictor = load_folder(Path(adapter), trust_model=trust_model)
     if max_new_tokens is not None:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from telltune.api import fit
 from telltune.data.examples import Example
+from telltune.data.fields import check_encodable
 from telltune.data.thinking import without_thinking
 from telltune.errors import ModelError, StorageError
 from telltune.fitting.adapter_folder import ESTIMATOR
@@ -295,4 +296,5 @@ def _texts(data: Any) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"X[{number}] is of type {type(text).__name__}; give texts.")
+        check_encodable(text, f"X[{number}]")
     return [str(text) for text in texts]

@@ -134,14 +134,23 @@ def _as_text(value: object, key: str, what: str) -> str:
         raise RowRefusedError(
             f"no {what}: key `{shown(key)}` contains {kind or 'binary or a date'}, not text{advice}"
         )
+    check_encodable(value, f"the {what} in key `{shown(key)}`")
+    return str(value)
+
+
+def check_encodable(text: str, what: str) -> None:
+    """Refuse a text, which the error calls `what`, that has no UTF-8.
+
+    Raises:
+        RowRefusedError: It contains an unpaired surrogate, such as half of an emoji.
+    """
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise RowRefusedError(
-            f"the {what} in key `{shown(key)}` contains an unpaired surrogate at character "
-            f"{error.start + 1}: replace that character"
-        ) from error
-    return str(value)
+            f"{what} contains an unpaired surrogate at character {error.start + 1}: replace that "
+            "character"
+        ) from None
 
 
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
