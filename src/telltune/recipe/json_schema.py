@@ -22,6 +22,8 @@ class _WithShorthands(GenerateJsonSchema):
         self, schema: core_schema.BeforeValidatorFunctionSchema
     ) -> JsonSchemaValue:
         described = super().function_before_schema(schema)
+        if schema["function"]["type"] == "with-info":  # It refuses values and turns none.
+            return described
         one = [described["items"]] if described.get("type") == "array" else []
         return {"anyOf": [described, *one, {"type": "string"}]}
 

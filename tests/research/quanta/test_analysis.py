@@ -144,7 +144,7 @@ def test_other_settings_or_data_are_refused(
         ({}, (), {}, "no method is named"),
         ({}, ("tell",), {"reference_tokens": 300}, "the reference has .* task tokens"),
         ({"dev": None}, ("tell",), {}, "add `task.dev`"),
-        ({}, ("tell",), {"clusters": 1}, "two clusters"),
+        ({}, ("tell",), {"clusters": 1}, "clusters is 1; give a whole number of at least 2"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_training(
