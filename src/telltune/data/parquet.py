@@ -236,17 +236,11 @@ def _lengths(column: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not _is_view(column.type):
+    if not (pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type)):
         return pc.binary_length(column)
     # A view has 16 bytes and starts with the length of its text.
     lengths = np.frombuffer(column.buffers()[1], "<i4")[::4]
     return pa.array(lengths[column.offset :][: len(column)])
-
-
-def _is_view(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_text(kind: Any) -> bool:

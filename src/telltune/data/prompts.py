@@ -276,9 +276,10 @@ def _reading_most(
             tied.setdefault(keys, schema)
     if len(tied) == 1:
         return next(iter(tied.values()))
-    for known in (before, _trained_schema(trained_on)):
-        if known is not None and known in fitting:
-            return known
+    # The training data are read only for the first row of a file.
+    known = before if before in fitting else _trained_schema(trained_on)
+    if known is not None and known in fitting:
+        return known
     names = " and ".join(schema.name for schema in tied.values())
     raise RowRefusedError(
         f"the keys {listed(filled)} match {names}: name the prompt's column, by `columns` in the "
