@@ -350,9 +350,12 @@ def test_an_index_that_may_be_a_text_or_a_label_is_refused():
 
 
 @pytest.mark.parametrize("lead", ["", "(1) ", "A. ", "a) ", "- ", "Option 2: ", "[B] "])
-def test_lines_that_only_end_like_options_do_not_show_them(lead):
+def test_lines_of_options_may_begin_in_several_ways(lead):
     values = {"question": f"Q?\n{lead}1\n{lead}2", "options": ["1", "2"], "answer": "2"}
     assert examples_of(values)[0].prompt == values["question"]
+
+
+def test_lines_that_only_end_like_options_do_not_show_them():
     values = {"question": "x = 1\ny = 2\nWhich is larger?", "options": ["1", "2"], "answer": "B"}
     (example,) = examples_of(values)
     assert example.prompt.endswith("larger?\n\nA. 1\nB. 2")

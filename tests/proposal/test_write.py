@@ -108,6 +108,7 @@ def test_every_row_of_a_json_document_is_kept_however_its_lines_break(
     rows = tickets(60)
     (tmp_path / "tickets.json").write_text(json.dumps(rows, indent=indent))
     done = write_recipe(tmp_path / "tickets.json", tmp_path / "new")
+    assert done.told == "60 examples, 4 labels, columns text → team"
     parts = [row for part in done.counts for row in lines(tmp_path / "new" / f"{part}.jsonl")]
     assert sorted(map(str, parts)) == sorted(map(str, rows))
     assert set(done.counts) == {"train", "test"}

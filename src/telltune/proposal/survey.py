@@ -54,6 +54,8 @@ class Survey:
     Attributes:
         specs: Data sets by split. `train` has all of them if the names tell no splits.
         is_split: Whether the names of files tell the splits.
+        examples: Examples by split.
+        counts: Number of rows by split; a row with a conversation is several examples.
         columns: Guessed or given columns of the first data set; None if its schema is known.
         labels: Labels of a classification task, sorted; () for other tasks.
         warnings: Sentences about what is not read or left out.
@@ -62,6 +64,7 @@ class Survey:
     specs: dict[Split, list[DataSpec]]
     is_split: bool
     examples: dict[Split, list[Example]]
+    counts: dict[Split, int]
     columns: Columns | None
     kind: Kind
     labels: tuple[str, ...]
@@ -74,14 +77,6 @@ class Survey:
         labels = sorted({label.strip() for label in self.labels})
         words = sum(bool(_WORD.search(label)) for label in labels)
         return labels if 1 < len(labels) <= min(_LISTED, 2 * words - 1) else []
-
-    @property
-    def counts(self) -> dict[Split, int]:
-        """Number of rows by split; a row with a conversation is several examples."""
-        return {
-            split: len({example.origin for example in found})
-            for split, found in self.examples.items()
-        }
 
     @property
     def told(self) -> str:
@@ -114,7 +109,12 @@ def survey(
         for split, found in named.items()
     }
     report = ReadReport()
-    examples = {split: read_examples(found, report, split=split) for split, found in specs.items()}
+    examples: dict[Split, list[Example]] = {}
+    counts: dict[Split, int] = {}
+    for split, found in specs.items():
+        before = report.rows
+        examples[split] = read_examples(found, report, split=split)
+        counts[split] = report.rows - before
     answers = [example.completion for found in examples.values() for example in found]
     kind = _KINDS[choose_metrics(answers)[0]]
     labels = label_set(answers) if kind == "labels" else ()
@@ -123,6 +123,7 @@ def survey(
         specs,
         len(named) > 1,
         examples,
+        counts,
         used,
         kind,
         labels,
