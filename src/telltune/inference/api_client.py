@@ -8,12 +8,10 @@ the client is made; it is in no file, message or cache.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.errors import ModelError, RecipeError
 from telltune.inference.chat_format import Reply, chat_request, label_in, read_reply
+from telltune.inference.timed_calls import event_loop, first_cause, result_of, timed_client
 from telltune.storage import cache_folder, read_cached_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from telltune.data.examples import Example
@@ -107,7 +106,7 @@ class ApiClient:
         self.spec = spec
         self.usage = ApiUsage()
         self._key = api_key(spec)
-        _loop()  # Several threads at a time would start several.
+        event_loop()  # Several threads at a time would start several.
         try:
             self._server = openai.AsyncOpenAI(
                 base_url=spec.url,
@@ -115,7 +114,7 @@ class ApiClient:
                 api_key=self._key or "-",
                 timeout=spec.timeout,
                 max_retries=spec.retries,
-                http_client=_http_client(spec.timeout),
+                http_client=timed_client(spec.timeout),
             )
         except Exception as error:  # the package passes on errors of its HTTP library
             raise RecipeError(f"url {spec.url} is not a valid address: {error}.") from None
@@ -266,7 +265,7 @@ class ApiClient:
             told = f"did not answer in {self.spec.timeout:g} seconds, {tried} times"
             raise self._failed(f"{self._named} {told}.") from None
         except openai.APIConnectionError as error:
-            cause = self._shown(_first_cause(error))
+            cause = self._shown(first_cause(error))
             raise self._failed(f"the connection to {self._named} failed: {cause}.") from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             told = f"sent no chat completion but {self._shown(str(error))}"
@@ -285,7 +284,7 @@ class ApiClient:
             if "max_tokens" not in sent:
                 sent["max_completion_tokens"] = request["max_tokens"]
             try:
-                return _result(
+                return result_of(
                     self._server.chat.completions.create(
                         model=self.spec.model, extra_headers=self._headers, **sent
                     )
@@ -309,7 +308,7 @@ class ApiClient:
         """Return the names of the server's models; "" if it does not list them."""
         try:
             server = self._server.with_options(max_retries=0)
-            listed = _result(server.models.list(extra_headers=self._headers))
+            listed = result_of(server.models.list(extra_headers=self._headers))
             names = [model.id for model in listed.data]
         except Exception:  # whatever a server that is none may cause
             return ""
@@ -360,54 +359,6 @@ class ApiClient:
         key = json.dumps([_VERSION, self.speaker, request], sort_keys=True)
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return cache_folder("api", digest[:2]) / f"{digest}.json"
-
-
-def _http_client(seconds: float) -> Any:
-    """Return an HTTP client with a limit on a whole request; its library limits each read."""
-    import openai
-
-    class Client(openai.DefaultAsyncHttpxClient):
-        async def send(self, request: Any, **settings: Any) -> Any:
-            try:
-                async with asyncio.timeout(seconds):
-                    return await super().send(request, **settings)
-            except TimeoutError:
-                # The error that `openai` retries; its HTTP library depends on its version.
-                library = sys.modules[type(request).__module__]
-                raise library.ReadTimeout("the time is over", request=request) from None
-
-    return Client()
-
-
-def _result(call: Awaitable[Any]) -> Any:
-    """Return the result of a call; the calling thread may have an event loop, as in notebooks."""
-
-    async def awaited() -> Any:
-        return await call
-
-    return asyncio.run_coroutine_threadsafe(awaited(), _loop()).result()
-
-
-def _first_cause(error: BaseException) -> str:
-    """Return the message of the error from which others came; those of the library say less."""
-    told, cause = str(error), error.__cause__
-    while cause is not None:
-        number = cause.errno if isinstance(cause, ConnectionError) else None
-        told = os.strerror(number) if number else str(cause) or told
-        cause = cause.__cause__ or cause.__context__
-    return told
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process's calls, which runs in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="telltune-api", daemon=True).start()
-    return loop
-
-
-if hasattr(os, "register_at_fork"):  # A forked process has no copy of the thread.
-    os.register_at_fork(after_in_child=_loop.cache_clear)
 
 
 def _paired(text: str) -> str:
