@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 from forked import FORKS
+from telltune.clock import clock
 from telltune.errors import StorageError
 from telltune.storage import (
     atomic_folder,
     cache_folder,
+    cached_json,
     jsonl_lines,
     read_cached_json,
     remove_unfinished,
@@ -208,6 +210,31 @@ def test_what_cannot_be_read_of_the_cache_is_not_there(
     assert read_cached_json(path) is None
     write_json(path, {"a": 1})
     assert read_cached_json(path) == {"a": 1}
+
+
+def test_what_is_kept_counts_on_the_clock_as_if_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    path, made = tmp_path / "a.json", []
+
+    def make() -> list[int]:
+        now[0] += 7
+        made.append(1)
+        return [1, 2]
+
+    def asked() -> None:
+        began = clock()
+        assert cached_json(path, make) == [1, 2]
+        assert clock() - began == 7
+
+    for _ in range(3):
+        asked()
+    assert made == [1]
+    path.write_bytes(b"[1,")  # A file that cannot be read is made again.
+    asked()
+    assert made == [1, 1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")

@@ -5,13 +5,13 @@ The command line parses arguments, calls these and prints.
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telltune.checked_run import CheckedRun, check_baseline, check_run, trained_method
+from telltune.clock import clock
 from telltune.data.given import AnyData, files_of_data, named
 from telltune.data.task import load_task
 from telltune.errors import DataError, RecipeError, check_count
@@ -180,7 +180,7 @@ def fit(
         >>> fitted.record["method"]
         'tell'
     """
-    began = time.perf_counter()
+    began = clock()
     recipe, guessed = recipe_of(data, columns=columns)
     out = Path(out)
     method = get_method(recipe.method)
@@ -229,7 +229,7 @@ def fit(
         record = read_tell(out)
         together.wait()
     if together.count == 1:
-        besides = time.perf_counter() - began - record["seconds"]
+        besides = clock() - began - record["seconds"]
         remember(training_shape(ready.shape, recipe), "fit", load_seconds=besides)
     return Fit(out, record, tuple(warnings), guessed)
 

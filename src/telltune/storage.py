@@ -9,12 +9,12 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from telltune.clock import clock, spare
 from telltune.errors import StorageError
 
 # Suffix of files and folders that are being written. Those left by a killed process are not read.
@@ -148,24 +148,29 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
+def make_once(path: Path, make: Callable[[], None]) -> None:
+    """Call `make`, which writes a file or folder of the cache, unless it exists.
+
+    On `clock`, one that exists counts as if it had been made now.
+    """
+    told = path.with_name(f"{path.name}.seconds")
+    if path.exists():
+        spare(read_cached_json(told) or 0.0)
+        return
+    began = clock()
+    make()
+    write_json(told, clock() - began)
+
+
 def cached_json(path: Path, make: Callable[[], Any]) -> Any:
-    """Return the contents of a JSON file in the cache; make and write them if there are none."""
-    kept = read_cached_json(path)
-    if kept is None:
-        kept = make()
-        write_json(path, kept)
-    return kept
+    """Return the contents of a JSON file in the cache; make and write them if there are none.
 
-
-def cached_and_timed(path: Path, make: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `cached_json` returns, and the time in seconds that making it took."""
-
-    def timed() -> list[Any]:
-        began = time.perf_counter()
-        return [make(), time.perf_counter() - began]
-
-    found, seconds = cached_json(path, timed)
-    return found, seconds
+    See `make_once` for the time that this takes.
+    """
+    if read_cached_json(path) is None:
+        path.unlink(missing_ok=True)
+    make_once(path, lambda: write_json(path, make()))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager

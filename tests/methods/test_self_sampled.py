@@ -80,13 +80,13 @@ def test_what_is_on_disk_is_not_sampled_again_and_a_part_is_completed(
     tiny_base: LoadedModel, general: GeneralData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[int] = []
-    answered = self_sampled._answered
+    write = self_sampled._write
 
-    def counted(*given: Any, seed: int) -> str:
+    def counted(*given: Any, seed: int) -> None:
         chunks.append(seed)
-        return answered(*given, seed=seed)
+        write(*given, seed=seed)
 
-    monkeypatch.setattr(self_sampled, "_answered", counted)
+    monkeypatch.setattr(self_sampled, "_write", counted)
     first = sample_responses(Writer(tiny_base), general, 10, seed=3, max_length=256)
     whole = list(first)
     assert chunks == [3, 7, 11]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from telltune.storage import cache_folder, write_json
 from telltune.study import worker
 from telltune.study.compare import compare
 from telltune.study.runner import run_cells
@@ -86,6 +87,31 @@ def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
     [alone] = rows_of(toy_recipe, tmp_path / "alone", "tell_product", forgetting=FEW)
     assert trained == ["SFT", "TELL", "TELL, product of experts"]
     assert told(alone) == told(product)
+
+
+@pytest.mark.parametrize(
+    ("method", "folder", "keys"),
+    [
+        ("tell_self_sampled", "self_sampled", {}),
+        ("tell", "nearness", {"general_choice": {"by": "gradients", "candidates": 20}}),
+        ("sft_pseudo_label", "teacher", {"pseudo_label": {"by": "model", "examples": 4}}),
+    ],
+)
+def test_what_the_cache_keeps_counts_as_training_time_and_never_below_zero(
+    toy_recipe: dict[str, Any], tmp_path: Path, method: str, folder: str, keys: dict[str, Any]
+) -> None:
+    recipe = toy_recipe | keys
+    if "pseudo_label" in keys:
+        recipe["task"]["unlabeled"] = "rest"
+    [first] = rows_of(recipe, tmp_path / "first", method)
+    assert first.status == "done", first.reason
+    files = list((cache_folder() / folder).rglob("*.seconds"))
+    assert files
+    for file in files:
+        write_json(file, 1000)
+    [again] = rows_of(recipe, tmp_path / "again", method)
+    assert again.seconds["training"] == pytest.approx(1000 * len(files), abs=100)
+    assert 0 <= again.seconds["other"] < 100
 
 
 def test_other_inputs_train_anew(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from telltune.clock import clock
 from telltune.errors import ModelError
 from telltune.valuation import embeddings
-from telltune.valuation.embeddings import clock, embed
+from telltune.valuation.embeddings import embed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.clock import clock
 from telltune.data.encoding import Encoder
 from telltune.data.formats import DELIMITED
 from telltune.data.writing import write_rows
@@ -17,7 +18,6 @@ from telltune.evaluation.headline import TaskAnswers, choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import get_metric
 from telltune.result_table import InNotebooks, ResultTable
-from telltune.valuation.embeddings import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

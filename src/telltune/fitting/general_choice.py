@@ -22,7 +22,7 @@ from telltune.fitting.selection import examples_in_budget
 from telltune.models import LoadedModel, context_length
 from telltune.models.kernels.packing import pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.storage import atomic_folder, cache_folder, content_key
+from telltune.storage import atomic_folder, cache_folder, content_key, make_once
 from telltune.training.adapter import add_lora, borrowing
 from telltune.training.progress import bar
 from telltune.valuation.embeddings import embed
@@ -139,13 +139,16 @@ def _vectors(
     else:
         key += (base.speaker, recipe.lora.model_dump_json(), recipe.seed)
     folder = cache_folder("nearness") / content_key(*key)
-    if not folder.is_dir():
+
+    def make() -> None:
         if spec.by == "embeddings":
             found = embeddings_of(examples, spec.embedding_model)
         else:
             found = gradients_of(base, examples, recipe.lora, recipe.seed, progress=progress)
         with atomic_folder(folder, needed=found.nbytes) as filling:
             np.save(filling / _FILE, found)
+
+    make_once(folder, make)
     kept: NDArray[np.float32] = np.load(folder / _FILE)
     return kept
 

@@ -30,7 +30,7 @@ from telltune.models import LoadedModel, compute_dtype, context_length
 from telltune.models.kernels.fast_path import FastPath
 from telltune.models.kernels.packing import PackedBatch, pack, token_nll
 from telltune.models.threads import adapt_threads, shared_cores
-from telltune.storage import cache_folder, content_key, write_bytes
+from telltune.storage import cache_folder, content_key, make_once, write_bytes
 from telltune.training.adapter import add_lora, borrowing, trained_parameters, trained_weights
 from telltune.training.progress import bar
 
@@ -74,8 +74,7 @@ def meta_start(
         recipe.seed,
     )
     path = cache_folder("meta") / f"{content_key(*key)}.safetensors"
-    if not path.is_file():
-        write_bytes(path, save(_learn(base, general, recipe, spec, progress)))
+    make_once(path, lambda: write_bytes(path, save(_learn(base, general, recipe, spec, progress))))
     return load(path.read_bytes())
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from telltune.classifiers.choice import TEXT_KINDS, Choice, choose_classifier
+from telltune.clock import clock
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, check_unlabeled, unlabeled_beside
@@ -32,7 +32,6 @@ from telltune.recipe import (
 )
 from telltune.training.confidence import Confidence
 from telltune.training.progress import phase
-from telltune.valuation.embeddings import clock
 from telltune.valuation.memory import TEMPLATES
 
 if TYPE_CHECKING:
@@ -148,11 +147,11 @@ class PreTraining:
             )
         if self.general is None:
             raise RecipeError("`meta` needs general data; set `general: ...`.")
-        began = time.perf_counter()
+        began = clock()
         self.start = meta_start(
             self.base, self.general, self.recipe, spec, progress=self.settings.progress
         )
-        self.seconds += time.perf_counter() - began
+        self.seconds += clock() - began
 
     def _score(self) -> None:
         """Select among the task's examples, and compute the confidence in each selected example."""
@@ -281,13 +280,13 @@ class PreTraining:
         self.recipe, self.run_plan = self.recipe.model_copy(update={"task": spec}), None
 
     def _choose_general(self, spec: GeneralChoiceSpec, general: GeneralData) -> None:
-        began = time.perf_counter()
+        began = clock()
         chosen = choose_general(
             self.task, general, self.base, self.recipe, spec, progress=self.settings.progress
         )
         self.recipe = self.recipe.changed(mixture={"general_examples": len(chosen.chosen)})
         self.general, self.run_plan = chosen, None
-        self.seconds += time.perf_counter() - began
+        self.seconds += clock() - began
 
 
 def describe_pre_training(method: AdapterMethod, recipe: Recipe) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.errors import RecipeError
 from telltune.fitting.protocol import AdapterMethod, Settings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from telltune.data.task import TaskData
 
 # Increase this when the same data and settings give different answers than before.
-_VERSION = 1
+_VERSION = 2
 _NO_CHECKPOINTS = 10**9
 
 
@@ -57,17 +57,17 @@ class Teacher:
             RecipeError: Several processes train together.
         """
         path = cache_folder("teacher") / f"{self._key(examples, seed)}.json"
-        kept = cached_json(path, partial(self._ask, examples, seed))
-        return kept["answers"], kept["seconds"]
+        began = clock()
+        answers = cached_json(path, partial(self._ask, examples, seed))
+        return answers, clock() - began
 
-    def _ask(self, examples: Sequence[Example], seed: int) -> dict[str, object]:
+    def _ask(self, examples: Sequence[Example], seed: int) -> list[str]:
         if processes().count > 1:
             raise RecipeError(
                 "adapters that label inputs are trained in one process: run `tell fit` in one "
                 "process until its own training begins, then launch several; the answers of the "
                 "adapters are cached."
             )
-        began = time.perf_counter()
         training = {"early_stopping": False, "save_steps": _NO_CHECKPOINTS}
         # Without other levers: no section that a recipe need not have.
         off = {name: None for name, key in Recipe.model_fields.items() if key.default is None}
@@ -85,7 +85,7 @@ class Teacher:
         with method.run(task, None, self.base, settings) as predictor:
             answers = replace(predictor, in_process=True).predict(examples)
         gc.collect()
-        return {"answers": answers, "seconds": time.perf_counter() - began}
+        return answers
 
     def _key(self, examples: Sequence[Example], seed: int) -> str:
         recipe = self.recipe

@@ -14,6 +14,7 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
@@ -23,7 +24,7 @@ from telltune.inference.scoring import label_nll
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, cached_and_timed, content_key
+from telltune.storage import cache_folder, cached_json, content_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ _DECIDES = "So what is the answer?"
 _TEMPERATURE = 0.7
 _LONGEST = 48
 _ATTEMPTS = 10
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,9 @@ class _Asker:
         """
         shown = [[i, told.get(i)] for i in wrong]
         path = cache_folder("auxiliary") / f"{content_key(*self._key, number, shown)}.json"
-        kept, seconds = cached_and_timed(path, partial(self._ask, number, wrong, told))
-        self.seconds += seconds
+        began = clock()
+        kept = cached_json(path, partial(self._ask, number, wrong, told))
+        self.seconds += clock() - began
         return [(i, Chain(**chain), guess) for i, chain, guess in kept]
 
     def _ask(

@@ -19,12 +19,12 @@ import numpy as np
 
 from telltune.classifiers.choice import TEXT_KINDS, choose_classifier
 from telltune.classifiers.seeded_em import class_prior
+from telltune.clock import clock
 from telltune.data.task import TaskData, check_unlabeled
 from telltune.errors import RecipeError
 from telltune.inference.labels import why_no_labels
 from telltune.levers.protocol import Answer, Resources, UseAs, Yield
 from telltune.training.progress import phase
-from telltune.valuation.embeddings import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
@@ -25,7 +26,7 @@ from telltune.levers.filters import TextFilter, agreed, balanced
 from telltune.levers.protocol import Yield
 from telltune.levers.synthesis import Synthesis, instruction_of
 from telltune.models import context_length
-from telltune.storage import cache_folder, cached_and_timed, content_key
+from telltune.storage import cache_folder, cached_json, content_key
 from telltune.training.progress import bar
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _AT_ONCE = 32
 _SHOWN = (4, 4)
 """Maximum numbers of demonstrations and of the model's earlier inputs in a request."""
 _ANSWERING_TEMPERATURE = 0.2
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ class _Rounds:
         demonstrations = contents_of(self.demonstrations).sha256
         whole = (_VERSION, self.writer.speaker, demonstrations, self.instruction, self.seed, *key)
         path = cache_folder("self_guide") / f"{content_key(*whole)}.json"
-        written, seconds = cached_and_timed(path, write)
-        self.seconds += seconds
+        began = clock()
+        written = cached_json(path, write)
+        self.seconds += clock() - began
         return written
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from telltune.classifiers.choice import choose_classifier
 from telltune.classifiers.classifier import fit_classifier
 from telltune.classifiers.features import StateFeatures, learn_features, prompt_text
+from telltune.clock import clock
 from telltune.data.encoding import Encoder
 from telltune.data.task import TaskData, check_unlabeled, count_within_budget, unlabeled_beside
 from telltune.errors import RecipeError
@@ -19,7 +20,7 @@ from telltune.fitting.baseline_folder import save_baseline
 from telltune.fitting.predictor import BaselinePredictor, Cost
 from telltune.fitting.protocol import Method, Settings
 from telltune.inference.labels import labels_of, need_labels
-from telltune.valuation.embeddings import clock, is_installed
+from telltune.valuation.embeddings import is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from telltune.classifiers.features import prompt_text
+from telltune.clock import clock
 from telltune.data.anchor import anchored_tokenizer
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns, prepend_shots
@@ -25,7 +26,7 @@ from telltune.fitting.protocol import Method, Settings, teacher_of
 from telltune.inference.labels import labels_of, need_labels
 from telltune.inference.scoring import label_nll
 from telltune.models import LoadedModel, context_length
-from telltune.valuation.embeddings import clock, embed
+from telltune.valuation.embeddings import embed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

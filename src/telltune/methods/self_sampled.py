@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from telltune.clock import clock
 from telltune.data.contents import Contents, contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message
@@ -27,7 +28,7 @@ from telltune.fitting.model_info import ModelInfo
 from telltune.fitting.protocol import Settings, teacher_of
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.inference.writer import Writer
-from telltune.storage import cache_folder, jsonl_lines, write_text
+from telltune.storage import cache_folder, jsonl_lines, make_once, write_text
 from telltune.training.processes import processes
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class SelfSampled(TrainedMethod):
         # `build_run_plan` raises an error if the recipe has no general data.
         counts = build_run_plan(self, task, general, known, self.configured(recipe)).counts
         assert general is not None  # `build_run_plan` has checked this.
-        began = time.perf_counter()
+        began = clock()
         longest = longest_example(known, recipe)
         # The other processes read what the first one has sampled.
         with processes().first_before_others():
@@ -105,11 +106,11 @@ class SelfSampled(TrainedMethod):
             )
         if teacher is not None:
             logging.getLogger(__name__).warning("%s", teacher.usage.told(teacher.spec))
-        sampling = time.perf_counter() - began
+        sampling = clock() - began
         recipe = recipe.changed(mixture={"general_examples": counts.general_examples})
         settings = replace(settings, recipe=recipe, run_plan=None)
         found = super().run(task, sampled, base, settings)
-        # Sampling is a part of this method's training time; cached responses take almost none.
+        # Sampling is a part of this method's training time.
         cost = replace(found.cost, seconds=found.cost.seconds + sampling)
         return replace(found, cost=cost)
 
@@ -131,9 +132,8 @@ def sample_responses(
     for start in range(0, len(chosen), _CHUNK):
         examples = chosen[start : start + _CHUNK]
         file = folder / f"{start}.jsonl"
-        if not file.is_file():
-            # Each chunk has its own seed, so that it is the same after an interruption.
-            write_text(file, _answered(writer, examples, max_length, seed=seed + start))
+        # Each chunk has its own seed, so that it is the same after an interruption.
+        make_once(file, partial(_write, file, writer, examples, max_length, seed=seed + start))
         files.append(file)
     teacher = writer.teacher
     by = "self-sampled" if teacher is None else f"answered by {teacher.spec.model}"
@@ -147,8 +147,10 @@ def _read(file: Path) -> Iterator[Example]:
         yield Example(**values, history=history)
 
 
-def _answered(writer: Writer, examples: list[Example], max_length: int, *, seed: int) -> str:
-    """Return JSON lines; an empty answer or a prompt without room keeps the given response.
+def _write(
+    file: Path, writer: Writer, examples: list[Example], max_length: int, *, seed: int
+) -> None:
+    """Write JSON lines; an empty answer or a prompt without room keeps the given response.
 
     So does a prompt with tools that a teacher would answer, since the client sends none.
     """
@@ -179,7 +181,7 @@ def _answered(writer: Writer, examples: list[Example], max_length: int, *, seed:
         | {"history": [list(turn) for turn in example.history]}
         for example in kept
     )
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 TELL_SELF_SAMPLED = SelfSampled(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from telltune.clock import clock
 from telltune.errors import TellError
 from telltune.evaluation.score import (
     Answers,
@@ -36,7 +36,7 @@ class Answered:
 
 def score_cell(found: Answered, out: Path, answers: str = ANSWERS) -> ResultRow:
     """Score a cell's answers and write them to `out/answers`; a failure also returns a row."""
-    began = time.perf_counter()
+    began = clock()
     row = found.row
     try:
         evaluation = found.answers.score(found.confidence, row.seed)
@@ -44,7 +44,7 @@ def score_cell(found: Answered, out: Path, answers: str = ANSWERS) -> ResultRow:
     except Exception as error:
         title = f"{row.task}, {row.name}, seed {row.seed}"
         return failed_row(replace(row, status="failed"), error, began, out, title)
-    seconds = row.seconds | {"other": row.seconds["other"] + time.perf_counter() - began}
+    seconds = row.seconds | {"other": row.seconds["other"] + clock() - began}
     return replace(
         row,
         scores=evaluation.to_dict()["scores"],
@@ -59,5 +59,5 @@ def failed_row(row: ResultRow, error: Exception, began: float, out: Path, title:
     write_text(out / FAILURES / f"{row.key}.txt", masked(traceback.format_exc()))
     kind = "" if isinstance(error, TellError) else f"{type(error).__name__}: "
     logging.getLogger(__name__).warning("%s failed: %s%s", title, kind, error)
-    seconds = {"other": time.perf_counter() - began}
+    seconds = {"other": clock() - began}
     return replace(row, reason=masked(f"{kind}{error}"), seconds=seconds)

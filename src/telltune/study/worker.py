@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash, file_hash
 from telltune.data.task import TaskData, load_general, load_split, load_task
@@ -185,7 +185,7 @@ class CellWorker:
         Returns:
             The trained cell for `answer`, or the row of a failed cell.
         """
-        began = time.perf_counter()
+        began = clock()
         try:
             task, base = self.task(cell.recipe).task, self.base(cell.recipe)
             settings = self._settings(cell, key, save=True)
@@ -200,7 +200,7 @@ class CellWorker:
             return self._failed(cell, key, error, began)
         finally:
             gc.collect()
-        return TrainedCell(files, cost, curve, used, time.perf_counter() - began)
+        return TrainedCell(files, cost, curve, used, clock() - began)
 
     def answer(
         self, cell: Cell, key: str, trained: TrainedCell | None = None
@@ -215,8 +215,7 @@ class CellWorker:
         Returns:
             The answered cell for `score_cell`, or the row of a failed cell.
         """
-        began = time.perf_counter() - (trained.seconds if trained else 0.0)
-        spared = self._shared.spared
+        began = clock() - (trained.seconds if trained else 0.0)
         row = self.blank(cell, key, self.split)
         try:
             answers, items, found = self._run(cell, key, trained)
@@ -225,9 +224,7 @@ class CellWorker:
         finally:
             gc.collect()
         seconds = found.pop("seconds")
-        # A training that was taken over counts as if it had been done again.
-        taken = self._shared.spared - spared
-        seconds["other"] = time.perf_counter() - began + taken - sum(seconds.values())
+        seconds["other"] = clock() - began - sum(seconds.values())
         row = replace(row, status="done", seconds=seconds, **found)
         return Answered(row, answers, items, cell.recipe.evaluation.confidence)
 
@@ -274,7 +271,7 @@ class CellWorker:
             used = settings.run_plan.max_general_index if settings.run_plan else 0
         # This runs before training, because it fails if there are too few general examples.
         held_out = self.held_out(cell.seed, used)
-        began = time.perf_counter()
+        began = clock()
         before: dict[str, float] = {}
         if held_out:
             plain = get_method("base").run(task, None, base, Settings(recipe))
@@ -283,7 +280,7 @@ class CellWorker:
                 self._own[base.revision] = own
             if not self.keeps:  # a comparison may have the base as a method of its own
                 before = self._measured(cell, plain, base, held_out, base.revision)
-        asking = time.perf_counter() - began
+        asking = clock() - began
         runs = self._shared.runs
         with start() as predictor:
             with bar(shown=self.progress) as shown:
@@ -294,14 +291,14 @@ class CellWorker:
             if predictor.teacher is not None and predictor.asked is not None:
                 told = predictor.asked.told(predictor.teacher.spec)
                 logging.getLogger(__name__).warning("%s: %s", cell.title, told)
-            began = time.perf_counter()
+            began = clock()
             weights = None
             if self._shared.runs > runs:
                 weights = self._shared.key
             elif not method.trains and predictor.model is base.model:
                 weights = base.revision
             after = self._measured(cell, predictor, base, held_out, weights)
-            asking += time.perf_counter() - began
+            asking += clock() - began
         if recipe.training.full_parameters:
             self._loaded = None
         curve = trained.curve if trained else loss_curve(folder / LOG) if method.trains else {}

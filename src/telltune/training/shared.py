@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from telltune.clock import spare
 from telltune.storage import writing
 from telltune.training.adapter import set_trained_weights, trainable, trained_weights
 from telltune.training.log import LOG
@@ -30,12 +31,10 @@ class SharedTraining:
 
     Attributes:
         runs: Number of runs, including those that were taken over.
-        spared: Training seconds of runs that were taken over.
         key: Hash of all that determines the last run's weights; None if no other run can have them.
     """
 
     runs: int = 0
-    spared: float = 0.0
     key: str | None = None
     _weights: Mapping[str, Tensor] = field(default_factory=dict)
     _told: tuple[float, int, bytes] = (0.0, 0, b"")
@@ -45,7 +44,7 @@ class SharedTraining:
     ) -> Trained:
         """Train as `telltune.training.run.train` does, or take over the last run.
 
-        Weights, log, number of steps and seconds are then those of the last run.
+        Weights, log, number of steps and seconds are then those of the last run; see `clock`.
         """
         assert options.out is not None
         self.runs += 1
@@ -58,7 +57,7 @@ class SharedTraining:
             with writing(log):
                 log.parent.mkdir(parents=True, exist_ok=True)
                 log.write_bytes(lines)
-            self.spared += seconds
+            spare(seconds)
             return Trained(model.eval(), seconds, steps)
         self.key = None  # An error must not leave the key of other weights.
         trained = train(base, recipe, data, options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from telltune.clock import spare
 from telltune.errors import ModelError
 from telltune.hub import ask_hub, silence
 from telltune.models.files import fingerprint, hush_transformers
@@ -33,22 +34,13 @@ _BATCH = 32
 # Numbers of texts whose vectors are kept: fewer take no time, and more take too much memory.
 _FEWEST, _MOST = 256, 200_000
 
-_spared = 0.0
-
-
-def clock() -> float:
-    """Return a time in seconds, of which differences count kept vectors as if embedded anew.
-
-    What a method costs thus does not depend on the methods before it.
-    """
-    return time.perf_counter() + _spared
-
 
 def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     """Return unit vectors whose dot product is the cosine similarity of texts, (texts, width).
 
     The most recently used encoder stays loaded, and the vectors of the last two long lists of texts
-    are kept. Baselines and levers embed the same lists one after another; see `clock`.
+    are kept. Baselines and levers embed the same lists one after another, and kept vectors
+    count on the clock, see `clock`.
 
     Args:
         texts: Texts to embed; each is truncated to 256 tokens.
@@ -57,13 +49,12 @@ def embed(texts: Sequence[str], model: str = EMBEDDED) -> NDArray[np.float32]:
     Raises:
         ModelError: The encoder cannot be loaded.
     """
-    global _spared
     if not _FEWEST <= len(texts) <= _MOST:
         return _embed(texts, model)
     hits = _kept.cache_info().hits
     found, seconds = _kept(tuple(texts), model)
     if _kept.cache_info().hits > hits:
-        _spared += seconds
+        spare(seconds)
     return found.copy()
 
 

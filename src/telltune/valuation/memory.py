@@ -8,14 +8,14 @@ aliases, must match whole words, so that "ten" is not found in "often".
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example
@@ -49,7 +49,7 @@ _REQUESTS = (
 )
 _TEMPERATURE = 0.7
 _LONGEST = 32
-_VERSION = 1
+_VERSION = 2
 """Version of the sampling and matching procedure; a change invalidates cached results."""
 
 
@@ -115,13 +115,14 @@ def memory_of(
         task = shown.add_task("completions", total=len(templates) * each)
         on_done = partial(shown.advance, task)
         for number, template in enumerate(templates, 1):
+            began = clock()
             kept = cached_json(
                 cache_folder("memory") / f"{content_key(*key, template)}.json",
                 partial(_ask, base, examples, known, template, samples, seed, on_done),
             )
             shown.update(task, completed=number * each)
-            hits.append(kept["hits"])
-            seconds += kept["seconds"]
+            hits.append(kept)
+            seconds += clock() - began
     return Memory(np.array(hits, np.int64).T, samples, seconds)
 
 
@@ -174,9 +175,8 @@ def _ask(
     samples: int,
     seed: int,
     on_done: Callable[[int], None],
-) -> dict[str, Any]:
-    """Return the number of correct completions of each example, and the time in seconds."""
-    began = time.perf_counter()
+) -> list[int]:
+    """Return the number of correct completions of each example."""
     encoder = Encoder(base.tokenizer)
     put = [replace(e, prompt=template.replace("{prompt}", e.prompt)) for e in examples]
     texts = sample_texts(
@@ -187,8 +187,7 @@ def _ask(
         seed=seed,
         on_done=on_done,
     )
-    hits = [
+    return [
         sum(says(text, wanted) for text in texts[i * samples : (i + 1) * samples])
         for i, wanted in enumerate(known)
     ]
-    return {"hits": hits, "seconds": time.perf_counter() - began}
