@@ -98,8 +98,14 @@ def test_a_product_takes_over_the_training_and_its_row_is_as_if_it_had_not(
     ],
 )
 def test_what_the_cache_keeps_counts_as_training_time_and_never_below_zero(
-    toy_recipe: dict[str, Any], tmp_path: Path, method: str, folder: str, keys: dict[str, Any]
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    folder: str,
+    keys: dict[str, Any],
 ) -> None:
+    monkeypatch.setenv("TELLTUNE_CACHE", str(tmp_path / "cache"))
     recipe = toy_recipe | keys
     if "pseudo_label" in keys:
         recipe["task"]["unlabeled"] = "rest"
