@@ -170,7 +170,7 @@ def _outside(
     )
     if strange:
         help_ = (
-            "; `--set evaluation.answers=likelihood` chooses among the labels of the training data"
+            "; `--set evaluation.answers=likelihood` chooses one of the labels"
             if predictor.labels
             else ""
         )

@@ -216,7 +216,8 @@ class EvaluationSpec(ConfigModel):
     batch_tokens: PositiveInt = 8192
     """Number of tokens in a generation batch, prompts included."""
     answers: Literal["generate", "likelihood"] = "generate"
-    """`generate` writes the answer; `likelihood` picks the most likely label of the training data.
+    """`generate` writes the answer; `likelihood` picks the most likely label (of `task.labels`, if
+    listed, else of the training data).
     """
     engine: EngineName = "auto"
     """Generation engine: `packed` (telltune's own), `transformers`, `vllm`, or `auto` for the
