@@ -23,6 +23,35 @@ FIELDS = ("anatomy", "surgery", "medicine")
 @pytest.mark.parametrize(
     ("answer", "label"),
     [
+        ("It is a virus.", None),
+        ("It is a virus, so B.", "B"),
+        ("A virus.", "A"),
+        ("The answer is a", "A"),
+        ("a) a virus", "A"),
+        ("(b) a virus", "B"),
+        ("a", "A"),
+        ("I chose c.", "C"),
+        ("C++", None),
+        ("A+", None),
+    ],
+)
+def test_an_article_is_no_letter(answer: str, label: str | None) -> None:
+    assert read_label(answer, ("A", "B", "C", "D")) == label
+
+
+def test_a_letter_that_is_lowercase_itself_is_read_anywhere() -> None:
+    assert read_label("a virus", ("a", "b")) == "a"
+
+
+def test_a_part_of_a_number_is_no_label() -> None:
+    assert read_label("3.5", ("3", "5")) is None
+    assert read_label("3.5", ("3", "3.5")) == "3.5"
+    assert read_label("It has 5 stars", ("3", "5")) == "5"
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
         ("Anatomy.", "anatomy"),
         ("**Anatomy**", "anatomy"),
         ("The answer is: anatomy", "anatomy"),
@@ -162,6 +191,24 @@ def test_words_are_counted_where_no_space_stands_between_them() -> None:
 def test_a_name_stands_in_a_text_denied_or_not() -> None:
     # Published memory levels count plain occurrence.
     assert names("It is not Paris.", "paris")
+    for text, name in (
+        ("about 10,000 people", "10"),
+        ("about 10,000 people", "000"),
+        ("It is 3.5 km", "5"),
+        ("minus -5", "5"),
+        ("It is written in C.", "C++"),
+        ("It is written in C++.", "C"),
+        ("値段は10,000円です", "10"),
+    ):
+        assert not names(text, name), (text, name)
+    for text, name in (
+        ("about 10,000 people", "10,000"),
+        ("It is 3.5km", "3.5"),
+        ("in 1999, or 2000.", "2000"),
+        ("C++, not C", "C++"),
+        ("C++, not C", "c"),
+    ):
+        assert names(text, name), (text, name)
     assert not names("Parisian", "Paris")
     assert not names("anything", "?!")
     assert same_text("A,  b!") == same_text("a b")

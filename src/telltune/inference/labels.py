@@ -33,9 +33,11 @@ UNSPACED = r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 Each character counts as a word. Katakana is not included, since a run of it is one word.
 """
 _WORD = regex.compile(
-    # A sign is part of its number: -5 is not 5.
-    rf"(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{UNSPACED}\p{{M}}*"
-    rf"|[\w--[\p{{Katakana}}ー]--{UNSPACED}]+",
+    # Signs and separators are parts of a number: neither -5 nor 3.5 nor 5,000 is 5.
+    rf"(?<![\w--{UNSPACED}])[+\-−]?\d+(?:[.,]\d+)+"
+    rf"|(?<!\w)[+\-−]\d\w*|[\p{{Katakana}}ー]+|{UNSPACED}\p{{M}}*"
+    # C++, C# and A+ are other words than C and A.
+    rf"|[\w--[\p{{Katakana}}ー]--{UNSPACED}]+(?:[+#]+(?!\w))?",
     regex.V1,
 )
 _DECIMAL = regex.compile(r"[+-]?\d+(\.\d+)?")
@@ -151,11 +153,13 @@ class _Read:
         words: Case-folded words; `n't` is the word `not`.
         clauses: Number of the clause of each word.
         sentences: Number of the sentence of each word.
+        articles: Positions of lowercase letters before another word of their clause, as in "a virus".
     """
 
     words: list[str]
     clauses: list[int]
     sentences: list[int]
+    articles: frozenset[int]
 
     @classmethod
     def of(cls, text: str) -> _Read:
@@ -168,13 +172,24 @@ class _Read:
             sentences.append(sentences[-1] + bool(_ENDS_SENTENCE.search(between)))
             found.append(match.group())
             end = match.end()
-        return cls(found, clauses[1:], sentences[1:])
+        clauses, sentences = clauses[1:], sentences[1:]
+        articles = frozenset(
+            i
+            for i, (word, clause) in enumerate(zip(found, clauses[1:], strict=False))
+            if len(word) == 1 and word.islower() and clause == clauses[i]
+        )
+        return cls([word.casefold() for word in found], clauses, sentences, articles)
 
     def places(self, label: str) -> list[tuple[int, int]]:
         """Return the positions of a label's words: the first, and one past the last."""
-        own = _WORD.findall(_plain(label))
+        own = words(_plain(label))
         starts = range(len(self.words) - len(own) + 1) if own else ()
-        return [(i, i + len(own)) for i in starts if self.words[i : i + len(own)] == own]
+        return [
+            (i, i + len(own))
+            for i in starts
+            if self.words[i : i + len(own)] == own
+            and not (i in self.articles and len(own) == 1 and label.isupper())
+        ]
 
     def denies(self, start: int, stop: int) -> bool:
         """Return whether the words from `start` to before `stop` are negated."""
@@ -210,7 +225,7 @@ class _Read:
 
 
 def _plain(text: str) -> str:
-    plain: str = _CONTRACTED.sub(" not", unicodedata.normalize("NFC", text).casefold())
+    plain: str = _CONTRACTED.sub(" not", unicodedata.normalize("NFC", text))
     return plain
 
 
