@@ -128,7 +128,7 @@ def test_what_teaches_no_start_is_refused(sources: dict[str, Any], tmp_path: Pat
     with pytest.raises(DataError, match="two general sources with 90 examples"):
         fit(many, tmp_path / "out", progress=False)
     alone = sources | {"method": "sft", "meta": SMALL, "general": None}
-    with pytest.raises(RecipeError, match="`meta` needs general data"):
+    with pytest.raises(RecipeError, match="`meta` needs a method that mixes general data"):
         fit(alone, tmp_path / "alone", progress=False)
 
 

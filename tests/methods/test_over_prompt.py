@@ -140,6 +140,26 @@ def test_like_stands_beside_like() -> None:
     assert {*order[:3]} == {0, 2, 4}
 
 
+@pytest.mark.parametrize(
+    "texts", [["3 + 4", "1 - 2", "3 + 5"], ["?", "!"], ["好", "坏"], ["", "a"], ["x"]]
+)
+def test_texts_without_words_have_an_order_too(texts: list[str]) -> None:
+    assert sorted(by_topic(texts)) == [*range(len(texts))]
+
+
+def test_a_prompt_that_loses_its_start_is_told_and_one_without_room_refused(tiny_base: Any) -> None:
+    long = [Example(f"item {'x ' * 40}{n}", "") for n in range(2)]
+    asked = predictor(tiny_base, lambda *_: "1. ball", inputs=1)
+    context = tiny_base.model.config.max_position_embeddings
+    asked.max_new_tokens = context - 40
+    asked.predict(long)
+    [told] = asked.remarks()
+    assert told.startswith("2 prompts with a single input lost their start")
+    asked.max_new_tokens = context
+    with pytest.raises(RecipeError, match="no room for a prompt"):
+        asked.predict(long)
+
+
 def test_it_runs_on_a_model_behind_a_solved_group(
     toy_recipe: dict[str, Any], tiny_base: Any
 ) -> None:

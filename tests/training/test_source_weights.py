@@ -137,6 +137,31 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     assert len({json.dumps(row) for row in logs[0]}) == len(logs[0])
 
 
+def test_a_step_that_is_left_out_changes_no_weight(
+    toy_recipe: dict[str, Any], tmp_path: Path, tiny_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from telltune.training import trainer
+
+    nll = trainer.token_nll
+
+    def ill(model: Any, batch: Any, *given: Any) -> Any:
+        found = nll(model, batch, *given)
+        spoiled = "item 11 is" in tiny_base.tokenizer.decode(batch.input_ids.flatten())
+        return found * float("nan") if spoiled else found
+
+    monkeypatch.setattr(trainer, "token_nll", ill)
+    toy_recipe["training"]["source_weights"] = "alf1"
+    ends = []
+    for steps in (1, 100):  # with 100, all steps before the ill one are repeated
+        toy_recipe["training"]["save_steps"] = steps
+        out = tmp_path / str(steps)
+        fit(toy_recipe, out, progress=False)
+        rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+        assert any("skipped" in row for row in rows)
+        ends.append((rows[-1]["weight_task"], (out / "adapter_model.safetensors").read_bytes()))
+    assert ends[0] == ends[1]
+
+
 def test_general_data_made_in_the_run_are_one_source(
     write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from telltune.data.examples import Example, prepend_shots
 from telltune.data.numbered import ask_group, read_answers, say_answers
 from telltune.errors import DataError, RecipeError
 from telltune.fitting.predictor import Predictor
+from telltune.inference.labels import words
 from telltune.models import context_length
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Usage:
         halved: Number of groups split in halves because the retry did not match either.
         shrunk: Number of groups split because they did not fit into the model's context.
         unread: Number of single inputs whose reply has no number; the whole reply is the answer.
+        truncated: Number of prompts with a single input that lost their start, because the context
+            does not hold them and a reply.
     """
 
     prompts: int = 0
@@ -55,6 +58,7 @@ class Usage:
     halved: int = 0
     shrunk: int = 0
     unread: int = 0
+    truncated: int = 0
 
 
 @dataclass
@@ -75,7 +79,8 @@ class GroupPredictor(Predictor):
         """Answer each example's prompt; see `Predictor.predict`.
 
         Raises:
-            RecipeError: `evaluation.answers` is `likelihood`, which generates no replies.
+            RecipeError: `evaluation.answers` is `likelihood`, which generates no replies; or a
+                reply may be as long as the context.
             DataError: An example has earlier turns, a system turn or tools of its own.
         """
         if self.evaluation.answers == "likelihood":
@@ -117,12 +122,20 @@ class GroupPredictor(Predictor):
         return super().counts() | asdict(self.usage)
 
     def remarks(self) -> tuple[str, ...]:
-        """Return a remark if replies to single inputs could not be read."""
-        told = (
-            f"{self.usage.unread} replies to a single input do not contain its number, so each "
-            "whole reply is taken as the answer."
-        )
-        return (told,) if self.usage.unread else ()
+        """Return remarks if replies could not be read, or prompts were too long."""
+        told = []
+        if self.usage.unread:
+            told.append(
+                f"{self.usage.unread} replies to a single input do not contain its number, so each "
+                "whole reply is taken as the answer."
+            )
+        if self.usage.truncated:
+            told.append(
+                f"{self.usage.truncated} prompts with a single input lost their start, because the "
+                "model's context does not hold them and a reply; lower over_prompt.shots or "
+                "evaluation.max_new_tokens."
+            )
+        return tuple(told)
 
     def _round(
         self,
@@ -188,12 +201,17 @@ class GroupPredictor(Predictor):
             self.usage.input_tokens += sum(reply.input_tokens for reply in told)
             self.usage.output_tokens += sum(reply.output_tokens for reply in told)
             return [self.answer(reply.text).strip() for reply in told]
-        # A single input that is too long loses its start.
-        context = context_length(self.model.config)
-        prompts = [
-            prompt[-(context - self._room(len(group))) :]
-            for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True)
-        ]
+        context, prompts = context_length(self.model.config), []
+        if context <= self._room(1):
+            raise RecipeError(
+                f"a reply of {self._room(1):,} tokens leaves no room for a prompt in the model's "
+                f"context of {context:,}; lower evaluation.max_new_tokens."
+            )
+        for prompt, group in zip(self._encoder.prompts(asked), groups, strict=True):
+            # Only a single input can be too long; it loses its start.
+            room = context - self._room(len(group))
+            self.usage.truncated += len(prompt) > room
+            prompts.append(prompt[-room:])
         with torch.random.fork_rng():
             torch.manual_seed(self.usage.prompts)
             replies = self.generator.generate(
@@ -270,7 +288,9 @@ def by_topic(texts: Sequence[str]) -> list[int]:
     """Return an order in which each text is followed by its nearest remaining text by TF-IDF."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    # Each text has a word, if only the empty one: texts of signs alone have no others.
+    vectors = TfidfVectorizer(sublinear_tf=True, analyzer=lambda text: words(text) or [""])
+    vectors = vectors.fit_transform(texts)
     order, left = [0], set(range(1, len(texts)))
     while left:
         near = (vectors @ vectors[order[-1]].T).toarray().ravel()

@@ -146,7 +146,9 @@ class PreTraining:
                 "adapter; remove one of the two."
             )
         if self.general is None:
-            raise RecipeError("`meta` needs general data; set `general: ...`.")
+            raise RecipeError(
+                "`meta` needs a method that mixes general data, such as `tell`, and `general: ...`."
+            )
         began = clock()
         self.start = meta_start(
             self.base, self.general, self.recipe, spec, progress=self.settings.progress

@@ -153,7 +153,7 @@ class _Read:
         words: Case-folded words; `n't` is the word `not`.
         clauses: Number of the clause of each word.
         sentences: Number of the sentence of each word.
-        articles: Positions of lowercase letters before another word of their clause, as in "a virus".
+        articles: Positions of lowercase letters before another word of their clause: "a virus".
     """
 
     words: list[str]

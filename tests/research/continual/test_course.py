@@ -198,6 +198,28 @@ def test_a_published_replay_follows_each_task(
     assert all(any(text.endswith(shape) for shape in shapes) for text in replayed)
 
 
+def test_the_replay_after_a_task_with_a_budget_is_a_share_of_what_was_trained(
+    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    train = trained.train
+
+    def counted(model: Any, recipe: Any, data: Any, options: Any) -> Any:
+        seen.append(data.mixture.task_examples)
+        return train(model, recipe, data, options)
+
+    monkeypatch.setattr(trained, "train", counted)
+    path = order(strategies=["sequential_replay"])
+    spec = yaml.safe_load(path.read_text())
+    for entry in spec["tasks"]:
+        entry["task"]["max_tokens"] = 250
+    path.write_text(yaml.safe_dump(spec))
+    run_continual(path, tmp_path / "out", progress=False)
+    shapes, replayed, *_ = seen
+    assert shapes < 24
+    assert replayed == max(1, round(shapes / 5))
+
+
 def test_each_task_is_asked_for_answers_of_its_own_length_and_form(
     order: Callable[..., Path],
     tmp_path: Path,
