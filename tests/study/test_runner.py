@@ -26,7 +26,7 @@ from telltune.study.runner import run_cells
 from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 from telltune.study.trained_cell import TrainedCell
-from telltune.study.verbs import run_study
+from telltune.study.verbs import report, run_study
 from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
@@ -161,6 +161,27 @@ def test_changed_data_is_new_work(
     [after] = run_cells(cells(study), FEW, tmp_path / "out", progress=False)
     assert after.key != before.key
     assert len(after.per_item["accuracy"]) == len(before.per_item["accuracy"]) + 1
+
+
+def test_rows_that_an_edit_left_behind_are_neither_averaged_nor_compared(
+    study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path]
+) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    study |= {"methods": ["base", "sft"], "sizes": [300], "forgetting": {"examples": 0}}
+    path.write_text(yaml.safe_dump(study))
+    summary, _ = run_study(path, out, progress=False)
+    assert [(p.name, p.seeds) for p in summary.points] == [("base", 1), ("sft", 2)]
+    assert summary.left_out == 0
+    study["recipe"]["mixture"]["passes"] = 2
+    path.write_text(yaml.safe_dump(study | {"methods": ["sft"], "seeds": [0]}))
+    with toy_task["test"].open("a") as file:
+        file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    summary, [row] = run_study(path, out, progress=False)
+    [point] = summary.points
+    assert (point.name, point.seeds, point.items) == ("sft", 1, 13)
+    assert point.score == pytest.approx(row.score)
+    assert summary.left_out == 2
+    assert "left out: 2 rows" in report(out).read_text()
 
 
 def test_changed_dev_data_run_a_cell_again_but_leave_its_key(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
-from telltune.storage import jsonl_lines, writing
+from telltune.storage import jsonl_lines, read_cached_json, write_json, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.study.spec import Cell
 
-RESULTS = "results.jsonl"
+RESULTS, CELLS = "results.jsonl", "cells.json"
 ANSWERS, PREDICTIONS = "answers", "predictions"
 """Folders with one file of answers per cell: in a study's folder, and in a comparison's."""
 
@@ -140,6 +140,7 @@ class Results:
         self.path = folder / RESULTS
         self._by_key: dict[str, ResultRow] = {}
         self._latest: dict[tuple[Any, ...], ResultRow] = {}
+        self._items: dict[str, str] = {}  # hash of the test items of a task's latest finished row
         if not self.path.exists():
             return
         with writing(self.path):
@@ -172,6 +173,32 @@ class Results:
         """Latest row of each cell; an edited cell replaces its earlier version."""
         return list(self._latest.values())
 
+    def list_cells(self, keys: Mapping[Cell, str]) -> None:
+        """Record the cells that the study has now, with their keys; see `of_study`.
+
+        Raises:
+            StorageError: The list cannot be written.
+        """
+        cells = [[*place(cell), key] for cell, key in keys.items()]
+        write_json(self.path.parent / CELLS, cells)
+
+    @property
+    def of_study(self) -> list[ResultRow]:
+        """Latest rows of the cells that the study had when it last ran.
+
+        A folder of an earlier version, or of a search, has no list of cells. All its rows count
+        whose test items are those of the latest row of their task.
+        """
+        listed = read_cached_json(self.path.parent / CELLS)
+        if listed is None:
+            return [
+                row
+                for row in self.rows
+                if row.hashes.get("test", items := self._items.get(row.task)) == items
+            ]
+        cells = {tuple(cell) for cell in listed}
+        return [row for row in self.rows if (*place(row), row.key) in cells]
+
     def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
         named = self._latest.get(place(cell))
@@ -183,6 +210,8 @@ class Results:
 
     def _keep(self, row: ResultRow) -> None:
         self._by_key[row.key] = self._latest[place(row)] = row
+        if "test" in row.hashes:
+            self._items[row.task] = row.hashes["test"]
 
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:

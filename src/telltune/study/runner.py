@@ -40,6 +40,7 @@ def run_cells(
     *,
     split: Split = "test",
     general: Recipe | None = None,
+    whole: bool = False,
     progress: bool = True,
     elsewhere: Callable[..., Iterator[tuple[Cell, ResultRow]]] | None = None,
 ) -> list[ResultRow]:
@@ -55,6 +56,8 @@ def run_cells(
         split: Split whose items are answered: `dev` if the scores are used for a choice.
         general: Recipe that names the general data for the forgetting measurements of every cell,
             even if no cell mixes it. Defaults to the recipe of the first cell with general data.
+        whole: Whether these are all cells of the folder's study, so that its summary and report
+            leave out rows of others.
         progress: Whether to show a progress bar.
         elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
 
@@ -70,6 +73,8 @@ def run_cells(
         needs_forgetting = mixing is not None and forgetting.examples > 0
         with phase("reading the data", shown=progress):
             keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
+        if whole:
+            results.list_cells(keys)
         left: dict[str, Cell] = {}
         for cell, key in keys.items():
             row = results.find(cell, key)

@@ -169,6 +169,7 @@ class Summary:
         comparisons: Comparisons with each of `REFERENCES` in the study.
         saved: Data-saving factors against each of `REFERENCES` in the study.
         general_curves: Curves of methods that ran with at least four amounts of general data.
+        left_out: Number of rows in the folder of cells that the study no longer has.
     """
 
     points: list[Point]
@@ -177,6 +178,7 @@ class Summary:
     general_curves: list[GeneralCurve]
     failed: list[dict[str, Any]]
     spent: TimeBreakdown
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -189,7 +191,8 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
     Raises:
         StorageError: There are no finished cells, or the answers of a cell are missing.
     """
-    rows = Results(out).rows
+    results = Results(out)
+    rows = results.of_study
     done = [row for row in rows if row.status == "done"]
     if not done:
         raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
@@ -210,6 +213,7 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
             if row.status == "failed"
         ],
         spent=time_spent(rows),
+        left_out=len(results.rows) - len(rows),
     )
 
 
