@@ -21,13 +21,13 @@ from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
-from telltune.study.planning import plan_cell, side_by_side
+from telltune.study.planning import side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
 from telltune.study.scoring import FAILURES
 from telltune.study.spec import Cell, ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
-from telltune.study.worker import CellWorker
+from telltune.study.worker import CellWorker, plan_cell
 from telltune.training.progress import bar
 from telltune.training.trackers import check_trackers
 

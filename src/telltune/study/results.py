@@ -225,22 +225,6 @@ class Results:
             ) from None
 
 
-def is_finished(
-    row: ResultRow, *, needs_forgetting: bool, hashes: Mapping[str, str] | None = None
-) -> bool:
-    """Return whether a cell does not need to run again.
-
-    Args:
-        row: Row of the cell.
-        needs_forgetting: Whether the study measures forgetting. A row from an earlier edit without
-            general data lacks these measurements.
-        hashes: Hashes of the cell's data now, also of data that are not part of its key. A row of
-            an earlier version lacks some of them.
-    """
-    measured = bool(row.forgetting) or not needs_forgetting
-    return row.status == "done" and measured and same_data(row.hashes, hashes or {})
-
-
 def same_data(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Return whether the hashes that both have are equal."""
     return all(now[name] == before[name] for name in before.keys() & now.keys())

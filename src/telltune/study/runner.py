@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.fitting.output_folder import check_new, lock_folder
-from telltune.study.planning import expected_seconds, side_by_side
-from telltune.study.results import RESULTS, ResultRow, Results, cell_key, is_finished
+from telltune.study.planning import cells_left, expected_seconds, side_by_side
+from telltune.study.results import RESULTS, ResultRow, Results
 from telltune.study.worker import CellWorker
 from telltune.training.progress import bar, phase
 from telltune.training.trackers import check_trackers
@@ -68,21 +68,12 @@ def run_cells(
         check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
-        mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
-        worker = CellWorker(out, forgetting, split, mixing)
-        needs_forgetting = mixing is not None and forgetting.examples > 0
+        worker = CellWorker.of_cells(cells, forgetting, out, split, general)
         with phase("reading the data", shown=progress):
-            keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
+            keys = worker.keys(cells)
         if whole:
             results.list_cells(keys)
-        left: dict[str, Cell] = {}
-        for cell, key in keys.items():
-            row = results.find(cell, key)
-            if row is None or not is_finished(
-                row, needs_forgetting=needs_forgetting, hashes=worker.all_hashes(cell)
-            ):
-                left.setdefault(key, cell)
-        left = side_by_side(left)
+        left = side_by_side(cells_left(keys, worker, results))
         with bar(shown=progress) as shown:
             task = shown.add_task(
                 "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
@@ -96,7 +87,7 @@ def run_cells(
             running = here()
             if elsewhere is not None:
                 ordered = _longest_first(left, results)
-                running = elsewhere(ordered, forgetting, out, split, mixing)
+                running = elsewhere(ordered, forgetting, out, split, worker.mixing)
             for cell, row in running:
                 results.append(row)
                 if progress:

@@ -194,11 +194,6 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
         raise RecipeError(f"{path}: {'; '.join(explain(error, kind, what))}.") from None
 
 
-def measures_forgetting(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
-    """Return whether forgetting is measured, which needs a cell with general data."""
-    return forgetting.examples > 0 and any(cell.recipe.general for cell in cells)
-
-
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
     """Return all cells of a study, sorted by seed, then by size.
 

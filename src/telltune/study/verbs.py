@@ -12,7 +12,7 @@ from telltune.study.cluster import connect
 from telltune.study.planning import plan_cells
 from telltune.study.report.page import write_report
 from telltune.study.runner import claim_folder, run_cells
-from telltune.study.spec import STUDY_FILE, load_study, measures_forgetting
+from telltune.study.spec import STUDY_FILE, load_study
 
 if TYPE_CHECKING:
     from telltune.study.results import ResultRow
@@ -115,8 +115,8 @@ def plan_study(
     planned = plan_cells(
         cells,
         None if out is None else Path(out),
+        spec.forgetting,
         measure=measure,
-        needs_forgetting=measures_forgetting(cells, spec.forgetting),
     )
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]
