@@ -13,6 +13,7 @@ from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.results import ANSWERS, ResultRow, Results, read_answers
+from telltune.study.scoring import FAILURES
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
@@ -194,6 +195,12 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
     results = Results(out)
     rows = results.of_study
     done = [row for row in rows if row.status == "done"]
+    if not done and rows:
+        reasons = "; ".join(dict.fromkeys(row.reason.rstrip(".") for row in rows))
+        raise StorageError(
+            f"{out}: all {len(rows)} cells of the study failed: {reasons}; see {out / FAILURES}, "
+            "and run `tell study` again to retry."
+        )
     if not done:
         raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
     groups: dict[Group, list[ResultRow]] = defaultdict(list)
