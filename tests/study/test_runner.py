@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import fields, replace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from chat_server import ChatServer
 
 FEW = ForgettingSpec(examples=4, prompts=0)
+NONE = ForgettingSpec(examples=0)
 ASKED = ForgettingSpec(examples=4, prompts=2)
 """With answers of the tiny model, which never end: they take longer than its training."""
 DRIFT = [one.name for one in fields(Drift)]
@@ -75,7 +77,8 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert tell.score == pytest.approx(sum(tell.per_item["accuracy"]) / 12)
     assert set(tell.curve) == {"step", "task", "general"}
     data = {"train", "dev", "test", "general", "held-out general"}
-    assert set(tell.hashes) == {*data, "model", "base"}
+    asked = {"forgetting examples", "forgetting prompts"}
+    assert set(tell.hashes) == {*data, *asked, "model", "base"}
     # Three labels: an answer in the task's format can be recognized.
     assert set(tell.forgetting) == {
         f"{what}_{when}"
@@ -200,6 +203,61 @@ def test_changed_dev_data_run_a_cell_again_but_leave_its_key(
     del early.hashes["dev"]
     Results(out).append(early)
     assert run_cells(cells(study), FEW, out, progress=False) == [early]
+
+
+def test_another_base_template_or_dev_data_run_a_cell_again(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    base, template = tmp_path / "base", tmp_path / "template.jinja"
+    shutil.copytree(study["recipe"]["model"], base)
+    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    study |= {"methods": ["base"], "seeds": [0], "sizes": [300]}
+    recipe = study["recipe"] | {"model": {"name": str(base)}}
+
+    def run(recipe: dict[str, Any]) -> ResultRow:
+        [row] = run_cells(cells(study, recipe=recipe), NONE, tmp_path / "out", progress=False)
+        return row
+
+    first = run(recipe)
+    with_template = run(recipe | {"model": {"name": str(base), "chat_template": str(template)}})
+    assert (with_template.key, with_template.seconds) != (first.key, first.seconds)
+    again = run(recipe)
+    assert again.seconds not in (first.seconds, with_template.seconds)
+    assert run(recipe) == again
+    task = {name: where for name, where in recipe["task"].items() if name != "dev"}
+    without_dev = run(recipe | {"task": task})
+    assert "dev" in again.hashes
+    assert "dev" not in without_dev.hashes
+    with_dev = run(recipe)
+    assert "dev" in with_dev.hashes
+    weights = next(base.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-8:] = bytes(8)
+    weights.write_bytes(data)
+    other = run(recipe)
+    assert other.key == with_dev.key
+    assert other.hashes["base"] != with_dev.hashes["base"]
+
+
+def test_a_row_measures_forgetting_as_the_study_asks(study: dict[str, Any], tmp_path: Path) -> None:
+    cell, tell = cells(study, methods=["base", "tell"], sizes=[300], seeds=[0])
+
+    def run(forgetting: ForgettingSpec) -> ResultRow:
+        [row] = run_cells([cell], forgetting, tmp_path, general=tell.recipe, progress=False)
+        return row
+
+    few = run(FEW)
+    assert "drift_after" not in few.forgetting
+    more = run(FEW.model_copy(update={"examples": 8}))
+    assert more.forgetting["general_nll_after"] != few.forgetting["general_nll_after"]
+    asked = run(ASKED.model_copy(update={"examples": 8}))
+    assert "drift_after" in asked.forgetting
+    # If less is requested, it stays; and so do scores if more cannot be measured.
+    assert run(FEW.model_copy(update={"examples": 8})) == asked
+    assert run(NONE) == asked
+    failed = run(ForgettingSpec(examples=10_000, prompts=0))
+    assert failed.status == "failed"
+    assert Results(tmp_path).rows == [asked]
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(

@@ -48,7 +48,8 @@ class ResultRow:
         curve: Training loss as lists of equal length: `step`, and for each source (`task`,
             `general`) the mean loss per token since the previous point, None if it had no tokens.
             Thinned to at most 60 points; empty if nothing was trained.
-        hashes: Hashes of the data that the cell reads, and of the base model.
+        hashes: Hashes of the data that the cell reads, and of the base model, and the numbers of
+            its forgetting measurements.
         versions: Versions of telltune, its code, and its libraries.
         recipe: Complete recipe.
     """

@@ -84,12 +84,18 @@ def run_cells(
                     shown.update(task, description=cell.title)
                     yield cell, worker.run(cell, key)
 
+            failed: dict[str, ResultRow] = {}
             running = here()
             if elsewhere is not None:
                 ordered = _longest_first(left, results)
                 running = elsewhere(ordered, forgetting, out, split, worker.mixing)
             for cell, row in running:
-                results.append(row)
+                before = results.find(cell, row.key)
+                if row.status == "failed":
+                    failed[row.key] = row
+                # A failure to measure more does not replace scores.
+                if row.status == "done" or before is None or not worker.is_same_work(cell, before):
+                    results.append(row)
                 if progress:
                     # One line per cell makes progress visible in a log file.
                     shown.console.print(f"{cell.title}: {_outcome(row)}", soft_wrap=True)
@@ -99,7 +105,7 @@ def run_cells(
             if row is not None and not results.is_latest(cell, row):
                 # The same work has a row under another name or from an earlier study version.
                 results.append(replace(row, task=cell.task, name=cell.name))
-    found = [results.find(cell, key) for cell, key in keys.items()]
+    found = [failed.get(key) or results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
 
 

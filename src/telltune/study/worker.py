@@ -33,7 +33,7 @@ from telltune.methods.baselines import Baseline
 from telltune.methods.few_shot import FewShot
 from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
-from telltune.models import LoadedModel, load_base_of
+from telltune.models import LoadedModel, base_revision, load_base_of
 from telltune.study.results import PREDICTIONS, ResultRow, cell_key, same_data
 from telltune.study.scoring import Answered, failed_row, score_cell
 from telltune.study.trained_cell import TrainedCell
@@ -85,6 +85,7 @@ class CellWorker:
     study: Path | None = None
     """Folder of the study for trackers; `out` by default."""
     _loaded: tuple[Any, LoadedModel] | None = None
+    _bases: dict[str, str] = field(default_factory=dict)
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
@@ -113,9 +114,27 @@ class CellWorker:
 
     def is_finished(self, cell: Cell, row: ResultRow) -> bool:
         """Return whether a row has all that its cell would measure now, on the same data."""
-        measures = self.mixing is not None and self.forgetting.examples > 0
-        measured = bool(row.forgetting) or not measures
-        return row.status == "done" and measured and same_data(row.hashes, self.all_hashes(cell))
+        asked = {name: count for name, count in self.measured.items() if count != "0"}
+        measured = bool(row.forgetting) or not asked
+        return measured and same_data(row.hashes, asked) and self.is_same_work(cell, row)
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """Numbers of the forgetting measurements by name; empty if none are made."""
+        if self.mixing is None or not self.forgetting.examples:
+            return {}
+        return {f"forgetting {name}": f"{n}" for name, n in self.forgetting.model_dump().items()}
+
+    def is_same_work(self, cell: Cell, row: ResultRow) -> bool:
+        """Return whether a row has scores on what a cell reads now, also what its key lacks."""
+        now = cell.recipe
+        before = row.recipe or now.model_dump()  # which rows of earlier versions may lack
+        return (
+            row.status == "done"
+            and same_data(row.hashes, self.all_hashes(cell))
+            and bool(before["task"].get("dev")) == bool(now.task.dev)
+            and (before["model"].get("chat_template") is None) == (now.model.chat_template is None)
+        )
 
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Return the hashes of the data that are part of a cell's key."""
@@ -128,7 +147,7 @@ class CellWorker:
         return found if general is None else found | {"general": general.contents.digest}
 
     def all_hashes(self, cell: Cell) -> dict[str, str]:
-        """Return the hashes of all data that a cell reads, except its base.
+        """Return the hashes of all data that a cell reads, and of its base.
 
         Those that `hashes` lacks are compared with those of a row: keys of earlier rows stay valid.
         """
@@ -140,9 +159,13 @@ class CellWorker:
             found["held-out general"] = general.contents.digest
         aliases = recipe.selection.aliases if recipe.selection else None
         for name, path in (("aliases", aliases), ("chat template", recipe.model.chat_template)):
-            if path is not None and (digest := file_hash(Path(path))) is not None:
-                found[name] = digest[:16]
-        return found
+            if path is not None:
+                # A template may also be a name.
+                found[name] = (file_hash(Path(path)) or path)[:16]
+        model = recipe.model.model_dump_json()
+        if model not in self._bases:
+            self._bases[model] = base_revision(recipe.model)
+        return found | {"base": self._bases[model]}
 
     def task(self, recipe: Recipe) -> _Loaded:
         """Return a task's data and the items to answer; they are read only once."""
@@ -345,7 +368,7 @@ class CellWorker:
             },
             "counts": predictor.counts(),
             "curve": curve,
-            "hashes": self.all_hashes(cell) | {"base": base.revision},
+            "hashes": self.all_hashes(cell) | self.measured | {"base": base.revision},
         }
         return answers, items, found
 
