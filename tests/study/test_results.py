@@ -66,10 +66,11 @@ def test_without_a_list_of_cells_rows_on_other_test_items_are_left_out(tmp_path:
     results = Results(tmp_path)
     old, new = replace(ROW, hashes={"test": "a"}), replace(ROW, hashes={"test": "b"}, seed=1)
     dev = replace(ROW, hashes={"dev": "c"}, seed=2, split="dev")
-    elsewhere = replace(old, task="other")
-    for row in (old, new, dev, elsewhere):
+    failed = replace(ROW, status="failed", seed=3)
+    elsewhere, search = replace(old, task="other"), replace(dev, task="a search")
+    for row in (old, new, dev, failed, elsewhere, search):
         results.append(row)
-    assert Results(tmp_path).of_study == [new, dev, elsewhere]
+    assert Results(tmp_path).of_study == [new, failed, elsewhere, search]
 
 
 def test_only_listed_cells_are_of_the_study(tmp_path: Path) -> None:

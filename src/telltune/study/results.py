@@ -188,17 +188,18 @@ class Results:
         """Latest rows of the cells that the study had when it last ran.
 
         A folder of an earlier version, or of a search, has no list of cells. All its rows count
-        whose test items are those of the latest row of their task.
+        whose items are those of the latest row on test items of their task, if there is one.
         """
         listed = read_cached_json(self.path.parent / CELLS)
         if listed is None:
-            return [
-                row
-                for row in self.rows
-                if row.hashes.get("test", items := self._items.get(row.task)) == items
-            ]
+            return [row for row in self.rows if self._on_latest_items(row)]
         cells = {tuple(cell) for cell in listed}
         return [row for row in self.rows if (*place(row), row.key) in cells]
+
+    def _on_latest_items(self, row: ResultRow) -> bool:
+        latest = self._items.get(row.task)
+        # Failed rows, and rows of earlier versions, have no hashes.
+        return row.hashes.get("test", latest if row.split == "test" else None) == latest
 
     def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
