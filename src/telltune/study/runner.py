@@ -101,10 +101,10 @@ def run_cells(
                     shown.console.print(f"{cell.title}: {_outcome(row)}", soft_wrap=True)
                 shown.advance(task)
         for cell, key in keys.items():
-            row = results.find(cell, key)
-            if row is not None and not results.is_latest(cell, row):
+            known = results.find(cell, key)
+            if known is not None and not results.is_latest(cell, known):
                 # The same work has a row under another name or from an earlier study version.
-                results.append(replace(row, task=cell.task, name=cell.name))
+                results.append(replace(known, task=cell.task, name=cell.name))
     found = [failed.get(key) or results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
 

@@ -139,7 +139,7 @@ class CellWorker:
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Return the hashes of the data that are part of a cell's key."""
         of_task = self.task(cell.recipe).hashes
-        found = {name: of_task[name] for name in ("train", self.split)}
+        found: dict[str, str] = {"train": of_task["train"], self.split: of_task[self.split]}
         found["model"] = _model_name(cell.recipe)
         if "unlabeled" in of_task:
             found["unlabeled"] = of_task["unlabeled"]
