@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
-    shares = share_out(steps_left(options.study, options.out), options.processes)
+    shares = share_out(steps_left(options.study, options.out, options.split), options.processes)
     context = multiprocessing.get_context("spawn")
     folders = [options.out / f"shard-{i}" for i in range(options.processes)]
     workers = [
@@ -55,34 +55,31 @@ def main() -> None:
     gather(folders, options.out)
 
 
-def steps_left(study: Path, out: Path) -> dict[int, int]:
+def steps_left(study: Path, out: Path, split: Split) -> dict[int, int]:
     """Return optimizer steps of each unfinished cell, by its index in the study.
 
     It also converts the model and encodes the data, so that the processes need not do so.
     """
-    from telltune.data.task import load_general, load_task
     from telltune.fitting.build_plan import build_run_plan
     from telltune.fitting.model_info import load_model_info
     from telltune.fitting.trained_method import TrainedMethod
     from telltune.methods.registry import get_method
-    from telltune.study.results import Results, is_finished
+    from telltune.study.planning import cells_left
+    from telltune.study.results import Results
     from telltune.study.spec import load_study
+    from telltune.study.worker import CellWorker
 
     spec, cells = load_study(study)
-    rows = {
-        (row.task, row.name, row.size, row.leverage_ratio, row.seed): row
-        for row in Results(out).rows
-    }
-    needs_forgetting = spec.forgetting.examples > 0
+    worker = CellWorker.of_cells(cells, spec.forgetting, out, split, None)
+    unfinished = set(cells_left(worker.keys(cells), worker, Results(out)).values())
     left = {}
     for place, cell in enumerate(cells):
-        row = rows.get((cell.task, cell.name, cell.size, cell.leverage_ratio, cell.seed))
-        if row is not None and is_finished(row, needs_forgetting=needs_forgetting):
+        if cell not in unfinished:
             continue
         method, recipe = get_method(cell.method), cell.recipe
         left[place] = 0
         if isinstance(method, TrainedMethod):
-            task, general = load_task(recipe), load_general(recipe)
+            task, general = worker.task(recipe).task, worker.general(recipe)
             model, recipe = load_model_info(recipe.model), method.configured(recipe)
             run_plan = build_run_plan(method, task, general, model, recipe)
             left[place] = run_plan.counts.optimizer_steps

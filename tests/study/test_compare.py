@@ -1,6 +1,7 @@
 """Compared methods use the same task tokens, and none affects the next."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -257,7 +258,20 @@ def test_methods_whose_data_changed_run_again(recipe, tmp_path, toy_task, caplog
         file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
     rows = compare(recipe(), ["base"], out=out, progress=False)
     assert [(row.method, row.items) for row in rows] == [("base", 13)]
-    assert "Data changed since base, base_anchor ran" in caplog.text
+    assert "Data or the base changed since base, base_anchor ran" in caplog.text
+
+
+def test_methods_run_again_on_another_base(recipe, tmp_path, caplog):
+    out, base = tmp_path / "study", tmp_path / "base"
+    shutil.copytree(recipe().model.name, base)
+    copied = recipe(model=str(base))
+    [before] = compare(copied, ["tfidf_linear"], out=out, progress=False)
+    weights = next(base.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8] + bytes(8))
+    rows = compare(copied, ["base"], out=out, progress=False)
+    assert [row.method for row in rows] == ["base"]
+    assert rows[0].hashes["base"] != before.hashes["base"]
+    assert "base changed since tfidf_linear ran" in caplog.text
 
 
 def test_a_method_that_fails_is_named_at_the_end_and_tried_again(recipe, tmp_path, monkeypatch):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+FEW = ForgettingSpec(examples=4, prompts=2)
+
+
 @pytest.fixture
 def study(toy_recipe: dict[str, Any]) -> dict[str, Any]:
     return {
@@ -29,22 +32,48 @@ def test_finished_cells_are_left_out_and_tell_how_long_answering_takes(
     study: dict[str, Any], tmp_path: Path
 ) -> None:
     cells = cells_of(StudySpec.model_validate(study | {"sizes": [300, 600]}))
-    planned = plan_cells(cells, tmp_path, measure=False)
+    planned = plan_cells(cells, tmp_path, FEW, measure=False)
     assert [one.cell for one in planned] == cells
     assert {one.answering_seconds for one in planned} == {None}
     trained = {one.cell.size: one.trained_tokens for one in planned if one.cell.name == "tell"}
-    rows = run_cells(cells[:2], ForgettingSpec(examples=4, prompts=2), tmp_path, progress=False)
+    rows = run_cells(cells[:2], FEW, tmp_path, progress=False)
     assert trained[300] == rows[1].counts["trained_tokens"]
-    left = plan_cells(cells, tmp_path, measure=False)
-    assert [one.cell for one in left] == cells[2:]
+    left = plan_cells(cells, tmp_path, FEW, measure=False)
+    # `greedy` is the same work as `tell`, whose row it gets.
+    assert [one.cell for one in left] == cells[3:]
     assert all((one.answering_seconds or 0) > 0 for one in left)
     # The machine has now trained such a model.
     assert all(one.training_seconds is not None for one in left)
 
 
+@pytest.mark.parametrize("edit", ["learning rate", "data"])
+def test_cells_that_an_edit_changed_are_left_and_those_that_it_renamed_are_not(
+    study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path], edit: str
+) -> None:
+    none = ForgettingSpec(examples=0)
+    study["methods"] = ["base", "tfidf_linear"]
+    run_cells(cells_of(StudySpec.model_validate(study)), none, tmp_path / "out", progress=False)
+    study["methods"] = ["base", {"method": "tfidf_linear", "name": "words"}]
+    if edit == "data":
+        with toy_task["test"].open("a") as file:
+            file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    else:
+        study["methods"][1]["set"] = {"training.learning_rate": 0.5}
+    cells = cells_of(StudySpec.model_validate(study))
+    planned = plan_cells(cells, tmp_path / "out", none, measure=False)
+    assert [one.cell for one in planned] == (cells if edit == "data" else cells[1:])
+
+
+def test_too_little_general_data_to_hold_any_out_is_said_beforehand(study: dict[str, Any]) -> None:
+    cells = cells_of(StudySpec.model_validate(study | {"methods": ["sft", "tell"]}))
+    many = ForgettingSpec(examples=200)
+    problems = {one.cell.name: one.problem for one in plan_cells(cells, None, many, measure=False)}
+    assert "too few to train on" in problems["tell"]
+
+
 def test_a_training_that_two_cells_share_is_counted_once(study: dict[str, Any]) -> None:
     study["methods"] = ["sft", "tell", "tell_product", "sft_product"]
-    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)
+    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, FEW, measure=False)
     trained = {one.cell.name: one.trained_tokens for one in planned}
     assert trained["tell_product"] == trained["sft_product"] == 0
     assert trained["tell"] > trained["sft"] > 0
@@ -52,13 +81,13 @@ def test_a_training_that_two_cells_share_is_counted_once(study: dict[str, Any]) 
     study["recipe"] = study["recipe"] | {
         "training": study["recipe"]["training"] | {"early_stopping": True}
     }
-    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)
+    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, FEW, measure=False)
     assert all(one.trained_tokens > 0 for one in planned)
 
 
 def test_what_cannot_run_is_said_beforehand(study: dict[str, Any]) -> None:
     study["methods"][2]["set"] = {"mixture.leverage_ratio": 10_000}
-    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, measure=False)
+    planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, FEW, measure=False)
     problems = {one.cell.name: one.problem for one in planned}
     assert "leverage ratio" in problems.pop("greedy")
     assert set(problems.values()) == {""}
@@ -77,7 +106,7 @@ def test_what_an_untrained_method_misses_is_said_beforehand(
 ) -> None:
     recipe = study["recipe"] | {"anchor": None, "task": study["recipe"]["task"] | task}
     spec = StudySpec(recipe=recipe, methods=[method], sizes=[300])
-    [planned] = plan_cells(cells_of(spec), None, measure=False)
+    [planned] = plan_cells(cells_of(spec), None, FEW, measure=False)
     assert said in planned.problem
 
 

@@ -62,6 +62,32 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
         Results(tmp_path)
 
 
+def test_without_a_list_of_cells_rows_on_other_test_items_are_left_out(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    old, new = replace(ROW, hashes={"test": "a"}), replace(ROW, hashes={"test": "b"}, seed=1)
+    dev = replace(ROW, hashes={"dev": "c"}, seed=2, split="dev")
+    failed = replace(ROW, status="failed", seed=3)
+    elsewhere, search = replace(old, task="other"), replace(dev, task="a search")
+    for row in (old, new, dev, failed, elsewhere, search):
+        results.append(row)
+    assert Results(tmp_path).of_study == [new, failed, elsewhere, search]
+
+
+def test_only_listed_cells_are_of_the_study(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    [cell] = cells()
+    row = replace(ROW, task=cell.task)
+    edited, other = replace(row, key="k2"), replace(row, key="k3", seed=1)
+    for each in (row, other):
+        results.append(each)
+    results.list_cells({cell: "k1"})
+    assert Results(tmp_path).of_study == [row]
+    results.append(edited)
+    assert Results(tmp_path).of_study == []
+    results.list_cells({cell: "k2"})
+    assert Results(tmp_path).of_study == [edited]
+
+
 def test_the_same_work_is_found_under_another_name(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.append(ROW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import fields, replace
@@ -26,7 +27,7 @@ from telltune.study.runner import run_cells
 from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
 from telltune.study.trained_cell import TrainedCell
-from telltune.study.verbs import run_study
+from telltune.study.verbs import report, run_study
 from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from chat_server import ChatServer
 
 FEW = ForgettingSpec(examples=4, prompts=0)
+NONE = ForgettingSpec(examples=0)
 ASKED = ForgettingSpec(examples=4, prompts=2)
 """With answers of the tiny model, which never end: they take longer than its training."""
 DRIFT = [one.name for one in fields(Drift)]
@@ -75,7 +77,8 @@ def test_every_cell_has_a_row_that_says_what_it_is(study: dict[str, Any], tmp_pa
     assert tell.score == pytest.approx(sum(tell.per_item["accuracy"]) / 12)
     assert set(tell.curve) == {"step", "task", "general"}
     data = {"train", "dev", "test", "general", "held-out general"}
-    assert set(tell.hashes) == {*data, "model", "base"}
+    asked = {"forgetting examples", "forgetting prompts"}
+    assert set(tell.hashes) == {*data, *asked, "model", "base"}
     # Three labels: an answer in the task's format can be recognized.
     assert set(tell.forgetting) == {
         f"{what}_{when}"
@@ -114,9 +117,9 @@ def test_a_cell_that_was_run_without_general_data_is_asked_about_them_later(
     [first] = run_cells(alone, FEW, tmp_path, progress=False)
     assert first.forgetting == {}
     both = cells(study, methods=["sft", "tell"])
-    assert {
-        one.cell.name for one in plan_cells(both, tmp_path, measure=False, needs_forgetting=True)
-    } == {*("sft", "tell")}
+    assert {one.cell.name for one in plan_cells(both, tmp_path, FEW, measure=False)} == {
+        *("sft", "tell")
+    }
     again = run_cells(both, FEW, tmp_path, progress=False)
     assert [row.name for row in again] == ["sft", "tell"]
     assert again[0].key == first.key
@@ -163,6 +166,27 @@ def test_changed_data_is_new_work(
     assert len(after.per_item["accuracy"]) == len(before.per_item["accuracy"]) + 1
 
 
+def test_rows_that_an_edit_left_behind_are_neither_averaged_nor_compared(
+    study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path]
+) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    study |= {"methods": ["base", "sft"], "sizes": [300], "forgetting": {"examples": 0}}
+    path.write_text(yaml.safe_dump(study))
+    summary, _ = run_study(path, out, progress=False)
+    assert [(p.name, p.seeds) for p in summary.points] == [("base", 1), ("sft", 2)]
+    assert summary.left_out == 0
+    study["recipe"]["mixture"]["passes"] = 2
+    path.write_text(yaml.safe_dump(study | {"methods": ["sft"], "seeds": [0]}))
+    with toy_task["test"].open("a") as file:
+        file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
+    summary, [row] = run_study(path, out, progress=False)
+    [point] = summary.points
+    assert (point.name, point.seeds, point.items) == ("sft", 1, 13)
+    assert point.score == pytest.approx(row.score)
+    assert summary.left_out == 2
+    assert "left out: 2 rows" in report(out).read_text()
+
+
 def test_changed_dev_data_run_a_cell_again_but_leave_its_key(
     study: dict[str, Any], tmp_path: Path, toy_task: dict[str, Path]
 ) -> None:
@@ -179,6 +203,62 @@ def test_changed_dev_data_run_a_cell_again_but_leave_its_key(
     del early.hashes["dev"]
     Results(out).append(early)
     assert run_cells(cells(study), FEW, out, progress=False) == [early]
+
+
+def test_another_base_template_or_dev_data_run_a_cell_again(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    base, template = tmp_path / "base", tmp_path / "template.jinja"
+    shutil.copytree(study["recipe"]["model"], base)
+    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    study |= {"methods": ["base"], "seeds": [0], "sizes": [300]}
+    recipe = study["recipe"] | {"model": {"name": str(base)}}
+
+    def run(recipe: dict[str, Any]) -> ResultRow:
+        [row] = run_cells(cells(study, recipe=recipe), NONE, tmp_path / "out", progress=False)
+        return row
+
+    first = run(recipe)
+    with_template = run(recipe | {"model": {"name": str(base), "chat_template": str(template)}})
+    assert with_template.key == first.key
+    assert "chat template" in with_template.hashes
+    again = run(recipe)
+    assert "chat template" not in again.hashes
+    assert run(recipe) == again
+    task = {name: where for name, where in recipe["task"].items() if name != "dev"}
+    without_dev = run(recipe | {"task": task})
+    assert "dev" in again.hashes
+    assert "dev" not in without_dev.hashes
+    with_dev = run(recipe)
+    assert "dev" in with_dev.hashes
+    weights = next(base.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-8:] = bytes(8)
+    weights.write_bytes(data)
+    other = run(recipe)
+    assert other.key == with_dev.key
+    assert other.hashes["base"] != with_dev.hashes["base"]
+
+
+def test_a_row_measures_forgetting_as_the_study_asks(study: dict[str, Any], tmp_path: Path) -> None:
+    cell, tell = cells(study, methods=["base", "tell"], sizes=[300], seeds=[0])
+
+    def run(forgetting: ForgettingSpec) -> ResultRow:
+        [row] = run_cells([cell], forgetting, tmp_path, general=tell.recipe, progress=False)
+        return row
+
+    few = run(FEW)
+    assert "drift_after" not in few.forgetting
+    more = run(FEW.model_copy(update={"examples": 8}))
+    assert more.forgetting["general_nll_after"] != few.forgetting["general_nll_after"]
+    asked = run(ASKED.model_copy(update={"examples": 8}))
+    assert "drift_after" in asked.forgetting
+    # If less is requested, it stays; and so do scores if more cannot be measured.
+    assert run(FEW.model_copy(update={"examples": 8})) == asked
+    assert run(NONE) == asked
+    failed = run(ForgettingSpec(examples=10_000, prompts=0))
+    assert failed.status == "failed"
+    assert Results(tmp_path).rows == [asked]
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(

@@ -21,6 +21,9 @@ RECIPE = {
 }
 
 
+PASSES = {"method": "sft", "set": {"mixture.passes": 3}}
+
+
 def study(**values: Any) -> list[Cell]:
     spec = {"recipe": RECIPE, "methods": ["sft", "tell"], "sizes": [3000, 10000]}
     return cells_of(StudySpec.model_validate(spec | values))
@@ -116,6 +119,21 @@ def test_a_study_may_name_a_recipe_beside_it(tmp_path: Path) -> None:
     assert cell.recipe.anchor is not None
 
 
+def test_the_same_method_may_be_in_two_blocks_and_have_settings_of_its_own_at_another_size() -> (
+    None
+):
+    more = [
+        {"methods": ["sft"], "seeds": [0, 1]},
+        {"methods": [PASSES], "sizes": [30000]},
+    ]
+    cells = study(methods=["sft"], sizes=[3000], more=more)
+    assert [(c.size, c.seed, c.recipe.mixture.passes == 3) for c in cells] == [
+        (3000, 0, False),
+        (30000, 0, True),
+        (3000, 1, False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -125,6 +143,12 @@ def test_a_study_may_name_a_recipe_beside_it(tmp_path: Path) -> None:
         ({"more": [{"tasks": ["other"]}]}, "`more` names the task `other`"),
         ({"tasks": ["equation", "equation"]}, "two tasks have the same name"),
         ({"methods": [{"method": "sft", "set": {"mixture.pases": 3}}]}, "`mixture.pases`"),
+        ({"methods": ["sft", PASSES]}, "two methods are named `sft` but differ"),
+        ({"methods": [PASSES], "more": [{"methods": ["sft"], "seeds": [1]}]}, "named `sft`"),
+        (
+            {"methods": [{"method": name, "name": "x"} for name in ("sft", "sft_anchor")]},
+            "two methods are named `x`",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

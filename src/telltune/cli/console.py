@@ -132,6 +132,8 @@ def print_study(summary: Summary) -> None:
         print_table(task, ("method", "task tokens", "score", "interval", "seeds"), scores)
         heads = ("method", "task\ntokens", "general\ntokens", "against\nsft_anchor", "data saved")
         print_table(f"{task}: cost, and comparison with sft_anchor", heads, beside)
+    if summary.left_out:
+        typer.echo(f"Left out: {summary.left_out} rows of cells that the study no longer has.")
 
 
 def print_recommendation(found: Recommendation) -> None:

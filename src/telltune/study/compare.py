@@ -21,13 +21,13 @@ from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.storage import write_json
-from telltune.study.planning import plan_cell, side_by_side
+from telltune.study.planning import side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
 from telltune.study.scoring import FAILURES
 from telltune.study.spec import Cell, ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
-from telltune.study.worker import CellWorker
+from telltune.study.worker import CellWorker, plan_cell
 from telltune.training.progress import bar
 from telltune.training.trackers import check_trackers
 
@@ -199,7 +199,7 @@ def compare(
     All methods are checked before the first one runs. Adapters and baselines are saved to
     `out/METHOD`, scored answers to `out/predictions/METHOD.jsonl`, and rows to `out/summary.json`.
     A repeated call with the same folder and recipe runs only the methods that have no row yet, and
-    those whose data changed since.
+    those whose data or base changed since.
 
     Args:
         recipe: Recipe file, dictionary or `Recipe`.
@@ -240,7 +240,7 @@ def compare(
         changed = {row.method for row in read} - done
         if changed:
             logging.getLogger(__name__).warning(
-                "Data changed since %s ran, so earlier rows are left out.",
+                "Data or the base changed since %s ran, so earlier rows are left out.",
                 ", ".join(sorted(changed)),
             )
         left = side_by_side({cell.method: cell for cell in cells if cell.method not in done})
@@ -318,7 +318,7 @@ def _row(found: ResultRow) -> ComparisonRow:
 
 
 def _is_current(row: ComparisonRow, recipe: Recipe, worker: CellWorker) -> bool:
-    """Return whether the data of a row are as they were; its version may not have recorded them."""
+    """Return whether data and base of a row are as they were, if its version recorded them."""
     if not row.hashes:
         return True
     cell = cell_of(recipe.model_copy(update={"method": row.method}))

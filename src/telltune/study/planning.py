@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from telltune.data.task import TaskData, load_general, load_task
 from telltune.errors import TellError
-from telltune.fitting.build_plan import build_run_plan, check_needs
 from telltune.fitting.forecast import forecast
-from telltune.fitting.model_info import ModelInfo, load_model_info
-from telltune.fitting.protocol import teacher_of
+from telltune.fitting.model_info import load_model_info
 from telltune.fitting.trained_method import TrainedMethod
-from telltune.methods.baselines import Baseline
-from telltune.methods.few_shot import FewShot
-from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
-from telltune.study.results import ResultRow, Results, is_finished, place
+from telltune.study.results import ResultRow, Results
+from telltune.study.worker import CellWorker, plan_cell
 from telltune.training.shared import can_share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from telltune.data.general import GeneralData
-    from telltune.fitting.run_plan import RunPlan
-    from telltune.study.spec import Cell
+    from telltune.data.files import Split
+    from telltune.recipe import Recipe
+    from telltune.study.spec import Cell, ForgettingSpec
 
 
 @dataclass(frozen=True)
@@ -52,43 +47,67 @@ class PlannedCell:
     problem: str = ""
 
 
+def cells_left(keys: Mapping[Cell, str], worker: CellWorker, results: Results) -> dict[str, Cell]:
+    """Return the cells without a finished row, by key; equal work is left once."""
+    left: dict[str, Cell] = {}
+    for cell, key in keys.items():
+        row = results.find(cell, key)
+        if row is None or not worker.is_finished(cell, row):
+            left.setdefault(key, cell)
+    return left
+
+
 def plan_cells(
-    cells: Sequence[Cell], out: Path | None, *, measure: bool, needs_forgetting: bool = False
+    cells: Sequence[Cell],
+    out: Path | None,
+    forgetting: ForgettingSpec,
+    *,
+    measure: bool,
+    split: Split = "test",
+    general: Recipe | None = None,
 ) -> list[PlannedCell]:
-    """Forecast every cell that is not finished; `measure` the speed if it is unknown."""
-    rows = Results(out).rows if out is not None else []
-    done = {place(row) for row in rows if is_finished(row, needs_forgetting=needs_forgetting)}
+    """Forecast every cell that is not finished.
+
+    Args:
+        cells: Cells of a study or search.
+        out: Folder of finished cells, if there is one.
+        forgetting: Settings of the forgetting measurements.
+        measure: Whether to measure the speed if it is unknown.
+        split: As in `run_cells`.
+        general: As in `run_cells`.
+    """
+    worker = CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    results = Results(out) if out is not None else None
     answering: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
+    for row in results.rows if results else ():
         if row.status == "done":
             answering[row.task].append(sum(row.seconds.values()) - row.seconds["training"])
-    models: dict[str, ModelInfo] = {}
     planned: list[PlannedCell] = []
     trained: set[tuple[str, str]] = set()
     for cell in cells:
-        if place(cell) in done:
-            continue
-        spec = cell.recipe.model
-        if spec.model_dump_json() not in models:
-            models[spec.model_dump_json()] = load_model_info(spec)
         besides = median(answering[cell.task]) if answering[cell.task] else None
-        model = models[spec.model_dump_json()]
-        planned.append(_planned(cell, model, besides, trained, measure=measure))
+        try:
+            # The data need not be hashed if there are no rows.
+            if results and results.rows and not cells_left(worker.keys([cell]), worker, results):
+                continue
+            planned.append(_planned(cell, worker, besides, trained, measure=measure))
+        except TellError as error:
+            planned.append(PlannedCell(cell, problem=str(error)))
     return planned
 
 
 def _planned(
     cell: Cell,
-    model: ModelInfo,
+    worker: CellWorker,
     answering: float | None,
     trained: set[tuple[str, str]],
     *,
     measure: bool,
 ) -> PlannedCell:
-    try:
-        run_plan = plan_cell(cell, load_task(cell.recipe), load_general(cell.recipe), model)
-    except TellError as error:
-        return PlannedCell(cell, problem=str(error))
+    model = load_model_info(cell.recipe.model)
+    task = worker.task(cell.recipe).task
+    run_plan = plan_cell(cell, task, worker.general(cell.recipe), model)
+    worker.held_out(cell.seed, run_plan.max_general_index if run_plan else 0)
     if run_plan is None:
         return PlannedCell(cell, answering_seconds=answering)
     training = (cell.task, _training_of(cell))
@@ -100,27 +119,6 @@ def _planned(
     # A study loads the base once, so the time before the first training step is excluded.
     seconds = expected.training_seconds
     return PlannedCell(cell, run_plan.counts.trained_tokens, seconds, answering)
-
-
-def plan_cell(
-    cell: Cell, task: TaskData, general: GeneralData | None, model: ModelInfo
-) -> RunPlan | None:
-    """Check that a cell can run, and return its run plan; None if it trains nothing.
-
-    Raises:
-        TellError: The cell cannot run.
-    """
-    method, recipe = get_method(cell.method), cell.recipe
-    if isinstance(method, TrainedMethod):
-        return build_run_plan(method, task, general, model, method.configured(recipe))
-    check_needs(method, anchored=task.anchor is not None, general=general is not None)
-    if isinstance(method, Baseline):
-        method.data(task, model.tokenizer.load(), recipe)
-    elif isinstance(method, FewShot):
-        method.labels(task, task.train)
-    if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
-        teacher_of(recipe, method.name)
-    return None
 
 
 def side_by_side(cells: dict[str, Cell]) -> dict[str, Cell]:

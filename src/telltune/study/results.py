@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
-from telltune.storage import jsonl_lines, writing
+from telltune.storage import jsonl_lines, read_cached_json, write_json, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.study.spec import Cell
 
-RESULTS = "results.jsonl"
+RESULTS, CELLS = "results.jsonl", "cells.json"
 ANSWERS, PREDICTIONS = "answers", "predictions"
 """Folders with one file of answers per cell: in a study's folder, and in a comparison's."""
 
@@ -48,7 +48,8 @@ class ResultRow:
         curve: Training loss as lists of equal length: `step`, and for each source (`task`,
             `general`) the mean loss per token since the previous point, None if it had no tokens.
             Thinned to at most 60 points; empty if nothing was trained.
-        hashes: Hashes of the data that the cell reads, and of the base model.
+        hashes: Hashes of the data that the cell reads, and of the base model, and the numbers of
+            its forgetting measurements.
         versions: Versions of telltune, its code, and its libraries.
         recipe: Complete recipe.
     """
@@ -140,6 +141,7 @@ class Results:
         self.path = folder / RESULTS
         self._by_key: dict[str, ResultRow] = {}
         self._latest: dict[tuple[Any, ...], ResultRow] = {}
+        self._items: dict[str, str] = {}  # hash of the test items of a task's latest finished row
         if not self.path.exists():
             return
         with writing(self.path):
@@ -172,6 +174,33 @@ class Results:
         """Latest row of each cell; an edited cell replaces its earlier version."""
         return list(self._latest.values())
 
+    def list_cells(self, keys: Mapping[Cell, str]) -> None:
+        """Record the cells that the study has now, with their keys; see `of_study`.
+
+        Raises:
+            StorageError: The list cannot be written.
+        """
+        cells = [[*place(cell), key] for cell, key in keys.items()]
+        write_json(self.path.parent / CELLS, cells)
+
+    @property
+    def of_study(self) -> list[ResultRow]:
+        """Latest rows of the cells that the study had when it last ran.
+
+        A folder of an earlier version, or of a search, has no list of cells. All its rows count
+        whose items are those of the latest row on test items of their task, if there is one.
+        """
+        listed = read_cached_json(self.path.parent / CELLS)
+        if listed is None:
+            return [row for row in self.rows if self._on_latest_items(row)]
+        cells = {tuple(cell) for cell in listed}
+        return [row for row in self.rows if (*place(row), row.key) in cells]
+
+    def _on_latest_items(self, row: ResultRow) -> bool:
+        latest = self._items.get(row.task)
+        # Failed rows, and rows of earlier versions, have no hashes.
+        return row.hashes.get("test", latest if row.split == "test" else None) == latest
+
     def find(self, cell: Cell, key: str) -> ResultRow | None:
         """Return the latest row with the work of a cell, possibly under another name."""
         named = self._latest.get(place(cell))
@@ -183,6 +212,8 @@ class Results:
 
     def _keep(self, row: ResultRow) -> None:
         self._by_key[row.key] = self._latest[place(row)] = row
+        if "test" in row.hashes:
+            self._items[row.task] = row.hashes["test"]
 
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:
@@ -194,22 +225,6 @@ class Results:
             raise StorageError(
                 f"{self.path}:{number}: not a study row ({error}); fix or remove the line."
             ) from None
-
-
-def is_finished(
-    row: ResultRow, *, needs_forgetting: bool, hashes: Mapping[str, str] | None = None
-) -> bool:
-    """Return whether a cell does not need to run again.
-
-    Args:
-        row: Row of the cell.
-        needs_forgetting: Whether the study measures forgetting. A row from an earlier edit without
-            general data lacks these measurements.
-        hashes: Hashes of the cell's data now, also of data that are not part of its key. A row of
-            an earlier version lacks some of them.
-    """
-    measured = bool(row.forgetting) or not needs_forgetting
-    return row.status == "done" and measured and same_data(row.hashes, hashes or {})
 
 
 def same_data(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

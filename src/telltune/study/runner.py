@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.fitting.output_folder import check_new, lock_folder
-from telltune.study.planning import expected_seconds, side_by_side
-from telltune.study.results import RESULTS, ResultRow, Results, cell_key, is_finished
+from telltune.study.planning import cells_left, expected_seconds, side_by_side
+from telltune.study.results import RESULTS, ResultRow, Results
 from telltune.study.worker import CellWorker
 from telltune.training.progress import bar, phase
 from telltune.training.trackers import check_trackers
@@ -40,6 +40,7 @@ def run_cells(
     *,
     split: Split = "test",
     general: Recipe | None = None,
+    whole: bool = False,
     progress: bool = True,
     elsewhere: Callable[..., Iterator[tuple[Cell, ResultRow]]] | None = None,
 ) -> list[ResultRow]:
@@ -55,6 +56,8 @@ def run_cells(
         split: Split whose items are answered: `dev` if the scores are used for a choice.
         general: Recipe that names the general data for the forgetting measurements of every cell,
             even if no cell mixes it. Defaults to the recipe of the first cell with general data.
+        whole: Whether these are all cells of the folder's study, so that its summary and report
+            leave out rows of others.
         progress: Whether to show a progress bar.
         elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
 
@@ -65,19 +68,12 @@ def run_cells(
         check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
-        mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
-        worker = CellWorker(out, forgetting, split, mixing)
-        needs_forgetting = mixing is not None and forgetting.examples > 0
+        worker = CellWorker.of_cells(cells, forgetting, out, split, general)
         with phase("reading the data", shown=progress):
-            keys = {cell: cell_key(cell, worker.hashes(cell)) for cell in cells}
-        left: dict[str, Cell] = {}
-        for cell, key in keys.items():
-            row = results.find(cell, key)
-            if row is None or not is_finished(
-                row, needs_forgetting=needs_forgetting, hashes=worker.all_hashes(cell)
-            ):
-                left.setdefault(key, cell)
-        left = side_by_side(left)
+            keys = worker.keys(cells)
+        if whole:
+            results.list_cells(keys)
+        left = side_by_side(cells_left(keys, worker, results))
         with bar(shown=progress) as shown:
             task = shown.add_task(
                 "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
@@ -88,22 +84,28 @@ def run_cells(
                     shown.update(task, description=cell.title)
                     yield cell, worker.run(cell, key)
 
+            failed: dict[str, ResultRow] = {}
             running = here()
             if elsewhere is not None:
                 ordered = _longest_first(left, results)
-                running = elsewhere(ordered, forgetting, out, split, mixing)
+                running = elsewhere(ordered, forgetting, out, split, worker.mixing)
             for cell, row in running:
-                results.append(row)
+                before = results.find(cell, row.key)
+                if row.status == "failed":
+                    failed[row.key] = row
+                # A failure to measure more does not replace scores.
+                if row.status == "done" or before is None or not worker.is_same_work(cell, before):
+                    results.append(row)
                 if progress:
                     # One line per cell makes progress visible in a log file.
                     shown.console.print(f"{cell.title}: {_outcome(row)}", soft_wrap=True)
                 shown.advance(task)
         for cell, key in keys.items():
-            row = results.find(cell, key)
-            if row is not None and not results.is_latest(cell, row):
+            known = results.find(cell, key)
+            if known is not None and not results.is_latest(cell, known):
                 # The same work has a row under another name or from an earlier study version.
-                results.append(replace(row, task=cell.task, name=cell.name))
-    found = [results.find(cell, key) for cell, key in keys.items()]
+                results.append(replace(known, task=cell.task, name=cell.name))
+    found = [failed.get(key) or results.find(cell, key) for cell, key in keys.items()]
     return [row for row in found if row is not None]
 
 

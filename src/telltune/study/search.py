@@ -264,7 +264,8 @@ def _some_done(rows: list[ResultRow]) -> list[ResultRow]:
 
 def _say_least(cells: Sequence[Cell], seeds: int, out: Path, minutes: float) -> None:
     """Warn if the minimum search may exceed the budget, with its training time if known."""
-    seconds = [one.training_seconds for one in plan_cells(cells, out, measure=False)]
+    planned = plan_cells(cells, out, _NOTHING, measure=False, split="dev")
+    seconds = [one.training_seconds for one in planned]
     known = [one for one in seconds if one is not None]
     if len(known) < len(seconds):
         _log.warning(_LEAST, seeds, "an unknown time until the first cells have run", minutes)

@@ -194,11 +194,6 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
         raise RecipeError(f"{path}: {'; '.join(explain(error, kind, what))}.") from None
 
 
-def measures_forgetting(cells: Sequence[Cell], forgetting: ForgettingSpec) -> bool:
-    """Return whether forgetting is measured, which needs a cell with general data."""
-    return forgetting.examples > 0 and any(cell.recipe.general for cell in cells)
-
-
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
     """Return all cells of a study, sorted by seed, then by size.
 
@@ -206,12 +201,14 @@ def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None
     data or a seed has one cell for all their values.
 
     Raises:
-        RecipeError: A method or task is unknown, or the recipe of a cell is invalid.
+        RecipeError: A method or task is unknown, two different methods share a name and size, or
+            the recipe of a cell is invalid.
     """
     tasks = {task.name: task for task in spec.tasks} or {"": TaskEntry(name="", keys={})}
     if len(tasks) < len(spec.tasks):
         raise RecipeError(f"{name}: two tasks have the same name; rename one.")
     cells: dict[Cell, None] = {}
+    entries: dict[tuple[Any, ...], MethodEntry] = {}
     for block in [Block(), *spec.more]:
         unknown = [task for task in block.tasks or () if task not in tasks]
         if unknown:
@@ -227,6 +224,12 @@ def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None
             seeds, sizes, block.tasks or tasks, methods, ratios
         ):
             cell = _cell(spec, tasks[task], method, size, ratio, seed, name=name, folder=folder)
+            point = (cell.task, cell.name, cell.size, cell.leverage_ratio)
+            if entries.setdefault(point, method) != method:
+                raise RecipeError(
+                    f"{name}: two methods are named `{method.name}` but differ in `method` or "
+                    "`set`; give one of them another `name`."
+                )
             cells.setdefault(cell)
     return sorted(cells, key=lambda cell: (cell.seed, cell.size or 0))
 

@@ -12,7 +12,7 @@ from telltune.study.cluster import connect
 from telltune.study.planning import plan_cells
 from telltune.study.report.page import write_report
 from telltune.study.runner import claim_folder, run_cells
-from telltune.study.spec import STUDY_FILE, load_study, measures_forgetting
+from telltune.study.spec import STUDY_FILE, load_study
 
 if TYPE_CHECKING:
     from telltune.study.results import ResultRow
@@ -43,7 +43,7 @@ def run_study(
             cell, while the next cell trains. By default a cell answers where it trained.
 
     Returns:
-        The summary of all rows in the folder, and the rows of this study.
+        The summary of the study's cells, and their rows.
 
     Raises:
         TellError: The study cannot be run, or none of its cells can.
@@ -63,7 +63,9 @@ def run_study(
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
     claim_folder(out)
     write_text(out / STUDY_FILE, spec.to_yaml())
-    rows = run_cells(cells, spec.forgetting, out, progress=progress, elsewhere=elsewhere)
+    rows = run_cells(
+        cells, spec.forgetting, out, whole=True, progress=progress, elsewhere=elsewhere
+    )
     return write_report(out), rows
 
 
@@ -113,8 +115,8 @@ def plan_study(
     planned = plan_cells(
         cells,
         None if out is None else Path(out),
+        spec.forgetting,
         measure=measure,
-        needs_forgetting=measures_forgetting(cells, spec.forgetting),
     )
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]

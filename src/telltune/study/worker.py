@@ -24,13 +24,17 @@ from telltune.evaluation.score import (
     check_metrics,
 )
 from telltune.fitting.adapter_folder import versions
+from telltune.fitting.build_plan import build_run_plan, check_needs
 from telltune.fitting.model_card import record_scores
 from telltune.fitting.model_info import ModelInfo
-from telltune.fitting.protocol import Settings
+from telltune.fitting.protocol import Settings, teacher_of
+from telltune.fitting.trained_method import TrainedMethod
+from telltune.methods.baselines import Baseline
+from telltune.methods.few_shot import FewShot
+from telltune.methods.over_prompt import OverPrompt
 from telltune.methods.registry import get_method
-from telltune.models import LoadedModel, load_base_of
-from telltune.study.planning import plan_cell
-from telltune.study.results import PREDICTIONS, ResultRow
+from telltune.models import LoadedModel, base_revision, load_base_of
+from telltune.study.results import PREDICTIONS, ResultRow, cell_key, same_data
 from telltune.study.scoring import Answered, failed_row, score_cell
 from telltune.study.trained_cell import TrainedCell
 from telltune.training.log import LOG, loss_curve
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.data.general import GeneralData
     from telltune.fitting.predictor import Predictor
+    from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
 
@@ -60,6 +65,8 @@ class _Loaded(NamedTuple):
     answers: TaskAnswers
     of: int
     """Number of items in the whole split."""
+    hashes: dict[str, str]
+    """Hashes of `train`, `dev`, `unlabeled` and the items, as far as there are any."""
 
 
 @dataclass
@@ -78,6 +85,7 @@ class CellWorker:
     study: Path | None = None
     """Folder of the study for trackers; `out` by default."""
     _loaded: tuple[Any, LoadedModel] | None = None
+    _bases: dict[str, str] = field(default_factory=dict)
     _shared: SharedTraining = field(default_factory=SharedTraining)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
@@ -87,36 +95,77 @@ class CellWorker:
     _own: dict[str, OwnAnswers] = field(default_factory=dict)
     _held: dict[int, tuple[int, list[Example]]] = field(default_factory=dict)
 
+    @classmethod
+    def of_cells(
+        cls,
+        cells: Sequence[Cell],
+        forgetting: ForgettingSpec,
+        out: Path,
+        split: Split,
+        general: Recipe | None,
+    ) -> CellWorker:
+        """Return the worker of a study or search; see `run_cells` for the arguments."""
+        mixing = general or next((cell.recipe for cell in cells if cell.recipe.general), None)
+        return cls(out, forgetting, split, mixing)
+
+    def keys(self, cells: Sequence[Cell]) -> dict[Cell, str]:
+        """Return the key of each cell, for which its data are read."""
+        return {cell: cell_key(cell, self.hashes(cell)) for cell in cells}
+
+    def is_finished(self, cell: Cell, row: ResultRow) -> bool:
+        """Return whether a row has all that its cell would measure now, on the same data."""
+        asked = {name: count for name, count in self.measured.items() if count != "0"}
+        measured = bool(row.forgetting) or not asked
+        return measured and same_data(row.hashes, asked) and self.is_same_work(cell, row)
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """Numbers of the forgetting measurements by name; empty if none are made."""
+        if self.mixing is None or not self.forgetting.examples:
+            return {}
+        return {f"forgetting {name}": f"{n}" for name, n in self.forgetting.model_dump().items()}
+
+    def is_same_work(self, cell: Cell, row: ResultRow) -> bool:
+        """Return whether a row has scores on what a cell reads now, also what its key lacks."""
+        now = cell.recipe
+        before = row.recipe or now.model_dump()  # which rows of earlier versions may lack
+        return (
+            row.status == "done"
+            and same_data(row.hashes, self.all_hashes(cell))
+            and bool(before["task"].get("dev")) == bool(now.task.dev)
+            and (before["model"].get("chat_template") is None) == (now.model.chat_template is None)
+        )
+
     def hashes(self, cell: Cell) -> dict[str, str]:
         """Return the hashes of the data that are part of a cell's key."""
-        task, items, *_ = self.task(cell.recipe)
+        of_task = self.task(cell.recipe).hashes
+        found: dict[str, str] = {"train": of_task["train"], self.split: of_task[self.split]}
+        found["model"] = _model_name(cell.recipe)
+        if "unlabeled" in of_task:
+            found["unlabeled"] = of_task["unlabeled"]
         general = self.general(cell.recipe) if get_method(cell.method).uses_general else None
-        found = {
-            "train": contents_of(task.train).digest,
-            self.split: contents_of(items).digest,
-            "model": _model_name(cell.recipe),
-        }
-        if task.unlabeled:
-            found["unlabeled"] = contents_of(task.unlabeled).digest
         return found if general is None else found | {"general": general.contents.digest}
 
     def all_hashes(self, cell: Cell) -> dict[str, str]:
-        """Return the hashes of all data that a cell reads, except its base.
+        """Return the hashes of all data that a cell reads, and of its base.
 
         Those that `hashes` lacks are compared with those of a row: keys of earlier rows stay valid.
         """
-        found, recipe = self.hashes(cell), cell.recipe
-        if dev := self.task(recipe).task.dev:
-            found.setdefault("dev", contents_of(dev).digest)
+        recipe = cell.recipe
+        found = self.task(recipe).hashes | self.hashes(cell)
         if self.mixing is not None and self.forgetting.examples:
             general = self.general(self.mixing)
             assert general is not None  # by what `mixing` is
             found["held-out general"] = general.contents.digest
         aliases = recipe.selection.aliases if recipe.selection else None
         for name, path in (("aliases", aliases), ("chat template", recipe.model.chat_template)):
-            if path is not None and (digest := file_hash(Path(path))) is not None:
-                found[name] = digest[:16]
-        return found
+            if path is not None:
+                # A template may also be a name.
+                found[name] = (file_hash(Path(path)) or path)[:16]
+        model = recipe.model.model_dump_json()
+        if model not in self._bases:
+            self._bases[model] = base_revision(recipe.model)
+        return found | {"base": self._bases[model]}
 
     def task(self, recipe: Recipe) -> _Loaded:
         """Return a task's data and the items to answer; they are read only once."""
@@ -130,7 +179,11 @@ class CellWorker:
             task = load_task(recipe)
             answers = task_answers(recipe, task, items if self.split == "test" else None)
             check_metrics(answers.metrics)
-            self._tasks[key] = _Loaded(task, items[:count], answers, len(items))
+            data = {"train": task.train, "dev": task.dev, "unlabeled": task.unlabeled}
+            data = {name: data for name, data in data.items() if data or name == "train"}
+            data[self.split] = tuple(items[:count])
+            hashes = {name: contents_of(data).digest for name, data in data.items()}
+            self._tasks[key] = _Loaded(task, items[:count], answers, len(items), hashes)
         return self._tasks[key]
 
     def general(self, recipe: Recipe) -> GeneralData | None:
@@ -239,7 +292,7 @@ class CellWorker:
     def _settings(self, cell: Cell, key: str, *, save: bool) -> Settings:
         """Return the settings for the method of a cell, with the run plan if it trains."""
         recipe, base = cell.recipe, self.base(cell.recipe)
-        task, _, of_task, _ = self.task(recipe)
+        task, _, of_task, *_ = self.task(recipe)
         run_plan = None
         if get_method(cell.method).trains:
             known = ModelInfo.of(base.model.config, base.tokenizer)
@@ -258,7 +311,7 @@ class CellWorker:
         self, cell: Cell, key: str, trained: TrainedCell | None
     ) -> tuple[Answers, list[Example], dict[str, Any]]:
         recipe, method = cell.recipe, get_method(cell.method)
-        task, items, of_task, _ = self.task(recipe)
+        task, items, of_task, *_ = self.task(recipe)
         general = self.general(recipe)
         base = self.base(recipe)
         folder = self._folder(key)
@@ -315,7 +368,7 @@ class CellWorker:
             },
             "counts": predictor.counts(),
             "curve": curve,
-            "hashes": self.all_hashes(cell) | {"base": base.revision},
+            "hashes": self.all_hashes(cell) | self.measured | {"base": base.revision},
         }
         return answers, items, found
 
@@ -377,6 +430,27 @@ class CellWorker:
             with phase("loading the model", shown=self.progress):
                 self._loaded = wanted, load_base_of(recipe)
         return self._loaded[1]
+
+
+def plan_cell(
+    cell: Cell, task: TaskData, general: GeneralData | None, model: ModelInfo
+) -> RunPlan | None:
+    """Check that a cell can run, and return its run plan; None if it trains nothing.
+
+    Raises:
+        TellError: The cell cannot run.
+    """
+    method, recipe = get_method(cell.method), cell.recipe
+    if isinstance(method, TrainedMethod):
+        return build_run_plan(method, task, general, model, method.configured(recipe))
+    check_needs(method, anchored=task.anchor is not None, general=general is not None)
+    if isinstance(method, Baseline):
+        method.data(task, model.tokenizer.load(), recipe)
+    elif isinstance(method, FewShot):
+        method.labels(task, task.train)
+    if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
+        teacher_of(recipe, method.name)
+    return None
 
 
 def _model_name(recipe: Recipe) -> str:

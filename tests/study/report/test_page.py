@@ -302,11 +302,23 @@ def test_warnings_are_listed_with_their_cells(
     assert "routing, sft, 3,000 task tokens, seed 0; routing, sft, 10,000" in told
 
 
+def test_a_search_says_that_its_items_are_dev_items(
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"sft": 0.0, "tell": 1.0}, **small(seeds=(0,)))
+    write_report(tmp_path, resamples=100)
+    assert "the dev items of a search" not in (tmp_path / REPORT).read_text()
+    rows = tmp_path / RESULTS
+    rows.write_text(rows.read_text().replace('"split": "test"', '"split": "dev"'))
+    write_report(tmp_path, resamples=100)
+    assert "the dev items of a search" in (tmp_path / REPORT).read_text()
+
+
 def test_nothing_finished_is_no_report(
     write_study: Callable[..., list[ResultRow]], tmp_path: Path
 ) -> None:
     write_study(tmp_path, {"tell": 1.0}, failed=["tell"], **small())
-    with pytest.raises(StorageError, match="no finished cell"):
+    with pytest.raises(StorageError, match="cells of the study failed: tell: no memory"):
         write_report(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {RESULTS}
 

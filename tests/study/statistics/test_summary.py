@@ -186,6 +186,15 @@ def test_failed_cells_are_listed(tmp_path: Path) -> None:
     json.dumps(summary.to_dict(), allow_nan=False)
 
 
+def test_a_study_of_which_every_cell_failed_says_why_and_where_to_look(tmp_path: Path) -> None:
+    for seed, reason in enumerate(("no memory.", "no memory", "no room")):
+        row = ResultRow(f"k{seed}", "failed", "routing", "sft", "sft", 1000, None, seed)
+        Results(tmp_path).append(replace(row, reason=reason))
+    said = r"all 3 cells of the study failed: no memory; no room; see .*failures, and run"
+    with pytest.raises(StorageError, match=said):
+        summarize(tmp_path)
+
+
 def test_nothing_finished_and_lost_answers_are_errors(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no finished cell of a study"):
         summarize(tmp_path)

@@ -50,7 +50,7 @@ def write_report(out: Path, *, resamples: int = 10_000) -> Summary:
             written.
     """
     summary = summarize(out, resamples=resamples)
-    rows = Results(out).rows
+    rows = Results(out).of_study
     write_json(out / SUMMARY, summary.to_dict())
     write_text(out / REPORT, _page(out, summary, rows, resamples))
     return summary

@@ -13,6 +13,7 @@ from telltune.errors import StorageError
 from telltune.evaluation.metrics import get_metric, mean_of
 from telltune.evaluation.score import PERPLEXITY
 from telltune.study.results import ANSWERS, ResultRow, Results, read_answers
+from telltune.study.scoring import FAILURES
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
@@ -169,6 +170,7 @@ class Summary:
         comparisons: Comparisons with each of `REFERENCES` in the study.
         saved: Data-saving factors against each of `REFERENCES` in the study.
         general_curves: Curves of methods that ran with at least four amounts of general data.
+        left_out: Number of rows in the folder of cells that the study no longer has.
     """
 
     points: list[Point]
@@ -177,6 +179,7 @@ class Summary:
     general_curves: list[GeneralCurve]
     failed: list[dict[str, Any]]
     spent: TimeBreakdown
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
@@ -189,8 +192,15 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
     Raises:
         StorageError: There are no finished cells, or the answers of a cell are missing.
     """
-    rows = Results(out).rows
+    results = Results(out)
+    rows = results.of_study
     done = [row for row in rows if row.status == "done"]
+    if not done and rows:
+        reasons = "; ".join(dict.fromkeys(row.reason.rstrip(".") for row in rows))
+        raise StorageError(
+            f"{out}: all {len(rows)} cells of the study failed: {reasons}; see {out / FAILURES}, "
+            "and run `tell study` again to retry."
+        )
     if not done:
         raise StorageError(f"{out}: no finished cell of a study found; run `tell study` first.")
     groups: dict[Group, list[ResultRow]] = defaultdict(list)
@@ -210,6 +220,7 @@ def summarize(out: Path, *, resamples: int = 10_000) -> Summary:
             if row.status == "failed"
         ],
         spent=time_spent(rows),
+        left_out=len(results.rows) - len(rows),
     )
 
 
