@@ -41,6 +41,8 @@ class ResultRow:
         metric: Name of the headline metric.
         scores: `score`, `low` and `high` by metric.
         per_item: One score per item, by metric.
+        reference_tokens: Number of tokens of each reference, which weights the item's perplexity;
+            empty if perplexity is not a metric.
         warnings: Reasons why the scores may be misleading; one sentence each.
         counts: Counts of task tokens, general tokens, steps and trained tokens.
         forgetting: Fields of `Forgetting` and `Drift`, before and after training.
@@ -66,6 +68,7 @@ class ResultRow:
     metric: str = ""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     per_item: dict[str, list[float]] = field(default_factory=dict)
+    reference_tokens: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     forgetting: dict[str, float] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -168,10 +169,25 @@ def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
         for point, score in zip(found.points, (50.0, 52.0), strict=True)
     )
     alone = replace(found, comparisons=[], saved=[], points=[first, second])
-    assert "No method is clearly highest on a." in told(alone, None)
+    assert "No method is clearly best on a." in told(alone, None)
     apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
     assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart, None)
     assert "TELL" in told(apart, None)
+
+
+def test_of_perplexities_the_lowest_is_best() -> None:
+    found = summary(("a", 3000, "sft", 0.0, UNCLEAR), ("a", 3000, "tell", 0.0, UNCLEAR))
+    sft, tell = (
+        replace(point, metric="perplexity", score=score, low=score - 1, high=score + 1)
+        for point, score in zip(found.points, (9.0, 4.0), strict=True)
+    )
+    found = replace(found, comparisons=[], saved=[], points=[sft, tell])
+    text = told(found, None)
+    assert "Lowest perplexity: tell with 3,000 task tokens on a (4.0" in text
+    assert "by which methods are not compared" in text
+    assert "no method at the same" not in text
+    for near in (replace(sft, low=4.5), replace(sft, low=math.nan, high=math.nan)):
+        assert "No method is clearly best on a." in told(replace(found, points=[near, tell]), None)
 
 
 def test_tell_is_told_whatever_it_is_called_and_whoever_is_best() -> None:

@@ -175,6 +175,19 @@ def test_general_data_alone_has_a_curve_too(tmp_path: Path) -> None:
     assert curve.emergence.height == pytest.approx(40)
 
 
+def test_perplexity_weights_items_by_their_tokens(tmp_path: Path) -> None:
+    row = put(tmp_path, "tell", 0.5)
+    items = {"metric": "perplexity", "per_item": {"perplexity": [2.0, 8.0]}}
+    Results(tmp_path).append(replace(row, **items, reference_tokens=[3, 1]))
+    [point] = summarize(tmp_path).points
+    # (2^3 * 8)^(1/4), where the mean over items is 5.
+    assert point.score == pytest.approx(64**0.25)
+    assert 2 <= point.low <= point.score <= point.high <= 8
+    Results(tmp_path).append(replace(row, **items))
+    with pytest.raises(StorageError, match="without `reference_tokens`; remove the row"):
+        summarize(tmp_path)
+
+
 def test_failed_cells_are_listed(tmp_path: Path) -> None:
     put(tmp_path, "sft", 0.5)
     Results(tmp_path).append(

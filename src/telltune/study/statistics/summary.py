@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from telltune.errors import StorageError
-from telltune.evaluation.metrics import get_metric, mean_of
-from telltune.evaluation.score import PERPLEXITY
-from telltune.study.results import ANSWERS, ResultRow, Results, read_answers
+from telltune.evaluation.metrics import get_metric
+from telltune.evaluation.score import PERPLEXITY, perplexity
+from telltune.study.results import ANSWERS, RESULTS, ResultRow, Results, read_answers
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
 from telltune.study.statistics.item_changes import GeneralCurve, count_changes
@@ -229,7 +229,12 @@ def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
 def scored_run(out: Path, row: ResultRow) -> Scored:
     """Return the headline metric of a row's answers in a form for resampling."""
     if row.metric == PERPLEXITY:
-        return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
+        if not row.reference_tokens:
+            raise StorageError(
+                f"{out / RESULTS}: the row {row.key} has a perplexity without `reference_tokens`; "
+                "remove the row and run again."
+            )
+        return perplexity(row.per_item[row.metric], row.reference_tokens)
     return scored_answers(out / ANSWERS, row.key, row.metric)
 
 
