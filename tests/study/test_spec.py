@@ -65,6 +65,17 @@ def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
     ]
 
 
+def test_without_seeds_the_recipes_own_is_used() -> None:
+    [cell] = study(recipe=RECIPE | {"seed": 7}, methods=["sft"], sizes=[3000])
+    assert cell.seed == cell.recipe.seed == 7
+
+
+def test_a_method_may_have_an_amount_of_general_data_of_its_own() -> None:
+    few = {"method": "tell", "name": "few", "set": {"mixture.general_examples": 10}}
+    cells = study(methods=[few, "tell"], sizes=[3000], leverage_ratios=[1, 20])
+    assert [cell.name for cell in cells] == ["few", "tell", "tell"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -125,6 +136,42 @@ def test_a_study_may_name_a_recipe_beside_it(tmp_path: Path) -> None:
         ({"more": [{"tasks": ["other"]}]}, "`more` names the task `other`"),
         ({"tasks": ["equation", "equation"]}, "two tasks have the same name"),
         ({"methods": [{"method": "sft", "set": {"mixture.pases": 3}}]}, "`mixture.pases`"),
+        (
+            {"methods": [{"method": "sft", "set": {"task.max_tokens": 50}}]},
+            "`sizes` sets `task.max",
+        ),
+        ({"methods": [{"method": "sft", "set": {"seed": 5}}]}, "`seeds` sets `seed`"),
+        ({"methods": [{"method": "sft", "set": {"method": "tell"}}]}, "`methods` sets `method`"),
+        ({"seeds": []}, "`seeds`"),
+        ({"leverage_ratios": []}, "`leverage_ratios`"),
+        ({"more": [{"tasks": []}]}, "`more.0.tasks`"),
+        ({"more": [{"methods": []}]}, "`more.0.methods`"),
+        (
+            {
+                "recipe": RECIPE | {"mixture": {"general_examples": 10}},
+                "methods": ["tell"],
+                "leverage_ratios": [1, 20],
+            },
+            "`mixture.general_examples` stands in place of a leverage ratio",
+        ),
+        (
+            {"recipe": RECIPE | {"evaluation": {"confidence": 0.5}}},
+            "all intervals of a study are of 95%; remove `evaluation.confidence`",
+        ),
+        *(
+            (
+                {
+                    "tasks": ["medical_specialty"],
+                    "methods": ["sft", {"method": "sft", "name": "b", "set": {key: value}}],
+                },
+                f"`{key}` differs between sft and b, so their scores cannot be compared",
+            )
+            for key, value in (
+                ("evaluation.metrics", ["exact_match"]),
+                ("evaluation.max_items", 5),
+                ("task.embedded", "equation"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
