@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from telltune.errors import one_line
 from telltune.outputs import verbosity
 from telltune.result_table import NUMBERS, InNotebooks
+from telltune.storage import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print one JSON value on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    typer.echo(json_text(value))
 
 
 def print_plan(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
-from telltune.storage import jsonl_lines, writing
+from telltune.storage import json_text, jsonl_lines, or_nan, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,7 +161,7 @@ class Results:
         Raises:
             StorageError: The row cannot be written.
         """
-        line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
+        line = json_text(asdict(row)) + "\n"
         with writing(self.path, needed=len(line)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
@@ -190,10 +190,12 @@ class Results:
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:
             values = json.loads(line)
+            for score in values.get("scores", {}).values():
+                score.update({name: or_nan(value) for name, value in score.items()})
             return ResultRow(
                 **{f.name: values[f.name] for f in fields(ResultRow) if f.name in values}
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
                 f"{self.path}:{number}: not a study row ({error}); fix or remove the line."
             ) from None
