@@ -114,6 +114,31 @@ def test_custom_metric_may_ask_for_prompts():
 
 
 @pytest.mark.usefixtures("scratch_registry")
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda p, r: {}[p[0]],
+            r"'own' of `.*test_metrics` failed \(KeyError: 'a'\); correct it, or",
+        ),
+        (lambda p, r: mean_of(s == t for s, t in zip(p, r)), r"failed \(TypeError: "),  # noqa: B905
+        (lambda p, r: 50.0, "'own' of `.*test_metrics` returned a value of type `float`; return a"),
+        (lambda p, r: [1.0, 2.0], "returned a value of type `list`"),
+        (lambda p, r: None, "returned a value of type `NoneType`"),
+    ],
+)
+def test_a_custom_metric_that_fails_is_named_with_its_module(function, message):
+    with pytest.raises(RecipeError, match=message):
+        metric("own", percent=True)(function)(["a", "b"], ["a", "c"])
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_perplexity_cannot_be_registered():
+    with pytest.raises(RecipeError, match="'perplexity' is one of telltune's own; choose another"):
+        metric("perplexity", percent=False)(lambda p, r: mean_of([1.0]))
+
+
+@pytest.mark.usefixtures("scratch_registry")
 def test_a_name_is_held_by_one_function():
     with pytest.raises(RecipeError, match=r"'bleu' is already registered by .*text\.bleu"):
 

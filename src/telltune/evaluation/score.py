@@ -16,6 +16,7 @@ from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import TaskAnswers, choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import Scored, get_metric
+from telltune.evaluation.registry import PERPLEXITY as PERPLEXITY
 from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 
     from telltune.data.examples import Example
     from telltune.fitting.predictor import Predictor
-
-PERPLEXITY = "perplexity"
-"""Metric exp(mean negative log-likelihood per reference token), given the prompts.
-
-It needs no answers.
-"""
 
 
 @dataclass(frozen=True)
