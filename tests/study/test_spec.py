@@ -65,6 +65,24 @@ def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
     ]
 
 
+def test_a_study_can_be_written_elsewhere(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    data = {"train": "train.jsonl", "test": ["test.jsonl"]}
+    task = {"name": "mine", "task": {"train": [{"path": "*ain.jsonl"}], "test": "test.jsonl"}}
+    keys = {"methods": ["sft"], "sizes": [100]}
+    for number, values in enumerate(
+        (keys | {"recipe": {"task": data}}, keys | {"recipe": {"seed": 3}, "tasks": [task]})
+    ):
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump(values))
+        spec, cells = load_study(file)
+        copy = tmp_path / f"runs{number}" / "study.yaml"
+        copy.parent.mkdir()
+        copy.write_text(spec.to_yaml())
+        assert [cell.recipe for cell in load_study(copy)[1]] == [cell.recipe for cell in cells]
+
+
 def test_without_seeds_the_recipes_own_is_used() -> None:
     [cell] = study(recipe=RECIPE | {"seed": 7}, methods=["sft"], sizes=[3000])
     assert cell.seed == cell.recipe.seed == 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -172,7 +172,7 @@ class Cell:
 
 
 def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
-    """Read a study and return it with its cells.
+    """Read a study and return it with its cells; paths of data that exist are made absolute.
 
     Raises:
         RecipeError: A key, method, task or recipe is invalid.
@@ -185,7 +185,27 @@ def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
             f"{path}: all intervals of a study are of {_CONFIDENCE:.0%}; remove "
             "`evaluation.confidence`."
         )
-    return spec, cells
+    known = {text for cell in cells for text in _texts(cell.recipe.model_dump(mode="json"))}
+    values = _placed(spec.model_dump(mode="json"), path.parent, known)
+    return StudySpec.model_validate(values), cells
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _placed(value: Any, folder: Path, known: set[str]) -> Any:
+    """Replace texts that name something in the folder, which the cells read, by its full path."""
+    if isinstance(value, dict):
+        return {key: _placed(each, folder, known) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_placed(each, folder, known) for each in value]
+    there = str((folder / value).resolve()) if isinstance(value, str) else None
+    return there if there in known else value
 
 
 def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
