@@ -24,7 +24,7 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
             for task, size, name, _, _ in cells
         ],
         comparisons=[
-            Comparison(task, size, name, None, "sft", gain, gain - 2, gain + 2, p / 2, p)
+            Comparison(task, size, name, None, "sft", gain, gain - 2, gain + 2, p / 2, p, 3)
             for task, size, name, gain, p in cells
         ],
         saved=[

@@ -96,7 +96,7 @@ def test_methods_are_held_against_each_other_on_the_same_seeds(tmp_path: Path) -
     put(tmp_path, "mix", 0.6, seed=7)
     summary = summarize(tmp_path)
     [found] = summary.comparisons  # mix shares no seed with SFT
-    assert (found.name, found.difference) == ("tell", pytest.approx(10))
+    assert (found.name, found.difference, found.seeds) == ("tell", pytest.approx(10), 2)
     [saved] = summary.saved
     # SFT's smaller size ran with another seed only, and its third seed is not in the curve.
     assert (saved.censored, saved.data_saving_factor) == (">", 1)

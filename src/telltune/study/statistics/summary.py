@@ -84,7 +84,8 @@ class Comparison:
         size: Maximum number of task tokens of both.
         name: Name of the method in tables.
         against: Name of the reference.
-        difference: Difference of the mean scores; positive if the method is better.
+        difference: Difference of the mean scores over `seeds`; positive if the method is better.
+        seeds: Number of seeds that both have.
         p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
             of this task.
     """
@@ -99,6 +100,7 @@ class Comparison:
     high: float
     p_value: float
     p_adjusted: float
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,9 @@ def _comparisons(
         found = compare_runs(ours, theirs, binary=binary, resamples=resamples)
         against, p = reference.name, found.p_value
         families[method.task, method.size, against].append(
-            Comparison(**method._asdict(), **asdict(found), against=against, p_adjusted=p)
+            Comparison(
+                **method._asdict(), **asdict(found), against=against, p_adjusted=p, seeds=len(seeds)
+            )
         )
     return [
         replace(one, p_adjusted=adjusted)
