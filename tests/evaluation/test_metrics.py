@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -248,6 +249,22 @@ def test_exact_match_folds_white_space_and_composition_only():
     scored = get_metric("exact_match")(predictions, references)
     assert scored.per_item.tolist() == [100, 0, 0, 0, 100, 100]
     assert scored.score == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, "café au lait") for name in ("exact_match", "token_f1", "edit_similarity")),
+        *((name, "café au lait") for name in ("rouge_l", "accuracy", "macro_f1")),
+        ("balanced_accuracy", "café"),
+        ("answer_letter", "Answer: é"),
+        ("json_field_accuracy", '{"café": "crème", "in": {"thé": 1, "a": [{"é": "è"}]}}'),
+    ],
+)
+def test_composed_and_decomposed_letters_are_the_same(name, text):
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    assert get_metric(name)([decomposed], [composed]).score == 100
 
 
 def test_token_f1_known_answers():
