@@ -20,7 +20,7 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
     """Return a summary of comparisons with sft: task, size, method, difference, adjusted p."""
     return Summary(
         points=[
-            Point(task, name, name, size, None, 0, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})
+            Point(task, name, name, size, None, size, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})
             for task, size, name, _, _ in cells
         ],
         comparisons=[
@@ -173,6 +173,20 @@ def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
     apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
     assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart, None)
     assert "TELL" in told(apart, None)
+
+
+def test_sizes_beyond_the_data_are_told() -> None:
+    found = summary(
+        *(("a", size, "tell", 1.0, UNCLEAR) for size in (200, 5000, 50000)),
+        ("b", 5000, "tell", 1.0, UNCLEAR),
+    )
+    points = [
+        replace(p, task_tokens=min(0.95 * p.size, 1907)) if p.task == "a" else p  # type: ignore[operator]
+        for p in found.points
+    ]
+    assert give_verdict(replace(found, points=points), MATCHED).notes == [
+        "On a, the cells of 5,000 and 50,000 task tokens used at most 1,907."
+    ]
 
 
 def test_of_perplexities_the_lowest_is_best() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _LEVEL = 0.05
 
+_REACHED = 0.9
+"""Least share of a size that is used if there are enough data."""
+
 _SPELLED_OUT = 3
 """Maximum number of methods listed in a sentence."""
 
@@ -280,6 +283,24 @@ def _notes(summary: Summary) -> list[str]:
     if summary.failed:
         cells = "1 cell" if len(summary.failed) == 1 else f"{len(summary.failed)} cells"
         notes.append(f"{cells} failed; the results below exclude failed cells.")
+    return notes + _not_reached(summary)
+
+
+def _not_reached(summary: Summary) -> list[str]:
+    """Return a note for each task whose cells used far fewer task tokens than their sizes."""
+    used: dict[str, dict[int, float]] = {}
+    for point in summary.points:
+        if point.size is not None:
+            of_task = used.setdefault(point.task, {})
+            of_task[point.size] = max(of_task.get(point.size, 0), point.task_tokens)
+    notes = []
+    for task, by_size in used.items():
+        # An example that does not fit is left out, so most sizes are not reached exactly.
+        short = [size for size in sorted(by_size) if by_size[size] < _REACHED * size]
+        if short:
+            most = number(max(by_size[size] for size in short))
+            sizes = _listed([number(size) for size in short])
+            notes.append(f"On {task}, the cells of {sizes} task tokens used at most {most}.")
     return notes
 
 
