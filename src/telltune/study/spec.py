@@ -204,7 +204,8 @@ def _placed(value: Any, folder: Path, known: set[str]) -> Any:
         return {key: _placed(each, folder, known) for key, each in value.items()}
     if isinstance(value, list):
         return [_placed(each, folder, known) for each in value]
-    there = str((folder / value).resolve()) if isinstance(value, str) else None
+    # An empty text would name the folder itself.
+    there = str((folder / value).resolve()) if isinstance(value, str) and value else None
     return there if there in known else value
 
 
