@@ -90,6 +90,20 @@ def test_a_module_named_on_the_command_line_is_loaded(
     assert os.environ["TELLTUNE_PLUGINS"] == "json,only_named"
 
 
+def test_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The path of the installed command, which has only its own folder and installed packages.
+    monkeypatch.setattr(
+        sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))]
+    )
+    monkeypatch.setenv("TELLTUNE_PLUGINS", "")
+    monkeypatch.chdir(tmp_path)
+    Path("only_here.py").write_text("")
+    add_plugin("only_here")
+    assert Path(sys.modules["only_here"].__file__ or "").resolve() == tmp_path / "only_here.py"
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -23,6 +24,7 @@ from telltune.storage import (
     cache_folder,
     cached_json,
     jsonl_lines,
+    or_nan,
     read_cached_json,
     remove_unfinished,
     write_json,
@@ -164,6 +166,15 @@ def test_json_is_for_people_too(tmp_path: Path) -> None:
     assert json.loads(text) == {"þ": [1]}
     assert "þ" in text
     assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_has_null_for_what_is_no_number(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "a.json", {"rows": [{"low": value, "score": 1.5}], "pair": (value, "x")})
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert read == {"rows": [{"low": None, "score": 1.5}], "pair": [None, "x"]}
+    assert math.isnan(or_nan(None))
+    assert or_nan(1.5) == 1.5
 
 
 def test_a_file_in_place_of_a_folder_is_named(

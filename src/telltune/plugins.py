@@ -4,7 +4,8 @@ A plugin registers what it adds when it is imported. It is found in two ways:
 
 - An installed package names it as an entry point of the group `telltune.plugins`.
 - The environment variable `TELLTUNE_PLUGINS` lists modules, separated by commas. `tell --plugin`
-  adds to it, so that processes which telltune starts have the same plugins.
+  adds to it, so that processes which telltune starts have the same plugins. Modules in the working
+  directory are found too.
 
 docs/guides/plugins.md has an example.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -51,6 +53,9 @@ def _named_modules() -> list[str]:
 
 
 def _load(module: str) -> None:
+    # The installed command does not look in the working directory, as `python -m` does.
+    if "" not in sys.path:
+        sys.path.append("")
     try:
         importlib.import_module(module)
     except RecipeError:

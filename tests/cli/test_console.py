@@ -80,7 +80,7 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     cell = ("medical_specialty", 10_000, "tell_stratified", 8.0, "sft_anchor")
     summary = Summary(
         points=[point, replace(point, task="answer_kind")],
-        comparisons=[Comparison(*cell, 12.3, 1.0, 20.0, 0.001, 0.002)],
+        comparisons=[Comparison(*cell, 12.3, 1.0, 20.0, 0.001, 0.002, 8)],
         saved=[SavedData(*cell, 2.1, 1.2, 3.4, "", "2.1 (1.2 to 3.4)")],
         general_curves=[],
         failed=[],
@@ -92,3 +92,14 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "10,784 │  69.2 │ 64.2 to 100.0" in text
     assert "+12.3 (p 0.002)" in text
     assert "2.1 (1.2 to 3.4)" in text
+    assert "comparison with sft_anchor" in text
+    against_sft = [replace(summary.comparisons[0], against="sft")]
+    print_study(replace(summary, comparisons=against_sft, saved=[]))
+    text = "\n".join(lines_of(capsys))
+    assert "comparison with sft " in text
+    assert "+12.3 (p 0.002)" in text
+    points = [replace(point, name="tell", leverage_ratio=ratio) for ratio in (1.0, 2.0)]
+    print_study(replace(summary, points=points, comparisons=[], saved=[]))
+    text = "\n".join(lines_of(capsys))
+    assert "comparison" not in text
+    assert text.count("tell at ratio 1") == text.count("tell at ratio 2") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -111,6 +112,31 @@ def test_custom_metric_may_ask_for_prompts():
         copies(["a"], ["x"])
     with pytest.raises(DataError, match="1 prompts for 2 references"):
         copies(["a", "b"], ["x", "y"], ["a"])
+
+
+@pytest.mark.usefixtures("scratch_registry")
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda p, r: {}[p[0]],
+            r"'own' of `.*test_metrics` failed \(KeyError: 'a'\); correct it, or",
+        ),
+        (lambda p, r: mean_of(s == t for s, t in zip(p, r)), r"failed \(TypeError: "),  # noqa: B905
+        (lambda p, r: 50.0, "'own' of `.*test_metrics` returned a value of type `float`; return a"),
+        (lambda p, r: [1.0, 2.0], "returned a value of type `list`"),
+        (lambda p, r: None, "returned a value of type `NoneType`"),
+    ],
+)
+def test_a_custom_metric_that_fails_is_named_with_its_module(function, message):
+    with pytest.raises(RecipeError, match=message):
+        metric("own", percent=True)(function)(["a", "b"], ["a", "c"])
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_perplexity_cannot_be_registered():
+    with pytest.raises(RecipeError, match="'perplexity' is one of telltune's own; choose another"):
+        metric("perplexity", percent=False)(lambda p, r: mean_of([1.0]))
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -223,6 +249,22 @@ def test_exact_match_folds_white_space_and_composition_only():
     scored = get_metric("exact_match")(predictions, references)
     assert scored.per_item.tolist() == [100, 0, 0, 0, 100, 100]
     assert scored.score == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, "café au lait") for name in ("exact_match", "token_f1", "edit_similarity")),
+        *((name, "café au lait") for name in ("rouge_l", "accuracy", "macro_f1")),
+        ("balanced_accuracy", "café"),
+        ("answer_letter", "Answer: é"),
+        ("json_field_accuracy", '{"café": "crème", "in": {"thé": 1, "a": [{"é": "è"}]}}'),
+    ],
+)
+def test_composed_and_decomposed_letters_are_the_same(name, text):
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    assert get_metric(name)([decomposed], [composed]).score == 100
 
 
 def test_token_f1_known_answers():

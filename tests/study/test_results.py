@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,15 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     results.append(ROW)
     results.append(other)
     assert Results(tmp_path).rows == [ROW, other]
+
+
+def test_bounds_that_are_not_known_are_null_on_disk(tmp_path: Path) -> None:
+    bounds = {"accuracy": {"score": 3.0, "low": math.nan, "high": math.nan}}
+    Results(tmp_path).append(replace(ROW, scores=bounds))
+    assert "NaN" not in (tmp_path / RESULTS).read_text()
+    [row] = Results(tmp_path).rows
+    assert row.score == 3.0
+    assert math.isnan(row.scores["accuracy"]["low"])
 
 
 def test_the_latest_row_of_a_cell_counts(tmp_path: Path) -> None:

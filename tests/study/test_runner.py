@@ -26,6 +26,7 @@ from telltune.study.results import RESULTS, ResultRow, Results
 from telltune.study.runner import run_cells
 from telltune.study.scoring import Answered, score_cell
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
+from telltune.study.statistics.summary import summarize
 from telltune.study.trained_cell import TrainedCell
 from telltune.study.verbs import report, run_study
 from telltune.study.worker import CellWorker
@@ -416,6 +417,16 @@ def test_every_weight_may_be_trained_and_the_next_cell_has_the_base_again(
     assert before == {by_name["base"].forgetting["general_nll_after"]}
     after = {row.forgetting["general_nll_after"] for row in rows}
     assert len(after) == 4
+
+
+def test_the_perplexity_of_a_summary_is_that_of_its_row(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    study["recipe"]["evaluation"] = {"metrics": ["perplexity"], "max_items": 4}
+    [row] = run_cells(cells(study, methods=["base"]), FEW, tmp_path, progress=False)
+    assert len(row.reference_tokens) == 4
+    [point] = summarize(tmp_path).points
+    assert point.score == pytest.approx(row.score, rel=1e-5)
 
 
 def test_too_little_general_data_to_hold_any_out_is_told_before_training(

@@ -68,6 +68,35 @@ def test_a_method_may_have_settings_and_a_name_of_its_own() -> None:
     ]
 
 
+def test_a_study_can_be_written_elsewhere(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    data = {"train": "train.jsonl", "test": ["test.jsonl"]}
+    task = {"name": "mine", "task": {"train": [{"path": "*ain.jsonl"}], "test": "test.jsonl"}}
+    keys = {"methods": ["sft"], "sizes": [100]}
+    for number, values in enumerate(
+        (keys | {"recipe": {"task": data}}, keys | {"recipe": {"seed": 3}, "tasks": [task]})
+    ):
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump(values))
+        spec, cells = load_study(file)
+        copy = tmp_path / f"runs{number}" / "study.yaml"
+        copy.parent.mkdir()
+        copy.write_text(spec.to_yaml())
+        assert [cell.recipe for cell in load_study(copy)[1]] == [cell.recipe for cell in cells]
+
+
+def test_without_seeds_the_recipes_own_is_used() -> None:
+    [cell] = study(recipe=RECIPE | {"seed": 7}, methods=["sft"], sizes=[3000])
+    assert cell.seed == cell.recipe.seed == 7
+
+
+def test_a_method_may_have_an_amount_of_general_data_of_its_own() -> None:
+    few = {"method": "tell", "name": "few", "set": {"mixture.general_examples": 10}}
+    cells = study(methods=[few, "tell"], sizes=[3000], leverage_ratios=[1, 20])
+    assert [cell.name for cell in cells] == ["few", "tell", "tell"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -148,6 +177,42 @@ def test_the_same_method_may_be_in_two_blocks_and_have_settings_of_its_own_at_an
         (
             {"methods": [{"method": name, "name": "x"} for name in ("sft", "sft_anchor")]},
             "two methods are named `x`",
+        ),
+        (
+            {"methods": [{"method": "sft", "set": {"task.max_tokens": 50}}]},
+            "`sizes` sets `task.max",
+        ),
+        ({"methods": [{"method": "sft", "set": {"seed": 5}}]}, "`seeds` sets `seed`"),
+        ({"methods": [{"method": "sft", "set": {"method": "tell"}}]}, "`methods` sets `method`"),
+        ({"seeds": []}, "`seeds`"),
+        ({"leverage_ratios": []}, "`leverage_ratios`"),
+        ({"more": [{"tasks": []}]}, "`more.0.tasks`"),
+        ({"more": [{"methods": []}]}, "`more.0.methods`"),
+        (
+            {
+                "recipe": RECIPE | {"mixture": {"general_examples": 10}},
+                "methods": ["tell"],
+                "leverage_ratios": [1, 20],
+            },
+            "`mixture.general_examples` stands in place of a leverage ratio",
+        ),
+        (
+            {"recipe": RECIPE | {"evaluation": {"confidence": 0.5}}},
+            "all intervals of a study are of 95%; remove `evaluation.confidence`",
+        ),
+        *(
+            (
+                {
+                    "tasks": ["medical_specialty"],
+                    "methods": ["sft", {"method": "sft", "name": "b", "set": {key: value}}],
+                },
+                f"`{key}` differs between sft and b, so their scores cannot be compared",
+            )
+            for key, value in (
+                ("evaluation.metrics", ["exact_match"]),
+                ("evaluation.max_items", 5),
+                ("task.embedded", "equation"),
+            )
         ),
     ],
 )

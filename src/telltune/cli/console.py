@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from telltune.errors import one_line
 from telltune.outputs import verbosity
 from telltune.result_table import NUMBERS, InNotebooks
+from telltune.storage import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print one JSON value on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    typer.echo(json_text(value))
 
 
 def print_plan(plan: Plan) -> None:
@@ -106,16 +106,21 @@ def print_study_plan(values: dict[str, Any]) -> None:
 
 
 def print_study(summary: Summary) -> None:
-    """Print each method at each size, compared with SFT + anchor."""
+    """Print each method at each size, compared with SFT + anchor, or with SFT if it did not run."""
+    from telltune.study.report.series import label_series, series_of
+
+    compared = {c.against for c in summary.comparisons}
+    reference = "sft" if compared == {"sft"} else "sft_anchor"
+    labels = label_series(summary.points)
     against: dict[tuple[Any, ...], str] = {
         (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
         for c in summary.comparisons
-        if c.against == "sft_anchor"
+        if c.against == reference
     }
     saved: dict[tuple[Any, ...], str] = {
         (s.task, s.size, s.name, s.leverage_ratio): s.text
         for s in summary.saved
-        if s.against == "sft_anchor"
+        if s.against == reference
     }
     for task in dict.fromkeys(point.task for point in summary.points):
         scores, beside = [], []
@@ -123,15 +128,20 @@ def print_study(summary: Summary) -> None:
             if p.task != task:
                 continue
             cell = (p.task, p.size, p.name, p.leverage_ratio)
+            name = labels[series_of(p)]
             tokens = f"{p.task_tokens:,.0f}"
             interval = f"{p.low:.1f} to {p.high:.1f}"
-            scores.append((p.name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+            scores.append((name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
             general = f"{p.general_tokens:,.0f}"
-            beside.append((p.name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
+            beside.append((name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
         # Each of the two tables fits a terminal of 80 columns.
         print_table(task, ("method", "task tokens", "score", "interval", "seeds"), scores)
-        heads = ("method", "task\ntokens", "general\ntokens", "against\nsft_anchor", "data saved")
-        print_table(f"{task}: cost, and comparison with sft_anchor", heads, beside)
+        heads = ["method", "task\ntokens", "general\ntokens"]
+        title = f"{task}: cost"
+        if compared:
+            heads += [f"against\n{reference}", "data saved"]
+            title += f", and comparison with {reference}"
+        print_table(title, heads, [row[: len(heads)] for row in beside])
     if summary.left_out:
         typer.echo(f"Left out: {summary.left_out} rows of cells that the study no longer has.")
 

@@ -204,7 +204,7 @@ def recommend(
 ) -> None:
     """Try methods, ratios, passes and learning rates on dev items, and recommend a recipe.
 
-    Called again on the same folder, it resumes where it stopped. Test items are not read.
+    Called again on the same folder, it resumes where it stopped. Test items are not answered.
     """
     from telltune.data.writing import check_unread
     from telltune.recipe import load_recipe, recipe_from_dict

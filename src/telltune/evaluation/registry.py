@@ -28,8 +28,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from telltune.errors import DataError, RecipeError
+from telltune.errors import DataError, RecipeError, TellError
 from telltune.plugins import load_plugins
+
+PERPLEXITY = "perplexity"
+"""Metric exp(mean negative log-likelihood per reference token), given the prompts.
+
+It needs no answers, but the model, and is therefore no function of the registry.
+"""
 
 Floats = npt.NDArray[np.float64]
 
@@ -122,7 +128,8 @@ class Metric:
 
         Raises:
             DataError: There is nothing to score, the lengths differ, or needed prompts are missing.
-            RecipeError: The metric's function returned scores of the wrong shape or scale.
+            RecipeError: The metric's function failed, or returned something else than scores, or
+                scores of the wrong shape or scale.
         """
         if len(references) == 0:
             raise DataError(
@@ -140,7 +147,21 @@ class Metric:
                     f"references; give one for each reference"
                 )
         extra = [prompts] if self.needs_prompts else []
-        scored = self.function(predictions, references, *extra)
+        named = f"metric '{self.name}' of `{self.function.__module__}`"
+        try:
+            scored = self.function(predictions, references, *extra)
+        except TellError:
+            raise
+        except Exception as error:
+            raise RecipeError(
+                f"{named} failed ({type(error).__name__}: {error}); correct it, or choose "
+                "another metric."
+            ) from error
+        if not isinstance(scored, Scored):
+            raise RecipeError(
+                f"{named} returned a value of type `{type(scored).__name__}`; return a `Scored`, "
+                "such as `mean_of(scores)` of one score per item."
+            )
         self._check(scored, len(references))
         return replace(scored, percent=self.percent)
 
@@ -177,10 +198,12 @@ def metric(
         needs_prompts: Whether the function takes the prompts as a third argument.
 
     Raises:
-        RecipeError: Another function is registered under that name.
+        RecipeError: Another metric has that name.
     """
 
     def register(function: Callable[..., Scored]) -> Metric:
+        if name == PERPLEXITY:
+            raise RecipeError(f"metric '{name}' is one of telltune's own; choose another name")
         held = _METRICS.get(name)
         # A notebook cell that is run twice registers the same function again.
         if held is not None and _origin(held.function) != _origin(function):

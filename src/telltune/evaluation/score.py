@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +15,19 @@ from telltune.errors import DataError
 from telltune.evaluation.answer_warnings import scoring_warnings
 from telltune.evaluation.headline import TaskAnswers, choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
-from telltune.evaluation.metrics import get_metric
+from telltune.evaluation.metrics import Scored, get_metric
+from telltune.evaluation.registry import PERPLEXITY as PERPLEXITY
 from telltune.result_table import InNotebooks, ResultTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    import numpy.typing as npt
     from transformers import PreTrainedTokenizerBase
 
     from telltune.data.examples import Example
     from telltune.fitting.predictor import Predictor
-
-PERPLEXITY = "perplexity"
-"""Metric exp(mean negative log-likelihood per reference token), given the prompts.
-
-It needs no answers.
-"""
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,23 @@ def check_metrics(names: Sequence[str]) -> None:
             get_metric(name)
 
 
+def perplexity(per_item: npt.ArrayLike, tokens: npt.ArrayLike) -> Scored:
+    """Return the perplexity of all items, which weights each by its tokens, for resampling.
+
+    Args:
+        per_item: Shape (n,). Perplexity of each item.
+        tokens: Shape (n,). Number of reference tokens of each item.
+    """
+    items, counts = np.asarray(per_item, np.float64), np.asarray(tokens, np.float64)
+    return Scored(
+        items,
+        np.column_stack([np.log(items) * counts, counts]),
+        lambda sums: np.exp(sums[..., 0] / sums[..., 1]),
+        percent=False,
+        lowest=1.0,
+    )
+
+
 @dataclass(frozen=True)
 class Answers:
     """Answers of a predictor to held-out items; they can be scored without the model.
@@ -111,7 +122,7 @@ class Answers:
     prompts: list[str]
     references: list[str]
     predictions: list[str]
-    nll: NDArray[np.float64] | None
+    nll: npt.NDArray[np.float64] | None
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -122,9 +133,10 @@ class Answers:
         for name in self.metrics:
             if name == PERPLEXITY:
                 assert self.nll is not None  # `answer_items` sets it for this metric.
-                scores[name], per_item[name] = _perplexity(self.nll, confidence, seed)
-                continue
-            scored = get_metric(name)(self.predictions, self.references, self.prompts)
+                nll, tokens = self.nll
+                scored = perplexity(np.exp(nll / tokens), tokens)
+            else:
+                scored = get_metric(name)(self.predictions, self.references, self.prompts)
             scores[name] = bootstrap_interval(scored, confidence, seed=seed)
             per_item[name] = scored.per_item.tolist()
         return Evaluation(
@@ -236,15 +248,3 @@ def write_predictions(path: Path, test: Sequence[Example], evaluation: Evaluatio
         }
         rows.append(row | scores if flat else row | {"scores": scores})
     write_rows(path, rows)
-
-
-def _perplexity(
-    nll: NDArray[np.float64], confidence: float, seed: int
-) -> tuple[Interval, list[float]]:
-    """Return token-weighted perplexity with an item-bootstrap interval, and that of each item."""
-    sums, tokens = nll
-    draws = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
-    resampled = np.exp(sums[draws].sum(1) / tokens[draws].sum(1))
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    score = math.exp(sums.sum() / tokens.sum())
-    return Interval(score, float(low), float(high)), np.exp(sums / tokens).tolist()

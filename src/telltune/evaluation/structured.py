@@ -9,7 +9,7 @@ import numpy as np
 
 from telltune.errors import DataError
 from telltune.evaluation.registry import Floats, Scored, mean_of, metric
-from telltune.evaluation.text import fold
+from telltune.evaluation.text import fold, nfc
 
 _ANSWER = "Answer: "
 
@@ -48,7 +48,7 @@ def answer_letter(predictions: Sequence[str], references: Sequence[str]) -> Scor
     def right(prediction: str, reference: str) -> bool:
         if _ANSWER not in reference:
             return fold(prediction) == fold(reference)
-        got, gold = (text.partition(_ANSWER)[2][:1] for text in (prediction, reference))
+        got, gold = (nfc(text).partition(_ANSWER)[2][:1] for text in (prediction, reference))
         return got == gold and _ANSWER in prediction
 
     pairs = zip(predictions, references, strict=True)
@@ -166,7 +166,7 @@ def _parse(text: str) -> _Fields | str | None:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         if isinstance(value, dict):
-            return {name: _canonical(inner) for name, inner in value.items()}
+            return {nfc(name): _canonical(inner) for name, inner in value.items()}
         return _canonical(value) if isinstance(value, list) else None
     # A prediction such as "[[[[[[..." is nested too deeply to be parsed.
     except (ValueError, RecursionError):
@@ -180,8 +180,8 @@ def _refuse_constant(name: str) -> None:
 def _canonical(value: object) -> str:
     """Return a text that is the same for two values exactly if they are equal."""
     if isinstance(value, dict):
-        inner = (f"{json.dumps(name)}:{_canonical(value[name])}" for name in sorted(value))
-        return "{" + ",".join(inner) + "}"
+        fields = (f"{json.dumps(nfc(name))}:{_canonical(value[name])}" for name in value)
+        return "{" + ",".join(sorted(fields)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(sorted(map(_canonical, value))) + "]"
     if isinstance(value, str):

@@ -25,7 +25,12 @@ def fold(text: str) -> str:
     Case and punctuation are kept. NFC is needed because "é" can be stored as one code point or as
     two, which look the same.
     """
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(nfc(text).split())
+
+
+def nfc(text: str) -> str:
+    """Normalize a text to Unicode NFC."""
+    return unicodedata.normalize("NFC", text)
 
 
 @metric("exact_match", percent=True, binary=True)
@@ -82,7 +87,7 @@ def edit_similarity(predictions: Sequence[str], references: Sequence[str]) -> Sc
         return _LITERAL.sub(lambda found: found[2] or ("0" if found[1] == "NUM" else ""), text)
 
     def score(prediction: str, reference: str) -> int:
-        got, gold = plain(prediction.strip()), plain(reference.strip())
+        got, gold = (plain(nfc(text).strip()) for text in (prediction, reference))
         return round(100 * SequenceMatcher(None, got, gold).ratio()) if got or not gold else 0
 
     pairs = zip(predictions, references, strict=True)
@@ -96,7 +101,7 @@ class _UnicodeWords:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+        return _WORD.findall(nfc(text).lower())
 
 
 @metric("rouge_l", percent=True)

@@ -15,7 +15,7 @@ import yaml
 
 from telltune.errors import StorageError
 from telltune.levers.protocol import yield_text
-from telltune.storage import read_cached_json, write_json, write_text
+from telltune.storage import or_nan, read_cached_json, write_json, write_text
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def _score_table(rows: list[dict[str, Any]]) -> str:
             data = re.sub(r"([|\\])", r"\\\1", f"{row['task']}, {row['split']}")
             lines.append(
                 f"| {data} | {items} | {metric} | {found['score']:.1f} | "
-                f"{found['low']:.1f} to {found['high']:.1f} ({row['confidence']:.0%}) |"
+                f"{or_nan(found['low']):.1f} to {or_nan(found['high']):.1f} "
+                f"({row['confidence']:.0%}) |"
             )
     told = ["", "The intervals cover the sampling of the items only."]
     told += [f"- {row['task']}, {row['split']}: {w}" for row in rows for w in row["warnings"]]

@@ -20,7 +20,7 @@ from telltune.fitting.output_folder import check_resumable, lock_folder, record_
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.result_table import InNotebooks, ResultTable
-from telltune.storage import write_json
+from telltune.storage import or_nan, write_json
 from telltune.study.planning import side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
 from telltune.study.scoring import FAILURES
@@ -335,7 +335,8 @@ def _read_rows(out: Path) -> list[ComparisonRow]:
     if not path.exists():
         return []
     try:
-        return [ComparisonRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        rows = [ComparisonRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [replace(row, low=or_nan(row.low), high=or_nan(row.high)) for row in rows]
     except (ValueError, TypeError) as error:
         raise StorageError(
             f"{path}: not the rows of a comparison ({error}); choose another --out, or pass "

@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import StorageError
-from telltune.storage import jsonl_lines, read_cached_json, write_json, writing
+from telltune.storage import (
+    json_text,
+    jsonl_lines,
+    or_nan,
+    read_cached_json,
+    write_json,
+    writing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +48,8 @@ class ResultRow:
         metric: Name of the headline metric.
         scores: `score`, `low` and `high` by metric.
         per_item: One score per item, by metric.
+        reference_tokens: Number of tokens of each reference, which weights the item's perplexity;
+            empty if perplexity is not a metric.
         warnings: Reasons why the scores may be misleading; one sentence each.
         counts: Counts of task tokens, general tokens, steps and trained tokens.
         forgetting: Fields of `Forgetting` and `Drift`, before and after training.
@@ -67,6 +76,7 @@ class ResultRow:
     metric: str = ""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     per_item: dict[str, list[float]] = field(default_factory=dict)
+    reference_tokens: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     forgetting: dict[str, float] = field(default_factory=dict)
@@ -160,7 +170,7 @@ class Results:
         Raises:
             StorageError: The row cannot be written.
         """
-        line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
+        line = json_text(asdict(row)) + "\n"
         with writing(self.path, needed=len(line)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
@@ -218,10 +228,12 @@ class Results:
     def _row(self, number: int, line: bytes) -> ResultRow:
         try:
             values = json.loads(line)
+            for score in values.get("scores", {}).values():
+                score.update({name: or_nan(value) for name, value in score.items()})
             return ResultRow(
                 **{f.name: values[f.name] for f in fields(ResultRow) if f.name in values}
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(
                 f"{self.path}:{number}: not a study row ({error}); fix or remove the line."
             ) from None

@@ -44,11 +44,13 @@ def score_cell(found: Answered, out: Path, answers: str = ANSWERS) -> ResultRow:
     except Exception as error:
         title = f"{row.task}, {row.name}, seed {row.seed}"
         return failed_row(replace(row, status="failed"), error, began, out, title)
+    nll = found.answers.nll
     seconds = row.seconds | {"other": row.seconds["other"] + clock() - began}
     return replace(
         row,
         scores=evaluation.to_dict()["scores"],
         per_item={k: [round(v, 4) for v in rows] for k, rows in evaluation.per_item.items()},
+        reference_tokens=[] if nll is None else nll[1].astype(int).tolist(),
         warnings=list(evaluation.warnings),
         seconds={phase: round(spent, 2) for phase, spent in seconds.items()},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,8 @@ from pydantic import (
 
 from telltune.errors import RecipeError
 from telltune.recipe import Recipe, explain, load_recipe, put, read_yaml, recipe_from_dict
+
+_CONFIDENCE = 0.95
 
 STUDY_FILE = "study.yaml"
 """File name, in a study's folder, of the study as it was last run."""
@@ -80,12 +82,12 @@ Methods = list[Annotated[MethodEntry, BeforeValidator(_as_method)]]
 class Block(_Part):
     """A block of additional cells; missing keys default to those of the study."""
 
-    tasks: list[str] | None = None
+    tasks: list[str] | None = Field(default=None, min_length=1)
     """Names of the study's tasks."""
-    methods: Methods | None = None
-    sizes: list[PositiveInt] | None = None
-    leverage_ratios: list[NonNegativeFloat] | None = None
-    seeds: list[NonNegativeInt] | None = None
+    methods: Methods | None = Field(default=None, min_length=1)
+    sizes: list[PositiveInt] | None = Field(default=None, min_length=1)
+    leverage_ratios: list[NonNegativeFloat] | None = Field(default=None, min_length=1)
+    seeds: list[NonNegativeInt] | None = Field(default=None, min_length=1)
 
 
 class ForgettingSpec(_Part):
@@ -120,10 +122,11 @@ class StudySpec(_Part):
     """Names of methods, or mappings with `method`, `name` and `set`."""
     sizes: list[PositiveInt] = Field(min_length=1)
     """Numbers of task tokens; a smaller size is a subset of a larger one."""
-    leverage_ratios: list[NonNegativeFloat] | None = None
+    leverage_ratios: list[NonNegativeFloat] | None = Field(default=None, min_length=1)
     """Ratios of general to task tokens, for methods that mix. Defaults to the recipe's ratio."""
-    seeds: list[NonNegativeInt] = [0]
-    """Random seeds. Each seed draws its own task data, order and adapter initialization."""
+    seeds: list[NonNegativeInt] | None = Field(default=None, min_length=1)
+    """Random seeds. Each draws its own task data, order and adapter initialization. Defaults to the
+    recipe's seed."""
     more: list[Block] = []
     """Additional cells outside of the grid."""
     forgetting: ForgettingSpec = ForgettingSpec()
@@ -169,14 +172,41 @@ class Cell:
 
 
 def load_study(path: str | Path) -> tuple[StudySpec, list[Cell]]:
-    """Read a study and return it with its cells.
+    """Read a study and return it with its cells; paths of data that exist are made absolute.
 
     Raises:
         RecipeError: A key, method, task or recipe is invalid.
     """
     path = Path(path)
     spec = read_spec(path, StudySpec, "study")
-    return spec, cells_of(spec, name=str(path), folder=path.parent)
+    cells = cells_of(spec, name=str(path), folder=path.parent)
+    if any(cell.recipe.evaluation.confidence != _CONFIDENCE for cell in cells):
+        raise RecipeError(
+            f"{path}: all intervals of a study are of {_CONFIDENCE:.0%}; remove "
+            "`evaluation.confidence`."
+        )
+    known = {text for cell in cells for text in _texts(cell.recipe.model_dump(mode="json"))}
+    values = _placed(spec.model_dump(mode="json"), path.parent, known)
+    return StudySpec.model_validate(values), cells
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _placed(value: Any, folder: Path, known: set[str]) -> Any:
+    """Replace texts that name something in the folder, which the cells read, by its full path."""
+    if isinstance(value, dict):
+        return {key: _placed(each, folder, known) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_placed(each, folder, known) for each in value]
+    # An empty text would name the folder itself.
+    there = str((folder / value).resolve()) if isinstance(value, str) and value else None
+    return there if there in known else value
 
 
 def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
@@ -194,6 +224,10 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
         raise RecipeError(f"{path}: {'; '.join(explain(error, kind, what))}.") from None
 
 
+_AMOUNTS = {"mixture.leverage_ratio", "mixture.general_examples"}
+"""Keys of the amount of general data; a method with its own has no ratios of the study."""
+
+
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
     """Return all cells of a study, sorted by seed, then by size.
 
@@ -201,8 +235,9 @@ def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None
     data or a seed has one cell for all their values.
 
     Raises:
-        RecipeError: A method or task is unknown, two different methods share a name and size, or
-            the recipe of a cell is invalid.
+        RecipeError: A method or task is unknown, the recipe of a cell is invalid, two different
+            methods share a name and size, or methods answer other test items or are scored by other
+            metrics.
     """
     tasks = {task.name: task for task in spec.tasks} or {"": TaskEntry(name="", keys={})}
     if len(tasks) < len(spec.tasks):
@@ -215,13 +250,15 @@ def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None
             raise RecipeError(
                 f"{name}: `more` names the task `{unknown[0]}`, which is not in `tasks`."
             )
-        seeds = block.seeds if block.seeds is not None else spec.seeds
-        sizes = block.sizes if block.sizes is not None else spec.sizes
+        seeds: Sequence[int | None] = block.seeds or spec.seeds or [None]
         ratios: Sequence[float | None]
         ratios = block.leverage_ratios or spec.leverage_ratios or [None]
-        methods = block.methods if block.methods is not None else spec.methods
         for seed, size, task, method, ratio in product(
-            seeds, sizes, block.tasks or tasks, methods, ratios
+            seeds,
+            block.sizes or spec.sizes,
+            block.tasks or tasks,
+            block.methods or spec.methods,
+            ratios,
         ):
             cell = _cell(spec, tasks[task], method, size, ratio, seed, name=name, folder=folder)
             point = (cell.task, cell.name, cell.size, cell.leverage_ratio)
@@ -231,7 +268,27 @@ def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None
                     "`set`; give one of them another `name`."
                 )
             cells.setdefault(cell)
+    _check_alike(cells, name)
     return sorted(cells, key=lambda cell: (cell.seed, cell.size or 0))
+
+
+def _check_alike(cells: Iterable[Cell], name: str) -> None:
+    """Check that all methods of a task answer the same items and are scored by the same metrics."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(cell.task, cell)
+        for section, key in (
+            ("task", "embedded"),
+            ("task", "test"),
+            ("evaluation", "max_items"),
+            ("evaluation", "metrics"),
+        ):
+            ours, theirs = (getattr(getattr(one.recipe, section), key) for one in (cell, other))
+            if ours != theirs:
+                raise RecipeError(
+                    f"{name}: `{section}.{key}` differs between {other.name} and {cell.name}, so "
+                    "their scores cannot be compared; set it for all methods of the task."
+                )
 
 
 def _cell(
@@ -240,7 +297,7 @@ def _cell(
     entry: MethodEntry,
     size: int,
     ratio: float | None,
-    seed: int,
+    seed: int | None,
     *,
     name: str,
     folder: Path | None,
@@ -250,15 +307,21 @@ def _cell(
 
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
+    where = f"{name} ({task.name or 'task'}, {entry.name})"
     given = dict(entry.set)
-    values["seed"] = seed if method.depends_on_size else 0
+    for key, of in (("seed", "seeds"), ("task.max_tokens", "sizes"), ("method", "methods")):
+        if key in given:
+            raise RecipeError(f"{where}: `{of}` sets `{key}`; remove it from `set`.")
+    if not method.depends_on_size:
+        values["seed"] = 0
+    elif seed is not None:
+        values["seed"] = seed
     if method.depends_on_size:
         given["task.max_tokens"] = size
     if not method.uses_general:
         values["general"] = None
-    elif ratio is not None and "mixture.leverage_ratio" not in entry.set:
+    elif ratio is not None and not given.keys() & _AMOUNTS:
         given["mixture.leverage_ratio"] = ratio
-    where = f"{name} ({task.name or 'task'}, {entry.name})"
     values, given = copy.deepcopy((values, given))
     try:
         for key, value in given.items():
@@ -266,6 +329,11 @@ def _cell(
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}.") from None
     recipe = recipe_from_dict(values, name=where, folder=folder)
+    if "mixture.leverage_ratio" in given and recipe.mixture.general_examples is not None:
+        raise RecipeError(
+            f"{where}: `mixture.general_examples` stands in place of a leverage ratio; remove it, "
+            "or the ratios."
+        )
     return cell_of(recipe, task=task.name, name=entry.name)
 
 

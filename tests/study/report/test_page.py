@@ -136,6 +136,26 @@ def test_every_number_of_the_tables_comes_from_rows(study: Any) -> None:
     assert 1 < saved["low"] < saved["data_saving_factor"]
 
 
+def test_a_difference_on_fewer_seeds_than_the_scores_says_so(
+    write_study: Callable[..., list[ResultRow]], tmp_path: Path
+) -> None:
+    write_study(tmp_path)
+    rows = (tmp_path / RESULTS).read_text().splitlines(keepends=True)
+    parts = [json.loads(row) for row in rows]
+    (tmp_path / RESULTS).write_text(
+        "".join(
+            row
+            for row, part in zip(rows, parts, strict=True)
+            if (part["name"], part["size"], part["seed"]) != ("sft_anchor", 3000, 2)
+        )
+    )
+    found = [row for row in report(tmp_path).rows["task-1"] if row[0] == "tell at ratio 20"]
+    short, long = ([row for row in found if len(row) == count] for count in (4, 9))
+    for cells in ([row[3] for row in short], [row[2] for row in long]):
+        assert cells[0].endswith(" (2 of 3 seeds)")
+        assert not any("seeds" in cell for cell in cells[1:])
+
+
 def test_charts_hold_every_point_with_what_hovering_tells(study: Any) -> None:
     _, rows, page = study
     # Per task: scores, losses, weights, and general tokens at three sizes.

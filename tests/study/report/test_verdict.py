@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +20,11 @@ def summary(*cells: tuple[str, int, str, float, float], seeds: int = 3) -> Summa
     """Return a summary of comparisons with sft: task, size, method, difference, adjusted p."""
     return Summary(
         points=[
-            Point(task, name, name, size, None, 0, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})
+            Point(task, name, name, size, None, size, 0, "accuracy", 0, 0, 0, None, seeds, 9, 0, {})
             for task, size, name, _, _ in cells
         ],
         comparisons=[
-            Comparison(task, size, name, None, "sft", gain, gain - 2, gain + 2, p / 2, p)
+            Comparison(task, size, name, None, "sft", gain, gain - 2, gain + 2, p / 2, p, 3)
             for task, size, name, gain, p in cells
         ],
         saved=[
@@ -168,10 +169,39 @@ def test_without_a_reference_overlapping_intervals_name_no_winner() -> None:
         for point, score in zip(found.points, (50.0, 52.0), strict=True)
     )
     alone = replace(found, comparisons=[], saved=[], points=[first, second])
-    assert "No method is clearly highest on a." in told(alone, None)
+    assert "No method is clearly best on a." in told(alone, None)
     apart = replace(alone, points=[first, replace(second, score=90.0, low=80.0)])
     assert "Highest scores: mix with 3,000 task tokens on a (90.0" in told(apart, None)
     assert "TELL" in told(apart, None)
+
+
+def test_sizes_beyond_the_data_are_told() -> None:
+    found = summary(
+        *(("a", size, "tell", 1.0, UNCLEAR) for size in (200, 5000, 50000)),
+        ("b", 5000, "tell", 1.0, UNCLEAR),
+    )
+    points = [
+        replace(p, task_tokens=min(0.95 * p.size, 1907)) if p.task == "a" else p  # type: ignore[operator]
+        for p in found.points
+    ]
+    assert give_verdict(replace(found, points=points), MATCHED).notes == [
+        "On a, the cells of 5,000 and 50,000 task tokens used at most 1,907."
+    ]
+
+
+def test_of_perplexities_the_lowest_is_best() -> None:
+    found = summary(("a", 3000, "sft", 0.0, UNCLEAR), ("a", 3000, "tell", 0.0, UNCLEAR))
+    sft, tell = (
+        replace(point, metric="perplexity", score=score, low=score - 1, high=score + 1)
+        for point, score in zip(found.points, (9.0, 4.0), strict=True)
+    )
+    found = replace(found, comparisons=[], saved=[], points=[sft, tell])
+    text = told(found, None)
+    assert "Lowest perplexity: tell with 3,000 task tokens on a (4.0" in text
+    assert "by which methods are not compared" in text
+    assert "no method at the same" not in text
+    for near in (replace(sft, low=4.5), replace(sft, low=math.nan, high=math.nan)):
+        assert "No method is clearly best on a." in told(replace(found, points=[near, tell]), None)
 
 
 def test_tell_is_told_whatever_it_is_called_and_whoever_is_best() -> None:

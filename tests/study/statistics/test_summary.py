@@ -96,7 +96,7 @@ def test_methods_are_held_against_each_other_on_the_same_seeds(tmp_path: Path) -
     put(tmp_path, "mix", 0.6, seed=7)
     summary = summarize(tmp_path)
     [found] = summary.comparisons  # mix shares no seed with SFT
-    assert (found.name, found.difference) == ("tell", pytest.approx(10))
+    assert (found.name, found.difference, found.seeds) == ("tell", pytest.approx(10), 2)
     [saved] = summary.saved
     # SFT's smaller size ran with another seed only, and its third seed is not in the curve.
     assert (saved.censored, saved.data_saving_factor) == (">", 1)
@@ -173,6 +173,19 @@ def test_general_data_alone_has_a_curve_too(tmp_path: Path) -> None:
         Results(tmp_path).append(replace(row, counts=row.counts | {"task_tokens": 0}))
     [curve] = summarize(tmp_path).general_curves
     assert curve.emergence.height == pytest.approx(40)
+
+
+def test_perplexity_weights_items_by_their_tokens(tmp_path: Path) -> None:
+    row = put(tmp_path, "tell", 0.5)
+    items = {"metric": "perplexity", "per_item": {"perplexity": [2.0, 8.0]}}
+    Results(tmp_path).append(replace(row, **items, reference_tokens=[3, 1]))
+    [point] = summarize(tmp_path).points
+    # (2^3 * 8)^(1/4), where the mean over items is 5.
+    assert point.score == pytest.approx(64**0.25)
+    assert 2 <= point.low <= point.score <= point.high <= 8
+    Results(tmp_path).append(replace(row, **items))
+    with pytest.raises(StorageError, match="without `reference_tokens`; remove the row"):
+        summarize(tmp_path)
 
 
 def test_failed_cells_are_listed(tmp_path: Path) -> None:

@@ -112,13 +112,18 @@ class Fold(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A method at one size, with its comparison to the reference."""
+    """A method at one size, with its comparison to the reference.
+
+    Attributes:
+        shared: Remark on the difference if it covers only some seeds of the scores.
+    """
 
     label: str
     point: Point
     comparison: Comparison | None
     saved: SavedData | None
     clear: bool
+    shared: str
 
 
 def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, list[TableRow]]]:
@@ -127,6 +132,7 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
     }
+    seeds = {(p.task, p.size, p.name): p.seeds for p in summary.points}
     saved = {(s.task, s.size, series_of(s)): s for s in summary.saved if s.against == against}
     tables: dict[str, dict[int | None, list[TableRow]]] = {}
     for point in summary.points:
@@ -138,12 +144,17 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
     ):
         key = (point.task, point.size or 0, series_of(point))
         comparison = compared.get(key)
+        shared = ""
+        if comparison is not None:
+            most = max(point.seeds, seeds[point.task, point.size, comparison.against])
+            shared = "" if comparison.seeds == most else f" ({comparison.seeds} of {most} seeds)"
         row = TableRow(
             palette.labels[series_of(point)],
             point,
             comparison,
             saved.get(key),
             comparison is not None and is_clear(comparison),
+            shared,
         )
         tables[point.task].setdefault(point.size, []).append(row)
     return tables

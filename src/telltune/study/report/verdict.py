@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from telltune.evaluation.score import PERPLEXITY
 from telltune.html_report.formats import (
     interval,
     number,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from telltune.study.statistics.item_changes import GeneralCurve, ItemChanges
 
 _LEVEL = 0.05
+
+_REACHED = 0.9
+"""Least share of a size that is used if there are enough data."""
 
 _SPELLED_OUT = 3
 """Maximum number of methods listed in a sentence."""
@@ -239,25 +243,33 @@ def _winner(
 
 
 def _without_reference(summary: Summary, labels: dict[Series, str]) -> tuple[str, ...]:
-    clear, tied = [], []
+    highest: list[str] = []
+    lowest: list[str] = []  # of perplexity, where lower is better
+    tied = []
     for task in dict.fromkeys(point.task for point in summary.points):
         points = [point for point in summary.points if point.task == task]
-        first = max(points, key=lambda point: point.score)
+        lower = points[0].metric == PERPLEXITY
+        first = (min if lower else max)(points, key=lambda point: point.score)
         others = [point for point in points if series_of(point) != series_of(first)]
-        if others and first.low <= max(point.high for point in others):
+        # Bounds that are not known are no evidence of a difference.
+        if not all(p.low > first.high if lower else p.high < first.low for p in others):
             tied.append(task)
             continue
         size = "" if first.size is None else f" with {number(first.size)} task tokens"
-        clear.append(
+        (lowest if lower else highest).append(
             f"{labels[series_of(first)]}{size} on {task} ({score(first.score)}, 95% interval "
             f"{interval(first.low, first.high)})"
         )
-    beside = f"no method at the same task and size as {' or '.join(REFERENCES)}"
-    told = [f"Data saving and TELL's gain over SFT cannot be assessed: the study has {beside}."]
-    if clear:
-        told.append(f"Highest scores: {_listed(clear)}.")
+    why = f"the study has no method at the same task and size as {' or '.join(REFERENCES)}"
+    if all(point.metric == PERPLEXITY for point in summary.points):
+        why = "the metric is perplexity, by which methods are not compared"
+    told = [f"Data saving and TELL's gain over SFT cannot be assessed: {why}."]
+    if highest:
+        told.append(f"Highest scores: {_listed(highest)}.")
+    if lowest:
+        told.append(f"Lowest perplexity: {_listed(lowest)}.")
     if tied:
-        told.append(f"No method is clearly highest on {_listed(tied)}.")
+        told.append(f"No method is clearly best on {_listed(tied)}.")
     return tuple(told)
 
 
@@ -271,6 +283,24 @@ def _notes(summary: Summary) -> list[str]:
     if summary.failed:
         cells = "1 cell" if len(summary.failed) == 1 else f"{len(summary.failed)} cells"
         notes.append(f"{cells} failed; the results below exclude failed cells.")
+    return notes + _not_reached(summary)
+
+
+def _not_reached(summary: Summary) -> list[str]:
+    """Return a note for each task whose cells used far fewer task tokens than their sizes."""
+    used: dict[str, dict[int, float]] = {}
+    for point in summary.points:
+        if point.size is not None:
+            of_task = used.setdefault(point.task, {})
+            of_task[point.size] = max(of_task.get(point.size, 0), point.task_tokens)
+    notes = []
+    for task, by_size in used.items():
+        # An example that does not fit is left out, so most sizes are not reached exactly.
+        short = [size for size in sorted(by_size) if by_size[size] < _REACHED * size]
+        if short:
+            most = number(max(by_size[size] for size in short))
+            sizes = _listed([number(size) for size in short])
+            notes.append(f"On {task}, the cells of {sizes} task tokens used at most {most}.")
     return notes
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from telltune.errors import StorageError
-from telltune.evaluation.metrics import get_metric, mean_of
-from telltune.evaluation.score import PERPLEXITY
-from telltune.study.results import ANSWERS, ResultRow, Results, read_answers
+from telltune.evaluation.metrics import get_metric
+from telltune.evaluation.score import PERPLEXITY, perplexity
+from telltune.study.results import ANSWERS, RESULTS, ResultRow, Results, read_answers
 from telltune.study.scoring import FAILURES
 from telltune.study.statistics.data_efficiency import saving_factor
 from telltune.study.statistics.emergence import find_jump
@@ -85,7 +85,8 @@ class Comparison:
         size: Maximum number of task tokens of both.
         name: Name of the method in tables.
         against: Name of the reference.
-        difference: Difference of the mean scores; positive if the method is better.
+        difference: Difference of the mean scores over `seeds`; positive if the method is better.
+        seeds: Number of seeds that both have.
         p_adjusted: Holm-adjusted p-value over all methods compared with this reference at this size
             of this task.
     """
@@ -100,6 +101,7 @@ class Comparison:
     high: float
     p_value: float
     p_adjusted: float
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,12 @@ def time_spent(rows: Sequence[ResultRow]) -> TimeBreakdown:
 def scored_run(out: Path, row: ResultRow) -> Scored:
     """Return the headline metric of a row's answers in a form for resampling."""
     if row.metric == PERPLEXITY:
-        return replace(mean_of(row.per_item[row.metric]), percent=False, lowest=1.0)
+        if not row.reference_tokens:
+            raise StorageError(
+                f"{out / RESULTS}: the row {row.key} has a perplexity without `reference_tokens`; "
+                "remove the row and run again."
+            )
+        return perplexity(row.per_item[row.metric], row.reference_tokens)
     return scored_answers(out / ANSWERS, row.key, row.metric)
 
 
@@ -286,7 +293,9 @@ def _comparisons(
         found = compare_runs(ours, theirs, binary=binary, resamples=resamples)
         against, p = reference.name, found.p_value
         families[method.task, method.size, against].append(
-            Comparison(**method._asdict(), **asdict(found), against=against, p_adjusted=p)
+            Comparison(
+                **method._asdict(), **asdict(found), against=against, p_adjusted=p, seeds=len(seeds)
+            )
         )
     return [
         replace(one, p_adjusted=adjusted)
