@@ -13,7 +13,8 @@ from telltune.api import fit
 from telltune.data.examples import Example
 from telltune.data.general import GeneralData
 from telltune.methods.self_sampled import SampledData
-from telltune.recipe import DataSpec
+from telltune.models import load_base
+from telltune.recipe import DataSpec, ModelSpec
 from telltune.training.source_weights import LearnedWeights, SourceGroups, source_groups
 
 if TYPE_CHECKING:
@@ -135,6 +136,36 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     ]
     assert logs[0] == logs[1]
     assert len({json.dumps(row) for row in logs[0]}) == len(logs[0])
+
+
+def test_a_skipped_step_does_not_change_the_weights(
+    toy_recipe: dict[str, Any],
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from telltune.training import trainer
+
+    token_nll = trainer.token_nll
+    base = load_base(ModelSpec(name=toy_recipe["model"]), "fp32")
+
+    def unhealthy(model: Any, batch: Any, *rest: Any) -> torch.Tensor:
+        nll = token_nll(model, batch, *rest)
+        return nll * np.nan if "item 11 is" in base.tokenizer.decode(batch.input_ids[0]) else nll
+
+    monkeypatch.setattr(trainer, "token_nll", unhealthy)
+    recipe = noisy(toy_recipe, tmp_path, write_jsonl) | {"mixture": {"passes": 1}}
+    logs = []
+    # The skipped step is the first one after a checkpoint, or one after steps with gradients.
+    for save_steps in (1, 100):
+        recipe["training"]["save_steps"] = save_steps
+        out = tmp_path / str(save_steps)
+        fit(recipe, out, progress=False)
+        rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+        assert sum("skipped" in row for row in rows) == 1
+        assert "skipped" not in rows[0]
+        logs.append([{k: v for k, v in row.items() if k.startswith("weight")} for row in rows])
+    assert logs[0] == logs[1]
 
 
 def test_general_data_made_in_the_run_are_one_source(
