@@ -140,6 +140,11 @@ def test_like_stands_beside_like() -> None:
     assert {*order[:3]} == {0, 2, 4}
 
 
+@pytest.mark.parametrize("texts", [["3 + 4", "1 - 2", "?"], ["x"], []])
+def test_inputs_without_words_keep_their_order(texts: list[str]) -> None:
+    assert by_topic(texts) == list(range(len(texts)))
+
+
 def test_it_runs_on_a_model_behind_a_solved_group(
     toy_recipe: dict[str, Any], tiny_base: Any
 ) -> None:

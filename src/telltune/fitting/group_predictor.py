@@ -267,10 +267,16 @@ def training_groups(
 
 
 def by_topic(texts: Sequence[str]) -> list[int]:
-    """Return an order in which each text is followed by its nearest remaining text by TF-IDF."""
+    """Return an order in which each text is followed by its nearest remaining text by TF-IDF.
+
+    Texts without a word of two letters or digits, such as "3 + 4", keep their order.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    try:
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError:  # no text has a word
+        return list(range(len(texts)))
     order, left = [0], set(range(1, len(texts)))
     while left:
         near = (vectors @ vectors[order[-1]].T).toarray().ravel()
