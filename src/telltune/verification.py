@@ -246,6 +246,9 @@ def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -
     used = record.get("counts", {}).get("task_examples")
     found = contents_of(task.train[:used]).digest
     yield _compare("task data", _inside(claimed, "task", "sha256"), found)
+    if record.get("early_stopping"):
+        found = contents_of(task.dev[: _inside(claimed, "dev", "examples")]).digest
+        yield _compare("dev data", _inside(claimed, "dev", "sha256"), found)
     name = _inside(claimed, "general", "name")
     if general is None or name is None:
         yield _compare("general data", name or "none", "none" if general is None else general.name)

@@ -141,7 +141,7 @@ def test_like_stands_beside_like() -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [["3 + 4", "1 - 2", "3 + 5"], ["?", "!"], ["好", "坏"], ["", "a"], ["x"]]
+    "texts", [["3 + 4", "1 - 2", "3 + 5"], ["?", "!"], ["好", "坏"], ["", "a"], ["x"], []]
 )
 def test_texts_without_words_have_an_order_too(texts: list[str]) -> None:
     assert sorted(by_topic(texts)) == [*range(len(texts))]

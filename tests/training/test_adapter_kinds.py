@@ -261,6 +261,10 @@ REFUSED = {
         {"target_modules": ["q_proj"], "alpha_pattern": {"k_proj": 2}},
         r"lora\.alpha_pattern: `k_proj` matches no layer .* are `q_proj`",
     ),
+    "a pattern of an excluded layer": (
+        {"layers": [0], "rank_pattern": {r"layers\.1\.mlp\.down_proj": 2}},
+        r"lora\.rank_pattern: .* matches no layer",
+    ),
     "a broken pattern": ({"alpha_pattern": {"(q": 2}}, "is not a valid regular expression"),
     "no module of the model": ({"modules_to_save": ["lm_head", "score"]}, "`score` is no mod"),
 }

@@ -125,6 +125,8 @@ def save_adapter(
         "data": {
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": mixed,
+            "dev": stopping
+            and {"examples": stopping.data.examples, "sha256": stopping.data.digest},
         },
         "answer_after": task.answer_after,
         "over_prompt": (

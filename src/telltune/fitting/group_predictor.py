@@ -286,6 +286,8 @@ def training_groups(
 
 def by_topic(texts: Sequence[str]) -> list[int]:
     """Return an order in which each text is followed by its nearest remaining text by TF-IDF."""
+    if len(texts) < 2:
+        return list(range(len(texts)))
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # Each text has a word, if only the empty one: texts of signs alone have no others.

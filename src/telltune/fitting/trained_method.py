@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from telltune.data.anchor import anchored_tokenizer
+from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.fitting.adapter_folder import save_adapter
 from telltune.fitting.build_plan import answer_budget
@@ -89,7 +90,7 @@ class TrainedMethod(AdapterMethod):
                     return loss, None
                 return loss, score(replace(predictor(model), in_process=True).predict(dev))
 
-            stopping = EarlyStopping(run_plan.dev.looks, look)
+            stopping = EarlyStopping(run_plan.dev.looks, look, contents_of(dev))
         tracked = settings.tracked
         if tracked is None and settings.out is not None:
             tracked = TrackedRun.of(settings.out)

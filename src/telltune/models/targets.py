@@ -174,7 +174,8 @@ def adapter_targets(layers: Layers, spec: LoraSpec) -> str | list[str]:
     else:
         _check_names(layers, wanted, adaptable)
         adapted = [name for name in adaptable if any(_matching(each, [name]) for each in wanted)]
-    _check_numbers(spec, adapted)
+    if spec.layers is not None:
+        adapted = _numbered(adapted, spec.layers)
     _check_patterns(spec, adapted)
     saved = [*adaptable, *layers.read_directly, *layers.rest]
     for name in spec.modules_to_save or ():
@@ -203,15 +204,17 @@ def _check_names(layers: Layers, wanted: list[str], adaptable: list[str]) -> Non
         )
 
 
-def _check_numbers(spec: LoraSpec, adapted: Sequence[str]) -> None:
-    """Raise unless every number in `lora.layers` has layers to adapt."""
+def _numbered(adapted: Sequence[str], wanted: Sequence[int]) -> list[str]:
+    """Return the layers that `lora.layers` selects; raise unless every number has some."""
     # As PEFT finds the number of a layer in its name.
-    found = (re.match(r".*?\.[^.]*\.(\d+)\.", name) for name in adapted)
-    numbers = {int(match[1]) for match in found if match}
-    for number in spec.layers or ():
-        if number not in numbers:
-            last = f"the last one is {max(numbers)}" if numbers else "no layer has a number"
-            raise RecipeError(f"lora.layers: there is no layer {number} to adapt; {last}.")
+    found = {name: re.match(r".*?\.[^.]*\.(\d+)\.", name) for name in adapted}
+    numbers = {name: int(match[1]) for name, match in found.items() if match}
+    for number in wanted:
+        if number not in numbers.values():
+            last = max(numbers.values(), default=None)
+            told = "no layer has a number" if last is None else f"the last one is {last}"
+            raise RecipeError(f"lora.layers: there is no layer {number} to adapt; {told}.")
+    return [name for name, number in numbers.items() if number in wanted]
 
 
 def _check_patterns(spec: LoraSpec, adapted: Sequence[str]) -> None:

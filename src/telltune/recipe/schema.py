@@ -197,7 +197,7 @@ class TrainingSpec(ConfigModel):
     """Whether to evaluate on dev data during the run, keep the best weights, and stop when nothing
     improves. By default true if the recipe has `task.dev` or `task.dev_share`."""
     save_steps: PositiveInt | None = None
-    """Number of steps between checkpoints; by default ten checkpoints per run."""
+    """Number of steps between checkpoints; by default a tenth of the run, and at least 10."""
     report_to: Annotated[list[str], BeforeValidator(_as_names)] = Field(default=[])
     """Experiment trackers: `tensorboard`, `mlflow`, `wandb`, `trackio`, or the name of a plugin's;
     one name or a list."""

@@ -22,6 +22,7 @@ INPUTS = "inputs.json"
 # If the newest checkpoint is damaged, training resumes from the previous one.
 _KEPT = 2
 _UNFINISHED = "unfinished"
+_ADDED = frozenset({"confidence", "dev data"})
 
 
 class Checkpoints:
@@ -152,7 +153,12 @@ class Checkpoints:
 
     def _check_inputs(self, path: Path) -> None:
         before = json.loads((path / INPUTS).read_text(encoding="utf-8"))
-        changed = [name for name, value in self.inputs.items() if before.get(name) != value]
+        # Earlier versions did not record the inputs in `_ADDED`.
+        changed = [
+            name
+            for name, value in self.inputs.items()
+            if before.get(name, value if name in _ADDED else None) != value
+        ]
         if changed:
             run = self.folder.parent
             raise StorageError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from telltune.data.contents import Contents
     from telltune.training.callbacks import Stopwatch
 
 PATIENCE = 3
@@ -51,11 +52,13 @@ class EarlyStopping(TrainerCallback):
     """Evaluate on dev data, keep the best weights, and stop a run that no longer improves.
 
     `looks` evaluations are spread evenly over the run. `look` is a function from the model to the
-    loss and score of a `DevLook`.
+    loss and score of a `DevLook`. `data` has the hash of the dev examples.
     """
 
-    def __init__(self, looks: int, look: Callable[[Any], tuple[float, float | None]]) -> None:
-        self._count, self._look = looks, look
+    def __init__(
+        self, looks: int, look: Callable[[Any], tuple[float, float | None]], data: Contents
+    ) -> None:
+        self._count, self._look, self.data = looks, look, data
         self.looks: list[DevLook] = []
         self.measured: dict[str, Any] = {}
         """Measurements of the latest step, which receive the results of looks for the log."""

@@ -155,7 +155,7 @@ def train(
             stack.enter_context(stop.listening())
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        inputs = run_inputs(base, data, options.texts[1], options.start)
+        inputs = run_inputs(base, data, options)
         together.check_same({"recipe": recipe.model_dump_json(), **inputs})
         checkpoints = stack.enter_context(Checkpoints(out / CHECKPOINTS, inputs))
         args = training_arguments(recipe, checkpoints.unfinished, len(sampler))
@@ -295,16 +295,20 @@ def training_arguments(recipe: Recipe, out: Path, steps: int) -> TrainingArgumen
 
 
 def run_inputs(
-    base: LoadedModel,
-    data: TrainingData,
-    general: GeneralData | None,
-    start: Mapping[str, Tensor] | None,
+    base: LoadedModel, data: TrainingData, options: TrainingOptions
 ) -> dict[str, str | None]:
     """Return a hash of each input of a run; a resumed run must have the same inputs."""
     encoded = hashlib.sha256()
     for array in (data.task.ids, data.task.offsets, data.task.prompt_lengths):
         encoded.update(np.ascontiguousarray(array).data)
+    task, general = options.texts
     mixed = general if data.mixture.general_examples else None
+    trusted = None
+    if options.confidence is not None:
+        # Scores of a model are not hashed: they may differ in the last digits on other machines.
+        given = " ".join(f"{example.confidence:.6f}" for example in task)
+        trusted = hashlib.sha256(given.encode()).hexdigest()
+    stopping, start = options.stopping, options.start
     template = ChatTemplate(base.tokenizer, ControlTokens(base.tokenizer)).sample()
     found = {
         "model": base.revision,
@@ -312,6 +316,8 @@ def run_inputs(
         "what the chat template writes": hashlib.sha256(template.encode()).hexdigest(),
         "task data": encoded.hexdigest(),
         "general data": None if mixed is None else mixed.contents.sha256,
+        "confidence": trusted,
+        "dev data": None if stopping is None else stopping.data.digest,
         "mixture": f"{data.mixture} {data.epochs}",
     }
     if start is not None:

@@ -82,7 +82,7 @@ def _key(
     if not (alone and can_share(recipe)):
         return None
     inputs: dict[str, Any] = {
-        **run_inputs(base, data, options.texts[1], options.start),
+        **run_inputs(base, data, options),
         **{name: getattr(recipe, name).model_dump_json() for name in ("model", "lora", "training")},
         "seed": recipe.seed,
     }

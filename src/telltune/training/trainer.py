@@ -153,7 +153,8 @@ class MixtureTrainer(Trainer):
         step: Step = inputs["step"]
         reason = self._left_out.get(self.state.global_step + 1)
         if reason is not None:
-            # Without gradients the optimizer does not change weights and moments.
+            # Without gradients the optimizer does not change weights and moments. The Trainer
+            # resets only the gradients of the model's parameters.
             if self._learned is not None:
                 self._learned.log_variance.grad = None
             self._measured.clear()

@@ -175,49 +175,37 @@ def test_every_other_strategy_runs_with_and_without_an_anchor(
     assert "ΔI" in (out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("max_tokens", [None, 400])
 def test_a_published_replay_follows_each_task(
-    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    order: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_tokens: int | None,
 ) -> None:
     seen: list[list[str]] = []
     train = trained.train
 
     def recorded(model: Any, recipe: Any, data: Any, options: Any) -> Any:
-        seen.append([example.prompt for example in options.texts[0]])
+        used = len(data.task.lengths)
+        seen.append([example.prompt for example in options.texts[0][:used]])
         return train(model, recipe, data, options)
 
     monkeypatch.setattr(trained, "train", recorded)
-    run_continual(order(strategies=["sequential_replay"]), tmp_path / "out", progress=False)
+    changed = yaml.safe_load(order(strategies=["sequential_replay"]).read_text())
+    changed["tasks"][0]["task"]["max_tokens"] = max_tokens
+    path = tmp_path / "order.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    run_continual(path, tmp_path / "out", progress=False)
     shapes, first, numbers, second = seen
-    assert (len(shapes), len(numbers)) == (24, 12)
+    assert len(numbers) == 12
+    assert (len(shapes) == 24) == (max_tokens is None)
     # General examples, a fifth of the task's number, and a tenth of the earlier task.
-    assert len(first) == 5
-    assert len(second) == 2 + 2
+    assert len(first) == round(len(shapes) / 5)
     assert not set(first) & set(shapes)
     replayed = [text for text in second if text.startswith("Name the shape.")]
-    assert len(replayed) == 2
+    assert len(replayed) == max(1, round(len(shapes) / 10))
+    assert len(second) == 2 + len(replayed)
     assert all(any(text.endswith(shape) for shape in shapes) for text in replayed)
-
-
-def test_the_replay_after_a_task_with_a_budget_is_a_share_of_what_was_trained(
-    order: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    train = trained.train
-
-    def counted(model: Any, recipe: Any, data: Any, options: Any) -> Any:
-        seen.append(data.mixture.task_examples)
-        return train(model, recipe, data, options)
-
-    monkeypatch.setattr(trained, "train", counted)
-    path = order(strategies=["sequential_replay"])
-    spec = yaml.safe_load(path.read_text())
-    for entry in spec["tasks"]:
-        entry["task"]["max_tokens"] = 250
-    path.write_text(yaml.safe_dump(spec))
-    run_continual(path, tmp_path / "out", progress=False)
-    shapes, replayed, *_ = seen
-    assert shapes < 24
-    assert replayed == max(1, round(shapes / 5))
 
 
 def test_each_task_is_asked_for_answers_of_its_own_length_and_form(

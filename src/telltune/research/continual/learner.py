@@ -282,7 +282,8 @@ class Learner:
         base = self._loaded(order[0].recipe)
         general = load_general(known.recipe)
         assert general is not None  # by `check`
-        count = max(1, round(_ALIGNED * len(examples_in_budget(known.task, base, known.recipe))))
+        trained_on = examples_in_budget(known.task, base, known.recipe)
+        count = max(1, round(_ALIGNED * len(trained_on)))
         memory = (*first_drawn(general, count, known.recipe.seed), *_replayed(order[:-1], base))
         task = replace(known.task, train=memory, dev=(), anchor=None, unlabeled=())
         recipe = known.recipe.changed(task={"max_tokens": None})
