@@ -210,13 +210,13 @@ def test_baselines_and_pseudo_labels_are_tried_where_they_suit(
 ) -> None:
     quick["task"] |= {"max_examples": 20, "unlabeled": "rest"}
     whole = as_recipe(quick)
-    four = ["tell_product", "tell_pseudo_label", "sft_anchor", "sft"]
-    assert _methods(whole, load_task(whole), labels=True) == four
+    levers = ["tell_pseudo_label_product", "tell_product", "tell_pseudo_label"]
+    assert _methods(whole, load_task(whole), labels=True) == [*levers, "sft_anchor", "sft"]
     quick |= {"general": None, "anchor": None}
     found = recommend(quick, tmp_path / "out", minutes=0, progress=False)
     tried = {row["name"].split(",")[0] for row in results(tmp_path / "out")}
     assert tried >= {"tfidf_linear", "tfidf_em", "encoder_centroid", "combined_em", "chosen_em"}
-    assert tried >= {"sft_product", "sft_pseudo_label", "sft"}
+    assert tried >= {"sft_pseudo_label_product", "sft_product", "sft_pseudo_label", "sft"}
     # The last word determines the shape, which the tiny model does not learn in one pass.
     assert found.method == "chosen_em"
     assert found.expected.value > 60

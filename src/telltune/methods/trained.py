@@ -30,6 +30,13 @@ SFT_PRODUCT = TrainedMethod(
     uses_general=False,
     overrides=(("product_of_experts", None),),
 )
+SFT_PSEUDO_LABEL_PRODUCT = TrainedMethod(
+    "sft_pseudo_label_product",
+    "SFT with pseudo-labels, product of experts",
+    anchored=False,
+    uses_general=False,
+    overrides=(*SFT_PSEUDO_LABEL.overrides, *SFT_PRODUCT.overrides),
+)
 # General data also add optimizer steps. This control separates the two effects.
 SFT_ANCHOR_STEPS = TrainedMethod(
     "sft_anchor_steps",
@@ -125,6 +132,12 @@ TELL_VALUED = (
     _tell("diverse", "most diverse general data", ("general_choice.take", "diverse")),
     _tell("pseudo_label", "with pseudo-labels", ("pseudo_label", None)),
     _tell("product", "product of experts", ("product_of_experts", None)),
+    _tell(
+        "pseudo_label_product",
+        "with pseudo-labels, product of experts",
+        ("pseudo_label", None),
+        ("product_of_experts", None),
+    ),
     _tell("self_guide", "with synthetic task data", ("synthesis.use_as", "task")),
     _tell(
         "auxiliary",

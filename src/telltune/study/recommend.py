@@ -209,10 +209,13 @@ def _methods(recipe: Recipe, task: TaskData, *, labels: bool) -> list[str]:
     best = "tell" if uses_general and anchored else "sft"
     if uses_general and not (anchored and labels):
         found.insert(0, "tell" if anchored else "mix")
-    if unlabeled_beside(task, task.train):
+    unlabeled = bool(unlabeled_beside(task, task.train))
+    if unlabeled:
         found.insert(0, best + _PSEUDO_LABEL)
     if labels:
         found.insert(0, f"{best}_product")
+    if unlabeled and labels:
+        found.insert(0, f"{best}{_PSEUDO_LABEL}_product")
     return found
 
 
@@ -238,7 +241,7 @@ def _advice(found: Search, best: Recommendation, task: TaskData, examples: int) 
     for rung in reversed(found.rungs if best.recipe.pseudo_label is None else ()):
         scores: dict[bool, float] = {}
         for name, score in rung.scores.items():  # the best first
-            scores.setdefault(found.candidates[name].method.endswith(_PSEUDO_LABEL), score)
+            scores.setdefault(_PSEUDO_LABEL in found.candidates[name].method, score)
         if len(scores) == 2:
             advice.append(
                 f"With pseudo-labels of {len(task.unlabeled):,} unlabeled inputs, the best setting "
