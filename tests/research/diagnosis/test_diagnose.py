@@ -32,6 +32,41 @@ def test_what_ends_a_run_counts() -> None:
     assert cause(MISTAKE, FULL) == "disk_full"
 
 
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (
+            "error: 1 problem in the data: /d/preemption.jsonl:2: no response: key `completion` "
+            "is missing.",
+            "bad_data",
+        ),
+        ("error: walltime.jsonl: no such file", "missing_file"),
+        ("error: /nccl/timeout.csv: no such file", "missing_file"),
+        (
+            "error: step 3 does not fit in memory, not even one example at a time; set "
+            "training.gradient_checkpointing: true.",
+            "out_of_memory",
+        ),
+        (
+            "error: runs/a holds an interrupted run whose inputs have changed since: dev data",
+            "configuration",
+        ),
+        (
+            "error: runs/a contains an unfinished run of another recipe; choose another --out",
+            "configuration",
+        ),
+        ("error: runs/a is in use by process 12 on host node failure", "configuration"),
+    ],
+)
+def test_names_in_an_error_of_telltune_are_no_cause(line: str, named: str) -> None:
+    found = diagnose(["Warning: 16 of 16 answers are none, most often `node failure` (4)", line])
+    assert (found.cause, found.restart) == (named, False)
+
+
+def test_a_run_is_not_restarted_for_the_name_of_a_label() -> None:
+    assert not diagnose(["error: label `preempted` (1 example) occurs in only one fold"]).restart
+
+
 def test_what_follows_from_another_cause_yields_to_it_wherever_it_stands() -> None:
     assert cause(MISTAKE, LOST) == "programming_error"
     assert cause(LOST, MISTAKE, LOST) == "programming_error"

@@ -21,8 +21,11 @@ _SHOWN = 4
 # another cause before, unless it is native code.
 _PASSING = re.compile(
     r"^(?!.*(?:NCCL|\.c[cu]?:\d+) WARN).*(?:\bWARN(?:ING)?\b|[Rr]etry(?:ing)?\b|\bINFO\b|\bDEBUG\b)"
-    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} |exitcode *: *-6\b|\(SIGABRT\)"
+    r"|^(?:\[rank\d+\]:)?\[?[IW]\d{3,4} |exitcode *: *-6\b|\(SIGABRT\)|^Warning: "
 )
+# Labels and files that telltune's own messages name, such as "preempted.jsonl", fail nothing.
+_OWN = re.compile(r"^(?:error|Warning): ")
+_NAMED = re.compile(r"`[^`]*`|\S*/\S*|\S+\.\w\S*")
 # Source lines quoted by a traceback name exceptions that the program may never have raised.
 _FRAME = re.compile(r"^(\[rank\d+\]:)?\s+File \"")
 _INDENTED = re.compile(r"^(\[rank\d+\]:)?\s{4,}\S")
@@ -100,7 +103,15 @@ def _by_rules(lines: Sequence[Line], rules: Sequence[Rule]) -> Diagnosis | None:
             frames.append(line.text)
             continue
         above, frames = "\n".join(frames), []
-        rank = next((i for i, rule in enumerate(rules) if rule.matches(line.text, above)), None)
+        unnamed = _NAMED.sub("", line.text) if _OWN.match(line.text) else line.text
+        rank = next(
+            (
+                i
+                for i, rule in enumerate(rules)
+                if rule.matches(unnamed if rule.restart else line.text, above)
+            ),
+            None,
+        )
         if rank is not None:
             matched.setdefault(rank, []).append((place, line))
     if not matched:
