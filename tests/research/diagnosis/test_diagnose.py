@@ -36,15 +36,19 @@ def test_what_ends_a_run_counts() -> None:
     ("line", "named"),
     [
         (
-            "error: 1 problem in the data: /d/preemption.jsonl:2: no response: key `completion` "
-            "is missing.",
+            (
+                "error: 1 problem in the data: /d/preemption.jsonl:2: no response: key `completion` "
+                "is missing."
+            ),
             "bad_data",
         ),
         ("error: walltime.jsonl: no such file", "missing_file"),
         ("error: /nccl/timeout.csv: no such file", "missing_file"),
         (
-            "error: step 3 does not fit in memory, not even one example at a time; set "
-            "training.gradient_checkpointing: true.",
+            (
+                "error: step 3 does not fit in memory, not even one example at a time; set "
+                "training.gradient_checkpointing: true."
+            ),
             "out_of_memory",
         ),
         (
