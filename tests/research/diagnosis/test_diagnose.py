@@ -36,7 +36,7 @@ def test_what_ends_a_run_counts() -> None:
     ("line", "named"),
     [
         (
-            "error: 1 problem in the data: /d/preemption.jsonl:2: no response: key `text` is missing.",
+            "error: 1 problem in the data: /d/preemption.jsonl:2: no response: key `text` is gone.",
             "bad_data",
         ),
         ("error: walltime.jsonl: no such file", "missing_file"),
