@@ -57,6 +57,7 @@ def tell_tasks(folder: Path) -> list[dict[str, Any]]:
             told(p) | {"data_saving_factor": saved[task, size, p.name].text} for p in points
         ]
         curve = [p for p in summary.points if (p.task, p.name) == (task, "sft") and p.size >= size]
+        curve.sort(key=lambda p: p.size)
         tasks.append(
             {
                 "model": Path(model).stem,
