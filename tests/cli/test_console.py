@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     )
     cell = ("medical_specialty", 10_000, "tell_stratified", 8.0, "sft_anchor")
     summary = Summary(
-        points=[point, replace(point, task="answer_kind")],
+        points=[point, replace(point, task="answer_kind", low=math.nan, high=math.nan)],
         comparisons=[Comparison(*cell, 12.3, 1.0, 20.0, 0.001, 0.002, 8)],
         saved=[SavedData(*cell, 2.1, 1.2, 3.4, "", "2.1 (1.2 to 3.4)")],
         general_curves=[],
@@ -90,6 +91,7 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     text = "\n".join(lines_of(capsys))
     assert text.count("medical_specialty") == 2, "the task is in the titles"
     assert "10,784 │  69.2 │ 64.2 to 100.0" in text
+    assert "10,784 │  69.2 │ –  " in text
     assert "+12.3 (p 0.002)" in text
     assert "2.1 (1.2 to 3.4)" in text
     assert "comparison with sft_anchor" in text

@@ -8,7 +8,7 @@ import typer
 
 from telltune.errors import one_line
 from telltune.outputs import verbosity
-from telltune.result_table import NUMBERS, InNotebooks
+from telltune.result_table import NUMBERS, InNotebooks, between
 from telltune.storage import json_text
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def print_study(summary: Summary) -> None:
             cell = (p.task, p.size, p.name, p.leverage_ratio)
             name = labels[series_of(p)]
             tokens = f"{p.task_tokens:,.0f}"
-            interval = f"{p.low:.1f} to {p.high:.1f}"
-            scores.append((name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+            scores.append((name, tokens, f"{p.score:.1f}", between(p.low, p.high), f"{p.seeds}"))
             general = f"{p.general_tokens:,.0f}"
             beside.append((name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
         # Each of the two tables fits a terminal of 80 columns.
