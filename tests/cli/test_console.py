@@ -95,6 +95,12 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "+12.3 (p 0.002)" in text
     assert "2.1 (1.2 to 3.4)" in text
     assert "comparison with sft_anchor" in text
+    assert "*" not in text
+    few = replace(summary.comparisons[0], seeds=3)
+    print_study(replace(summary, comparisons=[few]))
+    text = "\n".join(lines_of(capsys))
+    assert "+12.3 (p 0.002) *" in text
+    assert "\n* Compared only over the seeds that both methods have." in text
     against_sft = [replace(summary.comparisons[0], against="sft")]
     print_study(replace(summary, comparisons=against_sft, saved=[]))
     text = "\n".join(lines_of(capsys))

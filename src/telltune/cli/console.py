@@ -114,6 +114,7 @@ def print_study(summary: Summary) -> None:
     labels = label_series(summary.points)
     against: dict[tuple[Any, ...], str] = {
         (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
+        + (" *" if c.seeds < summary.most_seeds(c) else "")
         for c in summary.comparisons
         if c.against == reference
     }
@@ -141,6 +142,8 @@ def print_study(summary: Summary) -> None:
             heads += [f"against\n{reference}", "data saved"]
             title += f", and comparison with {reference}"
         print_table(title, heads, [row[: len(heads)] for row in beside])
+    if any(text.endswith("*") for text in against.values()):
+        typer.echo("* Compared only over the seeds that both methods have.")
     if summary.left_out:
         typer.echo(f"Left out: {summary.left_out} rows of cells that the study no longer has.")
 

@@ -132,7 +132,6 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
     }
-    seeds = {(p.task, p.size, p.name): p.seeds for p in summary.points}
     saved = {(s.task, s.size, series_of(s)): s for s in summary.saved if s.against == against}
     tables: dict[str, dict[int | None, list[TableRow]]] = {}
     for point in summary.points:
@@ -146,7 +145,7 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
         comparison = compared.get(key)
         shared = ""
         if comparison is not None:
-            most = max(point.seeds, seeds[point.task, point.size, comparison.against])
+            most = summary.most_seeds(comparison)
             shared = "" if comparison.seeds == most else f" ({comparison.seeds} of {most} seeds)"
         row = TableRow(
             palette.labels[series_of(point)],
