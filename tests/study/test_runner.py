@@ -15,6 +15,7 @@ import yaml
 from peft import PeftModel
 
 from forked import Forked
+from telltune.data.task import load_split
 from telltune.errors import StorageError
 from telltune.evaluation.drift import Drift
 from telltune.evaluation.score import Answers
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chat_server import ChatServer
+    from telltune.data.examples import Example
+    from telltune.data.files import Split
+    from telltune.data.report import ReadReport
+    from telltune.recipe import Recipe
 
 FEW = ForgettingSpec(examples=4, prompts=0)
 NONE = ForgettingSpec(examples=0)
@@ -342,6 +347,28 @@ def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
         pytest.raises(StorageError, match=f"in use by process {os.getpid()} on "),
     ):
         run_cells(cells(study), FEW, tmp_path, progress=False)
+
+
+def test_a_study_and_its_plan_read_each_split_once(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(recipe: Recipe, split: Split, report: ReadReport) -> list[Example]:
+        read.append(split)
+        return load_split(recipe, split, report)
+
+    monkeypatch.setattr("telltune.data.task.load_split", counted)
+    study |= {"methods": ["base", "knn"], "forgetting": {"examples": 0}}
+    study["recipe"]["task"] |= {"max_examples": 20, "unlabeled": "rest"}
+    path, planned = tmp_path / "study.yaml", []
+    path.write_text(yaml.safe_dump(study))
+    run_study(path, tmp_path / "out", progress=False, on_plan=planned.append)
+    assert [(plan["cells"], plan["finished"]) for plan in planned] == [(5, 0)]
+    assert sorted(read) == ["dev", "test", "train"]
+    run_study(path, tmp_path / "out", progress=False, on_plan=planned.append)
+    assert planned[1]["finished"] == 5
+    assert len(read) == 6
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "report.html"])

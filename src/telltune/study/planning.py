@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 
 from telltune.errors import TellError
 from telltune.fitting.forecast import forecast
-from telltune.fitting.model_info import load_model_info
+from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
 from telltune.study.results import ResultRow, Results
@@ -65,6 +66,7 @@ def plan_cells(
     measure: bool,
     split: Split = "test",
     general: Recipe | None = None,
+    worker: CellWorker | None = None,
 ) -> list[PlannedCell]:
     """Forecast every cell that is not finished.
 
@@ -75,8 +77,10 @@ def plan_cells(
         measure: Whether to measure the speed if it is unknown.
         split: As in `run_cells`.
         general: As in `run_cells`.
+        worker: As in `run_cells`.
     """
-    worker = CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    worker = worker or CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    model_info = cache(load_model_info)
     results = Results(out) if out is not None else None
     answering: dict[str, list[float]] = defaultdict(list)
     for row in results.rows if results else ():
@@ -90,7 +94,8 @@ def plan_cells(
             # The data need not be hashed if there are no rows.
             if results and results.rows and not cells_left(worker.keys([cell]), worker, results):
                 continue
-            planned.append(_planned(cell, worker, besides, trained, measure=measure))
+            model = model_info(cell.recipe.model)
+            planned.append(_planned(cell, worker, model, besides, trained, measure=measure))
         except TellError as error:
             planned.append(PlannedCell(cell, problem=str(error)))
     return planned
@@ -99,12 +104,12 @@ def plan_cells(
 def _planned(
     cell: Cell,
     worker: CellWorker,
+    model: ModelInfo,
     answering: float | None,
     trained: set[tuple[str, str]],
     *,
     measure: bool,
 ) -> PlannedCell:
-    model = load_model_info(cell.recipe.model)
     task = worker.task(cell.recipe).task
     run_plan = plan_cell(cell, task, worker.general(cell.recipe), model)
     worker.held_out(cell.seed, run_plan.max_general_index if run_plan else 0)
