@@ -179,6 +179,9 @@ class CellWorker:
             items = self._splits.load(recipe, self.split)[0]
             task = load_task(recipe, splits=self._splits)
             answers = task_answers(recipe, task, splits=self._splits)
+            if recipe.task.dev_fold is not None:
+                # What is recommended trains on all folds, so it learns the labels of each.
+                answers = replace(answers, dev=(), test=())
             check_metrics(answers.metrics)
             data = {"train": task.train, "dev": task.dev, "unlabeled": task.unlabeled}
             data = {name: data for name, data in data.items() if data or name == "train"}
