@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from peft import PeftModel
+from typer.testing import CliRunner
 
 from forked import Forked
+from telltune.cli import app
 from telltune.data.task import load_split
 from telltune.errors import StorageError
 from telltune.evaluation.drift import Drift
@@ -34,7 +39,6 @@ from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from chat_server import ChatServer
     from telltune.data.examples import Example
@@ -369,6 +373,30 @@ def test_a_study_and_its_plan_read_each_split_once(
     run_study(path, tmp_path / "out", progress=False, on_plan=planned.append)
     assert planned[1]["finished"] == 5
     assert len(read) == 6
+
+
+def test_the_commands_in_a_report_run_in_its_folder(
+    study: dict[str, Any],
+    tmp_path: Path,
+    toy_task: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "runs" / "my study"
+    task = {split: toy_task[split].name for split in ("train", "test")}
+    (tmp_path / "model").symlink_to(study["recipe"]["model"])
+    study["recipe"] |= {"model": "./model", "task": task}
+    study |= {"methods": ["base"], "forgetting": {"examples": 0}}
+    path.write_text(yaml.safe_dump(study))
+    run_study(path, out, progress=False)
+    monkeypatch.chdir(out)
+    [shown] = re.findall(
+        '<pre class="command">(.*?)</pre>', Path("report.html").read_text(), re.DOTALL
+    )
+    again, rewritten = (
+        CliRunner().invoke(app, shlex.split(command)[1:]) for command in shown.splitlines()
+    )
+    assert (again.exit_code, rewritten.exit_code) == (0, 0), again.output + rewritten.output
+    assert "1, 1 of them finished" in again.output
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "report.html"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
@@ -83,7 +82,6 @@ def _page(out: Path, summary: Summary, rows: list[ResultRow], resamples: int) ->
     return render(
         _TEMPLATE,
         title=out.resolve().name,
-        folder=shlex.quote(out.resolve().name),
         summary=summary,
         rows=done,
         verdict=give_verdict(summary, matched),
