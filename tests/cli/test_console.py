@@ -51,10 +51,12 @@ def test_a_plan_tells_each_reason_once(capsys: pytest.CaptureFixture[str]) -> No
     problems = [{"cell": f"sft, seed {seed}", "reason": "no labels"} for seed in range(8)]
     problems.insert(3, {"cell": "tell, seed 0", "reason": "no general data"})
     values = {"cells": 9, "finished": 0, "trained_tokens": 0, "problems": problems}
+    values["warnings"] = ["t: too large."]
     print_study_plan(values | {"training_seconds": None, "answering_seconds": None})
     assert capsys.readouterr().err.splitlines() == [
         "sft, seed 0, and 7 more, cannot run: no labels",
         "tell, seed 0 cannot run: no general data",
+        "Warning: t: too large.",
     ]
 
 

@@ -103,6 +103,7 @@ def print_study_plan(values: dict[str, Any]) -> None:
     for reason, cells in refused.items():
         more = f", and {len(cells) - 1:,} more," if len(cells) > 1 else ""
         typer.echo(f"{cells[0]}{more} cannot run: {reason}", err=True)
+    print_warnings(values["warnings"])
 
 
 def print_study(summary: Summary) -> None:

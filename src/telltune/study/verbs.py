@@ -9,7 +9,7 @@ from telltune.errors import RecipeError
 from telltune.html_report.page import REPORT
 from telltune.storage import write_text
 from telltune.study.cluster import connect
-from telltune.study.planning import plan_cells
+from telltune.study.planning import plan_cells, sizes_above
 from telltune.study.report.page import write_report
 from telltune.study.runner import claim_folder, run_cells
 from telltune.study.spec import STUDY_FILE, load_study
@@ -119,7 +119,8 @@ def plan_study(
 
     Returns:
         cells, finished, trained_tokens, training_seconds, answering_seconds (None if no cell has
-        been run yet) and problems, with the title and reason of each cell that cannot run.
+        been run yet), problems, with the title and reason of each cell that cannot run, and
+        warnings about sizes above the data, one sentence each.
 
     Examples:
         >>> planned = telltune.plan_study("recipes/study.yaml")
@@ -150,6 +151,7 @@ def _plan(
         "problems": [
             {"cell": one.cell.title, "reason": one.problem} for one in planned if one.problem
         ],
+        "warnings": sizes_above(planned),
     }
 
 
