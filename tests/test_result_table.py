@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import telltune
 from telltune.api import Fit
 from telltune.evaluation.intervals import Interval
 from telltune.evaluation.score import Evaluation
+from telltune.fitting.model_card import _score_table
 from telltune.planned import Plan
 from telltune.result_table import InNotebooks, ResultTable
 from telltune.study.compare import Comparison, ComparisonRow
@@ -56,6 +59,18 @@ def test_evaluations_and_comparisons_show_scores() -> None:
     assert shown[:4] == ["12 test items, accuracy", "method", "score", "95% interval"]
     assert "general loss" not in shown, "columns without a value are left out"
     assert shown[-1] == "Warning: sft: Few items."
+
+
+def test_an_interval_that_does_not_exist_is_a_dash() -> None:
+    nan = math.nan
+    shown = cells(Evaluation({"perplexity": Interval(3, nan, nan)}, {}, [], 1, 1.0))
+    assert shown[4:] == ["perplexity", "3.0", "–"]
+    row = ComparisonRow("tell", 3, nan, nan, "level", 1200, 0, 3.2, 1, [], difference=0.0)
+    row = replace(row, difference_low=nan, difference_high=nan)
+    assert {"–", "+0.0 (–)"} < {*cells(Comparison([row], 0.95))}
+    saved = {"task": "t", "split": "test", "items": 1, "of": 1, "confidence": 0.95, "warnings": []}
+    scores = {"perplexity": {"score": 3.0, "low": None, "high": None}}
+    assert "| 3.0 | – (95%) |" in _score_table([saved | {"scores": scores}])
 
 
 def test_fits_and_plans_show_counts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,16 @@ NUMBERS = {
     "unlabeled",
 }
 """Columns of numbers, which are right-aligned."""
+
+NOTHING = "–"
+"""Text in place of an unknown value."""
+
+
+def between(low: float | None, high: float | None, sign: str = "") -> str:
+    """Format an interval, such as `48.0 to 60.3`, or with the sign "+" as `-0.3 to +4.2`."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return NOTHING
+    return f"{low:{sign}.1f} to {high:{sign}.1f}"
 
 
 @dataclass(frozen=True)

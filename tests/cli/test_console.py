@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,12 @@ def test_a_plan_tells_each_reason_once(capsys: pytest.CaptureFixture[str]) -> No
     problems = [{"cell": f"sft, seed {seed}", "reason": "no labels"} for seed in range(8)]
     problems.insert(3, {"cell": "tell, seed 0", "reason": "no general data"})
     values = {"cells": 9, "finished": 0, "trained_tokens": 0, "problems": problems}
+    values["warnings"] = ["t: too large."]
     print_study_plan(values | {"training_seconds": None, "answering_seconds": None})
     assert capsys.readouterr().err.splitlines() == [
         "sft, seed 0, and 7 more, cannot run: no labels",
         "tell, seed 0 cannot run: no general data",
+        "Warning: t: too large.",
     ]
 
 
@@ -79,7 +82,7 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     )
     cell = ("medical_specialty", 10_000, "tell_stratified", 8.0, "sft_anchor")
     summary = Summary(
-        points=[point, replace(point, task="answer_kind")],
+        points=[point, replace(point, task="answer_kind", low=math.nan, high=math.nan)],
         comparisons=[Comparison(*cell, 12.3, 1.0, 20.0, 0.001, 0.002, 8)],
         saved=[SavedData(*cell, 2.1, 1.2, 3.4, "", "2.1 (1.2 to 3.4)")],
         general_curves=[],
@@ -90,9 +93,16 @@ def test_a_study_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     text = "\n".join(lines_of(capsys))
     assert text.count("medical_specialty") == 2, "the task is in the titles"
     assert "10,784 │  69.2 │ 64.2 to 100.0" in text
+    assert "10,784 │  69.2 │ –  " in text
     assert "+12.3 (p 0.002)" in text
     assert "2.1 (1.2 to 3.4)" in text
     assert "comparison with sft_anchor" in text
+    assert "*" not in text
+    few = replace(summary.comparisons[0], seeds=3)
+    print_study(replace(summary, comparisons=[few]))
+    text = "\n".join(lines_of(capsys))
+    assert "+12.3 (p 0.002) *" in text
+    assert "\n* Compared only over the seeds that both methods have." in text
     against_sft = [replace(summary.comparisons[0], against="sft")]
     print_study(replace(summary, comparisons=against_sft, saved=[]))
     text = "\n".join(lines_of(capsys))

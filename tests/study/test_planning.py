@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from telltune.recipe import recipe_from_dict
-from telltune.study.planning import expected_seconds, plan_cells
+from telltune.study.planning import expected_seconds, plan_cells, sizes_above
 from telltune.study.results import ResultRow
 from telltune.study.runner import run_cells
 from telltune.study.spec import Cell, ForgettingSpec, StudySpec, cells_of
@@ -83,6 +84,31 @@ def test_a_training_that_two_cells_share_is_counted_once(study: dict[str, Any]) 
     }
     planned = plan_cells(cells_of(StudySpec.model_validate(study)), None, FEW, measure=False)
     assert all(one.trained_tokens > 0 for one in planned)
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ([], None),
+        ([50_000], r"train: cells of 50,000 task tokens train on all of its ([\d,]+) tokens\."),
+        (
+            [50_000, 9_000],
+            r"of 9,000, 50,000 .* all of its ([\d,]+) tokens and do equal work; keep",
+        ),
+    ],
+)
+def test_sizes_above_the_data_are_named_once(
+    study: dict[str, Any], above: list[int], said: str | None
+) -> None:
+    study |= {"methods": ["base", "sft", "tell", "tell_product"], "seeds": [0, 1]}
+    cells = cells_of(StudySpec.model_validate(study | {"sizes": [300, *above]}))
+    planned = plan_cells(cells, None, FEW, measure=False)
+    warnings = sizes_above(planned)
+    assert len(warnings) == (said is not None)
+    for warning in warnings:
+        found = re.search(said or "", warning)
+        assert found, warning
+        assert 300 < int(found[1].replace(",", "")) < 9_000
 
 
 def test_what_cannot_run_is_said_beforehand(study: dict[str, Any]) -> None:

@@ -96,6 +96,21 @@ def test_without_dev_items_some_are_lent_and_answers_that_are_no_labels_are_told
     assert f"Warning: {strange}\n" in capsys.readouterr().err
 
 
+def test_labels_that_only_a_fold_lacks_are_not_warned_of(
+    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telltune.study.recommend._DEV_ITEMS", 10)
+    train, test = (Path(quick["task"][split]) for split in ("train", "test"))
+    rare = '{"prompt": "item 99 is flat", "completion": "disc"}\n'
+    for path in (train, test):
+        path.write_text(path.read_text() + rare)
+    del quick["task"]["dev"]
+    quick |= {"general": None, "anchor": None}
+    recommend(quick, tmp_path / "out", minutes=0, progress=False)
+    told = [warning for row in results(tmp_path / "out") for warning in row["warnings"]]
+    assert not [warning for warning in told if "no training example has" in warning]
+
+
 def test_a_recipe_that_is_not_of_a_search_is_not_written_over(
     quick: dict[str, Any], tmp_path: Path
 ) -> None:

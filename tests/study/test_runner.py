@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from peft import PeftModel
+from typer.testing import CliRunner
 
 from forked import Forked
+from telltune.cli import app
+from telltune.data.task import load_split
 from telltune.errors import StorageError
 from telltune.evaluation.drift import Drift
 from telltune.evaluation.score import Answers
@@ -33,9 +39,12 @@ from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from chat_server import ChatServer
+    from telltune.data.examples import Example
+    from telltune.data.files import Split
+    from telltune.data.report import ReadReport
+    from telltune.recipe import Recipe
 
 FEW = ForgettingSpec(examples=4, prompts=0)
 NONE = ForgettingSpec(examples=0)
@@ -342,6 +351,52 @@ def test_two_at_once_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
         pytest.raises(StorageError, match=f"in use by process {os.getpid()} on "),
     ):
         run_cells(cells(study), FEW, tmp_path, progress=False)
+
+
+def test_a_study_and_its_plan_read_each_split_once(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(recipe: Recipe, split: Split, report: ReadReport) -> list[Example]:
+        read.append(split)
+        return load_split(recipe, split, report)
+
+    monkeypatch.setattr("telltune.data.task.load_split", counted)
+    study |= {"methods": ["base", "knn"], "forgetting": {"examples": 0}}
+    study["recipe"]["task"] |= {"max_examples": 20, "unlabeled": "rest"}
+    path, planned = tmp_path / "study.yaml", []
+    path.write_text(yaml.safe_dump(study))
+    run_study(path, tmp_path / "out", progress=False, on_plan=planned.append)
+    assert [(plan["cells"], plan["finished"]) for plan in planned] == [(5, 0)]
+    assert sorted(read) == ["dev", "test", "train"]
+    run_study(path, tmp_path / "out", progress=False, on_plan=planned.append)
+    assert planned[1]["finished"] == 5
+    assert len(read) == 6
+
+
+def test_the_commands_in_a_report_run_in_its_folder(
+    study: dict[str, Any],
+    tmp_path: Path,
+    toy_task: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "runs" / "my study"
+    task = {split: toy_task[split].name for split in ("train", "test")}
+    (tmp_path / "model").symlink_to(study["recipe"]["model"])
+    study["recipe"] |= {"model": "./model", "task": task}
+    study |= {"methods": ["base"], "forgetting": {"examples": 0}}
+    path.write_text(yaml.safe_dump(study))
+    run_study(path, out, progress=False)
+    monkeypatch.chdir(out)
+    [shown] = re.findall(
+        '<pre class="command">(.*?)</pre>', Path("report.html").read_text(), re.DOTALL
+    )
+    again, rewritten = (
+        CliRunner().invoke(app, shlex.split(command)[1:]) for command in shown.splitlines()
+    )
+    assert (again.exit_code, rewritten.exit_code) == (0, 0), again.output + rewritten.output
+    assert "1, 1 of them finished" in again.output
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "report.html"])

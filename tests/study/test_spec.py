@@ -91,10 +91,37 @@ def test_without_seeds_the_recipes_own_is_used() -> None:
     assert cell.seed == cell.recipe.seed == 7
 
 
-def test_a_method_may_have_an_amount_of_general_data_of_its_own() -> None:
-    few = {"method": "tell", "name": "few", "set": {"mixture.general_examples": 10}}
+@pytest.mark.parametrize(
+    "amount",
+    [
+        {"mixture.general_examples": 10},
+        {"mixture": {"general_examples": 10}},
+        {"mixture": {"leverage_ratio": 2.5}},
+        {"mixture.leverage_ratio": 2.5, "mixture": {"passes": 3}},
+    ],
+)
+def test_a_method_may_have_an_amount_of_general_data_of_its_own(amount: dict[str, Any]) -> None:
+    few = {"method": "tell", "name": "few", "set": amount}
     cells = study(methods=[few, "tell"], sizes=[3000], leverage_ratios=[1, 20])
     assert [cell.name for cell in cells] == ["few", "tell", "tell"]
+    mixture = cells[0].recipe.mixture
+    assert (mixture.general_examples, mixture.leverage_ratio) in ((10, 8), (None, 2.5))
+
+
+def test_a_task_may_have_an_amount_of_general_data_of_its_own() -> None:
+    task = {"name": "a", "task": "equation", "mixture": {"leverage_ratio": 2.5}}
+    cells = study(tasks=[task, "mention_json"], methods=["tell"], sizes=[3000], leverage_ratios=[1])
+    assert [(cell.task, cell.leverage_ratio) for cell in cells] == [("a", 2.5), ("mention_json", 1)]
+
+
+def test_a_section_in_set_keeps_the_other_keys_of_the_recipe() -> None:
+    [cell] = study(
+        recipe=RECIPE | {"lora": {"rank": 4}},
+        methods=[{"method": "tell", "set": {"mixture": {"passes": 3}, "product_of_experts": {}}}],
+        sizes=[3000],
+    )
+    assert (cell.recipe.mixture.passes, cell.recipe.mixture.leverage_ratio) == (3, 8)
+    assert cell.recipe.product_of_experts is not None
 
 
 @pytest.mark.parametrize(
@@ -183,6 +210,30 @@ def test_the_same_method_may_be_in_two_blocks_and_have_settings_of_its_own_at_an
             "`sizes` sets `task.max",
         ),
         ({"methods": [{"method": "sft", "set": {"seed": 5}}]}, "`seeds` sets `seed`"),
+        (
+            {"methods": [{"method": "sft", "set": {"task": {"max_tokens": 50}}}]},
+            "`sizes` sets `task.max_tokens`; remove it from `set`",
+        ),
+        (
+            {
+                "methods": [
+                    {"method": "sft", "set": {"mixture.passes": 2, "mixture": {"passes": 3}}}
+                ]
+            },
+            "`mixture.passes` is given twice",
+        ),
+        (
+            {"tasks": [{"name": "a", "task": {"embedded": "equation", "max_tokens": 50}}]},
+            "`sizes` sets `task.max_tokens`; remove it from the task",
+        ),
+        (
+            {"tasks": [{"name": "a", "task": "equation", "seed": 5}], "seeds": [0, 1]},
+            "`seeds` sets `seed`; remove it from the task",
+        ),
+        (
+            {"tasks": [{"name": "a", "task": "equation", "method": "tell"}]},
+            "`methods` sets `method`; remove it from the task",
+        ),
         ({"methods": [{"method": "sft", "set": {"method": "tell"}}]}, "`methods` sets `method`"),
         ({"seeds": []}, "`seeds`"),
         ({"leverage_ratios": []}, "`leverage_ratios`"),

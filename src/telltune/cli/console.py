@@ -8,7 +8,7 @@ import typer
 
 from telltune.errors import one_line
 from telltune.outputs import verbosity
-from telltune.result_table import NUMBERS, InNotebooks
+from telltune.result_table import NUMBERS, InNotebooks, between
 from telltune.storage import json_text
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def print_study_plan(values: dict[str, Any]) -> None:
     for reason, cells in refused.items():
         more = f", and {len(cells) - 1:,} more," if len(cells) > 1 else ""
         typer.echo(f"{cells[0]}{more} cannot run: {reason}", err=True)
+    print_warnings(values["warnings"])
 
 
 def print_study(summary: Summary) -> None:
@@ -114,6 +115,7 @@ def print_study(summary: Summary) -> None:
     labels = label_series(summary.points)
     against: dict[tuple[Any, ...], str] = {
         (c.task, c.size, c.name, c.leverage_ratio): f"{c.difference:+.1f} (p {c.p_adjusted:.3f})"
+        + (" *" if c.seeds < summary.most_seeds(c) else "")
         for c in summary.comparisons
         if c.against == reference
     }
@@ -130,8 +132,7 @@ def print_study(summary: Summary) -> None:
             cell = (p.task, p.size, p.name, p.leverage_ratio)
             name = labels[series_of(p)]
             tokens = f"{p.task_tokens:,.0f}"
-            interval = f"{p.low:.1f} to {p.high:.1f}"
-            scores.append((name, tokens, f"{p.score:.1f}", interval, f"{p.seeds}"))
+            scores.append((name, tokens, f"{p.score:.1f}", between(p.low, p.high), f"{p.seeds}"))
             general = f"{p.general_tokens:,.0f}"
             beside.append((name, tokens, general, against.get(cell, ""), saved.get(cell, "")))
         # Each of the two tables fits a terminal of 80 columns.
@@ -142,6 +143,8 @@ def print_study(summary: Summary) -> None:
             heads += [f"against\n{reference}", "data saved"]
             title += f", and comparison with {reference}"
         print_table(title, heads, [row[: len(heads)] for row in beside])
+    if any(text.endswith("*") for text in against.values()):
+        typer.echo("* Compared only over the seeds that both methods have.")
     if summary.left_out:
         typer.echo(f"Left out: {summary.left_out} rows of cells that the study no longer has.")
 

@@ -121,10 +121,8 @@ def study(
     from telltune.study.spec import load_study
 
     load_study(study)  # before the slow import of PyTorch, to report typing mistakes at once
-    from telltune.study.verbs import plan_study, run_study
+    from telltune.study.verbs import run_study
 
-    if not as_json:
-        print_study_plan(plan_study(study, out, measure=False))
     summary, rows = run_study(
         study,
         out,
@@ -133,6 +131,7 @@ def study(
         cpus=cpus,
         gpus=gpus,
         answer_cpus=answer_cpus,
+        on_plan=None if as_json else print_study_plan,
     )
     failed = [row for row in rows if row.status == "failed"]
     if as_json:

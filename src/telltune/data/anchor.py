@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from telltune.data.chat_template import ChatTemplate
@@ -230,14 +231,16 @@ def _verify(plain: PreTrainedTokenizerBase, anchored: PreTrainedTokenizerBase, a
 
 def _without_opening(text: str, opening: str) -> str:
     """Remove `opening` from the start of a text, up to differences in white space."""
-    if not opening:
-        return text
+    match = _opening_pattern(opening).match(text) if opening else None
+    return text[match.end() :] if match else text
+
+
+@lru_cache
+def _opening_pattern(opening: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in opening.split())
     # "Team" must not match the start of "Teamwork".
     edge = r"(?!\w)" if opening[-1].isalnum() else ""
-    pattern = rf"\s*{words}{edge}\s*"
-    match = re.match(pattern, text)
-    return text[match.end() :] if match else text
+    return re.compile(rf"\s*{words}{edge}\s*")
 
 
 def _jinja_text(text: str) -> str:

@@ -110,17 +110,39 @@ def check_unlabeled(inputs: Sequence[Example], what: str, given: int = 0) -> Non
         )
 
 
-def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
+class Splits:
+    """Splits of tasks, each read once for all recipes that differ in seed or number of examples."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[list[Example], ReadReport]] = {}
+
+    def load(self, recipe: Recipe, split: Split) -> tuple[list[Example], ReadReport]:
+        """Return a split as `load_split` does, with the report on its rows."""
+        drawn = {"max_examples", "max_tokens", "unlabeled"}
+        anchor = recipe.anchor and recipe.anchor.model_dump_json()
+        key = f"{split}|{recipe.task.model_dump_json(exclude=drawn)}|{anchor}"
+        if key not in self._read:
+            report = ReadReport()
+            self._read[key] = load_split(recipe, split, report), report
+        return self._read[key]
+
+
+def load_task(
+    recipe: Recipe, *, may_lack_examples: bool = False, splits: Splits | None = None
+) -> TaskData:
     """Read a task's training data (up to `task.max_examples`), dev data and unlabeled inputs.
+
+    `splits` are those that are already read.
 
     Raises:
         DataError: See `read_examples`.
         RecipeError: There are no training data, and they may not be lacking.
     """
+    splits = splits or Splits()
     read, read_dev = ReadReport(), ReadReport()
     ordered: list[Example] = []
     if recipe.task.embedded or recipe.task.train:
-        train = load_split(recipe, "train", read)
+        train, read = splits.load(recipe, "train")
         order = Permutation(len(train), recipe.seed, _DRAW)[np.arange(len(train))]
         ordered = [train[i] for i in order]
     elif not may_lack_examples:
@@ -133,12 +155,14 @@ def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
         metrics = metrics or embedded_task(recipe.task.embedded).metrics
     spec = recipe.task
     has_dev = any(given is not None for given in (spec.embedded, spec.dev, spec.dev_share))
-    dev = tuple(load_split(recipe, "dev", read_dev)) if has_dev else ()
-    unlabeled, given, left_out = _load_unlabeled(recipe, ordered, dev)
+    dev: list[Example] = []
+    if has_dev:
+        dev, read_dev = splits.load(recipe, "dev")
+    unlabeled, given, left_out = _load_unlabeled(recipe, ordered, dev, splits)
     return TaskData(
         name=recipe.task.embedded or (ordered[0].source if ordered else "labels"),
         train=tuple(ordered[: recipe.task.max_examples]),
-        dev=dev,
+        dev=tuple(dev),
         anchor=_anchor(recipe),
         metrics=metrics,
         # With `dev_share`, the warnings of the training data include those of the dev data.
@@ -154,7 +178,7 @@ def load_task(recipe: Recipe, *, may_lack_examples: bool = False) -> TaskData:
 
 
 def _load_unlabeled(
-    recipe: Recipe, train: Sequence[Example], dev: Sequence[Example]
+    recipe: Recipe, train: Sequence[Example], dev: Sequence[Example], splits: Splits
 ) -> tuple[tuple[Example, ...], int, tuple[str, ...]]:
     """Return the unlabeled inputs, how many were given, and sentences about those left out.
 
@@ -172,7 +196,7 @@ def _load_unlabeled(
     anchor = _anchor(recipe)
     if anchor is not None:
         found = [anchor.detach(example) for example in found]
-    tested = load_split(recipe, "test") if spec.embedded or spec.test else []
+    tested = splits.load(recipe, "test")[0] if spec.embedded or spec.test else []
     held = {question(example) for example in (*dev, *tested)}
     by_question = {question(example): example for example in found}
     kept = tuple(example for asked, example in by_question.items() if asked not in held)

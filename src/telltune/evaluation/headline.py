@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import regex
 
 from telltune.data.report import ReadReport
-from telltune.data.task import TaskData, load_split
+from telltune.data.task import Splits, TaskData
 from telltune.errors import TellError
 from telltune.evaluation.structured import is_json
 from telltune.inference.labels import UNSPACED, closed_set
@@ -97,23 +97,28 @@ class TaskAnswers:
 
 
 def task_answers(
-    recipe: Recipe, task: TaskData, test: Sequence[Example] | None = None
+    recipe: Recipe,
+    task: TaskData,
+    test: Sequence[Example] | None = None,
+    splits: Splits | None = None,
 ) -> TaskAnswers:
     """Derive metrics and labels from the answers of train, dev and test together.
 
     All training examples count, regardless of `task.max_examples`, so that every size and seed of a
-    task is scored by the same metrics. Methods do not see these data.
+    task is scored by the same metrics. Methods do not see these data. `splits` are those that are
+    already read.
 
     Raises:
         DataError: The training data cannot be read. Unreadable test data are skipped, and `problem`
             contains the reason.
     """
     cut = recipe.task.max_examples is not None
-    train = load_split(recipe, "train") if cut else task.train
+    splits = splits or Splits()
+    train = splits.load(recipe, "train")[0] if cut else task.train
     report, problem = ReadReport(), ""
     if test is None and (recipe.task.embedded or recipe.task.test):
         try:
-            test = load_split(recipe, "test", report)
+            test, report = splits.load(recipe, "test")
         except TellError as error:
             problem = str(error)
     everywhere = _answers((*train, *task.dev, *(test or ())))

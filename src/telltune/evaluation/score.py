@@ -17,7 +17,7 @@ from telltune.evaluation.headline import TaskAnswers, choose_metrics
 from telltune.evaluation.intervals import Interval, bootstrap_interval
 from telltune.evaluation.metrics import Scored, get_metric
 from telltune.evaluation.registry import PERPLEXITY as PERPLEXITY
-from telltune.result_table import InNotebooks, ResultTable
+from telltune.result_table import InNotebooks, ResultTable, between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,10 +55,7 @@ class Evaluation(InNotebooks):
     def tables(self) -> list[ResultTable]:
         """Return the scores as one table."""
         heads = ("metric", "score", f"{self.confidence:.0%} interval")
-        rows = [
-            (name, f"{i.score:.1f}", f"{i.low:.1f} to {i.high:.1f}")
-            for name, i in self.scores.items()
-        ]
+        rows = [(name, f"{i.score:.1f}", between(i.low, i.high)) for name, i in self.scores.items()]
         return [ResultTable(f"{self.items} items", heads, rows, self.warnings)]
 
     @property

@@ -15,7 +15,8 @@ import yaml
 
 from telltune.errors import StorageError
 from telltune.levers.protocol import yield_text
-from telltune.storage import or_nan, read_cached_json, write_json, write_text
+from telltune.result_table import between
+from telltune.storage import read_cached_json, write_json, write_text
 from telltune.version import VERSION
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ def _score_table(rows: list[dict[str, Any]]) -> str:
             data = re.sub(r"([|\\])", r"\\\1", f"{row['task']}, {row['split']}")
             lines.append(
                 f"| {data} | {items} | {metric} | {found['score']:.1f} | "
-                f"{or_nan(found['low']):.1f} to {or_nan(found['high']):.1f} "
-                f"({row['confidence']:.0%}) |"
+                f"{between(found['low'], found['high'])} ({row['confidence']:.0%}) |"
             )
     told = ["", "The intervals cover the sampling of the items only."]
     told += [f"- {row['task']}, {row['split']}: {w}" for row in rows for w in row["warnings"]]

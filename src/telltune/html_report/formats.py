@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-NOTHING = "–"
-"""Text in place of an unknown value."""
+from telltune.result_table import NOTHING, between
 
 
 def score(value: float | None) -> str:
@@ -20,7 +19,7 @@ def signed(value: float) -> str:
 
 def interval(low: float, high: float) -> str:
     """Format an interval, such as `48.0 to 60.3`."""
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"{score(low)} to {score(high)}"
+    return _minus(between(low, high))
 
 
 def p_value(value: float) -> str:

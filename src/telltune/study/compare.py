@@ -19,7 +19,7 @@ from telltune.fitting.model_info import load_model_info
 from telltune.fitting.output_folder import check_resumable, lock_folder, record_recipe
 from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
-from telltune.result_table import InNotebooks, ResultTable
+from telltune.result_table import InNotebooks, ResultTable, between
 from telltune.storage import or_nan, write_json
 from telltune.study.planning import side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
@@ -115,10 +115,9 @@ class Comparison(list[ComparisonRow], InNotebooks):
         for row in self:
             against = ""
             if row.difference is not None:
-                interval = f"{row.difference_low:+.1f} to {row.difference_high:+.1f}"
+                interval = between(row.difference_low, row.difference_high, "+")
                 against = f"{row.difference:+.1f} ({interval})"
-            between = f"{row.low:.1f} to {row.high:.1f}"
-            scores.append((row.method, f"{row.score:.1f}", between, against))
+            scores.append((row.method, f"{row.score:.1f}", between(row.low, row.high), against))
             beside.append(
                 (
                     row.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 
 from telltune.errors import TellError
 from telltune.fitting.forecast import forecast
-from telltune.fitting.model_info import load_model_info
+from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
 from telltune.study.results import ResultRow, Results
@@ -38,6 +39,7 @@ class PlannedCell:
         answering_seconds: Median time outside training of finished cells of its task; None if there
             are none.
         problem: Reason why it cannot run, if known in advance.
+        all_tokens: Number of tokens of all of its task data, if its size is above it; else 0.
     """
 
     cell: Cell
@@ -45,6 +47,7 @@ class PlannedCell:
     training_seconds: float | None = 0.0
     answering_seconds: float | None = None
     problem: str = ""
+    all_tokens: int = 0
 
 
 def cells_left(keys: Mapping[Cell, str], worker: CellWorker, results: Results) -> dict[str, Cell]:
@@ -65,6 +68,7 @@ def plan_cells(
     measure: bool,
     split: Split = "test",
     general: Recipe | None = None,
+    worker: CellWorker | None = None,
 ) -> list[PlannedCell]:
     """Forecast every cell that is not finished.
 
@@ -75,8 +79,10 @@ def plan_cells(
         measure: Whether to measure the speed if it is unknown.
         split: As in `run_cells`.
         general: As in `run_cells`.
+        worker: As in `run_cells`.
     """
-    worker = CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    worker = worker or CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    model_info = cache(load_model_info)
     results = Results(out) if out is not None else None
     answering: dict[str, list[float]] = defaultdict(list)
     for row in results.rows if results else ():
@@ -90,7 +96,8 @@ def plan_cells(
             # The data need not be hashed if there are no rows.
             if results and results.rows and not cells_left(worker.keys([cell]), worker, results):
                 continue
-            planned.append(_planned(cell, worker, besides, trained, measure=measure))
+            model = model_info(cell.recipe.model)
+            planned.append(_planned(cell, worker, model, besides, trained, measure=measure))
         except TellError as error:
             planned.append(PlannedCell(cell, problem=str(error)))
     return planned
@@ -99,26 +106,46 @@ def plan_cells(
 def _planned(
     cell: Cell,
     worker: CellWorker,
+    model: ModelInfo,
     answering: float | None,
     trained: set[tuple[str, str]],
     *,
     measure: bool,
 ) -> PlannedCell:
-    model = load_model_info(cell.recipe.model)
     task = worker.task(cell.recipe).task
     run_plan = plan_cell(cell, task, worker.general(cell.recipe), model)
     worker.held_out(cell.seed, run_plan.max_general_index if run_plan else 0)
     if run_plan is None:
         return PlannedCell(cell, answering_seconds=answering)
+    counts = run_plan.counts
+    above = counts.task_examples == len(task.train) and (cell.size or 0) > counts.task_tokens
+    all_tokens = counts.task_tokens if above else 0
     training = (cell.task, _training_of(cell))
     if training in trained:
-        return PlannedCell(cell, answering_seconds=answering)
+        return PlannedCell(cell, answering_seconds=answering, all_tokens=all_tokens)
     if run_plan.dev is None and can_share(cell.recipe):  # answers to dev items choose a checkpoint
         trained.add(training)
     expected = forecast(run_plan, model.shape, measure=measure)
     # A study loads the base once, so the time before the first training step is excluded.
     seconds = expected.training_seconds
-    return PlannedCell(cell, run_plan.counts.trained_tokens, seconds, answering)
+    return PlannedCell(cell, counts.trained_tokens, seconds, answering, all_tokens=all_tokens)
+
+
+def sizes_above(planned: Iterable[PlannedCell]) -> list[str]:
+    """Return a warning for each task with sizes above its data, which are equal work."""
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for one in planned:
+        if one.all_tokens and one.cell.size is not None:
+            found[one.cell.task][one.cell.size] = one.all_tokens
+    warnings = []
+    for task, by_size in found.items():
+        sizes = ", ".join(f"{size:,}" for size in sorted(by_size))
+        more = " and do equal work; keep one of these sizes" if len(by_size) > 1 else ""
+        warnings.append(
+            f"{task}: cells of {sizes} task tokens train on all of its "
+            f"{max(by_size.values()):,} tokens{more}."
+        )
+    return warnings
 
 
 def side_by_side(cells: dict[str, Cell]) -> dict[str, Cell]:

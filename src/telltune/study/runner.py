@@ -43,6 +43,7 @@ def run_cells(
     whole: bool = False,
     progress: bool = True,
     elsewhere: Callable[..., Iterator[tuple[Cell, ResultRow]]] | None = None,
+    worker: CellWorker | None = None,
 ) -> list[ResultRow]:
     """Run the cells that have no finished row in `out` yet, in order.
 
@@ -60,6 +61,7 @@ def run_cells(
             leave out rows of others.
         progress: Whether to show a progress bar.
         elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
+        worker: Worker of these cells that has read their data; by default a new one.
 
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
@@ -68,7 +70,7 @@ def run_cells(
         check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
-        worker = CellWorker.of_cells(cells, forgetting, out, split, general)
+        worker = worker or CellWorker.of_cells(cells, forgetting, out, split, general)
         with phase("reading the data", shown=progress):
             keys = worker.keys(cells)
         if whole:

@@ -64,7 +64,7 @@ class MethodEntry(_Part):
     name: str
     """Name in tables. Defaults to `method`."""
     set: dict[str, Any] = {}
-    """Values of recipe keys such as `mixture.passes`."""
+    """Values of recipe keys such as `mixture.passes`, also several as `mixture: {passes: 3}`."""
 
 
 def _as_method(value: Any) -> Any:
@@ -225,7 +225,9 @@ def read_spec(path: Path, kind: type[Spec], what: str) -> Spec:
 
 
 _AMOUNTS = {"mixture.leverage_ratio", "mixture.general_examples"}
-"""Keys of the amount of general data; a method with its own has no ratios of the study."""
+"""Keys of the amount of general data; a method or task with its own has no ratios of the study."""
+_VARIED = {"seed": "seeds", "task.max_tokens": "sizes", "method": "methods"}
+"""Recipe keys that keys of the study set."""
 
 
 def cells_of(spec: StudySpec, *, name: str = "study", folder: Path | None = None) -> list[Cell]:
@@ -308,10 +310,11 @@ def _cell(
     method = get_method(entry.method)
     values = merged_keys(spec.recipe, task.keys) | {"method": method.name}
     where = f"{name} ({task.name or 'task'}, {entry.name})"
-    given = dict(entry.set)
-    for key, of in (("seed", "seeds"), ("task.max_tokens", "sizes"), ("method", "methods")):
-        if key in given:
-            raise RecipeError(f"{where}: `{of}` sets `{key}`; remove it from `set`.")
+    given, own = _dotted(entry.set, where), _dotted(task.keys, where)
+    for key, of in _VARIED.items():
+        if key in given or (key in own and (key != "seed" or seed is not None)):
+            place = "`set`" if key in given else "the task"
+            raise RecipeError(f"{where}: `{of}` sets `{key}`; remove it from {place}.")
     if not method.depends_on_size:
         values["seed"] = 0
     elif seed is not None:
@@ -320,7 +323,7 @@ def _cell(
         given["task.max_tokens"] = size
     if not method.uses_general:
         values["general"] = None
-    elif ratio is not None and not given.keys() & _AMOUNTS:
+    elif ratio is not None and not (given | own).keys() & _AMOUNTS:
         given["mixture.leverage_ratio"] = ratio
     values, given = copy.deepcopy((values, given))
     try:
@@ -335,6 +338,23 @@ def _cell(
             "or the ratios."
         )
     return cell_of(recipe, task=task.name, name=entry.name)
+
+
+def _dotted(keys: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return recipe keys with those in sections as `section.key`.
+
+    Raises:
+        RecipeError: A key is given in both forms.
+    """
+    found: dict[str, Any] = {}
+    for name, value in keys.items():
+        inner = {name: value}
+        if isinstance(value, dict) and value and "." not in name:
+            inner = {f"{name}.{key}": each for key, each in value.items()}
+        if twice := found.keys() & inner:
+            raise RecipeError(f"{where}: `{min(twice)}` is given twice; remove one of them.")
+        found |= inner
+    return found
 
 
 def cell_of(recipe: Recipe, *, task: str = "", name: str = "") -> Cell:

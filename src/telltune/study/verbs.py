@@ -9,13 +9,17 @@ from telltune.errors import RecipeError
 from telltune.html_report.page import REPORT
 from telltune.storage import write_text
 from telltune.study.cluster import connect
-from telltune.study.planning import plan_cells
+from telltune.study.planning import plan_cells, sizes_above
 from telltune.study.report.page import write_report
 from telltune.study.runner import claim_folder, run_cells
 from telltune.study.spec import STUDY_FILE, load_study
+from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from telltune.study.results import ResultRow
+    from telltune.study.spec import Cell, StudySpec
     from telltune.study.statistics.summary import Summary
 
 
@@ -28,6 +32,7 @@ def run_study(
     cpus: float = 1.0,
     gpus: float | None = None,
     answer_cpus: float | None = None,
+    on_plan: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Summary, list[ResultRow]]:
     """Run methods x sizes x seeds on tasks: every cell without a finished row in `out`.
 
@@ -41,6 +46,7 @@ def run_study(
         gpus: GPUs per cell on the cluster; by default one if the cluster has GPUs.
         answer_cpus: CPUs of a separate task on the cluster that answers the items of each trained
             cell, while the next cell trains. By default a cell answers where it trained.
+        on_plan: Function that gets the plan, as of `plan_study`, before the cells run.
 
     Returns:
         The summary of the study's cells, and their rows.
@@ -59,12 +65,21 @@ def run_study(
         raise RecipeError(
             "--cpus, --gpus and --answer-cpus are for a cluster; name it with --ray, e.g. `auto`."
         )
+    worker = CellWorker.of_cells(cells, spec.forgetting, out, "test", None)
+    if on_plan is not None:
+        on_plan(_plan(spec, cells, out, measure=False, worker=worker))
     if ray is not None:
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
     claim_folder(out)
     write_text(out / STUDY_FILE, spec.to_yaml())
     rows = run_cells(
-        cells, spec.forgetting, out, whole=True, progress=progress, elsewhere=elsewhere
+        cells,
+        spec.forgetting,
+        out,
+        whole=True,
+        progress=progress,
+        elsewhere=elsewhere,
+        worker=worker,
     )
     return write_report(out), rows
 
@@ -104,7 +119,8 @@ def plan_study(
 
     Returns:
         cells, finished, trained_tokens, training_seconds, answering_seconds (None if no cell has
-        been run yet) and problems, with the title and reason of each cell that cannot run.
+        been run yet), problems, with the title and reason of each cell that cannot run, and
+        warnings about sizes above the data, one sentence each.
 
     Examples:
         >>> planned = telltune.plan_study("recipes/study.yaml")
@@ -112,12 +128,18 @@ def plan_study(
         (32, 0)
     """
     spec, cells = load_study(study)
-    planned = plan_cells(
-        cells,
-        None if out is None else Path(out),
-        spec.forgetting,
-        measure=measure,
-    )
+    return _plan(spec, cells, None if out is None else Path(out), measure=measure)
+
+
+def _plan(
+    spec: StudySpec,
+    cells: list[Cell],
+    out: Path | None,
+    *,
+    measure: bool,
+    worker: CellWorker | None = None,
+) -> dict[str, Any]:
+    planned = plan_cells(cells, out, spec.forgetting, measure=measure, worker=worker)
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]
     return {
@@ -129,6 +151,7 @@ def plan_study(
         "problems": [
             {"cell": one.cell.title, "reason": one.problem} for one in planned if one.problem
         ],
+        "warnings": sizes_above(planned),
     }
 
 

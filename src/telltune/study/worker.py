@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from telltune.clock import clock
 from telltune.data.contents import contents_of
 from telltune.data.fingerprint import code_hash, file_hash
-from telltune.data.task import TaskData, load_general, load_split, load_task
+from telltune.data.task import Splits, TaskData, load_general, load_task
 from telltune.evaluation.drift import OwnAnswers, measure_drift
 from telltune.evaluation.forgetting import held_out_general, measure_forgetting, task_format
 from telltune.evaluation.headline import TaskAnswers, task_answers
@@ -87,6 +87,7 @@ class CellWorker:
     _loaded: tuple[Any, LoadedModel] | None = None
     _bases: dict[str, str] = field(default_factory=dict)
     _shared: SharedTraining = field(default_factory=SharedTraining)
+    _splits: Splits = field(default_factory=Splits)
     _tasks: dict[str, _Loaded] = field(default_factory=dict)
     _general: dict[str, GeneralData | None] = field(default_factory=dict)
     _measurements: dict[tuple[str | None, str, int, str], dict[str, float]] = field(
@@ -175,9 +176,12 @@ class CellWorker:
         count = recipe.evaluation.max_items
         key = f"{sized.model_dump_json()}|{anchor}|{metrics}|{count}|{recipe.seed}"
         if key not in self._tasks:
-            items = load_split(recipe, self.split)
-            task = load_task(recipe)
-            answers = task_answers(recipe, task, items if self.split == "test" else None)
+            items = self._splits.load(recipe, self.split)[0]
+            task = load_task(recipe, splits=self._splits)
+            answers = task_answers(recipe, task, splits=self._splits)
+            if recipe.task.dev_fold is not None:
+                # What is recommended trains on all folds, so it learns the labels of each.
+                answers = replace(answers, dev=(), test=())
             check_metrics(answers.metrics)
             data = {"train": task.train, "dev": task.dev, "unlabeled": task.unlabeled}
             data = {name: data for name, data in data.items() if data or name == "train"}

@@ -234,9 +234,9 @@ def test_answers_are_those_on_which_methods_differ(study: Any) -> None:
 
 
 def test_it_says_how_it_was_made(study: Any) -> None:
-    folder, _, page = study
+    _, _, page = study
     text = " ".join(page.text["made"].split())
-    for told in (f"--out {folder.name}", "2.13.0", "train-shapes-2", "0123abcd", "method: tell"):
+    for told in ("--out .", "2.13.0", "train-shapes-2", "0123abcd", "method: tell"):
         assert told in text
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from telltune.errors import one_line
 from telltune.html_report.drawing import Figure, Values, chart_of, layers_of, spec_of, tooltip_of
-from telltune.html_report.formats import NOTHING, interval, loss, number, score, share, signed
+from telltune.html_report.formats import interval, loss, number, score, share, signed
+from telltune.result_table import NOTHING
 from telltune.study.report.series import main_points, series_of
 from telltune.study.report.verdict import tell_emergence, tell_items
 from telltune.study.statistics.item_changes import ItemCourses, sort_items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
@@ -83,7 +82,6 @@ def _page(out: Path, summary: Summary, rows: list[ResultRow], resamples: int) ->
     return render(
         _TEMPLATE,
         title=out.resolve().name,
-        folder=shlex.quote(out.resolve().name),
         summary=summary,
         rows=done,
         verdict=give_verdict(summary, matched),
@@ -132,7 +130,6 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
     compared = {
         (c.task, c.size, series_of(c)): c for c in summary.comparisons if c.against == against
     }
-    seeds = {(p.task, p.size, p.name): p.seeds for p in summary.points}
     saved = {(s.task, s.size, series_of(s)): s for s in summary.saved if s.against == against}
     tables: dict[str, dict[int | None, list[TableRow]]] = {}
     for point in summary.points:
@@ -146,7 +143,7 @@ def _tables(summary: Summary, palette: Palette) -> dict[str, dict[int | None, li
         comparison = compared.get(key)
         shared = ""
         if comparison is not None:
-            most = max(point.seeds, seeds[point.task, point.size, comparison.against])
+            most = summary.most_seeds(comparison)
             shared = "" if comparison.seeds == most else f" ({comparison.seeds} of {most} seeds)"
         row = TableRow(
             palette.labels[series_of(point)],

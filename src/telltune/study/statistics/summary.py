@@ -183,6 +183,17 @@ class Summary:
     spent: TimeBreakdown
     left_out: int = 0
 
+    def most_seeds(self, comparison: Comparison) -> int:
+        """Return the number of seeds of the scores; of the two methods, the larger one."""
+        one = comparison
+        return max(
+            p.seeds
+            for p in self.points
+            if (p.task, p.size) == (one.task, one.size)
+            # References have no leverage ratio.
+            and (p.name, p.leverage_ratio) in {(one.name, one.leverage_ratio), (one.against, None)}
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""
         return asdict(self)
