@@ -18,7 +18,7 @@ class RunCounts:
     """Counts of a run.
 
     Attributes:
-        task_examples: Number of distinct task examples.
+        task_examples: Number of distinct task examples, including those that levers made.
         task_tokens: Number of their tokens, prompt and response, after the model's own chat
             template.
         general_examples: Number of general examples seen in training.
