@@ -53,8 +53,8 @@ def test_what_is_too_long_says_whether_exemplars_or_the_example_make_it_so(
     context = context_length(tiny_base.model.config)
     words = [f"{n} " + "a b " * (context // 8) for n in range(4)]
     examples = [Example(text, "x", origin=f"l.jsonl:{n}") for n, text in enumerate(words)]
+    shots = SelectionSpec(folds=4, in_context=3)
     with pytest.raises(DataError, match=r"l.jsonl:0: with 3 exemplars .*lower selection.in_cont"):
-        shots = SelectionSpec(folds=4, in_context=3)
         pvi_scores(tiny_base, examples, None, recipe, shots)
     long = [replace(examples[0], completion="a b " * context), *examples[1:]]
     found = pvi_scores(tiny_base, long, None, recipe, SelectionSpec(folds=2))
