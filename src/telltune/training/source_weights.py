@@ -67,14 +67,9 @@ def source_groups(task: Sequence[Example], general: GeneralData | None) -> Sourc
     if type(general) is GeneralData and len(general.sources) > 1:
         parts = [GeneralData(spec.path, (spec,)) for spec in general.sources]
     paths = [part.name for part in parts]
-    names += (
-        ["general"]
-        if len(parts) == 1
-        else [
-            f"general: {path}" + (f" (entry {entry})" if path in paths[: entry - 1] else "")
-            for entry, path in enumerate(paths, start=1)
-        ]
-    )
+    for entry, path in enumerate(paths, start=1):
+        repeated = f" (entry {entry})" if path in paths[: entry - 1] else ""
+        names.append("general" if len(parts) == 1 else f"general: {path}{repeated}")
     counts = [part.contents.examples for part in parts]
     return SourceGroups(tuple(names), numbers, np.cumsum(np.array(counts, np.int64)))
 

@@ -153,9 +153,7 @@ def pvi_scores(
     fold = assign_folds(examples, spec.folds, recipe.seed, labels)
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
     context, shots = context_length(base.model.config), spec.in_context
-    encoder = Encoder(tokenizer, context=context, too_long=recipe.training.too_long)
-    if shots:
-        encoder = Encoder(tokenizer)  # The check below says what makes the prompts long.
+    encoder = Encoder(tokenizer)
     recipe, _ = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
     nll, tokens = {}, np.zeros(len(examples), np.int64)
@@ -163,13 +161,14 @@ def pvi_scores(
         asked = in_context(shown, fold, shots, recipe.seed) if shots else shown
         digest = contents_of(asked).digest
         encoded = encoder.encode(asked)
-        if shots and (long := np.flatnonzero(encoded.lengths > context)).size:
-            first = long[0]
+        # Answers are not truncated: both models must score the same tokens.
+        if (long := np.flatnonzero(encoded.lengths > context)).size:
+            told = f" with {shots} exemplars in the prompt" if shots else ""
+            remedy = "lower selection.in_context (0 trains instead), or " if shots else ""
             raise DataError(
-                f"{examples[first].origin}: with {shots} exemplars in its prompt, the example has "
-                f"{encoded.lengths[first]} tokens, longer than the model's context of {context} "
-                f"({long.size} of {len(examples)} examples are); lower selection.in_context "
-                "(0 trains instead), or shorten the examples."
+                f"{examples[long[0]].origin}: PVI scores whole examples, but this one has "
+                f"{encoded.lengths[long[0]]} tokens{told}, longer than the model's context of "
+                f"{context} ({long.size} of {len(examples)} are); {remedy}shorten the examples."
             )
         tokens = encoded.response_lengths
         nll[side] = scorer.nll(side, encoded, shown, f"{digest}|{anchor}")
